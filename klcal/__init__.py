@@ -1,0 +1,1 @@
+"""Scales and zero points for post-training quantization, by KL divergence."""

@@ -1,0 +1,57 @@
+"""Every error klcal raises on purpose, and the exit codes they end in.
+
+    KlcalError
+    ├── UsageError     the command line or a function's arguments are wrong; nothing was read
+    ├── InputError     a file, or one tensor of it, cannot be used; the others can
+    └── OutputError    the answer cannot be written
+
+Anything else that escapes is a bug of klcal's.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["ExitCode", "InputError", "KlcalError", "OutputError", "UsageError"]
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    DONE = 0
+    FINDINGS = 1  # --fail-on matched
+    USAGE = 2  # nothing was read
+    NOTHING_USABLE = 3  # no row is ok
+    PARTIAL = 4  # some tensors or files failed, the rest was delivered
+    BUG = 5
+    INTERRUPTED = 130  # 128 + SIGINT
+    READER_GONE = 141  # 128 + SIGPIPE
+    TERMINATED = 143  # 128 + SIGTERM
+
+
+class KlcalError(Exception):
+    """What is wrong, and what to do about it.
+
+    >>> str(KlcalError("the file is empty", "download it again"))
+    'the file is empty; download it again'
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+class UsageError(KlcalError):
+    """The request itself is wrong: exit code 2."""
+
+
+class InputError(KlcalError):
+    """A file, or one tensor of it, cannot be used: exit code 4, or 3 if nothing was left."""
+
+
+class OutputError(KlcalError):
+    """The answer cannot be written: exit code 2 before the work, 4 after it."""

@@ -1,0 +1,48 @@
+"""What a reader says about a tensor before any of its data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from klcal.table import Status
+
+__all__ = ["CHUNK_BYTES", "PART_BYTES", "Chunk", "Description", "Part"]
+
+Chunk = npt.NDArray[Any]
+"""A flat array in native byte order: float64, float32 or float16 as themselves, bfloat16 as
+uint16 and the float8 types as uint8 bit patterns. Valid until the next one is asked for."""
+
+CHUNK_BYTES = 1 << 22  # bytes read at a time: what bounds the memory of a reader
+PART_BYTES = 1 << 26  # bytes of a tensor that one worker takes: many chunks, few workers idle
+
+
+class Part(Protocol):
+    """A piece of one tensor's data. Picklable, so that another process can read it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that ``chunks`` reads: the unit of progress."""
+
+    @property
+    def repeats(self) -> int:
+        """How often each value stands in the tensor (more than 1 for expanded views)."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The values, each once, in any order; raises InputError where the data are damaged."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """One tensor of a file. Its data come from ``parts``, none unless ``status`` is "ok"."""
+
+    name: str
+    dtype: str  # "float32", "bfloat16", "int64", …: see klcal.counting.FLOAT_DTYPES
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...] = ()
+    status: Status = "ok"  # or "skipped", "unsupported", "failed"
+    reason: str | None = None
+    aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
