@@ -32,16 +32,18 @@ FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "unsupported"
 class Row:
     """One tensor. What does not apply is None: there are no plausible defaults.
 
+    ``name`` and ``source`` are empty for values that were handed in by Python.
+
     ``kl`` is D(P‖Q) on the sub-bins of the chosen scale, in nats, over the nonzero values.
     ``mse``, ``sqnr_db`` and ``clipped`` (the share of values that round beyond qmin or qmax) are
     over all finite values, for the scale as printed. ``low`` and ``high`` are what qmin and qmax
     stand for.
     """
 
-    name: str
-    source: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
+    name: str = ""
+    source: str = ""
+    dtype: str | None = None  # of the values, as the file names it
+    shape: tuple[int, ...] | None = None
     status: Status
     reason: str | None = None
     scale: float | None = None

@@ -1,0 +1,269 @@
+"""The zip rules that .npz and .pt share: nothing about an archive is believed before it is checked.
+
+``zipfile`` parses the directory; where each member's data really lie, and that they are what the
+directory says, is found out here. A reader that trusts an archive can be made to read one member
+where another tool reads a second one of the same name, or to inflate megabytes to terabytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from klcal.errors import InputError
+from klcal.readers.byte_stream import ByteStream
+from klcal.readers.description import CHUNK_BYTES, Chunk, Part
+from klcal.readers.regular import RegularFile, spans
+
+__all__ = ["CrcCheck", "Member", "MemberSpan", "member_parts", "open_archive"]
+
+MAX_MEMBERS = 100_000  # files in an archive: ten times the largest checkpoints'
+MAX_DIRECTORY_BYTES = 1 << 24  # 160 bytes for each of as many members; zipfile holds it in memory
+BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
+BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
+INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
+LOCAL_MAGIC = b"PK\x03\x04"
+ENCRYPTED = 0x2041  # flag bits 0, 6 and 13: traditional, strong, masked headers
+UTF8_NAME = 0x0800  # flag bit 11
+DIRECTORY = 0x10  # external attribute, as MS-DOS had it: torch delivers no data for such a member
+DAMAGED = "download or save it again"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of an archive: a range of bytes, stored as they are or deflated."""
+
+    file: RegularFile
+    name: str
+    offset: int  # bytes from the start of the file to its data
+    stored: int  # bytes it occupies there
+    size: int  # bytes of its content
+    crc: int  # CRC-32 of its content; 0 where the writer computed none
+    deflated: bool = False
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The content piece by piece; raises InputError where size or CRC-32 are not as declared."""
+        crc = size = 0
+        for block in self._inflated() if self.deflated else self.file.blocks(self.offset, self.size):
+            crc = zlib.crc32(block, crc)
+            size += len(block)
+            yield block
+        if size != self.size:
+            raise InputError(f"the compressed data end after {size:,} of {self.size:,} bytes", DAMAGED)
+        if self.crc not in (0, crc):
+            raise _crc_error(self.name)
+
+    def read(self, limit: int) -> bytes:
+        """The whole content, refused where it is longer than ``limit`` bytes."""
+        if self.size > limit:
+            raise InputError(f"its member {_shown(self.name)} claims {self.size:,} bytes; {limit:,} are allowed")
+        content = bytearray()
+        for block in self.blocks():  # each is gone when the next one comes
+            content += block
+        return bytes(content)
+
+    def head(self, length: int) -> bytes:
+        """The first ``length`` bytes, or all there are; their CRC-32 is not checked."""
+        if not self.deflated:
+            return self.file.read(self.offset, min(length, self.size))
+        content = bytearray()
+        for block in self._inflated():
+            content += block
+            if len(content) >= length:
+                break
+        return bytes(content[:length])
+
+    def _inflated(self) -> Iterator[memoryview]:
+        if self.size > max(BOMB_BYTES, BOMB_RATIO * self.stored):
+            raise InputError(f"{self.stored:,} bytes claim to hold {self.size:,}: a decompression bomb")
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        left = self.size
+        try:
+            for stored in self.file.blocks(self.offset, self.stored, INFLATE_BYTES):
+                rest: bytes | memoryview = stored
+                while not inflater.eof:
+                    # One byte more than is left shows that there is more than was declared.
+                    wanted = min(CHUNK_BYTES, left + 1)
+                    block = inflater.decompress(rest, wanted)
+                    left -= len(block)
+                    if left < 0:
+                        raise InputError(f"the compressed data hold more than {self.size:,} bytes", DAMAGED)
+                    yield memoryview(block)
+                    rest = inflater.unconsumed_tail
+                    if not rest and len(block) < wanted:
+                        break
+        except zlib.error:
+            raise InputError("the compressed data are damaged", DAMAGED) from None
+        if not inflater.eof:
+            raise InputError("the compressed data end too early", DAMAGED)
+
+
+@dataclass(frozen=True)
+class MemberSpan:
+    """The values of a deflated member, in one pass from its start: nothing else can check its CRC-32."""
+
+    member: Member
+    skip: int  # bytes before the values
+    length: int  # bytes of values
+    storage: str  # NumPy dtype of a value as it lies there, such as "<f4"
+    repeats: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that ``chunks`` reads."""
+        return self.member.size
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The values, as in every part."""
+        dtype = np.dtype(self.storage)
+        position, rest = 0, b""
+        for block in self.member.blocks():
+            first = max(0, self.skip - position)
+            last = max(0, self.skip + self.length - position)
+            position += len(block)
+            data = rest + bytes(block[first:last])
+            whole = len(data) // dtype.itemsize
+            rest = data[whole * dtype.itemsize :]
+            if whole:
+                values = np.frombuffer(data, dtype, whole)
+                yield values.astype(dtype.newbyteorder("="), copy=False)
+
+
+@dataclass(frozen=True)
+class CrcCheck:
+    """A part without values: reads a stored member once and compares its CRC-32.
+
+    So the values themselves can be read in any order and by several workers.
+    """
+
+    member: Member
+    nbytes: int  # 0 where another tensor of the same member counts the work already
+    repeats: int = 1
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Nothing, or InputError."""
+        if not _is_intact(self.member):
+            raise _crc_error(self.member.name)
+        yield from ()
+
+
+def member_parts(
+    member: Member, skip: int, length: int, storage: str, *, counts_check: bool = True
+) -> tuple[Part, ...]:
+    """The parts of ``length`` bytes of values that begin ``skip`` bytes into a member.
+
+    Args:
+        member: Where the values lie.
+        skip: Bytes before the first value.
+        length: Bytes of values.
+        storage: NumPy dtype of a value as it lies there.
+        counts_check: Whether checking the CRC-32 is work of this tensor, or of an earlier one.
+    """
+    if not length:
+        return ()
+    if member.deflated:
+        return (MemberSpan(member, skip, length, storage),)
+    return (*spans(member.file, member.offset + skip, length, storage), *crc_checks(member, counts_check))
+
+
+def crc_checks(member: Member, counts_check: bool) -> tuple[CrcCheck, ...]:
+    """The part that checks a stored member, none where its writer computed no CRC-32."""
+    return (CrcCheck(member, member.size if counts_check else 0),) if member.crc else ()
+
+
+def open_archive(file: RegularFile) -> dict[str, Member]:
+    """The members of an archive by name, in the order of its directory.
+
+    Raises:
+        InputError: If the archive is damaged, or reads differently in different tools: two members
+            of one name, members that overlap, names that differ between directory and member.
+    """
+    infos, directory = _directory(file)
+    if len(infos) > MAX_MEMBERS:
+        raise InputError(f"the archive has {len(infos):,} members; {MAX_MEMBERS:,} are allowed")
+    members: dict[str, Member] = {}
+    for info in infos:
+        member = _member(file, info)
+        if member.name in members:
+            raise InputError(f"the archive has two members named {_shown(member.name)}", DAMAGED)
+        members[member.name] = member
+    _check_layout(infos, members, directory)
+    return members
+
+
+def _directory(file: RegularFile) -> tuple[list[zipfile.ZipInfo], int]:
+    try:
+        with zipfile.ZipFile(ByteStream(file, 0, file.size, MAX_DIRECTORY_BYTES)) as archive:
+            return archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError):
+        hint = "the download may be incomplete: download or save it again"
+        raise InputError("the archive has no sound directory at its end", hint) from None
+
+
+def _member(file: RegularFile, info: zipfile.ZipInfo) -> Member:
+    name = info.orig_filename
+    shown = _shown(name)
+    if info.flag_bits & ENCRYPTED:
+        raise InputError(f"the member {shown} is encrypted", "decrypt the archive first")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        what = f"the member {shown} is compressed with zip method {info.compress_type}"
+        raise InputError(what, "only stored and deflated members can be read")
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    header = info.header_offset
+    if not 0 <= header <= file.size - LOCAL_HEADER.size:
+        raise InputError(f"the member {shown} begins outside the file", DAMAGED)
+    raw_name = _raw_name(info)
+    local = file.read(header, min(LOCAL_HEADER.size + len(raw_name), file.size - header))
+    magic, *_, name_length, extra_length = LOCAL_HEADER.unpack_from(local)
+    offset = header + LOCAL_HEADER.size + name_length + extra_length
+    if magic != LOCAL_MAGIC or offset + info.compress_size > file.size:
+        raise InputError(f"the member {shown} is not where the archive's directory says", DAMAGED)
+    if name_length != len(raw_name) or local[LOCAL_HEADER.size :] != raw_name or "\0" in name:
+        raise InputError(f"the member {shown} has another name in its own header", DAMAGED)
+    if info.external_attr & DIRECTORY and info.file_size:
+        raise InputError(f"the member {shown} is marked as a folder and has data", DAMAGED)
+    if not deflated and info.compress_size != info.file_size:
+        raise InputError(f"the member {shown} has two different sizes", DAMAGED)
+    return Member(file, name, offset, info.compress_size, info.file_size, info.CRC, deflated)
+
+
+def _check_layout(infos: list[zipfile.ZipInfo], members: dict[str, Member], directory: int) -> None:
+    """Members lie one behind the other, from the start of the file up to the directory."""
+    end, before = 0, ""
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        member = members[info.orig_filename]
+        if info.header_offset < end:
+            raise InputError(f"the members {_shown(before)} and {_shown(member.name)} overlap", DAMAGED)
+        if not end and info.header_offset:
+            raise InputError(f"{info.header_offset:,} bytes stand before the first member", DAMAGED)
+        end, before = member.offset + member.stored, member.name
+    if end > directory:
+        raise InputError(f"the member {_shown(before)} overlaps the archive's directory", DAMAGED)
+
+
+def _raw_name(info: zipfile.ZipInfo) -> bytes:
+    return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
+
+
+@lru_cache(maxsize=1 << 12)  # storages: each is read once, however many tensors are views of it
+def _is_intact(member: Member) -> bool:
+    crc = 0
+    for block in member.file.blocks(member.offset, member.size):
+        crc = zlib.crc32(block, crc)
+    return crc == member.crc
+
+
+def _crc_error(name: str) -> InputError:
+    return InputError(f"the data of {_shown(name)} do not match their CRC-32: bits have changed", DAMAGED)
+
+
+def _shown(name: str) -> str:
+    """A name from the file, as short and plain as a message needs it."""
+    return ascii(name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}")

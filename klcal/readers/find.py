@@ -1,0 +1,212 @@
+"""From the arguments of a command to the files that are read, and their names in the table.
+
+Nothing is opened here but the indexes of sharded checkpoints and standard input. The answer does not depend on the
+order of the arguments, nor on the order in which a directory lists its files.
+"""
+
+# os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
+# ruff: noqa: PTH100, PTH112, PTH116, PTH117, PTH119
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from klcal.errors import InputError
+from klcal.readers import formats, index_file
+from klcal.readers.description import Description
+from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import fault, open_regular
+from klcal.readers.standard_input import spooled
+from klcal.table import FileError
+
+__all__ = ["Found", "Source", "find"]
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a sharded checkpoint, that can be described."""
+
+    name: str  # in the table: unique among all sources
+    path: str
+
+    def describe(self) -> list[Description]:
+        """Its tensors, before any of their data is read.
+
+        Raises:
+            InputError: If nothing of it can be used.
+        """
+        file = open_regular(self.path)
+        if self.path.endswith(index_file.SUFFIX):
+            return index_file.describe(file, formats.describe)
+        return formats.describe(file, self.name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the arguments stand for."""
+
+    sources: tuple[Source, ...] = ()  # sorted by name
+    errors: tuple[FileError, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class _Candidate:
+    """A path on its way to a source."""
+
+    name: str
+    path: str
+    full: tuple[str, ...]  # the absolute path's parts, the last one as it is shown
+
+    @staticmethod
+    def of(path: str, directory: str = "") -> _Candidate:
+        """A file that was given itself, or found below a directory that was."""
+        full = os.path.abspath(path).split("/")
+        full[-1] = _shown_name(path)
+        depth = len(os.path.relpath(path, directory).split("/")) if directory else 1
+        return _Candidate("/".join(full[-depth:]), path, tuple(full))
+
+    def with_parent(self) -> _Candidate:
+        """The same with one more folder in front of its name, as far as there are any."""
+        depth = self.name.count("/") + 2
+        return replace(self, name="/".join(part for part in self.full[-depth:] if part))
+
+
+@dataclass
+class _Search:
+    """What has been found so far; lives for one call of ``find``."""
+
+    candidates: list[_Candidate] = field(default_factory=list)
+    errors: list[FileError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def refuse(self, argument: str, what: str, hint: str = "") -> None:
+        source = os.path.basename(argument.rstrip("/")) if os.path.isabs(argument) else argument
+        self.errors.append(FileError(source or argument, str(InputError(what, hint))))
+
+    def add(self, argument: str) -> None:
+        """Follows one argument: a file, a directory, or a pattern that the shell did not expand."""
+        if os.path.lexists(argument):
+            self.add_path(argument)
+            return
+        try:
+            paths = matching_paths(argument)
+        except InputError as error:
+            self.refuse(argument, error.what, error.hint)
+            return
+        for path in paths:
+            self.add_path(path)
+        if not paths:
+            what = "no file matches it" if WILD & set(argument) else "there is no such file"
+            self.refuse(argument, what, nearest_names(argument))
+
+    def add_path(self, path: str) -> None:
+        if os.path.isdir(path):
+            self.add_directory(path)
+        else:
+            self.candidates.append(_Candidate.of(path))
+
+    def add_directory(self, path: str) -> None:
+        try:
+            listing = tensor_files(path)
+        except OSError as error:
+            self.refuse(path, fault(error).what)
+            return
+        self.warnings += listing.warnings
+        self.candidates += [_Candidate.of(file, path) for file in listing.files]
+        if not listing.files:
+            self.refuse(path, *_nothing_in(listing))
+
+
+def find(paths: Sequence[str]) -> Found:
+    """What to read for the arguments of a command.
+
+    Args:
+        paths: Files, directories (searched to any depth for what is named as a tensor file), patterns, or
+            "-" for standard input, which is read here to its end.
+
+    Returns:
+        Each file once, however often and under whatever names it was given; the files of a sharded
+        checkpoint as their index. Arguments that lead to nothing are among the errors.
+    """
+    search = _Search()
+    for argument in dict.fromkeys(paths):
+        if argument != STDIN:
+            search.add(argument)
+    candidates = _distinct_files(search.candidates)
+    sources = [Source(candidate.name, candidate.path) for candidate in _distinct_names(candidates)]
+    if STDIN in paths:
+        try:
+            sources.append(Source(STDIN, spooled(0)))
+        except InputError as error:
+            search.errors.append(FileError(STDIN, str(error)))
+    return Found(
+        tuple(sorted(sources, key=lambda source: source.name)),
+        tuple(search.errors),
+        tuple(dict.fromkeys(search.warnings)),
+    )
+
+
+def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Each file under the first of its names; the shards of an index not at all."""
+    found: dict[tuple[int, int] | str, _Candidate] = {}
+    for candidate in sorted(set(candidates)):
+        found.setdefault(_identity(candidate.path), candidate)
+    for index in [candidate for candidate in found.values() if candidate.path.endswith(index_file.SUFFIX)]:
+        for shard in _shards(index.path):
+            found.pop(_identity(shard), None)
+    return list(found.values())
+
+
+def _identity(path: str) -> tuple[int, int] | str:
+    """What two names of one file share; the path itself where there is no such file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return path
+    return found.st_dev, found.st_ino
+
+
+def _shards(index_path: str) -> list[str]:
+    """The shards of an index that can be read; the index's own reader says what is wrong with the others."""
+    try:
+        names = set(index_file.weight_map(open_regular(index_path)).values())
+    except InputError:
+        return []
+    paths = []
+    for name in names:
+        try:
+            paths.append(index_file.shard_path(index_path, name))
+        except InputError:
+            continue
+    return paths
+
+
+def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
+    """Puts parent folders in front of equal names until they differ."""
+    while True:
+        times = Counter(candidate.name for candidate in candidates)
+        longer = [c.with_parent() if times[c.name] > 1 else c for c in candidates]
+        if longer == candidates:
+            return candidates
+        candidates = longer
+
+
+def _shown_name(path: str) -> str:
+    """The file's name; an index has that of the one file it stands for, unless that exists as well."""
+    whole = path.removesuffix(index_file.SUFFIX)
+    return os.path.basename(path if os.path.lexists(whole) else whole)
+
+
+def _nothing_in(listing: Listing) -> tuple[str, str]:
+    if any(name.endswith(".distcp") for name in listing.others):
+        hint = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIRECTORY FILE.pt"
+        return "it is a distributed checkpoint, which has to be converted", hint
+    names = ", ".join(quoted(name) for name in listing.others)
+    return "no tensor files in it", f"{formats.KNOWN}; it holds {names}" if names else formats.KNOWN

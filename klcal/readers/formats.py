@@ -1,0 +1,134 @@
+"""Which reader a file needs: its first bytes decide, its suffix only where they cannot.
+
+A pickle is the exception: it is interpreted in files that are named as PyTorch names them, nowhere else.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from importlib import import_module
+
+from klcal.errors import InputError
+from klcal.readers.description import Description
+from klcal.readers.regular import RegularFile
+
+__all__ = ["READERS", "SUFFIXES", "Reader", "describe", "stem"]
+
+Reader = Callable[[RegularFile, str], list[Description]]
+"""From a file, and the name for a tensor that has none of its own, to the file's tensors."""
+
+
+def _from(module: str) -> Reader:
+    """The reader of a module, imported when it reads: most runs need one."""
+
+    def describe(file: RegularFile, name: str) -> list[Description]:
+        reader: Reader = import_module(f"klcal.readers.{module}").describe
+        return reader(file, name)
+
+    return describe
+
+
+READERS: dict[str, Reader] = {
+    ".npy": _from("npy_file"),
+    ".npz": _from("npz_file"),
+    ".safetensors": _from("safetensors_file"),
+    ".pt": _from("pt_file"),
+    ".pth": _from("pt_file"),
+    ".bin": _from("pt_file"),
+    ".ckpt": _from("pt_file"),
+}
+SUFFIXES = frozenset(READERS)
+PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+
+HEAD_BYTES = 512  # of a file, looked at: a tar archive says what it is at byte 257
+ZIP_NAME = slice(26, 28)  # of a zip's first header: the length of the first member's name
+ZIP_HEADER_BYTES = 30  # before that name
+PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # the protocols that torch has written
+DOWNLOAD = "download the file itself"
+CONVERT = "save its tensors as .safetensors or .npz"
+
+FOREIGN = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the file", "run 'git lfs pull'"),
+    (b"<!doctype html", "it is a web page that was saved as a model", DOWNLOAD),
+    (b"<html", "it is a web page that was saved as a model", DOWNLOAD),
+    (b"<?xml", "it is an XML document, such as a server's error message", DOWNLOAD),
+    (b"\x1f\x8b", "it is compressed with gzip", "run gunzip"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd", "run unzstd"),
+    (b"\xfd7zxz\x00", "it is compressed with xz", "run unxz"),
+    (b"gguf", "it is a GGUF file, quantized already", "calibrate the model that it was made from"),
+    (b"\x89hdf\r\n\x1a\n", "it is an HDF5 file", CONVERT),
+)
+"""What begins so, in lower case, is no tensor file: what it is, and what to do."""
+KNOWN = "klcal reads .npy, .npz, .safetensors and PyTorch's .pt, .pth, .bin and .ckpt"
+
+
+def describe(file: RegularFile, source: str) -> list[Description]:
+    """The tensors of a file that is not an index.
+
+    Args:
+        file: The file.
+        source: Its name in the table; a tensor without a name of its own is called so, less the suffix.
+
+    Raises:
+        InputError: If its format is not known, or nothing of it can be used.
+    """
+    head = file.read(0, min(file.size, HEAD_BYTES))
+    if not head:
+        raise InputError("the file is empty", "download or save it again")
+    suffix = posixpath.splitext(file.path)[1].lower()
+    return _reader(head, suffix)(file, stem(source))
+
+
+def stem(source: str) -> str:
+    """A source without the suffix of a tensor file; "stdin" for standard input.
+
+    >>> stem("layer.0/x.npy"), stem("layer.0"), stem("-")
+    ('layer.0/x', 'layer.0', 'stdin')
+    """
+    if source == "-":
+        return "stdin"
+    root, suffix = posixpath.splitext(source)
+    return root if suffix.lower() in SUFFIXES else source
+
+
+def _reader(head: bytes, suffix: str) -> Reader:
+    if _begins_as_safetensors(head):  # first: its length may look like the mark of another format
+        return READERS[".safetensors"]
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for start, what, hint in FOREIGN:
+        if text.startswith(start) or head.lower().startswith(start):
+            raise InputError(what, hint)
+    if head.startswith(b"\x93NUMPY"):
+        return READERS[".npy"]
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip_reader(head, suffix)
+    if suffix in PICKLED:
+        return READERS[suffix]
+    if head.startswith(PICKLE):
+        raise InputError("it is a pickle, which is interpreted only in .pt, .pth, .bin and .ckpt files", CONVERT)
+    if _is_text(head):
+        raise InputError("it is a text file", KNOWN)
+    if suffix in SUFFIXES:
+        return READERS[suffix]  # which knows best what is wrong with it
+    raise InputError("its format is not known", KNOWN)
+
+
+def _zip_reader(head: bytes, suffix: str) -> Reader:
+    """NumPy's archives hold .npy files, PyTorch's a pickle."""
+    length = int.from_bytes(head[ZIP_NAME], "little")
+    first = head[ZIP_HEADER_BYTES : ZIP_HEADER_BYTES + length]
+    if first.endswith(b".npy") or suffix == ".npz":
+        return READERS[".npz"]
+    if suffix in PICKLED:
+        return READERS[suffix]
+    raise InputError("it is a zip archive", "give it the suffix .npz or .pt if NumPy or PyTorch wrote it")
+
+
+def _begins_as_safetensors(head: bytes) -> bool:
+    """A length that a header can have (100,000,000 bytes at most), then the header's first character."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 0x20 or byte in b"\t\r\n" for byte in head)  # what is no ASCII may be UTF-8

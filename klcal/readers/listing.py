@@ -1,0 +1,111 @@
+"""What lies in a directory: tensor files at any depth, matches of a pattern, names like a mistyped one."""
+
+# os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
+# ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH208
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from klcal.errors import InputError
+from klcal.readers.formats import SUFFIXES
+from klcal.readers.index_file import SUFFIX as INDEX_SUFFIX
+from klcal.readers.quoting import quoted
+
+__all__ = ["WILD", "Listing", "matching_paths", "nearest_names", "tensor_files"]
+
+MAX_OTHERS = 3  # files of other kinds that are remembered, for a message
+MAX_COMPARED = 10_000  # names that a mistyped one is compared with: a second of work
+MAX_NEAREST = 3  # names shown
+WILD = frozenset("*?[")  # what makes a name a pattern
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files below a directory."""
+
+    files: tuple[str, ...]  # named as tensor files or indexes, in the order of their paths
+    others: tuple[str, ...]  # the first names of the rest
+    warnings: tuple[str, ...]
+
+
+def tensor_files(directory: str) -> Listing:
+    """The tensor files below a directory, links followed, each directory entered once.
+
+    Raises:
+        OSError: If the directory itself cannot be listed.
+    """
+    files: list[str] = []
+    others: set[str] = set()
+    warnings: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    waiting = [directory]
+    while waiting:
+        path = waiting.pop()
+        try:
+            here = os.stat(path)
+            names = [] if (here.st_dev, here.st_ino) in entered else sorted(os.listdir(path))
+        except OSError:
+            if path == directory:
+                raise
+            warnings.append(f"{quoted(os.path.relpath(path, directory))} cannot be listed; its files are not read")
+            continue
+        entered.add((here.st_dev, here.st_ino))
+        folders = []
+        for name in names:
+            full = os.path.join(path, name)
+            if os.path.isdir(full):
+                folders.append(full)
+            elif os.path.splitext(name)[1].lower() in SUFFIXES or name.endswith(INDEX_SUFFIX):
+                files.append(full)
+            else:
+                others.add(name)
+        waiting += reversed(folders)
+    shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
+    return Listing(tuple(sorted(files)), tuple(shown), tuple(warnings))
+
+
+def matching_paths(pattern: str) -> list[str]:
+    """The paths that match a pattern with ``*``, ``?``, ``[…]`` and ``**``, sorted.
+
+    As with a shell, what ``**`` passes through is not followed through links, so it ends; and what
+    begins with a dot is matched only by what begins with a dot.
+
+    Raises:
+        InputError: If it is no pattern that can be followed.
+    """
+    if not WILD & set(pattern):
+        return []
+    path = Path(pattern)
+    anchor = Path(path.anchor)
+    parts = path.parts[1:] if path.anchor else path.parts
+    if parts[-1] == "**":  # files too, whatever Python's version
+        parts = (*parts, "*")
+    try:
+        found = [str(match) for match in anchor.glob("/".join(parts)) if not _is_hidden(match, parts)]
+    except (ValueError, NotImplementedError, OSError):
+        raise InputError("the pattern cannot be followed", "'**' stands alone between slashes") from None
+    return sorted(set(found))
+
+
+def _is_hidden(path: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a part of a match begins with a dot that the pattern does not ask for."""
+    asked = any(part.startswith(".") and WILD & set(part) for part in parts)
+    return not asked and any(part.startswith(".") and part not in parts for part in path.parts)
+
+
+def nearest_names(argument: str) -> str:
+    """A hint that names the files most like an absent one, or what lies where a pattern found nothing."""
+    directory, name = os.path.split(argument)
+    try:
+        with os.scandir(directory or ".") as entries:
+            names = sorted(entry.name for entry in islice(entries, MAX_COMPARED))
+    except (OSError, ValueError):
+        return f"there is no directory {quoted(directory)} either" if directory else ""
+    near = difflib.get_close_matches(name, names, MAX_NEAREST, cutoff=0.5)
+    near = near or [other for other in names if os.path.splitext(other)[1].lower() in SUFFIXES][:MAX_NEAREST]
+    return "the nearest names are " + ", ".join(quoted(other) for other in near) if near else ""

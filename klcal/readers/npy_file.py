@@ -1,0 +1,166 @@
+"""A .npy file: magic, version, length of the header, a Python literal, the values.
+
+The header is parsed here because its length has to be believed before NumPy would look at its limit. It
+is a literal and never evaluated; nothing is unpickled. What is accepted NumPy loads with the same values.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from klcal.errors import InputError
+from klcal.readers.description import Description
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import RegularFile, spans
+from klcal.table import Status
+
+__all__ = ["HEAD_BYTES", "Header", "describe", "parse"]
+
+MAGIC = b"\x93NUMPY"
+MAX_LITERAL_BYTES = 10_000  # NumPy's own limit: literal_eval is not safe on longer text
+LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # by version: width of the header's length
+HEAD_BYTES = len(MAGIC) + 2 + 4 + MAX_LITERAL_BYTES
+"""Bytes at the start of a file that hold every header."""
+MAX_RANK = 64  # dimensions, as in NumPy 2
+MAX_BYTES = (1 << 63) - 1  # of an array, as in NumPy
+FIELDS = {"descr", "fortran_order", "shape"}
+
+DAMAGED = "save the array again with numpy.save"
+INCOMPLETE = "the download may be incomplete: download or save it again"
+FLOATS = ("float64", "float32", "float16")
+UNSUPPORTED = {
+    "c": "complex numbers have no order to quantize in; save real and imaginary part",
+    "O": "an object array would need unpickling, which can run code; save it with a float dtype",
+    "S": "text has no scale",
+    "U": "text has no scale",
+    "M": "dates have no scale",
+    "m": "time spans have no scale",
+    "f": "long double differs between machines; save it as float64",
+    "V": "raw bytes without a type, as ml_dtypes' bfloat16 and float8 become in a .npy; save it as .safetensors",
+}
+"""Reasons by NumPy's dtype.kind, where the tensor cannot be calibrated."""
+STRUCTURED = "a structured array; save its fields one by one"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a .npy says, checked against the bytes that follow it."""
+
+    dtype: str  # canonical: float32, int64, complex64, …
+    storage: str  # NumPy's dtype of a value as it lies there, such as ">f4"
+    shape: tuple[int, ...]
+    offset: int  # bytes before the first value
+    length: int  # bytes of values; 0 unless status is "ok"
+    status: Status
+    reason: str | None
+
+
+def describe(file: RegularFile, name: str) -> list[Description]:
+    """The one tensor of a .npy file.
+
+    Args:
+        file: The file.
+        name: The tensor's name; the format has none.
+
+    Raises:
+        InputError: If it is no .npy file, damaged, or shorter than its header says.
+    """
+    header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
+    parts = spans(file, header.offset, header.length, header.storage) if header.length else ()
+    return [Description(name, header.dtype, header.shape, parts, header.status, header.reason)]
+
+
+def parse(head: bytes, size: int) -> Header:
+    """The header of an array.
+
+    Args:
+        head: The first ``HEAD_BYTES`` bytes of the file, or all where it is shorter.
+        size: Bytes of the whole file.
+
+    Raises:
+        InputError: If NumPy would refuse the file, whatever the reason.
+    """
+    offset, text = _literal(head, size)
+    fields = _evaluated(text)
+    if not isinstance(fields, dict) or fields.keys() != FIELDS or not isinstance(fields["fortran_order"], bool):
+        raise InputError("the header does not hold descr, fortran_order and shape", DAMAGED)
+    shape = _shape(fields["shape"])
+    dtype = _dtype(fields["descr"])
+    length = _length(shape, dtype)
+    if not dtype.hasobject and offset + length > size:  # the size of pickles is not known
+        raise InputError(f"the array needs {offset + length:,} bytes, the file has {size:,}", INCOMPLETE)
+    status, reason = _status(dtype)
+    name = dtype.name if dtype.names is None and dtype.kind != "V" else "void"
+    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason)
+
+
+def _literal(head: bytes, size: int) -> tuple[int, str]:
+    """Where the values begin, and the text that describes them."""
+    if not head.startswith(MAGIC):
+        raise InputError("it is not a .npy file: its first bytes are others", DAMAGED)
+    version = head[6:8]
+    width = LENGTH_BYTES.get(version)
+    if width is None:
+        raise InputError(f"its .npy version is {'.'.join(map(str, version))}; 1.0, 2.0 and 3.0 are known", DAMAGED)
+    start = 8 + width
+    if len(head) < start:
+        raise InputError(f"the file ends inside its header, after {size:,} bytes", INCOMPLETE)
+    length = int.from_bytes(head[8:start], "little")
+    if start + length > size:
+        raise InputError(f"the header needs {start + length:,} bytes, the file has {size:,}", INCOMPLETE)
+    if length > MAX_LITERAL_BYTES:
+        raise InputError(f"the header claims {length:,} bytes; {MAX_LITERAL_BYTES:,} are allowed", DAMAGED)
+    try:
+        return start + length, head[start : start + length].decode("utf-8" if version == b"\3\0" else "latin-1")
+    except UnicodeDecodeError:
+        raise InputError("the header is not UTF-8", DAMAGED) from None
+
+
+def _evaluated(text: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser's remarks on the text are nobody's business
+            return ast.literal_eval(text)
+    except Exception:  # SyntaxError, ValueError, RecursionError, MemoryError, …: all mean the same
+        raise InputError("the header is not a literal", DAMAGED) from None
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > MAX_RANK:
+        raise InputError(f"its shape {quoted(repr(shape))} is not possible", DAMAGED)
+    return shape
+
+
+def _dtype(descr: Any) -> np.dtype[Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.lib.format.descr_to_dtype(descr)
+    except Exception:  # TypeError, ValueError, KeyError, RecursionError, …: all mean the same
+        hint = "bfloat16 and float8 of ml_dtypes lose their type in a .npy: save them as .safetensors"
+        raise InputError(
+            f"its dtype {quoted(descr if isinstance(descr, str) else repr(descr))} is not NumPy's", hint
+        ) from None
+
+
+def _length(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes of the values, in Python's integers, which do not wrap around."""
+    if math.prod(n for n in shape if n) * max(1, dtype.itemsize) > MAX_BYTES:
+        raise InputError(f"its shape {quoted(repr(shape))} is larger than any memory", DAMAGED)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _status(dtype: np.dtype[Any]) -> tuple[Status, str | None]:
+    if dtype.names is not None or dtype.subdtype is not None:
+        return "unsupported", STRUCTURED
+    if dtype.kind in "biu":
+        return "skipped", f"{dtype.name} values are not calibrated"
+    if dtype.name in FLOATS:
+        return "ok", None
+    return "unsupported", UNSUPPORTED.get(dtype.kind, f"{dtype.name} values cannot be calibrated")

@@ -1,0 +1,202 @@
+"""Regular files, the only kind klcal reads: the one place that opens them.
+
+A pipe or a device blocks for ever or never ends, a mapped file that shrinks kills the process without a
+word. So a file is opened without waiting, looked at, and read by ``pread``; its size is known before
+anything is allocated, and that it has not changed is checked each time it is opened and after each pass.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from klcal.errors import InputError
+from klcal.readers.description import CHUNK_BYTES, PART_BYTES, Chunk
+
+__all__ = ["FileSpan", "RegularFile", "fault", "open_regular", "spans"]
+
+INCOMPLETE = "the download may be incomplete: download or save it again"
+CHANGED = "wait until it is written, then run again"
+READ_ONLY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a pipe without a writer does not block
+
+FAULTS = {
+    errno.ENOENT: "there is no such file",
+    errno.ENOTDIR: "a part of its path is not a directory",
+    errno.EACCES: "there is no permission to read it",
+    errno.EPERM: "there is no permission to read it",
+    errno.EISDIR: "it is a directory",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENAMETOOLONG: "its name is longer than the file system allows",
+    errno.ENXIO: "it is a socket or a device, not a regular file",
+    errno.ENODEV: "it is a device, not a regular file",
+    errno.EIO: "the disk reports an input/output error",
+    errno.ESTALE: "the network file system has lost it",
+    errno.EMFILE: "this process has too many files open",
+    errno.ENFILE: "this machine has too many files open",
+}
+
+
+@dataclass(frozen=True)
+class RegularFile:
+    """A regular file as it was when it was opened. Picklable: each read opens it again."""
+
+    path: str
+    size: int  # bytes
+    mtime_ns: int  # last modification, in nanoseconds since 1970
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly the bytes ``[offset, offset + length)``.
+
+        Raises:
+            InputError: If the file is shorter (known before anything is allocated), has changed since
+                it was described, or cannot be read.
+        """
+        self.require(offset, length)
+        with self._opened() as descriptor:
+            data = bytearray()
+            while len(data) < length:  # one pread gives 2 GiB at most
+                piece = os.pread(descriptor, length - len(data), offset + len(data))
+                if not piece:
+                    raise InputError("the file was cut while it was read", CHANGED)
+                data += piece
+            self._check_unchanged(descriptor)
+        return bytes(data)
+
+    def blocks(self, offset: int, length: int, block_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """The bytes ``[offset, offset + length)`` in pieces of ``block_bytes``, the last one shorter.
+
+        All pieces share one writable buffer: each is valid until the next one is asked for.
+
+        Raises:
+            InputError: As ``read``; that the file has changed may be known only after the last piece.
+        """
+        self.require(offset, length)
+        if not length:
+            return
+        buffer = memoryview(bytearray(min(block_bytes, length)))
+        with self._opened() as descriptor:
+            position, end = offset, offset + length
+            while position < end:
+                block = buffer[: end - position]
+                filled = 0
+                while filled < len(block):
+                    count = os.preadv(descriptor, [block[filled:]], position + filled)
+                    if not count:
+                        raise InputError("the file was cut while it was read", CHANGED)
+                    filled += count
+                yield block
+                position += filled
+            self._check_unchanged(descriptor)
+
+    def require(self, offset: int, length: int) -> None:
+        """Raises InputError unless the file has ``length`` bytes at ``offset``."""
+        if offset < 0 or length < 0:
+            raise InputError(f"it refers to {length:,} bytes at position {offset:,}", INCOMPLETE)
+        if offset + length > self.size:
+            raise InputError(f"it needs {offset + length:,} bytes, the file has {self.size:,}", INCOMPLETE)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        descriptor = _open(self.path)
+        try:
+            self._check_unchanged(descriptor)
+            yield descriptor
+        except OSError as error:
+            raise fault(error) from None
+        finally:
+            os.close(descriptor)
+
+    def _check_unchanged(self, descriptor: int) -> None:
+        now = os.fstat(descriptor)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise InputError("the file changed while it was read", CHANGED)
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """A ``Part``: values that lie one behind the other in a file."""
+
+    file: RegularFile
+    offset: int  # bytes before the first value
+    length: int  # bytes
+    storage: str  # NumPy dtype of a value as it lies there, such as "<f4"
+    repeats: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that ``chunks`` reads."""
+        return self.length
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The values in native byte order; each array is valid until the next one is asked for.
+
+        Raises:
+            InputError: If the file is shorter, has changed, or cannot be read.
+        """
+        dtype = np.dtype(self.storage)
+        for block in self.file.blocks(self.offset, self.length):
+            values = np.frombuffer(block, dtype)
+            if not dtype.isnative:
+                values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))
+            yield values
+
+
+def open_regular(path: str) -> RegularFile:
+    """Looks at a file; links are followed.
+
+    Raises:
+        InputError: If it is no regular file, or cannot be opened.
+    """
+    descriptor = _open(path)
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return RegularFile(path, found.st_size, found.st_mtime_ns)
+
+
+def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[FileSpan, ...]:
+    """The parts of ``length`` bytes of values from ``offset`` on: as many as can busy several workers.
+
+    Raises:
+        InputError: If the file ends before, or the length is not a whole number of values.
+    """
+    file.require(offset, length)
+    if length % np.dtype(storage).itemsize:
+        raise InputError(f"{length:,} bytes are not a whole number of values", INCOMPLETE)
+    return tuple(
+        FileSpan(file, offset + start, min(PART_BYTES, length - start), storage)
+        for start in range(0, length, PART_BYTES)
+    )
+
+
+def fault(error: OSError) -> InputError:
+    """What the system said, in words that tell what is wrong with the file."""
+    code = error.errno or 0
+    what = FAULTS.get(code) or f"the system cannot read it ({errno.errorcode.get(code, 'unknown error')})"
+    return InputError(what)
+
+
+def _open(path: str) -> int:
+    """A descriptor of the regular file at ``path``."""
+    try:
+        descriptor = os.open(path, READ_ONLY)
+    except OSError as error:
+        raise fault(error) from None
+    except ValueError:  # a NUL in the path
+        raise InputError("its name cannot be the name of a file") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise fault(IsADirectoryError(errno.EISDIR, ""))
+    if stat.S_ISFIFO(mode):
+        raise InputError("it is a pipe, not a regular file", "send its content to standard input and give '-'")
+    raise InputError("it is a device, not a regular file")

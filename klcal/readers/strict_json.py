@@ -1,0 +1,73 @@
+"""JSON from files, read as strictly as the strictest reader would.
+
+Two readers that take a document differently show two files to two people. So what some accept and others
+do not is refused: duplicate keys, NaN, half surrogate pairs, a byte order mark. Whole numbers are ints
+only where they are natural: "-0" is a float to some.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from klcal.errors import InputError
+
+__all__ = ["parse"]
+
+MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """The object that ``text`` holds.
+
+    Raises:
+        InputError: If it is anything else.
+    """
+    if not text.startswith(b"{"):
+        raise InputError("the JSON does not begin with '{'")
+    try:
+        found = json.loads(
+            text.decode(),
+            object_pairs_hook=_object,
+            parse_int=_number,
+            parse_constant=_refuse,
+        )
+    except UnicodeDecodeError:
+        raise InputError("the JSON is not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise InputError("the JSON is damaged") from None
+    _check_text(found)
+    return found  # type: ignore[no-any-return]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InputError("the JSON has a key twice in one object")
+    return found
+
+
+def _number(digits: str) -> int | float:
+    """A natural number of 64 bits as an int; every other one, which no field may be, as a float."""
+    return int(digits) if digits.isdecimal() and len(digits) <= MAX_DIGITS else float(digits)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise InputError(f"the JSON holds {constant}, which is no JSON")
+
+
+def _check_text(found: dict[str, Any]) -> None:
+    r"""Refuses half surrogate pairs, which "\ud800" makes and no UTF-8 can hold."""
+    waiting: list[Any] = [found]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InputError("the JSON holds half a surrogate pair") from None

@@ -1,0 +1,220 @@
+"""A .npy is described as NumPy would load it, or refused in our own words."""
+
+import io
+import struct
+import warnings
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from klcal.errors import InputError
+from klcal.readers.npy_file import HEAD_BYTES, describe, parse
+from klcal.readers.regular import open_regular
+
+FLOATS = ["<f8", ">f8", "<f4", ">f4", "<f2", ">f2"]
+
+
+def saved(array, version=None) -> bytes:
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.lib.format.write_array(out, np.asanyarray(array), version)
+    return out.getvalue()
+
+
+def made(literal: bytes, data: bytes = b"", version: int = 1) -> bytes:
+    length = struct.pack("<H" if version == 1 else "<I", len(literal))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + literal + data
+
+
+def parsed(data: bytes):
+    return parse(data[:HEAD_BYTES], len(data))
+
+
+def loaded(data: bytes):
+    """What NumPy makes of it, or None."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception:  # the many it has
+        return None
+
+
+def check_agreement(data: bytes, header_of=parsed) -> bool:
+    """What we accept NumPy loads: same dtype, shape and values. Whether we accepted."""
+    try:
+        header = header_of(data)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert len(message) <= 300
+        assert message.isprintable()
+        return False
+    if header.status == "unsupported":
+        return False
+    array = loaded(data)
+    assert array is not None
+    assert header.shape == array.shape
+    assert header.dtype == array.dtype.name
+    if header.status == "ok":
+        values = data[header.offset : header.offset + header.length]
+        assert values == array.tobytes(order="A")
+        assert header.storage == array.dtype.str
+    return True
+
+
+@given(array=hnp.arrays(st.sampled_from(FLOATS), hnp.array_shapes(min_dims=0, min_side=0)), version=st.integers(1, 3))
+def test_float_arrays_are_described_as_numpy_loads_them(array, version):
+    assert check_agreement(saved(array, (version, 0)))
+
+
+@pytest.mark.parametrize("storage", FLOATS)
+def test_the_values_are_those_that_were_saved(tmp_path, storage):
+    array = np.random.default_rng(0).normal(size=(30, 7)).astype(storage)
+    np.save(tmp_path / "x.npy", np.asfortranarray(array))
+    (found,) = describe(open_regular(str(tmp_path / "x.npy")), "layer.x")
+    values = np.concatenate([chunk.copy() for part in found.parts for chunk in part.chunks()])
+    assert (found.name, found.shape, found.status) == ("layer.x", (30, 7), "ok")
+    assert values.dtype.isnative
+    np.testing.assert_array_equal(np.sort(values), np.sort(array, axis=None))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,) * 32])
+def test_odd_shapes(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.ones(shape, np.float32))
+    (found,) = describe(open_regular(str(tmp_path / "x.npy")), "x")
+    assert (found.shape, found.status) == (shape, "ok")
+    assert sum(part.nbytes for part in found.parts) == 4 * np.prod(shape)
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", ">i2", "u4", "i8", "u8"])
+def test_whole_numbers_are_skipped(dtype):
+    header = parsed(saved(np.zeros(3, dtype)))
+    assert (header.status, header.dtype) == ("skipped", np.dtype(dtype).name)
+    assert header.reason == f"{header.dtype} values are not calibrated"
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros(3, "c8"), "complex"),
+        (np.array([None]), "unpickling"),
+        (np.array([(1, 2)], "f4,f4"), "structured"),
+        (np.array([(1, None)], "f4,O"), "structured"),
+        (np.array(["text"]), "text"),
+        (np.array([b"text"]), "text"),
+        (np.array([""], "S0"), "text"),
+        (np.zeros(2, "M8[s]"), "dates"),
+        (np.zeros(2, "m8[s]"), "time spans"),
+        (np.zeros(2, np.longdouble), "long double"),
+        (np.zeros(2, ml_dtypes.bfloat16), "bfloat16"),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", value)),
+)
+def test_what_cannot_be_calibrated_says_why(tmp_path, array, reason):
+    (tmp_path / "x.npy").write_bytes(saved(array))
+    (found,) = describe(open_regular(str(tmp_path / "x.npy")), "x")
+    assert found.status == "unsupported"
+    assert reason in found.reason
+    assert found.parts == ()
+
+
+def test_float8_which_numpy_cannot_name_is_explained():
+    with pytest.raises(InputError, match=r"'<f1' is not NumPy's; .*safetensors"):
+        parsed(saved(np.zeros(2, ml_dtypes.float8_e5m2)))
+
+
+def test_a_file_cut_anywhere_is_refused():
+    whole = saved(np.arange(5, dtype=np.float32))
+    assert check_agreement(whole)
+    for length in range(len(whole)):
+        with pytest.raises(InputError):
+            parsed(whole[:length])
+
+
+def test_a_cut_array_tells_both_sizes():
+    with pytest.raises(InputError, match=r"needs 4,128 bytes, the file has 1,128; .*incomplete"):
+        parsed(saved(np.zeros(1000, np.float32))[:-3000])
+
+
+def test_bytes_behind_the_array_are_ignored_as_numpy_does():
+    assert check_agreement(saved(np.ones(3, np.float32)) + b"more")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04N.",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x04\0" + bytes(100),
+        b"\x93NUMPY\x02\0\xff\xff\xff\xff" + bytes(50),
+        made(b" " * 10_001, version=2),
+        made(b"__import__('os').system('false')"),
+        made(b"-" * 5000 + b"1"),
+        made(b"(" * 5000),
+        made(b"\0"),
+        made(b"\xff", version=3),
+        made(b"{'descr': '<f4', 'fortran_order': False}"),
+        made(b"{'descr': '<f4', 'fortran_order': 0, 'shape': ()}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (), 'x': 1}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': [1]}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4, 0)}", bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}" % (b"9" * 5000), bytes(4)),
+        made(b"{'descr': '<f4', 'fortran_order': False, 'shape': %s}" % repr((1,) * 65).encode(), bytes(4)),
+        made(b"{'descr': '|S2147483647', 'fortran_order': False, 'shape': (1,)}", bytes(4)),
+        made(b"{'descr': 'nonsense', 'fortran_order': False, 'shape': ()}", bytes(4)),
+        made(b"{'descr': %s'<f4'%s, 'fortran_order': False, 'shape': ()}" % (b"[" * 90, b"]" * 90), bytes(4)),
+    ],
+    ids=lambda data: ascii(data)[2:60],
+)
+def test_hostile_headers_are_refused(data):
+    with pytest.raises(InputError):
+        parsed(data)
+    assert loaded(data) is None or b"True" in data  # stricter than NumPy only about bools
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_end_in_an_input_error(data):
+    check_agreement(b"\x93NUMPY\x01\0" + data)
+    check_agreement(data)
+
+
+@given(st.data())
+def test_mutated_files_agree_with_numpy(data):
+    array = data.draw(hnp.arrays(st.sampled_from(FLOATS), hnp.array_shapes(max_side=4)))
+    mutated = bytearray(saved(array, (data.draw(st.integers(1, 3)), 0)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, min(90, len(mutated) - 1)))
+        mutated[at] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"0123456789,()'<>|fiOVT")))
+    check_agreement(bytes(mutated))
+
+
+@given(
+    descr=st.sampled_from(["<f4", ">f4", "f4", "float32", "<i8", "(2,)f4", "V0", "|O", "f4,f4", "<c8", "|b1", "T"]),
+    order=st.sampled_from([True, False]),
+    shape=st.lists(st.sampled_from([0, 1, 2, 3, 1 << 31, 1 << 62, 1 << 63, -1]), max_size=4),
+    size=st.integers(0, 100),
+)
+def test_made_headers_agree_with_numpy(descr, order, shape, size):
+    text = repr({"descr": descr, "fortran_order": order, "shape": tuple(shape)})
+    check_agreement(made(text.encode(), bytes(size)))
+
+
+def test_the_agreement_checker_can_fail():
+    data = saved(np.ones(3, np.float32))
+    other = parsed(saved(np.ones(3, np.float64)))
+    with pytest.raises(AssertionError):
+        check_agreement(data, lambda _: other)
