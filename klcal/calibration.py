@@ -1,0 +1,165 @@
+"""From a sketch to a row of the table: status, choice, and what the choice costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from klcal import methods
+from klcal.distortion import distortion
+from klcal.errors import InputError, UsageError
+from klcal.law import Law
+from klcal.methods import BINS, KL, Method, sub_bins_per_cell
+from klcal.qparams import Qparams, qparams
+from klcal.scheme import Scheme, check_range
+from klcal.search import Span, divergences
+from klcal.sketch import Sketch, sketch
+from klcal.table import Row
+
+if TYPE_CHECKING:
+    from klcal.sketch import Values
+
+__all__ = ["Nonfinite", "calibrate", "calibrate_sketch", "kl_divergence_calibration", "nonfinite_counts"]
+
+Nonfinite = Literal["fail", "ignore"]
+
+
+def calibrate(
+    values: Values | Sketch,
+    *,
+    dtype: str = "uint8",
+    method: str | Method = "kl",
+    scheme: str = "auto",
+    bounds: tuple[float, float] | None = None,
+    nonfinite: Nonfinite = "fail",
+) -> Row:
+    """Chooses scale and zero point for a tensor, an array, or a finished sketch.
+
+    Args:
+        values: any shape, any floating dtype, NumPy or torch; or a ``Sketch``.
+        dtype: int4, uint4, int8, uint8, int16 or uint16.
+        method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
+        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for signed ones.
+        bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep.
+        nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
+
+    Returns:
+        A row, as in the table of the command. Its scale is None unless its status is "ok".
+
+    Raises:
+        UsageError: an argument is not understood.
+
+    >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
+    >>> row.status, round(row.scale, 4), row.zero_point
+    ('ok', 0.0156, 64)
+    """
+    found = values if isinstance(values, Sketch) else sketch(values)
+    chosen = methods.parse(method) if isinstance(method, str) else method
+    if bounds is not None:
+        check_range(*bounds)
+    if nonfinite not in ("fail", "ignore"):
+        raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
+    return calibrate_sketch(found, chosen, Scheme.parse(dtype, scheme), bounds, nonfinite)
+
+
+def calibrate_sketch(
+    found: Sketch, method: Method, scheme: Scheme, bounds: tuple[float, float] | None, nonfinite: Nonfinite
+) -> Row:
+    """``calibrate`` with everything parsed."""
+    row = Row(
+        status="ok",
+        min=found.minimum if found.finite else None,
+        max=found.maximum if found.finite else None,
+        numel=found.numel,
+        zeros=found.zeros,
+        nan=found.nan,
+        neg_inf=found.neg_inf,
+        pos_inf=found.pos_inf,
+    )
+    if found.numel == 0:
+        return replace(row, status="empty", reason="it has no values")
+    if found.nonfinite and (nonfinite == "fail" or not found.finite):
+        return replace(row, status="nonfinite", reason=_nonfinite_reason(found))
+    law = Law.of(found)
+    if not law.size:
+        return replace(row, status="zero", reason="every value is 0")
+    choice = method(law, scheme, _span(law, bounds))
+    chosen = qparams(*choice, scheme)
+    if chosen.scale == 0:
+        reason = f"the scale {choice.scale:.3g} is 0 as float32; multiply the tensor by a power of two"
+        return replace(row, status="underflow", reason=reason)
+    return _measured(row, found, law, chosen, getattr(method, "bins", BINS), scheme.levels)
+
+
+def _measured(row: Row, found: Sketch, law: Law, chosen: Qparams, bins: int, levels: int) -> Row:
+    cost = distortion(law, chosen)
+    sub = sub_bins_per_cell(bins, levels)
+    divergence = None
+    if sub > 1:
+        below = np.array([chosen.zero_point - chosen.qmin])
+        divergence = float(divergences(law, np.array([chosen.scale]), below, levels, sub)[0])
+    return replace(
+        row,
+        scale=chosen.scale,
+        zero_point=chosen.zero_point,
+        qmin=chosen.qmin,
+        qmax=chosen.qmax,
+        low=chosen.low,
+        high=chosen.high,
+        kl=divergence,
+        mse=cost.squared_error / found.finite,
+        sqnr_db=cost.sqnr_db(law.energy),
+        clipped=cost.clipped / found.finite,
+    )
+
+
+def _span(law: Law, bounds: tuple[float, float] | None) -> Span:
+    """The range of the data and zero, within the bounds; the bounds themselves if nothing lies within."""
+    if bounds is None:
+        return Span(law.low, law.high)
+    span = Span(max(law.low, bounds[0]), min(law.high, bounds[1]))
+    return span if span.low < span.high else Span(*bounds)
+
+
+def nonfinite_counts(of: Sketch | Row) -> str:
+    """How many values of each kind are not finite, in words; empty where all are."""
+    counts = {"NaN": of.nan, "-inf": of.neg_inf, "+inf": of.pos_inf}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _nonfinite_reason(found: Sketch) -> str:
+    counts = nonfinite_counts(found)
+    if not found.finite:
+        return f"no finite value: {counts}"
+    return f"{counts} among {found.numel} values; --nonfinite ignore calibrates the finite ones"
+
+
+def kl_divergence_calibration(
+    tensor: Values, num_bins: int = 2048, min_val: float | None = None, max_val: float | None = None
+) -> tuple[float, int]:
+    """Scale and zero point of uint8 quantization by `kl`: the published example's function, made right.
+
+    Args:
+        tensor: any shape, any floating dtype, NumPy or torch.
+        num_bins: over the kept range.
+        min_val: the least value that a candidate may keep, at most 0; by default the tensor's.
+        max_val: the greatest, at least 0.
+
+    Raises:
+        UsageError: the bounds hold no zero.
+        InputError: the tensor has no scale: it is empty, all zeros, or not finite.
+
+    >>> kl_divergence_calibration(np.linspace(-1, 1, 512))  # doctest: +ELLIPSIS
+    (0.0078..., 128)
+    """
+    found = sketch(tensor)
+    bounds = None
+    if min_val is not None or max_val is not None:
+        low = min(found.minimum, 0.0) if min_val is None else min_val
+        bounds = (low, max(found.maximum, 0.0) if max_val is None else max_val)
+    row = calibrate(found, method=KL(bins=num_bins), bounds=bounds)
+    if row.scale is None or row.zero_point is None:
+        raise InputError(f"the tensor has no scale: {row.reason}")
+    return row.scale, row.zero_point

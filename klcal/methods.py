@@ -1,0 +1,213 @@
+"""How a range is chosen. A method is a frozen value, its parameters are its fields.
+
+``str(method)`` parses back to an equal method; it is the provenance in the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+
+from klcal.classic import least_classic
+from klcal.errors import UsageError
+from klcal.law import Law, Side
+from klcal.scheme import Scheme
+from klcal.search import Choice, Span, divergences, explore, full_choice, least_loss
+
+__all__ = [
+    "KL",
+    "METHODS",
+    "MSE",
+    "KLClassic",
+    "Method",
+    "MinMax",
+    "Percentile",
+    "parse",
+    "sub_bins_per_cell",
+]
+
+BINS = 2048  # over the kept range; the literature's number (Migacz, GTC 2017, S7310)
+WEIGHT = 4.0  # of the squared error in `kl`: its MSE stays within 1 + D/2 of the least
+
+REFINED = 1.1  # slack up to which the candidates of the MSE search already hold all that can win
+
+
+class Method(Protocol):
+    """Chooses a quantizer for a law of values. Pure."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The choice for a law that is not empty, within a span of positive width."""
+
+
+def sub_bins_per_cell(bins: int, levels: int) -> int:
+    """Into how many equal sub-bins each cell is cut, whatever the threshold.
+
+    >>> [sub_bins_per_cell(2048, levels) for levels in (15, 255, 65536)]
+    [137, 8, 1]
+    """
+    return max(1, round(bins / levels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """Parameters to text: ``name:field=value,…``."""
+
+    def __str__(self) -> str:
+        name = next(name for name, method in METHODS.items() if type(self) is method)
+        values = ",".join(f"{f.name}={getattr(self, f.name):g}" for f in fields(self))
+        return f"{name}:{values}" if values else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL(_Text):
+    """Least D(P‖Q) + weight · MSE / (2 · MSE*), in nats, MSE* being the least MSE of any candidate.
+
+    The divergence of the joint laws of the value and of the value seen through Gaussian noise of variance
+    MSE*/weight. MSE(choice)/MSE* ≤ 1 + 2·D(at the MSE optimum)/weight: it is MSE calibration within a few percent,
+    with KL deciding where MSE is flat.
+    """
+
+    bins: int = BINS
+    weight: float = WEIGHT
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The exact least loss over the candidates of ``klcal.search.explore``."""
+        sub = sub_bins_per_cell(self.bins, scheme.levels)
+        candidates = explore(law, scheme, span, slack=1.0)
+        if sub > 1:
+            best = np.argmin(candidates.mse)
+            scale, below = candidates.scale[best, None], candidates.below[best, None]
+            divergence = divergences(law, scale, below, scheme.levels, sub)[0]
+            slack = 1 + 2 * float(divergence) / self.weight
+            if slack > REFINED:
+                candidates = explore(law, scheme, span, slack)
+        return least_loss(law, scheme.levels, sub, candidates, self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSE(_Text):
+    """Least mean squared error: Wasserstein-2 between the values and their quantized copy."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The least over the candidates of ``klcal.search.explore``."""
+        return least_loss(law, scheme.levels, 1, explore(law, scheme, span, slack=1.0), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax(_Text):
+    """The whole range."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """Covers the span."""
+        del law
+        return full_choice(scheme, span)
+
+
+@dataclass(frozen=True)
+class Percentile(_Text):
+    """Keeps this share of the nonzero values, in percent: of |x| if symmetric, else half the rest at each end.
+
+    Exact zeros do not count, so that a ReLU does not move the threshold. Between values it interpolates.
+    """
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", "write percentile:99.99")
+
+    def __str__(self) -> str:
+        return f"percentile:{self.percent!r}"
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """Covers the percentiles, as far as they lie within the span."""
+        cut = law.size * (100 - self.percent) / 100
+        if scheme.symmetric:
+            threshold = _quantile(law.sides, law.size - cut)
+            low, high = -threshold, threshold
+        else:
+            positive, negative = law.sides
+            high = _quantile((positive,), float(law.positive.counts.sum()) - cut / 2)
+            low = -_quantile((negative,), float(law.negative.counts.sum()) - cut / 2)
+        kept = Span(max(low, span.low), min(high, span.high))
+        if scheme.symmetric:
+            kept = Span(0.0, min(threshold, max(-span.low, span.high)))
+        return full_choice(scheme, kept if kept.low < kept.high else span)
+
+
+def _quantile(sides: tuple[Side, ...], rank: float) -> float:
+    """The magnitude within which ``rank`` values of these sides lie; 0 if there is none."""
+    if rank <= 0:
+        return 0.0
+    points = np.unique(np.concatenate([np.append(side.edge[1:], side.extreme) for side in sides]))
+    mass = sum(side.mass_within(points) for side in sides)
+    return float(np.interp(rank, mass, points))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLClassic(_Text):
+    """Least D(P‖Q) alone, with the clipped mass folded into P and not into Q (Migacz, GTC 2017, S7310).
+
+    What the literature does, on sub-bins that follow the candidate. It counts what is clipped, not how far, so it
+    clips heavy tails hard: for comparison, and for those who want it.
+    """
+
+    bins: int = BINS
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The choices of `kl` and `mse` are candidates too: no method has a lower divergence of this kind."""
+        also = [MSE()(law, scheme, span), KL(bins=self.bins)(law, scheme, span)]
+        return least_classic(law, scheme, span, sub_bins_per_cell(self.bins, scheme.levels), also)
+
+
+METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {
+    "kl": KL,
+    "kl-classic": KLClassic,
+    "mse": MSE,
+    "percentile": Percentile,
+    "minmax": MinMax,
+}
+
+
+def parse(text: str, bins: int | None = None) -> Method:
+    """The method of ``name``, ``name:field=value,…`` or ``percentile:P``.
+
+    Args:
+        text: what ``str(method)`` gives; fields that are left out have their defaults.
+        bins: short for the method's own ``bins=``.
+
+    Raises:
+        UsageError: names what is unknown, out of range or given twice.
+
+    >>> str(parse("kl:weight=1")), parse("percentile:99.9")
+    ('kl:bins=2048,weight=1', Percentile(percent=99.9))
+    """
+    name, _, rest = text.partition(":")
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(METHODS)}"
+        raise UsageError(f"unknown method {name!r}", hint)
+    if name == "percentile":
+        rest = f"percent={rest}" if "=" not in rest else rest
+    given = dict(_parameter(text, item) for item in rest.split(",") if item)
+    known = {f.name for f in fields(METHODS[name])}
+    if bins is not None:
+        if "bins" in given:
+            raise UsageError(f"bins are given twice, in {text!r} and by --bins", "give them once")
+        given["bins"] = bins
+    if unknown := [field for field in given if field not in known]:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes no parameters"
+        raise UsageError(f"method {name} has no parameter {unknown[0]!r}", takes)
+    return METHODS[name](**given)  # type: ignore[arg-type]  # the fields were checked by name
+
+
+def _parameter(text: str, item: str) -> tuple[str, float]:
+    field, _, value = item.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        raise UsageError(f"{item!r} in method {text!r} is not a number", "write name:field=number") from None
+    return field, int(number) if number.is_integer() and field == "bins" else number
