@@ -1,0 +1,29 @@
+"""CSV for spreadsheets: names that would be formulas there get a leading apostrophe."""
+
+from __future__ import annotations
+
+import csv
+from typing import TextIO
+
+from klcal.table import Row, Table
+from klcal.writers.records import FIELDS, cells
+
+__all__ = ["write"]
+
+ACTIVE = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
+"""What starts a formula, in either width. TAB and CR start none: they are escaped. The apostrophe itself is
+there so that a reader who strips one gets every name back."""
+
+
+def write(table: Table, out: TextIO) -> None:
+    """The columns of the plain format; one line per row, because control characters are escaped."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows(map(_inert, table.rows))
+
+
+def _inert(row: Row) -> list[str]:
+    return [
+        f"'{cell}" if isinstance(getattr(row, name), str) and cell.startswith(ACTIVE) else cell
+        for name, cell in zip(FIELDS, cells(row), strict=True)
+    ]

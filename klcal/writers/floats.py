@@ -1,0 +1,38 @@
+"""Numbers to text: for machines the shortest that loses nothing, for people a few digits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["for_people", "shortest"]
+
+LEAST = 2.0**-126  # the least normal float32: below it, digits of a float64 would be lost
+GREATEST = (2 - 2.0**-23) * 2.0**127  # the greatest float32
+DIGITS = 4  # what a person compares at a glance
+
+
+def shortest(value: float) -> float | None:
+    """The number whose ``repr`` is the shortest text for a value; None if it is not finite.
+
+    Read as float32, the text gives the value rounded to float32. Beyond the normal float32 numbers (a mean
+    squared error may lie below them) it gives the float64 itself.
+
+    >>> shortest(float(np.float32(0.01))), shortest(1e-60), shortest(math.inf)
+    (0.01, 1e-60, None)
+    """
+    if not math.isfinite(value):
+        return None
+    if LEAST <= abs(value) <= GREATEST:
+        return float(str(np.float32(value)))
+    return float(value)
+
+
+def for_people(value: float | None, digits: int = DIGITS) -> str:
+    """A few significant digits; nothing where there is no number.
+
+    >>> for_people(0.0123456), for_people(128), for_people(None)
+    ('0.01235', '128', '')
+    """
+    return "" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"

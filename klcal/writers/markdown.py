@@ -1,0 +1,52 @@
+"""A GitHub table, for pull requests and job summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from klcal.table import Table
+from klcal.writers.people import Column, columns, headline, remarks
+from klcal.writers.text import escape
+
+__all__ = ["write"]
+
+
+def write(table: Table, out: TextIO) -> None:
+    """The headline, the calibrated tensors, then the others with their reasons."""
+    out.write(code(headline(table)) + "\n")
+    if ok := columns(table):
+        out.write("\n")
+        out.writelines(line + "\n" for line in _grid(ok))
+    if others := list(remarks(table)):
+        out.write("\n| not calibrated | status | reason |\n| :--- | :--- | :--- |\n")
+        out.writelines(f"| {code(name)} | {status} | {code(reason)} |\n" for name, status, reason in others)
+    if table.warnings:
+        out.write("\n")
+        out.writelines(f"- {code(warning)}\n" for warning in table.warnings)
+
+
+def _grid(shown: Sequence[Column]) -> Iterator[str]:
+    yield "| " + " | ".join(column.title for column in shown) + " |"
+    yield "| " + " | ".join("---:" if column.number else ":---" for column in shown) + " |"
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        yield (
+            "| "
+            + " | ".join(cell if column.number else code(cell) for cell, column in zip(cells, shown, strict=True))
+            + " |"
+        )
+
+
+def code(text: str) -> str:
+    r"""Text as a code span, in which neither markup, HTML, links nor mentions act; pipes would end the cell.
+
+    >>> code("a|b"), code("tick`"), code("")
+    ('`a\\|b`', '`` tick` ``', '')
+    """
+    if not text:
+        return ""
+    runs = re.findall("`+", text)
+    fence = "`" * (1 + max(map(len, runs), default=0))
+    space = " " if runs else ""
+    return fence + space + escape(text).replace("|", "\\|") + space + fence

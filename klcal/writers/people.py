@@ -1,0 +1,89 @@
+"""What people get to see of a table: fewer columns, fewer digits, and what was not calibrated apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from klcal.table import Row, Table
+from klcal.writers.floats import for_people
+from klcal.writers.records import several_sources
+
+__all__ = ["Column", "columns", "headline", "remarks"]
+
+SCALE_DIGITS = 5  # a scale is copied by hand more often than the rest
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the calibrated rows. Texts are raw: the writer escapes them."""
+
+    title: str
+    cells: tuple[str, ...]
+    number: bool
+    spare: int  # columns with a greater number go first where there is no room
+
+
+def columns(table: Table) -> list[Column]:
+    """The columns of the rows that are ok, the name first; none if there is no such row."""
+    rows = [row for row in table.rows if row.status == "ok"]
+    if not rows:
+        return []
+    shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in _COLUMNS]
+    return [column for column in shown if column.title != "source" or several_sources(table)]
+
+
+def shape(row: Row) -> str:
+    """The shape as people write it.
+
+    >>> shape(Row(status="ok", shape=(64, 3, 7, 7))), shape(Row(status="ok", shape=()))
+    ('64×3×7×7', 'scalar')
+    """
+    if row.shape is None:
+        return ""
+    return "×".join(map(str, row.shape)) or "scalar"
+
+
+def _percent(share: float | None) -> str:
+    return for_people(None if share is None else 100 * share, 3)
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Row], str], bool, int], ...] = (
+    ("name", lambda row: row.name, False, 0),
+    ("source", lambda row: row.source, False, 3),
+    ("dtype", lambda row: row.dtype or "", False, 10),
+    ("shape", shape, False, 9),
+    ("scale", lambda row: for_people(row.scale, SCALE_DIGITS), True, 1),
+    ("zero point", lambda row: for_people(row.zero_point, SCALE_DIGITS), True, 2),
+    ("low", lambda row: for_people(row.low), True, 7),
+    ("high", lambda row: for_people(row.high), True, 6),
+    ("kl", lambda row: for_people(row.kl), True, 8),
+    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 4),
+    ("clipped %", lambda row: _percent(row.clipped), True, 5),
+)
+
+
+def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
+    """Label, status and reason of every row that is not ok and of every file that is lost."""
+    several = several_sources(table)
+    for row in table.rows:
+        if row.status != "ok":
+            yield f"{row.source}: {row.name}" if several else row.name, row.status, row.reason or ""
+    for error in table.errors:
+        yield error.source, "failed", error.reason
+
+
+def headline(table: Table) -> str:
+    """One line: how the rows were computed, and how many of them there are of each status."""
+    config = table.config
+    sources = sorted({row.source for row in table.rows} - {""})
+    where = sources if len(sources) == 1 else []
+    how = [config.method, f"{config.dtype} {config.scheme}", f"per {config.per}"]
+    return " · ".join([*where, *how, _counts(table)])
+
+
+def _counts(table: Table) -> str:
+    counts: Counter[str] = Counter(row.status for row in table.rows)
+    ordered = sorted(counts, key=lambda status: (status != "ok", status))
+    return ", ".join(f"{counts[status]} {status}" for status in ordered) or "no tensors"

@@ -1,0 +1,58 @@
+"""A row as the fields of the schema: what the machine formats share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from importlib.metadata import version
+from typing import TypeAlias
+
+from klcal.table import Row, Table
+from klcal.writers.floats import shortest
+from klcal.writers.text import escape
+
+__all__ = ["FIELDS", "Value", "cells", "record", "several_sources", "tool"]
+
+Value: TypeAlias = "str | int | float | list[int] | list[str] | None"
+
+FIELDS = tuple(field.name for field in fields(Row))
+"""The keys of a tensor in the JSON, and the columns of the plain formats, in their order."""
+
+
+def tool() -> dict[str, str]:
+    """Who computed the table."""
+    return {"name": "klcal", "version": version("klcal")}
+
+
+def record(row: Row) -> dict[str, Value]:
+    """A row as JSON values. Numbers that are not finite are null."""
+    return {name: _value(getattr(row, name)) for name in FIELDS}
+
+
+def _value(value: object) -> Value:
+    if isinstance(value, float):
+        return shortest(value)
+    if isinstance(value, tuple):
+        return list(value)
+    assert value is None or isinstance(value, str | int)
+    return value
+
+
+def cells(row: Row) -> list[str]:
+    """A row as one-line texts: empty where there is no value, lists as JSON."""
+    return [_cell(value) for value in record(row).values()]
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, list):
+        return json.dumps(value, separators=(",", ":"))
+    return repr(value)
+
+
+def several_sources(table: Table) -> bool:
+    """Whether a row needs its source to be told from the others."""
+    return len({row.source for row in table.rows}) > 1

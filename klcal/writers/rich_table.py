@@ -1,0 +1,115 @@
+"""The table for a terminal. The only writer that knows Rich; names enter it as Text, never as markup.
+
+On a terminal it fits the width: names lose their middle, then columns go. Anywhere else it is as wide as it
+needs to be and nothing is left out. Lines are laid out here, as Rich's own tables take a second per 1000 rows.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from klcal.table import Table
+from klcal.writers.people import Column, columns, headline, remarks
+from klcal.writers.text import escape, shorten
+
+__all__ = ["layout", "print_table", "write"]
+
+GAP = 2  # between columns
+NAME_WIDTH = 18  # names may shrink to this before a column has to go
+NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
+REASON_WIDTH = 12  # what a wrapped reason gets at least
+REMARKS = ("not calibrated", "status", "reason")
+UNLIMITED = 1 << 20  # wider than any row
+
+
+def write(table: Table, out: TextIO) -> None:
+    """Print the table; width, colours and character set are the terminal's."""
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    if not out.isatty():
+        console.width = UNLIMITED
+    print_table(table, console)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print the table on a console of any width."""
+    width = max(1, console.width)
+    shown, hidden = layout(columns(table), width)
+    for part in (shown, _reasons(table, width)):
+        if part:
+            console.print(_grid(part), no_wrap=True, overflow="crop", crop=True)
+            console.print()
+    console.print(Text(escape(headline(table)), "dim"))
+    if hidden:
+        console.print(Text(f"no room for: {', '.join(hidden)} (--format json has all)", "dim"))
+
+
+def layout(wanted: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
+    """The columns that fit, their cells escaped and shortened, and the titles of those that do not."""
+    kept = [_mapped(column, escape) for column in wanted]
+    by_need = sorted(kept[1:], key=lambda column: -column.spare)
+    while by_need and _room_for_name(kept, width) < min(NAME_WIDTH, _width(kept[0])):
+        kept.remove(by_need.pop(0))
+    if kept:
+        room = _room_for_name(kept, width)
+        kept[0] = _mapped(kept[0], lambda cell: shorten(cell, room, cell_len))
+    titles = {column.title for column in kept}
+    return kept, [column.title for column in wanted if column.title not in titles]
+
+
+def _mapped(column: Column, change: Callable[[str], str]) -> Column:
+    return replace(column, cells=tuple(map(change, column.cells)))
+
+
+def _width(column: Column) -> int:
+    return max(map(cell_len, (column.title, *column.cells)))
+
+
+def _room_for_name(kept: Sequence[Column], width: int) -> int:
+    return max(1, width - sum(_width(column) + GAP for column in kept[1:]))
+
+
+def _reasons(table: Table, width: int) -> list[Column]:
+    """The rows that are not ok, their reasons wrapped into the room that is left; none if all are ok."""
+    others = list(remarks(table))
+    if not others:
+        return []
+    names = [shorten(escape(name), max(1, width // NAME_SHARE), cell_len) for name, _, _ in others]
+    taken = max(map(cell_len, (REMARKS[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
+    room = max(REASON_WIDTH, width - taken)
+    lines = [
+        line
+        for name, (_, status, reason) in zip(names, others, strict=True)
+        for line in _wrapped(name, status, escape(reason), room)
+    ]
+    return [Column(title, cells, False, 0) for title, cells in zip(REMARKS, zip(*lines, strict=True), strict=True)]
+
+
+def _wrapped(name: str, status: str, reason: str, room: int) -> Iterator[tuple[str, str, str]]:
+    first, *more = textwrap.wrap(reason, room) or [reason]
+    yield name, status, first
+    yield from (("", "", line) for line in more)
+
+
+def _grid(shown: Sequence[Column]) -> Text:
+    """Header, rule and rows, padded into columns."""
+    widths = [_width(column) for column in shown]
+    rows = zip(*(column.cells for column in shown), strict=True)
+    header = _line([column.title for column in shown], shown, widths)
+    rule = "─" * (sum(widths) + GAP * (len(widths) - 1))
+    body = "\n".join(_line(cells, shown, widths) for cells in rows)
+    return Text.assemble((header, "bold"), "\n", (rule, "dim"), "\n", body)
+
+
+def _line(cells: Sequence[str], shown: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = [
+        " " * (width - cell_len(cell)) + cell if column.number else cell + " " * (width - cell_len(cell))
+        for cell, column, width in zip(cells, shown, widths, strict=True)
+    ]
+    return (" " * GAP).join(padded).rstrip()
