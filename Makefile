@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all that a newcomer needs: Python 3.11 or later, make and a package index.
+
+PYTHON ?= python3
+DEMO = .demo/bin
+SOURCES = $(shell find klcal -name '*.py')
+VENV = .venv/bin
+# The version is pinned because an open-ended torch brings gigabytes of CUDA; any torch from 2.10 on works.
+TORCH = torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt golden bench clean
+
+help:  ## show what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
+	$(DEMO)/klcal calibrate sample_tensors --format table
+
+test: .venv/ready  ## install what the suite needs into .venv and run all of it
+	$(VENV)/python -m pytest
+
+check: .venv/ready  ## lint, formatting and types
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
+
+fmt: .venv/ready  ## format the code
+	$(VENV)/ruff format
+	$(VENV)/ruff check --fix
+
+golden: .venv/ready  ## rewrite the golden files; review the diff
+	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/test_writers.py
+
+bench: .venv/ready  ## measure: prints a table of ratios
+	$(VENV)/pip install --quiet --group bench
+	$(VENV)/python -m benchmarks
+
+clean:  ## remove what was installed
+	rm -rf .demo .venv build *.egg-info
+
+.demo/ready: pyproject.toml $(SOURCES)
+	$(PYTHON) -m venv .demo
+	$(DEMO)/pip install --quiet --upgrade .
+	touch $@
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/pip install --quiet $(TORCH)
+	$(VENV)/pip install --quiet --editable . --group dev
+	touch $@

@@ -1,0 +1,108 @@
+"""``klcal calibrate``: a scale and zero point for every tensor in files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from klcal.cli import options
+from klcal.errors import ExitCode, UsageError
+from klcal.table import Table
+
+if TYPE_CHECKING:
+    from klcal.cli.verdict import Condition
+
+__all__ = ["EXAMPLES", "calibrate"]
+
+EXAMPLES = """\
+\b
+Examples:
+  A look at a checkpoint:
+    klcal calibrate model.safetensors
+  Scales for a build script:
+    klcal calibrate activations/ --dtype int8 --output scales.json
+  A CI job that fails where quantization loses too much:
+    klcal calibrate model.pt --include '*.weight' --fail-on 'sqnr_db < 30'
+  From stdin to another program:
+    klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
+
+\b
+Exit codes:
+  0  done
+  1  a tensor met --fail-on
+  2  wrong usage, nothing was read
+  3  nothing usable in the input
+  4  some tensors or files failed, the rest was written
+  5  a bug in klcal (KLCAL_DEBUG=1 shows where)
+  130 interrupted, 143 terminated, 141 the reader of stdout went away
+"""
+
+
+def calibrate(
+    paths: options.Paths,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    nonfinite: options.NonfiniteOption = "fail",
+    device: options.DeviceOption = "auto",
+    jobs: options.JobsOption = None,
+    method: options.MethodOption = "kl",
+    dtype: options.DtypeOption = "uint8",
+    scheme: options.SchemeOption = "auto",
+    per: options.PerOption = "tensor",
+    bins: options.BinsOption = None,
+    range_: options.RangeOption = None,
+    format_: options.FormatOption = "auto",
+    output: options.OutputOption = None,
+    fail_on: options.FailOnOption = None,
+) -> None:
+    """Choose a scale and a zero point for every tensor in PATHS.
+
+    The range that is kept minimises a KL divergence between the values
+    and their quantized copy. The answer goes to stdout or to --output,
+    errors and progress go to stderr.
+    """
+    from klcal import methods
+    from klcal.cli.output import choose_format, destination
+    from klcal.cli.progress import progress
+    from klcal.cli.verdict import parse_condition
+    from klcal.counting import usable_device
+    from klcal.scheme import Scheme, parse_range
+    from klcal.writers import WRITERS
+
+    if per != "tensor":
+        raise UsageError(f"--per '{per}' is not available", "only --per tensor is, for now")
+    conditions = [parse_condition(text) for text in fail_on or ()]
+    chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme)
+    bounds = None if range_ is None else parse_range(range_)
+    writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
+
+    from klcal.pipeline import Request, calibrate_files  # after what can be wrong with the command line
+
+    request = Request(chosen, grid, bounds, nonfinite, usable_device(device))
+    with destination(output, paths) as deliver:
+        with progress() as shown:
+            table = calibrate_files(
+                paths,
+                request,
+                include=include or (),
+                exclude=exclude or (),
+                jobs=jobs or options.usable_cores(),
+                progress=shown,
+            )
+        deliver(lambda out: writer(table, out))
+    raise typer.Exit(_judge(table, conditions))
+
+
+def _judge(table: Table, conditions: Sequence[Condition]) -> ExitCode:
+    """Say on stderr what the answer does not, and how it is to be taken."""
+    from klcal.cli.messages import capped, line, of_table, say
+    from klcal.cli.verdict import exit_code, findings
+
+    found = list(findings(table, conditions))
+    code = exit_code(table, found)
+    say(of_table(table, code))
+    say(capped([line(each.source, each.name, text=str(each)) for each in found]))
+    return code

@@ -1,0 +1,117 @@
+"""The command line as a whole, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from klcal.cli.calibrate import EXAMPLES, calibrate
+from klcal.cli.messages import line, say
+from klcal.cli.output import ReaderGone, silence_stdout, to_stdout
+from klcal.cli.panels import PanelCommand
+from klcal.errors import ExitCode, InputError, KlcalError, OutputError, UsageError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="klcal",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # nothing in a help text or a message is markup
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(cls=PanelCommand, epilog=EXAMPLES)(calibrate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"klcal {version('klcal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def klcal(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Scales and zero points for post-training quantization, straight from tensor files."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line to its exit code. Nothing escapes but a signal."""
+    _never_fail_to_encode()
+    try:
+        code = get_command(app)(list(arguments), prog_name="klcal", standalone_mode=False)
+        if sys.stdout is not None:
+            to_stdout()  # help and version, too, are written to the last byte
+    except SystemExit as stop:  # typer's, when the reader of its help went away, and after a completion
+        if isinstance(stop.__context__, BrokenPipeError):
+            silence_stdout()
+            return ExitCode.READER_GONE
+        return stop.code if isinstance(stop.code, int) else ExitCode.DONE
+    except Exception as error:
+        return _explain(error)
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _explain(error: Exception) -> int:
+    """Tell the user, in one line, and say how to exit."""
+    if os.environ.get("KLCAL_DEBUG") == "1":
+        say(traceback.format_exception(error))
+    code, text = _verdict(error)
+    if text:
+        say([line(kind="error", text=text)])
+    return code
+
+
+def _verdict(error: Exception) -> tuple[ExitCode, str]:
+    match error:
+        case ReaderGone():
+            return ExitCode.READER_GONE, ""
+        case typer.TyperException():
+            return ExitCode.USAGE, f"{_sentence(error.format_message())}; see {_command(error)} --help"
+        case UsageError():
+            return ExitCode.USAGE, str(error)
+        case InputError():
+            return ExitCode.NOTHING_USABLE, str(error)
+        case OutputError() | KlcalError():
+            return ExitCode.PARTIAL, str(error)
+        case OSError(errno=errno.ENOSPC):  # typer writes its help itself
+            silence_stdout()
+            return ExitCode.PARTIAL, "cannot write to stdout: no space left on device"
+    return ExitCode.BUG, f"this is a bug in klcal: {_origin(error)}; please report it with the output of KLCAL_DEBUG=1"
+
+
+def _sentence(message: str) -> str:
+    """A message of typer's in the form of ours."""
+    message = message.replace("Value error, ", "").rstrip().rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _command(error: typer.TyperException) -> str:
+    return getattr(getattr(error, "ctx", None), "command_path", "klcal")
+
+
+def _origin(error: Exception) -> str:
+    """Which exception and where, but not its text: a library's advice is not ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if f"{os.sep}klcal{os.sep}" in frame.filename] or frames
+    place = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}{place}"
+
+
+def _never_fail_to_encode() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

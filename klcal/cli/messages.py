@@ -1,0 +1,64 @@
+"""What goes to stderr: one line per message, short, and with nothing in it that acts."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from klcal.errors import ExitCode
+from klcal.table import FAILURES, Row, Table
+from klcal.writers.text import escape, shorten
+
+__all__ = ["capped", "line", "of_table", "say"]
+
+LINE_LENGTH = 300  # what a log shows without wrapping for ever
+PLACE_LENGTH = 90  # of a file's or a tensor's name, so that room for the reason is left
+LINES = 20  # of one kind; the JSON has them all
+
+
+def line(*places: str, kind: str = "", text: str) -> str:
+    """One message: ``klcal: [kind:] [place:]… text``.
+
+    >>> line("model.pt", "fc", kind="error", text="cut short; download it again")
+    'klcal: error: model.pt: fc: cut short; download it again'
+    """
+    parts = ["klcal", kind, *(shorten(escape(place), PLACE_LENGTH) for place in places)]
+    front = "".join(f"{part}: " for part in parts if part)
+    return front + shorten(escape(text), LINE_LENGTH - len(front))
+
+
+def capped(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    rest = len(lines) - LINES
+    return [*islice(lines, LINES), *([f"klcal: … and {rest} more"] if rest > 0 else [])]
+
+
+def of_table(table: Table, code: ExitCode) -> list[str]:
+    """What a table's reader has to be told: its warnings, its failures, and why there is no answer."""
+    failed = [line(row.source, row.name, kind="error", text=row.reason or row.status) for row in _failures(table)]
+    failed += [line(error.source, kind="error", text=error.reason) for error in table.errors]
+    if code == ExitCode.NOTHING_USABLE and not failed:
+        failed = [line(kind="error", text=f"no tensor was calibrated: {_counts(table)}")]
+    warnings = [line(kind="warning", text=warning) for warning in table.warnings]
+    return capped(warnings) + capped(failed)
+
+
+def _failures(table: Table) -> Iterable[Row]:
+    return (row for row in table.rows if row.status in FAILURES)
+
+
+def _counts(table: Table) -> str:
+    counts = Counter(row.status for row in table.rows)
+    found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    return found or "there is none in the input; name files with float tensors, or check --include and --exclude"
+
+
+def say(lines: Iterable[str]) -> None:
+    """Write lines to stderr. Where there is no stderr, nobody is listening."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.writelines(f"{text}\n" for text in lines)
+            sys.stderr.flush()

@@ -1,0 +1,155 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import typer
+
+from klcal.scheme import INTEGERS
+from klcal.table import NUMERIC_FIELDS
+
+INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
+
+Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md"]
+Nonfinite = Literal["fail", "ignore"]
+
+
+def usable_cores() -> int:
+    """How many cores this process may use, which in a container is fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATHS",
+        show_default=False,
+        help=".pt, .safetensors, .npy and .npz files, the index of a sharded checkpoint, directories of them, "
+        "- for stdin.",
+    ),
+]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include", metavar="GLOB", rich_help_panel=INPUT, help="Only tensors whose name matches; may be repeated."
+    ),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", metavar="GLOB", rich_help_panel=INPUT, help="No tensors whose name matches; may be repeated."
+    ),
+]
+NonfiniteOption = Annotated[
+    Nonfinite,
+    typer.Option(
+        "--nonfinite",
+        rich_help_panel=INPUT,
+        help="A tensor with NaN or infinity is not calibrated (fail), or its finite values are (ignore).",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        rich_help_panel=INPUT,
+        help="Where values are counted: auto, cpu, cuda or cuda:N. The result is the same.",
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        metavar="N",
+        show_default="the cores this process may use",
+        rich_help_panel=INPUT,
+        help="How many workers read and count. The result is the same.",
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        rich_help_panel=METHOD,
+        help="How the range is chosen: kl, kl-classic, mse, percentile, minmax; with parameters after a colon: "
+        "kl:weight=1, percentile:99.99.",
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype", metavar="DTYPE", rich_help_panel=METHOD, help=f"What to quantize to: {', '.join(INTEGERS)}."
+    ),
+]
+SchemeOption = Annotated[
+    str,
+    typer.Option(
+        "--scheme",
+        metavar="SCHEME",
+        rich_help_panel=METHOD,
+        help="symmetric (fixed zero point), affine (searched zero point), or auto: affine for unsigned types, "
+        "symmetric for signed ones.",
+    ),
+]
+PerOption = Annotated[
+    str,
+    typer.Option(
+        "--per", metavar="UNIT", rich_help_panel=METHOD, help="What gets a scale of its own; for now only tensor."
+    ),
+]
+BinsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--bins",
+        min=1,
+        metavar="N",
+        show_default="the method's, 2048",
+        rich_help_panel=METHOD,
+        help="Histogram bins over the range that is kept: short for --method METHOD:bins=N.",
+    ),
+]
+RangeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        metavar="LO,HI",
+        rich_help_panel=METHOD,
+        help="Bounds of the range, LO ≤ 0 ≤ HI, such as --range=-1,2.5; values beyond are clipped and counted.",
+    ),
+]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        rich_help_panel=OUTPUT,
+        help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere.",
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        show_default="stdout",
+        rich_help_panel=OUTPUT,
+        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt; - for stdout.",
+    ),
+]
+FailOnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="'FIELD OP NUMBER'",
+        rich_help_panel=CI,
+        help="Exit with 1 if a tensor meets this, such as 'sqnr_db < 20' or 'clipped > 0.01'; may be repeated. "
+        f"OP is <, <=, > or >=; FIELD is {', '.join(NUMERIC_FIELDS)}.",
+    ),
+]

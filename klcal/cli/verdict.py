@@ -1,0 +1,100 @@
+"""Whether the answer is good enough: ``--fail-on`` conditions and the exit code."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from klcal.errors import ExitCode, UsageError
+from klcal.table import FAILURES, NUMERIC_FIELDS, Row, Table
+from klcal.writers.records import record
+
+__all__ = ["Condition", "Finding", "exit_code", "findings", "parse_condition"]
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison that no row should meet."""
+
+    field: str
+    op: str
+    number: float
+
+    def met_by(self, row: Row) -> float | None:
+        """The row's value, as the JSON has it, if it meets the condition; null meets none."""
+        value = record(row)[self.field]
+        if isinstance(value, int | float) and OPERATORS[self.op](value, self.number):
+            return value
+        return None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row that met a condition."""
+
+    source: str
+    name: str
+    value: float
+    condition: Condition
+
+    def __str__(self) -> str:
+        return f"{self.condition.field} {self.value!r} {self.condition.op} {self.condition.number:g}"
+
+
+def parse_condition(text: str) -> Condition:
+    """The condition of ``FIELD OP NUMBER``.
+
+    Raises:
+        UsageError: the text is no condition, or there is no such field.
+
+    >>> parse_condition("sqnr_db<20")
+    Condition(field='sqnr_db', op='<', number=20.0)
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([^\s<>=]+)\s*", text)
+    if match is None:
+        raise UsageError(f"--fail-on '{text}' is not a condition", f"{FORM}; OP is one of {' '.join(OPERATORS)}")
+    field, op, number = match.groups()
+    if field not in NUMERIC_FIELDS:
+        near = difflib.get_close_matches(field, NUMERIC_FIELDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"--fail-on '{text}': no field '{field}'", f"{hint}use one of {', '.join(NUMERIC_FIELDS)}")
+    return Condition(field, op, _number(text, number))
+
+
+def _number(text: str, number: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--fail-on '{text}': '{number}' is not a number", FORM)
+    return value
+
+
+def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]:
+    """Every row that meets a condition, in the order of the table."""
+    for row in table.rows:
+        for condition in conditions:
+            if (value := condition.met_by(row)) is not None:
+                yield Finding(row.source, row.name, value, condition)
+
+
+def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
+    """What the process ends in: all zeros is an answer too, and a lost tensor outweighs a finding."""
+    if not any(row.status in ("ok", "zero") for row in table.rows):
+        return ExitCode.NOTHING_USABLE
+    if table.errors or any(row.status in FAILURES for row in table.rows):
+        return ExitCode.PARTIAL
+    return ExitCode.FINDINGS if found else ExitCode.DONE

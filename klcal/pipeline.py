@@ -1,0 +1,245 @@
+"""Files to a table: the only module that sees both ends.
+
+A tensor is cut into tasks of bounded size, each task is counted on its own, and the sketches are added. So
+memory is bounded by a chunk, and which worker did what cannot change the answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import groupby
+from math import prod
+from typing import NamedTuple, Protocol
+
+from klcal.calibration import Nonfinite, calibrate_sketch, nonfinite_counts
+from klcal.errors import InputError
+from klcal.methods import Method
+from klcal.readers import Description, Part, Source, find
+from klcal.readers.description import PART_BYTES
+from klcal.scheme import Scheme
+from klcal.sketch import Sketch, sketch_chunks
+from klcal.table import Config, FileError, Row, Table
+
+__all__ = ["Progress", "Request", "calibrate_files"]
+
+PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
+BYTE_SECONDS = 0.6e-9  # to read and count a byte
+TENSOR_SECONDS = 3e-3  # to search a tensor
+TASKS_AT_ONCE = 4  # small tensors that travel to a worker together; more would make the last worker late
+BATCHED = 64  # tasks per worker from which they travel so
+NEAREST = 3  # names shown where a glob matches none
+COMPARED = 10_000  # names that such a glob is compared with: a second of work
+NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
+
+
+class Progress(Protocol):
+    """Is told how far the work is."""
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """So many tensors, of so many bytes together, are about to be read."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many further bytes were read."""
+
+    def finish(self, name: str) -> None:
+        """The tensor of this name is done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How every tensor is calibrated."""
+
+    method: Method
+    scheme: Scheme
+    bounds: tuple[float, float] | None = None
+    nonfinite: Nonfinite = "fail"
+    device: str = "cpu"
+
+    def row(self, found: Sketch) -> Row:
+        """The answer for one sketch."""
+        return calibrate_sketch(found, self.method, self.scheme, self.bounds, self.nonfinite)
+
+
+class _Tensor(NamedTuple):
+    source: str
+    description: Description
+
+
+class _Task(NamedTuple):
+    """Some parts of a tensor, or all of them."""
+
+    tensor: int
+    dtype: str
+    parts: tuple[Part, ...]
+    whole: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+_Outcome = Sketch | Row | InputError
+
+
+def calibrate_files(
+    paths: Sequence[str],
+    request: Request,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
+    """The table of all tensors in some files.
+
+    Args:
+        paths: files, directories, patterns, or "-" for standard input.
+        request: how they are calibrated.
+        include: globs, one of which a tensor's name has to match; none for all tensors.
+        exclude: globs, none of which it may match.
+        jobs: how many processes read and count. The result does not depend on it.
+        progress: is told how far the work is.
+
+    Returns:
+        A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
+    """
+    found = find(paths)
+    errors = list(found.errors)
+    described = list(_described(found.sources, errors))
+    tensors = [each for each in described if _is_selected(each.description, include, exclude)]
+    rows = list(_rows(tensors, request, jobs, progress))
+    warnings = [*found.warnings, *_unmatched(described, include), *_left_out(rows)]
+    return Table.of(Config(str(request.method), request.scheme.dtype, request.scheme.name), rows, errors, warnings)
+
+
+def _described(sources: Iterable[Source], errors: list[FileError]) -> Iterator[_Tensor]:
+    for source in sources:
+        try:
+            yield from (_Tensor(source.name, description) for description in source.describe())
+        except InputError as error:
+            errors.append(FileError(source.name, str(error)))
+        except MemoryError:
+            errors.append(FileError(source.name, str(NO_MEMORY)))
+
+
+def _names(description: Description) -> tuple[str, ...]:
+    return description.name, *description.aliases
+
+
+def _is_selected(description: Description, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether one of a tensor's names is wanted: tied weights have several."""
+    kept = [name for name in _names(description) if not any(fnmatchcase(name, glob) for glob in exclude)]
+    return any(fnmatchcase(name, glob) for name in kept for glob in include or ("*",))
+
+
+def _unmatched(described: Sequence[_Tensor], include: Sequence[str]) -> Iterator[str]:
+    """A warning for each glob that no tensor matches, with the names that come nearest."""
+    names = {name for each in described for name in _names(each.description)} if include else set()
+    for glob in include:
+        if names and not any(fnmatchcase(name, glob) for name in names):
+            near = difflib.get_close_matches(glob, sorted(names)[:COMPARED], NEAREST, cutoff=0.0)
+            yield f"--include {glob!r} matches no tensor; the nearest names are {', '.join(map(repr, near))}"
+
+
+def _left_out(rows: Iterable[Row]) -> Iterator[str]:
+    """A warning for each tensor of which only a part was calibrated."""
+    for row in rows:
+        if row.status == "ok" and (left_out := nonfinite_counts(row)):
+            yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
+
+
+def _rows(tensors: Sequence[_Tensor], request: Request, jobs: int, progress: Progress | None) -> Iterator[Row]:
+    yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
+    counted = [each for each in tensors if each.description.status == "ok"]
+    tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description)]
+    with _outcomes(tasks, request, jobs) as outcomes:
+        if progress is not None:  # after the workers were forked: a bar has a thread
+            progress.start(len(counted), sum(task.nbytes for task in tasks))
+        for number, group in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].tensor):
+            yield _row(counted[number], _merged(group, progress), request)
+            if progress is not None:
+                progress.finish(counted[number].description.name)
+
+
+def _tasks(tensor: int, description: Description) -> Iterator[_Task]:
+    """One task for a tensor of ordinary size, one per part for a large one."""
+    whole = _Task(tensor, description.dtype, description.parts, True)
+    if whole.nbytes <= PART_BYTES:
+        yield whole
+    else:
+        yield from (whole._replace(parts=(part,), whole=False) for part in description.parts)
+
+
+@contextmanager
+def _outcomes(tasks: Sequence[_Task], request: Request, jobs: int) -> Iterator[Iterator[_Outcome]]:
+    """What came of each task, in their order."""
+    work: Callable[[_Task], _Outcome] = partial(_run, request)
+    seconds = sum(TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes for task in tasks)
+    jobs = min(jobs, len(tasks))
+    if jobs > 1 and seconds > PARALLEL_SECONDS and request.device == "cpu":
+        from klcal.workers import workers
+
+        with workers(work, tasks, jobs, at_once=TASKS_AT_ONCE if len(tasks) > BATCHED * jobs else 1) as outcomes:
+            yield outcomes
+    else:
+        yield map(work, tasks)
+
+
+def _run(request: Request, task: _Task) -> _Outcome:
+    """Counts the parts of a task and, where they are all, calibrates. What a file can do is an outcome."""
+    try:
+        found = Sketch()
+        for part in task.parts:
+            found += sketch_chunks(part.chunks(), task.dtype, request.device).repeat(part.repeats)
+        return request.row(found) if task.whole else found
+    except InputError as error:
+        return error
+    except MemoryError:
+        return NO_MEMORY
+
+
+def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) -> _Outcome:
+    """The outcome of a tensor from those of its tasks: the first error, or the sum of the sketches."""
+    merged: _Outcome = Sketch()
+    for task, outcome in group:
+        if progress is not None:
+            progress.advance(task.nbytes)
+        if isinstance(merged, Sketch):
+            merged = merged + outcome if isinstance(outcome, Sketch) else outcome
+    return merged
+
+
+def _row(tensor: _Tensor, outcome: _Outcome, request: Request) -> Row:
+    if isinstance(outcome, InputError):
+        return replace(_uncounted(tensor), status="failed", reason=str(outcome))
+    found = request.row(outcome) if isinstance(outcome, Sketch) else outcome
+    description = tensor.description
+    return replace(
+        found,
+        name=description.name,
+        source=tensor.source,
+        dtype=description.dtype,
+        shape=description.shape,
+        aliases=description.aliases,
+    )
+
+
+def _uncounted(tensor: _Tensor) -> Row:
+    """The row of a tensor of which nothing is known but its description."""
+    description = tensor.description
+    known = bool(description.dtype)  # else nothing said what it is
+    return Row(
+        name=description.name,
+        source=tensor.source,
+        dtype=description.dtype or None,
+        shape=description.shape if known else None,
+        status=description.status,
+        reason=description.reason,
+        numel=prod(description.shape) if known else None,
+        aliases=description.aliases,
+    )
