@@ -1,7 +1,8 @@
 """The search of `kl-classic`: D(P‖Q) alone, which is not unimodal in the threshold.
 
-So it is exhaustive, inside an exact bound: merging sub-bins never increases a divergence, so a candidate that clips
-a share c of the values has D ≥ −ln(1 − c), and none with c > 1 − exp(−D of the best) can win.
+So it is exhaustive, inside an exact bound: Q lacks the share c of the values that are clipped, and by the log-sum
+inequality (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7) D ≥ −ln(1 − c). No candidate with
+c > 1 − exp(−D of the best) can win.
 """
 
 from __future__ import annotations
@@ -34,45 +35,46 @@ Integers = npt.NDArray[np.int64]
 
 MAX_OCTAVES = 12  # deepest scale tried below the full range; the bound stops far earlier
 BATCH = 16  # scales between two looks at the bound
-SCALE_STEP = 8  # fine steps between the scales of the coarse affine grid: 2 %
-SHIFTS = 50  # zero points of the coarse affine grid per range: 2 %
+COARSE_STEP = 16  # fine steps between two scales of the coarse affine grid: 4 %
+ZOOM_STEP = 2  # between those around the best of them: 0.5 %
+SHIFTS = 25  # zero points of the coarse affine grid per range: 4 %
 ZOOMS = 3  # best coarse affine candidates that are looked at finely
 
 
 class _Judged(NamedTuple):
-    """Candidates, their classic divergences in nats, and the share of the values that each clips."""
+    """Candidates and their classic divergences in nats."""
 
     scale: Floats
     below: Integers
     loss: Floats
-    clipped: Floats
 
 
-def classic_divergences(law: Law, scales: Floats, below: Integers, levels: int, sub: int) -> tuple[Floats, Floats]:
+def classic_divergences(law: Law, scales: Floats, below: Integers, levels: int, sub: int) -> Floats:
     """D(P‖Q) of the literature (Migacz, GTC 2017, S7310), in nats, on sub-bins that follow the candidate.
 
-    P has the clipped mass folded into the outermost sub-bins, Q has not, and is normalised without it. Where
-    that leaves p > 0 = q, D is +inf: the support condition. Also returns the share that is clipped.
+    P has the clipped mass folded into the outermost sub-bins, Q has not; each level of Q is spread evenly over the
+    occupied sub-bins of its cell. Where that leaves p > 0 = q, D is +inf: the support condition. Q keeps the total
+    1 − c, as in ncnn and Caffe2: normalised, D would lose −ln(1 − c), and fall to 0 once all but one sub-bin is
+    clipped.
     """
     counts = sub_bins(law, scales, below, levels, sub)
     inside = counts[:, 1:-1].reshape(scales.size, levels, sub)
-    cells = inside.sum(axis=2)
     occupied = np.maximum(np.count_nonzero(inside, axis=2), 1)
-    kept = np.maximum(cells.sum(axis=1), np.finfo(float).tiny)
-    even = cells / occupied / kept[:, None]
+    even = inside.sum(axis=2) / occupied
     q = np.where(inside > 0, even[:, :, None], 0.0).reshape(scales.size, -1)
-    p = counts[:, 1:-1] / law.size
-    p[:, 0] += counts[:, 0] / law.size
-    p[:, -1] += counts[:, -1] / law.size
+    p = counts[:, 1:-1]
+    p[:, 0] += counts[:, 0]
+    p[:, -1] += counts[:, -1]
     with np.errstate(divide="ignore"):
         terms = p * np.where(p > 0, np.log(np.where(p > 0, p, 1.0)) - np.log(q), 0.0)
-    return np.maximum(terms.sum(axis=1), 0.0), (counts[:, 0] + counts[:, -1]) / law.size
+    nats: Floats = np.maximum(terms.sum(axis=1) / law.size, 0.0)
+    return nats
 
 
 def least_classic(law: Law, scheme: Scheme, span: Span, sub: int, also: list[Choice]) -> Choice:
-    """The candidate of least classic divergence, among a grid of 0.25 % and those of ``also``.
+    """The candidate of least classic divergence, among a grid and those of ``also``.
 
-    Symmetric: every scale of the grid. Affine: both ends at 2 %, then fine around the best of them.
+    Symmetric: every scale of the grid, as D is jagged. Affine: both ends at 4 %, then finely around the best of them.
     """
     full = full_choice(scheme, span)
     if sub == 1:
@@ -84,16 +86,16 @@ def least_classic(law: Law, scheme: Scheme, span: Span, sub: int, also: list[Cho
         judged += _exhaust(law, scheme, span, sub, best, step=1, shift=1)
     else:
         shift = max(1, scheme.levels // SHIFTS)
-        judged += _exhaust(law, scheme, span, sub, best, step=SCALE_STEP, shift=shift)
-        scale, below, loss, _ = _joined(judged)
+        judged += _exhaust(law, scheme, span, sub, best, step=COARSE_STEP, shift=shift)
+        scale, below, loss = _joined(judged)
         seeds = np.argsort(loss, kind="stable")[:ZOOMS]
         judged += [_zoom(law, scheme, span, sub, scale[seed], below[seed], shift) for seed in seeds]
-    scale, below, loss, _ = _joined(judged)
+    scale, below, loss = _joined(judged)
     return least(scale, below, loss)
 
 
 def _judge(law: Law, scheme: Scheme, sub: int, scale: Floats, below: Integers) -> _Judged:
-    return _Judged(scale, below, *classic_divergences(law, scale, below, scheme.levels, sub))
+    return _Judged(scale, below, classic_divergences(law, scale, below, scheme.levels, sub))
 
 
 def _joined(judged: list[_Judged]) -> _Judged:
@@ -109,18 +111,26 @@ def _exhaust(
         scales = grid_scales(full, np.arange(start, start + step * BATCH, step))
         allowed = valid(scheme, scales, span)
         rows, options = np.nonzero(allowed & (allowed.cumsum(axis=1) % shift == 1 % shift))
-        judged = _judge(law, scheme, sub, scales[rows], belows(scheme)[options])
-        yield judged
-        best = min(best, float(judged.loss.min()))
-        if judged.clipped.min() > -math.expm1(-best):
+        scale, below = scales[rows], belows(scheme)[options]
+        hopeful = _clipped(law, scale, below, scheme.levels) <= -math.expm1(-best)
+        if not hopeful.any():
             return
+        yield (judged := _judge(law, scheme, sub, scale[hopeful], below[hopeful]))
+        best = min(best, float(judged.loss.min()))
+
+
+def _clipped(law: Law, scales: Floats, below: Integers, levels: int) -> Floats:
+    """The share of the values that each candidate clips."""
+    positive, negative = law.sides
+    kept = positive.mass_within((levels - below - 0.5) * scales) + negative.mass_within((below + 0.5) * scales)
+    return 1 - kept / law.size
 
 
 def _zoom(law: Law, scheme: Scheme, span: Span, sub: int, scale: float, below: int, shift: int) -> _Judged:
-    """Every fine scale and zero point around a coarse affine candidate."""
-    steps = np.arange(-SCALE_STEP, SCALE_STEP + 1)
-    scales = grid_scales(scale, steps)
+    """Fine scales and every other zero point around a coarse affine candidate."""
+    scales = grid_scales(scale, np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP))
     scales = scales[scales <= full_choice(scheme, span).scale]
-    near = np.abs(belows(scheme) - below) <= shift
+    distance = np.abs(belows(scheme) - below)
+    near = (distance <= shift) & ((distance % 2 == 0) | (distance == 1))
     rows, options = np.nonzero(valid(scheme, scales, span) & near)
     return _judge(law, scheme, sub, scales[rows], belows(scheme)[options])

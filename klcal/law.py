@@ -95,23 +95,24 @@ class Side:
             nothing = np.zeros(1)
             return Side(0, shift, nothing, (nothing,) * 3, (nothing,) * 2, 0.0, 0.0)
         base = int(keys[0]) - 1
-        counts = np.zeros(int(keys[-1]) - base + 1)
-        counts[keys - base] = pieces.counts
-        edge = (np.arange(base, base + counts.size + 1) << shift).view(np.float64)
+        occupied = keys - base
+        width = pieces.outer - pieces.inner
+        edge = (np.arange(base, int(keys[-1]) + 2) << shift).view(np.float64)
         edge[1] = inner[0]  # which may lie within its bucket
-        steps = np.diff(edge)
-        widths = np.zeros(counts.size)
-        widths[keys - base] = pieces.outer - pieces.inner
-        points = np.where(widths > 0, 0.0, counts)
-        density = np.divide(counts, widths, out=np.zeros_like(counts), where=widths > 0)
-        beyond = np.append(counts[::-1].cumsum()[::-1], 0.0)
-        excess = (beyond[1:] * steps + counts * widths / 2)[::-1].cumsum()[::-1]
+        counts, density, points = np.zeros((3, edge.size))
+        counts[occupied] = pieces.counts
+        density[occupied] = np.divide(pieces.counts, width, out=np.zeros(width.size), where=width > 0)
+        points[occupied] = np.where(width > 0, 0, pieces.counts)
+        beyond = _sums_from_outside(counts)
+        spread = beyond[1:] * np.diff(edge)
+        spread[occupied] += pieces.counts * width / 2
+        within = beyond[0] - beyond[:-1]
         return Side(
             base,
             shift,
             edge[:-1],
-            (excess, points - beyond[:-1], density / 2),
-            (counts.cumsum() - counts + points, density),
+            (_sums_from_outside(spread), points[:-1] - beyond[:-1], density[:-1] / 2),
+            (within + points[:-1], density[:-1]),
             float(inner[0]) if inner[:1].view(np.int64)[0] & ((1 << shift) - 1) else 0.0,
             float(pieces.outer[-1]),
         )
@@ -135,6 +136,11 @@ class Side:
         bucket, distance = self._find(points)
         constant, linear = (table.take(bucket) for table in self.mass)
         return constant + distance * linear
+
+
+def _sums_from_outside(values: Floats) -> Floats:
+    """For each bucket the sum over it and all beyond it."""
+    return values[::-1].cumsum()[::-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ prefix sums (``klcal.law``), with candidates as an array axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,9 +38,12 @@ Integers = npt.NDArray[np.int64]
 
 STEPS_PER_OCTAVE = 280  # scales of the fine grid: steps of 0.25 %
 COARSE_STEP = 35  # fine steps between two coarse scales: 8 per octave
+FEW_LEVELS = 16  # up to so many levels, MSE is jagged, and cheap enough to be looked at more often
+FEW_LEVELS_STEP = 7  # fine steps between two coarse scales then: 40 per octave
 MAX_OCTAVES = 24  # deepest scale tried below the full range: beyond, even 10⁹ values clip too much
 NEAR = 1.25  # coarse candidates within this ratio of the least MSE are looked at finely
 MAX_LATTICE = 1024  # scales max/j tried; at 16 bits they are denser than the fine grid
+MAX_DIVERGENCES = 256  # D computed beyond the first batch: 20 ms; more candidates are thinned out
 EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
 NO_ERROR = 1e-12  # of the energy: an MSE at or below this is rounding noise of the prefix sums
 
@@ -136,7 +138,7 @@ def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:
     steps, errors = _coarse(law, scheme, span, slack)
     ceiling = NEAR * slack * errors.min()
     near = steps[errors <= max(ceiling, NO_ERROR * law.energy / law.size)]
-    fine = np.unique(near[:, None] + np.arange(-COARSE_STEP, COARSE_STEP + 1))
+    fine = np.unique(near[:, None] + np.arange(-_coarse_step(scheme), _coarse_step(scheme) + 1))
     fine = fine[fine >= 0]
     scales = np.concatenate([grid_scales(full, fine), _lattice(scheme, full, fine)])
     scales = np.unique(scales)[::-1]
@@ -158,7 +160,7 @@ def _coarse(law: Law, scheme: Scheme, span: Span, slack: float) -> tuple[Integer
     scale falls. Where it alone exceeds the best MSE by the slack, no smaller scale can win.
     """
     full = full_choice(scheme, span).scale
-    octave = np.arange(0, STEPS_PER_OCTAVE, COARSE_STEP)
+    octave = np.arange(0, STEPS_PER_OCTAVE, _coarse_step(scheme))
     steps, errors = np.empty(0, np.int64), np.empty(0)
     for start in range(0, MAX_OCTAVES * STEPS_PER_OCTAVE, STEPS_PER_OCTAVE):
         scales = grid_scales(full, start + octave)
@@ -169,11 +171,15 @@ def _coarse(law: Law, scheme: Scheme, span: Span, slack: float) -> tuple[Integer
     return steps, errors
 
 
-def _lattice(scheme: Scheme, full: float, fine: Integers) -> Floats:
-    """Scales range/j for whole j, between the least and the greatest fine scale."""
+def _coarse_step(scheme: Scheme) -> int:
+    return FEW_LEVELS_STEP if scheme.levels <= FEW_LEVELS else COARSE_STEP
+
+
+def _lattice(scheme: Scheme, full: float, steps: Integers) -> Floats:
+    """Scales range/j for whole j, between the least and the greatest of some scales."""
     count = scheme.levels // 2 if scheme.symmetric else scheme.levels - 1
-    greatest = math.floor(count * 2 ** (int(fine.max()) / STEPS_PER_OCTAVE))
-    least = math.ceil(count * 2 ** (int(fine.min()) / STEPS_PER_OCTAVE))
+    greatest = math.floor(count * 2 ** (int(steps.max()) / STEPS_PER_OCTAVE))
+    least = math.ceil(count * 2 ** (int(steps.min()) / STEPS_PER_OCTAVE))
     divisors = np.arange(least, greatest + 1)
     return full * count / divisors if divisors.size <= MAX_LATTICE else np.empty(0)
 
@@ -188,7 +194,9 @@ def least_loss(law: Law, levels: int, sub: int, candidates: Candidates, weight: 
     """The candidate of least D(P‖Q) + weight · MSE / (2 · MSE*), in nats.
 
     D is never negative, so candidates are taken in the order of their MSE until that alone exceeds the best
-    loss: exact, and most D are never computed. Where MSE* is 0, the MSE optimum is the answer.
+    loss: exact, and most D are never computed. Where MSE is so flat that more than ``MAX_DIVERGENCES`` could win, as
+    many of them are taken at even distances; what is lost is less than D at the MSE optimum, which is the first
+    that is computed. Where MSE* is 0, the MSE optimum is the answer.
     """
     scale, below, mse = candidates.scale, candidates.below, candidates.mse
     nothing = NO_ERROR * law.energy / law.size
@@ -197,17 +205,20 @@ def least_loss(law: Law, levels: int, sub: int, candidates: Candidates, weight: 
     order = np.argsort(mse, kind="stable")
     price = weight * mse / (2 * mse.min())
     loss = np.full(price.size, np.inf)
-    for batch in _batches(order, levels * sub):
-        if price[batch[0]] > loss.min():
-            break
+    rows = max(1, EDGES_AT_ONCE // 4 // (levels * sub))
+    while order.size and price[order[0]] <= loss.min():
+        batch = order[:rows]
         loss[batch] = divergences(law, scale[batch], below[batch], levels, sub) + price[batch]
+        order = _thinned(order[rows:], price, float(loss.min()))
     return least(scale, below, loss)
 
 
-def _batches(order: Integers, edges: int) -> Iterator[Integers]:
-    rows = max(1, EDGES_AT_ONCE // 4 // edges)
-    for start in range(0, order.size, rows):
-        yield order[start : start + rows]
+def _thinned(order: Integers, price: Floats, best: float) -> Integers:
+    """The candidates that can still win, some of them where there are too many; their order stays."""
+    hopeful = order[: np.searchsorted(price[order], best, side="right")]
+    if hopeful.size <= MAX_DIVERGENCES:
+        return hopeful
+    return hopeful[np.linspace(0, hopeful.size - 1, MAX_DIVERGENCES).astype(np.int64)]
 
 
 def sub_bins(law: Law, scales: Floats, below: Integers, levels: int, sub: int) -> Floats:
@@ -215,10 +226,11 @@ def sub_bins(law: Law, scales: Floats, below: Integers, levels: int, sub: int) -
     positive, negative = law.sides
     edges = (np.arange(levels * sub + 1) / sub - 0.5 - below[:, None]) * scales[:, None]
     inside = np.zeros((scales.size, levels * sub + 3))
+    first, last = int((below.min() + 0.5) * sub), int((below.max() + 0.5) * sub) + 1  # edges around zero
     if positive.extreme:
-        inside[:, 1:-1] += positive.mass_within(np.maximum(edges, 0.0))
+        inside[:, first + 1 : -1] += positive.mass_within(np.maximum(edges[:, first:], 0.0))
     if negative.extreme:
-        inside[:, 1:-1] -= negative.mass_within(np.maximum(-edges, 0.0))
+        inside[:, 1 : last + 1] -= negative.mass_within(np.maximum(-edges[:, :last], 0.0))
     inside[:, 0] = -law.negative.counts.sum()
     inside[:, -1] = law.positive.counts.sum()
     return np.maximum(np.diff(inside), 0.0)
