@@ -1,1 +1,67 @@
-"""Scales and zero points for post-training quantization, by KL divergence."""
+"""Scales and zero points for post-training quantization, by KL divergence, straight from tensors.
+
+    sketch(values) → Sketch         what calibration needs to know of a tensor: exact, and sketches add
+    calibrate(values) → Row         a scale and a zero point, and what they cost
+    read(path) → {name: tensor}     the tensors of a file, for both
+    quantize, dequantize            the reference rounding
+
+Names are resolved when they are first used, so that importing klcal costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from klcal.calibration import calibrate, kl_divergence_calibration
+    from klcal.errors import InputError, KlcalError, OutputError, UsageError
+    from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile
+    from klcal.qparams import Qparams, dequantize, quantize
+    from klcal.readers import Description, read
+    from klcal.sketching import Sketch, sketch
+    from klcal.table import Row
+
+__all__ = [
+    "KL",
+    "MSE",
+    "Description",
+    "InputError",
+    "KLClassic",
+    "KlcalError",
+    "MinMax",
+    "OutputError",
+    "Percentile",
+    "Qparams",
+    "Row",
+    "Sketch",
+    "UsageError",
+    "calibrate",
+    "dequantize",
+    "kl_divergence_calibration",
+    "quantize",
+    "read",
+    "sketch",
+]
+
+_HOMES = {
+    "calibration": ("calibrate", "kl_divergence_calibration"),
+    "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
+    "methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
+    "qparams": ("Qparams", "dequantize", "quantize"),
+    "readers": ("Description", "read"),
+    "sketching": ("Sketch", "sketch"),
+    "table": ("Row",),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from klcal.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.qparams import Qparams, qparams
 from klcal.scheme import Scheme, check_range
 from klcal.search import Span, divergences
-from klcal.sketch import Sketch, sketch
-from klcal.table import Row
+from klcal.sketching import Sketch, Stored, sketch
+from klcal.table import Row, Status
 
 if TYPE_CHECKING:
-    from klcal.sketch import Values
+    from klcal.sketching import Values
 
 __all__ = ["Nonfinite", "calibrate", "calibrate_sketch", "kl_divergence_calibration", "nonfinite_counts"]
 
@@ -38,7 +38,7 @@ def calibrate(
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 
     Args:
-        values: any shape, any floating dtype, NumPy or torch; or a ``Sketch``.
+        values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
         dtype: int4, uint4, int8, uint8, int16 or uint16.
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
         scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for signed ones.
@@ -50,18 +50,22 @@ def calibrate(
 
     Raises:
         UsageError: an argument is not understood.
+        InputError: a tensor in a file is damaged.
 
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
     >>> row.status, round(row.scale, 4), row.zero_point
     ('ok', 0.0156, 64)
     """
-    found = values if isinstance(values, Sketch) else sketch(values)
     chosen = methods.parse(method) if isinstance(method, str) else method
     if bounds is not None:
         check_range(*bounds)
     if nonfinite not in ("fail", "ignore"):
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
-    return calibrate_sketch(found, chosen, Scheme.parse(dtype, scheme), bounds, nonfinite)
+    grid = Scheme.parse(dtype, scheme)
+    if isinstance(values, Stored) and values.status != "ok":
+        return Row(status=cast(Status, values.status), reason=values.reason)
+    found = values if isinstance(values, Sketch) else sketch(values)
+    return calibrate_sketch(found, chosen, grid, bounds, nonfinite)
 
 
 def calibrate_sketch(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.counting import MANTISSA_BITS, SIGN_KEY
-from klcal.sketch import Sketch
+from klcal.sketching import Sketch
 
 __all__ = ["Law", "Pieces", "Side"]
 

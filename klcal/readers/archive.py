@@ -31,6 +31,7 @@ INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 LOCAL_MAGIC = b"PK\x03\x04"
 ENCRYPTED = 0x2041  # flag bits 0, 6 and 13: traditional, strong, masked headers
+PATCH = 0x0020  # flag bit 5: the data are a difference to another file's
 UTF8_NAME = 0x0800  # flag bit 11
 DIRECTORY = 0x10  # external attribute, as MS-DOS had it: torch delivers no data for such a member
 DAMAGED = "download or save it again"
@@ -59,6 +60,11 @@ class Member:
             raise InputError(f"the compressed data end after {size:,} of {self.size:,} bytes", DAMAGED)
         if self.crc not in (0, crc):
             raise _crc_error(self.name)
+
+    def check(self) -> None:
+        """Raises InputError where the content is not what its CRC-32 says."""
+        for _ in self.blocks():
+            pass
 
     def read(self, limit: int) -> bytes:
         """The whole content, refused where it is longer than ``limit`` bytes."""
@@ -212,6 +218,8 @@ def _member(file: RegularFile, info: zipfile.ZipInfo) -> Member:
     shown = _shown(name)
     if info.flag_bits & ENCRYPTED:
         raise InputError(f"the member {shown} is encrypted", "decrypt the archive first")
+    if info.flag_bits & PATCH:
+        raise InputError(f"the member {shown} is a patch for other data", DAMAGED)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         what = f"the member {shown} is compressed with zip method {info.compress_type}"
         raise InputError(what, "only stored and deflated members can be read")

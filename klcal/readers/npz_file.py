@@ -44,6 +44,8 @@ def _describe_one(name: str, member: Member) -> Description:
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
         parts = member_parts(member, header.offset, header.length, header.storage)
+        if not parts and header.status != "unsupported":  # nothing will be read that could tell a damaged header
+            member.check()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))
     return Description(name, header.dtype, header.shape, parts, header.status, header.reason)

@@ -158,14 +158,14 @@ def _persistent(machine: Machine, _: Any) -> None:
     storage_type, key, _location, numel = fields[:4]
     if type(storage_type) is not Global or storage_type.name not in STORAGE_DTYPES:
         raise malformed("a storage")
-    if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
+    if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63 or key in machine.views:
         raise malformed("a storage")
     if machine.legacy and storage_type.name == UNTYPED:
         what = "it holds a dtype that files from before torch 1.6 do not know"
         raise InputError(what, "save it without _use_new_zipfile_serialization=False")
     storage = Storage(key, STORAGE_DTYPES[storage_type.name], numel, 0, numel)
     known = machine.storages.setdefault(key, storage)
-    if (known.dtype, known.numel) != (storage.dtype, storage.numel) and known.numel:
+    if known.numel != numel or (known.dtype != storage.dtype and numel):  # one of no values can have two types
         raise InputError(f"the storage {shown(key)} has two types or sizes", DAMAGED)
     view = fields[4] if machine.legacy else None
     machine.stack.append(storage if view is None else _view(machine, storage, view))

@@ -120,7 +120,7 @@ def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
 
 
 def _check_version(folder: str, members: dict[str, Member]) -> None:
-    member = members.get(f"{folder}/version") or members.get(f"{folder}/.data/version")
+    member = members.get(f"{folder}/.data/version") or members.get(f"{folder}/version")
     text = member.read(SMALL_MEMBER_BYTES).strip() if member else b""
     if not text.isdigit() or int(text) not in FORMAT_VERSIONS:
         found = shown(text.decode("latin-1")) or "none"
@@ -230,8 +230,8 @@ def _place(checkpoint: _Checkpoint, tensor: Tensor, storage: Storage) -> tuple[M
         raise InputError("it has other dimensions than strides", DAMAGED)
     if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0:
         raise InputError("its offset, size or strides are negative", DAMAGED)
-    if prod(tensor.shape) > MAX_NUMEL:
-        raise InputError("it claims more values than an int64 can count", DAMAGED)
+    if max((tensor.offset, *tensor.strides, prod(filter(None, tensor.shape)))) > MAX_NUMEL:  # torch multiplies so
+        raise InputError("its offset, size or strides are larger than an int64 can hold", DAMAGED)
     item, storage_item = ITEM_BYTES[tensor.dtype], ITEM_BYTES[storage.dtype]
     if prod(tensor.shape):
         _, dims = ordered_dims(tensor.shape, tensor.strides)

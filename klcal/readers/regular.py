@@ -59,14 +59,15 @@ class RegularFile:
         """
         self.require(offset, length)
         with self._opened() as descriptor:
-            data = bytearray()
-            while len(data) < length:  # one pread gives 2 GiB at most
-                piece = os.pread(descriptor, length - len(data), offset + len(data))
-                if not piece:
+            pieces: list[bytes] = []  # mostly one, which is not copied: one pread gives 2 GiB at most
+            position, end = offset, offset + length
+            while position < end:
+                pieces.append(os.pread(descriptor, end - position, position))
+                if not pieces[-1]:
                     raise InputError("the file was cut while it was read", CHANGED)
-                data += piece
+                position += len(pieces[-1])
             self._check_unchanged(descriptor)
-        return bytes(data)
+        return b"".join(pieces)
 
     def blocks(self, offset: int, length: int, block_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """The bytes ``[offset, offset + length)`` in pieces of ``block_bytes``, the last one shorter.

@@ -37,7 +37,7 @@ def spooled(descriptor: int) -> str:
                     view = view[os.write(copy.fileno(), view) :]
             return _path_of(os.dup(copy.fileno()))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT):  # the last: no usable directory
             what = "there is no room for a copy of standard input"
             raise InputError(what, "set TMPDIR to a directory with more, or give the file's name") from None
         if error.errno == errno.EBADF:

@@ -42,10 +42,11 @@ class _Names:
         self.left = MAX_NAME_CHARACTERS
 
     def join(self, path: str, key: Any) -> str:
-        text = f"({', '.join(map(str, key))})" if type(key) is tuple else str(key)
-        self.left -= len(path) + len(text) + 1
-        if self.left < 0:
+        words = [str(word) for word in (key if type(key) is tuple else (key,))]
+        self.left -= len(path) + sum(map(len, words)) + 1
+        if self.left < 0:  # known before they are put together: a few words can make gigabytes
             raise InputError(f"its names have more than {MAX_NAME_CHARACTERS:,} characters", "use shorter ones")
+        text = f"({', '.join(words)})" if type(key) is tuple else words[0]
         return f"{path}.{text}" if path else text
 
     def distinct(self, name: str) -> str:

@@ -7,22 +7,56 @@ the same to the bit for any batch split, file order, number of workers, and on a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.counting import BLOCK, FLOAT_DTYPES, MANTISSA_BITS, Counts, as_tensor, count, count_on_device, merge_buckets
-from klcal.errors import UsageError
+from klcal.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-    Values: TypeAlias = npt.ArrayLike | torch.Tensor
+__all__ = ["Sketch", "Stored", "sketch", "sketch_parts"]
 
-__all__ = ["Sketch", "sketch", "sketch_chunks"]
+
+class Stretch(Protocol):
+    """Some of a tensor's values, wherever they lie."""
+
+    @property
+    def repeats(self) -> int:
+        """How often each of them stands in the tensor."""
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """The values as flat arrays in storage form: see ``klcal.counting.FLOAT_DTYPES``."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A tensor in a file, as ``klcal.read`` describes it."""
+
+    @property
+    def dtype(self) -> str:
+        """One of ``klcal.counting.FLOAT_DTYPES``, where it can be calibrated."""
+
+    @property
+    def status(self) -> str:
+        """Either "ok", or why it cannot be calibrated: a status of the table."""
+
+    @property
+    def reason(self) -> str | None:
+        """The same in words."""
+
+    @property
+    def parts(self) -> Sequence[Stretch]:
+        """Its data."""
+
+
+if TYPE_CHECKING:
+    Values: TypeAlias = npt.ArrayLike | torch.Tensor | Stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,33 +162,46 @@ class Sketch(Counts):
         return Sketch(**vars(counts))
 
 
-def sketch_chunks(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str = "cpu") -> Sketch:
-    """The sketch of flat arrays in storage form (see ``klcal.counting.FLOAT_DTYPES``), one pass."""
+def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
+    """The sketch of a tensor in a file, or of some parts of it, in one pass.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return sum((_counted(part.chunks(), dtype, device).repeat(part.repeats) for part in parts), Sketch())
+
+
+def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Sketch:
     if device == "cpu":
         return Sketch.of(count(chunks, dtype))
     return Sketch.of(count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device))
 
 
 def sketch(values: Values, *, device: str | None = None) -> Sketch:
-    """The sketch of an array, a list or a torch tensor, of any shape and any floating dtype.
+    """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
     Args:
         values: what to sketch. bfloat16 and float8 arrays of ml_dtypes are understood.
-        device: where a torch tensor is counted; by default where it is. The result does not depend on it.
+        device: where a tensor is counted; by default where it is. The result does not depend on it.
 
     Raises:
-        UsageError: the values are not floating point; a device is named for something else than a tensor.
+        UsageError: the values are not floating point; a device is named for an array.
+        InputError: a tensor in a file cannot be calibrated, or is damaged.
 
     >>> sketch(np.ones((2, 3), np.float16)).numel
     6
     """
+    if isinstance(values, Stored):
+        if values.status != "ok":
+            raise InputError(f"the tensor has no sketch: {values.reason}")
+        return sketch_parts(values.parts, values.dtype, device or "cpu")
     torch = sys.modules.get("torch")  # who hands in a tensor has imported it
     if torch is not None and isinstance(values, torch.Tensor):
         return _sketch_tensor(values, device)
     if device not in (None, "cpu"):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
     array: npt.NDArray[Any] = np.asarray(values)
-    return sketch_chunks(_array_chunks(array, _float_dtype(array.dtype.name)), array.dtype.name)
+    return Sketch.of(count(_array_chunks(array, _float_dtype(array.dtype.name)), array.dtype.name))
 
 
 def _sketch_tensor(tensor: torch.Tensor, device: str | None) -> Sketch:
@@ -168,7 +215,7 @@ def _sketch_tensor(tensor: torch.Tensor, device: str | None) -> Sketch:
     plain = tensor.detach().cpu()
     native = dtype in ("float64", "float32", "float16")
     array = (plain if native else plain.view(unsigned[plain.element_size()])).numpy()
-    return sketch_chunks(_array_chunks(array, dtype), dtype)
+    return Sketch.of(count(_array_chunks(array, dtype), dtype))
 
 
 def _float_dtype(name: str) -> str:
