@@ -5,15 +5,22 @@ Signals are taken care of before anything is imported: an interrupt often lands 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 __all__ = ["Interrupted", "main"]
 
 
+Handler = signal.Handlers | Callable[[int, FrameType | None], None]
+
+
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception, so that nothing mistakes it for a failed tensor."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that nothing mistakes it for a failed tensor."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,26 +28,34 @@ class Interrupted(BaseException):
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _handle(_ignore)  # `timeout` and impatience send a second one, which must not stop the cleaning up
     raise Interrupted(number)
 
 
-def _handle(handler: signal.Handlers | None = None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, also when the signal has arrived already."""
+
+
+def _handle(handler: Handler) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as in `nohup` and background jobs
-            signal.signal(number, handler or _interrupt)
+            signal.signal(number, handler)
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
-        _handle()
+        _handle(_interrupt)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")  # what a library says to programmers is no message of ours
         from klcal.cli.main import run
 
         code = run(sys.argv[1:])
     except Interrupted as stop:
         code = stop.exit_code
-        if sys.stderr is not None:
-            sys.stderr.write("klcal: interrupted\n")
+        with suppress(OSError):  # nobody reads it: not even then is the code another one
+            if sys.stderr is not None:
+                os.write(sys.stderr.fileno(), b"klcal: interrupted\n")
     _handle(signal.SIG_DFL)  # nothing is left to clean up
     sys.exit(code)
 

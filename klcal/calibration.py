@@ -74,8 +74,8 @@ def calibrate_sketch(
     """``calibrate`` with everything parsed."""
     row = Row(
         status="ok",
-        min=found.minimum if found.finite else None,
-        max=found.maximum if found.finite else None,
+        min=found.min,
+        max=found.max,
         numel=found.numel,
         zeros=found.zeros,
         nan=found.nan,

@@ -79,7 +79,7 @@ class Counts:
     nan: int = 0
     neg_inf: int = 0
     pos_inf: int = 0
-    minimum: float = np.inf  # over the finite values, zeros included
+    minimum: float = np.inf  # of the finite values that are not zero
     maximum: float = -np.inf  # (inf, -inf) where there are none
     exact: bool = True  # every value is the edge of its bucket nearest to zero: nothing was rounded
 
@@ -126,8 +126,10 @@ def _count_float32(blocks: Iterable[Array]) -> Counts:
             neg_inf += int(np.count_nonzero(values == -np.inf))
             pos_inf += int(np.count_nonzero(values == np.inf))
             values, low, high = _extremes(values[np.isfinite(values)])
-        minimum, maximum = min(minimum, low), max(maximum, high)
         bits = values.view(np.uint32)
+        if low == 0 or high == 0:
+            low, high = _nonzero_extremes(bits, low, high)
+        minimum, maximum = min(minimum, low), max(maximum, high)
         exact = exact and not (bits & BELOW_KEY).any()
         np.right_shift(bits, SHIFT, out=keys[: bits.size], casting="unsafe")
         if tally.add(keys[: bits.size], watched=(0, SIGN_KEY)):
@@ -144,7 +146,21 @@ def _extremes(block: Array) -> tuple[Floats, float, float]:
         values = block.astype(np.float32, copy=False)
         if not values.size:
             return values, np.inf, -np.inf
-        return values, float(values.min()) + 0.0, float(values.max()) + 0.0  # + 0.0: no -0.0
+        return values, float(values.min()), float(values.max())
+
+
+def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> tuple[float, float]:
+    """The extremes without the zeros, of values that are all of one sign, or zero.
+
+    One below the pattern of a zero is the greatest unsigned number, so the least of such numbers belongs to the value
+    nearest to zero.
+    """
+    first = 1 if low == 0 else int(NEGATIVE_ZERO) + 1  # the pattern of the value next to zero
+    nearest = int((bits - np.uint32(first)).min()) + first
+    value = float(np.uint32(nearest % (1 << 32)).view(np.float32))
+    if value == 0:
+        return np.inf, -np.inf
+    return (value, high) if low == 0 else (low, value)
 
 
 class _Tally:
@@ -201,7 +217,7 @@ def _weighted(values: Floats, counts: Integers) -> Counts:
     nonzero = finite & (values != 0)
     bits = values[nonzero].view(np.uint32)
     keys, bucket_counts = merge_buckets((bits >> np.uint32(SHIFT)).astype(np.int64), counts[nonzero])
-    _, low, high = _extremes(values[finite])
+    _, low, high = _extremes(values[nonzero])
     return Counts(
         keys,
         bucket_counts,
@@ -295,6 +311,8 @@ def count_on_device(chunks: Iterable[torch.Tensor], device: str) -> Counts:
             pos_inf += int((values == np.inf).sum())
             values = values[torch.isfinite(values)]
             low, high = _device_extremes(values)
+        if not low * high < 0:
+            low, high = _device_extremes(values[values != 0])
         minimum, maximum = min(minimum, low), max(maximum, high)
         bits = values.view(torch.int32)
         exact = exact and not bool((bits & int(BELOW_KEY)).any())
@@ -315,4 +333,4 @@ def _device_extremes(values: torch.Tensor) -> tuple[float, float]:
     if not values.numel():
         return np.inf, -np.inf
     low, high = values.aminmax()
-    return float(low) + 0.0, float(high) + 0.0
+    return float(low), float(high)

@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     NOTHING_USABLE = 3  # no row is ok
     PARTIAL = 4  # some tensors or files failed, the rest was delivered
     BUG = 5
+    HUNG_UP = 129  # 128 + SIGHUP: the terminal was closed
     INTERRUPTED = 130  # 128 + SIGINT
     READER_GONE = 141  # 128 + SIGPIPE
     TERMINATED = 143  # 128 + SIGTERM

@@ -25,6 +25,7 @@ Integers = npt.NDArray[np.int64]
 
 FLOAT64_MANTISSA_BITS = 52
 FLOAT32_MANTISSA_BITS = 23
+LEAST_NORMAL = 2.0**-126  # of float32
 LEAST_EDGE = 2.0**-149  # the least float32: where the bucket that begins at zero is tabulated
 
 
@@ -42,7 +43,7 @@ class Pieces:
 
         The outermost bucket ends at the exact extreme and, where all values have one sign, the innermost begins at
         the other one, so that a constant is a point. Where the sketch is exact, every bucket is the point at its
-        inner edge.
+        inner edge; so are those of subnormal numbers, which are wider than the cells of a table.
         """
         sign = SIGN_KEY >> (MANTISSA_BITS - sketch.mantissa_bits)
         split = int(np.searchsorted(sketch.keys, sign))
@@ -59,7 +60,9 @@ def _pieces(sketch: Sketch, side: slice, sign: int, least: float, extreme: float
     if sketch.exact:
         return Pieces(inner, inner, sketch.counts[side])
     outer = np.minimum(_magnitudes(bits + (1 << shift)), extreme)
-    return Pieces(np.maximum(inner, least), outer, sketch.counts[side])
+    outer[:-1] = np.where(inner < LEAST_NORMAL, inner, outer)[:-1]
+    inner[-1:] = np.where(inner < LEAST_NORMAL, outer, inner)[-1:]
+    return Pieces(np.maximum(inner, least), np.maximum(outer, least), sketch.counts[side])
 
 
 def _magnitudes(bits: Integers) -> Floats:
@@ -83,7 +86,8 @@ class Side:
     excess: tuple[Floats, Floats, Floats]  # coefficients in the distance from the edge
     mass: tuple[Floats, Floats]
     least: float  # the innermost magnitude, where it lies inside its bucket; else 0
-    extreme: float
+    extreme: float  # the outermost; 0 if there are no values
+    size: float  # how many values there are
 
     @staticmethod
     def of(pieces: Pieces, mantissa_bits: int) -> Side:
@@ -93,7 +97,7 @@ class Side:
         keys = inner.view(np.int64) >> shift
         if not keys.size:
             nothing = np.zeros(1)
-            return Side(0, shift, nothing, (nothing,) * 3, (nothing,) * 2, 0.0, 0.0)
+            return Side(0, shift, nothing, (nothing,) * 3, (nothing,) * 2, 0.0, 0.0, 0.0)
         base = int(keys[0]) - 1
         occupied = keys - base
         width = pieces.outer - pieces.inner
@@ -115,6 +119,7 @@ class Side:
             (within + points[:-1], density[:-1]),
             float(inner[0]) if inner[:1].view(np.int64)[0] & ((1 << shift) - 1) else 0.0,
             float(pieces.outer[-1]),
+            float(beyond[0]),
         )
 
     def _find(self, points: Floats) -> tuple[Integers, Floats]:
@@ -132,10 +137,13 @@ class Side:
         return constant + distance * (linear + distance * quadratic)
 
     def mass_within(self, points: Floats) -> Floats:
-        """How many values of this sign have a magnitude of at most e, for each e ≥ 0."""
+        """How many values of this sign have a magnitude of at most e, for each e ≥ 0.
+
+        Where no value lies between two points, their masses are equal to the last bit.
+        """
         bucket, distance = self._find(points)
         constant, linear = (table.take(bucket) for table in self.mass)
-        return constant + distance * linear
+        return np.where(points < self.extreme, constant + distance * linear, self.size)
 
 
 def _sums_from_outside(values: Floats) -> Floats:

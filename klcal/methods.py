@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -30,8 +31,10 @@ __all__ = [
 ]
 
 BINS = 2048  # over the kept range; the literature's number (Migacz, GTC 2017, S7310)
+MAX_BINS = 1 << 16  # more than the values of most tensors could fill
 WEIGHT = 4.0  # of the squared error in `kl`: its MSE stays within 1 + D/2 of the least
 
+PERCENTILE = "write percentile:99.99"
 REFINED = 1.1  # slack up to which the candidates of the MSE search already hold all that can win
 
 
@@ -49,6 +52,11 @@ def sub_bins_per_cell(bins: int, levels: int) -> int:
     [137, 8, 1]
     """
     return max(1, round(bins / levels))
+
+
+def _check_bins(bins: int) -> None:
+    if type(bins) is not int or not 1 <= bins <= MAX_BINS:
+        raise UsageError(f"the number of bins is {bins:g}", f"it is whole, at least 1, at most {MAX_BINS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,11 @@ class KL(_Text):
 
     bins: int = BINS
     weight: float = WEIGHT
+
+    def __post_init__(self) -> None:
+        _check_bins(self.bins)
+        if not 0 < self.weight < math.inf:
+            raise UsageError(f"the weight is {self.weight:g}", "it is positive and finite, 4 by default")
 
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """The exact least loss over the candidates of ``klcal.search.explore``."""
@@ -110,14 +123,14 @@ class MinMax(_Text):
 class Percentile(_Text):
     """Keeps this share of the nonzero values, in percent: of |x| if symmetric, else half the rest at each end.
 
-    Exact zeros do not count, so that a ReLU does not move the threshold. Between values it interpolates.
+    The threshold is the least that keeps so many. Exact zeros do not count, so that a ReLU does not move it.
     """
 
     percent: float
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
-            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", "write percentile:99.99")
+            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", PERCENTILE)
 
     def __str__(self) -> str:
         return f"percentile:{self.percent!r}"
@@ -130,8 +143,8 @@ class Percentile(_Text):
             low, high = -threshold, threshold
         else:
             positive, negative = law.sides
-            high = _quantile((positive,), float(law.positive.counts.sum()) - cut / 2)
-            low = -_quantile((negative,), float(law.negative.counts.sum()) - cut / 2)
+            high = _quantile((positive,), positive.size - cut / 2)
+            low = -_quantile((negative,), negative.size - cut / 2)
         kept = Span(max(low, span.low), min(high, span.high))
         if scheme.symmetric:
             kept = Span(0.0, min(threshold, max(-span.low, span.high)))
@@ -139,12 +152,18 @@ class Percentile(_Text):
 
 
 def _quantile(sides: tuple[Side, ...], rank: float) -> float:
-    """The magnitude within which ``rank`` values of these sides lie; 0 if there is none."""
+    """The least magnitude within which ``rank`` values of these sides lie; 0 if there is none."""
     if rank <= 0:
         return 0.0
     points = np.unique(np.concatenate([np.append(side.edge[1:], side.extreme) for side in sides]))
-    mass = sum(side.mass_within(points) for side in sides)
-    return float(np.interp(rank, mass, points))
+    within = np.sum([side.mass_within(points) for side in sides], axis=0)
+    inside = np.nextafter(points, 0.0)  # without what lies at the points themselves
+    below = np.sum([side.mass_within(inside) for side in sides], axis=0)
+    found = min(int(np.searchsorted(within, rank)), points.size - 1)
+    if found == 0 or below[found] < rank:
+        return float(points[found])
+    masses, ends = (within[found - 1], below[found]), points[found - 1 : found + 1]
+    return float(np.interp(rank, masses, ends))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +175,9 @@ class KLClassic(_Text):
     """
 
     bins: int = BINS
+
+    def __post_init__(self) -> None:
+        _check_bins(self.bins)
 
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """The choices of `kl` and `mse` are candidates too: no method has a lower divergence of this kind."""
@@ -191,8 +213,13 @@ def parse(text: str, bins: int | None = None) -> Method:
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(METHODS)}"
         raise UsageError(f"unknown method {name!r}", hint)
     if name == "percentile":
+        if not rest:
+            raise UsageError("which percentile is not said", PERCENTILE)
         rest = f"percent={rest}" if "=" not in rest else rest
-    given = dict(_parameter(text, item) for item in rest.split(",") if item)
+    items = [_parameter(text, item) for item in rest.split(",") if item]
+    given = dict(items)
+    if len(given) < len(items):
+        raise UsageError(f"a parameter is given twice in {text!r}", "give it once")
     known = {f.name for f in fields(METHODS[name])}
     if bins is not None:
         if "bins" in given:

@@ -7,6 +7,7 @@ memory is bounded by a chunk, and which worker did what cannot change the answer
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
 from math import prod
-from typing import NamedTuple, Protocol
+from operator import add
+from typing import NamedTuple, Protocol, TypeVar
 
 from klcal.calibration import Nonfinite, calibrate_sketch, nonfinite_counts
 from klcal.errors import InputError
@@ -22,10 +24,10 @@ from klcal.methods import Method
 from klcal.readers import Description, Part, Source, find
 from klcal.readers.description import PART_BYTES
 from klcal.scheme import Scheme
-from klcal.sketch import Sketch, sketch_chunks
+from klcal.sketching import Sketch, sketch_parts
 from klcal.table import Config, FileError, Row, Table
 
-__all__ = ["Progress", "Request", "calibrate_files"]
+__all__ = ["BUG", "Progress", "Request", "calibrate_files"]
 
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
@@ -34,7 +36,11 @@ TASKS_AT_ONCE = 4  # small tensors that travel to a worker together; more would 
 BATCHED = 64  # tasks per worker from which they travel so
 NEAREST = 3  # names shown where a glob matches none
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
+BUG = "this is a bug in klcal"  # begins the reason of what no file can be blamed for
 NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
+
+
+Result = TypeVar("Result")
 
 
 class Progress(Protocol):
@@ -113,18 +119,31 @@ def calibrate_files(
     described = list(_described(found.sources, errors))
     tensors = [each for each in described if _is_selected(each.description, include, exclude)]
     rows = list(_rows(tensors, request, jobs, progress))
-    warnings = [*found.warnings, *_unmatched(described, include), *_left_out(rows)]
+    warnings = sorted({*found.warnings, *_unmatched(described, include), *_left_out(rows)})
     return Table.of(Config(str(request.method), request.scheme.dtype, request.scheme.name), rows, errors, warnings)
 
 
 def _described(sources: Iterable[Source], errors: list[FileError]) -> Iterator[_Tensor]:
     for source in sources:
-        try:
-            yield from (_Tensor(source.name, description) for description in source.describe())
-        except InputError as error:
-            errors.append(FileError(source.name, str(error)))
-        except MemoryError:
-            errors.append(FileError(source.name, str(NO_MEMORY)))
+        described = _attempt(source.describe)
+        if isinstance(described, InputError):
+            errors.append(FileError(source.name, str(described)))
+        else:
+            yield from (_Tensor(source.name, description) for description in described)
+
+
+def _attempt(work: Callable[[], Result]) -> Result | InputError:
+    """What work gives, or why it gives nothing: not even a bug of ours costs the other tensors."""
+    try:
+        return work()
+    except InputError as error:
+        return error
+    except MemoryError:
+        return NO_MEMORY
+    except Exception as error:
+        if os.environ.get("KLCAL_DEBUG") == "1":
+            raise
+        return InputError(f"{BUG}: {type(error).__name__}", "please report it with the output of KLCAL_DEBUG=1")
 
 
 def _names(description: Description) -> tuple[str, ...]:
@@ -191,16 +210,13 @@ def _outcomes(tasks: Sequence[_Task], request: Request, jobs: int) -> Iterator[I
 
 
 def _run(request: Request, task: _Task) -> _Outcome:
-    """Counts the parts of a task and, where they are all, calibrates. What a file can do is an outcome."""
-    try:
-        found = Sketch()
-        for part in task.parts:
-            found += sketch_chunks(part.chunks(), task.dtype, request.device).repeat(part.repeats)
-        return request.row(found) if task.whole else found
-    except InputError as error:
-        return error
-    except MemoryError:
-        return NO_MEMORY
+    """Counts the parts of a task and, where they are all, calibrates."""
+    return _attempt(partial(_counted, request, task))
+
+
+def _counted(request: Request, task: _Task) -> Sketch | Row:
+    found = sketch_parts(task.parts, task.dtype, request.device)
+    return request.row(found) if task.whole else found
 
 
 def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) -> _Outcome:
@@ -210,14 +226,14 @@ def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) 
         if progress is not None:
             progress.advance(task.nbytes)
         if isinstance(merged, Sketch):
-            merged = merged + outcome if isinstance(outcome, Sketch) else outcome
+            merged = _attempt(partial(add, merged, outcome)) if isinstance(outcome, Sketch) else outcome
     return merged
 
 
 def _row(tensor: _Tensor, outcome: _Outcome, request: Request) -> Row:
-    if isinstance(outcome, InputError):
-        return replace(_uncounted(tensor), status="failed", reason=str(outcome))
-    found = request.row(outcome) if isinstance(outcome, Sketch) else outcome
+    found = _attempt(partial(request.row, outcome)) if isinstance(outcome, Sketch) else outcome
+    if isinstance(found, InputError):
+        return replace(_uncounted(tensor), status="failed", reason=str(found))
     description = tensor.description
     return replace(
         found,

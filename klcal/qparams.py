@@ -56,11 +56,11 @@ class Qparams:
 def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     """The deployed form of a choice: ``below`` levels lie below zero.
 
-    The scale is rounded to float32, downwards where an end of the range would overflow float32. It is 0 where
-    it underflows.
+    The scale is rounded to float32, and made smaller where an end of the range would overflow float32. It is 0
+    where it underflows.
     """
-    rounded = np.float32(scale)
     most = max(below, scheme.levels - 1 - below)
+    rounded = np.float32(min(scale, FLOAT32_MAX / most))
     if most * float(rounded) > FLOAT32_MAX:
         rounded = np.nextafter(rounded, np.float32(0))
     return Qparams(float(rounded), scheme.qmin + below, scheme.qmin, scheme.qmax)
@@ -80,7 +80,8 @@ def quantize(values: Any, by: HasQparams) -> Any:
     if torch is not None and isinstance(values, torch.Tensor):
         steps = (values.to(torch.float32) / torch.tensor(by.scale, dtype=torch.float32)).round()
         return (steps + by.zero_point).clamp(by.qmin, by.qmax).to(torch.int64)
-    steps = np.rint(np.asarray(values, np.float32) / np.float32(by.scale))
+    with np.errstate(over="ignore"):  # what is beyond float32 is beyond qmax as well
+        steps = np.rint(np.asarray(values, np.float32) / np.float32(by.scale))
     return np.clip(steps + by.zero_point, by.qmin, by.qmax).astype(np.int64)
 
 

@@ -45,6 +45,7 @@ NEAR = 1.25  # coarse candidates within this ratio of the least MSE are looked a
 MAX_LATTICE = 1024  # scales max/j tried; at 16 bits they are denser than the fine grid
 MAX_DIVERGENCES = 256  # D computed beyond the first batch: 20 ms; more candidates are thinned out
 EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
+ROUNDING = 1e-12  # relative difference of two losses below which they are the same
 NO_ERROR = 1e-12  # of the energy: an MSE at or below this is rounding noise of the prefix sums
 
 
@@ -185,8 +186,12 @@ def _lattice(scheme: Scheme, full: float, steps: Integers) -> Floats:
 
 
 def least(scale: Floats, below: Integers, loss: Floats) -> Choice:
-    """The candidate of least loss; ties go to the larger scale, then to more levels below zero."""
-    best = np.lexsort((-below, -scale, loss))[0]
+    """The candidate of least loss; ties go to the larger scale, then to more levels below zero.
+
+    Losses that differ by rounding alone are a tie, lest a choice depend on a machine's logarithm.
+    """
+    tied = np.flatnonzero(loss <= loss.min() * (1 + ROUNDING))
+    best = tied[np.lexsort((-below[tied], -scale[tied]))[0]]
     return Choice(float(scale[best]), int(below[best]))
 
 

@@ -80,6 +80,16 @@ class Sketch(Counts):
     mantissa_bits: int = MANTISSA_BITS
 
     @property
+    def min(self) -> float | None:
+        """The least finite value, zeros included; None where there is none."""
+        return min(self.minimum, 0.0 if self.zeros else self.minimum) if self.finite else None
+
+    @property
+    def max(self) -> float | None:
+        """The greatest finite value, zeros included; None where there is none."""
+        return max(self.maximum, 0.0 if self.zeros else self.maximum) if self.finite else None
+
+    @property
     def finite(self) -> int:
         """How many values are finite, zeros included."""
         return self.zeros + int(self.counts.sum())
@@ -227,7 +237,7 @@ def _float_dtype(name: str) -> str:
 def _array_chunks(array: npt.NDArray[Any], dtype: str) -> Iterator[npt.NDArray[Any]]:
     """Flat native pieces in memory order: neither a copy of a strided array nor a byte-swapped one."""
     storage = np.dtype(FLOAT_DTYPES[dtype])
-    if array.dtype.byteorder not in "=|<" or array.dtype.kind == "f":
+    if array.dtype.name == storage.name:
         blocks: Any = np.nditer(
             array,
             flags=["external_loop", "buffered", "zerosize_ok"],

@@ -1,6 +1,7 @@
 """Work on several cores: processes, because counting in NumPy holds the interpreter's lock.
 
-Results come in the order of the work, so nothing depends on which worker was faster.
+Results come in the order of the work, so nothing depends on which worker was faster. There is no thread and no
+queue in this process, so that workers can be killed at any moment without a trace.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import TypeVar, cast
 
 __all__ = ["workers"]
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
-START = "fork" if sys.platform == "linux" else "spawn"  # 10 ms against 200; elsewhere forking is not safe
+if sys.platform == "linux":
+    CONTEXT = multiprocessing.get_context("fork")  # 10 ms against 200
+else:  # where forking is not safe
+    CONTEXT = multiprocessing.get_context("spawn")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AHEAD = 2  # batches that a worker has at once: it need not wait for this process
 
 
 @contextmanager
@@ -30,41 +36,95 @@ def workers(
 ) -> Iterator[Iterator[Outcome]]:
     """The outcomes of all tasks, in their order, worked on by ``jobs`` processes.
 
-    Where a worker is killed, as by a machine that is out of memory, this process does the rest of the work itself.
+    Where workers are killed, as by a machine that is out of memory, or cannot be started, the others do their work,
+    at last this process itself.
 
     Args:
-        function: is called in a worker, so it has to be picklable, as have the tasks and outcomes.
+        function: is called in a worker, so it has to be picklable, as have the tasks and outcomes. If it raises, the
+            worker is lost, and this process meets the exception when it does the rest.
         tasks: what to call it with.
         jobs: how many processes.
         at_once: tasks handed to a worker together; many small ones travel better in company.
     """
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context(START), _prepare)
+    processes = []
+    pipes = []
     try:
-        yield _resumed(executor.map(function, tasks, chunksize=at_once), function, tasks)
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown()
+        with suppress(OSError), _uninterrupted():  # there may be no room for another process
+            for _ in range(jobs):
+                ours, theirs = CONTEXT.Pipe()
+                process = CONTEXT.Process(target=_work, args=(theirs, function, tasks, at_once), daemon=True)
+                process.start()
+                processes.append(process)
+                pipes.append(ours)
+                theirs.close()  # so that the pipe ends with the worker
+        yield _outcomes(pipes, function, tasks, at_once)
+    finally:
+        for process in processes:
+            process.kill()
+        for process, pipe in zip(processes, pipes, strict=True):
+            process.join()
+            pipe.close()
 
 
-def _resumed(
-    outcomes: Iterator[Outcome], function: Callable[[Task], Outcome], tasks: Sequence[Task]
+def _outcomes(
+    pipes: Sequence[Connection], function: Callable[[Task], Outcome], tasks: Sequence[Task], at_once: int
 ) -> Iterator[Outcome]:
-    done = 0
+    """Hands out batches, named by the number of their first task, and gives their outcomes back in order."""
+    batches = range(0, len(tasks), at_once)
+    waiting = deque(batches)
+    working: dict[Connection, deque[int]] = {pipe: deque() for pipe in pipes}
+    done: dict[int, list[Outcome]] = {}
+    for pipe in pipes:
+        _hand_out(waiting, working, pipe)
+    for batch in batches:
+        while batch not in done:
+            for pipe in cast(list[Connection], wait(working)) if working else ():
+                try:
+                    outcomes = pipe.recv()
+                except (EOFError, OSError):  # it was killed
+                    waiting.extendleft(reversed(working.pop(pipe)))
+                else:
+                    done[working[pipe].popleft()] = outcomes
+                    _hand_out(waiting, working, pipe)
+            if not working and batch not in done:
+                waiting.remove(batch)
+                done[batch] = list(map(function, tasks[batch : batch + at_once]))
+        yield from done.pop(batch)
+
+
+def _hand_out(waiting: deque[int], working: dict[Connection, deque[int]], pipe: Connection) -> None:
+    with suppress(OSError):  # it was killed: what it has got is found to be lost when it is waited for
+        while waiting and len(working[pipe]) < AHEAD:
+            pipe.send(waiting[0])
+            working[pipe].append(waiting.popleft())
+    if not working[pipe]:
+        del working[pipe]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals wait: a process that is being forked has this one's handlers, until ``_prepare``."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        for outcome in outcomes:
-            yield outcome
-            done += 1
-    except BrokenProcessPool:
-        yield from map(function, tasks[done:])
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, function: Callable[[Task], Outcome], tasks: Sequence[Task], at_once: int) -> None:
+    """What a worker does, to the end of the pipe."""
+    _prepare()
+    with suppress(Exception):
+        while True:
+            batch = pipe.recv()
+            pipe.send(list(map(function, tasks[batch : batch + at_once])))
 
 
 def _prepare() -> None:
     """Workers leave interrupts to their parent, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 

@@ -37,7 +37,7 @@ Exit codes:
   3  nothing usable in the input
   4  some tensors or files failed, the rest was written
   5  a bug in klcal (KLCAL_DEBUG=1 shows where)
-  130 interrupted, 143 terminated, 141 the reader of stdout went away
+  130 interrupted, 143 terminated, 129 hung up, 141 the reader of stdout went away
 """
 
 

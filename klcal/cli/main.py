@@ -15,8 +15,8 @@ import typer
 from typer.main import get_command
 
 from klcal.cli.calibrate import EXAMPLES, calibrate
-from klcal.cli.messages import line, say
-from klcal.cli.output import ReaderGone, silence_stdout, to_stdout
+from klcal.cli.messages import line, say, silence
+from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import PanelCommand
 from klcal.errors import ExitCode, InputError, KlcalError, OutputError, UsageError
 
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
             to_stdout()  # help and version, too, are written to the last byte
     except SystemExit as stop:  # typer's, when the reader of its help went away, and after a completion
         if isinstance(stop.__context__, BrokenPipeError):
-            silence_stdout()
+            silence(sys.stdout)
             return ExitCode.READER_GONE
         return stop.code if isinstance(stop.code, int) else ExitCode.DONE
     except Exception as error:
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
 def _explain(error: Exception) -> int:
     """Tell the user, in one line, and say how to exit."""
     if os.environ.get("KLCAL_DEBUG") == "1":
-        say(traceback.format_exception(error))
+        say("".join(traceback.format_exception(error)).splitlines())
     code, text = _verdict(error)
     if text:
         say([line(kind="error", text=text)])
@@ -88,7 +88,7 @@ def _verdict(error: Exception) -> tuple[ExitCode, str]:
         case OutputError() | KlcalError():
             return ExitCode.PARTIAL, str(error)
         case OSError(errno=errno.ENOSPC):  # typer writes its help itself
-            silence_stdout()
+            silence(sys.stdout)
             return ExitCode.PARTIAL, "cannot write to stdout: no space left on device"
     return ExitCode.BUG, f"this is a bug in klcal: {_origin(error)}; please report it with the output of KLCAL_DEBUG=1"
 

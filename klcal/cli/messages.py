@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import TextIO
 
 from klcal.errors import ExitCode
 from klcal.table import FAILURES, Row, Table
 from klcal.writers.text import escape, shorten
 
-__all__ = ["capped", "line", "of_table", "say"]
+__all__ = ["capped", "line", "of_table", "say", "silence"]
 
 LINE_LENGTH = 300  # what a log shows without wrapping for ever
 PLACE_LENGTH = 90  # of a file's or a tensor's name, so that room for the reason is left
@@ -58,7 +60,18 @@ def _counts(table: Table) -> str:
 
 def say(lines: Iterable[str]) -> None:
     """Write lines to stderr. Where there is no stderr, nobody is listening."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.writelines(f"{text}\n" for text in lines)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is still buffered go nowhere, or the interpreter fails on it again, with a code of its own."""
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            sys.stderr.writelines(f"{text}\n" for text in lines)
-            sys.stderr.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from klcal.errors import OutputError, UsageError
+from klcal.cli.messages import silence
+from klcal.errors import InputError, OutputError, UsageError
 from klcal.writers import SUFFIXES
 
-__all__ = ["Deliver", "ReaderGone", "Render", "choose_format", "destination", "silence_stdout", "to_stdout"]
+__all__ = ["Deliver", "ReaderGone", "Render", "choose_format", "destination", "to_stdout"]
 
 Render = Callable[[TextIO], None]
 Deliver = Callable[[Render], None]
@@ -44,11 +45,11 @@ def choose_format(requested: str, output: str | None, *, terminal: bool) -> str:
     """
     if requested != "auto":
         return requested
-    if output is None or _is_stdout(output):
-        return "table" if terminal else "plain"
-    suffix = Path(output).suffix.lower()
+    suffix = Path(output or "-").suffix.lower()
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
+    if output is None or _is_stdout(output):
+        return "table" if terminal else "plain"
     if _is_special(output):
         return "plain"
     raise UsageError(
@@ -93,19 +94,11 @@ def to_stdout(render: Render | None = None) -> None:
             render(sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError as error:
-        silence_stdout()
+        silence(sys.stdout)
         raise ReaderGone from error
     except OSError as error:
-        silence_stdout()
+        silence(sys.stdout)
         raise OutputError(f"cannot write to stdout: {_reason(error)}", "the answer is incomplete") from error
-
-
-def silence_stdout() -> None:
-    """Let what is still buffered go nowhere, or the interpreter fails on it again when it exits."""
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 def _is_stdout(output: str) -> bool:
@@ -137,13 +130,12 @@ def _write_through(output: str, render: Render) -> None:
 
 @contextmanager
 def _replacement(output: str, inputs: Sequence[str]) -> Iterator[Deliver]:
-    target = Path(os.path.realpath(output))  # the file a link leads to; the link stays
-    temporary = target.with_name(f".klcal-{os.urandom(8).hex()}.tmp")
     try:
+        target = Path(os.path.realpath(output))  # the file a link leads to; the link stays
         mode = _check(output, target, inputs)
+        temporary = target.with_name(f".klcal-{os.urandom(8).hex()}.tmp")
         stream = _create(temporary, mode)
     except OSError as error:
-        _remove(temporary)
         raise UsageError(
             f"cannot write '{output}': {_reason(error)}", "name a file in a directory that exists and is writable"
         ) from error
@@ -167,9 +159,22 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
         return None
     if not os.access(target, os.W_OK):
         raise UsageError(f"cannot write '{output}': it is write-protected", "name another file")
-    if any(_reads(given, target) for given in inputs):
+    from klcal.readers.formats import SUFFIXES as READ
+
+    if target.suffix.lower() in READ or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
+        raise UsageError(f"--output '{output}' would replace a tensor file", "name another file")
+    if any(_reads(path, target) for given in inputs for path in _paths(given)):
         raise UsageError(f"--output '{output}' is one of the inputs", "name another file")
     return stat.S_IMODE(found.st_mode) & PERMISSIONS
+
+
+def _paths(given: str) -> list[str]:
+    """What an input stands for: it may be a pattern that the shell did not expand."""
+    from klcal.readers.listing import matching_paths
+
+    with contextlib.suppress(InputError):
+        return [given, *matching_paths(given)]
+    return [given]
 
 
 def _reads(given: str, target: Path) -> bool:
@@ -177,7 +182,7 @@ def _reads(given: str, target: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         if target.samefile(given):
             return True
-        answer = target.suffix.lower() in SUFFIXES and not target.name.endswith(INDEX_SUFFIX)
+        answer = target.suffix.lower() in SUFFIXES
         return Path(given).is_dir() and target.is_relative_to(os.path.realpath(given)) and not answer
     return False
 
@@ -190,6 +195,7 @@ def _create(temporary: Path, mode: int | None) -> TextIO:
         return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
     except BaseException:
         os.close(descriptor)
+        _remove(temporary)
         raise
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from klcal.errors import ExitCode, UsageError
+from klcal.pipeline import BUG
 from klcal.table import FAILURES, NUMERIC_FIELDS, Row, Table
 from klcal.writers.records import record
 
@@ -92,9 +93,12 @@ def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]
 
 
 def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
-    """What the process ends in: all zeros is an answer too, and a lost tensor outweighs a finding."""
+    """What the process ends in: all zeros is an answer too, and a lost tensor outweighs a finding, a bug both."""
     if not any(row.status in ("ok", "zero") for row in table.rows):
         return ExitCode.NOTHING_USABLE
+    reasons = [*(row.reason or "" for row in table.rows), *(error.reason for error in table.errors)]
+    if any(reason.startswith(BUG) for reason in reasons):
+        return ExitCode.BUG
     if table.errors or any(row.status in FAILURES for row in table.rows):
         return ExitCode.PARTIAL
     return ExitCode.FINDINGS if found else ExitCode.DONE

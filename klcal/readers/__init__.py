@@ -3,7 +3,33 @@
 A new format is a module with a function ``describe`` and a line in ``formats.py``.
 """
 
+from __future__ import annotations
+
+import os
+
+from klcal.errors import InputError
 from klcal.readers.description import Chunk, Description, Part
 from klcal.readers.find import Found, Source, find
 
-__all__ = ["Chunk", "Description", "Found", "Part", "Source", "find"]
+__all__ = ["Chunk", "Description", "Found", "Part", "Source", "find", "read"]
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Description]:
+    """The tensors of a file, of a sharded checkpoint or of a directory, by name; their data are not read yet.
+
+    ``klcal.sketch`` and ``klcal.calibrate`` take each of them, and read it in chunks. Tensors that cannot be
+    calibrated are there too, with a ``status`` and a ``reason``. Where a directory holds several files, the file's
+    name stands before the tensor's.
+
+    Raises:
+        InputError: the path leads to nothing that can be used.
+    """
+    found = find([os.fspath(path)])
+    for error in found.errors:
+        raise InputError(f"{error.source}: {error.reason}")
+    several = len(found.sources) > 1
+    return {
+        f"{source.name}: {each.name}" if several else each.name: each
+        for source in found.sources
+        for each in source.describe()
+    }

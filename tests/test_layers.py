@@ -1,0 +1,168 @@
+"""Imports go strictly down, as klcal/README.md says; heavy modules are imported where they are said to be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "klcal"
+MARK = "Imports go strictly down:"
+TORCH_MODULES = ("counting", "sketching", "qparams")
+TERMINAL = ("typer", "rich")
+TERMINAL_MODULES = ("cli", "writers.rich_table")
+
+
+class Import(NamedTuple):
+    """That a module imports another one."""
+
+    by: str  # below klcal: "pipeline", "readers.find"
+    what: str  # as it is written: "klcal.table.Row", "torch"
+    at_top: bool  # not in a function
+    for_types: bool  # under `if TYPE_CHECKING`
+
+    @property
+    def outside(self) -> str:
+        return self.what.partition(".")[0]
+
+    def within(self, *places: str) -> bool:
+        return any(self.by == place or self.by.startswith(f"{place}.") for place in places)
+
+
+def imports(text: str, by: str) -> Iterator[Import]:
+    def visit(node: ast.AST, at_top: bool, for_types: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            yield from (Import(by, alias.name, at_top, for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{by}: a relative import"
+            yield from (Import(by, f"{node.module}.{alias.name}", at_top, for_types) for alias in node.names)
+        at_top = at_top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for_types = for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_top, for_types)
+
+    return visit(ast.parse(text), True, False)
+
+
+def all_imports() -> list[Import]:
+    found: list[Import] = []
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found += imports(path.read_text(), ".".join(part for part in parts if part != "__init__") or "__init__")
+    return found
+
+
+# --- levels
+
+
+def levels(text: str) -> dict[str, int]:
+    """The level of each module or package: the higher, the more it may import."""
+    (line,) = [line for line in text.splitlines() if line.startswith(MARK)]
+    sentence = line.removeprefix(MARK).replace("`", "").partition(".")[0]
+    named = [[name.strip() for name in level.split(",")] for level in reversed(sentence.split("→"))]
+    found = {name: number for number, level in enumerate(named) for name in level}
+    assert len(found) == sum(map(len, named)), "a module has one level"
+    return found
+
+
+def upward(found: list[Import], level: dict[str, int]) -> list[str]:
+    """The imports of klcal's own modules that do not go down."""
+    wrong = []
+    for each in found:
+        if each.outside != "klcal" or each.by == "__init__":  # which gives all that is public
+            continue
+        source, target = each.by.partition(".")[0], each.what.split(".")[1]
+        if source != target and not level[source] > level[target]:
+            wrong.append(f"{each.by} imports {each.what}")
+    return wrong
+
+
+SPEC = f"{MARK} `__main__` → `cli` → `readers`, `writers` → `table`. A test reads this line."
+
+
+@pytest.mark.parametrize(
+    ("by", "text", "is_wrong"),
+    [
+        ("cli.main", "from klcal.readers.find import find", False),
+        ("cli.main", "from klcal.cli import options", False),
+        ("readers", "from klcal.readers.find import find", False),
+        ("readers.find", "from klcal.table import Row", False),
+        ("table", "from klcal.readers import find", True),
+        ("readers.find", "from klcal import writers", True),  # sideways
+        ("readers.find", "import klcal.cli.main", True),
+        ("table", "def f():\n    from klcal.cli import main", True),
+        ("table", "if TYPE_CHECKING:\n    from klcal.cli import main", True),
+        ("table", "try:\n    pass\nfinally:\n    import klcal.writers", True),
+        ("table", "import_module('klcal.writers')", False),  # as registries do
+        ("__main__", "from klcal.cli.main import run", False),
+    ],
+)
+def test_the_check_of_levels_finds_what_is_wrong(by, text, is_wrong):
+    assert bool(upward(list(imports(text, by)), levels(SPEC))) == is_wrong
+
+
+def test_imports_go_strictly_down():
+    assert not upward(all_imports(), levels((ROOT / "README.md").read_text()))
+
+
+def test_every_module_has_a_level():
+    modules = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(levels((ROOT / "README.md").read_text())) == modules - {"__init__"}
+
+
+# --- what may be imported where
+
+
+def misplaced(found: list[Import]) -> list[str]:
+    """Imports of modules that are slow, or unsafe, where they do not belong."""
+    wrong = []
+    for each in found:
+        if each.outside == "torch":
+            right = each.within(*TORCH_MODULES) and (each.for_types or not each.at_top)
+        elif each.outside in TERMINAL:
+            right = each.within(*TERMINAL_MODULES)
+        else:
+            right = each.outside not in ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve")
+        if not right:
+            wrong.append(f"{each.by} imports {each.what}")
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("by", "text", "is_wrong"),
+    [
+        ("counting", "def f():\n    import torch", False),
+        ("counting", "if TYPE_CHECKING:\n    import torch", False),
+        ("counting", "import torch", True),
+        ("counting", "try:\n    from torch import nn\nexcept ImportError:\n    pass", True),
+        ("readers.pt_file", "def f():\n    import torch.serialization", True),
+        ("table", "if TYPE_CHECKING:\n    import torch", True),
+        ("cli.main", "import typer", False),
+        ("writers.rich_table", "from rich.text import Text", False),
+        ("writers.people", "def f():\n    from rich.text import Text", True),
+        ("pipeline", "import typer", True),
+        ("readers.pt_file", "import pickletools", False),
+        ("readers.pt_file", "import pickle", True),
+        ("readers.pt_file", "def f():\n    from pickle import loads", True),
+    ],
+)
+def test_the_check_of_places_finds_what_is_misplaced(by, text, is_wrong):
+    assert bool(misplaced(list(imports(text, by)))) == is_wrong
+
+
+def test_torch_and_the_terminal_are_imported_where_they_belong_and_pickle_nowhere():
+    assert not misplaced(all_imports())
+
+
+def loads(text: str) -> list[str]:
+    """Calls that run what a file says."""
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    unsafe = ("torch.load", "np.load", "numpy.load", "eval", "exec", "pickle.loads", "pickle.load", "__import__")
+    return [call for call in calls if call in unsafe]
+
+
+def test_nothing_is_loaded_that_could_run():
+    assert loads("def f(x):\n    return torch.load(x, weights_only=True)") == ["torch.load"]
+    assert loads("np.load(x)") == ["np.load"]
+    assert not {path.name: found for path in ROOT.rglob("*.py") if (found := loads(path.read_text()))}
