@@ -210,11 +210,13 @@ def least_loss(law: Law, levels: int, sub: int, candidates: Candidates, weight: 
     order = np.argsort(mse, kind="stable")
     price = weight * mse / (2 * mse.min())
     loss = np.full(price.size, np.inf)
-    rows = max(1, EDGES_AT_ONCE // 4 // (levels * sub))
+    most = max(1, EDGES_AT_ONCE // 4 // (levels * sub))
+    rows = min(2, most)  # often enough
     while order.size and price[order[0]] <= loss.min():
         batch = order[:rows]
         loss[batch] = divergences(law, scale[batch], below[batch], levels, sub) + price[batch]
         order = _thinned(order[rows:], price, float(loss.min()))
+        rows = min(2 * rows, most)
     return least(scale, below, loss)
 
 

@@ -1,0 +1,99 @@
+"""What the methods choose on real tensors, and that `kl` keeps its promises there. Prints the README's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.side_by_side import report
+from klcal.calibration import calibrate
+from klcal.classic import classic_divergences
+from klcal.law import Law
+from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
+from klcal.readers import find
+from klcal.scheme import Scheme
+from klcal.search import Span, divergences, squared_errors
+from klcal.sketching import sketch
+
+SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
+ENOUGH = 300  # values from which a histogram says something
+METHODS = (MinMax(), Percentile(99.99), KLClassic(), MSE(), KL())
+GAPS = {"int8": 0.05, "int4": 1.5}  # dB that `kl` may lose to `mse`
+SHOWN = (
+    "conv5.weight",
+    "_blocks.11._project_conv.input",
+    "_blocks.4._expand_conv.input",
+    "minilm_l0_ffn_in",
+    "minilm_l3_gelu",
+    "encoder.layer.0.attention.self.query.weight",
+    "conv2.weight",
+    "conv3.weight",
+)
+
+
+def run() -> None:
+    """Assert the bounds for every tensor of the samples, print the larger ones."""
+    sketches = {
+        (source.name, each.name): sketch(each)
+        for source in find([SAMPLES]).sources
+        for each in source.describe()
+        if each.status == "ok"
+    }
+    for dtype in ("int8", "int4"):
+        _print(dtype, sketches)
+    worst = {dtype: _worst_gap(dtype, sketches) for dtype in GAPS}
+    for (source, name), found in sketches.items():
+        for scheme in map(Scheme.parse, ("int8", "uint8", "int4", "uint4")):
+            _check(f"{source}: {name}", Law.of(found), scheme)
+    report(
+        f"kl on {len(sketches)} sample tensors, int8, uint8, int4, uint4",
+        [
+            ("its squared error stays within 1 + 2·D/w of the least", "always"),
+            ("kl-classic is nowhere above kl, mse and minmax", "always"),
+            *(
+                (f"{dtype}: most that kl loses to mse (at most {limit} dB)", f"{worst[dtype]:.3f} dB")
+                for dtype, limit in GAPS.items()
+            ),
+        ],
+    )
+
+
+def _print(dtype: str, sketches) -> None:
+    print(f"\n| {dtype}, SQNR in dB (range kept, %) | " + " | ".join(str(m).partition(":b")[0] for m in METHODS) + " |")
+    print("| :--- |" + " ---: |" * len(METHODS))
+    for (_, name), found in sketches.items():
+        if name in SHOWN and found.numel >= 10_000:
+            full = calibrate(found, dtype=dtype, method="minmax").high
+            rows = [calibrate(found, dtype=dtype, method=method) for method in METHODS]
+            cells = [f"{row.sqnr_db:.2f} ({100 * row.high / full:.0f})" for row in rows]
+            print(f"| `{name}` | " + " | ".join(cells) + " |")
+
+
+def _worst_gap(dtype: str, sketches) -> float:
+    gaps = {}
+    for key, found in sketches.items():
+        if found.numel >= ENOUGH:
+            best, ours = (calibrate(found, dtype=dtype, method=method).sqnr_db for method in ("mse", "kl"))
+            gaps[key] = best - ours
+    assert max(gaps.values()) <= GAPS[dtype], gaps
+    return max(gaps.values())
+
+
+def _check(name: str, law: Law, scheme: Scheme) -> None:
+    if not law.size:
+        return
+    sub, span = sub_bins_per_cell(2048, scheme.levels), Span(law.low, law.high)
+    choices = {type(method): method(law, scheme, span) for method in METHODS}
+    scale, below = (np.array(column) for column in zip(*choices.values(), strict=True))
+    errors = squared_errors(law, scheme, scale)
+    errors = errors[:, 0] if scheme.symmetric else errors[np.arange(below.size), below]
+    by_method = dict(zip(choices, errors, strict=True))
+    optimum = choices[MSE]
+    nats = divergences(law, np.array([optimum.scale]), np.array([optimum.below]), scheme.levels, sub)[0]
+    if by_method[MSE] > 1e-12 * law.energy / law.size:
+        bound = 1 + 2 * nats / KL().weight
+        assert by_method[KL] <= by_method[MSE] * (bound + 1e-3), (name, scheme)
+    classic = dict(zip(choices, classic_divergences(law, scale, below, scheme.levels, sub), strict=True))
+    others = [classic[method] for method in (KL, MSE, MinMax)]
+    assert classic[KLClassic] <= min(others) * (1 + 1e-12), (name, scheme)

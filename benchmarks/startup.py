@@ -1,0 +1,34 @@
+"""How long a command takes that has little to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.side_by_side import PYTHON, in_turns, process, ratio, report, seconds
+
+SMALL = Path(__file__).parent.parent / "sample_tensors" / "silero_vad_convs.safetensors"
+
+
+def run() -> None:
+    """Whole processes, in turns."""
+    times = in_turns(
+        {
+            "import torch": process(PYTHON, "-c", "import torch"),
+            "import typer, rich.console": process(PYTHON, "-c", "import typer, rich.console"),
+            "import numpy, typer, rich, safetensors": process(PYTHON, "-c", "import numpy, typer, rich, safetensors"),
+            "klcal --help": process(PYTHON, "-m", "klcal", "--help"),
+            "klcal calibrate --help": process(PYTHON, "-m", "klcal", "calibrate", "--help"),
+            "klcal calibrate small.safetensors": process(PYTHON, "-m", "klcal", "calibrate", str(SMALL)),
+        },
+        rounds=11,
+    )
+    calibrate = ratio(times, "klcal calibrate small.safetensors", "import torch")
+    help_ = ratio(times, "klcal --help", "import typer, rich.console")
+    report(
+        "Start-up, whole processes",
+        [
+            *((name, seconds(values)) for name, values in times.items()),
+            ("calibrate / import torch (at most 0.25)", f"{calibrate:.2f}"),
+            ("--help / import typer, rich.console (at most 2)", f"{help_:.2f}"),
+        ],
+    )

@@ -1,0 +1,59 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SESSIONS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def replayed(session: str, folder: Path) -> str:
+    """The commands of a session and what they print, run by a shell beside the sample tensors."""
+    script = "klcal() { " + shlex.quote(sys.executable) + ' -m klcal "$@"; }\n'
+    for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
+        script += f"code=$?; printf '%s\\n' {shlex.quote('$ ' + command)}; (exit $code)\n{command}\n"
+    (folder / "sample_tensors").symlink_to(ROOT / "sample_tensors")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return run.stdout
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+def test_a_session_prints_what_the_readme_shows(session, tmp_path):
+    assert replayed(session, tmp_path) == session
+
+
+def test_a_session_that_prints_something_else_is_noticed(tmp_path):
+    assert replayed("$ echo 1\n2\n", tmp_path) == "$ echo 1\n1\n"
+    assert len(SESSIONS) == 3
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_runs(program, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(program, "README.md", "exec"), {})
+    assert "conv1.weight" in capsys.readouterr().out
+
+
+def test_the_makefile_has_the_commands_that_the_readme_names():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert {"demo", "test", "bench"} <= named <= targets
+
+
+def test_links_lead_to_files():
+    for text in (README, (ROOT / "klcal" / "README.md").read_text()):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (ROOT / target).exists(), target
