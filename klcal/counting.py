@@ -117,7 +117,7 @@ def _blocks(chunks: Iterable[Array]) -> Iterator[Array]:
 def _count_float32(blocks: Iterable[Array]) -> Counts:
     tally = _Tally(BUCKETS)
     keys = np.empty(BLOCK, np.intp)
-    positive_zeros = negative_zeros = nan = neg_inf = pos_inf = 0
+    positive_zeros = negative_zeros = only_zeros = nan = neg_inf = pos_inf = 0
     minimum, maximum, exact = np.inf, -np.inf, True
     for block in blocks:
         values, low, high = _extremes(block)
@@ -126,6 +126,9 @@ def _count_float32(blocks: Iterable[Array]) -> Counts:
             neg_inf += int(np.count_nonzero(values == -np.inf))
             pos_inf += int(np.count_nonzero(values == np.inf))
             values, low, high = _extremes(values[np.isfinite(values)])
+        if low == high == 0:  # masks and padding: nothing to look up
+            only_zeros += values.size
+            continue
         bits = values.view(np.uint32)
         if low == 0 or high == 0:
             low, high = _nonzero_extremes(bits, low, high)
@@ -137,7 +140,7 @@ def _count_float32(blocks: Iterable[Array]) -> Counts:
             negative_zeros += int(np.count_nonzero(bits == NEGATIVE_ZERO))
     zeros = np.array([-positive_zeros, -negative_zeros])
     found, counts = merge_buckets(*tally.buckets(), [0, SIGN_KEY], zeros)
-    return Counts(found, counts, -int(zeros.sum()), nan, neg_inf, pos_inf, minimum, maximum, exact)
+    return Counts(found, counts, only_zeros - int(zeros.sum()), nan, neg_inf, pos_inf, minimum, maximum, exact)
 
 
 def _extremes(block: Array) -> tuple[Floats, float, float]:
