@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from files import check_words, zipped
+from files import check_words
 
 from klcal.errors import InputError
 from klcal.readers.description import Description
@@ -35,62 +35,6 @@ def loaded(data: bytes):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the many it has
         return error
-
-
-# --- pickles by hand
-
-
-def text(value: str) -> bytes:
-    encoded = value.encode("utf-8", "surrogatepass")
-    return b"X" + len(encoded).to_bytes(4, "little") + encoded
-
-
-def name(full: str) -> bytes:
-    """GLOBAL: ``os.system``."""
-    module, _, last = full.rpartition(".")
-    return f"c{module}\n{last}\n".encode()
-
-
-def number(value: int) -> bytes:
-    encoded = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(encoded)]) + encoded
-
-
-def tuple_of(*items: bytes) -> bytes:
-    return b"(" + b"".join(items) + b"t"
-
-
-def dict_of(**items: bytes) -> bytes:
-    return b"}(" + b"".join(text(key) + item for key, item in items.items()) + b"u"
-
-
-def storage(numel: int, key: str = "0", kind: str = "torch.FloatStorage", view: bytes = b"") -> bytes:
-    return tuple_of(text("storage"), name(kind), text(key), text("cpu"), number(numel), view) + b"Q"
-
-
-def tensor(held: bytes, offset: int = 0, shape=(4,), strides=(1,), tail: bytes = b"\x89" + b"N") -> bytes:
-    """A call of _rebuild_tensor_v2; without a gradient or hooks."""
-    sizes = [tuple_of(*map(number, numbers)) for numbers in (shape, strides)]
-    return name("torch._utils._rebuild_tensor_v2") + tuple_of(held, number(offset), *sizes, tail) + b"R"
-
-
-def pickled(value: bytes) -> bytes:
-    return b"\x80\x02" + value + b"."
-
-
-def checkpoint(value: bytes, *data: bytes, **more: bytes) -> bytes:
-    """A zip as torch.save writes it, of a pickled value and its storages."""
-    members = {"a/data.pkl": pickled(value), "a/byteorder": b"little"}
-    members |= {f"a/data/{key}": content for key, content in enumerate(data)}
-    return zipped({**members, "a/version": b"3\n", **{f"a/{key}": content for key, content in more.items()}})
-
-
-def legacy_checkpoint(value: bytes, **data: bytes) -> bytes:
-    """A file as torch wrote it before 1.6, of a pickled value and its float32 storages."""
-    head = [number(0x1950A86A20F9469CFC6C), b"M" + (1001).to_bytes(2, "little"), b"}", value]
-    keys = b"](" + b"".join(map(text, data)) + b"e"
-    body = b"".join((len(content) // 4).to_bytes(8, "little") + content for content in data.values())
-    return b"".join(map(pickled, [*head, keys])) + body
 
 
 # --- what is in them

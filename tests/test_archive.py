@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from archives import END, altered, places
 from files import check_words, damaged, file_of, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,31 +17,10 @@ from klcal.readers import archive
 from klcal.readers.archive import CrcCheck, MemberSpan, member_parts, open_archive
 from klcal.readers.description import CHUNK_BYTES
 
-LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-# Where a field stands in a member's own header, and in the directory: APPNOTE.TXT 4.3.7 and 4.3.12.
-FIELDS = {"flags": (6, 8), "method": (8, 10), "crc": (14, 16), "stored": (18, 20), "size": (22, 24), "name": (30, 46)}
-SIZES = {"flags": "<H", "method": "<H", "crc": "<L", "stored": "<L", "size": "<L", "header": "<L", "attributes": "<L"}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("archive")
-
-
-def places(data: bytes, mark: bytes) -> list[int]:
-    return [at for at in range(len(data)) if data.startswith(mark, at)]
-
-
-def altered(data: bytes, field: str, value: int | bytes, member: int = 0, where: str = "both") -> bytes:
-    """The archive with one field of a member changed, in its own header, in the directory or in both."""
-    result = bytearray(data)
-    own, directory = FIELDS.get(field, (0, {"header": 42, "attributes": 38}.get(field)))
-    for mark, offset, side in ((LOCAL, own, "own"), (CENTRAL, directory, "directory")):
-        if where in (side, "both") and offset:
-            at = places(data, mark)[member] + offset
-            packed = value if isinstance(value, bytes) else struct.pack(SIZES[field], value)
-            result[at : at + len(packed)] = packed
-    return bytes(result)
 
 
 def contents(file) -> dict[str, bytes]:
@@ -232,3 +212,9 @@ def test_names_of_other_writers_are_read(folder):
 def test_a_name_from_the_archive_cannot_act_in_a_message(folder):
     name = "\x1b[31m" + "x" * 5000 + "\n"
     assert r"\x1b[31mxxx" in refusal(file_of(folder, altered(zipped({name: b"A"}), "flags", 1)))
+
+
+def test_a_name_of_nothing_printable_leaves_room_for_the_rest_of_a_message(folder):
+    says = refusal(file_of(folder, altered(zipped({"\x1b" * 60: b"A"}), "flags", 1)))  # of 60 characters, shown as 240
+    assert says.endswith("is encrypted; decrypt the archive first")
+    assert len(says) < 130

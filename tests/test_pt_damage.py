@@ -6,10 +6,11 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
-from checkpoints import check_agreement, checkpoint, dict_of, refusal, saved, storage, tensor, values
+from checkpoints import check_agreement, refusal, saved, values
 from files import check_words, damaged, file_of, unzipped, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pickles import checkpoint, dict_of, storage, tensor
 
 from klcal.errors import InputError
 from klcal.readers.pt_file import describe

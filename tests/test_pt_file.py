@@ -14,10 +14,11 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
-from checkpoints import bits, check_agreement, checkpoint, loaded, refusal, saved, values
+from checkpoints import bits, check_agreement, loaded, refusal, saved, values
 from files import file_of, unzipped, zipped
 from hypothesis import given
 from hypothesis import strategies as st
+from pickles import checkpoint
 
 from klcal.readers.pt_file import describe
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.errors import InputError
+from klcal.readers import strict_json
 from klcal.readers.regular import open_regular
 from klcal.readers.safetensors_file import KINDS, describe, header_length, parse
 
@@ -198,6 +199,17 @@ STRICTER = {
 def test_what_two_readers_could_take_differently_is_refused(header):
     assert loaded(file_of(header, bytes(4))) is not None
     with pytest.raises(InputError):
+        parsed(file_of(header, bytes(4)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"), [("MAX_BYTES", "has .* bytes; 10 are allowed"), ("MAX_VALUES", "more than 10 values")]
+)
+def test_a_header_that_would_take_much_memory_is_refused_before_it_does(monkeypatch, limit, says):
+    header = document(a=tensor(shape=[1, 1, 1, 1, 1], offsets=[0, 4]))
+    assert parsed(file_of(header, bytes(4)))
+    monkeypatch.setattr(strict_json, limit, 10)
+    with pytest.raises(InputError, match=says):
         parsed(file_of(header, bytes(4)))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,23 @@ def test_no_place_for_temporary_files_is_told(pipe, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", nowhere)
     with pytest.raises(InputError, match="no room for a copy of standard input; set TMPDIR"):
         spooled(pipe)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_a_device_that_never_ends_is_not_copied(folder):
+    assert run('"$PY" -c "$READ" < /dev/zero', folder) == (
+        "refused: standard input is a device, not a file; send a file through a pipe"
+    )
+
+
+@pytest.mark.parametrize(("sent", "says"), [("yes", "text file"), ("cat /dev/zero", "its format is not known")])
+def test_a_pipe_that_never_ends_has_to_be_a_tensor_file(folder, sent, says):
+    small = READ.replace(
+        "before =", "from klcal.readers import standard_input as s; s.UNKNOWN_BYTES = 1 << 20; before ="
+    )
+    assert says in run(f'{sent} | "$PY" -c {shlex.quote(small)}', folder)
+    header = shlex.quote("\\223NUMPY")
+    assert run(f'(printf {header}; head -c 2000000 data) | "$PY" -c {shlex.quote(small)}', folder).startswith("306 ")
 
 
 def test_another_process_can_read_the_copy(pipe):

@@ -16,7 +16,7 @@ from klcal.errors import InputError
 from klcal.readers import strided
 from klcal.readers.description import CHUNK_BYTES
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, extent, ordered_dims
+from klcal.readers.strided import StridedSpan, effort, extent, ordered_dims
 
 COUNT = 400  # values in the file
 HEAD = 3  # bytes before them
@@ -143,6 +143,23 @@ def test_memory_is_bounded_by_chunks(tmp_path, shape, strides):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3.5 * CHUNK_BYTES  # the chunk, what was read last, what is read now
+
+
+@given(geometries(), st.integers(4, 200))
+def test_the_effort_is_known_before(ramp, geometry, chunk):
+    read, lengths = RegularFile.read, []
+
+    def counted(file, offset, length):
+        lengths.append(length)
+        return read(file, offset, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strided, "CHUNK_BYTES", chunk)
+        patch.setattr(RegularFile, "read", counted)
+        ours(ramp, *geometry)
+        reads, nbytes = effort(ordered_dims(*geometry)[1], 4)
+    assert reads == len(lengths)
+    assert sum(lengths) <= nbytes <= reads * max(lengths)
 
 
 @pytest.mark.parametrize("rank", [26, 40, 64])

@@ -28,8 +28,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Description]:
     for error in found.errors:
         raise InputError(f"{error.source}: {error.reason}")
     several = len(found.sources) > 1
-    return {
-        f"{source.name}: {each.name}" if several else each.name: each
-        for source in found.sources
-        for each in source.describe()
-    }
+    tensors = {}
+    for source in found.sources:
+        try:
+            described = source.describe()
+        except InputError as error:
+            raise InputError(f"{source.name}: {error.what}", error.hint) from None
+        tensors.update({f"{source.name}: {each.name}" if several else each.name: each for each in described})
+    return tensors

@@ -7,6 +7,7 @@ where another tool reads a second one of the same name, or to inflate megabytes 
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.readers.byte_stream import ByteStream
 from klcal.readers.description import CHUNK_BYTES, Chunk, Part
+from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 
 __all__ = ["CrcCheck", "Member", "MemberSpan", "member_parts", "open_archive"]
@@ -69,11 +71,11 @@ class Member:
     def read(self, limit: int) -> bytes:
         """The whole content, refused where it is longer than ``limit`` bytes."""
         if self.size > limit:
-            raise InputError(f"its member {_shown(self.name)} claims {self.size:,} bytes; {limit:,} are allowed")
-        content = bytearray()
+            raise InputError(f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed")
+        content = io.BytesIO()  # gives what it holds without a copy
         for block in self.blocks():  # each is gone when the next one comes
-            content += block
-        return bytes(content)
+            content.write(block)
+        return content.getvalue()
 
     def head(self, length: int) -> bytes:
         """The first ``length`` bytes, or all there are; their CRC-32 is not checked."""
@@ -198,7 +200,7 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
     for info in infos:
         member = _member(file, info)
         if member.name in members:
-            raise InputError(f"the archive has two members named {_shown(member.name)}", DAMAGED)
+            raise InputError(f"the archive has two members named {quoted(member.name)}", DAMAGED)
         members[member.name] = member
     _check_layout(infos, members, directory)
     return members
@@ -215,7 +217,7 @@ def _directory(file: RegularFile) -> tuple[list[zipfile.ZipInfo], int]:
 
 def _member(file: RegularFile, info: zipfile.ZipInfo) -> Member:
     name = info.orig_filename
-    shown = _shown(name)
+    shown = quoted(name)
     if info.flag_bits & ENCRYPTED:
         raise InputError(f"the member {shown} is encrypted", "decrypt the archive first")
     if info.flag_bits & PATCH:
@@ -248,12 +250,12 @@ def _check_layout(infos: list[zipfile.ZipInfo], members: dict[str, Member], dire
     for info in sorted(infos, key=lambda info: info.header_offset):
         member = members[info.orig_filename]
         if info.header_offset < end:
-            raise InputError(f"the members {_shown(before)} and {_shown(member.name)} overlap", DAMAGED)
+            raise InputError(f"the members {quoted(before)} and {quoted(member.name)} overlap", DAMAGED)
         if not end and info.header_offset:
             raise InputError(f"{info.header_offset:,} bytes stand before the first member", DAMAGED)
         end, before = member.offset + member.stored, member.name
     if end > directory:
-        raise InputError(f"the member {_shown(before)} overlaps the archive's directory", DAMAGED)
+        raise InputError(f"the member {quoted(before)} overlaps the archive's directory", DAMAGED)
 
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:
@@ -269,9 +271,4 @@ def _is_intact(member: Member) -> bool:
 
 
 def _crc_error(name: str) -> InputError:
-    return InputError(f"the data of {_shown(name)} do not match their CRC-32: bits have changed", DAMAGED)
-
-
-def _shown(name: str) -> str:
-    """A name from the file, as short and plain as a message needs it."""
-    return ascii(name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}")
+    return InputError(f"the data of {quoted(name)} do not match their CRC-32: bits have changed", DAMAGED)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from klcal.errors import InputError
@@ -34,6 +35,7 @@ class Source:
 
     name: str  # in the table: unique among all sources
     path: str
+    fault: InputError | None = None  # why it cannot be used, where that is known already
 
     def describe(self) -> list[Description]:
         """Its tensors, before any of their data is read.
@@ -41,6 +43,8 @@ class Source:
         Raises:
             InputError: If nothing of it can be used.
         """
+        if self.fault is not None:
+            raise self.fault
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
             return index_file.describe(file, formats.describe)
@@ -63,6 +67,7 @@ class _Candidate:
     name: str
     path: str
     full: tuple[str, ...]  # the absolute path's parts, the last one as it is shown
+    fault: InputError | None = field(default=None, compare=False)
 
     @staticmethod
     def of(path: str, directory: str = "") -> _Candidate:
@@ -140,7 +145,7 @@ def find(paths: Sequence[str]) -> Found:
         if argument != STDIN:
             search.add(argument)
     candidates = _distinct_files(search.candidates)
-    sources = [Source(candidate.name, candidate.path) for candidate in _distinct_names(candidates)]
+    sources = [Source(each.name, each.path, each.fault) for each in _distinct_names(candidates)]
     if STDIN in paths:
         try:
             sources.append(Source(STDIN, spooled(0)))
@@ -158,10 +163,16 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     found: dict[tuple[int, int] | str, _Candidate] = {}
     for candidate in sorted(set(candidates)):
         found.setdefault(_identity(candidate.path), candidate)
-    for index in [candidate for candidate in found.values() if candidate.path.endswith(index_file.SUFFIX)]:
-        for shard in _shards(index.path):
-            found.pop(_identity(shard), None)
-    return list(found.values())
+    shards: set[tuple[int, int] | str] = set()
+    for key, index in found.items():
+        if index.path.endswith(index_file.SUFFIX):
+            try:
+                paths = _shards(index.path)
+            except InputError as error:  # is told for the index, also if a second look at it would be luckier
+                found[key] = replace(index, fault=error)
+                continue
+            shards.update(paths, map(_identity, paths))
+    return [each for key, each in found.items() if shards.isdisjoint((key, each.path))]
 
 
 def _identity(path: str) -> tuple[int, int] | str:
@@ -174,17 +185,15 @@ def _identity(path: str) -> tuple[int, int] | str:
 
 
 def _shards(index_path: str) -> list[str]:
-    """The shards of an index that can be read; the index's own reader says what is wrong with the others."""
-    try:
-        names = set(index_file.weight_map(open_regular(index_path)).values())
-    except InputError:
-        return []
+    """The shards of an index, less those whose names the index's own reader refuses.
+
+    Raises:
+        InputError: If the index itself is damaged.
+    """
     paths = []
-    for name in names:
-        try:
+    for name in set(index_file.weight_map(open_regular(index_path)).values()):
+        with suppress(InputError):
             paths.append(index_file.shard_path(index_path, name))
-        except InputError:
-            continue
     return paths
 
 

@@ -13,7 +13,7 @@ from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
-__all__ = ["READERS", "SUFFIXES", "Reader", "describe", "stem"]
+__all__ = ["HEAD_BYTES", "KNOWN", "READERS", "SUFFIXES", "Reader", "check_format", "describe", "is_text", "stem"]
 
 Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
@@ -80,6 +80,11 @@ def describe(file: RegularFile, source: str) -> list[Description]:
     return _reader(head, suffix)(file, stem(source))
 
 
+def check_format(head: bytes) -> None:
+    """Raises InputError unless what begins so can be a tensor file without a name."""
+    _reader(head, "")
+
+
 def stem(source: str) -> str:
     """A source without the suffix of a tensor file; "stdin" for standard input.
 
@@ -107,7 +112,7 @@ def _reader(head: bytes, suffix: str) -> Reader:
         return READERS[suffix]
     if head.startswith(PICKLE):
         raise InputError("it is a pickle, which is interpreted only in .pt, .pth, .bin and .ckpt files", CONVERT)
-    if _is_text(head):
+    if is_text(head):
         raise InputError("it is a text file", KNOWN)
     if suffix in SUFFIXES:
         return READERS[suffix]  # which knows best what is wrong with it
@@ -118,9 +123,9 @@ def _zip_reader(head: bytes, suffix: str) -> Reader:
     """NumPy's archives hold .npy files, PyTorch's a pickle."""
     length = int.from_bytes(head[ZIP_NAME], "little")
     first = head[ZIP_HEADER_BYTES : ZIP_HEADER_BYTES + length]
-    if first.endswith(b".npy") or suffix == ".npz":
+    if first.endswith(b".npy"):
         return READERS[".npz"]
-    if suffix in PICKLED:
+    if suffix in PICKLED or (suffix == ".npz" and not first.endswith(b"/data.pkl")):
         return READERS[suffix]
     raise InputError("it is a zip archive", "give it the suffix .npz or .pt if NumPy or PyTorch wrote it")
 
@@ -130,5 +135,6 @@ def _begins_as_safetensors(head: bytes) -> bool:
     return head[4:9] == b"\0\0\0\0{"
 
 
-def _is_text(head: bytes) -> bool:
+def is_text(head: bytes) -> bool:
+    """Whether what a file begins with is text."""
     return all(byte >= 0x20 or byte in b"\t\r\n" for byte in head)  # what is no ASCII may be UTF-8

@@ -23,7 +23,7 @@ from klcal.readers.regular import RegularFile, open_regular
 __all__ = ["SUFFIX", "describe", "shard_path", "weight_map"]
 
 SUFFIX = ".index.json"
-MAX_INDEX_BYTES = 100_000_000  # as for the header of a single file
+MAX_INDEX_BYTES = strict_json.MAX_BYTES  # as for the header of a single file
 MAX_NAME_BYTES = 255  # of a file's name, on every common file system
 DescribeShard = Callable[[RegularFile, str], list[Description]]
 

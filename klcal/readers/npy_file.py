@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from klcal.errors import InputError
-from klcal.readers.description import Description
+from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.table import Status
 
-__all__ = ["HEAD_BYTES", "Header", "describe", "parse"]
+__all__ = ["HEAD_BYTES", "Header", "describe", "described", "parse"]
 
 MAGIC = b"\x93NUMPY"
 MAX_LITERAL_BYTES = 10_000  # NumPy's own limit: literal_eval is not safe on longer text
@@ -59,6 +59,7 @@ class Header:
     length: int  # bytes of values; 0 unless status is "ok"
     status: Status
     reason: str | None
+    is_transposed: bool = False  # Fortran's order
 
 
 def describe(file: RegularFile, name: str) -> list[Description]:
@@ -73,7 +74,14 @@ def describe(file: RegularFile, name: str) -> list[Description]:
     """
     header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
     parts = spans(file, header.offset, header.length, header.storage) if header.length else ()
-    return [Description(name, header.dtype, header.shape, parts, header.status, header.reason)]
+    return [described(name, header, parts)]
+
+
+def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
+    """The tensor of a header whose values are in some parts."""
+    return Description(
+        name, header.dtype, header.shape, parts, header.status, header.reason, in_order=not header.is_transposed
+    )
 
 
 def parse(head: bytes, size: int) -> Header:
@@ -97,7 +105,8 @@ def parse(head: bytes, size: int) -> Header:
         raise InputError(f"the array needs {offset + length:,} bytes, the file has {size:,}", INCOMPLETE)
     status, reason = _status(dtype)
     name = dtype.name if dtype.names is None and dtype.kind != "V" else "void"
-    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason)
+    transposed = fields["fortran_order"] and sum(n > 1 for n in shape) > 1
+    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason, transposed)
 
 
 def _literal(head: bytes, size: int) -> tuple[int, str]:

@@ -48,4 +48,4 @@ def _describe_one(name: str, member: Member) -> Description:
             member.check()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))
-    return Description(name, header.dtype, header.shape, parts, header.status, header.reason)
+    return npy_file.described(name, header, parts)

@@ -29,13 +29,18 @@ from klcal.readers.pickle_values import (
     shown,
 )
 
-__all__ = ["MAX_PICKLE_BYTES", "interpret"]
+__all__ = ["MAX_PICKLE_BYTES", "DamagedPickle", "interpret"]
 
-MAX_PICKLE_BYTES = 1 << 28  # bytes of one pickle: a real one has about 300 per tensor
-MAX_OPERATIONS = 10_000_000  # of one pickle, about 40 per tensor; each can leave 60 bytes behind
+MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per tensor
+MAX_OPERATIONS = 4_200_000  # of one pickle: 41 for each of 100,000 parameters; each can leave 90 bytes behind
+LOOK_AHEAD = 100_000  # operations behind a refused one that are searched for what it would call
 MAX_KEY_LENGTH = 16  # elements of a tuple that is a dictionary's key
 DAMAGED = "download or save the file again"
 PYTHON_2_MODULES = {"__builtin__": "builtins"}  # protocol 2 writes Python 2's names
+
+
+class DamagedPickle(InputError):
+    """The bytes are no pickle, or one that no writer makes."""
 
 
 class Machine:
@@ -72,23 +77,25 @@ class Machine:
         return values
 
 
-def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = None) -> Any:
+def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = None, limit: int = MAX_OPERATIONS) -> Any:
     """The value that the next pickle of a stream describes; the stream then stands behind it.
 
     Args:
         stream: A readable stream that tells its position.
         legacy_storages: A dictionary to fill with the storages by key, where the pickle names them as
             in files from before torch 1.6; None where it is of the later form.
+        limit: How many operations it may have, if less than ``MAX_OPERATIONS``: each takes a microsecond.
 
     Raises:
         InputError: If the pickle is damaged, names anything that torch's restricted unpickler
             does not know, or uses an operation that it refuses.
     """
     machine = Machine(legacy_storages)
+    limit = min(limit, MAX_OPERATIONS)
     for name, argument, position in _operations(stream):
         machine.work += 1
-        if machine.work > MAX_OPERATIONS:
-            raise InputError(f"its pickle has more than {MAX_OPERATIONS:,} operations", "save fewer objects in it")
+        if machine.work > limit:
+            raise InputError(f"its pickle has more than {limit:,} operations", "save fewer objects in it")
         if name == "STOP":
             return machine.pop(1)[0]
         if name == "GLOBAL":
@@ -123,7 +130,7 @@ def _refusal(machine: Machine, name: str, argument: Any, stream: IO[bytes]) -> I
     strings = [value for value in machine.stack[-2:] if type(value) is str]
     following = ((name, argument) for name, argument, _ in _operations(stream))
     called = ""
-    for operation, value in chain([(name, argument)], islice(following, MAX_OPERATIONS)):
+    for operation, value in chain([(name, argument)], islice(following, LOOK_AHEAD)):
         if operation in ("GLOBAL", "INST"):
             called = _full_name(value)
         elif operation == "STACK_GLOBAL":
@@ -144,7 +151,7 @@ def _full_name(argument: str) -> str:
 
 
 def _damaged() -> InputError:
-    return InputError("its pickle is damaged", DAMAGED)
+    return DamagedPickle("its pickle is damaged", DAMAGED)
 
 
 def _persistent(machine: Machine, _: Any) -> None:
@@ -168,6 +175,8 @@ def _persistent(machine: Machine, _: Any) -> None:
     if known.numel != numel or (known.dtype != storage.dtype and numel):  # one of no values can have two types
         raise InputError(f"the storage {shown(key)} has two types or sizes", DAMAGED)
     view = fields[4] if machine.legacy else None
+    if known.dtype == storage.dtype:
+        storage = known  # not one more for each time it is named
     machine.stack.append(storage if view is None else _view(machine, storage, view))
 
 

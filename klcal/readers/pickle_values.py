@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from klcal.errors import InputError
+from klcal.readers.quoting import quoted
 
 __all__ = ["ITEM_BYTES", "STORAGE_DTYPES", "UNTYPED", "Global", "Opaque", "Storage", "Tensor"]
 __all__ += ["find_global", "is_known", "is_scalar", "malformed", "reduce"]
@@ -59,6 +61,7 @@ STORAGE_DTYPES = {
 }
 
 MAX_RANK = 64  # dimensions: as many as NumPy and torch's operators take
+SHOWN_CHARACTERS = 80  # of a name: a class's has its module's in front
 MAX_ATTRIBUTES = 1000  # of one tensor: real ones have a handful
 
 REPLACES_VALUES = frozenset({"__class__", "__dict__", "_backward_hooks", "data", "imag", "names", "real"})
@@ -109,6 +112,12 @@ def find_global(name: str) -> Global:
     """The known name; raises ``refused_global`` for any other."""
     if not is_known(name):
         raise refused_global(name)
+    return _global(name)
+
+
+@cache
+def _global(name: str) -> Global:
+    """One for each name, however often a pickle names it."""
     return Global(name)
 
 
@@ -146,7 +155,7 @@ def malformed(name: str) -> InputError:
 
 def shown(name: str) -> str:
     """A name from the file, as short and plain as a message needs it."""
-    return ascii(name if len(name) <= 80 else f"{name[:50]}…{name[-29:]}")[1:-1]
+    return quoted(name, SHOWN_CHARACTERS)[1:-1]
 
 
 def _tensor(storage: Any, offset: Any, size: Any, strides: Any, *, dtype: str | None = None) -> Tensor:

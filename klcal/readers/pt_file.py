@@ -15,10 +15,11 @@ from klcal.errors import InputError
 from klcal.readers.archive import Member, crc_checks, member_parts, open_archive
 from klcal.readers.byte_stream import ByteStream
 from klcal.readers.description import Description, Part
-from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, interpret
+from klcal.readers.formats import KNOWN, is_text
+from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, DamagedPickle, interpret
 from klcal.readers.pickle_values import ITEM_BYTES, Storage, Tensor, shown
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, extent, ordered_dims
+from klcal.readers.strided import StridedSpan, effort, extent, is_in_order, ordered_dims
 from klcal.readers.tensor_names import Named, named_tensors
 
 __all__ = ["describe"]
@@ -29,8 +30,15 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 
 LEGACY_PROTOCOL = 1001  # the second
 LEGACY_COUNT_BYTES = 8  # little-endian, before each storage: how many elements follow
 FORMAT_VERSIONS = range(1, 11)  # of the zip form, as torch 2.13 reads them
+LEAST_OPERATIONS = 500_000  # half a second's work, which any pickle may take; a tensor needs 41
+MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
+BYTES_PER_OPERATION = 16  # and one more for each so many bytes of the file: what has large tensors may have long lists
+SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
 MAX_OVERLAPPING_VALUES = 1 << 30  # of a view that holds more values than storage: a few seconds' work
+MAX_READS = 1 << 18  # of one view, at some 20 microseconds each: a stride of 4 MB or more needs one for each value
+MAX_REREAD = 8  # times the file's bytes that a view may have read again
+MIN_REREAD_BYTES = 1 << 28  # a file of up to so many counts as so many
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
 DAMAGED = "download or save the file again"
 
@@ -78,7 +86,12 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         hint = "load it with an old torch and save it again"
         raise InputError("it is in the .tar form from before torch 0.1.10, which nothing reads safely", hint)
     else:
-        checkpoint = _open_legacy(file)
+        try:
+            checkpoint = _open_legacy(file)
+        except DamagedPickle:
+            if is_text(head):  # whatever its suffix says
+                raise InputError("it is a text file", KNOWN) from None
+            raise
     return _describe_all(checkpoint, named_tensors(checkpoint.root, name))
 
 
@@ -105,7 +118,13 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
             raise InputError(f"its storage should have {wanted:,} bytes and has {member.size:,}", DAMAGED)
         return member
 
-    return _Checkpoint(interpret(io.BytesIO(pickled)), locate, "<" if order == b"little" else ">")
+    limit = _operations(file) + MEMBER_OPERATIONS * len(members)
+    return _Checkpoint(interpret(io.BytesIO(pickled), limit=limit), locate, "<" if order == b"little" else ">")
+
+
+def _operations(file: RegularFile) -> int:
+    """How many operations a pickle in a file may have: a small file that keeps one busy for long is no checkpoint."""
+    return LEAST_OPERATIONS + file.size // BYTES_PER_OPERATION
 
 
 def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
@@ -131,14 +150,14 @@ def _check_version(folder: str, members: dict[str, Member]) -> None:
 def _open_legacy(file: RegularFile) -> _Checkpoint:
     end = min(file.size, MAX_PICKLE_BYTES)
     stream = ByteStream(file, 0, end, MAX_PICKLE_BYTES)
-    if interpret(stream) != LEGACY_MAGIC:
+    if interpret(stream, limit=SMALL_PICKLE) != LEGACY_MAGIC:
         raise InputError("it is a pickle that torch.save did not write", "save it with torch.save")
-    if interpret(stream) != LEGACY_PROTOCOL:
+    if interpret(stream, limit=SMALL_PICKLE) != LEGACY_PROTOCOL:
         raise InputError("its protocol version is unknown", DAMAGED)
-    interpret(stream)  # sys_info: the data are little-endian whatever it says
+    interpret(stream, limit=SMALL_PICKLE)  # sys_info: the data are little-endian whatever it says
     storages: dict[str, Storage] = {}
-    root = interpret(stream, storages)
-    keys = interpret(stream)
+    root = interpret(stream, storages, _operations(file))
+    keys = interpret(stream, limit=SMALL_PICKLE + 4 * len(storages))
     if type(keys) is not list or any(type(key) is not str for key in keys) or len({*keys}) < len(keys):
         raise InputError("its list of storages is malformed", DAMAGED)
     members = _legacy_members(file, stream.tell(), keys, storages)
@@ -213,7 +232,8 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> De
     checked.add(tensor.storage.key)
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
-        return replace(plain, parts=_parts(member, start, tensor, stored_as, counts_check))
+        parts = _parts(member, start, tensor, stored_as, counts_check)
+        return replace(plain, parts=parts, in_order=is_in_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
 
@@ -254,5 +274,8 @@ def _parts(member: Member, start: int, tensor: Tensor, stored_as: str, counts_ch
         raise InputError("it is a strided view of compressed data", "save tensor.contiguous()")
     if values > max(extent(dims), MAX_OVERLAPPING_VALUES):
         raise InputError(f"it overlaps itself: {values:,} values in {extent(dims):,} places")
+    reads, nbytes = effort(dims, ITEM_BYTES[tensor.dtype])
+    if reads > MAX_READS or nbytes > MAX_REREAD * (MIN_REREAD_BYTES + extent(dims) * ITEM_BYTES[tensor.dtype]):
+        raise InputError(f"its values lie scattered: {reads:,} reads of {nbytes:,} bytes", "save tensor.contiguous()")
     span = StridedSpan(member.file, member.offset + start, dims, stored_as, repeats)
     return (span, *crc_checks(member, counts_check))

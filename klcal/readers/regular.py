@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,7 @@ class RegularFile:
                 if not pieces[-1]:
                     raise InputError("the file was cut while it was read", CHANGED)
                 position += len(pieces[-1])
-            self._check_unchanged(descriptor)
+            self._check_unchanged(os.fstat(descriptor))
         return b"".join(pieces)
 
     def blocks(self, offset: int, length: int, block_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
@@ -93,7 +93,7 @@ class RegularFile:
                     filled += count
                 yield block
                 position += filled
-            self._check_unchanged(descriptor)
+            self._check_unchanged(os.fstat(descriptor))
 
     def require(self, offset: int, length: int) -> None:
         """Raises InputError unless the file has ``length`` bytes at ``offset``."""
@@ -104,17 +104,11 @@ class RegularFile:
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        descriptor = _open(self.path)
-        try:
-            self._check_unchanged(descriptor)
+        with _opened(self.path) as (descriptor, found):
+            self._check_unchanged(found)
             yield descriptor
-        except OSError as error:
-            raise fault(error) from None
-        finally:
-            os.close(descriptor)
 
-    def _check_unchanged(self, descriptor: int) -> None:
-        now = os.fstat(descriptor)
+    def _check_unchanged(self, now: os.stat_result) -> None:
         if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
             raise InputError("the file changed while it was read", CHANGED)
 
@@ -154,12 +148,8 @@ def open_regular(path: str) -> RegularFile:
     Raises:
         InputError: If it is no regular file, or cannot be opened.
     """
-    descriptor = _open(path)
-    try:
-        found = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    return RegularFile(path, found.st_size, found.st_mtime_ns)
+    with _opened(path) as (_, found):
+        return RegularFile(path, found.st_size, found.st_mtime_ns)
 
 
 def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[FileSpan, ...]:
@@ -184,20 +174,30 @@ def fault(error: OSError) -> InputError:
     return InputError(what)
 
 
-def _open(path: str) -> int:
-    """A descriptor of the regular file at ``path``."""
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[int, os.stat_result]]:
+    """A descriptor of the regular file at ``path``, and what the system says of it."""
     try:
         descriptor = os.open(path, READ_ONLY)
     except OSError as error:
         raise fault(error) from None
     except ValueError:  # a NUL in the path
         raise InputError("its name cannot be the name of a file") from None
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
-    os.close(descriptor)
+    try:
+        found = os.fstat(descriptor)
+        _require_regular(found.st_mode)
+        yield descriptor, found
+    except OSError as error:
+        raise fault(error) from None
+    finally:
+        with suppress(OSError):  # it was only read: nothing can be lost
+            os.close(descriptor)
+
+
+def _require_regular(mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise fault(IsADirectoryError(errno.EISDIR, ""))
     if stat.S_ISFIFO(mode):
         raise InputError("it is a pipe, not a regular file", "send its content to standard input and give '-'")
-    raise InputError("it is a device, not a regular file")
+    if not stat.S_ISREG(mode):
+        raise InputError("it is a device, not a regular file")

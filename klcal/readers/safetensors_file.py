@@ -2,8 +2,8 @@
 
 The header is parsed here, by a pure function, because the library keeps a map of the file (a file that
 shrinks then kills the process) and knows no bfloat16 without a framework. What it refuses is refused, with
-one exception: a tensor of an unknown dtype is "unsupported" and the others stay. And a duplicate key, of
-which it takes the last, is refused.
+one exception: a tensor of an unknown dtype is "unsupported" and the others stay. And two things that it accepts
+are refused: a duplicate key, of which it takes the last, and a header of more than 32 MB or two million values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from klcal.table import Status
 __all__ = ["Entry", "describe", "header_length", "parse"]
 
 LENGTH_BYTES = 8  # of the header's length, little endian
-MAX_HEADER_BYTES = 100_000_000  # the library's own limit
+MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the library allows three times as many, which no file needs
 MAX_BITS = (1 << 64) - 1  # of a tensor: the library counts them in 64 bits
 DAMAGED = "download or save it again"
 INCOMPLETE = "the download may be incomplete: download or save it again"

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 from klcal.errors import InputError
 
-__all__ = ["parse"]
+__all__ = ["MAX_BYTES", "parse"]
 
+MAX_BYTES = 1 << 25  # a hundred bytes for each of 300,000 tensors; a text of so many can take four times as much memory
+MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a hundred bytes
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
 
 
@@ -23,6 +25,10 @@ def parse(text: bytes) -> dict[str, Any]:
     Raises:
         InputError: If it is anything else.
     """
+    if len(text) > MAX_BYTES:
+        raise InputError(f"the JSON has {len(text):,} bytes; {MAX_BYTES:,} are allowed")
+    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:  # known before they take memory
+        raise InputError(f"the JSON has more than {MAX_VALUES:,} values")
     if not text.startswith(b"{"):
         raise InputError("the JSON does not begin with '{'")
     try:

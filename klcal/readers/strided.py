@@ -12,7 +12,7 @@ import numpy as np
 from klcal.readers.description import CHUNK_BYTES, Chunk
 from klcal.readers.regular import RegularFile
 
-__all__ = ["Dim", "StridedSpan", "extent", "ordered_dims"]
+__all__ = ["Dim", "StridedSpan", "effort", "extent", "is_in_order", "ordered_dims"]
 
 Dim = tuple[int, int]
 """How many elements, and how many elements of storage from each to the next."""
@@ -41,9 +41,31 @@ def ordered_dims(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int,
     return repeats, tuple(dims)
 
 
+def is_in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the values of a view, each once, lie in the order of their indices.
+
+    >>> is_in_order((3, 2), (4, 1)), is_in_order((3, 2), (1, 3)), is_in_order((3, 2), (0, 1))
+    (True, False, False)
+    """
+    steps = [stride for size, stride in zip(shape, strides, strict=True) if size > 1]
+    return steps == sorted(steps, reverse=True) and 0 not in steps
+
+
 def extent(dims: tuple[Dim, ...]) -> int:
     """Elements of storage from a view's first value to its last, both included."""
     return 1 + sum((size - 1) * stride for size, stride in dims)
+
+
+def effort(dims: tuple[Dim, ...], itemsize: int) -> tuple[int, int]:
+    """How often ``StridedSpan`` reads, and how many bytes altogether, which can be far more than the file has.
+
+    >>> effort(((1 << 10, 1 << 10), (1 << 20, 1)), 4)  # of 8 MB
+    (1024, 4294967296)
+    """
+    outer, steps, inner = _split(dims, _values_at_once(itemsize))
+    size, stride = outer[-1] if outer else (1, 1)
+    reads = prod(count for count, _ in outer[:-1]) * -(-size // steps)
+    return reads, reads * extent(((min(steps, size), stride), *inner)) * itemsize
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class StridedSpan:
     def chunks(self) -> Iterator[Chunk]:
         """The values, as in every part."""
         dtype = np.dtype(self.storage)
-        chunk = np.empty(max(1, CHUNK_BYTES // dtype.itemsize), dtype.newbyteorder("="))
+        chunk = np.empty(_values_at_once(dtype.itemsize), dtype.newbyteorder("="))
         filled = 0
         for values in self._blocks(dtype, len(chunk)):
             if filled + values.size > len(chunk):
@@ -85,6 +107,10 @@ class StridedSpan:
                 data = self.file.read(start, extent(dims) * dtype.itemsize)
                 shape = tuple(count for count, _ in dims)
                 yield np.ndarray(shape, dtype, data, 0, tuple(step * dtype.itemsize for _, step in dims))
+
+
+def _values_at_once(itemsize: int) -> int:
+    return max(1, CHUNK_BYTES // itemsize)
 
 
 def _split(dims: tuple[Dim, ...], limit: int) -> tuple[tuple[Dim, ...], int, tuple[Dim, ...]]:

@@ -16,7 +16,7 @@ from klcal.readers.pickle_values import Tensor
 __all__ = ["Named", "named_tensors"]
 
 MAX_DEPTH = 1000  # containers inside each other; real checkpoints have about five
-MAX_NAME_CHARACTERS = 1 << 26  # of all names together: 200 for each of 300,000 tensors
+MAX_NAME_CHARACTERS = 1 << 24  # of all names together: 160 for each of 100,000 tensors
 
 MODEL_KEYS = frozenset({"ema", "model", "model_ema", "model_state", "model_state_dict", "module", "network"})
 MODEL_KEYS |= {"state_dict", "state_dict_ema"}
@@ -68,9 +68,10 @@ def named_tensors(root: Any, name: str) -> list[Named]:
         root: A value of ``pickle_machine``.
         name: The tensor's name where the root itself is one.
     """
-    names = _Names()
     if isinstance(root, Tensor):
         return [Named(name, root, False)]
+    names = _Names()
+    names.entered.add(id(root))
     if not isinstance(root, dict):
         return [Named(names.distinct(path), tensor, False) for path, tensor in _walk(root, names)]
     training = {key: value for key, value in root.items() if _is_training(key)}

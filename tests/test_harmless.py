@@ -1,0 +1,45 @@
+"""Nothing that the command prints acts on a terminal: every run of the suite is looked at (see command.harmless)."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from command import Result, harmless, klcal, klcal_process, normal
+
+from klcal.cli import messages
+from klcal.writers import WRITERS, records, rich_table
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = np.array([np.nan], np.float32)
+    safetensors.numpy.save_file(
+        {"\x1b]0;title\x07": normal(9), "\r\nforged\x9b2J": bad, "\u202ertl": bad}, "\x1b[31m.safetensors"
+    )
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+@pytest.mark.parametrize("run", [klcal, klcal_process])
+def test_names_of_files_and_tensors_do_not_act_anywhere(here, run, format_):
+    result = run("calibrate", ".", "--format", format_)
+    assert result.code == 4
+    assert len(result.messages) == 2
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "\x9b2J", "\r", "\x07", "a\u202eb", "\x00", "\u200b", "\x7f"])
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_the_look_notices_what_acts(text, stream):
+    with pytest.raises(AssertionError, match="in the output"):
+        harmless(Result(0, **{"out": "", "err": "", stream: f"klcal: {text}\n"}))
+
+
+def test_the_look_passes_what_does_not_act():
+    result = Result(0, "name\tscale\ngröße ×\t…\n", "klcal: error: \\x1b[31m\n")
+    assert harmless(result) is result
+
+
+@pytest.mark.parametrize(("module", "format_"), [(messages, "json"), (records, "plain"), (rich_table, "table")])
+def test_a_name_that_is_not_escaped_is_noticed_in_whatever_test(here, monkeypatch, module, format_):
+    monkeypatch.setattr(module, "escape", lambda text: text)
+    with pytest.raises(AssertionError, match="in the output"):
+        klcal("calibrate", ".", "--format", format_)
