@@ -12,9 +12,10 @@ from klcal.distortion import distortion
 from klcal.errors import InputError, UsageError
 from klcal.law import Law
 from klcal.methods import BINS, KL, Method, sub_bins_per_cell
+from klcal.objectives import divergences
 from klcal.qparams import Qparams, qparams
 from klcal.scheme import Scheme, check_range
-from klcal.search import Span, divergences
+from klcal.search import Choice, Span
 from klcal.sketching import Sketch, Stored, sketch
 from klcal.table import Row, Status
 
@@ -32,6 +33,7 @@ def calibrate(
     dtype: str = "uint8",
     method: str | Method = "kl",
     scheme: str = "auto",
+    scale_format: str = "float32",
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
 ) -> Row:
@@ -39,10 +41,12 @@ def calibrate(
 
     Args:
         values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
-        dtype: int4, uint4, int8, uint8, int16 or uint16.
+        dtype: int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn or nf4.
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
-        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for signed ones.
-        bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep.
+        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
+        scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
+        bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
+            much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
 
     Returns:
@@ -57,15 +61,20 @@ def calibrate(
     ('ok', 0.0156, 64)
     """
     chosen = methods.parse(method) if isinstance(method, str) else method
+    if isinstance(chosen, type) or not hasattr(chosen, "__call__"):  # noqa: B004 - anything may be handed in
+        raise UsageError(f"the method is {chosen!r}", "use its name, or a value such as klcal.KL(weight=1)")
     if bounds is not None:
-        check_range(*bounds)
+        check_range(bounds)
     if nonfinite not in ("fail", "ignore"):
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
-    grid = Scheme.parse(dtype, scheme)
-    if isinstance(values, Stored) and values.status != "ok":
-        return Row(status=cast(Status, values.status), reason=values.reason)
-    found = values if isinstance(values, Sketch) else sketch(values)
-    return calibrate_sketch(found, chosen, grid, bounds, nonfinite)
+    grid = Scheme.parse(dtype, scheme, scale_format)
+    if not isinstance(values, Stored):
+        return calibrate_sketch(sketch(values), chosen, grid, bounds, nonfinite)
+    if values.status == "ok":
+        row = calibrate_sketch(sketch(values), chosen, grid, bounds, nonfinite)
+    else:
+        row = Row(status=cast(Status, values.status), reason=values.reason)
+    return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
 def calibrate_sketch(
@@ -88,22 +97,23 @@ def calibrate_sketch(
         return replace(row, status="nonfinite", reason=_nonfinite_reason(found))
     law = Law.of(found)
     if not law.size:
-        return replace(row, status="zero", reason="every value is 0")
+        which = "finite value" if found.nonfinite else "value"
+        return replace(row, status="zero", reason=f"every {which} is 0")
     choice = method(law, scheme, _span(law, bounds))
     chosen = qparams(*choice, scheme)
     if chosen.scale == 0:
-        reason = f"the scale {choice.scale:.3g} is 0 as float32; multiply the tensor by a power of two"
+        reason = f"the scale {choice.scale:.3g} is 0 as {scheme.scale_format}; multiply the tensor by a power of two"
         return replace(row, status="underflow", reason=reason)
-    return _measured(row, found, law, chosen, getattr(method, "bins", BINS), scheme.levels)
+    return _measured(row, found, law, scheme, chosen, Choice(chosen.scale, choice.below), getattr(method, "bins", BINS))
 
 
-def _measured(row: Row, found: Sketch, law: Law, chosen: Qparams, bins: int, levels: int) -> Row:
-    cost = distortion(law, chosen)
-    sub = sub_bins_per_cell(bins, levels)
+def _measured(row: Row, found: Sketch, law: Law, scheme: Scheme, chosen: Qparams, choice: Choice, bins: int) -> Row:
+    cost = distortion(law, scheme, *choice)
+    sub = sub_bins_per_cell(bins, scheme.size)
     divergence = None
     if sub > 1:
-        below = np.array([chosen.zero_point - chosen.qmin])
-        divergence = float(divergences(law, np.array([chosen.scale]), below, levels, sub)[0])
+        scale, below = np.array([choice.scale]), np.array([choice.below])
+        divergence = float(divergences(law, scheme, scale, below, sub)[0])
     return replace(
         row,
         scale=chosen.scale,
@@ -147,7 +157,7 @@ def kl_divergence_calibration(
 
     Args:
         tensor: any shape, any floating dtype, NumPy or torch.
-        num_bins: over the kept range.
+        num_bins: over the kept range; 2048 are 8 per level.
         min_val: the least value that a candidate may keep, at most 0; by default the tensor's.
         max_val: the greatest, at least 0.
 

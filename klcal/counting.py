@@ -13,14 +13,16 @@ core with 512 KiB of L2), so torch counts nothing there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
+from klcal.levels import float8
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +32,15 @@ __all__ = [
     "FLOAT_DTYPES",
     "MANTISSA_BITS",
     "SIGN_KEY",
+    "Counter",
     "Counts",
     "as_tensor",
     "count",
     "count_on_device",
+    "counter",
     "merge_buckets",
     "usable_device",
+    "values_of",
 ]
 
 MANTISSA_BITS = 10  # as many as float16 has: lossless for it and for bfloat16
@@ -84,14 +89,31 @@ class Counts:
     exact: bool = True  # every value is the edge of its bucket nearest to zero: nothing was rounded
 
 
-def count(chunks: Iterable[Array], dtype: str) -> Counts:
+class Counter(Protocol):
+    """Counts flat arrays that come one after the other."""
+
+    def add(self, block: Array) -> None:
+        """Count at most ``BLOCK`` values more."""
+
+    def counts(self) -> Counts:
+        """What all of them were."""
+
+
+def counter(dtype: str) -> Counter:
     """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order.
 
     float64 is rounded to float32 first; what overflows is counted as infinite.
     """
-    if dtype in ("float32", "float64"):
-        return _count_float32(_blocks(chunks))
-    return _count_patterns(_blocks(chunks), _pattern_values(dtype))
+    return _FloatCounter() if dtype in ("float32", "float64") else _PatternCounter(_pattern_values(dtype))
+
+
+def count(chunks: Iterable[Array], dtype: str) -> Counts:
+    """Counts flat arrays of any size: see ``counter``."""
+    found = counter(dtype)
+    for chunk in chunks:
+        for start in range(0, chunk.size, BLOCK):
+            found.add(chunk[start : start + BLOCK])
+    return found.counts()
 
 
 def merge_buckets(
@@ -108,39 +130,41 @@ def merge_buckets(
     return keys[counts != 0], counts[counts != 0]
 
 
-def _blocks(chunks: Iterable[Array]) -> Iterator[Array]:
-    for chunk in chunks:
-        for start in range(0, chunk.size, BLOCK):
-            yield chunk[start : start + BLOCK]
+class _FloatCounter:
+    """A ``Counter`` of float32, and of what is rounded to it."""
 
+    def __init__(self) -> None:
+        self.tally = _Tally(BUCKETS)
+        self.keys = np.empty(BLOCK, np.intp)
+        self.zeros = np.zeros(3, np.int64)  # positive, negative, and in blocks of nothing else
+        self.nan = self.neg_inf = self.pos_inf = 0
+        self.minimum, self.maximum, self.exact = np.inf, -np.inf, True
 
-def _count_float32(blocks: Iterable[Array]) -> Counts:
-    tally = _Tally(BUCKETS)
-    keys = np.empty(BLOCK, np.intp)
-    positive_zeros = negative_zeros = only_zeros = nan = neg_inf = pos_inf = 0
-    minimum, maximum, exact = np.inf, -np.inf, True
-    for block in blocks:
+    def add(self, block: Array) -> None:
         values, low, high = _extremes(block)
         if not np.isfinite(low - high):
-            nan += int(np.count_nonzero(np.isnan(values)))
-            neg_inf += int(np.count_nonzero(values == -np.inf))
-            pos_inf += int(np.count_nonzero(values == np.inf))
+            self.nan += int(np.count_nonzero(np.isnan(values)))
+            self.neg_inf += int(np.count_nonzero(values == -np.inf))
+            self.pos_inf += int(np.count_nonzero(values == np.inf))
             values, low, high = _extremes(values[np.isfinite(values)])
         if low == high == 0:  # masks and padding: nothing to look up
-            only_zeros += values.size
-            continue
+            self.zeros[2] += values.size
+            return
         bits = values.view(np.uint32)
         if low == 0 or high == 0:
             low, high = _nonzero_extremes(bits, low, high)
-        minimum, maximum = min(minimum, low), max(maximum, high)
-        exact = exact and not (bits & BELOW_KEY).any()
-        np.right_shift(bits, SHIFT, out=keys[: bits.size], casting="unsafe")
-        if tally.add(keys[: bits.size], watched=(0, SIGN_KEY)):
-            positive_zeros += int(np.count_nonzero(bits == 0))
-            negative_zeros += int(np.count_nonzero(bits == NEGATIVE_ZERO))
-    zeros = np.array([-positive_zeros, -negative_zeros])
-    found, counts = merge_buckets(*tally.buckets(), [0, SIGN_KEY], zeros)
-    return Counts(found, counts, only_zeros - int(zeros.sum()), nan, neg_inf, pos_inf, minimum, maximum, exact)
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self.exact = self.exact and not (bits & BELOW_KEY).any()
+        keys = self.keys[: bits.size]
+        np.right_shift(bits, SHIFT, out=keys, casting="unsafe")
+        if self.tally.add(keys, watched=(0, SIGN_KEY)):
+            self.zeros[:2] += np.count_nonzero(bits == 0), np.count_nonzero(bits == NEGATIVE_ZERO)
+
+    def counts(self) -> Counts:
+        keys, counts = merge_buckets(*self.tally.buckets(), [0, SIGN_KEY], -self.zeros[:2])
+        zeros = int(self.zeros.sum())
+        extremes = self.minimum, self.maximum
+        return Counts(keys, counts, zeros, self.nan, self.neg_inf, self.pos_inf, *extremes, self.exact)
 
 
 def _extremes(block: Array) -> tuple[Floats, float, float]:
@@ -205,13 +229,19 @@ class _Tally:
         return self.keys, self.counts
 
 
-def _count_patterns(blocks: Iterable[Array], values: Floats) -> Counts:
-    """Counts the bit patterns of 16- and 8-bit floats; ``values`` is what each of them stands for."""
-    tally = _Tally(values.size)
-    for block in blocks:
-        tally.add(block.view(f"u{block.itemsize}").astype(np.intp))
-    patterns, counts = tally.buckets()
-    return _weighted(values[patterns], counts)
+class _PatternCounter:
+    """A ``Counter`` of 16- and 8-bit floats: of their bit patterns; ``values`` is what each of them stands for."""
+
+    def __init__(self, values: Floats) -> None:
+        self.tally = _Tally(values.size)
+        self.values = values
+
+    def add(self, block: Array) -> None:
+        self.tally.add(block.view(f"u{block.itemsize}").astype(np.intp))
+
+    def counts(self) -> Counts:
+        patterns, counts = self.tally.buckets()
+        return _weighted(self.values[patterns], counts)
 
 
 def _weighted(values: Floats, counts: Integers) -> Counts:
@@ -234,6 +264,14 @@ def _weighted(values: Floats, counts: Integers) -> Counts:
     )
 
 
+def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
+    """The values of a flat array of ``FLOAT_DTYPES[dtype]``: as float32, which holds them, but for float64."""
+    if dtype in ("float64", "float32"):
+        return chunk
+    return _pattern_values(dtype).take(chunk.view(f"u{chunk.itemsize}"))
+
+
+@lru_cache
 def _pattern_values(dtype: str) -> Floats:
     """What each bit pattern of a 16- or 8-bit float stands for, as float32 (exact)."""
     patterns = np.arange(1 << 16, dtype=np.uint16)
@@ -245,22 +283,12 @@ def _pattern_values(dtype: str) -> Floats:
         case "float8_e5m2":  # the upper byte of a float16
             return (patterns[:256] << 8).view(np.float16).astype(np.float32)
         case "float8_e4m3fn":  # no infinities, NaN where all bits but the sign are set
-            return np.where(patterns[:256] % 128 == 127, NAN, _float8(3, bias=7)).astype(np.float32)
+            return np.where(patterns[:256] % 128 == 127, NAN, float8(3, bias=7)).astype(np.float32)
         case "float8_e4m3fnuz":  # no infinities, no -0: its pattern is the only NaN
-            return np.where(patterns[:256] == 128, NAN, _float8(3, bias=8))
+            return np.where(patterns[:256] == 128, NAN, float8(3, bias=8)).astype(np.float32)
         case "float8_e5m2fnuz":
-            return np.where(patterns[:256] == 128, NAN, _float8(2, bias=16))
+            return np.where(patterns[:256] == 128, NAN, float8(2, bias=16)).astype(np.float32)
     raise KeyError(dtype)
-
-
-def _float8(mantissa_bits: int, bias: int) -> Floats:
-    """Sign · 2^(exponent − bias) · 1.mantissa for all 256 patterns, subnormals included (OCP FP8, §5)."""
-    patterns = np.arange(256)
-    exponent = patterns % 128 >> mantissa_bits
-    fraction = patterns % (1 << mantissa_bits) / (1 << mantissa_bits)
-    magnitude = np.ldexp(fraction + (exponent > 0), np.maximum(exponent, 1) - bias)
-    values: Floats = np.where(patterns < 128, magnitude, -magnitude).astype(np.float32)
-    return values
 
 
 def usable_device(name: str) -> str:
@@ -278,9 +306,13 @@ def usable_device(name: str) -> str:
         raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N")
     try:
         import torch
+
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     except ImportError:
         raise UsageError(f"--device {name} needs torch", "pip install 'klcal[torch]'") from None
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    except Exception:  # OSError, RuntimeError, …: a library or the driver is missing, or another one than torch's
+        what = f"torch cannot reach {name!r}: its installation or the driver is broken"
+        raise UsageError(what, "use --device cpu; the result is the same") from None
     if int(name.partition(":")[2] or 0) >= devices:
         what = f"there is no device {name!r}: torch {torch.__version__} finds {devices} CUDA devices"
         raise UsageError(what, "use --device cpu; the result is the same")
@@ -299,7 +331,19 @@ def count_on_device(chunks: Iterable[torch.Tensor], device: str) -> Counts:
     """The same counts by torch, on a CPU or CUDA device; nothing but counting happens there.
 
     bincount adds integers, so the order in which threads add them is of no consequence.
+
+    Raises:
+        MemoryError: there is no room on the device for even one block; it is never counted elsewhere instead.
     """
+    import torch
+
+    try:
+        return _count_blocks(chunks, device)
+    except torch.OutOfMemoryError:
+        raise MemoryError from None
+
+
+def _count_blocks(chunks: Iterable[torch.Tensor], device: str) -> Counts:
     import torch
 
     table = torch.zeros(BUCKETS, dtype=torch.int64, device=device)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.law import Law, Pieces
-from klcal.qparams import Qparams
+from klcal.levels import middles
+from klcal.scheme import Scheme
 
 __all__ = ["Distortion", "distortion"]
 
@@ -33,31 +34,35 @@ class Distortion(NamedTuple):
         return 10 * math.log10(energy / self.squared_error) if self.squared_error > 0 else None
 
 
-def distortion(law: Law, by: Qparams) -> Distortion:
+def distortion(law: Law, scheme: Scheme, scale: float, below: int) -> Distortion:
     """Σ(x − x̂)² and the number of clipped values, values inside a bucket counting as uniform."""
-    above = _side(law.positive, by.scale, by.qmax - by.zero_point)
-    below = _side(law.negative, by.scale, by.zero_point - by.qmin)
-    return Distortion(above[0] + below[0], above[1] + below[1])
+    above, under = (
+        _side(pieces, scale, np.append(0.0, levels))
+        for pieces, levels in zip((law.positive, law.negative), scheme.sides(below), strict=True)
+    )
+    return Distortion(above[0] + under[0], above[1] + under[1])
 
 
-def _side(pieces: Pieces, scale: float, levels: int) -> tuple[float, float]:
-    """One sign, with ``levels`` levels beyond zero; in units of the scale, x̂ is round(x) up to ``levels``."""
+def _side(pieces: Pieces, scale: float, levels: Floats) -> tuple[float, float]:
+    """One sign, with levels from zero on; in units of the scale, x̂ is the nearest of them."""
     start, end = pieces.inner / scale, pieces.outer / scale
     width, middle = end - start, (start + end) / 2
     thin = width <= THIN * end
     safe = np.where(thin, 1.0, width)
-    broad_error = (_integral(end, levels) - _integral(start, levels)) / safe
-    error = np.where(thin, (middle - _rounded(middle, levels)) ** 2, broad_error)
-    broad_clipped = np.clip((end - (levels + 0.5)) / safe, 0.0, 1.0)
-    clipped = np.where(thin, np.rint(middle) > levels, broad_clipped)
+    edges = middles(levels)
+    broad_error = (_integral(end, levels, edges) - _integral(start, levels, edges)) / safe
+    error = np.where(thin, (middle - levels[np.searchsorted(edges, middle)]) ** 2, broad_error)
+    last = edges.size  # the number of the last level; a tie with the one that would follow goes to the even one
+    limit = 2 * levels[-1] - edges[-1] if last else 0.5
+    beyond = middle >= limit if last % 2 else middle > limit
+    clipped = np.where(thin, beyond, np.clip((end - limit) / safe, 0.0, 1.0))
     return scale**2 * float(np.sum(pieces.counts * error)), float(np.sum(pieces.counts * clipped))
 
 
-def _rounded(steps: Floats, levels: int) -> Floats:
-    return np.minimum(np.rint(steps), levels)
-
-
-def _integral(steps: Floats, levels: int) -> Floats:
-    """∫₀ᵘ (t − r(t))² dt = r/12 + (u − r)³/3, with r = min(round(u), levels)."""
-    rounded = _rounded(steps, levels)
-    return rounded / 12 + (steps - rounded) ** 3 / 3
+def _integral(steps: Floats, levels: Floats, edges: Floats) -> Floats:
+    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t."""
+    starts = np.append(0.0, edges)  # of the cells
+    before = (starts - levels) ** 3
+    whole = np.append(0.0, ((edges - levels[:-1]) ** 3 - before[:-1]).cumsum())
+    cell = np.searchsorted(edges, steps)
+    return (whole[cell] + (steps - levels[cell]) ** 3 - before[cell]) / 3

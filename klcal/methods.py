@@ -15,8 +15,9 @@ import numpy as np
 from klcal.classic import least_classic
 from klcal.errors import UsageError
 from klcal.law import Law, Side
+from klcal.objectives import divergences
 from klcal.scheme import Scheme
-from klcal.search import Choice, Span, divergences, explore, full_choice, least_loss
+from klcal.search import Choice, Span, explore, full_choice, least_loss
 
 __all__ = [
     "KL",
@@ -32,6 +33,7 @@ __all__ = [
 
 BINS = 2048  # over the kept range; the literature's number (Migacz, GTC 2017, S7310)
 MAX_BINS = 1 << 16  # more than the values of most tensors could fill
+MIN_WEIGHT = 1e-3  # of it: below, `kl` clips nearly everything, as D alone does
 WEIGHT = 4.0  # of the squared error in `kl`: its MSE stays within 1 + D/2 of the least
 
 PERCENTILE = "write percentile:99.99"
@@ -54,9 +56,14 @@ def sub_bins_per_cell(bins: int, levels: int) -> int:
     return max(1, round(bins / levels))
 
 
-def _check_bins(bins: int) -> None:
+def _check_bins(bins: object) -> None:
     if type(bins) is not int or not 1 <= bins <= MAX_BINS:
-        raise UsageError(f"the number of bins is {bins:g}", f"it is whole, at least 1, at most {MAX_BINS}")
+        raise UsageError(f"the number of bins is {bins!r}", f"it is an int, at least 1, at most {MAX_BINS}")
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads back to the same number."""
+    return repr(int(number) if float(number).is_integer() else float(number))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +72,7 @@ class _Text:
 
     def __str__(self) -> str:
         name = next(name for name, method in METHODS.items() if type(self) is method)
-        values = ",".join(f"{f.name}={getattr(self, f.name):g}" for f in fields(self))
+        values = ",".join(f"{f.name}={_shortest(getattr(self, f.name))}" for f in fields(self))
         return f"{name}:{values}" if values else name
 
 
@@ -83,21 +90,22 @@ class KL(_Text):
 
     def __post_init__(self) -> None:
         _check_bins(self.bins)
-        if not 0 < self.weight < math.inf:
-            raise UsageError(f"the weight is {self.weight:g}", "it is positive and finite, 4 by default")
+        if type(self.weight) not in (int, float) or not MIN_WEIGHT <= self.weight < math.inf:
+            hint = f"it is a number, at least {MIN_WEIGHT} and finite, 4 by default"
+            raise UsageError(f"the weight is {self.weight!r}", hint)
 
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """The exact least loss over the candidates of ``klcal.search.explore``."""
-        sub = sub_bins_per_cell(self.bins, scheme.levels)
+        sub = sub_bins_per_cell(self.bins, scheme.size)
         candidates = explore(law, scheme, span, slack=1.0)
         if sub > 1:
             best = np.argmin(candidates.mse)
             scale, below = candidates.scale[best, None], candidates.below[best, None]
-            divergence = divergences(law, scale, below, scheme.levels, sub)[0]
+            divergence = divergences(law, scheme, scale, below, sub)[0]
             slack = 1 + 2 * float(divergence) / self.weight
             if slack > REFINED:
                 candidates = explore(law, scheme, span, slack)
-        return least_loss(law, scheme.levels, sub, candidates, self.weight)
+        return least_loss(law, scheme, sub, candidates, self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +114,7 @@ class MSE(_Text):
 
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """The least over the candidates of ``klcal.search.explore``."""
-        return least_loss(law, scheme.levels, 1, explore(law, scheme, span, slack=1.0), 1.0)
+        return least_loss(law, scheme, 1, explore(law, scheme, span, slack=1.0), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +141,7 @@ class Percentile(_Text):
             raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", PERCENTILE)
 
     def __str__(self) -> str:
-        return f"percentile:{self.percent!r}"
+        return f"percentile:{_shortest(self.percent)}"
 
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """Covers the percentiles, as far as they lie within the span."""
@@ -182,7 +190,7 @@ class KLClassic(_Text):
     def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
         """The choices of `kl` and `mse` are candidates too: no method has a lower divergence of this kind."""
         also = [MSE()(law, scheme, span), KL(bins=self.bins)(law, scheme, span)]
-        return least_classic(law, scheme, span, sub_bins_per_cell(self.bins, scheme.levels), also)
+        return least_classic(law, scheme, span, sub_bins_per_cell(self.bins, scheme.size), also)
 
 
 METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {
@@ -232,9 +240,10 @@ def parse(text: str, bins: int | None = None) -> Method:
 
 
 def _parameter(text: str, item: str) -> tuple[str, float]:
-    field, _, value = item.partition("=")
+    field, equals, value = item.partition("=")
     try:
         number = float(value)
     except ValueError:
-        raise UsageError(f"{item!r} in method {text!r} is not a number", "write name:field=number") from None
+        what = "is not a number" if equals else "is no parameter"
+        raise UsageError(f"{item!r} in method {text!r} {what}", "write name:field=number") from None
     return field, int(number) if number.is_integer() and field == "bins" else number

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from klcal.counting import BLOCK, FLOAT_DTYPES, MANTISSA_BITS, Counts, as_tensor, count, count_on_device, merge_buckets
+from klcal.counting import (
+    BLOCK,
+    FLOAT_DTYPES,
+    MANTISSA_BITS,
+    Counts,
+    as_tensor,
+    count,
+    count_on_device,
+    merge_buckets,
+    usable_device,
+)
 from klcal.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +51,14 @@ class Stored(Protocol):
     @property
     def dtype(self) -> str:
         """One of ``klcal.counting.FLOAT_DTYPES``, where it can be calibrated."""
+
+    @property
+    def name(self) -> str:
+        """Its own, in the file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
 
     @property
     def status(self) -> str:
@@ -187,7 +205,7 @@ def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Ske
     return Sketch.of(count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device))
 
 
-def sketch(values: Values, *, device: str | None = None) -> Sketch:
+def sketch(values: Values | Sketch, *, device: str | None = None) -> Sketch:
     """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
     Args:
@@ -201,6 +219,10 @@ def sketch(values: Values, *, device: str | None = None) -> Sketch:
     >>> sketch(np.ones((2, 3), np.float16)).numel
     6
     """
+    if isinstance(values, Sketch):
+        return values
+    if isinstance(values, str):
+        raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
     if isinstance(values, Stored):
         if values.status != "ok":
             raise InputError(f"the tensor has no sketch: {values.reason}")
@@ -210,19 +232,27 @@ def sketch(values: Values, *, device: str | None = None) -> Sketch:
         return _sketch_tensor(values, device)
     if device not in (None, "cpu"):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
-    array: npt.NDArray[Any] = np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):
+        raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
+    try:
+        array: npt.NDArray[Any] = np.asarray(values)
+    except ValueError:
+        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
     return Sketch.of(count(_array_chunks(array, _float_dtype(array.dtype.name)), array.dtype.name))
 
 
 def _sketch_tensor(tensor: torch.Tensor, device: str | None) -> Sketch:
     dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
-    place = device or str(tensor.device)
+    place = usable_device(device) if device else str(tensor.device)
+    if str(tensor.layout) != "torch.strided" or place == "meta":
+        what = "a meta tensor, without values" if place == "meta" else f"of the layout {tensor.layout}"
+        raise UsageError(f"the tensor is {what}", "hand in a dense one")
     if place != "cpu":
         return Sketch.of(count_on_device([tensor], place))
     import torch
 
     unsigned = {1: torch.uint8, 2: torch.uint16}
-    plain = tensor.detach().cpu()
+    plain = tensor.detach().cpu().resolve_neg()
     native = dtype in ("float64", "float32", "float16")
     array = (plain if native else plain.view(unsigned[plain.element_size()])).numpy()
     return Sketch.of(count(_array_chunks(array, dtype), dtype))

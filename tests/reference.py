@@ -1,7 +1,7 @@
 """The definitions, loop by loop, in plain Python: slow, and nothing of klcal in them but the sketch that is read.
 
 A sketch is a list of pieces (low, high, count) of the line: count values spread evenly over [low, high], or all at
-one point. A quantizer is (scale, below, levels): level k stands for (k − below)·scale.
+one point. A quantizer is a scale and the ascending list of its levels in units of the scale.
 """
 
 from __future__ import annotations
@@ -37,45 +37,58 @@ def total(pieces) -> int:
     return sum(count for _, _, count in pieces)
 
 
-def nearest(x: float, scale: float, below: int, levels: int) -> float:
+def integers(count: int, below: int) -> list[float]:
+    """The levels of an integer format, so many of them below zero."""
+    return [float(k - below) for k in range(count)]
+
+
+def nearest(x: float, scale: float, levels: list[float]) -> float:
     """What a value becomes: its nearest level's, found by looking at all of them."""
-    return min(((k - below) * scale for k in range(levels)), key=lambda value: abs(x - value))
+    return min((level * scale for level in levels), key=lambda value: abs(x - value))
 
 
-def mse(pieces, scale: float, below: int, levels: int) -> float:
+def mse(pieces, scale: float, levels: list[float]) -> float:
     """E(x − x̂)² over the nonzero values: each piece is cut where the nearest level changes."""
     squares = []
     for low, high, count in pieces:
         if low == high:
-            squares.append(count * (low - nearest(low, scale, below, levels)) ** 2)
+            squares.append(count * (low - nearest(low, scale, levels)) ** 2)
             continue
-        cuts = [(k - below + 0.5) * scale for k in range(levels - 1)]
+        cuts = [(a + b) / 2 * scale for a, b in pairwise(levels)]
         cuts = [low, *(cut for cut in cuts if low < cut < high), high]
         for a, b in pairwise(cuts):
-            level = nearest((a + b) / 2, scale, below, levels)
+            level = nearest((a + b) / 2, scale, levels)
             squares.append(count / (high - low) * ((b - level) ** 3 - (a - level) ** 3) / 3)
     return math.fsum(squares) / total(pieces)
 
 
-def masses(pieces, scale: float, below: int, levels: int, sub: int) -> tuple[dict[int, float], float, float]:
+def masses(pieces, scale: float, levels: list[float], sub: int) -> tuple[dict[int, float], float, float]:
     """The share of the values in each sub-bin that is not empty, and what is clipped below and above.
 
     Sub-bins end on the side that is farther from zero, their ends included.
     """
-    edges = [(k / sub - 0.5 - below) * scale for k in range(levels * sub + 1)]
+    edges = sub_bin_edges(scale, levels, sub)
     share: dict[int, list[float]] = {}
     below_all, above_all = [], []
     for low, high, count in pieces:
         for k, part in _parts(low, high, edges):
             if k < 0:
                 below_all.append(part * count)
-            elif k == levels * sub:
+            elif k == len(levels) * sub:
                 above_all.append(part * count)
             else:
                 share.setdefault(k, []).append(part * count)
     n = total(pieces)
     found = {k: math.fsum(parts) / n for k, parts in share.items()}
     return found, math.fsum(below_all) / n, math.fsum(above_all) / n
+
+
+def sub_bin_edges(scale: float, levels: list[float], sub: int) -> list[float]:
+    """Cells reach half-way to the next level, the outer ones as far on both sides; each is cut evenly."""
+    inner = [(a + b) / 2 for a, b in pairwise(levels)]
+    cells = [2 * levels[0] - inner[0], *inner, 2 * levels[-1] - inner[-1]]
+    edges = [a + (b - a) * k / sub for a, b in pairwise(cells) for k in range(sub)]
+    return [edge * scale for edge in [*edges, cells[-1]]]
 
 
 def _parts(low: float, high: float, edges: list[float]):
@@ -101,21 +114,21 @@ def _spread(inside: dict[int, float], sub: int) -> dict[int, float]:
     return q
 
 
-def divergence(pieces, scale: float, below: int, levels: int, sub: int) -> float:
+def divergence(pieces, scale: float, levels: list[float], sub: int) -> float:
     """D(P‖Q) of `kl`: clipped values count in the outermost sub-bins of both."""
-    p, lower, upper = masses(pieces, scale, below, levels, sub)
-    for k, clipped in ((0, lower), (levels * sub - 1, upper)):
+    p, lower, upper = masses(pieces, scale, levels, sub)
+    for k, clipped in ((0, lower), (len(levels) * sub - 1, upper)):
         if clipped:
             p[k] = p.get(k, 0.0) + clipped
     q = _spread(p, sub)
     return math.fsum(p[k] * math.log(p[k] / q[k]) for k in p)
 
 
-def classic_divergence(pieces, scale: float, below: int, levels: int, sub: int) -> float:
+def classic_divergence(pieces, scale: float, levels: list[float], sub: int) -> float:
     """D(P‖Q) of `kl-classic`: clipped values count in the outermost sub-bins of P alone."""
-    p, lower, upper = masses(pieces, scale, below, levels, sub)
+    p, lower, upper = masses(pieces, scale, levels, sub)
     q = _spread(p, sub)
-    for k, clipped in ((0, lower), (levels * sub - 1, upper)):
+    for k, clipped in ((0, lower), (len(levels) * sub - 1, upper)):
         if clipped:
             p[k] = p.get(k, 0.0) + clipped
     if any(k not in q for k in p):
@@ -137,12 +150,12 @@ def candidates(pieces, levels: int, symmetric: bool, per_octave: int, octaves: i
                     yield scale, below
 
 
-def least_loss(errors, pieces, levels: int, sub: int, weight: float, least: float) -> float:
+def least_loss(errors, pieces, levels_of, sub: int, weight: float, least: float) -> float:
     """The least D + weight·MSE/(2·MSE*) over some (MSE, scale, below). As D ≥ 0, few D have to be looked at."""
     best = math.inf
     for error, scale, below in sorted(errors):
         price = weight * error / (2 * least)
         if price >= best:
             break
-        best = min(best, price + divergence(pieces, scale, below, levels, sub))
+        best = min(best, price + divergence(pieces, scale, levels_of(below), sub))
     return best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from klcal.calibration import calibrate, kl_divergence_calibration
 from klcal.errors import InputError, UsageError
 from klcal.methods import KL
 from klcal.qparams import dequantize, quantize
-from klcal.scheme import INTEGERS
 from klcal.sketching import sketch
 from klcal.table import FLOAT_FIELDS
 
+INTEGERS = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
 METHODS = ["kl", "kl-classic", "mse", "minmax", "percentile:99.9"]
 LEAST, GREATEST = 2.0**-149, float(np.finfo(np.float32).max)
 
@@ -34,7 +35,7 @@ def status_of(values, **options):
 
 
 @settings(max_examples=150)
-@given(floats(FLOATS), st.sampled_from(METHODS), st.sampled_from(list(INTEGERS)), st.sampled_from(["fail", "ignore"]))
+@given(floats(FLOATS), st.sampled_from(METHODS), st.sampled_from(INTEGERS), st.sampled_from(["fail", "ignore"]))
 def test_any_values_have_a_status_and_finite_numbers(values, method, dtype, nonfinite):
     row = calibrate(values, method=method, dtype=dtype, nonfinite=nonfinite)
     assert row.numel == values.size
@@ -88,7 +89,7 @@ def test_ignoring_what_is_not_finite_is_calibrating_the_rest():
 
 
 @pytest.mark.parametrize("value", [0.1, -0.1, 3.0, 1e-30, -7e30])
-@pytest.mark.parametrize("dtype", list(INTEGERS))
+@pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_is_represented(value, dtype, method):
     row = calibrate(np.full(50, value, np.float32), dtype=dtype, method=method)
@@ -129,16 +130,46 @@ def test_at_16_bits_kl_is_mse():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int7"}, "unknown dtype 'int7'; use one of int4, uint4, int8, uint8, int16, uint16"),
+        (
+            {"dtype": "int7x"},
+            "unknown dtype 'int7x'; use int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn, nf4",
+        ),
         ({"scheme": "odd"}, "unknown scheme 'odd'; use auto, symmetric or affine"),
         ({"method": "kll"}, "unknown method"),
         ({"bounds": (1.0, 2.0)}, "the range 1,2 is not usable"),
+        ({"bounds": (-1, 0, 1)}, "the range (-1, 0, 1) is not two numbers"),
+        ({"bounds": (None, 1)}, "is not two numbers"),
+        ({"method": KL}, "use its name, or a value such as klcal.KL(weight=1)"),
+        ({"method": 3}, "the method is 3"),
         ({"nonfinite": "skip"}, "nonfinite is 'skip'"),
     ],
 )
 def test_arguments_that_are_not_understood(options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         calibrate([1.0], **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("model.pt", "klcal.read gives the tensors of a file"),
+        ([[1.0], [1.0, 2.0]], "their lengths differ"),
+        (np.ma.masked_array([1.0, 2.0], [0, 1]), "hand in values.compressed()"),
+        (torch.eye(3).to_sparse(), "of the layout torch.sparse_coo; hand in a dense one"),
+        (torch.empty(3, device="meta"), "a meta tensor, without values"),
+        ([1, 2], "int64 values are not calibrated"),
+    ],
+)
+def test_what_is_no_array_of_floats(values, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        calibrate(values)
+
+
+def test_zeros_among_nan_are_told_apart_from_zeros():
+    row = calibrate(np.float32([0, math.nan]), nonfinite="ignore")
+    assert (row.status, row.reason) == ("zero", "every finite value is 0")
+    assert klcal.sketch(klcal.sketch([1.0])) == klcal.sketch([1.0])
+    assert klcal.__version__
 
 
 # --- the published example, made right
@@ -210,7 +241,9 @@ def test_a_file_is_read_sketched_and_calibrated(tmp_path):
     assert list(tensors) == ["model.w", "model.h", "model.n"]
     assert klcal.sketch(tensors["model.w"]) == klcal.sketch(state["w"])
     assert klcal.sketch(tensors["model.h"]) == klcal.sketch(state["h"])
-    assert klcal.calibrate(tensors["model.w"], dtype="int8") == klcal.calibrate(state["w"], dtype="int8")
+    row = klcal.calibrate(tensors["model.w"], dtype="int8")
+    assert (row.name, row.dtype, row.shape) == ("model.w", "float32", (30, 40))
+    assert row == replace(klcal.calibrate(state["w"], dtype="int8"), name=row.name, dtype=row.dtype, shape=row.shape)
     counter = klcal.calibrate(tensors["model.n"])
     assert (counter.status, counter.scale) == ("skipped", None)
     with pytest.raises(InputError, match="int64 values are not calibrated"):

@@ -10,7 +10,7 @@ from strategies import FINITE, floats, tensors
 
 from klcal.distortion import distortion
 from klcal.law import Law
-from klcal.qparams import Qparams
+from klcal.scheme import Scheme
 from klcal.sketching import sketch
 
 POINTS = st.floats(0, 2.0**100)
@@ -105,10 +105,12 @@ def test_values_inside_a_bucket_are_spread_not_heaped_at_its_middle():
     law = Law.of(sketch(values))
     assert law.positive.counts.tolist() == [10_000]
     middle = float(law.positive.inner[0] + law.positive.outer[0]) / 2
-    by = Qparams(float(np.float32(middle / 10_000)), 0, -32767, 32767)
-    real = np.rint(values / by.scale) * by.scale - values.astype(float)
-    assert distortion(law, by).squared_error == pytest.approx(float(np.sum(real**2)), rel=2e-2)
-    heaped = 10_000 * (middle - round(middle / by.scale) * by.scale) ** 2
+    scale = float(np.float32(middle / 10_000))
+    real = np.rint(values / scale) * scale - values.astype(float)
+    assert distortion(law, Scheme("int16", True), scale, 32767).squared_error == pytest.approx(
+        float(np.sum(real**2)), rel=2e-2
+    )
+    heaped = 10_000 * (middle - round(middle / scale) * scale) ** 2
     assert heaped < 1e-3 * np.sum(real**2), "the broken twin sees no error at all"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from klcal.calibration import calibrate
 from klcal.errors import UsageError
 from klcal.law import Law
 from klcal.methods import KL, METHODS, MSE, KLClassic, MinMax, Percentile, parse, sub_bins_per_cell
-from klcal.scheme import INTEGERS, Scheme, parse_range
+from klcal.scheme import Scheme, parse_range
 from klcal.sketching import sketch
 
 RNG = np.random.default_rng
@@ -33,6 +35,32 @@ def test_a_method_is_read_back_from_its_text(method):
     assert str(method).partition(":")[0] in METHODS
 
 
+@given(st.floats(1e-3, 1e9), st.integers(1, 1 << 16), st.floats(1e-3, 100))
+def test_any_method_is_read_back_from_its_text(weight, bins, percent):
+    for method in (KL(weight=weight, bins=bins), KLClassic(bins=bins), Percentile(percent)):
+        assert parse(str(method)) == method
+    assert str(Percentile(99)) == str(Percentile(99.0)) == "percentile:99"
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "scale"),
+    [
+        (RNG(7).integers(-100, 101, 1000), "int8", 1.0),
+        (RNG(7).integers(0, 201, 1000), "uint8", 1.0),
+        (RNG(7).integers(-2, 3, 1000), "int4", 1.0),
+        (RNG(7).integers(-5, 6, 1000), "int4", 1.0),
+        (RNG(7).integers(-100, 101, 1000) * 0.015625, "int8", 0.015625),
+        ([3.0, 3.0], "int8", 3 / 127),
+        ([-127, -64, 64, 127], "int8", 1.0),
+    ],
+)
+@pytest.mark.parametrize("method", ["kl", "mse"])
+def test_values_on_a_lattice_that_leaves_levels_unused_are_represented_exactly(values, dtype, scale, method):
+    row = calibrate(np.float32(values), dtype=dtype, method=method)
+    assert row.scale == pytest.approx(scale)
+    assert row.mse == pytest.approx(0, abs=1e-10)
+
+
 def test_texts_of_methods():
     assert str(parse("kl")) == "kl:bins=2048,weight=4"
     assert str(parse("kl", bins=512)) == str(parse("kl:bins=512")) == "kl:bins=512,weight=4"
@@ -47,13 +75,14 @@ def test_texts_of_methods():
         ("xyz", None, "use one of kl, kl-classic, mse, percentile, minmax"),
         ("", None, "unknown method ''"),
         ("kl:weigth=1", None, "method kl has no parameter 'weigth'; it takes bins, weight"),
-        ("kl:weight", None, "'weight' in method 'kl:weight' is not a number"),
+        ("kl:weight", None, "'weight' in method 'kl:weight' is no parameter; write name:field=number"),
+        ("kl:weight=1e-9", None, "the weight is 1e-09"),
         ("kl:weight=abc", None, "is not a number; write name:field=number"),
-        ("kl:weight=0", None, "the weight is 0; it is positive and finite"),
-        ("kl:weight=-1", None, "the weight is -1"),
+        ("kl:weight=0", None, "the weight is 0.0; it is a number, at least 0.001 and finite"),
+        ("kl:weight=-1", None, "the weight is -1.0"),
         ("kl:weight=nan", None, "the weight is nan"),
         ("kl:weight=inf", None, "the weight is inf"),
-        ("kl:bins=0", None, "the number of bins is 0; it is whole, at least 1"),
+        ("kl:bins=0", None, "the number of bins is 0; it is an int, at least 1"),
         ("kl:bins=2.5", None, "the number of bins is 2.5"),
         ("kl-classic:bins=-4", None, "the number of bins is -4"),
         ("kl:bins=64", 64, "bins are given twice"),
@@ -80,7 +109,12 @@ def test_more_bins_than_memory_has_room_for_are_refused(bins):
 
 
 def test_cells_are_cut_into_as_many_sub_bins_as_the_bins_allow():
-    assert [sub_bins_per_cell(2048, Scheme(dtype, True).levels) for dtype in INTEGERS] == [137, 137, 8, 8, 1, 1]
+    assert [sub_bins_per_cell(2048, Scheme(dtype, True).size) for dtype in ("int2", "int4", "int8", "int16")] == [
+        683,
+        137,
+        8,
+        1,
+    ]
     assert sub_bins_per_cell(1, 255) == 1
 
 

@@ -11,8 +11,9 @@ from strategies import FINITE, floats, tensors
 
 from klcal.calibration import calibrate
 from klcal.qparams import Qparams, dequantize, qparams, quantize
-from klcal.scheme import INTEGERS, Scheme
+from klcal.scheme import Scheme
 
+INTEGERS = ("int2", "uint3", "int4", "uint4", "int8", "uint8", "int16", "uint16")
 SCHEMES = [Scheme(dtype, symmetric) for dtype in INTEGERS for symmetric in (True, False)]
 ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
 SCALES = st.floats(2.0**-20, 2.0**20, width=32)
@@ -47,20 +48,20 @@ def test_halves_are_rounded_to_even_and_what_is_beyond_is_clipped():
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
 def test_zero_is_exact_and_the_ends_are_the_scheme_s(scheme):
-    for below in (0, scheme.levels // 2, scheme.levels - 1):
+    for below in (scheme.size // 2,) if scheme.symmetric else (0, scheme.size // 2, scheme.size - 1):
         by = qparams(0.1, below, scheme)
         assert by.zero_point - by.qmin == below
         assert dequantize(quantize([0.0], by), by).tolist() == [0.0]
         assert by.low == pytest.approx(-below * 0.1)
-        assert by.high == pytest.approx((scheme.levels - 1 - below) * 0.1)
-        assert INTEGERS[scheme.dtype][0] <= by.qmin < by.qmax == INTEGERS[scheme.dtype][1]
+        assert by.high == pytest.approx((scheme.size - 1 - below) * 0.1)
+        assert (by.qmin, by.qmax) == (scheme.integers[0], scheme.integers[-1])
 
 
 def test_symmetric_formats_are_narrow():
     int8, uint8 = Scheme("int8", True), Scheme("uint8", True)
-    assert (int8.qmin, int8.qmax, qparams(1, 127, int8).zero_point) == (-127, 127, 0)
-    assert (uint8.qmin, uint8.qmax, qparams(1, 127, uint8).zero_point) == (1, 255, 128)
-    assert (Scheme("int8", False).qmin, Scheme("uint8", False).qmin) == (-128, 0)
+    assert (int8.integers, qparams(1, 127, int8).zero_point) == (range(-127, 128), 0)
+    assert (uint8.integers, qparams(1, 127, uint8).zero_point) == (range(1, 256), 128)
+    assert (Scheme("int8", False).integers[0], Scheme("uint8", False).integers[0]) == (-128, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from strategies import tensors
 
 from klcal.classic import classic_divergences
 from klcal.law import Law
+from klcal.levels import FLOATS
 from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
-from klcal.scheme import INTEGERS, Scheme
-from klcal.search import Span, divergences, full_choice, squared_errors, sub_bins
+from klcal.objectives import divergences, squared_errors, sub_bins
+from klcal.scheme import Scheme
+from klcal.search import Span, full_choice
 from klcal.sketching import sketch
 
+INTEGERS = ("int2", "int4", "uint4", "int8", "uint8", "int16", "uint16")
 SCHEMES = [Scheme(dtype, symmetric) for dtype in INTEGERS for symmetric in (True, False)]
-TO_8_BITS = [scheme for scheme in SCHEMES if scheme.levels <= 256]
+TO_8_BITS = [scheme for scheme in SCHEMES if scheme.size <= 256] + [Scheme(dtype, True) for dtype in FLOATS]
 ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
 
 
@@ -32,6 +36,10 @@ def exact(values):
     return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
+def levels_of(scheme: Scheme, below: int) -> list[float]:
+    return FLOATS[scheme.dtype].tolist() if scheme.is_float else reference.integers(scheme.size, below)
+
+
 def span_of(law: Law) -> Span:
     return Span(law.low, law.high)
 
@@ -42,15 +50,15 @@ def mean_squared_error(law: Law, scheme: Scheme, scale: float, below: int) -> fl
 
 
 def loss(law: Law, scheme: Scheme, method: KL, choice, least: float) -> float:
-    sub = sub_bins_per_cell(method.bins, scheme.levels)
-    nats = divergences(law, np.array([choice.scale]), np.array([choice.below]), scheme.levels, sub)[0]
+    sub = sub_bins_per_cell(method.bins, scheme.size)
+    nats = divergences(law, scheme, np.array([choice.scale]), np.array([choice.below]), sub)[0]
     return float(nats) + method.weight * mean_squared_error(law, scheme, *choice) / (2 * least)
 
 
 @st.composite
 def candidates(draw, law: Law, scheme: Scheme):
     scale = full_choice(scheme, span_of(law)).scale * 2.0 ** -draw(st.floats(0, 3))
-    below = scheme.levels // 2 if scheme.symmetric else draw(st.integers(0, scheme.levels - 1))
+    below = scheme.zero if scheme.symmetric else draw(st.integers(0, scheme.size - 1))
     return scale, below
 
 
@@ -66,13 +74,13 @@ def test_objectives_are_those_of_the_definition(data, scheme, points, values, su
     assert found.exact or not points
     law, pieces = Law.of(found), reference.pieces_of(found)
     scale, below = data.draw(candidates(law, scheme))
-    one = np.array([scale]), np.array([below]), scheme.levels, sub
-    expected = reference.mse(pieces, scale, below, scheme.levels)
+    one = scheme, np.array([scale]), np.array([below]), sub
+    expected = reference.mse(pieces, scale, levels_of(scheme, below))
     assert mean_squared_error(law, scheme, scale, below) == pytest.approx(expected, rel=1e-7, abs=1e-13 * law.energy)
     assert divergences(law, *one)[0] == pytest.approx(
-        reference.divergence(pieces, scale, below, scheme.levels, sub), abs=1e-9
+        reference.divergence(pieces, scale, levels_of(scheme, below), sub), abs=1e-9
     )
-    expected = reference.classic_divergence(pieces, scale, below, scheme.levels, sub)
+    expected = reference.classic_divergence(pieces, scale, levels_of(scheme, below), sub)
     assert classic_divergences(law, *one)[0] == pytest.approx(expected, abs=1e-9)
 
 
@@ -83,19 +91,19 @@ def test_objectives_at_16_bits_are_those_of_the_definition(scheme):
     for shrink in (1.0, 0.7):
         scale, below = full_choice(scheme, span_of(law))
         scale *= shrink
-        expected = reference.mse(pieces, scale, below, scheme.levels)
+        expected = reference.mse(pieces, scale, levels_of(scheme, below))
         assert mean_squared_error(law, scheme, scale, below) == pytest.approx(expected, rel=1e-5)
-        nats = divergences(law, np.array([scale]), np.array([below]), scheme.levels, 2)[0]
-        assert nats == pytest.approx(reference.divergence(pieces, scale, below, scheme.levels, 2), abs=1e-9)
+        nats = divergences(law, scheme, np.array([scale]), np.array([below]), 2)[0]
+        assert nats == pytest.approx(reference.divergence(pieces, scale, levels_of(scheme, below), 2), abs=1e-9)
 
 
 def test_the_reference_would_notice_a_wrong_cell():
     found = sketch(np.float32([0.3, 0.9, 2.7]))
     pieces = reference.pieces_of(found)
     right = mean_squared_error(Law.of(found), Scheme("int4", True), 0.4, 7)
-    assert right == pytest.approx(reference.mse(pieces, 0.4, 7, 15), rel=1e-9)
-    assert right != pytest.approx(reference.mse(pieces, 0.4, 7, 14), rel=1e-2)
-    assert right != pytest.approx(reference.mse(pieces, 0.41, 7, 15), rel=1e-2)
+    assert right == pytest.approx(reference.mse(pieces, 0.4, reference.integers(15, 7)), rel=1e-9)
+    assert right != pytest.approx(reference.mse(pieces, 0.4, reference.integers(14, 7)), rel=1e-2)
+    assert right != pytest.approx(reference.mse(pieces, 0.41, reference.integers(15, 7)), rel=1e-2)
 
 
 # --- the search, against a search of the reference's own
@@ -104,17 +112,17 @@ def test_the_reference_would_notice_a_wrong_cell():
 def check_against_the_reference(values, scheme, method: KL, per_octave: int, octaves: int):
     """Both losses in the unit of the least squared error that either has found."""
     law, pieces = law_of(values), reference.pieces_of(sketch(values))
-    grid = reference.candidates(pieces, scheme.levels, scheme.symmetric, per_octave, octaves)
-    errors = [(reference.mse(pieces, *candidate, scheme.levels), *candidate) for candidate in grid]
+    grid = reference.candidates(pieces, scheme.size, scheme.symmetric, per_octave, octaves)
+    errors = [(reference.mse(pieces, scale, levels_of(scheme, below)), scale, below) for scale, below in grid]
     least = min(mean_squared_error(law, scheme, *MSE()(law, scheme, span_of(law))), min(errors)[0])
     if least <= 1e-9 * law.energy / law.size:
         return  # the optimum itself is the answer
-    sub = sub_bins_per_cell(method.bins, scheme.levels)
-    best = reference.least_loss(errors, pieces, scheme.levels, sub, method.weight, least)
+    sub = sub_bins_per_cell(method.bins, scheme.size)
+    best = reference.least_loss(errors, pieces, partial(levels_of, scheme), sub, method.weight, least)
     assert loss(law, scheme, method, method(law, scheme, span_of(law)), least) <= 1.01 * best
 
 
-@pytest.mark.parametrize("scheme", [scheme for scheme in TO_8_BITS if scheme.levels <= 16], **ids)
+@pytest.mark.parametrize("scheme", [scheme for scheme in TO_8_BITS if scheme.size <= 16 and not scheme.is_float], **ids)
 @settings(max_examples=12)
 @given(values=tensors(8), bins=st.sampled_from([16, 45, 120]), weight=st.sampled_from([1.0, 4.0]))
 def test_kl_finds_a_loss_as_low_as_the_reference_does(scheme, values, bins, weight):
@@ -138,22 +146,20 @@ def test_kl_finds_a_loss_as_low_as_the_reference_does_with_a_zero_point_of_8_bit
 @given(values=tensors(400))
 def test_kl_is_within_a_percent_of_a_dense_search(scheme, values):
     law = law_of(values)
-    method, sub = KL(), sub_bins_per_cell(2048, scheme.levels)
+    method, sub = KL(), sub_bins_per_cell(2048, scheme.size)
     full = full_choice(scheme, span_of(law)).scale
     scales = full * np.exp2(-np.arange(0, 4, 1 / 280))
     errors = squared_errors(law, scheme, scales)
     if not scheme.symmetric:
-        below = np.arange(scheme.levels)
+        below = np.arange(scheme.size)
         inside = (below <= -law.low / scales[:, None] + 0.5) & (below[::-1] <= law.high / scales[:, None] + 0.5)
         errors = np.where(inside, errors, np.inf)
     least = errors.min()
     assume(least > 1e-9 * law.energy / law.size)
     order = np.argsort(errors, axis=None)[:300]
     rows, options = np.unravel_index(order, errors.shape)
-    below = np.full(rows.size, scheme.levels // 2) if scheme.symmetric else options
-    dense = divergences(law, scales[rows], below, scheme.levels, sub) + method.weight * errors[rows, options] / (
-        2 * least
-    )
+    below = np.full(rows.size, scheme.zero) if scheme.symmetric else options
+    dense = divergences(law, scheme, scales[rows], below, sub) + method.weight * errors[rows, options] / (2 * least)
     assert loss(law, scheme, method, method(law, scheme, span_of(law)), least) <= 1.01 * dense.min()
 
 
@@ -165,11 +171,11 @@ def test_kl_is_within_a_percent_of_a_dense_search(scheme, values):
 @given(values=tensors(300), weight=st.sampled_from([0.5, 4.0, 64.0]))
 def test_the_squared_error_of_kl_is_bounded_by_the_divergence_at_the_least(scheme, values, weight):
     """MSE(kl) / MSE* ≤ 1 + 2·D(at the MSE optimum)/w ≤ 1 + 2·ln(m)/w."""
-    law, sub = law_of(values), sub_bins_per_cell(2048, scheme.levels)
+    law, sub = law_of(values), sub_bins_per_cell(2048, scheme.size)
     optimum = MSE()(law, scheme, span_of(law))
     least = mean_squared_error(law, scheme, *optimum)
     assume(least > 1e-9 * law.energy / law.size)
-    nats = divergences(law, np.array([optimum.scale]), np.array([optimum.below]), scheme.levels, sub)[0]
+    nats = divergences(law, scheme, np.array([optimum.scale]), np.array([optimum.below]), sub)[0]
     choice = KL(weight=weight)(law, scheme, span_of(law))
     ratio = mean_squared_error(law, scheme, *choice) / least
     assert ratio <= 1 + 2 * nats / weight + 1e-3  # the optimum of a finer grid is slightly lower
@@ -182,7 +188,7 @@ def test_gibbs_inequality(values, sub, scheme, data):
     """0 ≤ D ≤ ln(m) for `kl`, −ln(1 − clipped) ≤ D for `kl-classic`."""
     law = law_of(values)
     scale, below = data.draw(candidates(law, scheme))
-    one = np.array([scale]), np.array([below]), scheme.levels, sub
+    one = scheme, np.array([scale]), np.array([below]), sub
     assert 0 <= divergences(law, *one)[0] <= math.log(sub) + 1e-12
     counts = sub_bins(law, *one)[0]
     clipped = (counts[0] + counts[-1]) / law.size
@@ -193,7 +199,7 @@ def test_gibbs_inequality(values, sub, scheme, data):
 def test_a_uniform_law_has_no_divergence():
     law = Law.of(sketch(np.linspace(-1, 1, 200_001, dtype=np.float32)))
     choice = MinMax()(law, Scheme("int8", True), span_of(law))
-    assert divergences(law, np.array([choice.scale]), np.array([choice.below]), 255, 8)[0] < 1e-4
+    assert divergences(law, Scheme("int8", True), np.array([choice.scale]), np.array([choice.below]), 8)[0] < 1e-4
 
 
 @pytest.mark.parametrize("scheme", TO_8_BITS, **ids)
@@ -239,8 +245,8 @@ def test_ties_go_to_the_larger_threshold():
 @settings(max_examples=8)
 @given(values=tensors(60))
 def test_classic_is_nowhere_above_the_other_methods(scheme, values):
-    law, sub = law_of(values), sub_bins_per_cell(2048, scheme.levels)
+    law, sub = law_of(values), sub_bins_per_cell(2048, scheme.size)
     choices = [method(law, scheme, span_of(law)) for method in (KLClassic(), KL(), MSE(), MinMax())]
     scale, below = (np.array(column) for column in zip(*choices, strict=True))
-    classic, *others = classic_divergences(law, scale, below, scheme.levels, sub)
+    classic, *others = classic_divergences(law, scheme, scale, below, sub)
     assert classic <= min(others) * (1 + 1e-12)  # less is a tie

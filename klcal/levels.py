@@ -1,0 +1,68 @@
+"""The code points of floating-point formats, and what a format makes of a value: one copy for readers and quantizers.
+
+All arrays are float64, which holds every code point exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["FLOATS", "float8", "middles", "nearest"]
+
+Values = npt.NDArray[np.float64]
+
+
+def float8(mantissa_bits: int, bias: int) -> Values:
+    """Sign · 2^(exponent − bias) · 1.mantissa for all 256 patterns, subnormals included (OCP FP8, §5).
+
+    Patterns that a format reserves for NaN and infinities get the value that they would have without.
+    """
+    patterns = np.arange(256)
+    exponent = patterns % 128 >> mantissa_bits
+    fraction = patterns % (1 << mantissa_bits) / (1 << mantissa_bits)
+    magnitude = np.ldexp(fraction + (exponent > 0), np.maximum(exponent, 1) - bias)
+    values: Values = np.where(patterns < 128, magnitude, -magnitude)
+    return values
+
+
+def _both_signs(magnitudes: Values) -> Values:
+    return np.unique(np.concatenate([-magnitudes, magnitudes]) + 0.0)
+
+
+# fmt: off
+NF4 = np.array([
+    -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
+], np.float64)
+# fmt: on
+"""4-bit NormalFloat: quantiles of the normal law, zero among them (Dettmers et al., QLoRA, 2023, Appendix E)."""
+
+FLOATS: dict[str, Values] = {
+    "float8_e4m3fn": _both_signs(float8(3, bias=7)[:127]),  # no infinities; 0x7f is NaN
+    "float8_e5m2": _both_signs(float8(2, bias=15)[:124]),  # infinity and NaN from 0x7c on
+    "float4_e2m1fn": _both_signs(np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])),  # OCP MX, §5.3.3
+    "nf4": NF4,
+}
+"""The finite values of each format, ascending."""
+
+
+def middles(levels: Values) -> Values:
+    """Where the nearest of some ascending levels changes."""
+    return (levels[1:] + levels[:-1]) / 2
+
+
+def nearest(steps: npt.NDArray[np.floating], dtype: str) -> Values:
+    """The nearest value of a format, ties to the even code; what is beyond the ends becomes the end (no infinities).
+
+    >>> nearest(np.float64([0.24, 0.25, 0.75, 5.1, -100]), "float4_e2m1fn").tolist()
+    [0.0, 0.0, 1.0, 6.0, -6.0]
+    """
+    levels = FLOATS[dtype]
+    between = middles(levels)
+    found = np.searchsorted(between, steps)  # the lower one of a tie
+    tied = np.append(between, np.nan)[found] == steps
+    codes = found - int(np.flatnonzero(levels == 0)[0])
+    values: Values = levels[found + (tied & (codes % 2 == 1))]
+    return values
