@@ -8,7 +8,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt golden bench clean
+.PHONY: help demo test check fmt golden bench torture fuzz clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -17,7 +17,7 @@ demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	$(DEMO)/klcal calibrate sample_tensors --format table
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -n 2
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check
@@ -34,6 +34,13 @@ golden: .venv/ready  ## rewrite the golden files; review the diff
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench
 	$(VENV)/python -m benchmarks
+
+torture: .venv/ready  ## run the whole corpus of bad files through the command: prints a table
+	$(VENV)/python -m torture
+
+fuzz: .venv/ready  ## run each parser a million times on mutated files
+	-$(VENV)/pip install --quiet --group fuzz
+	$(VENV)/python -m fuzz
 
 clean:  ## remove what was installed
 	rm -rf .demo .venv build *.egg-info

@@ -11,9 +11,10 @@ from klcal.calibration import calibrate
 from klcal.classic import classic_divergences
 from klcal.law import Law
 from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
+from klcal.objectives import divergences, squared_errors
 from klcal.readers import find
 from klcal.scheme import Scheme
-from klcal.search import Span, divergences, squared_errors
+from klcal.search import Span
 from klcal.sketching import sketch
 
 SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
@@ -83,17 +84,17 @@ def _worst_gap(dtype: str, sketches) -> float:
 def _check(name: str, law: Law, scheme: Scheme) -> None:
     if not law.size:
         return
-    sub, span = sub_bins_per_cell(2048, scheme.levels), Span(law.low, law.high)
+    sub, span = sub_bins_per_cell(2048, scheme.size), Span(law.low, law.high)
     choices = {type(method): method(law, scheme, span) for method in METHODS}
     scale, below = (np.array(column) for column in zip(*choices.values(), strict=True))
     errors = squared_errors(law, scheme, scale)
     errors = errors[:, 0] if scheme.symmetric else errors[np.arange(below.size), below]
     by_method = dict(zip(choices, errors, strict=True))
     optimum = choices[MSE]
-    nats = divergences(law, np.array([optimum.scale]), np.array([optimum.below]), scheme.levels, sub)[0]
+    nats = divergences(law, scheme, np.array([optimum.scale]), np.array([optimum.below]), sub)[0]
     if by_method[MSE] > 1e-12 * law.energy / law.size:
         bound = 1 + 2 * nats / KL().weight
         assert by_method[KL] <= by_method[MSE] * (bound + 1e-3), (name, scheme)
-    classic = dict(zip(choices, classic_divergences(law, scale, below, scheme.levels, sub), strict=True))
+    classic = dict(zip(choices, classic_divergences(law, scheme, scale, below, sub), strict=True))
     others = [classic[method] for method in (KL, MSE, MinMax)]
     assert classic[KLClassic] <= min(others) * (1 + 1e-12), (name, scheme)

@@ -46,7 +46,7 @@ def _klcal(found, method: str, dtype: str, scheme: str, values: np.ndarray) -> C
     def search() -> None:
         law = Law.of(found)  # its tables are a part of the search
         scale, below = chosen(law, grid, Span(law.low, law.high))
-        assert 2 < (grid.levels - 1 - below) * scale <= 1.01 * np.abs(values).max()
+        assert 2 < (grid.size - 1 - below) * scale <= 1.01 * np.abs(values).max()
 
     return search
 

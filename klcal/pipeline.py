@@ -6,12 +6,9 @@ memory is bounded by a chunk, and which worker did what cannot change the answer
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
 from math import prod
@@ -21,26 +18,23 @@ from typing import NamedTuple, Protocol, TypeVar
 from klcal.calibration import Nonfinite, calibrate_sketch, nonfinite_counts
 from klcal.errors import InputError
 from klcal.methods import Method
-from klcal.readers import Description, Part, Source, find
+from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.scheme import Scheme
+from klcal.selection import Selected, attempt, described_tensors, selected, unmatched
 from klcal.sketching import Sketch, sketch_parts
-from klcal.table import Config, FileError, Row, Table
+from klcal.table import Config, Row, Table
 
-__all__ = ["BUG", "Progress", "Request", "calibrate_files"]
+__all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
 
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 TASKS_AT_ONCE = 4  # small tensors that travel to a worker together; more would make the last worker late
 BATCHED = 64  # tasks per worker from which they travel so
-NEAREST = 3  # names shown where a glob matches none
-COMPARED = 10_000  # names that such a glob is compared with: a second of work
-BUG = "this is a bug in klcal"  # begins the reason of what no file can be blamed for
-NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
 
-
-Result = TypeVar("Result")
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
 
 
 class Progress(Protocol):
@@ -69,11 +63,6 @@ class Request:
     def row(self, found: Sketch) -> Row:
         """The answer for one sketch."""
         return calibrate_sketch(found, self.method, self.scheme, self.bounds, self.nonfinite)
-
-
-class _Tensor(NamedTuple):
-    source: str
-    description: Description
 
 
 class _Task(NamedTuple):
@@ -116,70 +105,31 @@ def calibrate_files(
     """
     found = find(paths)
     errors = list(found.errors)
-    described = list(_described(found.sources, errors))
-    tensors = [each for each in described if _is_selected(each.description, include, exclude)]
+    described = list(described_tensors(found.sources, errors))
+    tensors = selected(described, include, exclude)
     rows = list(_rows(tensors, request, jobs, progress))
-    warnings = sorted({*found.warnings, *_unmatched(described, include), *_left_out(rows)})
-    return Table.of(Config(str(request.method), request.scheme.dtype, request.scheme.name), rows, errors, warnings)
-
-
-def _described(sources: Iterable[Source], errors: list[FileError]) -> Iterator[_Tensor]:
-    for source in sources:
-        described = _attempt(source.describe)
-        if isinstance(described, InputError):
-            errors.append(FileError(source.name, str(described)))
-        else:
-            yield from (_Tensor(source.name, description) for description in described)
-
-
-def _attempt(work: Callable[[], Result]) -> Result | InputError:
-    """What work gives, or why it gives nothing: not even a bug of ours costs the other tensors."""
-    try:
-        return work()
-    except InputError as error:
-        return error
-    except MemoryError:
-        return NO_MEMORY
-    except Exception as error:
-        if os.environ.get("KLCAL_DEBUG") == "1":
-            raise
-        return InputError(f"{BUG}: {type(error).__name__}", "please report it with the output of KLCAL_DEBUG=1")
-
-
-def _names(description: Description) -> tuple[str, ...]:
-    return description.name, *description.aliases
-
-
-def _is_selected(description: Description, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether one of a tensor's names is wanted: tied weights have several."""
-    kept = [name for name in _names(description) if not any(fnmatchcase(name, glob) for glob in exclude)]
-    return any(fnmatchcase(name, glob) for name in kept for glob in include or ("*",))
-
-
-def _unmatched(described: Sequence[_Tensor], include: Sequence[str]) -> Iterator[str]:
-    """A warning for each glob that no tensor matches, with the names that come nearest."""
-    names = {name for each in described for name in _names(each.description)} if include else set()
-    for glob in include:
-        if names and not any(fnmatchcase(name, glob) for name in names):
-            near = difflib.get_close_matches(glob, sorted(names)[:COMPARED], NEAREST, cutoff=0.0)
-            yield f"--include {glob!r} matches no tensor; the nearest names are {', '.join(map(repr, near))}"
+    warnings = sorted({*found.warnings, *unmatched(described, include), *_left_out(rows)})
+    scheme = request.scheme
+    config = Config(str(request.method), scheme.dtype, scheme.name, scale_format=scheme.scale_format)
+    return Table.of(config, rows, errors, warnings)
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
     """A warning for each tensor of which only a part was calibrated."""
     for row in rows:
-        if row.status == "ok" and (left_out := nonfinite_counts(row)):
+        if row.status in ("ok", "zero") and (left_out := nonfinite_counts(row)):
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
 
-def _rows(tensors: Sequence[_Tensor], request: Request, jobs: int, progress: Progress | None) -> Iterator[Row]:
+def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Progress | None) -> Iterator[Row]:
     yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
     counted = [each for each in tensors if each.description.status == "ok"]
     tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description)]
-    with _outcomes(tasks, request, jobs) as outcomes:
+    seconds = sum(TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes for task in tasks)
+    with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
-        for number, group in groupby(zip(tasks, outcomes, strict=True), key=lambda pair: pair[0].tensor):
+        for number, group in groupby(zip(tasks, found, strict=True), key=lambda pair: pair[0].tensor):
             yield _row(counted[number], _merged(group, progress), request)
             if progress is not None:
                 progress.finish(counted[number].description.name)
@@ -195,23 +145,23 @@ def _tasks(tensor: int, description: Description) -> Iterator[_Task]:
 
 
 @contextmanager
-def _outcomes(tasks: Sequence[_Task], request: Request, jobs: int) -> Iterator[Iterator[_Outcome]]:
-    """What came of each task, in their order."""
-    work: Callable[[_Task], _Outcome] = partial(_run, request)
-    seconds = sum(TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes for task in tasks)
+def outcomes(
+    work: Callable[[Task], Outcome], tasks: Sequence[Task], seconds: float, jobs: int
+) -> Iterator[Iterator[Outcome]]:
+    """What comes of each task, in their order: by several processes, where an estimate says that it pays."""
     jobs = min(jobs, len(tasks))
-    if jobs > 1 and seconds > PARALLEL_SECONDS and request.device == "cpu":
+    if jobs > 1 and seconds > PARALLEL_SECONDS:
         from klcal.workers import workers
 
-        with workers(work, tasks, jobs, at_once=TASKS_AT_ONCE if len(tasks) > BATCHED * jobs else 1) as outcomes:
-            yield outcomes
+        with workers(work, tasks, jobs, at_once=TASKS_AT_ONCE if len(tasks) > BATCHED * jobs else 1) as found:
+            yield found
     else:
         yield map(work, tasks)
 
 
 def _run(request: Request, task: _Task) -> _Outcome:
     """Counts the parts of a task and, where they are all, calibrates."""
-    return _attempt(partial(_counted, request, task))
+    return attempt(partial(_counted, request, task))
 
 
 def _counted(request: Request, task: _Task) -> Sketch | Row:
@@ -226,12 +176,12 @@ def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) 
         if progress is not None:
             progress.advance(task.nbytes)
         if isinstance(merged, Sketch):
-            merged = _attempt(partial(add, merged, outcome)) if isinstance(outcome, Sketch) else outcome
+            merged = attempt(partial(add, merged, outcome)) if isinstance(outcome, Sketch) else outcome
     return merged
 
 
-def _row(tensor: _Tensor, outcome: _Outcome, request: Request) -> Row:
-    found = _attempt(partial(request.row, outcome)) if isinstance(outcome, Sketch) else outcome
+def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
+    found = attempt(partial(request.row, outcome)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
         return replace(_uncounted(tensor), status="failed", reason=str(found))
     description = tensor.description
@@ -245,7 +195,7 @@ def _row(tensor: _Tensor, outcome: _Outcome, request: Request) -> Row:
     )
 
 
-def _uncounted(tensor: _Tensor) -> Row:
+def _uncounted(tensor: Selected) -> Row:
     """The row of a tensor of which nothing is known but its description."""
     description = tensor.description
     known = bool(description.dtype)  # else nothing said what it is

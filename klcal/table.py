@@ -1,7 +1,7 @@
-"""The answer: one row per tensor, in plain Python values.
+"""The answer: one row per tensor, or per pair of tensors, in plain Python values.
 
-Everything left of this module computes, everything right of it formats. Schema
-``klcal.table/1``; a field is only ever added, a change of meaning makes ``/2``.
+Everything left of this module computes, everything right of it formats. Schemas ``klcal.table/1`` and
+``klcal.comparison/1``; a field is only ever added, a change of meaning makes ``/2``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["FAILURES", "NUMERIC_FIELDS", "SCHEMA", "Config", "FileError", "Row", "Status", "Table"]
+__all__ = [
+    "DIFFERENCE_FIELDS",
+    "FAILURES",
+    "NUMERIC_FIELDS",
+    "Comparison",
+    "Config",
+    "Difference",
+    "FileError",
+    "Row",
+    "Status",
+    "Table",
+]
 
-SCHEMA = "klcal.table/1"
 
 Status = Literal[
     "ok",
@@ -23,6 +33,8 @@ Status = Literal[
     "underflow",  # the scale would be 0 as float32
     "unsupported",  # complex, object, sparse, already quantized, …
     "failed",  # damaged or unreadable
+    "missing",  # only P has it: of a comparison, as the next one
+    "extra",  # only Q has it
 ]
 
 FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "unsupported", "failed"})
@@ -34,7 +46,9 @@ class Row:
 
     ``name`` and ``source`` are empty for values that were handed in by Python.
 
-    ``kl`` is D(P‖Q) on the sub-bins of the chosen scale, in nats, over the nonzero values.
+    ``kl`` is D(P‖Q) on the sub-bins of the chosen scale, in nats, over the nonzero values. Float32 values are seen
+    through buckets of 0.1 % of their magnitude, evenly filled; so ``kl`` is an upper bound where there are only some
+    hundred of them. float64 is rounded to float32 first.
     ``mse``, ``sqnr_db`` and ``clipped`` (the share of values that round beyond qmin or qmax) are
     over all finite values, for the scale as printed. ``low`` and ``high`` are what qmin and qmax
     stand for.
@@ -67,10 +81,47 @@ class Row:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two tensors, P and Q. What does not apply, or is infinite, is None in the formats for machines.
+
+    Divergences are on common bins of equal mass, exact zeros a bin of their own, in the unit of the base.
+    ``wasserstein`` is in the unit of the values; what compares element by element (``cosine``, ``max_abs_diff``,
+    ``mse``, ``sqnr_db``) needs equal shapes.
+    """
+
+    name: str
+    source: str = ""  # of P
+    other_source: str | None = None  # of Q
+    dtype: str | None = None
+    other_dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    other_shape: tuple[int, ...] | None = None
+    status: Status
+    reason: str | None = None
+    numel: int | None = None  # of P
+    kl: float | None = None  # D(P‖Q)
+    reverse_kl: float | None = None  # D(Q‖P)
+    js: float | None = None
+    cross_entropy: float | None = None  # H(P, Q)
+    entropy: float | None = None  # H(P)
+    other_entropy: float | None = None  # H(Q)
+    wasserstein: float | None = None
+    cosine: float | None = None
+    max_abs_diff: float | None = None
+    mse: float | None = None
+    sqnr_db: float | None = None  # Q as a noisy copy of P
+
+
 FLOAT_FIELDS = ("scale", "low", "high", "min", "max", "kl", "mse", "sqnr_db", "clipped")
 INT_FIELDS = ("zero_point", "qmin", "qmax", "numel", "zeros", "nan", "neg_inf", "pos_inf")
 NUMERIC_FIELDS = tuple(f.name for f in fields(Row) if f.name in FLOAT_FIELDS + INT_FIELDS)
 """What ``--fail-on`` can compare."""
+DIFFERENCE_FIELDS = (
+    *("numel", "kl", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
+    *("cosine", "max_abs_diff", "mse", "sqnr_db"),
+)
+"""What ``--fail-on`` and ``--sort`` of a comparison can."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +140,36 @@ class Config:
     dtype: str
     scheme: str
     per: str = "tensor"
+    scale_format: str = "float32"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the differences were computed with."""
+
+    base: str  # of the logarithms: "e", "2" or "10"
+    bins: int
+    quantized_by: str | None = None  # Q is P, quantized by this table
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, sorted by source and then name, and everything that went wrong beside them."""
+    """All rows and everything that went wrong beside them; rows are sorted by source and then name."""
 
-    config: Config
-    rows: tuple[Row, ...] = ()
+    config: Config | Comparison
+    rows: tuple[Row, ...] | tuple[Difference, ...] = ()
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> str:
+        """The name and version of what the fields mean."""
+        return "klcal.table/1" if isinstance(self.config, Config) else "klcal.comparison/1"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of a row's fields, in their order: the keys of the JSON, the columns of the plain formats."""
+        return tuple(field.name for field in fields(Row if isinstance(self.config, Config) else Difference))
 
     @staticmethod
     def of(

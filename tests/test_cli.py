@@ -14,7 +14,6 @@ from command import COMMAND, SAMPLES, environment, klcal, klcal_process, normal,
 
 from klcal import pipeline
 from klcal.methods import METHODS
-from klcal.scheme import INTEGERS
 from klcal.writers import WRITERS
 
 
@@ -50,7 +49,13 @@ def test_where_nobody_looks_auto_is_plain(here):
 def test_the_document_says_what_it_was_computed_with(here):
     arguments = ("--method", "percentile:99.9", "--dtype", "int8", "--format", "json")
     config = klcal("calibrate", "x.npy", *arguments).document["config"]
-    assert config == {"method": "percentile:99.9", "dtype": "int8", "scheme": "symmetric", "per": "tensor"}
+    assert config == {
+        "method": "percentile:99.9",
+        "dtype": "int8",
+        "scheme": "symmetric",
+        "per": "tensor",
+        "scale_format": "float32",
+    }
 
 
 @pytest.mark.parametrize("method", ["kl", "kl-classic", "mse", "percentile:99", "minmax", "kl:bins=512,weight=1"])
@@ -142,11 +147,11 @@ def test_version_and_help_are_answers():
     [
         ([], ["missing command", "klcal --help"]),
         (["calibrat"], ["no such command 'calibrat'"]),
-        (["calibrate"], ["missing argument 'PATHS'"]),
+        (["calibrate"], ["missing argument 'PATHS...'"]),
         (["calibrate", "x.npy", "--outptu", "x"], ["no such option: --outptu", "--output"]),
         (["calibrate", "x.npy", "--format", "xml"], ["'xml'", *WRITERS]),
         (["calibrate", "x.npy", "--nonfinite", "maybe"], ["'maybe'", "fail", "ignore"]),
-        (["calibrate", "x.npy", "--dtype", "int7"], ["'int7'", *INTEGERS]),
+        (["calibrate", "x.npy", "--dtype", "int1"], ["'int1'", "int2 to int16", "float8_e4m3fn"]),
         (["calibrate", "x.npy", "--scheme", "odd"], ["'odd'", "auto", "symmetric", "affine"]),
         (["calibrate", "x.npy", "--method", "entropy"], ["'entropy'", *METHODS]),
         (["calibrate", "x.npy", "--method", "minmx"], ["'minmx'", "did you mean minmax?"]),

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from klcal.cli import verdict
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode
-from klcal.pipeline import BUG
+from klcal.selection import BUG
 from klcal.table import FAILURES, Config, FileError, Row, Table
 
 CONFIG = Config("kl:bins=2048,weight=4", "uint8", "affine")
@@ -94,7 +94,7 @@ def test_code_of_a_run(here, arguments, code):
 def test_the_highest_of_1_4_5_but_3_where_there_is_no_answer(statuses, lost, tripped, bug):
     rows = [Row(name=str(number), status=status, reason=status) for number, status in enumerate(statuses)]
     errors = [FileError("x", "damaged")] * lost + [FileError("x", f"{BUG}: KeyError")] * bug
-    findings = [verdict.Finding("x", "x", 1.0, verdict.parse_condition("scale > 0"))] * tripped
+    findings = [verdict.Finding("x", "x", "scale 1.0 > 0")] * tripped
     expected = max(
         1 if tripped else 0,
         4 if lost or FAILURES & set(statuses) else 0,
@@ -184,6 +184,9 @@ def shell(redirected: str) -> subprocess.CompletedProcess[str]:
 def test_closed_streams_are_told_or_done_without(here):
     done = shell("calibrate good.npy >&-")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    for question in ("--version", "--help", "calibrate -h"):
+        done = shell(f"{question} >&-")
+        assert (done.returncode, done.stderr) == (4, "klcal: error: stdout is closed; redirect it\n")
     done = shell("calibrate nan.npy 2>&-")
     assert (done.returncode, done.stdout.count("\n")) == (3, 2)
     done = shell("calibrate good.npy --output x.json >&- 2>&- <&-")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from klcal.cli import options
-from klcal.errors import ExitCode, UsageError
-from klcal.table import Table
+from klcal.errors import UsageError
 
 if TYPE_CHECKING:
-    from klcal.cli.verdict import Condition
+    pass
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -51,6 +49,7 @@ def calibrate(
     method: options.MethodOption = "kl",
     dtype: options.DtypeOption = "uint8",
     scheme: options.SchemeOption = "auto",
+    scale_format: options.ScaleFormatOption = "float32",
     per: options.PerOption = "tensor",
     bins: options.BinsOption = None,
     range_: options.RangeOption = None,
@@ -67,7 +66,7 @@ def calibrate(
     from klcal import methods
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import parse_condition
+    from klcal.cli.verdict import judge, parse_condition
     from klcal.counting import usable_device
     from klcal.scheme import Scheme, parse_range
     from klcal.writers import WRITERS
@@ -75,7 +74,7 @@ def calibrate(
     if per != "tensor":
         raise UsageError(f"--per '{per}' is not available", "only --per tensor is, for now")
     conditions = [parse_condition(text) for text in fail_on or ()]
-    chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme)
+    chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme, scale_format)
     bounds = None if range_ is None else parse_range(range_)
     writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
 
@@ -93,16 +92,4 @@ def calibrate(
                 progress=shown,
             )
         deliver(lambda out: writer(table, out))
-    raise typer.Exit(_judge(table, conditions))
-
-
-def _judge(table: Table, conditions: Sequence[Condition]) -> ExitCode:
-    """Say on stderr what the answer does not, and how it is to be taken."""
-    from klcal.cli.messages import capped, line, of_table, say
-    from klcal.cli.verdict import exit_code, findings
-
-    found = list(findings(table, conditions))
-    code = exit_code(table, found)
-    say(of_table(table, code))
-    say(capped([line(each.source, each.name, text=str(each)) for each in found]))
-    return code
+    raise typer.Exit(judge(table, conditions))

@@ -14,7 +14,10 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from klcal.cli.calibrate import EXAMPLES, calibrate
+from klcal.cli.calibrate import EXAMPLES as calibrate_examples
+from klcal.cli.calibrate import calibrate
+from klcal.cli.compare import EXAMPLES as compare_examples
+from klcal.cli.compare import compare
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import PanelCommand
@@ -22,13 +25,16 @@ from klcal.errors import ExitCode, InputError, KlcalError, OutputError, UsageErr
 
 __all__ = ["app", "run"]
 
+PRINTING = {"-h", "--help", "--version"}  # options whose answer goes to stdout and nowhere else
+
 app = typer.Typer(
     name="klcal",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # nothing in a help text or a message is markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=PanelCommand, epilog=EXAMPLES)(calibrate)
+app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
+app.command(cls=PanelCommand, epilog=compare_examples)(compare)
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,6 +57,8 @@ def klcal(
 def run(arguments: Sequence[str]) -> int:
     """Run a command line to its exit code. Nothing escapes but a signal."""
     _never_fail_to_encode()
+    if sys.stdout is None and not PRINTING.isdisjoint(arguments):  # typer would print it nowhere and be content
+        return _explain(OutputError("stdout is closed", "redirect it"))
     try:
         code = get_command(app)(list(arguments), prog_name="klcal", standalone_mode=False)
         if sys.stdout is not None:
@@ -87,6 +95,8 @@ def _verdict(error: Exception) -> tuple[ExitCode, str]:
             return ExitCode.NOTHING_USABLE, str(error)
         case OutputError() | KlcalError():
             return ExitCode.PARTIAL, str(error)
+        case MemoryError():
+            return ExitCode.PARTIAL, "there is not enough memory; the answer is incomplete: give this process more"
         case OSError(errno=errno.ENOSPC):  # typer writes its help itself
             silence(sys.stdout)
             return ExitCode.PARTIAL, "cannot write to stdout: no space left on device"

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TextIO
 
 from klcal.errors import ExitCode
-from klcal.table import FAILURES, Row, Table
+from klcal.table import FAILURES, Config, Difference, Row, Table
 from klcal.writers.text import escape, shorten
 
 __all__ = ["capped", "line", "of_table", "say", "silence"]
@@ -43,12 +43,13 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
     failed = [line(row.source, row.name, kind="error", text=row.reason or row.status) for row in _failures(table)]
     failed += [line(error.source, kind="error", text=error.reason) for error in table.errors]
     if code == ExitCode.NOTHING_USABLE and not failed:
-        failed = [line(kind="error", text=f"no tensor was calibrated: {_counts(table)}")]
+        done = "calibrated" if isinstance(table.config, Config) else "compared"
+        failed = [line(kind="error", text=f"no tensor was {done}: {_counts(table)}")]
     warnings = [line(kind="warning", text=warning) for warning in table.warnings]
     return capped(warnings) + capped(failed)
 
 
-def _failures(table: Table) -> Iterable[Row]:
+def _failures(table: Table) -> Iterable[Row | Difference]:
     return (row for row in table.rows if row.status in FAILURES)
 
 
@@ -65,7 +66,7 @@ def say(lines: Iterable[str]) -> None:
     try:
         sys.stderr.writelines(f"{text}\n" for text in lines)
         sys.stderr.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError):
         silence(sys.stderr)
 
 

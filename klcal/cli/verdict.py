@@ -1,4 +1,4 @@
-"""Whether the answer is good enough: ``--fail-on`` conditions and the exit code."""
+"""Whether the answer is good enough: ``--fail-on`` conditions, the exit code, and what stderr says of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode, UsageError
-from klcal.pipeline import BUG
-from klcal.table import FAILURES, NUMERIC_FIELDS, Row, Table
-from klcal.writers.records import record
+from klcal.selection import BUG
+from klcal.table import FAILURES, NUMERIC_FIELDS, Difference, Row, Table
+from klcal.writers.floats import shortest
 
-__all__ = ["Condition", "Finding", "exit_code", "findings", "parse_condition"]
+__all__ = ["Condition", "Finding", "exit_code", "findings", "judge", "parse_condition"]
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -33,28 +35,23 @@ class Condition:
     op: str
     number: float
 
-    def met_by(self, row: Row) -> float | None:
-        """The row's value, as the JSON has it, if it meets the condition; null meets none."""
-        value = record(row)[self.field]
-        if isinstance(value, int | float) and OPERATORS[self.op](value, self.number):
-            return value
-        return None
+    def met_by(self, row: Row | Difference) -> float | None:
+        """The row's value, as the JSON has it, if it meets the condition; what is missing meets none."""
+        value: float | None = getattr(row, self.field)
+        if isinstance(value, float) and math.isfinite(value):
+            value = shortest(value)
+        return value if value is not None and OPERATORS[self.op](value, self.number) else None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A row that met a condition."""
+class Finding(NamedTuple):
+    """A row that met a condition, or that none could be tried on."""
 
     source: str
     name: str
-    value: float
-    condition: Condition
-
-    def __str__(self) -> str:
-        return f"{self.condition.field} {self.value!r} {self.condition.op} {self.condition.number:g}"
+    text: str
 
 
-def parse_condition(text: str) -> Condition:
+def parse_condition(text: str, fields: Sequence[str] = NUMERIC_FIELDS) -> Condition:
     """The condition of ``FIELD OP NUMBER``.
 
     Raises:
@@ -67,10 +64,10 @@ def parse_condition(text: str) -> Condition:
     if match is None:
         raise UsageError(f"--fail-on '{text}' is not a condition", f"{FORM}; OP is one of {' '.join(OPERATORS)}")
     field, op, number = match.groups()
-    if field not in NUMERIC_FIELDS:
-        near = difflib.get_close_matches(field, NUMERIC_FIELDS, n=1)
+    if field not in fields:
+        near = difflib.get_close_matches(field, fields, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--fail-on '{text}': no field '{field}'", f"{hint}use one of {', '.join(NUMERIC_FIELDS)}")
+        raise UsageError(f"--fail-on '{text}': no field '{field}'", f"{hint}use one of {', '.join(fields)}")
     return Condition(field, op, _number(text, number))
 
 
@@ -85,11 +82,13 @@ def _number(text: str, number: str) -> float:
 
 
 def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]:
-    """Every row that meets a condition, in the order of the table."""
+    """Every row that meets a condition, or has nothing to be compared with, in the order of the table."""
     for row in table.rows:
+        if conditions and row.status in ("missing", "extra"):
+            yield Finding(row.source, row.name, row.reason or row.status)
         for condition in conditions:
             if (value := condition.met_by(row)) is not None:
-                yield Finding(row.source, row.name, value, condition)
+                yield Finding(row.source, row.name, f"{condition.field} {value!r} {condition.op} {condition.number:g}")
 
 
 def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
@@ -102,3 +101,12 @@ def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
     if table.errors or any(row.status in FAILURES for row in table.rows):
         return ExitCode.PARTIAL
     return ExitCode.FINDINGS if found else ExitCode.DONE
+
+
+def judge(table: Table, conditions: Sequence[Condition]) -> ExitCode:
+    """Say on stderr what the answer does not, and how it is to be taken."""
+    found = list(findings(table, conditions))
+    code = exit_code(table, found)
+    say(of_table(table, code))
+    say(capped([line(each.source, each.name, text=each.text) for each in found]))
+    return code

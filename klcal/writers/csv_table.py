@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TextIO
 
-from klcal.table import Row, Table
-from klcal.writers.records import FIELDS, cells
+from klcal.table import Difference, Row, Table
+from klcal.writers.records import cells, record
 
 __all__ = ["write"]
 
@@ -18,12 +18,12 @@ there so that a reader who strips one gets every name back."""
 def write(table: Table, out: TextIO) -> None:
     """The columns of the plain format; one line per row, because control characters are escaped."""
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(FIELDS)
+    writer.writerow(table.fields)
     writer.writerows(map(_inert, table.rows))
 
 
-def _inert(row: Row) -> list[str]:
+def _inert(row: Row | Difference) -> list[str]:
     return [
-        f"'{cell}" if isinstance(getattr(row, name), str) and cell.startswith(ACTIVE) else cell
-        for name, cell in zip(FIELDS, cells(row), strict=True)
+        f"'{cell}" if isinstance(value, str) and cell.startswith(ACTIVE) else cell
+        for value, cell in zip(record(row).values(), cells(row), strict=True)
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TextIO
 
-from klcal.table import SCHEMA, Table
+from klcal.table import Table
 from klcal.writers.records import record, tool
 
 __all__ = ["dump", "write"]
@@ -15,7 +15,7 @@ __all__ = ["dump", "write"]
 
 def write(table: Table, out: TextIO) -> None:
     """The whole table as one JSON document, ASCII only."""
-    out.write('{"schema": ' + dump(SCHEMA))
+    out.write('{"schema": ' + dump(table.schema))
     out.write(',\n "tool": ' + dump(tool()))
     out.write(',\n "config": ' + dump(asdict(table.config)))
     for key, items in (

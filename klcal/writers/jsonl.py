@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TextIO
 
-from klcal.table import SCHEMA, Table
+from klcal.table import Table
 from klcal.writers.json_table import dump
 from klcal.writers.records import record, tool
 
@@ -16,7 +16,7 @@ def write(table: Table, out: TextIO) -> None:
     """A line per tensor, then the summary: the only line with the key "schema"."""
     out.writelines(dump(record(row)) + "\n" for row in table.rows)
     summary = {
-        "schema": SCHEMA,
+        "schema": table.schema,
         "tool": tool(),
         "config": asdict(table.config),
         "errors": [asdict(error) for error in table.errors],

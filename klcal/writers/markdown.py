@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from klcal.table import Table
-from klcal.writers.people import Column, columns, headline, remarks
+from klcal.writers.people import Column, columns, headline, remark_titles, remarks
 from klcal.writers.text import escape
 
 __all__ = ["write"]
@@ -20,7 +20,7 @@ def write(table: Table, out: TextIO) -> None:
         out.write("\n")
         out.writelines(line + "\n" for line in _grid(ok))
     if others := list(remarks(table)):
-        out.write("\n| not calibrated | status | reason |\n| :--- | :--- | :--- |\n")
+        out.write(f"\n| {' | '.join(remark_titles(table))} |\n| :--- | :--- | :--- |\n")
         out.writelines(f"| {code(name)} | {status} | {code(reason)} |\n" for name, status, reason in others)
     if table.warnings:
         out.write("\n")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from klcal.table import Row, Table
+from klcal.table import Comparison, Config, Difference, Row, Table
 from klcal.writers.floats import for_people
 from klcal.writers.records import several_sources
 
-__all__ = ["Column", "columns", "headline", "remarks"]
+__all__ = ["Column", "columns", "headline", "remark_titles", "remarks"]
 
+COSINE_DIGITS = 6  # most are 0.999…
 SCALE_DIGITS = 5  # a scale is copied by hand more often than the rest
 
 
@@ -30,11 +33,12 @@ def columns(table: Table) -> list[Column]:
     rows = [row for row in table.rows if row.status == "ok"]
     if not rows:
         return []
-    shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in _COLUMNS]
+    chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
+    shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     return [column for column in shown if column.title != "source" or several_sources(table)]
 
 
-def shape(row: Row) -> str:
+def shape(row: Row | Difference) -> str:
     """The shape as people write it.
 
     >>> shape(Row(status="ok", shape=(64, 3, 7, 7))), shape(Row(status="ok", shape=()))
@@ -49,7 +53,9 @@ def _percent(share: float | None) -> str:
     return for_people(None if share is None else 100 * share, 3)
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Row], str], bool, int], ...] = (
+_Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
+
+_COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
     ("source", lambda row: row.source, False, 3),
     ("dtype", lambda row: row.dtype or "", False, 10),
@@ -62,6 +68,30 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str], bool, int], ...] = (
     ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 4),
     ("clipped %", lambda row: _percent(row.clipped), True, 5),
 )
+
+_DIFFERENCES: _Columns = (
+    ("name", lambda row: row.name, False, 0),
+    ("source", lambda row: row.source, False, 5),
+    ("shape", shape, False, 10),
+    ("kl", lambda row: _bounded(row.kl), True, 1),
+    ("reverse kl", lambda row: _bounded(row.reverse_kl), True, 7),
+    ("js", lambda row: for_people(row.js), True, 3),
+    ("entropy", lambda row: for_people(row.entropy), True, 9),
+    ("wasserstein", lambda row: for_people(row.wasserstein), True, 6),
+    ("cosine", lambda row: for_people(row.cosine, COSINE_DIGITS), True, 8),
+    ("max |diff|", lambda row: for_people(row.max_abs_diff), True, 4),
+    ("SQNR dB", lambda row: _bounded(row.sqnr_db), True, 2),
+)
+
+
+def _bounded(value: float | None) -> str:
+    """A number that may be infinite."""
+    return "inf" if value == math.inf else for_people(value)
+
+
+def remark_titles(table: Table) -> tuple[str, str, str]:
+    """What stands above the remarks."""
+    return "not calibrated" if isinstance(table.config, Config) else "not compared", "status", "reason"
 
 
 def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
@@ -77,6 +107,10 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 def headline(table: Table) -> str:
     """One line: how the rows were computed, and how many of them there are of each status."""
     config = table.config
+    if isinstance(config, Comparison):
+        unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
+        by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []
+        return " · ".join(["P against Q", *by, f"{config.bins} bins, in {unit}", _counts(table)])
     sources = sorted({row.source for row in table.rows} - {""})
     where = sources if len(sources) == 1 else []
     how = [config.method, f"{config.dtype} {config.scheme}", f"per {config.per}"]

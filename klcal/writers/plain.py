@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TextIO
 
 from klcal.table import Table
-from klcal.writers.records import FIELDS, cells
+from klcal.writers.records import cells
 
 __all__ = ["write"]
 
 
 def write(table: Table, out: TextIO) -> None:
     """The fields of the JSON as columns; what is null there is empty here."""
-    out.write("\t".join(FIELDS) + "\n")
+    out.write("\t".join(table.fields) + "\n")
     out.writelines("\t".join(cells(row)) + "\n" for row in table.rows)

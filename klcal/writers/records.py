@@ -7,16 +7,13 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import TypeAlias
 
-from klcal.table import Row, Table
+from klcal.table import Difference, Row, Table
 from klcal.writers.floats import shortest
 from klcal.writers.text import escape
 
-__all__ = ["FIELDS", "Value", "cells", "record", "several_sources", "tool"]
+__all__ = ["Value", "cells", "record", "several_sources", "tool"]
 
 Value: TypeAlias = "str | int | float | list[int] | list[str] | None"
-
-FIELDS = tuple(field.name for field in fields(Row))
-"""The keys of a tensor in the JSON, and the columns of the plain formats, in their order."""
 
 
 def tool() -> dict[str, str]:
@@ -24,9 +21,9 @@ def tool() -> dict[str, str]:
     return {"name": "klcal", "version": version("klcal")}
 
 
-def record(row: Row) -> dict[str, Value]:
+def record(row: Row | Difference) -> dict[str, Value]:
     """A row as JSON values. Numbers that are not finite are null."""
-    return {name: _value(getattr(row, name)) for name in FIELDS}
+    return {field.name: _value(getattr(row, field.name)) for field in fields(row)}
 
 
 def _value(value: object) -> Value:
@@ -38,7 +35,7 @@ def _value(value: object) -> Value:
     return value
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row | Difference) -> list[str]:
     """A row as one-line texts: empty where there is no value, lists as JSON."""
     return [_cell(value) for value in record(row).values()]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from klcal.table import Table
-from klcal.writers.people import Column, columns, headline, remarks
+from klcal.writers.people import Column, columns, headline, remark_titles, remarks
 from klcal.writers.text import escape, shorten
 
 __all__ = ["layout", "print_table", "write"]
@@ -25,7 +25,6 @@ GAP = 2  # between columns
 NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
 REASON_WIDTH = 12  # what a wrapped reason gets at least
-REMARKS = ("not calibrated", "status", "reason")
 UNLIMITED = 1 << 20  # wider than any row
 
 
@@ -81,14 +80,15 @@ def _reasons(table: Table, width: int) -> list[Column]:
     if not others:
         return []
     names = [shorten(escape(name), max(1, width // NAME_SHARE), cell_len) for name, _, _ in others]
-    taken = max(map(cell_len, (REMARKS[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
+    titles = remark_titles(table)
+    taken = max(map(cell_len, (titles[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
     room = max(REASON_WIDTH, width - taken)
     lines = [
         line
         for name, (_, status, reason) in zip(names, others, strict=True)
         for line in _wrapped(name, status, escape(reason), room)
     ]
-    return [Column(title, cells, False, 0) for title, cells in zip(REMARKS, zip(*lines, strict=True), strict=True)]
+    return [Column(title, cells, False, 0) for title, cells in zip(titles, zip(*lines, strict=True), strict=True)]
 
 
 def _wrapped(name: str, status: str, reason: str, room: int) -> Iterator[tuple[str, str, str]]:

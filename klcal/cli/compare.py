@@ -1,0 +1,118 @@
+"""``klcal compare``: how far the tensors of one file are from those of another, or from their quantized copy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from klcal.cli import options
+from klcal.errors import UsageError
+from klcal.table import DIFFERENCE_FIELDS
+
+__all__ = ["EXAMPLES", "compare"]
+
+EXAMPLES = """\
+\b
+Examples:
+  A checkpoint against its bfloat16 copy, the worst tensor first:
+    klcal compare model.safetensors model-bf16.safetensors
+  What a table of scales does to the tensors that it was made from:
+    klcal calibrate model.pt --output scales.json
+    klcal compare model.pt --table scales.json --sort sqnr_db
+  A CI job that fails where activations drift:
+    klcal compare yesterday/ today/ --fail-on 'kl > 0.01' --fail-on 'js > 0.005'
+
+\b
+Exit codes are those of klcal calibrate. With --fail-on, a tensor that only one side
+has is a finding too.
+"""
+
+P = Annotated[str, typer.Argument(metavar="P", show_default=False, help="The reference: a file or a directory.")]
+Q = Annotated[
+    str | None, typer.Argument(metavar="[Q]", show_default=False, help="What approximates it; not with --table.")
+]
+TableOption = Annotated[
+    str | None,
+    typer.Option(
+        "--table",
+        metavar="TABLE.json",
+        rich_help_panel=options.INPUT,
+        help="Compare P with P itself, quantized by this table of klcal calibrate.",
+    ),
+]
+BaseOption = Annotated[
+    Literal["e", "2", "10"],
+    typer.Option("--base", rich_help_panel=options.METHOD, help="Of the logarithms: e (nats), 2 (bits), 10 (bans)."),
+]
+BinsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--bins",
+        min=1,
+        metavar="N",
+        show_default="64",
+        rich_help_panel=options.METHOD,
+        help="Common bins of equal mass; an infinite kl says that Q lacks a whole bin of P.",
+    ),
+]
+SortOption = Annotated[
+    str,
+    typer.Option(
+        "--sort",
+        metavar="FIELD",
+        rich_help_panel=options.OUTPUT,
+        help=f"What is worst comes first: {', '.join(DIFFERENCE_FIELDS)}.",
+    ),
+]
+
+
+def compare(
+    p: P,
+    q: Q = None,
+    table: TableOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    jobs: options.JobsOption = None,
+    base: BaseOption = "e",
+    bins: BinsOption = None,
+    sort: SortOption = "js",
+    format_: options.FormatOption = "auto",
+    output: options.OutputOption = None,
+    fail_on: options.DifferenceFailOnOption = None,
+) -> None:
+    """Compare the tensors of P with those of Q, by name.
+
+    For each: KL both ways, Jensen-Shannon, cross-entropy, entropies and
+    Wasserstein distance on common bins; cosine, greatest difference, MSE and
+    SQNR element by element where shapes match.
+    """
+    from klcal.cli.output import choose_format, destination
+    from klcal.cli.progress import progress
+    from klcal.cli.verdict import judge, parse_condition
+    from klcal.writers import WRITERS
+
+    if (q is None) == (table is None):
+        raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
+    conditions = [parse_condition(text, DIFFERENCE_FIELDS) for text in fail_on or ()]
+    writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
+
+    from klcal.comparing import compare_files  # after what can be wrong with the command line
+
+    with destination(output, [path for path in (p, q, table) if path is not None]) as deliver:
+        with progress() as shown:
+            found = compare_files(
+                p,
+                q,
+                table=table,
+                base=base,
+                bins=bins,
+                sort=sort,
+                include=include or (),
+                exclude=exclude or (),
+                jobs=jobs or options.usable_cores(),
+                progress=shown,
+            )
+        deliver(lambda out: writer(found, out))
+    raise typer.Exit(judge(found, conditions))
