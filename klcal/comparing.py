@@ -271,7 +271,7 @@ def _compared(request: _Request, pair: _Pair) -> Difference:
 
 def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwise | None]:
     """Both sketches; and the sums over pairs of elements, where each lies where its partner does."""
-    if p.shape != q.shape or not (p.in_order and q.in_order):
+    if p.shape != q.shape or p.order != q.order or p.order is None:
         return sketch_parts(p.parts, p.dtype), sketch_parts(q.parts, q.dtype), None
     chunks_p, chunks_q = (chain.from_iterable(part.chunks() for part in each.parts) for each in (p, q))
     found = side_by_side(chunks_p, p.dtype, chunks_q, q.dtype)

@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from klcal.counting import (
-    BLOCK,
-    FLOAT_DTYPES,
-    MANTISSA_BITS,
-    Counts,
-    as_tensor,
-    count,
-    count_on_device,
-    merge_buckets,
-    usable_device,
-)
+from klcal.counting import BLOCK, FLOAT_DTYPES, MANTISSA_BITS, Counts, count, merge_buckets
+from klcal.device_counting import as_tensor, count_on_device, usable_device
 from klcal.errors import InputError, UsageError
 
 if TYPE_CHECKING:

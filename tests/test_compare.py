@@ -125,6 +125,10 @@ def test_layouts_dtypes_and_formats_may_differ(tmp_path):
     reference = str(tmp_path / "p.pt")
     in_order = compare_files(reference, str(tmp_path / "c.npy")).rows[0]
     assert (in_order.status, in_order.sqnr_db, in_order.js) == ("ok", math.inf, 0)
+    np.save(tmp_path / "g.npy", np.asfortranarray(values))
+    row = compare_files(str(tmp_path / "f.npy"), str(tmp_path / "g.npy")).rows[0]
+    assert (row.sqnr_db, row.cosine) == (math.inf, pytest.approx(1))
+    assert compare_files(str(tmp_path / "f.npy"), str(tmp_path / "t.pt")).rows[0].mse == 0
     for other in ("f.npy", "t.pt"):
         row = compare_files(reference, str(tmp_path / other)).rows[0]
         assert (row.status, row.js, row.sqnr_db, row.max_abs_diff) == ("ok", 0, None, None), "not compared out of order"

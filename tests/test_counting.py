@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import floats
 
-from klcal import counting
-from klcal.counting import FLOAT_DTYPES, SIGN_KEY, as_tensor, count, count_on_device, usable_device
+from klcal import counting, device_counting
+from klcal.counting import FLOAT_DTYPES, SIGN_KEY, count
+from klcal.device_counting import as_tensor, count_on_device, usable_device
 from klcal.errors import UsageError
 from klcal.sketching import Sketch
 
@@ -143,7 +144,7 @@ def test_how_the_work_is_blocked_does_not_matter(chunks, block):
         settings.setattr(counting, "BLOCK", block)
         settings.setattr(counting, "SMALL", block // 2)
         settings.setattr(counting, "FLUSH", 2 * block)
-        settings.setattr(counting, "DEVICE_BLOCK", block)
+        settings.setattr(device_counting, "DEVICE_BLOCK", block)
         assert counted(chunks) == whole
         assert Sketch.of(count_on_device(map(torch.from_numpy, chunks), "cpu")) == whole
 

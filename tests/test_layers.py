@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "klcal"
 MARK = "Imports go strictly down:"
-TORCH_MODULES = ("counting", "sketching", "qparams")
+TORCH_MODULES = ("device_counting", "sketching", "qparams")
 TERMINAL = ("typer", "rich")
 TERMINAL_MODULES = ("cli", "writers.rich_table")
 
@@ -132,10 +132,10 @@ def misplaced(found: list[Import]) -> list[str]:
 @pytest.mark.parametrize(
     ("by", "text", "is_wrong"),
     [
-        ("counting", "def f():\n    import torch", False),
-        ("counting", "if TYPE_CHECKING:\n    import torch", False),
-        ("counting", "import torch", True),
-        ("counting", "try:\n    from torch import nn\nexcept ImportError:\n    pass", True),
+        ("device_counting", "def f():\n    import torch", False),
+        ("device_counting", "if TYPE_CHECKING:\n    import torch", False),
+        ("device_counting", "import torch", True),
+        ("device_counting", "try:\n    from torch import nn\nexcept ImportError:\n    pass", True),
         ("readers.pt_file", "def f():\n    import torch.serialization", True),
         ("table", "if TYPE_CHECKING:\n    import torch", True),
         ("cli.main", "import typer", False),

@@ -26,7 +26,7 @@ from command import (
 from tables import TABLE
 from test_terminal import on_terminal
 
-from klcal import counting
+from klcal import device_counting
 from klcal.cli.output import destination
 from klcal.errors import UsageError
 from klcal.readers import regular
@@ -278,7 +278,7 @@ def test_a_torch_that_cannot_be_loaded_is_a_usage_error(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(UsageError, match="torch cannot reach 'cuda'"):
-        counting.usable_device("cuda")
+        device_counting.usable_device("cuda")
 
 
 def test_a_device_without_memory_costs_the_tensor_and_is_not_exchanged_for_another(here, monkeypatch):

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from klcal.divergence import DIVERGENCES
+from klcal.levels import FLOATS
+from klcal.methods import METHODS
+from klcal.scales import SCALE_FORMATS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SESSIONS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
@@ -37,14 +42,14 @@ def test_a_session_prints_what_the_readme_shows(session, tmp_path):
 
 def test_a_session_that_prints_something_else_is_noticed(tmp_path):
     assert replayed("$ echo 1\n2\n", tmp_path) == "$ echo 1\n1\n"
-    assert len(SESSIONS) == 3
+    assert len(SESSIONS) == 4
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_a_program_runs(program, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(compile(program, "README.md", "exec"), {})
-    assert "conv1.weight" in capsys.readouterr().out
+    assert ("print(" in program) == ("conv1.weight" in capsys.readouterr().out)
 
 
 def test_the_makefile_has_the_commands_that_the_readme_names():
@@ -57,3 +62,12 @@ def test_links_lead_to_files():
     for text in (README, (ROOT / "klcal" / "README.md").read_text()):
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert (ROOT / target).exists(), target
+
+
+def test_the_readme_has_every_divergence_method_and_format():
+    for name, each in DIVERGENCES.items():
+        assert f"| `{name}` | {each.title} | {each.meaning} |" in README
+    for name in METHODS:
+        assert f"`{name}" in README
+    for name in (*FLOATS, *SCALE_FORMATS):
+        assert name in README

@@ -67,7 +67,7 @@ def calibrate(
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
-    from klcal.counting import usable_device
+    from klcal.device_counting import usable_device
     from klcal.scheme import Scheme, parse_range
     from klcal.writers import WRITERS
 

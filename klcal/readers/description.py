@@ -46,4 +46,4 @@ class Description:
     status: Status = "ok"  # or "skipped", "unsupported", "failed"
     reason: str | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
-    in_order: bool = True  # chunks hold each value once, in the order of the indices, the last one fastest
+    order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat

@@ -59,7 +59,7 @@ class Header:
     length: int  # bytes of values; 0 unless status is "ok"
     status: Status
     reason: str | None
-    is_transposed: bool = False  # Fortran's order
+    order: tuple[int, ...] = ()  # of the axes, the slowest first; empty for C's
 
 
 def describe(file: RegularFile, name: str) -> list[Description]:
@@ -79,9 +79,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
 
 def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
     """The tensor of a header whose values are in some parts."""
-    return Description(
-        name, header.dtype, header.shape, parts, header.status, header.reason, in_order=not header.is_transposed
-    )
+    return Description(name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order)
 
 
 def parse(head: bytes, size: int) -> Header:
@@ -105,8 +103,9 @@ def parse(head: bytes, size: int) -> Header:
         raise InputError(f"the array needs {offset + length:,} bytes, the file has {size:,}", INCOMPLETE)
     status, reason = _status(dtype)
     name = dtype.name if dtype.names is None and dtype.kind != "V" else "void"
-    transposed = fields["fortran_order"] and sum(n > 1 for n in shape) > 1
-    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason, transposed)
+    axes = tuple(axis for axis, n in enumerate(shape) if n > 1)
+    order = axes[::-1] if fields["fortran_order"] and len(axes) > 1 else ()
+    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason, order)
 
 
 def _literal(head: bytes, size: int) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from klcal.readers.formats import KNOWN, is_text
 from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, DamagedPickle, interpret
 from klcal.readers.pickle_values import ITEM_BYTES, Storage, Tensor, shown
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, effort, extent, is_in_order, ordered_dims
+from klcal.readers.strided import StridedSpan, axis_order, effort, extent, ordered_dims
 from klcal.readers.tensor_names import Named, named_tensors
 
 __all__ = ["describe"]
@@ -233,7 +233,7 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> De
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
         parts = _parts(member, start, tensor, stored_as, counts_check)
-        return replace(plain, parts=parts, in_order=is_in_order(tensor.shape, tensor.strides))
+        return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
 

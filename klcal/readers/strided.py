@@ -12,7 +12,7 @@ import numpy as np
 from klcal.readers.description import CHUNK_BYTES, Chunk
 from klcal.readers.regular import RegularFile
 
-__all__ = ["Dim", "StridedSpan", "effort", "extent", "is_in_order", "ordered_dims"]
+__all__ = ["Dim", "StridedSpan", "axis_order", "effort", "extent", "ordered_dims"]
 
 Dim = tuple[int, int]
 """How many elements, and how many elements of storage from each to the next."""
@@ -41,14 +41,19 @@ def ordered_dims(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int,
     return repeats, tuple(dims)
 
 
-def is_in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the values of a view, each once, lie in the order of their indices.
+def axis_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes of a view in the order in which its values are read, the slowest first: empty for C's order.
 
-    >>> is_in_order((3, 2), (4, 1)), is_in_order((3, 2), (1, 3)), is_in_order((3, 2), (0, 1))
-    (True, False, False)
+    None where a value stands for several: each is read once then.
+
+    >>> axis_order((3, 2), (4, 1)), axis_order((3, 2), (1, 3)), axis_order((3, 2), (0, 1))
+    ((), (1, 0), None)
     """
-    steps = [stride for size, stride in zip(shape, strides, strict=True) if size > 1]
-    return steps == sorted(steps, reverse=True) and 0 not in steps
+    axes = [axis for axis, size in enumerate(shape) if size > 1]
+    if any(strides[axis] == 0 for axis in axes):
+        return None
+    order = sorted(axes, key=lambda axis: -strides[axis])
+    return () if order == axes else tuple(order)
 
 
 def extent(dims: tuple[Dim, ...]) -> int:
