@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pickles import checkpoint
 
 from klcal.readers.pt_file import describe
+from klcal.readers.regular import open_regular
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
@@ -301,3 +302,16 @@ def test_describing_imports_no_torch(folder):
         f"assert pt_file.describe(regular.open_regular({file.path!r}), 'x'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_state_of_an_optimizer_is_known_by_its_shape(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(3)).sum().backward()
+    optimizer.step()
+    both = {"net": layer.state_dict(), "opt": optimizer.state_dict()}
+    for content, calibrated in ((both, {"net.weight", "net.bias"}), (optimizer.state_dict(), set())):
+        torch.save(content, tmp_path / "c.pt")
+        found = describe(open_regular(str(tmp_path / "c.pt")), "c")
+        assert {each.name for each in found if each.status == "ok"} == calibrated
+        assert sum("optimizer" in (each.reason or "") for each in found) == 6

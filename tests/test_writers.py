@@ -253,3 +253,14 @@ def test_columns_go_before_names_do():
 def test_the_source_is_shown_only_where_there_are_several():
     assert "source" not in {column.title for column in columns(tables.named("a", "b"))}
     assert "source" in {column.title for column in columns(tables.TABLE)}
+
+
+def test_a_terminal_that_knows_only_ascii_gets_only_ascii():
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    print_table(tables.named("conv1.weight"), Console(file=out, width=120, markup=False, color_system=None))
+    out.flush()
+    lines = raw.getvalue().decode("ascii").splitlines()
+    assert "64x3x7x7" in lines[2]
+    assert set(lines[1]) == {"-"}
+    assert "\\u" not in "".join(lines)

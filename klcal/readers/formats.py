@@ -127,6 +127,8 @@ def _zip_reader(head: bytes, suffix: str) -> Reader:
         return READERS[".npz"]
     if suffix in PICKLED or (suffix == ".npz" and not first.endswith(b"/data.pkl")):
         return READERS[suffix]
+    if suffix == ".pt2":  # which explains what it is
+        return READERS[".pt"]
     raise InputError("it is a zip archive", "give it the suffix .npz or .pt if NumPy or PyTorch wrote it")
 
 

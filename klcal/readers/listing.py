@@ -21,6 +21,7 @@ __all__ = ["WILD", "Listing", "matching_paths", "nearest_names", "tensor_files"]
 MAX_OTHERS = 3  # files of other kinds that are remembered, for a message
 MAX_COMPARED = 10_000  # names that a mistyped one is compared with: a second of work
 MAX_NEAREST = 3  # names shown
+NO_TENSORS = ("training_args.bin",)  # what the Trainer of transformers pickles beside every checkpoint
 WILD = frozenset("*?[")  # what makes a name a pattern
 
 
@@ -60,7 +61,9 @@ def tensor_files(directory: str) -> Listing:
             full = os.path.join(path, name)
             if os.path.isdir(full):
                 folders.append(full)
-            elif os.path.splitext(name)[1].lower() in SUFFIXES or name.endswith(INDEX_SUFFIX):
+            elif name not in NO_TENSORS and (
+                os.path.splitext(name)[1].lower() in SUFFIXES or name.endswith(INDEX_SUFFIX)
+            ):
                 files.append(full)
             else:
                 others.add(name)

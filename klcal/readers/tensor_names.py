@@ -74,15 +74,23 @@ def named_tensors(root: Any, name: str) -> list[Named]:
     names.entered.add(id(root))
     if not isinstance(root, dict):
         return [Named(names.distinct(path), tensor, False) for path, tensor in _walk(root, names)]
-    training = {key: value for key, value in root.items() if _is_training(key)}
-    if not any(key in MODEL_KEYS and isinstance(root[key], dict) for key in root):
-        training = {}
+    has_model = any(key in MODEL_KEYS and isinstance(root[key], dict) for key in root)
+    training = {key: value for key, value in root.items() if _is_optimizer(value) or (has_model and _is_training(key))}
+    if _is_optimizer(root):
+        training = root
     model = {key: value for key, value in root.items() if key not in training}
     return [
         Named(names.distinct(path), tensor, part is training)
         for part in (model, training)
         for path, tensor in _walk(part, names)
     ]
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether it is what ``optimizer.state_dict()`` gives, whatever it is called."""
+    if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
+        return False
+    return isinstance(value["state"], dict) and isinstance(value["param_groups"], (list, tuple))
 
 
 def _is_training(key: Any) -> bool:

@@ -25,6 +25,7 @@ GAP = 2  # between columns
 NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
 REASON_WIDTH = 12  # what a wrapped reason gets at least
+SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
 UNLIMITED = 1 << 20  # wider than any row
 
 
@@ -42,11 +43,20 @@ def print_table(table: Table, console: Console) -> None:
     shown, hidden = layout(columns(table), width)
     for part in (shown, _reasons(table, width)):
         if part:
-            console.print(_grid(part), no_wrap=True, overflow="crop", crop=True)
+            console.print(_encodable(_grid(part), console), no_wrap=True, overflow="crop", crop=True)
             console.print()
-    console.print(Text(escape(headline(table)), "dim"))
+    console.print(_encodable(Text(escape(headline(table)), "dim"), console))
     if hidden:
         console.print(Text(f"no room for: {', '.join(hidden)} (--format json has all)", "dim"))
+
+
+def _encodable(text: Text, console: Console) -> Text:
+    """The signs of the layout as ASCII, where the terminal has no other. Each stays one column wide."""
+    try:
+        SIGNS.encode(console.encoding)
+    except (LookupError, UnicodeEncodeError):
+        text.plain = text.plain.translate(str.maketrans(SIGNS, ASCII_SIGNS))
+    return text
 
 
 def layout(wanted: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
