@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.side_by_side import in_turns, ratio, report, seconds
+from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
 from klcal.methods import MinMax
 from klcal.pipeline import Request, calibrate_files
 from klcal.readers import find
@@ -67,7 +67,8 @@ def _one_core(folder: str, values: np.ndarray) -> None:
     }
     if c_loop := _c_loop(folder, values, whole):
         candidates["a loop in C that only counts"] = c_loop
-    times = in_turns(candidates, rounds=5)
+    with one_core():
+        times = in_turns(candidates, rounds=5)
     per_value = {name: [second / VALUES * 1e9 for second in seconds] for name, seconds in times.items()}
     rows = [(name, f"{min(nanoseconds):.2f} ns") for name, nanoseconds in per_value.items()]
     pass_ = "numpy min() + max()"

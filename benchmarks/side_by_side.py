@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 PYTHON = sys.executable
 # Modules are compiled once, as in any installation, whatever this shell says.
@@ -50,7 +51,15 @@ def process(*arguments: str) -> Callable[[], object]:
     return lambda: subprocess.run(arguments, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
 
 
-def one_thread() -> None:
+@contextmanager
+def one_core() -> Iterator[None]:
     """Keep this process on one core: what is claimed of one core is measured on one."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -125,7 +125,8 @@ def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:
     fine = np.unique(near[:, None] + np.arange(-_coarse_step(scheme), _coarse_step(scheme) + 1))
     fine = fine[fine >= 0]
     scales = np.concatenate([grid_scales(full, fine), _lattice(scheme, full, fine)])
-    if span == (law.low, law.high):  # not where a range was asked for
+    occupied = law.positive.inner.size + law.negative.inner.size
+    if occupied <= 2 * scheme.size and span == (law.low, law.high):  # a lattice, and no range was asked for
         scales = np.append(scales, _wider_lattice(scheme, full))
     scales = rounded(scheme, scales, full)[::-1]
     mse = np.where(valid(scheme, scales, span), squared_errors(law, scheme, scales), np.inf)
