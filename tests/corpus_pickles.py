@@ -238,9 +238,9 @@ def growth() -> Iterator[Case]:
         ("lists", b"]", 8_000_000),
         ("dictionaries", b"}", 8_000_000),
         ("marks", b"(", 8_000_000),
-        ("names", b"ctorch\nSize\n", 8_000_000),
+        ("names", b"ctorch\nSize\n", 5_000_000),
         ("state dicts", b"h\0)R", 2_500_000),
-        ("letters", "X\x04\0\0\0😀".encode(), 8_000_000),
+        ("letters", "X\x04\0\0\0😀".encode(), 7_000_000),
         ("storages", b"h\1Q", 2_500_000),
     ]
     first = name("collections.OrderedDict") + b"q\0" + storage(4, "0")[:-1] + b"q\1Q"

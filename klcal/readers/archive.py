@@ -30,6 +30,7 @@ MAX_DIRECTORY_BYTES = 1 << 24  # 160 bytes for each of as many members; zipfile 
 BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
 BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
 INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time
+HEADS_BYTES = 1 << 13  # read at a time where the headers of many members are
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 LOCAL_MAGIC = b"PK\x03\x04"
 ENCRYPTED = 0x2041  # flag bits 0, 6 and 13: traditional, strong, masked headers
@@ -197,8 +198,9 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
     if len(infos) > MAX_MEMBERS:
         raise InputError(f"the archive has {len(infos):,} members; {MAX_MEMBERS:,} are allowed")
     members: dict[str, Member] = {}
+    heads = _Heads(file)
     for info in infos:
-        member = _member(file, info)
+        member = _member(heads, info)
         if member.name in members:
             raise InputError(f"the archive has two members named {quoted(member.name)}", DAMAGED)
         members[member.name] = member
@@ -215,33 +217,52 @@ def _directory(file: RegularFile) -> tuple[list[zipfile.ZipInfo], int]:
         raise InputError("the archive has no sound directory at its end", hint) from None
 
 
-def _member(file: RegularFile, info: zipfile.ZipInfo) -> Member:
-    name = info.orig_filename
-    shown = quoted(name)
+class _Heads:
+    """The members' own headers. Small members lie side by side, so each read fetches a few."""
+
+    def __init__(self, file: RegularFile) -> None:
+        self.file = file
+        self.start = 0
+        self.window = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes from ``offset`` on, which is inside the file; fewer where it ends."""
+        if not self.start <= offset <= self.start + len(self.window) - length:
+            self.window = self.file.read(offset, min(max(length, HEADS_BYTES), self.file.size - offset))
+            self.start = offset
+        return self.window[offset - self.start : offset - self.start + length]
+
+
+def _member(heads: _Heads, info: zipfile.ZipInfo) -> Member:
+    file, name = heads.file, info.orig_filename
     if info.flag_bits & ENCRYPTED:
-        raise InputError(f"the member {shown} is encrypted", "decrypt the archive first")
+        raise _wrong(name, "is encrypted", "decrypt the archive first")
     if info.flag_bits & PATCH:
-        raise InputError(f"the member {shown} is a patch for other data", DAMAGED)
+        raise _wrong(name, "is a patch for other data", DAMAGED)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        what = f"the member {shown} is compressed with zip method {info.compress_type}"
-        raise InputError(what, "only stored and deflated members can be read")
+        what = f"is compressed with zip method {info.compress_type}"
+        raise _wrong(name, what, "only stored and deflated members can be read")
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     header = info.header_offset
     if not 0 <= header <= file.size - LOCAL_HEADER.size:
-        raise InputError(f"the member {shown} begins outside the file", DAMAGED)
+        raise _wrong(name, "begins outside the file", DAMAGED)
     raw_name = _raw_name(info)
-    local = file.read(header, min(LOCAL_HEADER.size + len(raw_name), file.size - header))
+    local = heads.read(header, LOCAL_HEADER.size + len(raw_name))
     magic, *_, name_length, extra_length = LOCAL_HEADER.unpack_from(local)
     offset = header + LOCAL_HEADER.size + name_length + extra_length
     if magic != LOCAL_MAGIC or offset + info.compress_size > file.size:
-        raise InputError(f"the member {shown} is not where the archive's directory says", DAMAGED)
+        raise _wrong(name, "is not where the archive's directory says", DAMAGED)
     if name_length != len(raw_name) or local[LOCAL_HEADER.size :] != raw_name or "\0" in name:
-        raise InputError(f"the member {shown} has another name in its own header", DAMAGED)
+        raise _wrong(name, "has another name in its own header", DAMAGED)
     if info.external_attr & DIRECTORY and info.file_size:
-        raise InputError(f"the member {shown} is marked as a folder and has data", DAMAGED)
+        raise _wrong(name, "is marked as a folder and has data", DAMAGED)
     if not deflated and info.compress_size != info.file_size:
-        raise InputError(f"the member {shown} has two different sizes", DAMAGED)
+        raise _wrong(name, "has two different sizes", DAMAGED)
     return Member(file, name, offset, info.compress_size, info.file_size, info.CRC, deflated)
+
+
+def _wrong(name: str, what: str, hint: str) -> InputError:
+    return InputError(f"the member {quoted(name)} {what}", hint)
 
 
 def _check_layout(infos: list[zipfile.ZipInfo], members: dict[str, Member], directory: int) -> None:

@@ -26,7 +26,7 @@ NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
 REASON_WIDTH = 12  # what a wrapped reason gets at least
 SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
-UNLIMITED = 1 << 20  # wider than any row
+UNLIMITED = 1 << 12  # wider than any row, unless a name is made to pad every other one to megabytes
 
 
 def write(table: Table, out: TextIO) -> None:

@@ -1,0 +1,128 @@
+"""Sound and hostile files to begin from: a mutation of one of them gets deeper into a parser than noise does."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import safetensors.numpy
+from files import zipped
+from pickles import (
+    FLOAT,
+    GOOD,
+    OLD_GOOD,
+    checkpoint,
+    dict_of,
+    gadgets,
+    legacy_checkpoint,
+    name,
+    number,
+    pickled,
+    storage,
+    tensor,
+    text,
+    tuple_of,
+)
+
+__all__ = ["SEEDS", "WORDS"]
+
+
+def _safetensors() -> list[bytes]:
+    tensors = {"a": np.ones(3, np.float32), "b.c": np.zeros((2, 2), np.int8), "é": np.ones(0, np.float16)}
+    return [safetensors.numpy.save(tensors, {"format": "pt"}), safetensors.numpy.save({}), b"\2\0\0\0\0\0\0\0{}"]
+
+
+def _npy() -> list[bytes]:
+    seeds = []
+    for array in (np.ones((2, 3), ">f4"), np.zeros(1, "f4,i8"), np.array([b"x"]), np.asfortranarray(np.ones((2, 2)))):
+        for version in ((1, 0), (2, 0), (3, 0)):
+            out = io.BytesIO()
+            np.lib.format.write_array(out, array, version)
+            seeds.append(out.getvalue())
+    return seeds
+
+
+def _zip() -> list[bytes]:
+    members = {"w.npy": _npy()[0], "a/data.pkl": pickled(GOOD), "é": b""}
+    return [zipped(members), zipped(members, zipfile.ZIP_DEFLATED), zipped({}), checkpoint(GOOD, FLOAT * 4)]
+
+
+def _values(good: bytes) -> list[bytes]:
+    """Values in a pickle: tensors of every kind, containers, code."""
+    parameter = name("torch._utils._rebuild_parameter") + tuple_of(
+        good, b"\x88", name("collections.OrderedDict") + b")R"
+    )
+    sparse = (
+        name("torch._utils._rebuild_sparse_tensor") + tuple_of(b"N", tuple_of(good, good, tuple_of(number(4)))) + b"R"
+    )
+    typed = name("torch._tensor._rebuild_from_type_v2")
+    typed += tuple_of(name("torch._utils._rebuild_tensor_v2"), name("torch.Tensor"), b"N", b"N") + b"R"
+    plain = [good, dict_of(w=good, x=parameter + b"R"), b"](" + good + b"K\x01G" + bytes(8) + b"e", sparse, typed]
+    plain += [b"]q\0(h\0h\0t", dict_of(a=b"X\x01\0\0\0aq\1", b=b"h\1"), name("torch.Size") + b"](K\x01e\x85R"]
+    plain += [tensor(storage(4, "0"), 1, (2, 2), (1, 0)), text("é") + b"\x8a\x00", b"\x8f\x85\x86\x87"]
+    return plain + [value for value, _ in gadgets("true", good).values()]
+
+
+def _pickle() -> list[bytes]:
+    return [pickled(value) for value in _values(GOOD)]
+
+
+def _legacy_pt() -> list[bytes]:
+    values = {"0": FLOAT * 4, "1": FLOAT}
+    return [legacy_checkpoint(value, **values) for value in _values(OLD_GOOD)] + [
+        legacy_checkpoint(OLD_GOOD, **{"0": FLOAT * 4})
+    ]
+
+
+def _index() -> list[bytes]:
+    shards = ["1.safetensors", "../x", "/etc/passwd", "", ".", "a/b", "a\\b", "é", "\ud800"]
+    return [json.dumps({"metadata": {"total_size": 8}, "weight_map": {"w": shard}}).encode() for shard in shards]
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "safetensors": _safetensors,
+    "npy": _npy,
+    "zip": _zip,
+    "pickle": _pickle,
+    "legacy_pt": _legacy_pt,
+    "index": _index,
+}
+
+_JSON = ["{", "}", "[", "]", ":", ",", '""', "null", "true", "NaN", "-0", "1e999", "18446744073709551615", "\\ud800"]
+WORDS: dict[str, list[bytes]] = {
+    "safetensors": [w.encode() for w in (*_JSON, '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"__metadata__"')],
+    "npy": [
+        b"'descr'",
+        b"'fortran_order'",
+        b"'shape'",
+        b"(",
+        b",)",
+        b"True",
+        b"'<f4'",
+        b"'|O'",
+        b"[('a', '<i2', (2,))]",
+    ],
+    "zip": [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\1\0\x1c\0", b"\xff\xff\xff\xff", b"\x08\0"],
+    "pickle": [
+        *(
+            b"ctorch._utils\n_rebuild_" + word + b"\n"
+            for word in (b"tensor_v2", b"tensor_v3", b"parameter", b"qtensor")
+        ),
+        *(b"ctorch\n" + word + b"\n" for word in (b"FloatStorage", b"Size", b"float8_e5m2", b"device")),
+        *(
+            b"ccollections\nOrderedDict\n",
+            b"cos\nsystem\n",
+            b")R",
+            b"NtR",
+            b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+            b"Q",
+            b"}(u",
+        ),
+    ],
+    "index": [w.encode() for w in (*_JSON, '"weight_map"', '"metadata"', '"../x"', '".index.json"', "\\u0000")],
+}
+"""What the formats are made of, for the fuzzer to put together."""
+WORDS["legacy_pt"] = WORDS["pickle"]

@@ -1,0 +1,117 @@
+"""What is fuzzed: every parser of klcal as a function of bytes, from which only an InputError may escape."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from klcal.errors import InputError
+from klcal.readers import index_file, npy_file, safetensors_file
+from klcal.readers.archive import open_archive
+from klcal.readers.pickle_machine import interpret
+from klcal.readers.pickle_values import Storage
+from klcal.readers.pt_file import describe
+from klcal.readers.regular import RegularFile
+from klcal.readers.tensor_names import named_tensors
+
+__all__ = ["TARGETS", "Target", "safe"]
+
+Target = Callable[[bytes], None]
+LONGEST_REASON = 300
+READ_BYTES = 1 << 20  # of a member: an input of some kilobytes holds no more that is worth the time
+
+
+@dataclass(frozen=True)
+class InMemory(RegularFile):
+    """A file that is its content: a million of them are made in minutes."""
+
+    content: bytes = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.require(offset, length)
+        return self.content[offset : offset + length]
+
+    def blocks(self, offset: int, length: int, block_bytes: int = 1 << 16) -> Iterator[memoryview]:
+        self.require(offset, length)
+        for start in range(offset, offset + length, block_bytes):
+            yield memoryview(bytearray(self.content[start : min(start + block_bytes, offset + length)]))
+
+
+def in_memory(data: bytes, path: str = "x") -> InMemory:
+    return InMemory(path, len(data), 0, data)
+
+
+def safetensors(data: bytes) -> None:
+    """The length, then the JSON."""
+    length = safetensors_file.header_length(data[:8], len(data))
+    safetensors_file.parse(data[8 : 8 + length], len(data) - 8 - length)
+
+
+def npy(data: bytes) -> None:
+    npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
+
+
+def zip_directory(data: bytes) -> None:
+    """The directory, and the content of what it names."""
+    for member in open_archive(in_memory(data)).values():
+        if member.size <= READ_BYTES:
+            member.check()
+
+
+def pickle(data: bytes) -> None:
+    """One pickle in both forms, and the names of what is in it."""
+    legacy: dict[str, Storage] = {}
+    for storages in (None, legacy):
+        try:
+            named_tensors(interpret(io.BytesIO(data), storages), "x")
+        except InputError as error:
+            check(error)
+
+
+def legacy_pt(data: bytes) -> None:
+    """The five pickles of a file from before torch 1.6, and where its storages lie."""
+    for found in describe(in_memory(data), "x"):
+        assert (found.status == "ok") == (found.reason is None)
+
+
+def index(data: bytes) -> None:
+    """The index of a sharded checkpoint, and the paths it leads to."""
+    for shard in index_file.weight_map(in_memory(data)).values():
+        try:
+            path = index_file.shard_path("folder/i.index.json", shard)
+        except InputError as error:
+            check(error)
+            continue
+        assert path == f"folder/{shard}"
+        assert "/" not in shard
+        assert shard not in ("", ".", "..")
+
+
+TARGETS: dict[str, Target] = {
+    "safetensors": safetensors,
+    "npy": npy,
+    "zip": zip_directory,
+    "pickle": pickle,
+    "legacy_pt": legacy_pt,
+    "index": index,
+}
+
+
+def safe(target: Target) -> Target:
+    """The target, from which a refusal in plain words may come, and nothing else."""
+
+    def run(data: bytes) -> None:
+        try:
+            target(data)
+        except InputError as error:
+            check(error)
+
+    return run
+
+
+def check(error: InputError) -> None:
+    """A refusal is fit to be shown: short, and unable to act."""
+    reason = str(error)
+    assert 0 < len(reason) <= LONGEST_REASON, reason
+    assert reason.isprintable(), ascii(reason)

@@ -1,0 +1,17 @@
+"""Writes the corpus, in a process of its own: what it imports must not count as the command's memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent / "tests"
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(TESTS))
+    import corpus
+
+    folder, canaries = map(Path, sys.argv[1:3])
+    cases = corpus.write(folder, canaries, heavy=True)
+    print(json.dumps(cases))
