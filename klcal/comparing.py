@@ -16,7 +16,7 @@ import numpy as np
 
 from klcal.calibration import nonfinite_counts
 from klcal.counting import values_of
-from klcal.divergence import cross_entropy, entropy, js, kl, reverse_kl, wasserstein
+from klcal.divergence import DIVERGENCES, entropy
 from klcal.elementwise import Elementwise, side_by_side
 from klcal.errors import InputError, UsageError
 from klcal.estimate import MASS_BINS, mass_bins, sketch_bins
@@ -283,13 +283,13 @@ def _with_divergences(row: Difference, a: Sketch, b: Sketch, request: _Request) 
     p, q, base = pair.p, pair.q, request.base
     return replace(
         row,
-        kl=float(kl(p, q, base=base)),
-        reverse_kl=float(reverse_kl(p, q, base=base)),
-        js=float(js(p, q, base=base)),
-        cross_entropy=float(cross_entropy(p, q, base=base)),
+        kl=float(DIVERGENCES["kl"](p, q, base=base)),
+        reverse_kl=float(DIVERGENCES["reverse_kl"](p, q, base=base)),
+        js=float(DIVERGENCES["js"](p, q, base=base)),
+        cross_entropy=float(DIVERGENCES["cross_entropy"](p, q, base=base)),
         entropy=float(entropy(p, base=base)),
         other_entropy=float(entropy(q, base=base)),
-        wasserstein=float(wasserstein(fine.p, fine.q, positions=fine.positions)),
+        wasserstein=float(DIVERGENCES["wasserstein_1"](fine.p, fine.q, positions=fine.positions)),
     )
 
 
