@@ -48,6 +48,8 @@ def main() -> None:
         _handle(_interrupt)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")  # what a library says to programmers is no message of ours
+        for library in ("OPENBLAS", "MKL"):  # the processes of --jobs use the cores; threads would be in their way
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
         from klcal.cli.main import run
 
         code = run(sys.argv[1:])

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from math import prod
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from klcal import methods
 from klcal.distortion import distortion
 from klcal.errors import InputError, UsageError
+from klcal.granularity import ONE_AXIS, Per, Tensor, layout, parse_per
 from klcal.law import Law
 from klcal.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.objectives import divergences
 from klcal.qparams import Qparams, qparams
+from klcal.reasons import nonfinite_reason, underflow_reason, zero_reason
+from klcal.row_calibration import calibrate_rows
 from klcal.scheme import Scheme, check_range
 from klcal.search import Choice, Span
-from klcal.sketching import Sketch, Stored, sketch
+from klcal.settings import Nonfinite, Settings
+from klcal.sketching import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
 from klcal.table import Row, Status
 
 if TYPE_CHECKING:
-    from klcal.sketching import Values
+    from klcal.sketching import Held, Values
 
-__all__ = ["Nonfinite", "calibrate", "calibrate_sketch", "kl_divergence_calibration", "nonfinite_counts"]
+TENSOR = Tensor()
 
-Nonfinite = Literal["fail", "ignore"]
+__all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
+
+REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
 
 
 def calibrate(
@@ -34,6 +41,7 @@ def calibrate(
     method: str | Method = "kl",
     scheme: str = "auto",
     scale_format: str = "float32",
+    per: str | Per = TENSOR,
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
 ) -> Row:
@@ -45,6 +53,9 @@ def calibrate(
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
         scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
         scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
+        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
+            ``klcal.Channel(axis)``, ``klcal.Group(size, axis)``. The numbers of the row are then tuples, one item for
+            each channel or group, in the order of the tensor's axes.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
@@ -59,6 +70,8 @@ def calibrate(
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
     >>> row.status, round(row.scale, 4), row.zero_point
     ('ok', 0.0156, 64)
+    >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").scale
+    (0.1428571492433548, 0.0714285746216774)
     """
     chosen = methods.parse(method) if isinstance(method, str) else method
     if isinstance(chosen, type) or not hasattr(chosen, "__call__"):  # noqa: B004 - anything may be handed in
@@ -67,19 +80,43 @@ def calibrate(
         check_range(bounds)
     if nonfinite not in ("fail", "ignore"):
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
-    grid = Scheme.parse(dtype, scheme, scale_format)
+    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
+    unit = parse_per(per) if isinstance(per, str) else per
     if not isinstance(values, Stored):
-        return calibrate_sketch(sketch(values), chosen, grid, bounds, nonfinite)
-    if values.status == "ok":
-        row = calibrate_sketch(sketch(values), chosen, grid, bounds, nonfinite)
-    else:
+        return _calibrate_values(values, unit, settings)
+    if values.status != "ok":
         row = Row(status=cast(Status, values.status), reason=values.reason)
+    else:
+        row = _calibrate_stored(values, unit, settings)
     return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
-def calibrate_sketch(
-    found: Sketch, method: Method, scheme: Scheme, bounds: tuple[float, float] | None, nonfinite: Nonfinite
-) -> Row:
+def _calibrate_stored(stored: Stored, per: Per, settings: Settings) -> Row:
+    if per == TENSOR or not prod(stored.shape):
+        return calibrate_sketch(sketch(stored), settings)
+    if stored.order is None:
+        raise REPEATED
+    place = layout(per, stored.shape, stored.order)
+    if place is None:
+        return replace(calibrate_sketch(sketch(stored), settings), note=ONE_AXIS)
+    return calibrate_rows(stored_chunks(stored.parts), stored.dtype, place, settings)
+
+
+def _calibrate_values(values: Held | Sketch, per: Per, settings: Settings) -> Row:
+    if per == TENSOR or isinstance(values, str):
+        return calibrate_sketch(sketch(values), settings)
+    if isinstance(values, Sketch):
+        raise UsageError(f"a sketch has no axes to calibrate per {per}", "hand in the values")
+    array, dtype = stored_array(values)
+    if not array.size:
+        return calibrate_sketch(sketch(array), settings)
+    place = layout(per, array.shape)
+    if place is None:
+        return replace(calibrate_sketch(sketch(values), settings), note=ONE_AXIS)
+    return replace(calibrate_rows(array_chunks(array, dtype, "C"), dtype, place, settings), shape=array.shape)
+
+
+def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     """``calibrate`` with everything parsed."""
     row = Row(
         status="ok",
@@ -93,17 +130,16 @@ def calibrate_sketch(
     )
     if found.numel == 0:
         return replace(row, status="empty", reason="it has no values")
-    if found.nonfinite and (nonfinite == "fail" or not found.finite):
-        return replace(row, status="nonfinite", reason=_nonfinite_reason(found))
+    if found.nonfinite and (settings.nonfinite == "fail" or not found.finite):
+        return replace(row, status="nonfinite", reason=nonfinite_reason(row))
     law = Law.of(found)
     if not law.size:
-        which = "finite value" if found.nonfinite else "value"
-        return replace(row, status="zero", reason=f"every {which} is 0")
-    choice = method(law, scheme, _span(law, bounds))
+        return replace(row, status="zero", reason=zero_reason(row))
+    method, scheme = settings.method, settings.scheme
+    choice = method(law, scheme, _span(law, settings.bounds))
     chosen = qparams(*choice, scheme)
     if chosen.scale == 0:
-        reason = f"the scale {choice.scale:.3g} is 0 as {scheme.scale_format}; multiply the tensor by a power of two"
-        return replace(row, status="underflow", reason=reason)
+        return replace(row, status="underflow", reason=underflow_reason(choice.scale, scheme.scale_format))
     return _measured(row, found, law, scheme, chosen, Choice(chosen.scale, choice.below), getattr(method, "bins", BINS))
 
 
@@ -137,19 +173,6 @@ def _span(law: Law, bounds: tuple[float, float] | None) -> Span:
     return span if span.low < span.high else Span(*bounds)
 
 
-def nonfinite_counts(of: Sketch | Row) -> str:
-    """How many values of each kind are not finite, in words; empty where all are."""
-    counts = {"NaN": of.nan, "-inf": of.neg_inf, "+inf": of.pos_inf}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def _nonfinite_reason(found: Sketch) -> str:
-    counts = nonfinite_counts(found)
-    if not found.finite:
-        return f"no finite value: {counts}"
-    return f"{counts} among {found.numel} values; --nonfinite ignore calibrates the finite ones"
-
-
 def kl_divergence_calibration(
     tensor: Values, num_bins: int = 2048, min_val: float | None = None, max_val: float | None = None
 ) -> tuple[float, int]:
@@ -174,6 +197,6 @@ def kl_divergence_calibration(
         low = min(found.minimum, 0.0) if min_val is None else min_val
         bounds = (low, max(found.maximum, 0.0) if max_val is None else max_val)
     row = calibrate(found, method=KL(bins=num_bins), bounds=bounds)
-    if row.scale is None or row.zero_point is None:
+    if not isinstance(row.scale, float) or not isinstance(row.zero_point, int):
         raise InputError(f"the tensor has no scale: {row.reason}")
     return row.scale, row.zero_point

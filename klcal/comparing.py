@@ -5,26 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from klcal.calibration import nonfinite_counts
-from klcal.counting import values_of
 from klcal.divergence import DIVERGENCES, entropy
 from klcal.elementwise import Elementwise, side_by_side
 from klcal.errors import InputError, UsageError
 from klcal.estimate import MASS_BINS, mass_bins, sketch_bins
 from klcal.pipeline import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
-from klcal.qparams import Qparams, dequantize, quantize
-from klcal.readers import Chunk, Description, Part, find
-from klcal.readers.regular import open_regular
-from klcal.readers.strict_json import parse
+from klcal.quantizing import quantized_copy, read_quantizers
+from klcal.readers import Description, find
+from klcal.reasons import nonfinite_counts
 from klcal.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
 from klcal.sketching import Sketch, sketch_parts
 from klcal.table import DIFFERENCE_FIELDS, Comparison, Difference, FileError, Table
@@ -33,8 +27,6 @@ __all__ = ["BASES", "compare_files"]
 
 BASES = {"e": math.e, "2": 2.0, "10": 10.0}
 BEST_FIRST = ("cosine", "sqnr_db")  # fields in which a small number is the worse one
-SCALES = "klcal.table/1"  # the schema of a table of scales
-MAX_TABLE_BYTES = 1 << 28  # of a table of scales: a million rows
 
 
 class _Pair(NamedTuple):
@@ -86,7 +78,7 @@ def compare_files(
         raise UsageError(f"unknown field {sort!r} to sort by", f"use one of {', '.join(DIFFERENCE_FIELDS)}")
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
-    quantizers = None if table is None else _quantizers(table)
+    quantizers = None if table is None else read_quantizers(table)
     errors: list[FileError] = []
     warnings: list[str] = []
     sides = []
@@ -96,7 +88,11 @@ def compare_files(
         described = list(described_tensors(found.sources, errors))
         warnings += [*found.warnings, *unmatched(described, include)]
         sides.append(selected(described, include, exclude))
-    pairs = _matched(*sides) if q is not None else [_quantized(each, quantizers or {}) for each in sides[0]]
+    pairs = (
+        _matched(*sides)
+        if q is not None
+        else [_Pair(each, quantized_copy(each, quantizers or {})) for each in sides[0]]
+    )
     lacking = "Q does not have it" if quantizers is None else "the table has no scale for it"
     rows = list(_rows(pairs, lacking, _Request(BASES[base], bins), jobs, progress))
     rows.sort(key=partial(_badness, sort))
@@ -140,64 +136,6 @@ def _repeated(tensors: Iterable[Selected]) -> set[str]:
 def _keys(tensor: Selected, repeated: set[str]) -> list[tuple[str, str]]:
     """What a tensor is found by: its names, with its file where a name occurs in several."""
     return [(tensor.source if name in repeated else "", name) for name in names_of(tensor.description)]
-
-
-# --- what a table of scales makes of a tensor
-
-
-@dataclass(frozen=True)
-class _QuantizedPart:
-    """A ``Part`` whose values are those of another one, quantized and restored."""
-
-    part: Part
-    dtype: str  # of the other part's values
-    by: Qparams
-    format: str | None  # a floating-point format that they are quantized to
-
-    @property
-    def nbytes(self) -> int:
-        return self.part.nbytes
-
-    @property
-    def repeats(self) -> int:
-        return self.part.repeats
-
-    def chunks(self) -> Iterator[Chunk]:
-        for chunk in self.part.chunks():
-            yield dequantize(quantize(values_of(chunk, self.dtype), self.by, self.format), self.by)
-
-
-def _quantizers(path: str) -> dict[tuple[str, str], tuple[Qparams, str | None]]:
-    """The scales and zero points of a JSON table, by source and name."""
-    try:
-        file = open_regular(path)
-        document = parse(file.read(0, min(file.size, MAX_TABLE_BYTES)).lstrip())
-    except InputError as error:
-        raise UsageError(f"--table '{path}': {error}") from None
-    if document.get("schema") == SCALES:
-        with suppress(KeyError, TypeError, ValueError, OverflowError):
-            rows = [row for row in document["tensors"] if row["status"] == "ok"]
-            return {(row["source"], row["name"]): (_qparams(row), document["config"]["dtype"]) for row in rows}
-    hint = "write one with klcal calibrate --output table.json"
-    raise UsageError(f"--table '{path}' is no table of klcal calibrate", hint)
-
-
-def _qparams(row: dict[str, Any]) -> Qparams:
-    scale = float(np.float32(row["scale"]))
-    if row["zero_point"] is None:
-        return Qparams(scale)
-    return Qparams(scale, int(row["zero_point"]), int(row["qmin"]), int(row["qmax"]))
-
-
-def _quantized(tensor: Selected, quantizers: dict[tuple[str, str], tuple[Qparams, str | None]]) -> _Pair:
-    description = tensor.description
-    found = quantizers.get((tensor.source, description.name))
-    if found is None or description.status != "ok":
-        return _Pair(tensor, None)
-    by, dtype = found
-    chosen = dtype if by.zero_point is None else None
-    parts = tuple(_QuantizedPart(part, description.dtype, by, chosen) for part in description.parts)
-    return _Pair(tensor, Selected(tensor.source, replace(description, dtype="float32", parts=parts)))
 
 
 # --- how they differ

@@ -16,9 +16,10 @@ from klcal.law import Law, Pieces
 from klcal.levels import middles
 from klcal.scheme import Scheme
 
-__all__ = ["Distortion", "distortion"]
+__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors"]
 
 Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
 
 THIN = 1e-6  # relative width of a bucket below which its integral has no digits left: it is a point then
 
@@ -44,25 +45,66 @@ def distortion(law: Law, scheme: Scheme, scale: float, below: int) -> Distortion
 
 
 def _side(pieces: Pieces, scale: float, levels: Floats) -> tuple[float, float]:
-    """One sign, with levels from zero on; in units of the scale, x̂ is the nearest of them."""
     start, end = pieces.inner / scale, pieces.outer / scale
-    width, middle = end - start, (start + end) / 2
-    thin = width <= THIN * end
-    safe = np.where(thin, 1.0, width)
-    edges = middles(levels)
-    broad_error = (_integral(end, levels, edges) - _integral(start, levels, edges)) / safe
-    error = np.where(thin, (middle - levels[np.searchsorted(edges, middle)]) ** 2, broad_error)
-    last = edges.size  # the number of the last level; a tie with the one that would follow goes to the even one
-    limit = 2 * levels[-1] - edges[-1] if last else 0.5
-    beyond = middle >= limit if last % 2 else middle > limit
-    clipped = np.where(thin, beyond, np.clip((end - limit) / safe, 0.0, 1.0))
+    error = piece_errors(start, end, levels)
+    clipped = piece_clipped(start, end, levels)
     return scale**2 * float(np.sum(pieces.counts * error)), float(np.sum(pieces.counts * clipped))
 
 
-def _integral(steps: Floats, levels: Floats, edges: Floats) -> Floats:
-    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t."""
+def piece_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
+    """Mean squared error of magnitudes in [start, end], in units of the scale.
+
+    Args:
+        start: inner ends of pieces of one sign.
+        end: outer ends; the same for points.
+        levels: magnitudes of the levels of that sign from zero on.
+        last: the number of the last level in use, where it differs from piece to piece: of integers.
+    """
+    width = end - start
+    thin = width <= THIN * end
+    if not thin.any():
+        return (integral(end, levels, last) - integral(start, levels, last)) / width
+    broad = (integral(end, levels, last) - integral(start, levels, last)) / np.where(thin, 1.0, width)
+    middle = (start + end) / 2
+    cell = _cell(middle, levels, last)
+    level = cell if _are_even(levels) else levels[cell]
+    return np.where(thin, (middle - level) ** 2, broad)
+
+
+def piece_clipped(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
+    """Share of values that round beyond the last level, of the pieces of ``piece_errors``."""
+    width, middle = end - start, (start + end) / 2
+    thin = width <= THIN * end
+    number = np.array(levels.size - 1.0) if last is None else last
+    limit = number + 0.5
+    if last is None and levels.size > 1:
+        limit = levels[-1] + (levels[-1] - levels[-2]) / 2
+    beyond = np.where(number % 2 == 1, middle >= limit, middle > limit)  # a tie goes to the even level
+    return np.where(thin, beyond, np.clip((end - limit) / np.where(thin, 1.0, width), 0.0, 1.0))
+
+
+def _are_even(levels: Floats) -> bool:
+    return bool(levels[-1] == levels.size - 1)  # they ascend from zero; those of no float format are the integers
+
+
+def _cell(steps: Floats, levels: Floats, last: Floats | None) -> Floats | Numbers:
+    """The number of the level nearest to each of some steps."""
+    if _are_even(levels):
+        return np.minimum(np.floor(steps + 0.5), levels[-1] if last is None else last)
+    return np.searchsorted(middles(levels), steps)
+
+
+def integral(steps: Floats, levels: Floats, last: Floats | None = None) -> Floats:
+    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, or the last in use."""
+    cell = _cell(steps, levels, last)
+    if _are_even(levels):  # every whole cell adds 1/12
+        return (cell / 4 + _cube(steps - cell)) / 3
+    edges = middles(levels)
     starts = np.append(0.0, edges)  # of the cells
-    before = (starts - levels) ** 3
-    whole = np.append(0.0, ((edges - levels[:-1]) ** 3 - before[:-1]).cumsum())
-    cell = np.searchsorted(edges, steps)
-    return (whole[cell] + (steps - levels[cell]) ** 3 - before[cell]) / 3
+    before = _cube(starts - levels)
+    whole = np.append(0.0, (_cube(edges - levels[:-1]) - before[:-1]).cumsum())
+    return (whole[cell] + _cube(steps - levels[cell]) - before[cell]) / 3
+
+
+def _cube(values: Floats) -> Floats:
+    return values * values * values  # ten times as fast as a power

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from klcal.counting import MANTISSA_BITS, SIGN_KEY
 from klcal.sketching import Sketch
 
-__all__ = ["Law", "Pieces", "Side"]
+__all__ = ["FLOAT64_MANTISSA_BITS", "LEAST_NORMAL", "Law", "Pieces", "Side", "magnitudes"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -56,16 +56,16 @@ class Pieces:
 def _pieces(sketch: Sketch, side: slice, sign: int, least: float, extreme: float) -> Pieces:
     shift = FLOAT32_MANTISSA_BITS - sketch.mantissa_bits
     bits = (sketch.keys[side] - sign) << shift
-    inner = _magnitudes(bits)
+    inner = magnitudes(bits)
     if sketch.exact:
         return Pieces(inner, inner, sketch.counts[side])
-    outer = np.minimum(_magnitudes(bits + (1 << shift)), extreme)
+    outer = np.minimum(magnitudes(bits + (1 << shift)), extreme)
     outer[:-1] = np.where(inner < LEAST_NORMAL, inner, outer)[:-1]
     inner[-1:] = np.where(inner < LEAST_NORMAL, outer, inner)[-1:]
     return Pieces(np.maximum(inner, least), np.maximum(outer, least), sketch.counts[side])
 
 
-def _magnitudes(bits: Integers) -> Floats:
+def magnitudes(bits: Integers) -> Floats:
     """Float32 patterns as float64; the pattern of infinity, the upper edge of the last bucket, as 2¹²⁸."""
     with np.errstate(over="ignore"):
         return np.minimum(bits.astype(np.uint32).view(np.float32).astype(np.float64), 2.0**128)

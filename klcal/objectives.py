@@ -14,7 +14,7 @@ from klcal.law import Law, Side
 from klcal.levels import FLOATS, middles
 from klcal.scheme import Scheme
 
-__all__ = ["belows", "divergences", "squared_errors", "sub_bins"]
+__all__ = ["belows", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -63,7 +63,7 @@ def _saved(side: Side, scales: Floats, levels: Floats) -> Floats:
 def sub_bins(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """Values in each sub-bin and, first and last, clipped below and above: (candidates, levels · sub + 2)."""
     positive, negative = law.sides
-    relative, zeros = _relative_edges(scheme, below, sub)
+    relative, zeros = relative_edges(scheme, below, sub)
     first = np.searchsorted(relative, zeros.min(), side="right") - 1  # the last edge below zero
     last = np.searchsorted(relative, zeros.max(), side="left") + 1  # behind the first above
     edges = (relative - zeros[:, None]) * scales[:, None]
@@ -77,7 +77,7 @@ def sub_bins(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int
     return np.maximum(np.diff(inside), 0.0)
 
 
-def _relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, Floats]:
+def relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, Floats]:
     """The edges of all sub-bins in units of the scale, and where zero lies among them for each candidate."""
     if not scheme.is_float:
         return np.arange(scheme.size * sub + 1) / sub - 0.5, below.astype(np.float64)
@@ -96,13 +96,18 @@ def divergences(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: 
     evenly over its occupied sub-bins. D = Σ p·ln p − Σ S·ln(S/Z), with S the mass of a cell and Z its
     occupied sub-bins.
     """
-    counts = sub_bins(law, scheme, scales, below, sub)
+    return spread_within_cells(sub_bins(law, scheme, scales, below, sub), law.size, sub)
+
+
+def spread_within_cells(counts: Floats, size: npt.ArrayLike, sub: int) -> Floats:
+    """D(P‖Q) where ``counts`` (…, sub-bins and what is clipped at either end) are of ``size`` values, in nats."""
     counts[:, 1] += counts[:, 0]
     counts[:, -2] += counts[:, -1]
-    p = counts[:, 1:-1].reshape(scales.size, scheme.size, sub) / law.size
-    cells = p.sum(axis=2)
-    occupied = np.count_nonzero(p, axis=2)
-    divergence = _sum_p_log(p.reshape(scales.size, -1), 1.0) - _sum_p_log(cells, np.maximum(occupied, 1))
+    p = counts[:, 1:-1] / np.asarray(size, np.float64)[..., None]
+    parts = p.reshape(len(p), -1, sub)
+    cells = parts.sum(axis=2)
+    occupied = np.count_nonzero(parts, axis=2)
+    divergence = _sum_p_log(p, 1.0) - _sum_p_log(cells, np.maximum(occupied, 1))
     nats: Floats = np.maximum(divergence, 0.0)
     return nats
 

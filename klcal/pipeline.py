@@ -15,14 +15,16 @@ from math import prod
 from operator import add
 from typing import NamedTuple, Protocol, TypeVar
 
-from klcal.calibration import Nonfinite, calibrate_sketch, nonfinite_counts
-from klcal.errors import InputError
-from klcal.methods import Method
+from klcal.calibration import REPEATED, calibrate_sketch
+from klcal.errors import InputError, UsageError
+from klcal.granularity import ONE_AXIS, Layout, Per, Rules, Tensor, layout, per_of
 from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
-from klcal.scheme import Scheme
-from klcal.selection import Selected, attempt, described_tensors, selected, unmatched
-from klcal.sketching import Sketch, sketch_parts
+from klcal.reasons import nonfinite_counts
+from klcal.row_calibration import calibrate_rows
+from klcal.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
+from klcal.settings import Settings
+from klcal.sketching import Sketch, sketch_parts, stored_chunks
 from klcal.table import Config, Row, Table
 
 __all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
@@ -51,18 +53,11 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
-    """How every tensor is calibrated."""
+class Request(Settings):
+    """How every tensor is calibrated, and by what."""
 
-    method: Method
-    scheme: Scheme
-    bounds: tuple[float, float] | None = None
-    nonfinite: Nonfinite = "fail"
     device: str = "cpu"
-
-    def row(self, found: Sketch) -> Row:
-        """The answer for one sketch."""
-        return calibrate_sketch(found, self.method, self.scheme, self.bounds, self.nonfinite)
+    rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
 
 
 class _Task(NamedTuple):
@@ -72,6 +67,7 @@ class _Task(NamedTuple):
     dtype: str
     parts: tuple[Part, ...]
     whole: bool
+    layout: Layout | None = None  # of channels or groups, if there are any
 
     @property
     def nbytes(self) -> int:
@@ -102,29 +98,42 @@ def calibrate_files(
 
     Returns:
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
+
+    Raises:
+        UsageError: a tensor has not the axis whose channels or groups are asked for; nothing was counted.
     """
     found = find(paths)
     errors = list(found.errors)
     described = list(described_tensors(found.sources, errors))
     tensors = selected(described, include, exclude)
     rows = list(_rows(tensors, request, jobs, progress))
-    warnings = sorted({*found.warnings, *unmatched(described, include), *_left_out(rows)})
+    globs = unmatched(described, include, [glob for glob, _ in request.rules if glob != "*"])
+    warnings = sorted({*found.warnings, *globs, *_left_out(rows)})
     scheme = request.scheme
-    config = Config(str(request.method), scheme.dtype, scheme.name, scale_format=scheme.scale_format)
+    per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
+    config = Config(str(request.method), scheme.dtype, scheme.name, per, scheme.scale_format)
     return Table.of(config, rows, errors, warnings)
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
     """A warning for each tensor of which only a part was calibrated."""
     for row in rows:
-        if row.status in ("ok", "zero") and (left_out := nonfinite_counts(row)):
+        refused = row.unit_status is not None and "nonfinite" in row.unit_status
+        if row.status in ("ok", "zero") and not refused and (left_out := nonfinite_counts(row)):
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
 
 def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Progress | None) -> Iterator[Row]:
     yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
-    counted = [each for each in tensors if each.description.status == "ok"]
-    tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description)]
+    counted, layouts = [], []
+    for each in (each for each in tensors if each.description.status == "ok"):
+        per = per_of(names_of(each.description), request.rules)
+        if each.description.order is None and per != Tensor():
+            yield replace(_uncounted(each), status="unsupported", reason=str(REPEATED))
+        else:
+            counted.append(each)
+            layouts.append(_layout(each, per))
+    tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description, layouts[number])]
     seconds = sum(TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes for task in tasks)
     with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
@@ -135,10 +144,21 @@ def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Pr
                 progress.finish(counted[number].description.name)
 
 
-def _tasks(tensor: int, description: Description) -> Iterator[_Task]:
-    """One task for a tensor of ordinary size, one per part for a large one."""
-    whole = _Task(tensor, description.dtype, description.parts, True)
-    if whole.nbytes <= PART_BYTES:
+def _layout(tensor: Selected, per: Per) -> Layout | None:
+    """Of its channels or groups; None where it has one scale."""
+    description = tensor.description
+    if not prod(description.shape):
+        return None
+    try:
+        return layout(per, description.shape, description.order or ())
+    except UsageError as error:
+        raise UsageError(f"{tensor.source}: {description.name}: {error.what}", error.hint) from None
+
+
+def _tasks(tensor: int, description: Description, rows: Layout | None) -> Iterator[_Task]:
+    """One task for a tensor of ordinary size, one per part for a large one that has a single scale."""
+    whole = _Task(tensor, description.dtype, description.parts, True, rows)
+    if whole.nbytes <= PART_BYTES or rows is not None:
         yield whole
     else:
         yield from (whole._replace(parts=(part,), whole=False) for part in description.parts)
@@ -165,8 +185,10 @@ def _run(request: Request, task: _Task) -> _Outcome:
 
 
 def _counted(request: Request, task: _Task) -> Sketch | Row:
+    if task.layout is not None:
+        return calibrate_rows(stored_chunks(task.parts), task.dtype, task.layout, request)
     found = sketch_parts(task.parts, task.dtype, request.device)
-    return request.row(found) if task.whole else found
+    return calibrate_sketch(found, request) if task.whole else found
 
 
 def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) -> _Outcome:
@@ -181,12 +203,15 @@ def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) 
 
 
 def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
-    found = attempt(partial(request.row, outcome)) if isinstance(outcome, Sketch) else outcome
+    found = attempt(partial(calibrate_sketch, outcome, request)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
         return replace(_uncounted(tensor), status="failed", reason=str(found))
     description = tensor.description
+    asked = per_of(names_of(description), request.rules)
+    one_axis = asked != Tensor() and len(description.shape) < 2 and found.numel
     return replace(
         found,
+        note=ONE_AXIS if one_axis else found.note,
         name=description.name,
         source=tensor.source,
         dtype=description.dtype,

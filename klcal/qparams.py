@@ -13,22 +13,32 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from klcal.errors import UsageError
+from klcal.granularity import Channel, Group, layout
 from klcal.levels import FLOATS, nearest
 from klcal.scales import FLOAT32_MAX, at_most
 from klcal.scheme import Scheme
 
-__all__ = ["Qparams", "dequantize", "qparams", "quantize"]
+__all__ = ["Qparams", "deployed_scales", "dequantize", "level_ends", "qparams", "quantize", "quantized"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Singles = npt.NDArray[np.float32]
+
+
+Numbers = float | tuple[float | None, ...]
+"""One, or one for each channel or group."""
 
 
 class HasQparams(Protocol):
     """A ``Qparams``, or a row of a table."""
 
     @property
-    def scale(self) -> float | None: ...
+    def scale(self) -> Numbers | None: ...
     @property
-    def zero_point(self) -> int | None: ...
+    def zero_point(self) -> Numbers | None: ...
     @property
     def qmin(self) -> int | None: ...
     @property
@@ -53,9 +63,8 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     The scale is rounded to a float32 if its format is not narrower anyway, and made smaller where an end of the range
     would overflow float32. It is 0 where it underflows.
     """
-    above, under = (side.max(initial=0.0) for side in scheme.sides(below))
-    limit = float(at_most(FLOAT32_MAX / max(above, under), scheme.scale_format))
-    rounded = min(float(np.float32(scale)), limit)
+    rounded = float(deployed_scales(np.array(scale), np.array(below), scheme))
+    under, above = map(float, level_ends(np.array(below), scheme))
     low, high = float(-under * rounded), float(above * rounded)
     if scheme.is_float:
         return Qparams(rounded, low=low, high=high)
@@ -63,12 +72,29 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     return Qparams(rounded, qmin + below, qmin, qmax, low=low, high=high)
 
 
+def level_ends(below: Integers, scheme: Scheme) -> tuple[Floats, Floats]:
+    """Magnitudes of the least and the greatest level in use, in steps, for each number of them below zero."""
+    if scheme.symmetric:
+        return np.full(below.shape, scheme.below[-1]), np.full(below.shape, scheme.above[-1])
+    under = below.astype(np.float64)
+    return under, scheme.size - 1 - under
+
+
+def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
+    """Scales as float32, or in their narrower format, whose range does not overflow float32; 0 where they underflow."""
+    greatest = np.maximum(*level_ends(below, scheme))
+    with np.errstate(over="ignore"):
+        single = scales.astype(np.float32).astype(np.float64)
+    return np.minimum(single, at_most(FLOAT32_MAX / greatest, scheme.scale_format))
+
+
 def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
     """The integers of an array or torch tensor, as int64 of the same kind and shape.
 
     Args:
         values: finite or infinite floats; NaN has no integer.
-        by: a row of a table, or a ``Qparams``; its scale must not be None.
+        by: a row of a table, or a ``Qparams``; its scale must not be None. Where channels or groups have a scale each,
+            the values must have the shape of the tensor that was calibrated.
         dtype: a floating-point format, which ``by`` is for. What is given back are then not integers but the values of
             that format in units of the scale, as float32: ties go to the even code, what is beyond the ends becomes the
             end.
@@ -82,18 +108,45 @@ def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
     [0.5, -6.0]
     """
     _check(by, dtype)
+    scale, zero_point = _of_each_value(by.scale, by, values), _of_each_value(by.zero_point, by, values)
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(values, torch.Tensor):
-        if dtype is not None:
-            array = quantize(values.detach().cpu().to(torch.float32).numpy(), by, dtype)
-            return torch.from_numpy(array).to(values.device)
-        steps = (values.to(torch.float32) / torch.tensor(by.scale, dtype=torch.float32)).round()
-        return (steps + by.zero_point).clamp(by.qmin, by.qmax).to(torch.int64)
+    if torch is None or not isinstance(values, torch.Tensor):
+        return quantized(np.asarray(values, np.float32), scale, zero_point, by, dtype)
+    if dtype is not None:
+        array = quantize(values.detach().cpu().to(torch.float32).numpy(), by, dtype)
+        return torch.from_numpy(array).to(values.device)
+    steps = (values.to(torch.float32) / torch.from_numpy(scale).to(values.device)).round()
+    return (steps + torch.from_numpy(zero_point).to(values.device)).clamp(by.qmin, by.qmax).to(torch.int64)
+
+
+def quantized(values: Singles, scale: Singles, zero_point: Singles, by: HasQparams, dtype: str | None) -> Any:
+    """``quantize`` of an array, where scales and zero points are known for each value."""
     with np.errstate(over="ignore"):  # what is beyond float32 is beyond qmax as well
-        steps = np.asarray(values, np.float32) / np.float32(by.scale)
+        steps = values / scale
     if dtype is not None:
         return nearest(steps, dtype).astype(np.float32)
-    return np.clip(np.rint(steps) + by.zero_point, by.qmin, by.qmax).astype(np.int64)
+    return np.clip(np.rint(steps) + zero_point, by.qmin, by.qmax).astype(np.int64)
+
+
+def _of_each_value(numbers: Numbers | None, by: HasQparams, values: Any) -> Singles:
+    """Numbers in a shape that goes with the values': themselves, or those of the channel or group of each value."""
+    if not isinstance(numbers, tuple):
+        return np.array(numbers or 0, np.float32)
+    axis, shape = getattr(by, "axis", None), tuple(np.shape(values))
+    size: int | None = getattr(by, "group_size", None)
+    groups = Channel(axis) if size is None or axis is None else Group(size, axis)
+    try:
+        place = layout(groups, shape) if np.prod(shape) else None
+    except UsageError:
+        place = None
+    if place is None or place.rows != len(numbers):
+        raise UsageError(f"{len(numbers)} scales per {groups} do not fit the shape {list(shape)}", "hand in the tensor")
+    if None in numbers:
+        raise UsageError(f"{numbers.count(None)} of {len(numbers)} units have no scale", "leave them out")
+    each = np.array(numbers, np.float32).reshape(place.shape if size is not None else (-1,))
+    if size is None:
+        return each.reshape([-1 if i == place.axis else 1 for i in range(len(shape))])
+    return np.repeat(each, size, axis=place.axis).take(range(shape[place.axis]), axis=place.axis)
 
 
 def dequantize(integers: Any, by: HasQparams) -> Any:
@@ -107,12 +160,12 @@ def dequantize(integers: Any, by: HasQparams) -> Any:
     """
     if by.scale is None:
         raise UsageError("the row has no scale", "calibrate the tensor first; the row's reason says why it has none")
-    zero_point = by.zero_point or 0
+    scale, zero_point = _of_each_value(by.scale, by, integers), _of_each_value(by.zero_point, by, integers)
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(integers, torch.Tensor):
-        steps = integers if integers.is_floating_point() else integers - zero_point
-        return steps.to(torch.float32) * torch.tensor(by.scale, dtype=torch.float32)
-    return (np.asarray(integers) - zero_point).astype(np.float32) * np.float32(by.scale)
+    if torch is None or not isinstance(integers, torch.Tensor):
+        return (np.asarray(integers) - zero_point).astype(np.float32) * scale
+    steps = integers if integers.is_floating_point() else integers - torch.from_numpy(zero_point).to(integers.device)
+    return steps.to(torch.float32) * torch.from_numpy(scale).to(integers.device)
 
 
 def _check(by: HasQparams, dtype: str | None) -> None:

@@ -76,6 +76,11 @@ class Scheme:
         """Whether the levels are those of a floating-point format: uneven, and without a zero point."""
         return self.dtype in FLOATS
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the levels below zero mirror those above."""
+        return not self.is_float or bool(np.array_equal(self.above, self.below))
+
     @cached_property
     def integers(self) -> range:
         """The integers in use, from qmin to qmax; those of a floating-point format number its levels."""

@@ -128,6 +128,8 @@ def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:
     occupied = law.positive.inner.size + law.negative.inner.size
     if occupied <= 2 * scheme.size and span == (law.low, law.high):  # a lattice, and no range was asked for
         scales = np.append(scales, _wider_lattice(scheme, full))
+    if scheme.is_float:  # a larger scale costs floats no precision, and may fit the greatest values better
+        scales = np.append(scales, grid_scales(full, -np.arange(1, STEPS_PER_OCTAVE)))
     scales = rounded(scheme, scales, full)[::-1]
     mse = np.where(valid(scheme, scales, span), squared_errors(law, scheme, scales), np.inf)
     keep = mse <= max(NEAR * slack * mse.min(), NO_ERROR * law.energy / law.size)

@@ -76,10 +76,11 @@ def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> boo
     return is_included and not any(fnmatchcase(name, glob) for glob in exclude)
 
 
-def unmatched(described: Sequence[Selected], include: Sequence[str]) -> Iterator[str]:
-    """A warning for each glob that no tensor matches, with the names that come nearest."""
-    names = {name for each in described for name in names_of(each.description)} if include else set()
-    for glob in include:
+def unmatched(described: Sequence[Selected], include: Sequence[str], rules: Sequence[str] = ()) -> Iterator[str]:
+    """A warning for each glob, of ``--include`` and ``--per``, that no tensor matches, with the nearest names."""
+    globs = [*(("--include", glob) for glob in include), *(("--per", glob) for glob in rules)]
+    names = {name for each in described for name in names_of(each.description)} if globs else set()
+    for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
             near = difflib.get_close_matches(glob, sorted(names)[:COMPARED], NEAREST, cutoff=0.0)
-            yield f"--include {glob!r} matches no tensor; the nearest names are {', '.join(map(repr, near))}"
+            yield f"{option} {glob!r} matches no tensor; the nearest names are {', '.join(map(repr, near))}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from klcal.errors import InputError, UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Sketch", "Stored", "sketch", "sketch_parts"]
+__all__ = ["Sketch", "Stored", "Stretch", "array_chunks", "sketch", "sketch_parts", "stored_array", "stored_chunks"]
 
 
 class Stretch(Protocol):
@@ -63,9 +63,14 @@ class Stored(Protocol):
     def parts(self) -> Sequence[Stretch]:
         """Its data."""
 
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """Of its axes in the data, the slowest first; nothing is C's, None where a value stands for several."""
+
 
 if TYPE_CHECKING:
-    Values: TypeAlias = npt.ArrayLike | torch.Tensor | Stored
+    Held: TypeAlias = npt.ArrayLike | torch.Tensor
+    Values: TypeAlias = Held | Stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +186,15 @@ class Sketch(Counts):
         return Sketch(**vars(counts))
 
 
+def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
+    """The values of a tensor in a file, in the order of its parts.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return (chunk for part in parts for chunk in part.chunks())
+
+
 def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
     """The sketch of a tensor in a file, or of some parts of it, in one pass.
 
@@ -218,35 +232,55 @@ def sketch(values: Values | Sketch, *, device: str | None = None) -> Sketch:
         if values.status != "ok":
             raise InputError(f"the tensor has no sketch: {values.reason}")
         return sketch_parts(values.parts, values.dtype, device or "cpu")
-    torch = sys.modules.get("torch")  # who hands in a tensor has imported it
-    if torch is not None and isinstance(values, torch.Tensor):
-        return _sketch_tensor(values, device)
-    if device not in (None, "cpu"):
+    if is_tensor(values):
+        place = usable_device(device) if device else str(values.device)
+        if place not in ("cpu", "meta"):
+            _float_dtype(str(values.dtype).removeprefix("torch."))
+            return Sketch.of(count_on_device([_dense(values)], place))
+    elif device not in (None, "cpu"):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
+    array, dtype = stored_array(values)
+    return Sketch.of(count(array_chunks(array, dtype, "K"), dtype))
+
+
+def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
+    """Whether the values are a torch tensor; who hands one in has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
+
+
+def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
+    """Values that Python holds, as an array in the memory of the CPU, and their dtype: see ``array_chunks``.
+
+    Raises:
+        UsageError: they are no array, or not floating point.
+    """
+    if is_tensor(values):
+        return _tensor_array(_dense(values))
     if isinstance(values, np.ma.MaskedArray):
         raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
     try:
         array: npt.NDArray[Any] = np.asarray(values)
     except ValueError:
         raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
-    return Sketch.of(count(_array_chunks(array, _float_dtype(array.dtype.name)), array.dtype.name))
+    return array, _float_dtype(array.dtype.name)
 
 
-def _sketch_tensor(tensor: torch.Tensor, device: str | None) -> Sketch:
-    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
-    place = usable_device(device) if device else str(tensor.device)
-    if str(tensor.layout) != "torch.strided" or place == "meta":
-        what = "a meta tensor, without values" if place == "meta" else f"of the layout {tensor.layout}"
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    if str(tensor.layout) != "torch.strided" or tensor.is_meta:
+        what = "a meta tensor, without values" if tensor.is_meta else f"of the layout {tensor.layout}"
         raise UsageError(f"the tensor is {what}", "hand in a dense one")
-    if place != "cpu":
-        return Sketch.of(count_on_device([tensor], place))
+    return tensor
+
+
+def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
     import torch
 
+    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
     unsigned = {1: torch.uint8, 2: torch.uint16}
     plain = tensor.detach().cpu().resolve_neg()
     native = dtype in ("float64", "float32", "float16")
-    array = (plain if native else plain.view(unsigned[plain.element_size()])).numpy()
-    return Sketch.of(count(_array_chunks(array, dtype), dtype))
+    return (plain if native else plain.view(unsigned[plain.element_size()])).numpy(), dtype
 
 
 def _float_dtype(name: str) -> str:
@@ -255,18 +289,18 @@ def _float_dtype(name: str) -> str:
     return name
 
 
-def _array_chunks(array: npt.NDArray[Any], dtype: str) -> Iterator[npt.NDArray[Any]]:
-    """Flat native pieces in memory order: neither a copy of a strided array nor a byte-swapped one."""
+def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
+    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
     storage = np.dtype(FLOAT_DTYPES[dtype])
     if array.dtype.name == storage.name:
         blocks: Any = np.nditer(
             array,
             flags=["external_loop", "buffered", "zerosize_ok"],
-            order="K",
+            order=order,
             op_dtypes=[storage],
             casting="equiv",
             buffersize=BLOCK,
         )
         yield from blocks
     else:  # a dtype of ml_dtypes, which only its bit pattern is wanted of
-        yield array.ravel(order="K").view(storage)
+        yield array.ravel(order=order).view(storage)

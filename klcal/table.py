@@ -6,9 +6,9 @@ Everything left of this module computes, everything right of it formats. Schemas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "DIFFERENCE_FIELDS",
@@ -37,6 +37,10 @@ Status = Literal[
     "extra",  # only Q has it
 ]
 
+Number: TypeAlias = "float | tuple[float | None, ...] | None"
+"""A number, or one for each channel or group."""
+WholeNumber: TypeAlias = "int | tuple[int | None, ...] | None"
+
 FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "unsupported", "failed"})
 
 
@@ -52,6 +56,10 @@ class Row:
     ``mse``, ``sqnr_db`` and ``clipped`` (the share of values that round beyond qmin or qmax) are
     over all finite values, for the scale as printed. ``low`` and ``high`` are what qmin and qmax
     stand for.
+
+    Where channels or groups have a scale each, the numbers that differ are tuples: an item for each, in the order of
+    the axes; ``axis`` is the one along which the channels, or the groups of ``group_size``, lie. ``kl`` is None then
+    where there are fewer than 4 values for each bin: it would tell more of their number than of their law.
     """
 
     name: str = ""
@@ -60,12 +68,12 @@ class Row:
     shape: tuple[int, ...] | None = None
     status: Status
     reason: str | None = None
-    scale: float | None = None
-    zero_point: int | None = None
+    scale: Number = None
+    zero_point: WholeNumber = None
     qmin: int | None = None
     qmax: int | None = None
-    low: float | None = None
-    high: float | None = None
+    low: Number = None
+    high: Number = None
     min: float | None = None
     max: float | None = None
     numel: int | None = None
@@ -73,12 +81,37 @@ class Row:
     nan: int | None = None
     neg_inf: int | None = None
     pos_inf: int | None = None
-    kl: float | None = None
-    mse: float | None = None
-    sqnr_db: float | None = None
-    clipped: float | None = None
+    kl: Number = None
+    mse: Number = None
+    sqnr_db: Number = None
+    clipped: Number = None
     axis: int | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
+    group_size: int | None = None
+    note: str | None = None  # what was done otherwise than asked for, and why
+    unit: int | None = None  # of a row that stands for one channel or group
+    unit_status: tuple[Status, ...] | None = None  # where the units of a tensor differ in it
+
+    @property
+    def failed(self) -> bool:
+        """Whether it, or a channel or group of it, should have a scale and has none."""
+        return self.status in FAILURES or not FAILURES.isdisjoint(self.unit_status or ())
+
+    def units(self) -> Iterator[Row]:
+        """A row for each channel or group, in their order; the row itself where it has none."""
+        if self.axis is None or not isinstance(self.scale, tuple):
+            yield self
+            return
+        statuses = self.unit_status or (self.status,) * len(self.scale)
+        totals = dict.fromkeys(("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf", "unit_status"))
+        for unit, status in enumerate(statuses):
+            own: dict[str, Any] = {name: _item(getattr(self, name), unit) for name in UNIT_FIELDS}
+            lacks: dict[str, Any] = totals | ({"reason": None} if status == "ok" else {"qmin": None, "qmax": None})
+            yield replace(self, unit=unit, status=status, **own, **lacks)
+
+
+def _item(numbers: Number | WholeNumber, unit: int) -> float | None:
+    return numbers[unit] if isinstance(numbers, tuple) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +147,8 @@ class Difference:
 
 
 FLOAT_FIELDS = ("scale", "low", "high", "min", "max", "kl", "mse", "sqnr_db", "clipped")
+UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
+"""What each channel or group has of its own."""
 INT_FIELDS = ("zero_point", "qmin", "qmax", "numel", "zeros", "nan", "neg_inf", "pos_inf")
 NUMERIC_FIELDS = tuple(f.name for f in fields(Row) if f.name in FLOAT_FIELDS + INT_FIELDS)
 """What ``--fail-on`` can compare."""
@@ -169,7 +204,15 @@ class Table:
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of a row's fields, in their order: the keys of the JSON, the columns of the plain formats."""
-        return tuple(field.name for field in fields(Row if isinstance(self.config, Config) else Difference))
+        if not isinstance(self.config, Config):
+            return tuple(field.name for field in fields(Difference))
+        has_units = any(isinstance(row, Row) and row.unit is not None for row in self.rows)
+        hidden = {"unit_status"} if has_units else {"unit_status", "unit"}
+        return tuple(field.name for field in fields(Row) if field.name not in hidden)
+
+    def expanded(self) -> Table:
+        """With a row for each channel or group."""
+        return replace(self, rows=tuple(unit for row in self.rows if isinstance(row, Row) for unit in row.units()))
 
     @staticmethod
     def of(

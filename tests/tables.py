@@ -73,3 +73,24 @@ TABLE = Table.of(
     [FileError("bro\nken.npy", "cut short: needs 8,192 bytes, has 4,096; download it again")],
     ["fc\x1b.weight: 3 NaN were left out"],
 )
+
+
+def units(name: str) -> Table:
+    """Two tensors of four channels, of which one has a NaN."""
+    numbers: dict[str, object] = {
+        "shape": (4, 8),
+        "axis": 0,
+        "kl": None,
+        "mse": (1e-6, None, 1e-5, 1e-6),
+        "sqnr_db": (41.0, None, 29.0, None),
+        "scale": (0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164),
+        "zero_point": (0, None, 1, 0),
+        "low": (-1.0, None, -3.0, -2.0),
+        "high": (1.0, None, 3.0, 2.0),
+        "clipped": (0.0, None, 0.1, 0.0),
+        "note": "too few values",
+    }
+    statuses = {"unit_status": ("ok", "nonfinite", "ok", "ok"), "reason": "of 4 units: 3 ok, 1 nonfinite"}
+    whole = {key: tuple(value[0] for _ in range(4)) for key, value in numbers.items() if isinstance(value, tuple)}
+    same = {**numbers, **whole, "shape": (4, 8)}
+    return Table.of(CONFIG, [ok(name, **numbers, **statuses), ok("same", **same)])

@@ -259,14 +259,14 @@ def test_no_tensor_costs_another_its_result(here, small_parts, monkeypatch, jobs
 def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts, monkeypatch, error):
     np.save("cut.npy", VALUES)
     np.save("good.npy", normal(100))
-    row = Request.row
+    calibrate_sketch = pipeline.calibrate_sketch
 
-    def broken(self, found):
+    def broken(found, settings):
         if found.numel == VALUES.size:
             raise error
-        return row(self, found)
+        return calibrate_sketch(found, settings)
 
-    monkeypatch.setattr(Request, "row", broken)
+    monkeypatch.setattr(pipeline, "calibrate_sketch", broken)
     assert [row.status for row in calibrate_files(["cut.npy", "good.npy"], REQUEST).rows] == ["failed", "ok"]
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from klcal.cli.options import Format
 from klcal.table import Table
 from klcal.writers import SUFFIXES, WRITERS, records
-from klcal.writers.floats import GREATEST, LEAST, for_people, shortest
+from klcal.writers.floats import GREATEST, LEAST, for_people, shortest, shortest_of_many
 from klcal.writers.people import columns
 from klcal.writers.records import record
 from klcal.writers.rich_table import layout, print_table
@@ -155,7 +155,7 @@ def test_the_document_is_that_of_the_schema():
     assert list(document["config"]) == ["method", "dtype", "scheme", "per", "scale_format"]
     order = (
         "name source dtype shape status reason scale zero_point qmin qmax low high min max numel zeros nan neg_inf "
-        "pos_inf kl mse sqnr_db clipped axis aliases"
+        "pos_inf kl mse sqnr_db clipped axis aliases group_size note"
     )
     assert all(list(tensor) == order.split() for tensor in document["tensors"])
     assert list(document["errors"][0]) == ["source", "reason"]
@@ -190,8 +190,48 @@ def test_cells_are_the_fields_of_the_json(name):
     for row, cells in zip(tables.TABLE.rows, rows(name, tables.TABLE), strict=True):
         assert tuple(cells) == tables.TABLE.fields
         for field in ("scale", "zero_point", "mse", "sqnr_db", "shape"):
-            value = record(row)[field]
+            value = record(row, tables.TABLE.fields)[field]
             assert cells[field] == "" if value is None else json.loads(cells[field]) == value
+
+
+UNITS = tables.units("fc.weight")
+
+
+def test_numbers_of_channels_are_lists_and_their_status_only_where_they_differ():
+    weight, same = json.loads(written("json", UNITS))["tensors"]
+    assert weight["scale"] == [0.01, None, 0.03, 0.02]
+    assert weight["zero_point"] == [0, None, 1, 0]
+    assert weight["status"] == ["ok", "nonfinite", "ok", "ok"]
+    assert (weight["axis"], weight["group_size"]) == (0, None)
+    assert (same["status"], same["kl"]) == ("ok", None)
+
+
+@pytest.mark.parametrize("name", ["plain", "csv"])
+def test_a_line_for_each_channel_has_its_number_and_its_own_values(name):
+    found = rows(name, UNITS.expanded())
+    assert [(row["name"], row["unit"]) for row in found] == [
+        *(("fc.weight", str(unit)) for unit in range(4)),
+        *(("same", str(unit)) for unit in range(4)),
+    ]
+    assert [row["scale"] for row in found[:4]] == ["0.01", "", "0.03", "0.02"]
+    assert [row["status"] for row in found[:4]] == ["ok", "nonfinite", "ok", "ok"]
+    assert [bool(row["reason"]) for row in found[:4]] == [False, True, False, False]
+    assert {row["numel"] for row in found} == {""}, "how many values each has is not known"
+
+
+def test_people_see_the_range_of_the_scales_and_the_worst_channel():
+    by_title = {column.title: column.cells[0] for column in columns(UNITS)}
+    assert [by_title[title] for title in ("least scale", "scale", "greatest scale")] == ["0.01", "0.02", "0.03"]
+    assert (by_title["units"], by_title["worst unit"], by_title["SQNR dB"]) == ("4", "2", "29")
+    assert by_title["zero point"] == "0…1"
+    assert "of 4 units: 3 ok, 1 nonfinite" in written("table", UNITS)
+    assert "2 tensors: too few values" in written("md", UNITS)
+    assert "least scale" not in {column.title for column in columns(tables.TABLE)}
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.none() | st.just(1e-60), max_size=9))
+def test_many_numbers_are_written_as_each_of_them_is(values):
+    assert shortest_of_many(values) == [None if value is None else shortest(value) for value in values]
 
 
 @given(NAMES)

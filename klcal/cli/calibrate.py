@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import typer
 
 from klcal.cli import options
-from klcal.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -24,6 +19,10 @@ Examples:
     klcal calibrate activations/ --dtype int8 --output scales.json
   A CI job that fails where quantization loses too much:
     klcal calibrate model.pt --include '*.weight' --fail-on 'sqnr_db < 30'
+  A scale for each output channel of the weights, one for all else:
+    klcal calibrate model/ --dtype int8 --per '*.weight=channel'
+  Groups of 128 for a language model in 4 bits:
+    klcal calibrate model/ --dtype int4 --method mse --per group:128
   From stdin to another program:
     klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
 
@@ -50,10 +49,11 @@ def calibrate(
     dtype: options.DtypeOption = "uint8",
     scheme: options.SchemeOption = "auto",
     scale_format: options.ScaleFormatOption = "float32",
-    per: options.PerOption = "tensor",
+    per: options.PerOption = None,
     bins: options.BinsOption = None,
     range_: options.RangeOption = None,
     format_: options.FormatOption = "auto",
+    units: options.UnitsOption = False,
     output: options.OutputOption = None,
     fail_on: options.FailOnOption = None,
 ) -> None:
@@ -68,19 +68,19 @@ def calibrate(
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
     from klcal.device_counting import usable_device
+    from klcal.granularity import parse_rules
     from klcal.scheme import Scheme, parse_range
     from klcal.writers import WRITERS
 
-    if per != "tensor":
-        raise UsageError(f"--per '{per}' is not available", "only --per tensor is, for now")
     conditions = [parse_condition(text) for text in fail_on or ()]
     chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme, scale_format)
+    rules = parse_rules(per or ())
     bounds = None if range_ is None else parse_range(range_)
     writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
 
     from klcal.pipeline import Request, calibrate_files  # after what can be wrong with the command line
 
-    request = Request(chosen, grid, bounds, nonfinite, usable_device(device))
+    request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules)
     with destination(output, paths) as deliver:
         with progress() as shown:
             table = calibrate_files(
@@ -91,5 +91,5 @@ def calibrate(
                 jobs=jobs or options.usable_cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(table, out))
+        deliver(lambda out: writer(table.expanded() if units else table, out))
     raise typer.Exit(judge(table, conditions))

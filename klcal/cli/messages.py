@@ -50,7 +50,7 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
 
 
 def _failures(table: Table) -> Iterable[Row | Difference]:
-    return (row for row in table.rows if row.status in FAILURES)
+    return (row for row in table.rows if (row.failed if isinstance(row, Row) else row.status in FAILURES))
 
 
 def _counts(table: Table) -> str:

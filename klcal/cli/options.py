@@ -114,9 +114,15 @@ ScaleFormatOption = Annotated[
     ),
 ]
 PerOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
-        "--per", metavar="UNIT", rich_help_panel=METHOD, help="What gets a scale of its own; for now only tensor."
+        "--per",
+        metavar="UNIT",
+        show_default="tensor",
+        rich_help_panel=METHOD,
+        help="What gets a scale of its own: tensor, channel (along the first axis), channel:AXIS, group:SIZE (along "
+        "the last axis), group:SIZE,AXIS. 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
+        "first that matches holds.",
     ),
 ]
 BinsOption = Annotated[
@@ -147,6 +153,14 @@ FormatOption = Annotated[
         "--format",
         rich_help_panel=OUTPUT,
         help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere.",
+    ),
+]
+UnitsOption = Annotated[
+    bool,
+    typer.Option(
+        "--units",
+        rich_help_panel=OUTPUT,
+        help="A line for each channel or group, with its number, in place of a line for each tensor with lists.",
     ),
 ]
 OutputOption = Annotated[

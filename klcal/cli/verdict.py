@@ -35,9 +35,19 @@ class Condition:
     op: str
     number: float
 
-    def met_by(self, row: Row | Difference) -> float | None:
-        """The row's value, as the JSON has it, if it meets the condition; what is missing meets none."""
-        value: float | None = getattr(row, self.field)
+    def met_by(self, row: Row | Difference) -> str | None:
+        """What meets it: the row's value, as the JSON has it, or the worst of its units. What is missing meets none."""
+        found: float | tuple[float | None, ...] | None = getattr(row, self.field)
+        of_units = isinstance(found, tuple)
+        values = found if isinstance(found, tuple) else (found,)
+        met = [(value, unit) for unit, each in enumerate(values) if (value := self._met(each)) is not None]
+        if not met:
+            return None
+        value, unit = min(met) if self.op in ("<", "<=") else max(met)
+        text = f"{self.field} {value!r} {self.op} {self.number:g}"
+        return f"{text} in unit {unit}, {len(met)} of {len(values)} units" if of_units else text
+
+    def _met(self, value: float | None) -> float | None:
         if isinstance(value, float) and math.isfinite(value):
             value = shortest(value)
         return value if value is not None and OPERATORS[self.op](value, self.number) else None
@@ -87,8 +97,8 @@ def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]
         if conditions and row.status in ("missing", "extra"):
             yield Finding(row.source, row.name, row.reason or row.status)
         for condition in conditions:
-            if (value := condition.met_by(row)) is not None:
-                yield Finding(row.source, row.name, f"{condition.field} {value!r} {condition.op} {condition.number:g}")
+            if (text := condition.met_by(row)) is not None:
+                yield Finding(row.source, row.name, text)
 
 
 def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
@@ -98,7 +108,7 @@ def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
     reasons = [*(row.reason or "" for row in table.rows), *(error.reason for error in table.errors)]
     if any(reason.startswith(BUG) for reason in reasons):
         return ExitCode.BUG
-    if table.errors or any(row.status in FAILURES for row in table.rows):
+    if table.errors or any(row.failed if isinstance(row, Row) else row.status in FAILURES for row in table.rows):
         return ExitCode.PARTIAL
     return ExitCode.FINDINGS if found else ExitCode.DONE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from typing import TextIO
 
 from klcal.table import Difference, Row, Table
@@ -17,13 +18,14 @@ there so that a reader who strips one gets every name back."""
 
 def write(table: Table, out: TextIO) -> None:
     """The columns of the plain format; one line per row, because control characters are escaped."""
+    names = table.fields
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.fields)
-    writer.writerows(map(_inert, table.rows))
+    writer.writerow(names)
+    writer.writerows(_inert(row, names) for row in table.rows)
 
 
-def _inert(row: Row | Difference) -> list[str]:
+def _inert(row: Row | Difference, names: Sequence[str]) -> list[str]:
     return [
         f"'{cell}" if isinstance(value, str) and cell.startswith(ACTIVE) else cell
-        for value, cell in zip(record(row).values(), cells(row), strict=True)
+        for value, cell in zip(record(row, names).values(), cells(row, names), strict=True)
     ]

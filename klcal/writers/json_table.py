@@ -15,11 +15,12 @@ __all__ = ["dump", "write"]
 
 def write(table: Table, out: TextIO) -> None:
     """The whole table as one JSON document, ASCII only."""
+    names = table.fields
     out.write('{"schema": ' + dump(table.schema))
     out.write(',\n "tool": ' + dump(tool()))
     out.write(',\n "config": ' + dump(asdict(table.config)))
     for key, items in (
-        ("tensors", map(record, table.rows)),
+        ("tensors", (record(row, names) for row in table.rows)),
         ("errors", map(asdict, table.errors)),
         ("warnings", iter(table.warnings)),
     ):

@@ -14,7 +14,8 @@ __all__ = ["write"]
 
 def write(table: Table, out: TextIO) -> None:
     """A line per tensor, then the summary: the only line with the key "schema"."""
-    out.writelines(dump(record(row)) + "\n" for row in table.rows)
+    names = table.fields
+    out.writelines(dump(record(row, names)) + "\n" for row in table.rows)
     summary = {
         "schema": table.schema,
         "tool": tool(),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from klcal.table import Table
-from klcal.writers.people import Column, columns, headline, remark_titles, remarks
+from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape
 
 __all__ = ["write"]
@@ -22,9 +22,9 @@ def write(table: Table, out: TextIO) -> None:
     if others := list(remarks(table)):
         out.write(f"\n| {' | '.join(remark_titles(table))} |\n| :--- | :--- | :--- |\n")
         out.writelines(f"| {code(name)} | {status} | {code(reason)} |\n" for name, status, reason in others)
-    if table.warnings:
+    if said := [*notes(table), *table.warnings]:
         out.write("\n")
-        out.writelines(f"- {code(warning)}\n" for warning in table.warnings)
+        out.writelines(f"- {code(text)}\n" for text in said)
 
 
 def _grid(shown: Sequence[Column]) -> Iterator[str]:

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from klcal.table import Comparison, Config, Difference, Row, Table
-from klcal.writers.floats import for_people
+from klcal.table import Comparison, Config, Difference, Number, Row, Table, WholeNumber
+from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import several_sources
 
-__all__ = ["Column", "columns", "headline", "remark_titles", "remarks"]
+__all__ = ["Column", "columns", "headline", "notes", "remark_titles", "remarks"]
 
 COSINE_DIGITS = 6  # most are 0.999…
 SCALE_DIGITS = 5  # a scale is copied by hand more often than the rest
@@ -35,7 +36,10 @@ def columns(table: Table) -> list[Column]:
         return []
     chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
-    return [column for column in shown if column.title != "source" or several_sources(table)]
+    hidden = set() if several_sources(table) else {"source"}
+    if not any(isinstance(row, Row) and isinstance(row.scale, tuple) for row in rows):
+        hidden.update(_UNITS)
+    return [column for column in shown if column.title not in hidden]
 
 
 def shape(row: Row | Difference) -> str:
@@ -53,20 +57,50 @@ def _percent(share: float | None) -> str:
     return for_people(None if share is None else 100 * share, 3)
 
 
+def _items(value: Number | WholeNumber) -> list[float]:
+    """A number, or those of all channels or groups that have one."""
+    values = value if isinstance(value, tuple) else (value,)
+    return [each for each in values if each is not None]
+
+
+def _one(value: Number | WholeNumber, choose: Callable[[list[float]], float], digits: int = DIGITS) -> str:
+    items = _items(value)
+    return for_people(choose(items) if items else None, digits)
+
+
+def _zero_points(row: Row) -> str:
+    points = _items(row.zero_point)
+    ends = [for_people(choose(points), SCALE_DIGITS) for choose in (min, max)] if points else [""]
+    return ends[0] if ends[0] == ends[-1] else f"{ends[0]}…{ends[1]}"
+
+
+def _worst(row: Row) -> str:
+    """The number of the channel or group that loses most."""
+    if not isinstance(row.sqnr_db, tuple):
+        return ""
+    known = [(value, unit) for unit, value in enumerate(row.sqnr_db) if value is not None]
+    return str(min(known)[1])
+
+
 _Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
 
+_UNITS = ("units", "least scale", "greatest scale", "worst unit")  # columns where channels or groups have scales
 _COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
-    ("source", lambda row: row.source, False, 3),
-    ("dtype", lambda row: row.dtype or "", False, 10),
-    ("shape", shape, False, 9),
-    ("scale", lambda row: for_people(row.scale, SCALE_DIGITS), True, 1),
-    ("zero point", lambda row: for_people(row.zero_point, SCALE_DIGITS), True, 2),
-    ("low", lambda row: for_people(row.low), True, 7),
-    ("high", lambda row: for_people(row.high), True, 6),
-    ("kl", lambda row: for_people(row.kl), True, 8),
-    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 4),
-    ("clipped %", lambda row: _percent(row.clipped), True, 5),
+    ("source", lambda row: row.source, False, 5),
+    ("dtype", lambda row: row.dtype or "", False, 13),
+    ("shape", shape, False, 11),
+    ("units", lambda row: str(len(row.scale)) if isinstance(row.scale, tuple) else "", True, 8),
+    ("least scale", lambda row: _one(row.scale, min, SCALE_DIGITS), True, 4),
+    ("scale", lambda row: _one(row.scale, median, SCALE_DIGITS), True, 1),
+    ("greatest scale", lambda row: _one(row.scale, max, SCALE_DIGITS), True, 3),
+    ("zero point", _zero_points, True, 2),
+    ("low", lambda row: _one(row.low, min), True, 10),
+    ("high", lambda row: _one(row.high, max), True, 9),
+    ("kl", lambda row: _one(row.kl, max), True, 12),
+    ("SQNR dB", lambda row: _one(row.sqnr_db, min), True, 6),
+    ("worst unit", _worst, True, 7),
+    ("clipped %", lambda row: _percent(max(_items(row.clipped), default=None)), True, 14),
 )
 
 _DIFFERENCES: _Columns = (
@@ -98,10 +132,19 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
     """Label, status and reason of every row that is not ok and of every file that is lost."""
     several = several_sources(table)
     for row in table.rows:
-        if row.status != "ok":
-            yield f"{row.source}: {row.name}" if several else row.name, row.status, row.reason or ""
+        partly = isinstance(row, Row) and row.unit_status is not None
+        if row.status != "ok" or partly:
+            name = f"{row.source}: {row.name}" if several else row.name
+            yield name, "partly" if partly else row.status, row.reason or ""
     for error in table.errors:
         yield error.source, "failed", error.reason
+
+
+def notes(table: Table) -> list[str]:
+    """What was done otherwise than asked for, and for how many tensors."""
+    said = [row.note.split("; ") for row in table.rows if isinstance(row, Row) and row.note]
+    counts = Counter(note for several in said for note in several)
+    return [f"{count} tensor{'s' * (count > 1)}: {note}" for note, count in sorted(counts.items())]
 
 
 def headline(table: Table) -> str:

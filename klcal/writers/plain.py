@@ -15,5 +15,6 @@ __all__ = ["write"]
 
 def write(table: Table, out: TextIO) -> None:
     """The fields of the JSON as columns; what is null there is empty here."""
-    out.write("\t".join(table.fields) + "\n")
-    out.writelines("\t".join(cells(row)) + "\n" for row in table.rows)
+    names = table.fields
+    out.write("\t".join(names) + "\n")
+    out.writelines("\t".join(cells(row, names)) + "\n" for row in table.rows)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from klcal.table import Difference, Row, Table
-from klcal.writers.floats import shortest
+from klcal.writers.floats import shortest, shortest_of_many
 from klcal.writers.text import escape
 
 __all__ = ["Value", "cells", "record", "several_sources", "tool"]
 
-Value: TypeAlias = "str | int | float | list[int] | list[str] | None"
+Value: TypeAlias = "str | int | float | list[Any] | None"
 
 
 def tool() -> dict[str, str]:
@@ -21,23 +21,26 @@ def tool() -> dict[str, str]:
     return {"name": "klcal", "version": version("klcal")}
 
 
-def record(row: Row | Difference) -> dict[str, Value]:
-    """A row as JSON values. Numbers that are not finite are null."""
-    return {field.name: _value(getattr(row, field.name)) for field in fields(row)}
+def record(row: Row | Difference, names: Sequence[str]) -> dict[str, Value]:
+    """The fields of a row as JSON values. Numbers that are not finite are null."""
+    found = {name: _value(getattr(row, name)) for name in names}
+    if isinstance(row, Row) and row.unit_status is not None:
+        found["status"] = list(row.unit_status)
+    return found
 
 
 def _value(value: object) -> Value:
     if isinstance(value, float):
         return shortest(value)
     if isinstance(value, tuple):
-        return list(value)
+        return shortest_of_many(value) if any(isinstance(each, float) for each in value) else list(value)
     assert value is None or isinstance(value, str | int)
     return value
 
 
-def cells(row: Row | Difference) -> list[str]:
-    """A row as one-line texts: empty where there is no value, lists as JSON."""
-    return [_cell(value) for value in record(row).values()]
+def cells(row: Row | Difference, names: Sequence[str]) -> list[str]:
+    """The fields of a row as one-line texts: empty where there is no value, lists as JSON."""
+    return [_cell(value) for value in record(row, names).values()]
 
 
 def _cell(value: Value) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from klcal.table import Table
-from klcal.writers.people import Column, columns, headline, remark_titles, remarks
+from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape, shorten
 
 __all__ = ["layout", "print_table", "write"]
@@ -45,7 +45,8 @@ def print_table(table: Table, console: Console) -> None:
         if part:
             console.print(_encodable(_grid(part), console), no_wrap=True, overflow="crop", crop=True)
             console.print()
-    console.print(_encodable(Text(escape(headline(table)), "dim"), console))
+    for text in (headline(table), *notes(table)):
+        console.print(_encodable(Text(escape(text), "dim"), console))
     if hidden:
         console.print(Text(f"no room for: {', '.join(hidden)} (--format json has all)", "dim"))
 

@@ -1,0 +1,190 @@
+"""The search of ``klcal.search`` for many rows at once.
+
+Rows share their candidates: scales in steps relative to the one that covers the row. So a table holds the squared error
+of every candidate on every bin of magnitude, and one matrix product gives that of all rows under all candidates. It
+ranks them; what is chosen is the best of the first few by their exact cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.qparams import deployed_scales
+from klcal.row_law import RowLaw, row_divergences, row_errors
+from klcal.row_tables import PARTS, WIDER, Histogram, rounded_scales, table
+from klcal.scales import at_least
+from klcal.scheme import Scheme
+from klcal.search import NO_ERROR, ROUNDING
+
+__all__ = ["RowChoices", "RowSpans", "full_choices", "row_search"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+FEW_PIECES = 64  # of a row, up to which all candidates are ranked by their exact cost
+FINALISTS, FEW_FINALISTS = 4, 16  # of each row of many or few pieces, whose exact cost is computed
+DIVERGENCES = 16  # of each row, where D decides
+
+
+class RowSpans(NamedTuple):
+    """The widest range of each row that a candidate may keep: low ≤ 0 ≤ high, low < high."""
+
+    low: Floats
+    high: Floats
+
+
+class RowChoices(NamedTuple):
+    """A scale for each row, and how many levels lie below zero."""
+
+    scale: Floats
+    below: Integers
+
+
+def full_choices(scheme: Scheme, spans: RowSpans) -> RowChoices:
+    """The quantizers that cover the spans: ``klcal.search.full_choice`` of each row."""
+    if scheme.symmetric:
+        scale = np.maximum(spans.high / scheme.above[-1], -spans.low / scheme.below[-1])
+    else:
+        scale = (spans.high - spans.low) / (scheme.size - 1)
+    if scheme.scale_format != "float32":
+        scale = at_least(scale, scheme.scale_format)
+    if scheme.symmetric:
+        return RowChoices(scale, np.full(scale.size, scheme.zero))
+    return RowChoices(scale, np.minimum(np.rint(-spans.low / scale), scheme.size - 1).astype(np.int64))
+
+
+def row_search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: float) -> RowChoices:
+    """The candidate of least D(P‖Q) + weight · MSE / (2 · MSE*) for each row; of least MSE where sub is 1.
+
+    Rows do not depend on those beside them: what is added up for several rows together are integers.
+    """
+    few = law.pieces <= FEW_PIECES
+    if not few.any() or few.all():
+        return _search(law, scheme, spans, sub, weight)
+    scale, below = np.empty(law.rows), np.empty(law.rows, np.int64)
+    for some in (few, ~few):
+        of_some = RowSpans(spans.low[some], spans.high[some])
+        scale[some], below[some] = _search(law.select(some), scheme, of_some, sub, weight)
+    return RowChoices(scale, below)
+
+
+def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: float) -> RowChoices:
+    """``row_search`` of rows that all have few pieces, or all have many."""
+    full = full_choices(scheme, spans)
+    ranking = _ranking(law, scheme, spans, full.scale)
+    finalists = _Finalists.of(
+        law, scheme, full, ranking, ranking.first(FEW_FINALISTS if law.pieces[0] <= FEW_PIECES else FINALISTS)
+    )
+    nothing = NO_ERROR * law.energy / law.size
+    choices = finalists.least(np.maximum(finalists.mse, nothing[:, None]))
+    if sub == 1:
+        return choices
+    least = np.maximum(finalists.mse.min(axis=1), nothing)
+    slack = 1 + 2 * row_divergences(law, scheme, *choices, sub) / weight
+    contenders = _Finalists.of(law, scheme, choices, ranking, ranking.evenly(DIVERGENCES, least * slack))
+    nats = [
+        row_divergences(law, scheme, scale, below, sub)
+        for scale, below in zip(contenders.scale.T, contenders.below.T, strict=True)
+    ]
+    loss = np.stack(nats, axis=1) + weight * contenders.mse / (2 * least[:, None])
+    best = contenders.least(loss, deployed_scales(*full, scheme))
+    decides = least > nothing
+    return RowChoices(np.where(decides, best.scale, choices.scale), np.where(decides, best.below, choices.below))
+
+
+@dataclass(frozen=True, eq=False)
+class _Finalists:
+    """Candidates of each row, as deployed, with their exact mean squared error: (rows, candidates)."""
+
+    scale: Floats
+    below: Integers
+    mse: Floats
+    full: Floats  # (rows,): the scale that covers the row
+
+    @staticmethod
+    def of(law: RowLaw, scheme: Scheme, first: RowChoices, ranking: _Ranking, columns: Integers) -> _Finalists:
+        """Those of some columns of a ranking, behind a choice that is a candidate in any case."""
+        scale = rounded_scales(scheme, ranking.full[:, None] * ranking.ratio[columns])
+        scale = np.column_stack([first.scale, scale])
+        below = np.column_stack([first.below, np.take_along_axis(ranking.below, columns, axis=1)])
+        scale = deployed_scales(scale, below, scheme)
+        known = np.where(scale > 0, scale, 1.0)
+        errors = [row_errors(law, scheme, known[:, i], below[:, i]) / law.size for i in range(scale.shape[1])]
+        mse = np.where(scale > 0, np.stack(errors, axis=1), np.inf)
+        return _Finalists(scale, below, mse, deployed_scales(ranking.full, first.below, scheme))
+
+    def least(self, loss: Floats, full: Floats | None = None) -> RowChoices:
+        """The best of each row; ties as in ``klcal.search.least``."""
+        full = self.full if full is None else full
+        tied = loss <= loss.min(axis=1, keepdims=True) * (1 + ROUNDING)
+        narrow = tied & (self.scale <= full[:, None])
+        pool = np.where(narrow.any(axis=1)[:, None], narrow, tied)
+        scale = np.where(pool, self.scale, -1.0).max(axis=1)
+        below = np.where(pool & (self.scale == scale[:, None]), self.below, -1).max(axis=1)
+        return RowChoices(scale, below)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """Candidates of each row and their mean squared error, nearly: (rows, candidates); infinite where there is none."""
+
+    full: Floats  # (rows,)
+    ratio: Floats  # (candidates,): of the scale to the full one
+    below: Integers
+    mse: Floats
+
+    def first(self, count: int) -> Integers:
+        """The columns of the best of each row."""
+        if count >= self.ratio.size:
+            return np.tile(np.arange(self.ratio.size), (self.full.size, 1))
+        return np.argpartition(self.mse, count - 1, axis=1)[:, :count]
+
+    def evenly(self, count: int, limit: Floats) -> Integers:
+        """The columns of some of each row's candidates, evenly spread over those whose error is within a limit."""
+        order = np.argsort(self.mse, axis=1, kind="stable")
+        hopeful = np.count_nonzero(self.mse <= limit[:, None], axis=1)
+        places = np.linspace(0, 1, count) * np.maximum(hopeful - 1, 0)[:, None]
+        return np.take_along_axis(order, places.astype(np.int64), axis=1)
+
+
+def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ranking:
+    """All candidates from the full scale down to where, for each row, clipping alone costs more than the best."""
+    histogram = Histogram.of(law, scheme, full)
+    ends = spans.low / full, spans.high / full
+    widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
+    active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)
+    exact = bool(law.pieces[0] <= FEW_PIECES)  # as all rows here
+    parts = list(_wider(law, scheme, spans, histogram, ends, exact))
+    for number in range(PARTS):
+        shared = table(scheme, number)
+        mse, below = histogram.errors(shared, *ends, exact)
+        mse = np.where(active[:, None, None], mse, np.inf)
+        parts.append((shared.ratio, mse, below))
+        best = np.minimum(best, mse.min(axis=(1, 2)))
+        active &= mse[:, -1].min(axis=1) - (widest * shared.ratio[-1] / 2) ** 2 <= best
+        if not active.any() or scheme.scale_format == "e8m0":
+            break
+    return _Ranking(
+        full,
+        np.concatenate([np.repeat(ratio, mse.shape[2]) for ratio, mse, _ in parts]),
+        np.concatenate([below.reshape(law.rows, -1) for _, _, below in parts], axis=1),
+        np.concatenate([mse.reshape(law.rows, -1) for _, mse, _ in parts], axis=1),
+    )
+
+
+def _wider(
+    law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats], exact: bool
+) -> Iterator[tuple[Floats, Floats, Integers]]:
+    """Scales above the full one: of floats, and for the rows that may be a lattice that is coarser than the levels."""
+    lattice = (law.pieces <= 2 * scheme.size) & (spans.low == law.low) & (spans.high == law.high)
+    if scheme.is_float:
+        lattice[:] = True
+    shared = table(scheme, WIDER)
+    if lattice.any() and shared.ratio.size:
+        mse, below = histogram.errors(shared, *ends, exact)
+        yield shared.ratio, np.where(lattice[:, None, None], mse, np.inf), below
