@@ -16,7 +16,7 @@ from klcal.law import Law, Pieces
 from klcal.levels import middles
 from klcal.scheme import Scheme
 
-__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors"]
+__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors", "point_errors"]
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -65,10 +65,15 @@ def piece_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None
     if not thin.any():
         return (integral(end, levels, last) - integral(start, levels, last)) / width
     broad = (integral(end, levels, last) - integral(start, levels, last)) / np.where(thin, 1.0, width)
+    return np.where(thin, point_errors(start, end, levels, last), broad)
+
+
+def point_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
+    """As ``piece_errors``, but of the middles."""
     middle = (start + end) / 2
     cell = _cell(middle, levels, last)
-    level = cell if _are_even(levels) else levels[cell]
-    return np.where(thin, (middle - level) ** 2, broad)
+    error = middle - (cell if _are_even(levels) else levels[cell])
+    return error * error
 
 
 def piece_clipped(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.counting import MANTISSA_BITS, SHIFT, SIGN_KEY
-from klcal.distortion import piece_clipped, piece_errors
+from klcal.distortion import piece_clipped, piece_errors, point_errors
 from klcal.law import FLOAT64_MANTISSA_BITS, LEAST_NORMAL, Law, Pieces, magnitudes
 from klcal.objectives import relative_edges, spread_within_cells
 from klcal.qparams import level_ends
 from klcal.row_sketching import KEY_BITS, RowSketch, dropped_bits
 from klcal.scheme import Scheme
 
-__all__ = ["RowLaw", "row_clipped", "row_divergences", "row_errors"]
+__all__ = ["RowLaw", "row_clipped", "row_divergences", "row_errors", "row_point_errors"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -146,9 +146,14 @@ class RowLaw:
         return Pieces(begin[kept], end[kept], (counts * share)[kept])
 
 
-def row_errors(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers | None) -> Floats:
-    """Σ(x − x̂)² of each row, under a quantizer of its own; where ``below`` is None, integers have no ends."""
+def row_errors(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers) -> Floats:
+    """Σ(x − x̂)² of each row, under a quantizer of its own."""
     return _row_sums(piece_errors, law, scheme, scale, below) * scale**2
+
+
+def row_point_errors(law: RowLaw, scheme: Scheme, scale: Floats) -> Floats:
+    """The same, nearly and sooner: pieces count at their middle, and affine levels have no ends."""
+    return _row_sums(point_errors, law, scheme, scale, None) * scale**2
 
 
 def row_clipped(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers) -> Floats:

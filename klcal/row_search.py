@@ -19,14 +19,14 @@ from klcal.row_law import RowLaw, row_divergences, row_errors
 from klcal.row_tables import PARTS, WIDER, Histogram, rounded_scales, table
 from klcal.scales import at_least
 from klcal.scheme import Scheme
-from klcal.search import NO_ERROR, ROUNDING
+from klcal.search import FEW_LEVELS, NO_ERROR, ROUNDING
 
 __all__ = ["RowChoices", "RowSpans", "full_choices", "row_search"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-FEW_PIECES = 64  # of a row, up to which all candidates are ranked by their exact cost
+FEW_PIECES = 64  # of a row, up to which each is looked at under each candidate, if levels are many and even
 FINALISTS, FEW_FINALISTS = 4, 16  # of each row of many or few pieces, whose exact cost is computed
 DIVERGENCES = 16  # of each row, where D decides
 
@@ -158,11 +158,11 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
     ends = spans.low / full, spans.high / full
     widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
     active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)
-    exact = bool(law.pieces[0] <= FEW_PIECES)  # as all rows here
-    parts = list(_wider(law, scheme, spans, histogram, ends, exact))
+    pointwise = bool(law.pieces[0] <= FEW_PIECES) and scheme.size > FEW_LEVELS and not scheme.is_float
+    parts = list(_wider(law, scheme, spans, histogram, ends, pointwise))
     for number in range(PARTS):
         shared = table(scheme, number)
-        mse, below = histogram.errors(shared, *ends, exact)
+        mse, below = histogram.errors(shared, *ends, pointwise)
         mse = np.where(active[:, None, None], mse, np.inf)
         parts.append((shared.ratio, mse, below))
         best = np.minimum(best, mse.min(axis=(1, 2)))
@@ -178,7 +178,7 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
 
 
 def _wider(
-    law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats], exact: bool
+    law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats], pointwise: bool
 ) -> Iterator[tuple[Floats, Floats, Integers]]:
     """Scales above the full one: of floats, and for the rows that may be a lattice that is coarser than the levels."""
     lattice = (law.pieces <= 2 * scheme.size) & (spans.low == law.low) & (spans.high == law.high)
@@ -186,5 +186,5 @@ def _wider(
         lattice[:] = True
     shared = table(scheme, WIDER)
     if lattice.any() and shared.ratio.size:
-        mse, below = histogram.errors(shared, *ends, exact)
+        mse, below = histogram.errors(shared, *ends, pointwise)
         yield shared.ratio, np.where(lattice[:, None, None], mse, np.inf), below

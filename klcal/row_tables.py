@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.distortion import integral
-from klcal.row_law import RowLaw, row_errors
+from klcal.row_law import RowLaw, row_point_errors
 from klcal.scales import FLOAT32_MAX, nearest_scale
 from klcal.scheme import Scheme
 from klcal.search import FEW_LEVELS, MAX_OCTAVES, MAX_UNUSED, STEPS_PER_OCTAVE
@@ -26,9 +26,9 @@ Integers = npt.NDArray[np.int64]
 
 BINS_PER_STEP = 16  # of the full scale: the squared error is told apart within half a percent
 MIN_BINS, MAX_BINS = 1 << 8, 1 << 12
-STEPS = 70  # of the fine grid in a part: a quarter of an octave
+FIRST_STEPS = 10  # of the fine grid in the first part: a row of few values needs no more; each other has twice as many
 FEW_LEVELS_STEP = 2  # fine steps between two candidates where there are few levels
-PARTS = MAX_OCTAVES * STEPS_PER_OCTAVE // STEPS
+PARTS = MAX_OCTAVES + 5  # the first five reach down an octave, each other one takes another
 WIDER = -1  # the number of the part above the full scale
 MAX_LATTICE = 256  # ratios count/j in a part: at 16 bits they are denser than the steps
 TABLE_BITS = 27  # of the greatest error in a table: sums of integers are exact up to 2²⁶ values a row
@@ -59,7 +59,7 @@ def rounded_scales(scheme: Scheme, scales: Floats) -> Floats:
 
 @lru_cache(maxsize=64)
 def table(scheme: Scheme, number: int) -> Table:
-    """A part of the candidates: quarters of an octave from the full scale down, or ``WIDER``."""
+    """A part of the candidates: from the full scale down, each further than the one before, or ``WIDER``."""
     greatest, bins = _bins(scheme)
     ratio = _ratios(scheme, number)
     edges = np.linspace(0, greatest, bins + 1)[:, None] / ratio
@@ -71,19 +71,26 @@ def table(scheme: Scheme, number: int) -> Table:
     return Table(ratio, np.rint(np.concatenate(errors) / unit), unit)
 
 
+def _steps(number: int) -> int:
+    """Where a part begins, in fine steps."""
+    doubled = FIRST_STEPS * ((1 << min(number, 5)) - 1)
+    return doubled + max(0, number - 5) * STEPS_PER_OCTAVE
+
+
 def _ratios(scheme: Scheme, number: int) -> Floats:
     if scheme.scale_format == "e8m0":
         return np.empty(0) if number == WIDER else np.exp2(-np.arange(float(POWERS)))
     count = scheme.zero if scheme.symmetric else scheme.size - 1
-    octave = np.exp2(np.arange(STEPS_PER_OCTAVE - 1, 0, -1) / STEPS_PER_OCTAVE)
+    step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else 1
+    octave = np.exp2(np.arange(STEPS_PER_OCTAVE - step, 0, -step) / STEPS_PER_OCTAVE)
     if number == WIDER and scheme.is_float:
         return octave
     if number == WIDER:
         lattice = count / np.arange(max(1, count - MAX_UNUSED), count)
         return lattice if scheme.scale_format == "float32" else np.sort(np.append(lattice, octave))[::-1]
-    step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else 1
-    fine = np.exp2(-np.arange(number * STEPS, (number + 1) * STEPS, step) / STEPS_PER_OCTAVE)
-    least = math.ceil(count * 2 ** (number * STEPS / STEPS_PER_OCTAVE))
+    first, end = _steps(number), _steps(number + 1)
+    fine = np.exp2(-np.arange(first, end, step) / STEPS_PER_OCTAVE)
+    least = math.ceil(count * 2 ** (first / STEPS_PER_OCTAVE))
     most = math.ceil(count / fine[-1])
     if scheme.is_float or most - least > MAX_LATTICE:
         return fine
@@ -118,16 +125,16 @@ class Histogram:
         outside = np.stack(moments, axis=-1).astype(np.float64).reshape(law.rows, 2, 3)
         return Histogram(law, scheme, full, counts.reshape(law.rows, 2, bins), outside)
 
-    def errors(self, of: Table, low: Floats, high: Floats, exact: bool) -> tuple[Floats, Integers]:
+    def errors(self, of: Table, low: Floats, high: Floats, pointwise: bool) -> tuple[Floats, Integers]:
         """Mean squared error and levels below zero, (rows, candidates, options); the span is in full scales.
 
         Args:
             of: the candidates.
             low: where the span of each row begins.
             high: where it ends.
-            exact: whether each value counts where it is, which pays where a row has few.
+            pointwise: whether each piece is looked at under each candidate, which pays where a row has few.
         """
-        total = self._exact(of) if exact else self._binned(of)
+        total = self._pointwise(of) if pointwise else self._binned(of)
         if not self.scheme.symmetric:
             below = _options(self.scheme.size, of.ratio, low, high)
             clipped = self._clipped(of.ratio, below)
@@ -147,27 +154,36 @@ class Histogram:
             total = total + (second - 2 * end * first + end**2 * number)
         return total
 
-    def _exact(self, of: Table) -> Floats:
+    def _pointwise(self, of: Table) -> Floats:
         """Of the scales as deployed; without ends where options will have some."""
         scale = rounded_scales(self.scheme, self.full[:, None] * of.ratio)
         known = np.where(scale > 0, scale, 1.0)
-        errors = [row_errors(self.law, self.scheme, known[:, i], None) for i in range(of.ratio.size)]
+        errors = [row_point_errors(self.law, self.scheme, known[:, i]) for i in range(of.ratio.size)]
         return np.where(scale > 0, np.stack(errors, axis=1) / self.full[:, None] ** 2, np.inf)
+
+    @cached_property
+    def _moments(self) -> tuple[Floats, Floats, Floats]:
+        """Σ1, Σx and Σx² of the magnitudes from each bin on, for each side of each row: flat."""
+        greatest, bins = _bins(self.scheme)
+        middles = (np.arange(bins) + 0.5) * (greatest / bins)
+        found = []
+        for power in range(3):
+            parts = np.concatenate([self.counts * middles**power, self.outside[:, :, power, None]], axis=2)
+            found.append(parts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1].ravel())
+        return found[0], found[1], found[2]
 
     def _clipped(self, ratio: Floats, below: Integers) -> Floats:
         """What the ends of each option add to the error of endless levels."""
         greatest, bins = _bins(self.scheme)
-        step = greatest / bins
-        middles = (np.arange(bins) + 0.5) * step
-        moments = np.stack([self.counts, self.counts * middles, self.counts * middles**2], axis=-1)
-        moments = np.concatenate([moments, self.outside[:, :, None]], axis=2)[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
+        step = ratio[:, None]
         found = np.where(below >= 0, 0.0, np.inf)
-        row = np.arange(len(below))[:, None, None]
+        row = 2 * (bins + 1) * np.arange(len(below))[:, None, None]
         for side, level in ((0, self.scheme.size - 1 - below), (1, below)):
-            end = level * ratio[:, None]
-            first = np.clip(np.ceil((end + ratio[:, None] / 2) / step), 0, bins).astype(np.int64)
-            number, linear, square = np.moveaxis(moments[row, side, first], -1, 0)
-            found = found + (square - 2 * end * linear + end**2 * number - number * ratio[:, None] ** 2 / 12)
+            end = level * step
+            first = np.ceil((end + step / 2) * (bins / greatest)).astype(np.int64)
+            place = np.clip(first, 0, bins, out=first) + (row + side * (bins + 1))
+            number, linear, square = (moment.take(place) for moment in self._moments)
+            found += square + end * (end * number - 2 * linear) - number * (step * step / 12)
         return found
 
 
