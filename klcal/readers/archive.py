@@ -25,14 +25,15 @@ from klcal.readers.regular import RegularFile, spans
 
 __all__ = ["CrcCheck", "Member", "MemberSpan", "member_parts", "open_archive"]
 
-MAX_MEMBERS = 100_000  # files in an archive: ten times the largest checkpoints'
-MAX_DIRECTORY_BYTES = 1 << 24  # 160 bytes for each of as many members; zipfile holds it in memory
+MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and what stands beside them
+MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each of as many members; zipfile holds it in memory
 BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
 BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
 INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time
 HEADS_BYTES = 1 << 13  # read at a time where the headers of many members are
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 LOCAL_MAGIC = b"PK\x03\x04"
+ENTRY_MAGIC = b"PK\x01\x02"  # of a member in the directory
 ENCRYPTED = 0x2041  # flag bits 0, 6 and 13: traditional, strong, masked headers
 PATCH = 0x0020  # flag bit 5: the data are a difference to another file's
 UTF8_NAME = 0x0800  # flag bit 11
@@ -195,8 +196,6 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
             of one name, members that overlap, names that differ between directory and member.
     """
     infos, directory = _directory(file)
-    if len(infos) > MAX_MEMBERS:
-        raise InputError(f"the archive has {len(infos):,} members; {MAX_MEMBERS:,} are allowed")
     members: dict[str, Member] = {}
     heads = _Heads(file)
     for info in infos:
@@ -208,9 +207,20 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
     return members
 
 
+class _Bounded(ByteStream):
+    """Counts the entries of the directory, which is read at once, before ``zipfile`` makes objects of them."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        members = data.count(ENTRY_MAGIC)
+        if members > MAX_MEMBERS:
+            raise InputError(f"the archive has {members:,} members; {MAX_MEMBERS:,} are allowed")
+        return data
+
+
 def _directory(file: RegularFile) -> tuple[list[zipfile.ZipInfo], int]:
     try:
-        with zipfile.ZipFile(ByteStream(file, 0, file.size, MAX_DIRECTORY_BYTES)) as archive:
+        with zipfile.ZipFile(_Bounded(file, 0, file.size, MAX_DIRECTORY_BYTES)) as archive:
             return archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError):
         hint = "the download may be incomplete: download or save it again"

@@ -32,7 +32,9 @@ from klcal.readers.pickle_values import (
 __all__ = ["MAX_PICKLE_BYTES", "DamagedPickle", "interpret"]
 
 MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per tensor
-MAX_OPERATIONS = 4_200_000  # of one pickle: 41 for each of 100,000 parameters; each can leave 90 bytes behind
+MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; each can leave 90 bytes behind
+STORAGE_WORK = 50  # what a tensor with a storage of its own may take
+GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
 LOOK_AHEAD = 100_000  # operations behind a refused one that are searched for what it would call
 MAX_KEY_LENGTH = 16  # elements of a tuple that is a dictionary's key
 DAMAGED = "download or save the file again"
@@ -54,6 +56,12 @@ class Machine:
         self.storages = {} if legacy_storages is None else legacy_storages
         self.views: dict[str, tuple[str, int, int]] = {}
         self.work = 0  # operations, and elements that they copied
+
+    def check_work(self, limit: int) -> None:
+        """Raises InputError where a pickle took more than its share; storages of the old form earn it some."""
+        allowed = min(MAX_OPERATIONS, limit + self.legacy * STORAGE_WORK * len(self.storages))
+        if self.work > allowed:
+            raise InputError(f"its pickle has more than {allowed:,} operations", "save fewer objects in it")
 
     def pop(self, count: int) -> list[Any]:
         """The topmost ``count`` values, removed, the deepest first."""
@@ -84,7 +92,8 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
         stream: A readable stream that tells its position.
         legacy_storages: A dictionary to fill with the storages by key, where the pickle names them as
             in files from before torch 1.6; None where it is of the later form.
-        limit: How many operations it may have, if less than ``MAX_OPERATIONS``: each takes a microsecond.
+        limit: How many operations it may have, but for those that the storages of the old form take: each takes
+            a microsecond.
 
     Raises:
         InputError: If the pickle is damaged, names anything that torch's restricted unpickler
@@ -95,13 +104,14 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
     for name, argument, position in _operations(stream):
         machine.work += 1
         if machine.work > limit:
-            raise InputError(f"its pickle has more than {limit:,} operations", "save fewer objects in it")
+            machine.check_work(limit)
         if name == "STOP":
             return machine.pop(1)[0]
         if name == "GLOBAL":
             # Two lines; pickletools resolves escapes in them, which torch does not.
             if stream.tell() - position != len(argument) + 2:
                 raise _damaged()
+            machine.work += GLOBAL_WORK
             machine.stack.append(find_global(_full_name(argument)))
         elif name in OPERATIONS:
             OPERATIONS[name](machine, argument)
@@ -156,6 +166,7 @@ def _damaged() -> InputError:
 
 def _persistent(machine: Machine, _: Any) -> None:
     """BINPERSID: the one thing outside a pickle that it may refer to is a storage."""
+    machine.work += 1  # it takes as long as two others
     (identity,) = machine.pop(1)
     kind, *fields = identity if type(identity) is tuple and identity else (None,)
     if kind != "storage":
