@@ -66,7 +66,7 @@ def code(canaries: Path) -> Iterator[Case]:
         yield refused(f"{front} alone", "x.ckpt", pickled(made("alone")), says)
         for suffix in (".npy", ".npz", ".safetensors"):
             yield refused(f"{front} as {suffix}", f"x{suffix}", pickled(made(suffix)), "pickle")
-        yield refused(f"{front} as an index", "x.index.json", pickled(made("index")), "JSON")
+        yield refused(f"{front} as an index", "x.bin.index.json", pickled(made("index")), "JSON")
         yield sharded(f"{front} in a shard", checkpoint(made("shard"), FOUR), f"failed: {says}"[:60])
         yield read(
             f"{front} in an object array", "x.npy", objects(pickled(made("objects"))), {"x": "unsupported: unpickling"}

@@ -15,7 +15,8 @@ from typing import Any
 
 COMMAND = (sys.executable, "-m", "klcal", "calibrate")
 HANG_SECONDS = 60.0
-SLOW_SECONDS = 1.0  # beyond start-up: what takes longer runs once more, alone, in case the machine was busy
+SLOW_SECONDS = 0.7  # beyond start-up: what takes longer runs again, alone, in case the machine was busy
+TRIES = 3  # the fastest of them counts: what else ran on the machine can only add
 SIDE_BY_SIDE = 2
 TOGETHER = 8  # cases in a run
 
@@ -83,8 +84,18 @@ def run_batches(cases: Sequence[Mapping[str, Any]], places: Mapping[str, Path], 
     again = [batch for batch in done if batch.done.hung or batch.done.seconds - start_up > SLOW_SECONDS]
     kept = [batch for batch in done if batch not in again]
     for batch in again:
-        kept += [run_batch([case], places) for case in batch.cases]
+        kept += [fastest([case], places) for case in batch.cases]
     return kept
+
+
+def fastest(batch: Sequence[Mapping[str, Any]], places: Mapping[str, Path]) -> Batch:
+    """The fastest of a few runs, or the first that hangs."""
+    done = run_batch(batch, places)
+    for _ in range(1, TRIES):
+        if done.done.hung:
+            break
+        done = min(done, run_batch(batch, places), key=lambda each: (not each.done.hung, each.done.seconds))
+    return done
 
 
 def run_batch(batch: Sequence[Mapping[str, Any]], places: Mapping[str, Path]) -> Batch:

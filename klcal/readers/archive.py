@@ -39,6 +39,7 @@ PATCH = 0x0020  # flag bit 5: the data are a difference to another file's
 UTF8_NAME = 0x0800  # flag bit 11
 DIRECTORY = 0x10  # external attribute, as MS-DOS had it: torch delivers no data for such a member
 DAMAGED = "download or save it again"
+UNSAFE = "take the file from a source you trust, or save it without compression"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Member:
     def read(self, limit: int) -> bytes:
         """The whole content, refused where it is longer than ``limit`` bytes."""
         if self.size > limit:
-            raise InputError(f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed")
+            raise InputError(
+                f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed", DAMAGED
+            )
         content = io.BytesIO()  # gives what it holds without a copy
         for block in self.blocks():  # each is gone when the next one comes
             content.write(block)
@@ -92,7 +95,7 @@ class Member:
 
     def _inflated(self) -> Iterator[memoryview]:
         if self.size > max(BOMB_BYTES, BOMB_RATIO * self.stored):
-            raise InputError(f"{self.stored:,} bytes claim to hold {self.size:,}: a decompression bomb")
+            raise InputError(f"{self.stored:,} bytes claim to hold {self.size:,}: a decompression bomb", UNSAFE)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         left = self.size
         try:
@@ -214,7 +217,9 @@ class _Bounded(ByteStream):
         data = super().read(size)
         members = data.count(ENTRY_MAGIC)
         if members > MAX_MEMBERS:
-            raise InputError(f"the archive has {members:,} members; {MAX_MEMBERS:,} are allowed")
+            raise InputError(
+                f"the archive has {members:,} members; {MAX_MEMBERS:,} are allowed", "save fewer in a file"
+            )
         return data
 
 

@@ -17,6 +17,7 @@ from klcal.readers.regular import RegularFile
 
 __all__ = ["describe"]
 
+NO_ARRAY = "it is not an array but a file of another kind; give an archive that numpy.savez wrote"
 SUFFIX = ".npy"  # of a member that is an array; numpy.load leaves it out of the name
 
 
@@ -40,7 +41,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
 
 def _describe_one(name: str, member: Member) -> Description:
     if not member.name.endswith(SUFFIX):
-        return Description(name, "", (), status="unsupported", reason="it is not an array but a file of another kind")
+        return Description(name, "", (), status="unsupported", reason=NO_ARRAY)
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
         parts = member_parts(member, header.offset, header.length, header.storage)

@@ -243,7 +243,7 @@ def _nested(buffer: Any, _sizes: Any, _strides: Any, _offsets: Any) -> Tensor:
 
 
 def _meta(dtype: Any, size: Any, _strides: Any, _grad: Any) -> Tensor:
-    return _unsupported(_dtype(dtype), size, "it is a meta tensor: it has no values")
+    return _unsupported(_dtype(dtype), size, "it is a meta tensor, without values; load the weights before saving it")
 
 
 def _subclass(_cls: Any, dtype: Any, size: Any, *_: Any) -> Tensor:
@@ -255,7 +255,9 @@ def _from_cpu(data: Any, dtype: Any, _device: Any, grad: Any) -> Tensor:
     if type(data) is not Tensor:
         raise malformed("_rebuild_device_tensor_from_cpu_tensor")
     if data.dtype != _dtype(dtype):
-        return _unsupported(_dtype(dtype), data.shape, f"it is converted from {data.dtype} while it is loaded")
+        return _unsupported(
+            _dtype(dtype), data.shape, f"it is converted from {data.dtype} while it is loaded; save tensor.cpu()"
+        )
     return _finished(data, grad, None)
 
 

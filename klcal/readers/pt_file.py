@@ -32,7 +32,7 @@ LEGACY_COUNT_BYTES = 8  # little-endian, before each storage: how many elements 
 FORMAT_VERSIONS = range(1, 11)  # of the zip form, as torch 2.13 reads them
 LEAST_OPERATIONS = 300_000  # half a second's work, which any pickle may take; a tensor needs 43
 MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
-BYTES_PER_OPERATION = 256  # and one more for each so many bytes of the file: what has large tensors may have long lists
+BYTES_PER_OPERATION = 256  # and one more for each so many bytes beside it: what has large tensors may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
 MAX_OVERLAPPING_VALUES = 1 << 30  # of a view that holds more values than storage: a few seconds' work
@@ -41,6 +41,7 @@ MAX_REREAD = 8  # times the file's bytes that a view may have read again
 MIN_REREAD_BYTES = 1 << 28  # a file of up to so many counts as so many
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
 DAMAGED = "download or save the file again"
+AS_FLOAT = "save it as float32"
 
 STORED_AS = {
     "float64": "f8",
@@ -108,6 +109,7 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
     if order not in (b"little", b"big"):
         raise InputError("its byte order is neither little nor big", DAMAGED)
     pickled = members[f"{folder}/data.pkl"].read(MAX_PICKLE_BYTES)
+    limit = _operations(max(0, file.size - len(pickled))) + MEMBER_OPERATIONS * len(members)
 
     def locate(storage: Storage) -> Member:
         member = members.get(f"{folder}/data/{storage.key}")
@@ -118,13 +120,12 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
             raise InputError(f"its storage should have {wanted:,} bytes and has {member.size:,}", DAMAGED)
         return member
 
-    limit = _operations(file) + MEMBER_OPERATIONS * len(members)
     return _Checkpoint(interpret(io.BytesIO(pickled), limit=limit), locate, "<" if order == b"little" else ">")
 
 
-def _operations(file: RegularFile) -> int:
-    """How many operations a pickle in a file may have: a small file that keeps one busy for long is no checkpoint."""
-    return LEAST_OPERATIONS + file.size // BYTES_PER_OPERATION
+def _operations(others: int) -> int:
+    """How many operations a pickle beside so many other bytes may have: a checkpoint is mostly tensors."""
+    return LEAST_OPERATIONS + others // BYTES_PER_OPERATION
 
 
 def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
@@ -135,7 +136,7 @@ def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
         hint = "save torch.export.load(file).state_dict with torch.save"
         raise InputError("it is a program saved by torch.export, not a file of tensors", hint)
     if f"{folder}/data.pkl" not in members:
-        raise InputError("it is a zip archive that torch.save did not write: it has no data.pkl")
+        raise InputError("it is a zip archive that torch.save did not write: it has no data.pkl", DAMAGED)
 
 
 def _check_version(folder: str, members: dict[str, Member]) -> None:
@@ -156,7 +157,7 @@ def _open_legacy(file: RegularFile) -> _Checkpoint:
         raise InputError("its protocol version is unknown", DAMAGED)
     interpret(stream, limit=SMALL_PICKLE)  # sys_info: the data are little-endian whatever it says
     storages: dict[str, Storage] = {}
-    root = interpret(stream, storages, _operations(file))
+    root = interpret(stream, storages, _operations(file.size))
     keys = interpret(stream, limit=SMALL_PICKLE + 4 * len(storages))
     if type(keys) is not list or any(type(key) is not str for key in keys) or len({*keys}) < len(keys):
         raise InputError("its list of storages is malformed", DAMAGED)
@@ -225,9 +226,11 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> De
     if tensor.dtype in EXACT_DTYPES:
         return replace(plain, status="skipped", reason=f"{tensor.dtype} values are not calibrated")
     if tensor.dtype not in STORED_AS:
-        return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated")
+        return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated; {AS_FLOAT}")
     if checkpoint.order == ">" and ITEM_BYTES[tensor.storage.dtype] != ITEM_BYTES[tensor.dtype]:
-        return replace(plain, status="unsupported", reason="its byte order is not known")
+        return replace(
+            plain, status="unsupported", reason="its byte order is not known; save it with the torch of today"
+        )
     counts_check = tensor.storage.key not in checked
     checked.add(tensor.storage.key)
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
@@ -273,7 +276,7 @@ def _parts(member: Member, start: int, tensor: Tensor, stored_as: str, counts_ch
     if member.deflated:
         raise InputError("it is a strided view of compressed data", "save tensor.contiguous()")
     if values > max(extent(dims), MAX_OVERLAPPING_VALUES):
-        raise InputError(f"it overlaps itself: {values:,} values in {extent(dims):,} places")
+        raise InputError(f"it overlaps itself: {values:,} values in {extent(dims):,} places", "save tensor.clone()")
     reads, nbytes = effort(dims, ITEM_BYTES[tensor.dtype])
     if reads > MAX_READS or nbytes > MAX_REREAD * (MIN_REREAD_BYTES + extent(dims) * ITEM_BYTES[tensor.dtype]):
         raise InputError(f"its values lie scattered: {reads:,} reads of {nbytes:,} bytes", "save tensor.contiguous()")
