@@ -13,17 +13,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
 
 from klcal.errors import InputError
 from klcal.readers.byte_stream import ByteStream
-from klcal.readers.description import CHUNK_BYTES, Chunk, Part
+from klcal.readers.description import CHUNK_BYTES
 from klcal.readers.quoting import quoted
-from klcal.readers.regular import RegularFile, spans
+from klcal.readers.regular import RegularFile
 
-__all__ = ["CrcCheck", "Member", "MemberSpan", "member_parts", "open_archive"]
+__all__ = ["Member", "open_archive"]
 
 MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and what stands beside them
 MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each of as many members; zipfile holds it in memory
@@ -64,7 +61,11 @@ class Member:
         if size != self.size:
             raise InputError(f"the compressed data end after {size:,} of {self.size:,} bytes", DAMAGED)
         if self.crc not in (0, crc):
-            raise _crc_error(self.name)
+            raise self.changed()
+
+    def changed(self) -> InputError:
+        """The error for content of another CRC-32 than its writer's."""
+        return InputError(f"the data of {quoted(self.name)} do not match their CRC-32: bits have changed", DAMAGED)
 
     def check(self) -> None:
         """Raises InputError where the content is not what its CRC-32 says."""
@@ -116,79 +117,6 @@ class Member:
             raise InputError("the compressed data are damaged", DAMAGED) from None
         if not inflater.eof:
             raise InputError("the compressed data end too early", DAMAGED)
-
-
-@dataclass(frozen=True)
-class MemberSpan:
-    """The values of a deflated member, in one pass from its start: nothing else can check its CRC-32."""
-
-    member: Member
-    skip: int  # bytes before the values
-    length: int  # bytes of values
-    storage: str  # NumPy dtype of a value as it lies there, such as "<f4"
-    repeats: int = 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that ``chunks`` reads."""
-        return self.member.size
-
-    def chunks(self) -> Iterator[Chunk]:
-        """The values, as in every part."""
-        dtype = np.dtype(self.storage)
-        position, rest = 0, b""
-        for block in self.member.blocks():
-            first = max(0, self.skip - position)
-            last = max(0, self.skip + self.length - position)
-            position += len(block)
-            data = rest + bytes(block[first:last])
-            whole = len(data) // dtype.itemsize
-            rest = data[whole * dtype.itemsize :]
-            if whole:
-                values = np.frombuffer(data, dtype, whole)
-                yield values.astype(dtype.newbyteorder("="), copy=False)
-
-
-@dataclass(frozen=True)
-class CrcCheck:
-    """A part without values: reads a stored member once and compares its CRC-32.
-
-    So the values themselves can be read in any order and by several workers.
-    """
-
-    member: Member
-    nbytes: int  # 0 where another tensor of the same member counts the work already
-    repeats: int = 1
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Nothing, or InputError."""
-        if not _is_intact(self.member):
-            raise _crc_error(self.member.name)
-        yield from ()
-
-
-def member_parts(
-    member: Member, skip: int, length: int, storage: str, *, counts_check: bool = True
-) -> tuple[Part, ...]:
-    """The parts of ``length`` bytes of values that begin ``skip`` bytes into a member.
-
-    Args:
-        member: Where the values lie.
-        skip: Bytes before the first value.
-        length: Bytes of values.
-        storage: NumPy dtype of a value as it lies there.
-        counts_check: Whether checking the CRC-32 is work of this tensor, or of an earlier one.
-    """
-    if not length:
-        return ()
-    if member.deflated:
-        return (MemberSpan(member, skip, length, storage),)
-    return (*spans(member.file, member.offset + skip, length, storage), *crc_checks(member, counts_check))
-
-
-def crc_checks(member: Member, counts_check: bool) -> tuple[CrcCheck, ...]:
-    """The part that checks a stored member, none where its writer computed no CRC-32."""
-    return (CrcCheck(member, member.size if counts_check else 0),) if member.crc else ()
 
 
 def open_archive(file: RegularFile) -> dict[str, Member]:
@@ -296,15 +224,3 @@ def _check_layout(infos: list[zipfile.ZipInfo], members: dict[str, Member], dire
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
-
-
-@lru_cache(maxsize=1 << 12)  # storages: each is read once, however many tensors are views of it
-def _is_intact(member: Member) -> bool:
-    crc = 0
-    for block in member.file.blocks(member.offset, member.size):
-        crc = zlib.crc32(block, crc)
-    return crc == member.crc
-
-
-def _crc_error(name: str) -> InputError:
-    return InputError(f"the data of {quoted(name)} do not match their CRC-32: bits have changed", DAMAGED)

@@ -10,7 +10,8 @@ from collections import Counter
 
 from klcal.errors import InputError
 from klcal.readers import npy_file
-from klcal.readers.archive import Member, member_parts, open_archive
+from klcal.readers.archive import Member, open_archive
+from klcal.readers.archive_parts import member_parts
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile

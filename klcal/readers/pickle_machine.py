@@ -1,48 +1,28 @@
 """An interpreter for pickled checkpoints that builds descriptions and calls nothing.
 
 It knows the operations that torch.save writes and ``torch.load(weights_only=True)`` reads (torch 2.13,
-``_weights_only_unpickler.py``) with the same checks of their operands. ``pickletools`` cuts the stream
-into operations; what is on the stack are plain values and the descriptions of ``pickle_values``.
+``_weights_only_unpickler.py``) with the same checks of their operands. ``pickle_stream`` cuts the bytes into
+operations; what is on the stack are plain values and the descriptions of ``pickle_values``.
 """
 
 from __future__ import annotations
 
-import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable
 from typing import IO, Any
 
 from klcal.errors import InputError
-from klcal.readers.pickle_values import (
-    STORAGE_DTYPES,
-    UNTYPED,
-    Global,
-    Opaque,
-    Storage,
-    find_global,
-    is_known,
-    is_scalar,
-    malformed,
-    reduce,
-    refused_global,
-    shown,
-)
+from klcal.readers.pickle_calls import find_global, reduce
+from klcal.readers.pickle_stream import DAMAGED, damaged, full_name, operations, refusal
+from klcal.readers.pickle_values import STORAGE_DTYPES, UNTYPED, Global, Opaque, Storage, is_scalar, malformed, shown
 
-__all__ = ["MAX_PICKLE_BYTES", "DamagedPickle", "interpret"]
+__all__ = ["MAX_PICKLE_BYTES", "interpret"]
 
 MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per tensor
 MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; each can leave 90 bytes behind
 STORAGE_WORK = 50  # what a tensor with a storage of its own may take
 GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
-LOOK_AHEAD = 100_000  # operations behind a refused one that are searched for what it would call
 MAX_KEY_LENGTH = 16  # elements of a tuple that is a dictionary's key
-DAMAGED = "download or save the file again"
-PYTHON_2_MODULES = {"__builtin__": "builtins"}  # protocol 2 writes Python 2's names
-
-
-class DamagedPickle(InputError):
-    """The bytes are no pickle, or one that no writer makes."""
 
 
 class Machine:
@@ -66,7 +46,7 @@ class Machine:
     def pop(self, count: int) -> list[Any]:
         """The topmost ``count`` values, removed, the deepest first."""
         if len(self.stack) < count:
-            raise _damaged()
+            raise damaged()
         values = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return values
@@ -74,13 +54,13 @@ class Machine:
     def top(self) -> Any:
         """The topmost value."""
         if not self.stack:
-            raise _damaged()
+            raise damaged()
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
         """The values since the last mark, removed with it."""
         if not self.marked:
-            raise _damaged()
+            raise damaged()
         values, self.stack = self.stack, self.marked.pop()
         return values
 
@@ -101,7 +81,7 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
     """
     machine = Machine(legacy_storages)
     limit = min(limit, MAX_OPERATIONS)
-    for name, argument, position in _operations(stream):
+    for name, argument, position in operations(stream):
         machine.work += 1
         if machine.work > limit:
             machine.check_work(limit)
@@ -110,58 +90,14 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
         if name == "GLOBAL":
             # Two lines; pickletools resolves escapes in them, which torch does not.
             if stream.tell() - position != len(argument) + 2:
-                raise _damaged()
+                raise damaged()
             machine.work += GLOBAL_WORK
-            machine.stack.append(find_global(_full_name(argument)))
+            machine.stack.append(find_global(full_name(argument)))
         elif name in OPERATIONS:
             OPERATIONS[name](machine, argument)
         else:
-            raise _refusal(machine, name, argument, stream)
-    raise _damaged()
-
-
-def _operations(stream: IO[bytes]) -> Iterator[tuple[str, Any, int]]:
-    """Name, argument and position of each operation."""
-    operations = pickletools.genops(stream)
-    while True:
-        try:
-            opcode, argument, position = next(operations)
-        except StopIteration:
-            return
-        except InputError:
-            raise
-        except Exception:  # genops lets ValueError, struct.error, IndexError, KeyError, … through
-            raise _damaged() from None
-        yield opcode.name, argument, position or 0
-
-
-def _refusal(machine: Machine, name: str, argument: Any, stream: IO[bytes]) -> InputError:
-    """The error for an operation that torch.save does not write, naming what it would call if it can."""
-    strings = [value for value in machine.stack[-2:] if type(value) is str]
-    following = ((name, argument) for name, argument, _ in _operations(stream))
-    called = ""
-    for operation, value in chain([(name, argument)], islice(following, LOOK_AHEAD)):
-        if operation in ("GLOBAL", "INST"):
-            called = _full_name(value)
-        elif operation == "STACK_GLOBAL":
-            called = ".".join(strings)
-        elif type(value) is str:
-            strings = [*strings[-1:], value]
-        if called and not is_known(called):
-            return refused_global(called)
-    return InputError(
-        f"its pickle uses the operation {name}, which torch.save does not write by default",
-        "save it with torch.save and its default pickle_protocol",
-    )
-
-
-def _full_name(argument: str) -> str:
-    module, _, name = argument.partition(" ")
-    return f"{PYTHON_2_MODULES.get(module, module)}.{name}"
-
-
-def _damaged() -> InputError:
-    return DamagedPickle("its pickle is damaged", DAMAGED)
+            raise refusal(name, argument, stream, machine.stack[-2:])
+    raise damaged()
 
 
 def _persistent(machine: Machine, _: Any) -> None:
@@ -222,7 +158,7 @@ def _reduce(machine: Machine, _: Any) -> None:
 
 def _append(machine: Machine, values: list[Any]) -> None:
     if type(machine.top()) is not list:
-        raise _damaged()
+        raise damaged()
     machine.top().extend(values)
 
 
@@ -230,7 +166,7 @@ def _set_items(machine: Machine, values: list[Any]) -> None:
     # Only dictionaries: on anything else this was a way to corrupt memory (CVE-2026-24747).
     target = machine.top()
     if not isinstance(target, dict) or len(values) % 2:
-        raise _damaged()
+        raise damaged()
     for key, value in zip(values[::2], values[1::2], strict=True):
         if not _is_key(key):
             raise InputError("a dictionary's key is neither text nor a number", "save a state_dict")
@@ -255,7 +191,7 @@ def _put(machine: Machine, index: Any) -> None:
 
 def _get(machine: Machine, index: Any) -> None:
     if index not in machine.memo:
-        raise _damaged()
+        raise damaged()
     machine.stack.append(machine.memo[index])
 
 
@@ -264,7 +200,7 @@ def _text(machine: Machine, argument: Any) -> None:
     try:
         machine.stack.append(argument.encode("latin-1").decode("utf-8"))
     except UnicodeDecodeError:
-        raise _damaged() from None
+        raise damaged() from None
 
 
 def _tuple(count: int) -> Callable[[Machine, Any], None]:

@@ -12,11 +12,13 @@ from math import prod
 from typing import Any
 
 from klcal.errors import InputError
-from klcal.readers.archive import Member, crc_checks, member_parts, open_archive
+from klcal.readers.archive import Member, open_archive
+from klcal.readers.archive_parts import crc_checks, member_parts
 from klcal.readers.byte_stream import ByteStream
 from klcal.readers.description import Description, Part
 from klcal.readers.formats import KNOWN, is_text
-from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, DamagedPickle, interpret
+from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, interpret
+from klcal.readers.pickle_stream import DamagedPickle
 from klcal.readers.pickle_values import ITEM_BYTES, Storage, Tensor, shown
 from klcal.readers.regular import RegularFile
 from klcal.readers.strided import StridedSpan, axis_order, effort, extent, ordered_dims
