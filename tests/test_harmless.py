@@ -45,6 +45,13 @@ def test_a_name_that_is_not_escaped_is_noticed_in_whatever_test(here, monkeypatc
         klcal("calibrate", ".", "--format", format_)
 
 
+def test_names_of_megabytes_are_not_compared_with_a_glob(here):
+    """It took a second for each of them, and the warning was as long."""
+    safetensors.numpy.save_file({letter * 1_000_000: normal(2) for letter in "abc"}, "m.safetensors")
+    document = klcal("calibrate", "m.safetensors", "--include", "encoder.*.weight", "--format", "json").document
+    assert document["warnings"] == ["--include 'encoder.*.weight' matches no tensor; their names are longer"]
+
+
 def test_a_name_of_a_megabyte_does_not_pad_every_row_of_a_table(here):
     """Rows times the longest name were gigabytes."""
     tensors = {"x" * 1_000_000: normal(2), **{str(number): normal(2) for number in range(300)}}
