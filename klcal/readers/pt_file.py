@@ -21,7 +21,7 @@ from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, interpret
 from klcal.readers.pickle_stream import DamagedPickle
 from klcal.readers.pickle_values import ITEM_BYTES, Storage, Tensor, shown
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, axis_order, effort, extent, ordered_dims
+from klcal.readers.strided import StridedSpan, axis_order, extent, ordered_dims
 from klcal.readers.tensor_names import Named, named_tensors
 
 __all__ = ["describe"]
@@ -37,10 +37,8 @@ MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
 BYTES_PER_OPERATION = 256  # and one more for each so many bytes beside it: what has large tensors may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
-MAX_OVERLAPPING_VALUES = 1 << 30  # of a view that holds more values than storage: a few seconds' work
-MAX_READS = 1 << 18  # of one view, at some 20 microseconds each: a stride of 4 MB or more needs one for each value
-MAX_REREAD = 8  # times the file's bytes that a view may have read again
-MIN_REREAD_BYTES = 1 << 28  # a file of up to so many counts as so many
+MAX_REREAD = 8  # times the file's bytes that all views together may have read
+MIN_REREAD_BYTES = 1 << 28  # on top of the file's: two seconds' work is never too much
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
 DAMAGED = "download or save the file again"
 AS_FLOAT = "save it as float32"
@@ -192,17 +190,35 @@ def _legacy_members(
     return members
 
 
+class _Views:
+    """What reading the tensors so far takes: a small file can hold thousands of views of all that is in it."""
+
+    def __init__(self) -> None:
+        self.checked: set[str] = set()  # storages of which the CRC-32 is compared
+        self.nbytes = 0
+
+    def add(self, parts: tuple[Part, ...], storage: str, size: int) -> None:
+        """Counts one more tensor; raises InputError where it is too much for a file of ``size`` bytes."""
+        nbytes = sum(part.effort if isinstance(part, StridedSpan) else part.nbytes for part in parts)
+        limit = MAX_REREAD * (MIN_REREAD_BYTES + size)
+        if self.nbytes + nbytes > limit:
+            what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
+            raise InputError(what, "save tensor.contiguous()")
+        self.checked.add(storage)
+        self.nbytes += nbytes
+
+
 def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Description]:
     """One description for each distinct view of a storage; its other names are aliases."""
     found: dict[Any, Description] = {}
     aliases: dict[Any, list[str]] = {}
-    checked: set[str] = set()
+    views = _Views()
     for item in named:
         identity = _identity(item.tensor)
         if identity in found:
             aliases.setdefault(identity, []).append(item.name)
         else:
-            found[identity] = _describe_one(checkpoint, item, checked)
+            found[identity] = _describe_one(checkpoint, item, views)
     return [replace(found[identity], aliases=tuple(aliases.get(identity, ()))) for identity in found]
 
 
@@ -214,7 +230,7 @@ def _identity(tensor: Tensor) -> Any:
     return storage.key, storage.first, tensor.offset, tensor.dtype, tensor.shape, tensor.strides
 
 
-def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> Description:
+def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Description:
     tensor = item.tensor
     plain = Description(item.name, tensor.dtype, tuple(max(0, size) for size in tensor.shape))
     if tensor.storage is None:
@@ -233,11 +249,11 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> De
         return replace(
             plain, status="unsupported", reason="its byte order is not known; save it with the torch of today"
         )
-    counts_check = tensor.storage.key not in checked
-    checked.add(tensor.storage.key)
+    counts_check = tensor.storage.key not in views.checked
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
         parts = _parts(member, start, tensor, stored_as, counts_check)
+        views.add(parts, tensor.storage.key, member.file.size)
         return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
@@ -277,10 +293,5 @@ def _parts(member: Member, start: int, tensor: Tensor, stored_as: str, counts_ch
         return member_parts(member, start, length, stored_as, counts_check=counts_check)
     if member.deflated:
         raise InputError("it is a strided view of compressed data", "save tensor.contiguous()")
-    if values > max(extent(dims), MAX_OVERLAPPING_VALUES):
-        raise InputError(f"it overlaps itself: {values:,} values in {extent(dims):,} places", "save tensor.clone()")
-    reads, nbytes = effort(dims, ITEM_BYTES[tensor.dtype])
-    if reads > MAX_READS or nbytes > MAX_REREAD * (MIN_REREAD_BYTES + extent(dims) * ITEM_BYTES[tensor.dtype]):
-        raise InputError(f"its values lie scattered: {reads:,} reads of {nbytes:,} bytes", "save tensor.contiguous()")
     span = StridedSpan(member.file, member.offset + start, dims, stored_as, repeats)
     return (span, *crc_checks(member, counts_check))
