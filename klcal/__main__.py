@@ -46,6 +46,7 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         _handle(_interrupt)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for NumPy: nothing here needs its threads and their memory
         if not sys.warnoptions:
             warnings.simplefilter("ignore")  # what a library says to programmers is no message of ours
         from klcal.cli.main import run
