@@ -184,6 +184,14 @@ def test_thousands_of_views_of_all_that_a_file_holds_are_not_read(folder):
     assert [each.status for each in found].count("unsupported") > many // 2
 
 
+def test_a_tensor_that_is_read_once_is_read_whatever_stands_before_it(folder):
+    views = {str(i): tensor(storage(64), i, (2,) * 27, (1,) * 27) for i in range(9)}
+    data = checkpoint(dict_of(**views, plain=tensor(storage(4, "1"))), FLOAT * 64, FLOAT * 4)
+    *rest, plain = describe(file_of(folder, data), "x")
+    assert {each.status for each in rest} == {"ok", "unsupported"}
+    assert plain.status == "ok"
+
+
 def test_thousands_of_views_of_a_compressed_storage_are_not_inflated(folder):
     views = dict_of(**{str(i): tensor(storage(1 << 20), i, (1,), (1,)) for i in range(3000)})
     members = unzipped(checkpoint(views, bytes(4 << 20)))

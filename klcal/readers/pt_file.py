@@ -191,21 +191,22 @@ def _legacy_members(
 
 
 class _Views:
-    """What reading the tensors so far takes: a small file can hold thousands of views of all that is in it."""
+    """What the tensors so far read again: a small file can hold thousands of views of all that is in it."""
 
     def __init__(self) -> None:
         self.checked: set[str] = set()  # storages of which the CRC-32 is compared
         self.nbytes = 0
 
-    def add(self, parts: tuple[Part, ...], storage: str, size: int) -> None:
-        """Counts one more tensor; raises InputError where it is too much for a file of ``size`` bytes."""
+    def add(self, parts: tuple[Part, ...], storage: str, member: Member) -> None:
+        """Counts one more tensor; raises InputError where it is too much for its file."""
         nbytes = sum(part.effort if isinstance(part, StridedSpan) else part.nbytes for part in parts)
-        limit = MAX_REREAD * (MIN_REREAD_BYTES + size)
-        if self.nbytes + nbytes > limit:
+        again = nbytes if storage in self.checked else max(0, nbytes - 2 * member.size)  # the values, and the CRC-32
+        limit = MAX_REREAD * (MIN_REREAD_BYTES + member.file.size)
+        if self.nbytes + again > limit:
             what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
             raise InputError(what, "save tensor.contiguous()")
         self.checked.add(storage)
-        self.nbytes += nbytes
+        self.nbytes += again
 
 
 def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Description]:
@@ -246,14 +247,12 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Descri
     if tensor.dtype not in STORED_AS:
         return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated; {AS_FLOAT}")
     if checkpoint.order == ">" and ITEM_BYTES[tensor.storage.dtype] != ITEM_BYTES[tensor.dtype]:
-        return replace(
-            plain, status="unsupported", reason="its byte order is not known; save it with the torch of today"
-        )
+        return replace(plain, status="unsupported", reason=f"its byte order is not known; {AS_FLOAT}")
     counts_check = tensor.storage.key not in views.checked
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
         parts = _parts(member, start, tensor, stored_as, counts_check)
-        views.add(parts, tensor.storage.key, member.file.size)
+        views.add(parts, tensor.storage.key, member)
         return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
