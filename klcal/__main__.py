@@ -46,10 +46,10 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         _handle(_interrupt)
+        for library in ("OPENBLAS", "MKL"):  # of NumPy: --jobs has the cores, and threads would need memory
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
         if not sys.warnoptions:
             warnings.simplefilter("ignore")  # what a library says to programmers is no message of ours
-        for library in ("OPENBLAS", "MKL"):  # the processes of --jobs use the cores; threads would be in their way
-            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
         from klcal.cli.main import run
 
         code = run(sys.argv[1:])

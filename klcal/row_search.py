@@ -78,7 +78,11 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     full = full_choices(scheme, spans)
     ranking = _ranking(law, scheme, spans, full.scale)
     finalists = _Finalists.of(
-        law, scheme, full, ranking, ranking.first(FEW_FINALISTS if law.pieces[0] <= FEW_PIECES else FINALISTS)
+        law,
+        scheme,
+        full,
+        ranking,
+        ranking.first(FINALISTS if law.pieces[0] > FEW_PIECES or _is_coarse(scheme) else FEW_FINALISTS),
     )
     nothing = NO_ERROR * law.energy / law.size
     choices = finalists.least(np.maximum(finalists.mse, nothing[:, None]))
@@ -95,6 +99,11 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     best = contenders.least(loss, deployed_scales(*full, scheme))
     decides = least > nothing
     return RowChoices(np.where(decides, best.scale, choices.scale), np.where(decides, best.below, choices.below))
+
+
+def _is_coarse(scheme: Scheme) -> bool:
+    """Whether bins tell the candidates apart well enough, however few the values are."""
+    return scheme.scale_format == "float32" and (scheme.size <= FEW_LEVELS or scheme.is_float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +167,7 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
     ends = spans.low / full, spans.high / full
     widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
     active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)
-    pointwise = bool(law.pieces[0] <= FEW_PIECES) and scheme.size > FEW_LEVELS and not scheme.is_float
+    pointwise = bool(law.pieces[0] <= FEW_PIECES) and not _is_coarse(scheme)
     parts = list(_wider(law, scheme, spans, histogram, ends, pointwise))
     for number in range(PARTS):
         shared = table(scheme, number)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from klcal.law import Law
 from klcal.objectives import EDGES_AT_ONCE, belows, divergences, squared_errors
-from klcal.scales import LEAST, at_least, at_most, nearest_scale
+from klcal.scales import FLOAT32_MAX, LEAST, at_least, at_most, nearest_scale
 from klcal.scheme import Scheme
 
 __all__ = [
@@ -98,7 +98,8 @@ def rounded(scheme: Scheme, scales: Floats, full: float) -> Floats:
 def valid(scheme: Scheme, scales: Floats, span: Span) -> npt.NDArray[np.bool_]:
     """Which options keep no more than the span, but for the half step that rounding a zero point costs.
 
-    Where the scale is too large for that, those that begin where the span does.
+    Where the scale is too large for that, those that begin where the span does. And none of which an end is beyond
+    float32: its scale would be made smaller when it is deployed, and the values clipped.
     """
     if scheme.symmetric:
         return np.ones((scales.size, 1), bool)
@@ -108,7 +109,8 @@ def valid(scheme: Scheme, scales: Floats, span: Span) -> npt.NDArray[np.bool_]:
     low, high = -span.low / scales[:, None], span.high / scales[:, None]
     within = (below <= low + slack) & (above <= high + slack)
     covering = (np.abs(below - low) <= slack) & (above >= high - slack)
-    return within | covering
+    finite = np.maximum(below, above) * scales[:, None] <= FLOAT32_MAX
+    return (within | covering) & finite
 
 
 def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:

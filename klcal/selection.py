@@ -17,6 +17,7 @@ __all__ = ["BUG", "Selected", "attempt", "described_tensors", "names_of", "selec
 
 NEAREST = 3  # names shown where a glob matches none
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
+COMPARED_CHARACTERS = 200  # of such a name; longer ones are like no glob that people type, and take seconds each
 BUG = "this is a bug in klcal"  # begins the reason of what no file can be blamed for
 NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
 
@@ -82,5 +83,7 @@ def unmatched(described: Sequence[Selected], include: Sequence[str], rules: Sequ
     names = {name for each in described for name in names_of(each.description)} if globs else set()
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
-            near = difflib.get_close_matches(glob, sorted(names)[:COMPARED], NEAREST, cutoff=0.0)
-            yield f"{option} {glob!r} matches no tensor; the nearest names are {', '.join(map(repr, near))}"
+            short = sorted(name for name in names if len(name) <= COMPARED_CHARACTERS)
+            near = difflib.get_close_matches(glob, short[:COMPARED], NEAREST, cutoff=0.0)
+            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"
+            yield f"{option} {glob!r} matches no tensor; {hint}"

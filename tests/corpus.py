@@ -166,6 +166,10 @@ def _close(found: float | None, wanted: float) -> bool:
 def _reasons(rows: Mapping[str, Any], errors: list[str]) -> Iterator[tuple[str, str]]:
     """Reasons have to be there, and to be ours."""
     reasons = [row["reason"] for row in rows.values() if row["status"] != "ok"]
+    refusals = [row["reason"] for row in rows.values() if row["status"] in ("failed", "unsupported")]
+    for reason in chain(refusals, errors):
+        if "; " not in (reason or ""):
+            yield "wrong refusals", f"no next step: {reason}"
     for reason in chain(reasons, errors):
         if not reason or not reason.isprintable():
             yield "raw escapes", ascii(reason)

@@ -149,7 +149,7 @@ def noise() -> Iterator[Case]:
     """Random bytes under every name, and behind every magic."""
     random = np.random.default_rng(7)
     magics = (b"", b"\x93NUMPY\1\0", b"PK\3\4", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{")
-    for suffix in (".npy", ".npz", ".safetensors", ".pt", ".index.json"):
+    for suffix in (".npy", ".npz", ".safetensors", ".pt", ".bin.index.json"):
         for magic in magics:
             for length in (3, 300):
                 name = f"x{suffix}"

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 from checkpoints import saved as torch_saved
-from corpus import Case, facts, read
+from corpus import Case, facts, later, read
 from corpus_headers import document, entry, safetensors_file
 from corpus_pickles import saved
 from files import unzipped, zipped
@@ -280,3 +280,10 @@ def many() -> Iterator[Case]:
     header = {f"layer.{i}.weight": entry("I32", (2,), (8 * i, 8 * i + 8)) for i in range(100_000)}
     data = safetensors_file(document(**header), bytes(800_000))
     yield read("a hundred thousand tensors", "x.safetensors", data, dict.fromkeys(header, "skipped"), heavy=True)
+
+    def parameters() -> bytes:
+        whole = torch.ones(2, dtype=torch.int32)
+        return torch_saved({name: torch.nn.Parameter(whole.clone(), requires_grad=False) for name in header})
+
+    rows = dict.fromkeys(header, "skipped")
+    yield read("a hundred thousand parameters", "x.pt", later(parameters), rows, heavy=True)

@@ -29,7 +29,7 @@ FAILURES = {
 CALLS = {
     **dict.fromkeys(("open", "pread", "preadv", "write"), ("EIO", "no memory")),
     **dict.fromkeys(("fstat", "stat", "listdir", "close"), ("EIO",)),
-    **dict.fromkeys(("fchmod", "fsync", "replace"), FAILURES),
+    **dict.fromkeys(("fchmod", "fsync", "replace"), tuple(FAILURES)),
 }
 CLOSE = os.close
 MOST = 6  # five tensors, and an index whose shard is then read as a file of its own
@@ -128,7 +128,7 @@ def test_a_call_that_fails_costs_what_it_was_made_for_and_no_more(here, name, fo
     new = Path("new.json").read_text()
     Path("new.json").unlink()
     before = descriptors()
-    for error in CALLS[name]:
+    for error in CALLS[name][:1] if for_ever else CALLS[name]:
         for result, anomaly in runs(["in", "-o", "out.json"], fails(name), FAILURES[error], for_ever):
             check(result, anomaly, new)
     assert descriptors() == before

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from klcal.errors import InputError
 from klcal.readers import archive
-from klcal.readers.archive import CrcCheck, MemberSpan, member_parts, open_archive
+from klcal.readers.archive import open_archive
+from klcal.readers.archive_parts import CrcCheck, MemberSpan, member_parts
 from klcal.readers.description import CHUNK_BYTES
 
 

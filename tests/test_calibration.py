@@ -99,6 +99,18 @@ def test_a_constant_is_represented(value, dtype, method):
     assert row.clipped == 0
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize("method", ["kl", "mse", "minmax"])
+def test_the_ends_of_float32_are_represented_as_any_other_range(dtype, scheme, method):
+    """A range that float32 cannot hold was cut when it was deployed, and half of the values clipped."""
+    values = np.float32([GREATEST, -GREATEST])
+    small = calibrate(values / np.float32(2**100), dtype=dtype, scheme=scheme, method=method)
+    row = calibrate(values, dtype=dtype, scheme=scheme, method=method)
+    assert np.isfinite([row.scale, row.low, row.high]).all()
+    assert row.sqnr_db > min(40.0, small.sqnr_db - 6.0)
+
+
 def test_a_mask_of_zeros_and_ones_is_represented():
     row = calibrate(np.float32([0, 1, 1, 0]), dtype="uint4")
     assert dequantize(quantize([0.0, 1.0], row), row).tolist() == [0.0, 1.0]

@@ -87,8 +87,9 @@ def test_a_wrong_answer_is_noticed(made):
     assert kinds(good, rows={}) == {"lost results", "wrong accepts"}
     assert kinds(good, rows={"x": {**row, "max": 99.0}}) == {"wrong accepts"}
     assert kinds(good, rows={"x": {**row, "scale": 0.0}}) == {"wrong accepts"}
-    assert kinds(good, errors=["damaged"]) == {"wrong refusals"}
-    assert kinds(good, rows={"x": {**row, "status": "failed", "reason": "bug in klcal"}}) > {"tracebacks"}
+    assert kinds(good, errors=["damaged; save it again"]) == {"wrong refusals"}
+    assert kinds(bad, errors=["EXT1"]) == {"wrong refusals"}
+    assert kinds(good, rows={"x": {**row, "status": "failed", "reason": "bug in klcal; tell"}}) > {"tracebacks"}
     assert kinds(bad, errors=[]) == {"wrong accepts"}
-    assert kinds(bad, errors=["EXT1 \x1b"]) == {"raw escapes"}
+    assert kinds(bad, errors=["EXT1 \x1b; save it"]) == {"raw escapes"}
     assert kinds({**bad, "error": "EXT2"}) == {"wrong refusals"}

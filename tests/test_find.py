@@ -276,6 +276,7 @@ def test_a_terminal_is_not_waited_for():
 
 
 SHARDS = {"model-00001-of-00002.safetensors": ["a", "b"], "model-00002-of-00002.safetensors": ["c"]}
+ONE_DOWNLOAD = "take the index and its shards from one download"
 ALL_OK = [("model.safetensors", name, "ok") for name in "abc"]
 
 
@@ -302,7 +303,8 @@ def test_a_missing_or_damaged_shard_costs_only_its_tensors(here):
     Path("m/model-00001-of-00002.safetensors").unlink()
     found = find(["m"]).sources[0].describe()
     assert {d.name: d.status for d in found} == {"a": "failed", "b": "failed", "c": "ok"}
-    assert found[0].reason == "the shard 'model-00001-of-00002.safetensors' cannot be used: there is no such file"
+    absent = "cannot be used: there is no such file; download it, or check its name"
+    assert found[0].reason == f"the shard 'model-00001-of-00002.safetensors' {absent}"
     Path("m/model-00002-of-00002.safetensors").write_bytes(b"version https://git-lfs.github.com")
     assert "git lfs pull" in find(["m"]).sources[0].describe()[2].reason
 
@@ -313,19 +315,29 @@ def test_the_index_decides_which_tensors_there_are(here):
     one, two = SHARDS
     index.write_text(json.dumps({"weight_map": {"a": one, "c": two, "absent": two}}))
     found = {d.name: (d.status, d.reason) for d in find(["m"]).sources[0].describe()}
-    assert found["absent"] == ("failed", f"the shard '{two}' does not hold it")
+    assert found["absent"] == ("failed", f"the shard '{two}' does not hold it; {ONE_DOWNLOAD}")
     assert found["b"] == ("skipped", f"the shard '{one}' holds it, the index does not name it")
     assert found["a"] == found["c"] == ("ok", None)
 
 
-def test_a_damaged_index_costs_no_shard(here):
+def test_a_damaged_index_costs_no_shard_and_is_called_by_its_own_name(here):
     sharded("m", SHARDS)
     Path("m/model.safetensors.index.json").write_text("{")
     *shards, index = find(["m"]).sources
     assert [shard.name for shard in shards] == list(SHARDS)
+    assert index.name == "model.safetensors.index.json"
     assert all(shard.describe() for shard in shards)
     with pytest.raises(InputError, match="JSON is damaged"):
         index.describe()
+
+
+@pytest.mark.parametrize("name", ["faiss.index.json", "tf_model.h5.index.json", ".index.json"])
+def test_an_index_of_another_kind_in_a_directory_costs_nothing(here, name):
+    sharded("m", SHARDS)
+    Path("m", name).write_text("{}")
+    assert rows("m") == ALL_OK
+    assert not find(["m"]).errors
+    assert "no weight_map" in only_error(f"m/{name}")  # who asks for it is told
 
 
 def test_an_index_beside_the_whole_file_keeps_its_own_name(here):

@@ -43,3 +43,20 @@ def test_a_name_that_is_not_escaped_is_noticed_in_whatever_test(here, monkeypatc
     monkeypatch.setattr(module, "escape", lambda text: text)
     with pytest.raises(AssertionError, match="in the output"):
         klcal("calibrate", ".", "--format", format_)
+
+
+def test_names_of_megabytes_are_not_compared_with_a_glob(here):
+    """It took a second for each of them, and the warning was as long."""
+    safetensors.numpy.save_file({letter * 1_000_000: normal(2) for letter in "abc"}, "m.safetensors")
+    document = klcal("calibrate", "m.safetensors", "--include", "encoder.*.weight", "--format", "json").document
+    assert document["warnings"] == ["--include 'encoder.*.weight' matches no tensor; their names are longer"]
+
+
+def test_a_name_of_a_megabyte_does_not_pad_every_row_of_a_table(here):
+    """Rows times the longest name were gigabytes."""
+    tensors = {"x" * 1_000_000: normal(2), **{str(number): normal(2) for number in range(300)}}
+    safetensors.numpy.save_file(tensors, "m.safetensors")
+    result = klcal("calibrate", "m.safetensors", "--method", "minmax", "--format", "table")
+    assert result.code == 0
+    assert len(result.out) < 2_000_000
+    assert "x" * 1_000_000 in klcal("calibrate", "m.safetensors", "--method", "minmax", "--format", "plain").out

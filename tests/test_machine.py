@@ -127,7 +127,7 @@ def test_a_working_directory_that_is_gone_is_done_without(here):
     assert done.stdout == klcal("calibrate", "x.npy").out
     Path("gone").mkdir()
     done = subprocess.run(["sh", "-c", f"{shell} x.npy"], capture_output=True, text=True, env=environment())
-    assert (done.returncode, done.stderr) == (3, "klcal: error: x.npy: there is no such file\n")
+    assert (done.returncode, done.stderr) == (3, "klcal: error: x.npy: there is no such file; check its name\n")
 
 
 @pytest.mark.parametrize(

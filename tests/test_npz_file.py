@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from klcal.errors import InputError
-from klcal.readers.npz_file import describe
+from klcal.readers.npz_file import NO_ARRAY, describe
 
 FLOATS = ["<f8", ">f8", "<f4", ">f4", "<f2", ">f2"]
 
@@ -162,7 +162,7 @@ def test_a_member_that_is_cut_or_no_array_costs_only_itself(folder, compressed):
     found = {each.name: (each.status, each.reason) for each in describe(file_of(folder, data), "x")}
     assert found["cut"][0] == found["text"][0] == found["empty"][0] == "failed"
     assert "needs 152 bytes, the file has 151" in found["cut"][1]
-    assert found["readme.txt"] == ("unsupported", "it is not an array but a file of another kind")
+    assert found["readme.txt"] == ("unsupported", NO_ARRAY)
     assert found["good"] == ("ok", None)
 
 

@@ -67,6 +67,13 @@ def test_a_suffix_that_names_no_format_is_refused(here):
     assert files() == ["x.npy"]
 
 
+@pytest.mark.parametrize("name", ["x.npy", "new.pt", "new.SAFETENSORS"])
+def test_an_output_that_is_named_as_a_tensor_file_is_not_to_be_helped_by_a_format(here, name):
+    message = refused("x.npy", "-o", name)
+    assert "the name of a tensor file" in message
+    assert "--format" not in message
+
+
 # --- what is refused
 
 

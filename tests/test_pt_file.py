@@ -164,7 +164,7 @@ UNSUPPORTED = {
         lambda: torch.quantize_per_channel(torch.ones(2, 2), torch.ones(2), torch.zeros(2), 0, torch.quint8),
         "quantized already",
     ),
-    "meta": (lambda: torch.empty(2, 2, device="meta"), "it has no values"),
+    "meta": (lambda: torch.empty(2, 2, device="meta"), "without values"),
     "nested": (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(3)]), "save its tensors one by one"),
     "e8m0": (lambda: torch.ones(2, 2).to(torch.float8_e8m0fnu), "float8_e8m0fnu values cannot be calibrated"),
 }
@@ -264,7 +264,11 @@ def test_the_byte_order_of_a_type_without_a_storage_type_is_not_guessed(folder):
     data = members["archive/data.pkl"].replace(b"ctorch\nuint16\n", b"ctorch\nfloat16\n")
     members["archive/data.pkl"] = data
     odd, good = describe(file_of(folder, zipped(members)), "x")
-    assert (odd.status, odd.reason, good.status) == ("unsupported", "its byte order is not known", "ok")
+    assert (odd.status, odd.reason.partition(";")[0], good.status) == (
+        "unsupported",
+        "its byte order is not known",
+        "ok",
+    )
 
 
 def test_compressed_archives_are_read_where_a_view_is_contiguous(folder):

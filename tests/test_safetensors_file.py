@@ -285,7 +285,7 @@ def test_a_dtype_of_the_future_is_named(tmp_path):
     (tmp_path / "x").write_bytes(file_of(header, bytes(5)))
     bad, good = describe(open_regular(str(tmp_path / "x")))
     assert (bad.status, good.status) == ("unsupported", "ok")
-    assert bad.reason == r"\x1bI4 values cannot be calibrated"
+    assert bad.reason == r"\x1bI4 values cannot be calibrated; save it as float32"
 
 
 def test_no_values_no_parts(tmp_path):

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from command import klcal_process, one_message
 
 from klcal.errors import InputError
 from klcal.readers import standard_input
@@ -96,6 +98,16 @@ def test_nothing_to_read_is_told(folder, shell, says):
     assert run(shell, folder).startswith(says)
 
 
+@pytest.mark.parametrize("name", ["old.pt", "new.pt"])
+def test_a_pytorch_file_without_its_name_is_sent_back_for_it(folder, name):
+    torch.save({"w": torch.ones(3)}, folder / name, _use_new_zipfile_serialization=name == "new.pt")
+    with (folder / name).open("rb") as file:
+        result = klcal_process("calibrate", "-", stdin=file)
+    assert result.code == 3
+    assert "give it by" in one_message(result)
+    assert "suffix" not in one_message(result)
+
+
 def test_a_terminal_is_refused_and_not_waited_for():
     leader, terminal = os.openpty()
     with pytest.raises(InputError, match="standard input is a terminal; send a"):
@@ -140,7 +152,7 @@ def test_a_disk_error_is_told_in_our_words(pipe, monkeypatch):
         raise OSError(errno.EIO, "the system's words")
 
     monkeypatch.setattr(standard_input.os, "read", broken)
-    with pytest.raises(InputError, match=r"^the disk reports an input/output error$"):
+    with pytest.raises(InputError, match=r"^the disk reports an input/output error; copy"):
         spooled(pipe)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import SAMPLES, environment
@@ -46,6 +47,16 @@ def test_a_table_needs_rich():
 def test_the_check_sees_what_is_imported():
     """The broken twin: a command that imports more is found out."""
     assert imported("--help", first="import numpy") == {"numpy"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system has no /proc")
+def test_an_everyday_file_starts_no_threads():
+    """NumPy's linear algebra would, and interrupts the process where their memory is not to be had."""
+    first = "atexit.register(lambda: os.write(1, b'%d threads' % len(os.listdir('/proc/self/task'))))"
+    program = IMPORTED.replace("FIRST", first)
+    command = [sys.executable, "-c", program, "calibrate", str(SAMPLES / "mtcnn_pnet.pt"), "--output", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == "1 threads"
 
 
 def test_without_torch_everything_but_a_device_works():

@@ -16,7 +16,7 @@ from klcal.errors import InputError
 from klcal.readers import strided
 from klcal.readers.description import CHUNK_BYTES
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, effort, extent, ordered_dims
+from klcal.readers.strided import READ_BYTES, StridedSpan, effort, extent, ordered_dims
 
 COUNT = 400  # values in the file
 HEAD = 3  # bytes before them
@@ -157,9 +157,11 @@ def test_the_effort_is_known_before(ramp, geometry, chunk):
         patch.setattr(strided, "CHUNK_BYTES", chunk)
         patch.setattr(RegularFile, "read", counted)
         ours(ramp, *geometry)
-        reads, nbytes = effort(ordered_dims(*geometry)[1], 4)
-    assert reads == len(lengths)
-    assert sum(lengths) <= nbytes <= reads * max(lengths)
+        dims = ordered_dims(*geometry)[1]
+        work = effort(dims, 4)
+    reads, values = len(lengths), prod(size for size, _ in dims)
+    assert sum(lengths) + reads * READ_BYTES <= work
+    assert work <= max(4 * values, reads * (READ_BYTES + max(lengths)))
 
 
 @pytest.mark.parametrize("rank", [26, 40, 64])

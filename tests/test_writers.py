@@ -280,6 +280,23 @@ def test_names_are_whole_where_nobody_looks():
     assert all(escape(name) in text for name in tables.NASTY)
 
 
+def test_rich_is_given_few_lines_at_a_time_and_short_cells():
+    """A name of a megabyte among 100,000 rows took gigabytes, and did not end."""
+
+    class Watched(Console):
+        def print(self, *objects, **options):
+            given.extend(str(each).splitlines() for each in objects)
+            super().print(*objects, **options)
+
+    given: list[list[str]] = []
+    rows = [*map(tables.ok, map(str, range(2000))), tables.ok("y" * 1_000_000), tables.lost("x" * 1_000_000, "skipped")]
+    out = io.StringIO()
+    print_table(Table.of(tables.CONFIG, rows), Watched(file=out, width=1 << 12, markup=False))
+    assert max(map(len, given)) <= 256
+    assert max(len(line) for lines in given for line in lines) < 2000
+    assert out.getvalue().count("\n") > 2000
+
+
 def test_columns_go_before_names_do():
     wanted = columns(tables.named("conv1.weight"))
     assert layout(wanted, 200)[1] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ def main() -> int:
         cases = written(places["corpus"], places["empty"])
         command = ["--format", "json", str(places["beside"])]
         alone = [run(command, places["results"] / f"alone{i}", places["empty"]) for i in range(5)]
-        start_up, imports = statistics.median(each.seconds for each in alone), alone[0].peak_mb
+        start_up, imports = min(each.seconds for each in alone), alone[0].peak_mb
         batches = run_batches(cases, places, start_up)
         (good,) = json.loads(alone[0].out)["tensors"]
         problems = [problem for batch in batches for problem in wrong(batch, good)]
@@ -122,12 +121,14 @@ def report(batches: Sequence[Batch], problems: Sequence[Problem], start_up: floa
         mine = [batch for batch in batches if batch.cases[0]["kind"] == kind]
         refusals = [batch for batch in mine if all(case["error"] is not None or case["loose"] for case in batch.cases)]
         largest = max(mine, key=lambda batch: batch.done.peak_mb)
-        slowest = max(refusals, key=lambda batch: batch.done.seconds)
-        peak, slow = largest.done.peak_mb - imports, slowest.done.seconds - start_up
+        slowest = max(refusals, key=lambda batch: batch.done.seconds, default=None)
+        peak, slow = largest.done.peak_mb - imports, slowest.done.seconds - start_up if slowest else 0.0
         counts = [sum(case["kind"] == kind for batch in batches for case in batch.cases)]
         counts += [found[kind, column] for column in COUNTS[1:]]
         print(f"{kind:<8}" + "".join(f"{count:>15,}" for count in counts) + f"{peak:>15.0f}{slow:>15.2f}")
-        print(f"  the largest: {largest.cases[0]['name']}; the slowest refusal: {slowest.cases[0]['name']}")
+        print(
+            f"  largest: {largest.cases[0]['name']}; slowest refusal: {slowest.cases[0]['name'] if slowest else 'none'}"
+        )
         failed |= peak > MOST_MB or slow > SLOWEST_SECONDS
     for kind, column, case, what in problems[:SHOWN]:
         print(f"{column}: {kind}: {case}: {what}")

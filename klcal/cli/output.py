@@ -52,6 +52,11 @@ def choose_format(requested: str, output: str | None, *, terminal: bool) -> str:
         return "table" if terminal else "plain"
     if _is_special(output):
         return "plain"
+    from klcal.readers.formats import SUFFIXES as READ
+
+    if suffix in READ:
+        what = f"--output '{output}': it has the name of a tensor file, which the answer is not"
+        raise UsageError(what, f"end it in one of {', '.join(SUFFIXES)}")
     raise UsageError(
         f"--output '{output}': its suffix names no format", f"add --format, or end it in one of {', '.join(SUFFIXES)}"
     )

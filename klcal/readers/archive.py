@@ -13,31 +13,30 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
 
 from klcal.errors import InputError
 from klcal.readers.byte_stream import ByteStream
-from klcal.readers.description import CHUNK_BYTES, Chunk, Part
+from klcal.readers.description import CHUNK_BYTES
 from klcal.readers.quoting import quoted
-from klcal.readers.regular import RegularFile, spans
+from klcal.readers.regular import RegularFile
 
-__all__ = ["CrcCheck", "Member", "MemberSpan", "member_parts", "open_archive"]
+__all__ = ["Member", "open_archive"]
 
-MAX_MEMBERS = 100_000  # files in an archive: ten times the largest checkpoints'
-MAX_DIRECTORY_BYTES = 1 << 24  # 160 bytes for each of as many members; zipfile holds it in memory
+MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and what stands beside them
+MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each of as many members; zipfile holds it in memory
 BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
 BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
 INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time
 HEADS_BYTES = 1 << 13  # read at a time where the headers of many members are
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7
 LOCAL_MAGIC = b"PK\x03\x04"
+ENTRY_MAGIC = b"PK\x01\x02"  # of a member in the directory
 ENCRYPTED = 0x2041  # flag bits 0, 6 and 13: traditional, strong, masked headers
 PATCH = 0x0020  # flag bit 5: the data are a difference to another file's
 UTF8_NAME = 0x0800  # flag bit 11
 DIRECTORY = 0x10  # external attribute, as MS-DOS had it: torch delivers no data for such a member
 DAMAGED = "download or save it again"
+UNSAFE = "take the file from a source you trust, or save it without compression"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,11 @@ class Member:
         if size != self.size:
             raise InputError(f"the compressed data end after {size:,} of {self.size:,} bytes", DAMAGED)
         if self.crc not in (0, crc):
-            raise _crc_error(self.name)
+            raise self.changed()
+
+    def changed(self) -> InputError:
+        """The error for content of another CRC-32 than its writer's."""
+        return InputError(f"the data of {quoted(self.name)} do not match their CRC-32: bits have changed", DAMAGED)
 
     def check(self) -> None:
         """Raises InputError where the content is not what its CRC-32 says."""
@@ -72,7 +75,9 @@ class Member:
     def read(self, limit: int) -> bytes:
         """The whole content, refused where it is longer than ``limit`` bytes."""
         if self.size > limit:
-            raise InputError(f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed")
+            raise InputError(
+                f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed", DAMAGED
+            )
         content = io.BytesIO()  # gives what it holds without a copy
         for block in self.blocks():  # each is gone when the next one comes
             content.write(block)
@@ -91,7 +96,7 @@ class Member:
 
     def _inflated(self) -> Iterator[memoryview]:
         if self.size > max(BOMB_BYTES, BOMB_RATIO * self.stored):
-            raise InputError(f"{self.stored:,} bytes claim to hold {self.size:,}: a decompression bomb")
+            raise InputError(f"{self.stored:,} bytes claim to hold {self.size:,}: a decompression bomb", UNSAFE)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         left = self.size
         try:
@@ -114,79 +119,6 @@ class Member:
             raise InputError("the compressed data end too early", DAMAGED)
 
 
-@dataclass(frozen=True)
-class MemberSpan:
-    """The values of a deflated member, in one pass from its start: nothing else can check its CRC-32."""
-
-    member: Member
-    skip: int  # bytes before the values
-    length: int  # bytes of values
-    storage: str  # NumPy dtype of a value as it lies there, such as "<f4"
-    repeats: int = 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that ``chunks`` reads."""
-        return self.member.size
-
-    def chunks(self) -> Iterator[Chunk]:
-        """The values, as in every part."""
-        dtype = np.dtype(self.storage)
-        position, rest = 0, b""
-        for block in self.member.blocks():
-            first = max(0, self.skip - position)
-            last = max(0, self.skip + self.length - position)
-            position += len(block)
-            data = rest + bytes(block[first:last])
-            whole = len(data) // dtype.itemsize
-            rest = data[whole * dtype.itemsize :]
-            if whole:
-                values = np.frombuffer(data, dtype, whole)
-                yield values.astype(dtype.newbyteorder("="), copy=False)
-
-
-@dataclass(frozen=True)
-class CrcCheck:
-    """A part without values: reads a stored member once and compares its CRC-32.
-
-    So the values themselves can be read in any order and by several workers.
-    """
-
-    member: Member
-    nbytes: int  # 0 where another tensor of the same member counts the work already
-    repeats: int = 1
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Nothing, or InputError."""
-        if not _is_intact(self.member):
-            raise _crc_error(self.member.name)
-        yield from ()
-
-
-def member_parts(
-    member: Member, skip: int, length: int, storage: str, *, counts_check: bool = True
-) -> tuple[Part, ...]:
-    """The parts of ``length`` bytes of values that begin ``skip`` bytes into a member.
-
-    Args:
-        member: Where the values lie.
-        skip: Bytes before the first value.
-        length: Bytes of values.
-        storage: NumPy dtype of a value as it lies there.
-        counts_check: Whether checking the CRC-32 is work of this tensor, or of an earlier one.
-    """
-    if not length:
-        return ()
-    if member.deflated:
-        return (MemberSpan(member, skip, length, storage),)
-    return (*spans(member.file, member.offset + skip, length, storage), *crc_checks(member, counts_check))
-
-
-def crc_checks(member: Member, counts_check: bool) -> tuple[CrcCheck, ...]:
-    """The part that checks a stored member, none where its writer computed no CRC-32."""
-    return (CrcCheck(member, member.size if counts_check else 0),) if member.crc else ()
-
-
 def open_archive(file: RegularFile) -> dict[str, Member]:
     """The members of an archive by name, in the order of its directory.
 
@@ -195,8 +127,6 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
             of one name, members that overlap, names that differ between directory and member.
     """
     infos, directory = _directory(file)
-    if len(infos) > MAX_MEMBERS:
-        raise InputError(f"the archive has {len(infos):,} members; {MAX_MEMBERS:,} are allowed")
     members: dict[str, Member] = {}
     heads = _Heads(file)
     for info in infos:
@@ -208,9 +138,22 @@ def open_archive(file: RegularFile) -> dict[str, Member]:
     return members
 
 
+class _Bounded(ByteStream):
+    """Counts the entries of the directory, which is read at once, before ``zipfile`` makes objects of them."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        members = data.count(ENTRY_MAGIC)
+        if members > MAX_MEMBERS:
+            raise InputError(
+                f"the archive has {members:,} members; {MAX_MEMBERS:,} are allowed", "save fewer in a file"
+            )
+        return data
+
+
 def _directory(file: RegularFile) -> tuple[list[zipfile.ZipInfo], int]:
     try:
-        with zipfile.ZipFile(ByteStream(file, 0, file.size, MAX_DIRECTORY_BYTES)) as archive:
+        with zipfile.ZipFile(_Bounded(file, 0, file.size, MAX_DIRECTORY_BYTES)) as archive:
             return archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError):
         hint = "the download may be incomplete: download or save it again"
@@ -281,15 +224,3 @@ def _check_layout(infos: list[zipfile.ZipInfo], members: dict[str, Member], dire
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:
     return info.orig_filename.encode("utf-8" if info.flag_bits & UTF8_NAME else "cp437")
-
-
-@lru_cache(maxsize=1 << 12)  # storages: each is read once, however many tensors are views of it
-def _is_intact(member: Member) -> bool:
-    crc = 0
-    for block in member.file.blocks(member.offset, member.size):
-        crc = zlib.crc32(block, crc)
-    return crc == member.crc
-
-
-def _crc_error(name: str) -> InputError:
-    return InputError(f"the data of {quoted(name)} do not match their CRC-32: bits have changed", DAMAGED)

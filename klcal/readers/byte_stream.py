@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ByteStream"]
 
 BUFFER_BYTES = 1 << 16  # read ahead: parsers ask for single bytes
+DAMAGED = "download or save the file again"
 
 
 class _Window(io.RawIOBase):
@@ -70,5 +71,5 @@ class ByteStream(io.BufferedReader):
         left = max(0, self.end - self.tell())
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted > self.largest_read:
-            raise InputError(f"one of its fields claims {wanted:,} bytes, more than any real file needs")
+            raise InputError(f"one of its fields claims {wanted:,} bytes, more than any real file needs", DAMAGED)
         return super().read(wanted)

@@ -77,6 +77,12 @@ class _Candidate:
         depth = len(os.path.relpath(path, directory).split("/")) if directory else 1
         return _Candidate("/".join(full[-depth:]), path, tuple(full))
 
+    def refused(self, fault: InputError) -> _Candidate:
+        """The same, once it is known that it cannot be used: by the file's own name, as it stands for nothing else."""
+        own = os.path.basename(self.path)
+        name = self.name[: len(self.name) - len(self.full[-1])] + own
+        return replace(self, name=name, full=(*self.full[:-1], own), fault=fault)
+
     def with_parent(self) -> _Candidate:
         """The same with one more folder in front of its name, as far as there are any."""
         depth = self.name.count("/") + 2
@@ -109,7 +115,7 @@ class _Search:
             self.add_path(path)
         if not paths:
             what = "no file matches it" if WILD & set(argument) else "there is no such file"
-            self.refuse(argument, what, nearest_names(argument))
+            self.refuse(argument, what, nearest_names(argument) or "check its name")
 
     def add_path(self, path: str) -> None:
         if os.path.isdir(path):
@@ -121,7 +127,8 @@ class _Search:
         try:
             listing = tensor_files(path)
         except OSError as error:
-            self.refuse(path, fault(error).what)
+            found = fault(error)
+            self.refuse(path, found.what, found.hint)
             return
         self.warnings += listing.warnings
         self.candidates += [_Candidate.of(file, path) for file in listing.files]
@@ -169,7 +176,7 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
             try:
                 paths = _shards(index.path)
             except InputError as error:  # is told for the index, also if a second look at it would be luckier
-                found[key] = replace(index, fault=error)
+                found[key] = index.refused(error)
                 continue
             shards.update(paths, map(_identity, paths))
     return [each for key, each in found.items() if shards.isdisjoint((key, each.path))]

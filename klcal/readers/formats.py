@@ -111,7 +111,8 @@ def _reader(head: bytes, suffix: str) -> Reader:
     if suffix in PICKLED:
         return READERS[suffix]
     if head.startswith(PICKLE):
-        raise InputError("it is a pickle, which is interpreted only in .pt, .pth, .bin and .ckpt files", CONVERT)
+        what = "it is a pickle, which is interpreted only in files called .pt, .pth, .bin or .ckpt"
+        raise InputError(what, "give it by such a name if torch.save wrote it")
     if is_text(head):
         raise InputError("it is a text file", KNOWN)
     if suffix in SUFFIXES:
@@ -129,7 +130,8 @@ def _zip_reader(head: bytes, suffix: str) -> Reader:
         return READERS[suffix]
     if suffix == ".pt2":  # which explains what it is
         return READERS[".pt"]
-    raise InputError("it is a zip archive", "give it the suffix .npz or .pt if NumPy or PyTorch wrote it")
+    hint = "give it by a name that ends in .npz or .pt, if NumPy or PyTorch wrote it"
+    raise InputError("it is a zip archive whose name does not say what it holds", hint)
 
 
 def _begins_as_safetensors(head: bytes) -> bool:

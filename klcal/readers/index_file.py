@@ -70,7 +70,8 @@ def weight_map(index: RegularFile) -> dict[str, str]:
         InputError: If the file is no index.
     """
     if index.size > MAX_INDEX_BYTES:
-        raise InputError(f"the index has {index.size:,} bytes; {MAX_INDEX_BYTES:,} are allowed")
+        what = f"the index has {index.size:,} bytes; {MAX_INDEX_BYTES:,} are allowed"
+        raise InputError(what, "give the checkpoint's own index file")
     found = strict_json.parse(index.read(0, index.size).lstrip()).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
         raise InputError("it has no weight_map of tensors to files", "give the checkpoint's own index file")
@@ -98,7 +99,7 @@ def _listed(held: list[Description], names: list[str], shard: str) -> list[Descr
         if mine:
             found.append(replace(description, name=mine[0], aliases=tuple(mine[1:])))
             wanted.difference_update(mine)
-    reason = f"the shard {quoted(shard)} does not hold it"
+    reason = f"the shard {quoted(shard)} does not hold it; take the index and its shards from one download"
     return found + [_failed(name, reason) for name in names if name in wanted]
 
 

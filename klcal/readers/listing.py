@@ -61,15 +61,18 @@ def tensor_files(directory: str) -> Listing:
             full = os.path.join(path, name)
             if os.path.isdir(full):
                 folders.append(full)
-            elif name not in NO_TENSORS and (
-                os.path.splitext(name)[1].lower() in SUFFIXES or name.endswith(INDEX_SUFFIX)
-            ):
+            elif name not in NO_TENSORS and _is_named_as_tensors(name):
                 files.append(full)
             else:
                 others.add(name)
         waiting += reversed(folders)
     shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
     return Listing(tuple(sorted(files)), tuple(shown), tuple(warnings))
+
+
+def _is_named_as_tensors(name: str) -> bool:
+    """Whether a file is one that klcal reads, or the index of such files; TensorFlow and others have indexes too."""
+    return os.path.splitext(name.removesuffix(INDEX_SUFFIX))[1].lower() in SUFFIXES
 
 
 def matching_paths(pattern: str) -> list[str]:

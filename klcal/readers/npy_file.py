@@ -37,10 +37,10 @@ FLOATS = ("float64", "float32", "float16")
 UNSUPPORTED = {
     "c": "complex numbers have no order to quantize in; save real and imaginary part",
     "O": "an object array would need unpickling, which can run code; save it with a float dtype",
-    "S": "text has no scale",
-    "U": "text has no scale",
-    "M": "dates have no scale",
-    "m": "time spans have no scale",
+    "S": "text has no scale; save numbers in a float dtype",
+    "U": "text has no scale; save numbers in a float dtype",
+    "M": "dates have no scale; save them as numbers in a float dtype",
+    "m": "time spans have no scale; save them as numbers in a float dtype",
     "f": "long double differs between machines; save it as float64",
     "V": "raw bytes without a type, as ml_dtypes' bfloat16 and float8 become in a .npy; save it as .safetensors",
 }
@@ -171,4 +171,4 @@ def _status(dtype: np.dtype[Any]) -> tuple[Status, str | None]:
         return "skipped", f"{dtype.name} values are not calibrated"
     if dtype.name in FLOATS:
         return "ok", None
-    return "unsupported", UNSUPPORTED.get(dtype.kind, f"{dtype.name} values cannot be calibrated")
+    return "unsupported", UNSUPPORTED.get(dtype.kind, f"{dtype.name} values cannot be calibrated; save it as float32")

@@ -10,13 +10,15 @@ from collections import Counter
 
 from klcal.errors import InputError
 from klcal.readers import npy_file
-from klcal.readers.archive import Member, member_parts, open_archive
+from klcal.readers.archive import Member, open_archive
+from klcal.readers.archive_parts import member_parts
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile
 
 __all__ = ["describe"]
 
+NO_ARRAY = "it is not an array but a file of another kind; give an archive that numpy.savez wrote"
 SUFFIX = ".npy"  # of a member that is an array; numpy.load leaves it out of the name
 
 
@@ -40,7 +42,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
 
 def _describe_one(name: str, member: Member) -> Description:
     if not member.name.endswith(SUFFIX):
-        return Description(name, "", (), status="unsupported", reason="it is not an array but a file of another kind")
+        return Description(name, "", (), status="unsupported", reason=NO_ARRAY)
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
         parts = member_parts(member, header.offset, header.length, header.storage)

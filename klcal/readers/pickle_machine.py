@@ -1,46 +1,28 @@
 """An interpreter for pickled checkpoints that builds descriptions and calls nothing.
 
 It knows the operations that torch.save writes and ``torch.load(weights_only=True)`` reads (torch 2.13,
-``_weights_only_unpickler.py``) with the same checks of their operands. ``pickletools`` cuts the stream
-into operations; what is on the stack are plain values and the descriptions of ``pickle_values``.
+``_weights_only_unpickler.py``) with the same checks of their operands. ``pickle_stream`` cuts the bytes into
+operations; what is on the stack are plain values and the descriptions of ``pickle_values``.
 """
 
 from __future__ import annotations
 
-import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable
 from typing import IO, Any
 
 from klcal.errors import InputError
-from klcal.readers.pickle_values import (
-    STORAGE_DTYPES,
-    UNTYPED,
-    Global,
-    Opaque,
-    Storage,
-    find_global,
-    is_known,
-    is_scalar,
-    malformed,
-    reduce,
-    refused_global,
-    shown,
-)
+from klcal.readers.pickle_calls import find_global, reduce
+from klcal.readers.pickle_stream import DAMAGED, damaged, full_name, operations, refusal
+from klcal.readers.pickle_values import STORAGE_DTYPES, UNTYPED, Global, Opaque, Storage, is_scalar, malformed, shown
 
-__all__ = ["MAX_PICKLE_BYTES", "DamagedPickle", "interpret"]
+__all__ = ["MAX_PICKLE_BYTES", "interpret"]
 
 MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per tensor
-MAX_OPERATIONS = 4_200_000  # of one pickle: 41 for each of 100,000 parameters; each can leave 90 bytes behind
-LOOK_AHEAD = 100_000  # operations behind a refused one that are searched for what it would call
+MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; each can leave 90 bytes behind
+STORAGE_WORK = 50  # what a tensor with a storage of its own may take
+GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
 MAX_KEY_LENGTH = 16  # elements of a tuple that is a dictionary's key
-DAMAGED = "download or save the file again"
-PYTHON_2_MODULES = {"__builtin__": "builtins"}  # protocol 2 writes Python 2's names
-
-
-class DamagedPickle(InputError):
-    """The bytes are no pickle, or one that no writer makes."""
 
 
 class Machine:
@@ -55,10 +37,16 @@ class Machine:
         self.views: dict[str, tuple[str, int, int]] = {}
         self.work = 0  # operations, and elements that they copied
 
+    def check_work(self, limit: int) -> None:
+        """Raises InputError where a pickle took more than its share; storages of the old form earn it some."""
+        allowed = min(MAX_OPERATIONS, limit + self.legacy * STORAGE_WORK * len(self.storages))
+        if self.work > allowed:
+            raise InputError(f"its pickle has more than {allowed:,} operations", "save fewer objects in it")
+
     def pop(self, count: int) -> list[Any]:
         """The topmost ``count`` values, removed, the deepest first."""
         if len(self.stack) < count:
-            raise _damaged()
+            raise damaged()
         values = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return values
@@ -66,13 +54,13 @@ class Machine:
     def top(self) -> Any:
         """The topmost value."""
         if not self.stack:
-            raise _damaged()
+            raise damaged()
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
         """The values since the last mark, removed with it."""
         if not self.marked:
-            raise _damaged()
+            raise damaged()
         values, self.stack = self.stack, self.marked.pop()
         return values
 
@@ -84,7 +72,8 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
         stream: A readable stream that tells its position.
         legacy_storages: A dictionary to fill with the storages by key, where the pickle names them as
             in files from before torch 1.6; None where it is of the later form.
-        limit: How many operations it may have, if less than ``MAX_OPERATIONS``: each takes a microsecond.
+        limit: How many operations it may have, but for those that the storages of the old form take: each takes
+            a microsecond.
 
     Raises:
         InputError: If the pickle is damaged, names anything that torch's restricted unpickler
@@ -92,70 +81,28 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
     """
     machine = Machine(legacy_storages)
     limit = min(limit, MAX_OPERATIONS)
-    for name, argument, position in _operations(stream):
+    for name, argument, position in operations(stream):
         machine.work += 1
         if machine.work > limit:
-            raise InputError(f"its pickle has more than {limit:,} operations", "save fewer objects in it")
+            machine.check_work(limit)
         if name == "STOP":
             return machine.pop(1)[0]
         if name == "GLOBAL":
             # Two lines; pickletools resolves escapes in them, which torch does not.
             if stream.tell() - position != len(argument) + 2:
-                raise _damaged()
-            machine.stack.append(find_global(_full_name(argument)))
+                raise damaged()
+            machine.work += GLOBAL_WORK
+            machine.stack.append(find_global(full_name(argument)))
         elif name in OPERATIONS:
             OPERATIONS[name](machine, argument)
         else:
-            raise _refusal(machine, name, argument, stream)
-    raise _damaged()
-
-
-def _operations(stream: IO[bytes]) -> Iterator[tuple[str, Any, int]]:
-    """Name, argument and position of each operation."""
-    operations = pickletools.genops(stream)
-    while True:
-        try:
-            opcode, argument, position = next(operations)
-        except StopIteration:
-            return
-        except InputError:
-            raise
-        except Exception:  # genops lets ValueError, struct.error, IndexError, KeyError, … through
-            raise _damaged() from None
-        yield opcode.name, argument, position or 0
-
-
-def _refusal(machine: Machine, name: str, argument: Any, stream: IO[bytes]) -> InputError:
-    """The error for an operation that torch.save does not write, naming what it would call if it can."""
-    strings = [value for value in machine.stack[-2:] if type(value) is str]
-    following = ((name, argument) for name, argument, _ in _operations(stream))
-    called = ""
-    for operation, value in chain([(name, argument)], islice(following, LOOK_AHEAD)):
-        if operation in ("GLOBAL", "INST"):
-            called = _full_name(value)
-        elif operation == "STACK_GLOBAL":
-            called = ".".join(strings)
-        elif type(value) is str:
-            strings = [*strings[-1:], value]
-        if called and not is_known(called):
-            return refused_global(called)
-    return InputError(
-        f"its pickle uses the operation {name}, which torch.save does not write by default",
-        "save it with torch.save and its default pickle_protocol",
-    )
-
-
-def _full_name(argument: str) -> str:
-    module, _, name = argument.partition(" ")
-    return f"{PYTHON_2_MODULES.get(module, module)}.{name}"
-
-
-def _damaged() -> InputError:
-    return DamagedPickle("its pickle is damaged", DAMAGED)
+            raise refusal(name, argument, stream, machine.stack[-2:])
+    raise damaged()
 
 
 def _persistent(machine: Machine, _: Any) -> None:
     """BINPERSID: the one thing outside a pickle that it may refer to is a storage."""
+    machine.work += 1  # it takes as long as two others
     (identity,) = machine.pop(1)
     kind, *fields = identity if type(identity) is tuple and identity else (None,)
     if kind != "storage":
@@ -211,7 +158,7 @@ def _reduce(machine: Machine, _: Any) -> None:
 
 def _append(machine: Machine, values: list[Any]) -> None:
     if type(machine.top()) is not list:
-        raise _damaged()
+        raise damaged()
     machine.top().extend(values)
 
 
@@ -219,7 +166,7 @@ def _set_items(machine: Machine, values: list[Any]) -> None:
     # Only dictionaries: on anything else this was a way to corrupt memory (CVE-2026-24747).
     target = machine.top()
     if not isinstance(target, dict) or len(values) % 2:
-        raise _damaged()
+        raise damaged()
     for key, value in zip(values[::2], values[1::2], strict=True):
         if not _is_key(key):
             raise InputError("a dictionary's key is neither text nor a number", "save a state_dict")
@@ -244,7 +191,7 @@ def _put(machine: Machine, index: Any) -> None:
 
 def _get(machine: Machine, index: Any) -> None:
     if index not in machine.memo:
-        raise _damaged()
+        raise damaged()
     machine.stack.append(machine.memo[index])
 
 
@@ -253,7 +200,7 @@ def _text(machine: Machine, argument: Any) -> None:
     try:
         machine.stack.append(argument.encode("latin-1").decode("utf-8"))
     except UnicodeDecodeError:
-        raise _damaged() from None
+        raise damaged() from None
 
 
 def _tuple(count: int) -> Callable[[Machine, Any], None]:

@@ -12,14 +12,16 @@ from math import prod
 from typing import Any
 
 from klcal.errors import InputError
-from klcal.readers.archive import Member, crc_checks, member_parts, open_archive
+from klcal.readers.archive import Member, open_archive
+from klcal.readers.archive_parts import crc_checks, member_parts
 from klcal.readers.byte_stream import ByteStream
 from klcal.readers.description import Description, Part
 from klcal.readers.formats import KNOWN, is_text
-from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, DamagedPickle, interpret
+from klcal.readers.pickle_machine import MAX_PICKLE_BYTES, interpret
+from klcal.readers.pickle_stream import DamagedPickle
 from klcal.readers.pickle_values import ITEM_BYTES, Storage, Tensor, shown
 from klcal.readers.regular import RegularFile
-from klcal.readers.strided import StridedSpan, axis_order, effort, extent, ordered_dims
+from klcal.readers.strided import StridedSpan, axis_order, extent, ordered_dims
 from klcal.readers.tensor_names import Named, named_tensors
 
 __all__ = ["describe"]
@@ -30,17 +32,16 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 
 LEGACY_PROTOCOL = 1001  # the second
 LEGACY_COUNT_BYTES = 8  # little-endian, before each storage: how many elements follow
 FORMAT_VERSIONS = range(1, 11)  # of the zip form, as torch 2.13 reads them
-LEAST_OPERATIONS = 500_000  # half a second's work, which any pickle may take; a tensor needs 41
+LEAST_OPERATIONS = 300_000  # half a second's work, which any pickle may take; a tensor needs 43
 MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
-BYTES_PER_OPERATION = 256  # and one more for each so many bytes of the file: what has large tensors may have long lists
+BYTES_PER_OPERATION = 256  # and one more for each so many bytes beside it: what has large tensors may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
-MAX_OVERLAPPING_VALUES = 1 << 30  # of a view that holds more values than storage: a few seconds' work
-MAX_READS = 1 << 18  # of one view, at some 20 microseconds each: a stride of 4 MB or more needs one for each value
-MAX_REREAD = 8  # times the file's bytes that a view may have read again
-MIN_REREAD_BYTES = 1 << 28  # a file of up to so many counts as so many
+MAX_REREAD = 8  # times the file's bytes that all views together may have read
+MIN_REREAD_BYTES = 1 << 28  # on top of the file's: two seconds' work is never too much
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
 DAMAGED = "download or save the file again"
+AS_FLOAT = "save it as float32"
 
 STORED_AS = {
     "float64": "f8",
@@ -108,6 +109,7 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
     if order not in (b"little", b"big"):
         raise InputError("its byte order is neither little nor big", DAMAGED)
     pickled = members[f"{folder}/data.pkl"].read(MAX_PICKLE_BYTES)
+    limit = _operations(max(0, file.size - len(pickled))) + MEMBER_OPERATIONS * len(members)
 
     def locate(storage: Storage) -> Member:
         member = members.get(f"{folder}/data/{storage.key}")
@@ -118,13 +120,12 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
             raise InputError(f"its storage should have {wanted:,} bytes and has {member.size:,}", DAMAGED)
         return member
 
-    limit = _operations(file) + MEMBER_OPERATIONS * len(members)
     return _Checkpoint(interpret(io.BytesIO(pickled), limit=limit), locate, "<" if order == b"little" else ">")
 
 
-def _operations(file: RegularFile) -> int:
-    """How many operations a pickle in a file may have: a small file that keeps one busy for long is no checkpoint."""
-    return LEAST_OPERATIONS + file.size // BYTES_PER_OPERATION
+def _operations(others: int) -> int:
+    """How many operations a pickle beside so many other bytes may have: a checkpoint is mostly tensors."""
+    return LEAST_OPERATIONS + others // BYTES_PER_OPERATION
 
 
 def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
@@ -135,7 +136,7 @@ def _explain_other_archives(folder: str, members: dict[str, Member]) -> None:
         hint = "save torch.export.load(file).state_dict with torch.save"
         raise InputError("it is a program saved by torch.export, not a file of tensors", hint)
     if f"{folder}/data.pkl" not in members:
-        raise InputError("it is a zip archive that torch.save did not write: it has no data.pkl")
+        raise InputError("it is a zip archive that torch.save did not write: it has no data.pkl", DAMAGED)
 
 
 def _check_version(folder: str, members: dict[str, Member]) -> None:
@@ -156,7 +157,7 @@ def _open_legacy(file: RegularFile) -> _Checkpoint:
         raise InputError("its protocol version is unknown", DAMAGED)
     interpret(stream, limit=SMALL_PICKLE)  # sys_info: the data are little-endian whatever it says
     storages: dict[str, Storage] = {}
-    root = interpret(stream, storages, _operations(file))
+    root = interpret(stream, storages, _operations(file.size))
     keys = interpret(stream, limit=SMALL_PICKLE + 4 * len(storages))
     if type(keys) is not list or any(type(key) is not str for key in keys) or len({*keys}) < len(keys):
         raise InputError("its list of storages is malformed", DAMAGED)
@@ -189,17 +190,36 @@ def _legacy_members(
     return members
 
 
+class _Views:
+    """What the tensors so far read again: a small file can hold thousands of views of all that is in it."""
+
+    def __init__(self) -> None:
+        self.checked: set[str] = set()  # storages of which the CRC-32 is compared
+        self.nbytes = 0
+
+    def add(self, parts: tuple[Part, ...], storage: str, member: Member) -> None:
+        """Counts one more tensor; raises InputError where it is too much for its file."""
+        nbytes = sum(part.effort if isinstance(part, StridedSpan) else part.nbytes for part in parts)
+        again = nbytes if storage in self.checked else max(0, nbytes - 2 * member.size)  # the values, and the CRC-32
+        limit = MAX_REREAD * (MIN_REREAD_BYTES + member.file.size)
+        if self.nbytes + again > limit:
+            what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
+            raise InputError(what, "save tensor.contiguous()")
+        self.checked.add(storage)
+        self.nbytes += again
+
+
 def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Description]:
     """One description for each distinct view of a storage; its other names are aliases."""
     found: dict[Any, Description] = {}
     aliases: dict[Any, list[str]] = {}
-    checked: set[str] = set()
+    views = _Views()
     for item in named:
         identity = _identity(item.tensor)
         if identity in found:
             aliases.setdefault(identity, []).append(item.name)
         else:
-            found[identity] = _describe_one(checkpoint, item, checked)
+            found[identity] = _describe_one(checkpoint, item, views)
     return [replace(found[identity], aliases=tuple(aliases.get(identity, ()))) for identity in found]
 
 
@@ -211,7 +231,7 @@ def _identity(tensor: Tensor) -> Any:
     return storage.key, storage.first, tensor.offset, tensor.dtype, tensor.shape, tensor.strides
 
 
-def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> Description:
+def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Description:
     tensor = item.tensor
     plain = Description(item.name, tensor.dtype, tuple(max(0, size) for size in tensor.shape))
     if tensor.storage is None:
@@ -225,14 +245,14 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, checked: set[str]) -> De
     if tensor.dtype in EXACT_DTYPES:
         return replace(plain, status="skipped", reason=f"{tensor.dtype} values are not calibrated")
     if tensor.dtype not in STORED_AS:
-        return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated")
+        return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated; {AS_FLOAT}")
     if checkpoint.order == ">" and ITEM_BYTES[tensor.storage.dtype] != ITEM_BYTES[tensor.dtype]:
-        return replace(plain, status="unsupported", reason="its byte order is not known")
-    counts_check = tensor.storage.key not in checked
-    checked.add(tensor.storage.key)
+        return replace(plain, status="unsupported", reason=f"its byte order is not known; {AS_FLOAT}")
+    counts_check = tensor.storage.key not in views.checked
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
         parts = _parts(member, start, tensor, stored_as, counts_check)
+        views.add(parts, tensor.storage.key, member)
         return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
@@ -272,10 +292,5 @@ def _parts(member: Member, start: int, tensor: Tensor, stored_as: str, counts_ch
         return member_parts(member, start, length, stored_as, counts_check=counts_check)
     if member.deflated:
         raise InputError("it is a strided view of compressed data", "save tensor.contiguous()")
-    if values > max(extent(dims), MAX_OVERLAPPING_VALUES):
-        raise InputError(f"it overlaps itself: {values:,} values in {extent(dims):,} places")
-    reads, nbytes = effort(dims, ITEM_BYTES[tensor.dtype])
-    if reads > MAX_READS or nbytes > MAX_REREAD * (MIN_REREAD_BYTES + extent(dims) * ITEM_BYTES[tensor.dtype]):
-        raise InputError(f"its values lie scattered: {reads:,} reads of {nbytes:,} bytes", "save tensor.contiguous()")
     span = StridedSpan(member.file, member.offset + start, dims, stored_as, repeats)
     return (span, *crc_checks(member, counts_check))

@@ -25,21 +25,27 @@ INCOMPLETE = "the download may be incomplete: download or save it again"
 CHANGED = "wait until it is written, then run again"
 READ_ONLY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a pipe without a writer does not block
 
+NAME = "check its name"
+COPY = "copy what it holds to a file, or send it to standard input and give '-'"
+ACCESS = "ask its owner, or run as a user who may read it"
+AGAIN = "copy the file to another disk, then run again"
+LATER = "run again when fewer are open"
 FAULTS = {
-    errno.ENOENT: "there is no such file",
-    errno.ENOTDIR: "a part of its path is not a directory",
-    errno.EACCES: "there is no permission to read it",
-    errno.EPERM: "there is no permission to read it",
-    errno.EISDIR: "it is a directory",
-    errno.ELOOP: "its links lead in a circle",
-    errno.ENAMETOOLONG: "its name is longer than the file system allows",
-    errno.ENXIO: "it is a socket or a device, not a regular file",
-    errno.ENODEV: "it is a device, not a regular file",
-    errno.EIO: "the disk reports an input/output error",
-    errno.ESTALE: "the network file system has lost it",
-    errno.EMFILE: "this process has too many files open",
-    errno.ENFILE: "this machine has too many files open",
+    errno.ENOENT: ("there is no such file", "download it, or check its name"),
+    errno.ENOTDIR: ("a part of its path is not a directory", NAME),
+    errno.EACCES: ("there is no permission to read it", ACCESS),
+    errno.EPERM: ("there is no permission to read it", ACCESS),
+    errno.EISDIR: ("it is a directory", "give the files in it, or the directory as an argument of its own"),
+    errno.ELOOP: ("its links lead in a circle", "give the file itself"),
+    errno.ENAMETOOLONG: ("its name is longer than the file system allows", NAME),
+    errno.ENXIO: ("it is a socket or a device, not a regular file", COPY),
+    errno.ENODEV: ("it is a device, not a regular file", COPY),
+    errno.EIO: ("the disk reports an input/output error", AGAIN),
+    errno.ESTALE: ("the network file system has lost it", AGAIN),
+    errno.EMFILE: ("this process has too many files open", LATER),
+    errno.ENFILE: ("this machine has too many files open", LATER),
 }
+"""What is wrong with a file when the system refuses it, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,8 @@ def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[Fi
 def fault(error: OSError) -> InputError:
     """What the system said, in words that tell what is wrong with the file."""
     code = error.errno or 0
-    what = FAULTS.get(code) or f"the system cannot read it ({errno.errorcode.get(code, 'unknown error')})"
-    return InputError(what)
+    unknown = f"the system cannot read it ({errno.errorcode.get(code, 'unknown error')})", AGAIN
+    return InputError(*FAULTS.get(code, unknown))
 
 
 @contextmanager
@@ -182,7 +188,7 @@ def _opened(path: str) -> Iterator[tuple[int, os.stat_result]]:
     except OSError as error:
         raise fault(error) from None
     except ValueError:  # a NUL in the path
-        raise InputError("its name cannot be the name of a file") from None
+        raise InputError("its name cannot be the name of a file", NAME) from None
     try:
         found = os.fstat(descriptor)
         _require_regular(found.st_mode)
@@ -198,6 +204,6 @@ def _require_regular(mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise fault(IsADirectoryError(errno.EISDIR, ""))
     if stat.S_ISFIFO(mode):
-        raise InputError("it is a pipe, not a regular file", "send its content to standard input and give '-'")
+        raise InputError("it is a pipe, not a regular file", COPY)
     if not stat.S_ISREG(mode):
-        raise InputError("it is a device, not a regular file")
+        raise InputError("it is a device, not a regular file", COPY)

@@ -176,5 +176,5 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
     elif dtype.startswith(WHOLE):
         status, reason = "skipped", f"{dtype} values are not calibrated"
     else:
-        status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated"
+        status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated; save it as float32"
     return Description(entry.name, dtype, entry.shape, parts, status, reason)

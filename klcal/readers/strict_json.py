@@ -14,6 +14,9 @@ from klcal.errors import InputError
 
 __all__ = ["MAX_BYTES", "parse"]
 
+DAMAGED = "download or save it again"
+FEWER = "save fewer tensors in a file"
+
 MAX_BYTES = 1 << 25  # a hundred bytes for each of 300,000 tensors; a text of so many can take four times as much memory
 MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a hundred bytes
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
@@ -26,11 +29,11 @@ def parse(text: bytes) -> dict[str, Any]:
         InputError: If it is anything else.
     """
     if len(text) > MAX_BYTES:
-        raise InputError(f"the JSON has {len(text):,} bytes; {MAX_BYTES:,} are allowed")
+        raise InputError(f"the JSON has {len(text):,} bytes; {MAX_BYTES:,} are allowed", FEWER)
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:  # known before they take memory
-        raise InputError(f"the JSON has more than {MAX_VALUES:,} values")
+        raise InputError(f"the JSON has more than {MAX_VALUES:,} values", FEWER)
     if not text.startswith(b"{"):
-        raise InputError("the JSON does not begin with '{'")
+        raise InputError("the JSON does not begin with '{'", DAMAGED)
     try:
         found = json.loads(
             text.decode(),
@@ -39,9 +42,9 @@ def parse(text: bytes) -> dict[str, Any]:
             parse_constant=_refuse,
         )
     except UnicodeDecodeError:
-        raise InputError("the JSON is not UTF-8") from None
+        raise InputError("the JSON is not UTF-8", DAMAGED) from None
     except (ValueError, RecursionError):
-        raise InputError("the JSON is damaged") from None
+        raise InputError("the JSON is damaged", DAMAGED) from None
     _check_text(found)
     return found  # type: ignore[no-any-return]
 
@@ -49,7 +52,7 @@ def parse(text: bytes) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise InputError("the JSON has a key twice in one object")
+        raise InputError("the JSON has a key twice in one object", DAMAGED)
     return found
 
 
@@ -59,7 +62,7 @@ def _number(digits: str) -> int | float:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise InputError(f"the JSON holds {constant}, which is no JSON")
+    raise InputError(f"the JSON holds {constant}, which is no JSON", DAMAGED)
 
 
 def _check_text(found: dict[str, Any]) -> None:
@@ -76,4 +79,4 @@ def _check_text(found: dict[str, Any]) -> None:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise InputError("the JSON holds half a surrogate pair") from None
+                raise InputError("the JSON holds half a surrogate pair", DAMAGED) from None

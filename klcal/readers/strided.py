@@ -17,6 +17,7 @@ __all__ = ["Dim", "StridedSpan", "axis_order", "effort", "extent", "ordered_dims
 Dim = tuple[int, int]
 """How many elements, and how many elements of storage from each to the next."""
 
+READ_BYTES = 1 << 15  # that are counted in the time that a read takes, however short: some 20 microseconds
 MAX_BLOCK_RANK = 24  # dimensions of one NumPy view, which has at most 32 before NumPy 2
 
 
@@ -61,16 +62,17 @@ def extent(dims: tuple[Dim, ...]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in dims)
 
 
-def effort(dims: tuple[Dim, ...], itemsize: int) -> tuple[int, int]:
-    """How often ``StridedSpan`` reads, and how many bytes altogether, which can be far more than the file has.
+def effort(dims: tuple[Dim, ...], itemsize: int) -> int:
+    """How many bytes in a row could be read and counted as fast as a view is: far more than its file may have.
 
-    >>> effort(((1 << 10, 1 << 10), (1 << 20, 1)), 4)  # of 8 MB
-    (1024, 4294967296)
+    >>> effort(((1 << 10, 1 << 10), (1 << 20, 1)), 4) >> 30  # of 8 MB
+    4
     """
     outer, steps, inner = _split(dims, _values_at_once(itemsize))
     size, stride = outer[-1] if outer else (1, 1)
     reads = prod(count for count, _ in outer[:-1]) * -(-size // steps)
-    return reads, reads * extent(((min(steps, size), stride), *inner)) * itemsize
+    values = prod(size for size, _ in dims)
+    return max(values * itemsize, reads * (READ_BYTES + extent(((min(steps, size), stride), *inner)) * itemsize))
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,13 @@ class StridedSpan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that ``chunks`` reads."""
+        """Bytes of the values."""
         return prod(size for size, _ in self.dims) * np.dtype(self.storage).itemsize
+
+    @property
+    def effort(self) -> int:
+        """Bytes in a row that could be read in the same time."""
+        return effort(self.dims, np.dtype(self.storage).itemsize)
 
     def chunks(self) -> Iterator[Chunk]:
         """The values, as in every part."""

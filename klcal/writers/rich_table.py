@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -26,7 +27,9 @@ NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
 REASON_WIDTH = 12  # what a wrapped reason gets at least
 SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
-UNLIMITED = 1 << 12  # wider than any row, unless a name is made to pad every other one to megabytes
+UNLIMITED = 1 << 12  # columns: wider than any row of such cells
+CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
+LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
 
 
 def write(table: Table, out: TextIO) -> None:
@@ -43,7 +46,8 @@ def print_table(table: Table, console: Console) -> None:
     shown, hidden = layout(columns(table), width)
     for part in (shown, _reasons(table, width)):
         if part:
-            console.print(_encodable(_grid(part), console), no_wrap=True, overflow="crop", crop=True)
+            for lines in _grid(part):
+                console.print(_encodable(lines, console), no_wrap=True, overflow="crop", crop=True)
             console.print()
     for text in (headline(table), *notes(table)):
         console.print(_encodable(Text(escape(text), "dim"), console))
@@ -62,7 +66,7 @@ def _encodable(text: Text, console: Console) -> Text:
 
 def layout(wanted: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """The columns that fit, their cells escaped and shortened, and the titles of those that do not."""
-    kept = [_mapped(column, escape) for column in wanted]
+    kept = [_mapped(column, _shown) for column in wanted]
     by_need = sorted(kept[1:], key=lambda column: -column.spare)
     while by_need and _room_for_name(kept, width) < min(NAME_WIDTH, _width(kept[0])):
         kept.remove(by_need.pop(0))
@@ -71,6 +75,10 @@ def layout(wanted: Sequence[Column], width: int) -> tuple[list[Column], list[str
         kept[0] = _mapped(kept[0], lambda cell: shorten(cell, room, cell_len))
     titles = {column.title for column in kept}
     return kept, [column.title for column in wanted if column.title not in titles]
+
+
+def _shown(cell: str) -> str:
+    return shorten(escape(cell), CELL_CHARACTERS)
 
 
 def _mapped(column: Column, change: Callable[[str], str]) -> Column:
@@ -90,7 +98,7 @@ def _reasons(table: Table, width: int) -> list[Column]:
     others = list(remarks(table))
     if not others:
         return []
-    names = [shorten(escape(name), max(1, width // NAME_SHARE), cell_len) for name, _, _ in others]
+    names = [shorten(_shown(name), max(1, width // NAME_SHARE), cell_len) for name, _, _ in others]
     titles = remark_titles(table)
     taken = max(map(cell_len, (titles[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
     room = max(REASON_WIDTH, width - taken)
@@ -108,14 +116,15 @@ def _wrapped(name: str, status: str, reason: str, room: int) -> Iterator[tuple[s
     yield from (("", "", line) for line in more)
 
 
-def _grid(shown: Sequence[Column]) -> Text:
-    """Header, rule and rows, padded into columns."""
+def _grid(shown: Sequence[Column]) -> Iterator[Text]:
+    """Header, rule and rows, padded into columns, some lines at a time."""
     widths = [_width(column) for column in shown]
-    rows = zip(*(column.cells for column in shown), strict=True)
     header = _line([column.title for column in shown], shown, widths)
     rule = "─" * (sum(widths) + GAP * (len(widths) - 1))
-    body = "\n".join(_line(cells, shown, widths) for cells in rows)
-    return Text.assemble((header, "bold"), "\n", (rule, "dim"), "\n", body)
+    yield Text.assemble((header, "bold"), "\n", (rule, "dim"))
+    rows = zip(*(column.cells for column in shown), strict=True)
+    while lines := [_line(cells, shown, widths) for cells in islice(rows, LINES_AT_ONCE)]:
+        yield Text("\n".join(lines))
 
 
 def _line(cells: Sequence[str], shown: Sequence[Column], widths: Sequence[int]) -> str:

@@ -20,7 +20,8 @@ def escape(text: str) -> str:
     """
     if text.isprintable() and "\\" not in text:
         return text
-    return "".join(char if char.isprintable() and char != "\\" else _escaped(char) for char in text)
+    acting = {char for char in set(text) if char == "\\" or not char.isprintable()}
+    return text.translate({ord(char): _escaped(char) if char in acting else char for char in set(text)})
 
 
 def _escaped(char: str) -> str:
