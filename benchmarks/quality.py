@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.side_by_side import report
+from klcal import row_calibration
 from klcal.calibration import calibrate
 from klcal.classic import classic_divergences
+from klcal.counting import values_of
 from klcal.law import Law
 from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
 from klcal.objectives import divergences, squared_errors
-from klcal.readers import find
+from klcal.qparams import dequantize, quantize
+from klcal.readers import Description, find
 from klcal.scheme import Scheme
 from klcal.search import Span
 from klcal.sketching import sketch
@@ -21,6 +24,8 @@ SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
 ENOUGH = 300  # values from which a histogram says something
 METHODS = (MinMax(), Percentile(99.99), KLClassic(), MSE(), KL())
 GAPS = {"int8": 0.05, "int4": 1.5}  # dB that `kl` may lose to `mse`
+WEIGHTS = ("encoder.layer.0.attention.self.query.weight", "minilm_l0_ffn_in", "minilm_l3_gelu")
+UNITS = ("tensor", "channel", "group:128", "group:32")
 SHOWN = (
     "conv5.weight",
     "_blocks.11._project_conv.input",
@@ -43,6 +48,8 @@ def run() -> None:
     }
     for dtype in ("int8", "int4"):
         _print(dtype, sketches)
+    for dtype in ("int8", "int4"):
+        _print_units(dtype)
     worst = {dtype: _worst_gap(dtype, sketches) for dtype in GAPS}
     for (source, name), found in sketches.items():
         for scheme in map(Scheme.parse, ("int8", "uint8", "int4", "uint4")):
@@ -69,6 +76,36 @@ def _print(dtype: str, sketches) -> None:
             rows = [calibrate(found, dtype=dtype, method=method) for method in METHODS]
             cells = [f"{row.sqnr_db:.2f} ({100 * row.high / full:.0f})" for row in rows]
             print(f"| `{name}` | " + " | ".join(cells) + " |")
+
+
+def _print_units(dtype: str) -> None:
+    """SQNR of whole tensors with a scale for each channel or group; `kl` with D whatever the number of values."""
+    tensors = {
+        each.name: each
+        for source in find([SAMPLES]).sources
+        for each in source.describe()
+        if each.name in WEIGHTS and each.status == "ok"
+    }
+    print(f"\n| {dtype}, SQNR in dB | " + " | ".join(f"{per}: minmax, mse, kl with D" for per in UNITS) + " |")
+    print("| :--- |" + " ---: |" * len(UNITS))
+    for name, tensor in tensors.items():
+        cells = []
+        for per in UNITS:
+            found = [_sqnr(tensor, dtype, method, per) for method in ("minmax", "mse")]
+            before, row_calibration.VALUES_PER_BIN = row_calibration.VALUES_PER_BIN, 0
+            found.append(_sqnr(tensor, dtype, "kl", per))
+            row_calibration.VALUES_PER_BIN = before
+            cells.append(", ".join(f"{each:.2f}" for each in found))
+        print(f"| `{name}` | " + " | ".join(cells) + " |")
+
+
+def _sqnr(tensor: Description, dtype: str, method: str, per: str) -> float:
+    """Of the tensor as a whole, element by element."""
+    row = calibrate(tensor, dtype=dtype, method=method, per=per)
+    chunks = [values_of(chunk, tensor.dtype).copy() for part in tensor.parts for chunk in part.chunks()]
+    values = np.concatenate(chunks).astype(np.float32).reshape(tensor.shape)
+    error = values.astype(float) - dequantize(quantize(values, row), row)
+    return float(10 * np.log10((values.astype(float) ** 2).sum() / (error**2).sum()))
 
 
 def _worst_gap(dtype: str, sketches) -> float:

@@ -77,13 +77,8 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     """``row_search`` of rows that all have few pieces, or all have many."""
     full = full_choices(scheme, spans)
     ranking = _ranking(law, scheme, spans, full.scale)
-    finalists = _Finalists.of(
-        law,
-        scheme,
-        full,
-        ranking,
-        ranking.first(FINALISTS if law.pieces[0] > FEW_PIECES or _is_coarse(scheme) else FEW_FINALISTS),
-    )
+    few = law.pieces[0] <= FEW_PIECES and not _is_coarse(scheme)
+    finalists = _Finalists.of(law, scheme, full, ranking, ranking.first(FEW_FINALISTS if few else FINALISTS))
     nothing = NO_ERROR * law.energy / law.size
     choices = finalists.least(np.maximum(finalists.mse, nothing[:, None]))
     if sub == 1:
