@@ -166,7 +166,7 @@ def _checkpoint() -> None:
         parameters = _write_checkpoint(Path(folder))
         rows = []
         for method, dtype, per in (("mse", "int8", "channel"), ("kl", "int8", "channel"), ("mse", "int4", "group:128")):
-            for jobs in (1, 2):
+            for jobs in (1, 2) if per == "channel" else (2,):
                 start = time.perf_counter()
                 arguments = (folder, str(jobs), method, dtype, per)
                 found = subprocess.run([PYTHON, "-c", MEASURE, *arguments], check=True, stdout=subprocess.PIPE)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
+    from klcal.granularity import Channel, Group, Tensor
     from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile
     from klcal.qparams import Qparams, dequantize, quantize
     from klcal.readers import Description, read
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "KL",
     "MSE",
+    "Channel",
     "Description",
+    "Group",
     "InputError",
     "KLClassic",
     "KlcalError",
@@ -35,6 +38,7 @@ __all__ = [
     "Qparams",
     "Row",
     "Sketch",
+    "Tensor",
     "UsageError",
     "calibrate",
     "dequantize",
@@ -47,6 +51,7 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
+    "granularity": ("Channel", "Group", "Tensor"),
     "methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "qparams": ("Qparams", "dequantize", "quantize"),
     "readers": ("Description", "read"),
