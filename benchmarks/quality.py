@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.side_by_side import report
-from klcal import row_calibration
+from klcal import row_methods
 from klcal.calibration import calibrate
 from klcal.classic import classic_divergences
 from klcal.counting import values_of
@@ -92,9 +92,9 @@ def _print_units(dtype: str) -> None:
         cells = []
         for per in UNITS:
             found = [_sqnr(tensor, dtype, method, per) for method in ("minmax", "mse")]
-            before, row_calibration.VALUES_PER_BIN = row_calibration.VALUES_PER_BIN, 0
+            before, row_methods.VALUES_PER_BIN = row_methods.VALUES_PER_BIN, 0
             found.append(_sqnr(tensor, dtype, "kl", per))
-            row_calibration.VALUES_PER_BIN = before
+            row_methods.VALUES_PER_BIN = before
             cells.append(", ".join(f"{each:.2f}" for each in found))
         print(f"| `{name}` | " + " | ".join(cells) + " |")
 

@@ -72,7 +72,7 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     return Qparams(rounded, qmin + below, qmin, qmax, low=low, high=high)
 
 
-def level_ends(below: Integers, scheme: Scheme) -> tuple[Floats, Floats]:
+def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats]:
     """Magnitudes of the least and the greatest level in use, in steps, for each number of them below zero."""
     if scheme.symmetric:
         return np.full(below.shape, scheme.below[-1]), np.full(below.shape, scheme.above[-1])

@@ -151,11 +151,17 @@ def candidates(pieces, levels: int, symmetric: bool, per_octave: int, octaves: i
 
 
 def least_loss(errors, pieces, levels_of, sub: int, weight: float, least: float) -> float:
-    """The least D + weight·MSE/(2·MSE*) over some (MSE, scale, below). As D ≥ 0, few D have to be looked at."""
+    """The least D + weight·MSE/(2·MSE*) over some (MSE, scale, below). As D ≥ 0, few D have to be looked at.
+
+    Where a value lies on the edge of a sub-bin, D is that of either side, as rounding has it: such candidates are left
+    out.
+    """
     best = math.inf
     for error, scale, below in sorted(errors):
         price = weight * error / (2 * least)
         if price >= best:
             break
-        best = min(best, price + divergence(pieces, scale, levels_of(below), sub))
+        nats = [divergence(pieces, scale * (1 + nudge), levels_of(below), sub) for nudge in (0, -1e-9, 1e-9)]
+        if max(nats) - min(nats) < 1e-6:
+            best = min(best, price + nats[0])
     return best

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import tensors
 
 import klcal
-from klcal import row_calibration, row_search, row_tables
+from klcal import row_methods, row_search, row_tables
 from klcal.errors import UsageError
 from klcal.granularity import Channel, Group, Tensor
 from klcal.levels import FLOATS
@@ -383,4 +383,4 @@ def test_what_is_added_up_for_several_rows_are_integers_below_the_53_bits_of_a_f
 
 def test_the_unit_is_a_tensor_where_nothing_else_is_said():
     assert klcal.calibrate(matrix(), per=Tensor()) == klcal.calibrate(matrix())
-    assert row_calibration.VALUES_PER_BIN == 4, "as the note and the README say"
+    assert row_methods.VALUES_PER_BIN == 4, "as the note and the README say"

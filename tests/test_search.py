@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import reference
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from strategies import tensors
 
@@ -124,6 +124,7 @@ def check_against_the_reference(values, scheme, method: KL, per_octave: int, oct
 
 @pytest.mark.parametrize("scheme", [scheme for scheme in TO_8_BITS if scheme.size <= 16 and not scheme.is_float], **ids)
 @settings(max_examples=12)
+@example(values=np.float32([20.625, 1.75, 3.4375, -0.5, 2.6875, 0.25, 0.1875, 2.1875]), bins=45, weight=1.0)
 @given(values=tensors(8), bins=st.sampled_from([16, 45, 120]), weight=st.sampled_from([1.0, 4.0]))
 def test_kl_finds_a_loss_as_low_as_the_reference_does(scheme, values, bins, weight):
     check_against_the_reference(exact(values), scheme, KL(bins=bins, weight=weight), per_octave=12, octaves=3)
