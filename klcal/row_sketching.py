@@ -27,7 +27,8 @@ KEY_BITS = MANTISSA_BITS + 9  # of a bucket's key, below the number of its row
 FINE_OCTAVES = 2  # below the largest magnitude, at full precision: a threshold is rarely chosen lower
 MOST_DROPPED = MANTISSA_BITS - 7  # bits: bfloat16 keeps its own buckets
 BLOCK = 1 << 17  # values sorted and searched at a time: their arrays stay in the cache
-WIDE_BLOCK = 1 << 22  # values sorted at a time, where those of a row are far apart
+WIDE_BLOCK = 1 << 22  # values brought together at a time, where those of a row lie apart
+MOST_ROWS = 1 << 12  # counted at a time then
 
 
 def dropped_bits(keys: npt.NDArray[Any], top: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -103,7 +104,7 @@ class RowSketch:
     __hash__ = None  # type: ignore[assignment]  # arrays inside
 
     def __add__(self, other: RowSketch) -> RowSketch:
-        return _merged([self, other])
+        return _merged(self, other)
 
     def __getitem__(self, some: slice) -> RowSketch:
         """Some consecutive rows."""
@@ -113,25 +114,25 @@ class RowSketch:
         return RowSketch(self.keys[begin:end] - (first << KEY_BITS), self.counts[begin:end], **per_row)
 
 
-def _merged(sketches: list[RowSketch]) -> RowSketch:
-    """The sum of some sketches of the same rows."""
-    if len(sketches) == 1:
-        return sketches[0]
-    minimum = np.min([each.minimum for each in sketches], axis=0)
-    maximum = np.max([each.maximum for each in sketches], axis=0)
-    keys = np.concatenate([each.keys for each in sketches])
-    counts = np.concatenate([each.counts for each in sketches])
+def _merged(one: RowSketch, other: RowSketch) -> RowSketch:
+    """The sum of two sketches of the same rows."""
+    minimum, maximum = np.minimum(one.minimum, other.minimum), np.maximum(one.maximum, other.maximum)
+    keys = np.concatenate([one.keys, other.keys])
     row = keys >> KEY_BITS
     drop = dropped_bits(keys, _exponents(minimum, maximum)[row])
     coarse = keys >> drop << drop
-    exact = np.all([each.exact for each in sketches], axis=0)
+    exact = one.exact & other.exact
     exact[row[coarse != keys]] = False
-    zeros, nan, neg_inf, pos_inf = (np.sum(each, axis=0) for each in zip(*map(_uncounted, sketches), strict=True))
-    return RowSketch(*merge_buckets(coarse, counts), zeros, nan, neg_inf, pos_inf, minimum, maximum, exact)
-
-
-def _uncounted(sketch: RowSketch) -> tuple[Integers, ...]:
-    return sketch.zeros, sketch.nan, sketch.neg_inf, sketch.pos_inf
+    return RowSketch(
+        *merge_buckets(coarse, np.concatenate([one.counts, other.counts])),
+        one.zeros + other.zeros,
+        one.nan + other.nan,
+        one.neg_inf + other.neg_inf,
+        one.pos_inf + other.pos_inf,
+        minimum,
+        maximum,
+        exact,
+    )
 
 
 def row_sketches(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout) -> Iterator[RowSketch]:
@@ -141,22 +142,22 @@ def row_sketches(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout)
         chunks: the values, flat, in storage form (``klcal.counting.FLOAT_DTYPES``).
         dtype: of the values.
         layout: to which rows they belong. Where the values of a row lie together, each piece is given as soon as it
-            is complete; else there is one, at the end.
+            is complete, else at the end.
     """
-    blocks = _blocks(chunks, dtype, layout)
-    if layout.ordered:
-        yield from _complete(blocks, layout)
-    else:
-        yield _total(blocks, layout.rows)
+    yield from _complete(chunks, dtype, layout) if layout.ordered else _scattered(chunks, dtype, layout)
 
 
-def _complete(blocks: Iterator[tuple[int, int, RowSketch]], layout: Layout) -> Iterator[RowSketch]:
+def _complete(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout) -> Iterator[RowSketch]:
+    """Of rows that lie together."""
+    position = 0
     begun: RowSketch | None = None  # the row that the last block did not finish
-    for first, end, found in blocks:
+    for block in (chunk[start : start + BLOCK] for chunk in chunks for start in range(0, chunk.size, BLOCK)):
+        begins, row = layout.runs(position, block.size)
+        position += block.size
+        found = _counted(_singles(block, dtype), begins, row - row[0], int(row[-1] - row[0]) + 1)
         if begun is not None:
-            head = begun + found[:1]
-            found = _joined(head, found[1:])
-        whole = found.rows if layout.ends(first + found.rows - 1, end) else found.rows - 1
+            found = _joined(begun + found[:1], found[1:])
+        whole = found.rows if layout.ends(int(row[-1]), position) else found.rows - 1
         begun = found[whole:] if whole < found.rows else None
         if whole:
             yield found[:whole]
@@ -168,34 +169,30 @@ def _joined(head: RowSketch, tail: RowSketch) -> RowSketch:
     return RowSketch(np.concatenate([head.keys, tail.keys + (head.rows << KEY_BITS)]), **parts)
 
 
-def _total(blocks: Iterator[tuple[int, int, RowSketch]], rows: int) -> RowSketch:
-    pending: list[RowSketch] = []
-    for first, _, found in blocks:
-        pending.append(_joined(_joined(RowSketch.empty(first), found), RowSketch.empty(rows - first - found.rows)))
-        if sum(each.keys.size for each in pending[1:]) > max(WIDE_BLOCK, pending[0].keys.size):
-            pending = [_merged(pending)]
-    return _merged(pending)
-
-
-def _blocks(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout) -> Iterator[tuple[int, int, RowSketch]]:
-    """The first row of each block, the position behind its last value, and its sketch."""
+def _scattered(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout) -> Iterator[RowSketch]:
+    """Of rows whose values lie apart: many are brought together before they are counted, a few rows at a time."""
+    width = min(MOST_ROWS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
+    firsts = np.arange(0, layout.rows, width)
+    found = [RowSketch.empty(min(width, layout.rows - first)) for first in firsts.tolist()]
     position = 0
-    for block in _small(chunks) if layout.ordered else _large(chunks):
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = values_of(block, dtype).astype(np.float32, copy=False)
-        begins, row = layout.runs(position, values.size)
-        position += values.size
-        first = int(row.min())
-        yield first, position, _counted(values, begins, row - first, int(row.max()) - first + 1)
+    for block in _wide(chunks):
+        begins, row = layout.runs(position, block.size)
+        position += block.size
+        if layout.rows <= 1 << 16:
+            row = row.astype(np.uint16)  # whose sort is one by digits
+        each = row if row.size == block.size else np.repeat(row, np.diff(begins, append=block.size))
+        order = np.argsort(each, kind="stable")
+        each, values = each[order], block[order]
+        ends = np.append(np.searchsorted(each, firsts), each.size)
+        for number, first in enumerate(firsts.tolist()):
+            some = slice(ends[number], ends[number + 1])
+            rows = each[some].astype(np.int64) - first
+            runs = np.flatnonzero(np.diff(rows, prepend=-1))
+            found[number] += _counted(_singles(values[some], dtype), runs, rows[runs], found[number].rows)
+    yield from found
 
 
-def _small(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
-    for chunk in chunks:
-        yield from (chunk[start : start + BLOCK] for start in range(0, chunk.size, BLOCK))
-
-
-def _large(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
-    """Many values of each row together, where the next one of a row is far away: what is counted once is not merged."""
+def _wide(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
     held: list[npt.NDArray[Any]] = []
     for chunk in chunks:
         held.append(chunk.copy())  # which is only valid until the next one is asked for
@@ -204,6 +201,11 @@ def _large(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
             held = []
     if held:
         yield np.concatenate(held)
+
+
+def _singles(block: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values_of(block, dtype).astype(np.float32, copy=False)
 
 
 def _counted(values: npt.NDArray[np.float32], begins: Integers, row: Integers, rows: int) -> RowSketch:

@@ -101,7 +101,7 @@ def test_a_sum_that_keeps_the_precision_of_its_parts_breaks_the_law(monkeypatch)
     x, y = whole(a, Channel(0)), whole(b, Channel(0))
     assert x + y == both
     monkeypatch.setattr(row_sketching, "dropped_bits", lambda keys, _: np.zeros_like(keys))
-    assert _merged([x, y]) != both
+    assert _merged(x, y) != both
 
 
 @given(matrices())
