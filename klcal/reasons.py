@@ -29,7 +29,7 @@ def nonfinite_counts(of: HasCounts) -> str:
 def nonfinite_reason(row: Row) -> str:
     """Of a tensor that such values keep from being calibrated."""
     if row.min is None:
-        return f"no finite value: {nonfinite_counts(row)}"
+        return f"no finite value: {nonfinite_counts(row)}; record or save it again"
     return f"{nonfinite_counts(row)} among {row.numel} values; --nonfinite ignore calibrates the finite ones"
 
 

@@ -76,7 +76,10 @@ def test_statuses(values, status, method):
 def test_reasons_say_what_and_what_to_do():
     reason = calibrate(np.float32([1, math.nan, math.nan, -math.inf])).reason
     assert reason == "2 NaN, 1 -inf among 4 values; --nonfinite ignore calibrates the finite ones"
-    assert calibrate(np.float32([math.nan]), nonfinite="ignore").reason == "no finite value: 1 NaN"
+    assert (
+        calibrate(np.float32([math.nan]), nonfinite="ignore").reason
+        == "no finite value: 1 NaN; record or save it again"
+    )
     assert calibrate(np.float32([1e-44])).reason.endswith("is 0 as float32; multiply the tensor by a power of two")
 
 
