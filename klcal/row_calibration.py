@@ -16,6 +16,7 @@ from klcal.reasons import nonfinite_reason, underflow_reason, zero_reason
 from klcal.row_law import RowLaw, row_clipped, row_divergences, row_errors
 from klcal.row_methods import few_values, least_values, row_choices, sub_bins_of
 from klcal.row_sketching import RowSketch, row_sketches
+from klcal.row_tables import rows_at_once
 from klcal.settings import Settings
 from klcal.table import Row, Status
 
@@ -38,7 +39,12 @@ def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layou
         layout: which of them belong together.
         settings: how each row is calibrated.
     """
-    pieces = [units_of(each, settings) for each in row_sketches(chunks, dtype, layout)]
+    step = rows_at_once(settings.scheme)
+    pieces = [
+        units_of(each[first : first + step], settings)
+        for each in row_sketches(chunks, dtype, layout)
+        for first in range(0, each.rows, step)
+    ]
     units = Units(*(layout.in_own_order(np.concatenate(each)) for each in zip(*pieces, strict=True)))
     return _table_row(units, layout, settings)
 

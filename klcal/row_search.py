@@ -27,7 +27,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 FEW_PIECES = 64  # of a row, up to which each is looked at under each candidate, if levels are many and even
-FINALISTS, FEW_FINALISTS = 4, 16  # of each row of many or few pieces, whose exact cost is computed
+FINALISTS, AFFINE_FINALISTS = 4, 8  # of each row, whose exact cost is computed
+FEW_FINALISTS = 16  # of rows of few pieces
 DIVERGENCES = 16  # of each row, where D decides
 
 
@@ -78,7 +79,8 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     full = full_choices(scheme, spans)
     ranking = _ranking(law, scheme, spans, full.scale)
     few = law.pieces[0] <= FEW_PIECES and not _is_coarse(scheme)
-    finalists = _Finalists.of(law, scheme, full, ranking, ranking.first(FEW_FINALISTS if few else FINALISTS))
+    many = FINALISTS if scheme.symmetric else AFFINE_FINALISTS
+    finalists = _Finalists.of(law, scheme, full, ranking, ranking.first(FEW_FINALISTS if few else many))
     nothing = NO_ERROR * law.energy / law.size
     choices = finalists.least(np.maximum(finalists.mse, nothing[:, None]))
     if sub == 1:
@@ -158,7 +160,7 @@ class _Ranking:
 
 def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ranking:
     """All candidates from the full scale down to where, for each row, clipping alone costs more than the best."""
-    histogram = Histogram.of(law, scheme, full)
+    histogram = Histogram(law, scheme, full)
     ends = spans.low / full, spans.high / full
     widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
     active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)

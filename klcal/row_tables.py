@@ -19,18 +19,20 @@ from klcal.scales import FLOAT32_MAX, nearest_scale
 from klcal.scheme import Scheme
 from klcal.search import FEW_LEVELS, MAX_OCTAVES, MAX_UNUSED, STEPS_PER_OCTAVE
 
-__all__ = ["PARTS", "WIDER", "Histogram", "Table", "rounded_scales", "table"]
+__all__ = ["PARTS", "WIDER", "Histogram", "Table", "rounded_scales", "rows_at_once", "table"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 BINS_PER_STEP = 16  # of the full scale: the squared error is told apart within half a percent
 MIN_BINS, MAX_BINS = 1 << 8, 1 << 12
-FIRST_STEPS = 10  # of the fine grid in the first part: a row of few values needs no more; each other has twice as many
-FEW_LEVELS_STEP = 2  # fine steps between two candidates where there are few levels
-PARTS = MAX_OCTAVES + 5  # the first five reach down an octave, each other one takes another
+STARTS = (0, 10, 30, 70, 130, 200, 280)  # of parts, in fine steps: a row of few values needs no more than the first
+FEW_LEVELS_STEP, FEW_OPTIONS_STEP = 2, 4  # fine steps between two candidates where levels are few, symmetric or affine
+PARTS = len(STARTS) - 1 + MAX_OCTAVES - 1  # each other one takes an octave
 WIDER = -1  # the number of the part above the full scale
 MAX_LATTICE = 256  # ratios count/j in a part: at 16 bits they are denser than the steps
+CELLS = 1 << 20  # of histograms at a time: 8 MiB an array
 TABLE_BITS = 27  # of the greatest error in a table: sums of integers are exact up to 2²⁶ values a row
 POWERS = 8  # scales tried where they are powers of two
 EPSILON = 1e-9  # by which a range may exceed the span, of a step: rounding
@@ -57,6 +59,11 @@ def rounded_scales(scheme: Scheme, scales: Floats) -> Floats:
     return np.minimum(scales, FLOAT32_MAX).astype(np.float32).astype(np.float64)
 
 
+def rows_at_once(scheme: Scheme) -> int:
+    """How many rows may have histograms at a time."""
+    return max(1, CELLS // (2 * _bins(scheme)[1]))
+
+
 @lru_cache(maxsize=64)
 def table(scheme: Scheme, number: int) -> Table:
     """A part of the candidates: from the full scale down, each further than the one before, or ``WIDER``."""
@@ -73,15 +80,15 @@ def table(scheme: Scheme, number: int) -> Table:
 
 def _steps(number: int) -> int:
     """Where a part begins, in fine steps."""
-    doubled = FIRST_STEPS * ((1 << min(number, 5)) - 1)
-    return doubled + max(0, number - 5) * STEPS_PER_OCTAVE
+    last = len(STARTS) - 1
+    return STARTS[min(number, last)] + max(0, number - last) * STEPS_PER_OCTAVE
 
 
 def _ratios(scheme: Scheme, number: int) -> Floats:
     if scheme.scale_format == "e8m0":
         return np.empty(0) if number == WIDER else np.exp2(-np.arange(float(POWERS)))
     count = scheme.zero if scheme.symmetric else scheme.size - 1
-    step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else 1
+    step = 1 if scheme.size > FEW_LEVELS else FEW_LEVELS_STEP if scheme.symmetric else FEW_OPTIONS_STEP
     octave = np.exp2(np.arange(STEPS_PER_OCTAVE - step, 0, -step) / STEPS_PER_OCTAVE)
     if number == WIDER and scheme.is_float:
         return octave
@@ -99,31 +106,37 @@ def _ratios(scheme: Scheme, number: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many values of each row lie in each bin, and what lies beyond the range of the full scale."""
+    """How many values of each row lie in each bin, and what lies beyond the range of the full scale; lazily."""
 
     law: RowLaw
     scheme: Scheme
     full: Floats  # (rows,): scales
-    counts: Floats  # (rows, sides, bins)
-    outside: Floats  # (rows, sides, 3): n, Σx, Σx² of magnitudes x
 
-    @staticmethod
-    def of(law: RowLaw, scheme: Scheme, full: Floats) -> Histogram:
-        """Pieces count at their middle."""
-        greatest, bins = _bins(scheme)
-        middle = (law.inner + law.outer) / 2 / full[law.row]
-        side = 2 * law.row + law.negative
-        position = (middle * (bins / greatest)).astype(np.int64)
-        beyond = middle > greatest * (1 + EPSILON)
-        place = side * bins + np.minimum(position, bins - 1)
-        inside = np.where(beyond, 0.0, law.counts)
-        counts = np.bincount(place, weights=inside, minlength=law.rows * 2 * bins).astype(np.float64)
+    @cached_property
+    def _places(self) -> tuple[Floats, Integers, Bools]:
+        """Of each piece its middle, in full scales, its side, and whether it is beyond the range."""
+        middle = (self.law.inner + self.law.outer) / 2 / self.full[self.law.row]
+        return middle, 2 * self.law.row + self.law.negative, middle > _bins(self.scheme)[0] * (1 + EPSILON)
+
+    @cached_property
+    def counts(self) -> Floats:
+        """Values in each bin: (rows, sides, bins). Pieces count at their middle."""
+        greatest, bins = _bins(self.scheme)
+        middle, side, beyond = self._places
+        place = side * bins + np.minimum((middle * (bins / greatest)).astype(np.int64), bins - 1)
+        inside = np.where(beyond, 0.0, self.law.counts)
+        counts = np.bincount(place, weights=inside, minlength=2 * self.law.rows * bins)
+        return counts.astype(np.float64).reshape(self.law.rows, 2, bins)
+
+    @cached_property
+    def outside(self) -> Floats:
+        """Σ1, Σx and Σx² of the magnitudes x beyond: (rows, sides, 3)."""
+        middle, side, beyond = self._places
         moments = [
-            np.bincount(side[beyond], weights=(law.counts * middle**power)[beyond], minlength=2 * law.rows)
+            np.bincount(side[beyond], weights=(self.law.counts * middle**power)[beyond], minlength=2 * self.law.rows)
             for power in range(3)
         ]
-        outside = np.stack(moments, axis=-1).astype(np.float64).reshape(law.rows, 2, 3)
-        return Histogram(law, scheme, full, counts.reshape(law.rows, 2, bins), outside)
+        return np.stack(moments, axis=-1).astype(np.float64).reshape(self.law.rows, 2, 3)
 
     def errors(self, of: Table, low: Floats, high: Floats, pointwise: bool) -> tuple[Floats, Integers]:
         """Mean squared error and levels below zero, (rows, candidates, options); the span is in full scales.
