@@ -44,7 +44,7 @@ from klcal.pipeline import Request, calibrate_files
 from klcal.scheme import Scheme
 request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
-units = sum(len(row.scale) if isinstance(row.scale, tuple) else 1 for row in table.rows)
+units = sum(1 if isinstance(row.scale, float) else len(row.scale) for row in table.rows)
 print(json.dumps([before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN), units,
                   sum(row.numel for row in table.rows), sorted({row.status for row in table.rows})]))
 """
@@ -174,7 +174,7 @@ def _checkpoint() -> None:
                 before, own, worker, units, numel, statuses = json.loads(found.stdout)
                 assert (numel, statuses) == (parameters, ["ok"])
                 above = [own - before, worker - before][:jobs]
-                assert max(above) <= LIMIT_MB
+                assert max(above) <= LIMIT_MB, above
                 memory = " + ".join(f"{mb:.0f} MB" for mb in above)
                 rows.append((f"{method} {dtype} {per}, --jobs {jobs}, {units:,} scales, {took:.0f} s", memory))
         report(f"{parameters:,} parameters, bfloat16, {SHARDS} shards: peak memory above the imports", rows)

@@ -54,7 +54,7 @@ def calibrate(
         scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
         scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
         per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.Channel(axis)``, ``klcal.Group(size, axis)``. The numbers of the row are then tuples, one item for
+            ``klcal.Channel(axis)``, ``klcal.Group(size, axis)``. The numbers of the row are then sequences, an item for
             each channel or group, in the order of the tensor's axes.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.

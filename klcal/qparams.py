@@ -18,6 +18,7 @@ import numpy.typing as npt
 from klcal.errors import UsageError
 from klcal.granularity import Channel, Group, layout
 from klcal.levels import FLOATS, nearest
+from klcal.numbers import Numbers
 from klcal.scales import FLOAT32_MAX, at_most
 from klcal.scheme import Scheme
 
@@ -28,17 +29,13 @@ Integers = npt.NDArray[np.int64]
 Singles = npt.NDArray[np.float32]
 
 
-Numbers = float | tuple[float | None, ...]
-"""One, or one for each channel or group."""
-
-
 class HasQparams(Protocol):
     """A ``Qparams``, or a row of a table."""
 
     @property
-    def scale(self) -> Numbers | None: ...
+    def scale(self) -> float | Numbers | None: ...
     @property
-    def zero_point(self) -> Numbers | None: ...
+    def zero_point(self) -> float | Numbers | None: ...
     @property
     def qmin(self) -> int | None: ...
     @property
@@ -128,9 +125,9 @@ def quantized(values: Singles, scale: Singles, zero_point: Singles, by: HasQpara
     return np.clip(np.rint(steps) + zero_point, by.qmin, by.qmax).astype(np.int64)
 
 
-def _of_each_value(numbers: Numbers | None, by: HasQparams, values: Any) -> Singles:
+def _of_each_value(numbers: float | Numbers | None, by: HasQparams, values: Any) -> Singles:
     """Numbers in a shape that goes with the values': themselves, or those of the channel or group of each value."""
-    if not isinstance(numbers, tuple):
+    if not isinstance(numbers, Numbers):
         return np.array(numbers or 0, np.float32)
     axis, shape = getattr(by, "axis", None), tuple(np.shape(values))
     size: int | None = getattr(by, "group_size", None)
@@ -141,9 +138,10 @@ def _of_each_value(numbers: Numbers | None, by: HasQparams, values: Any) -> Sing
         place = None
     if place is None or place.rows != len(numbers):
         raise UsageError(f"{len(numbers)} scales per {groups} do not fit the shape {list(shape)}", "hand in the tensor")
-    if None in numbers:
-        raise UsageError(f"{numbers.count(None)} of {len(numbers)} units have no scale", "leave them out")
-    each = np.array(numbers, np.float32).reshape(place.shape if size is not None else (-1,))
+    each = np.asarray(numbers, np.float32)
+    if lacking := int(np.isnan(each).sum()):
+        raise UsageError(f"{lacking} of {len(numbers)} units have no scale", "leave them out")
+    each = each.reshape(place.shape if size is not None else (-1,))
     if size is None:
         return each.reshape([-1 if i == place.axis else 1 for i in range(len(shape))])
     return np.repeat(each, size, axis=place.axis).take(range(shape[place.axis]), axis=place.axis)

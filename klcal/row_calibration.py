@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from klcal.granularity import Layout
 from klcal.methods import KL
+from klcal.numbers import Numbers
 from klcal.qparams import deployed_scales, level_ends
 from klcal.reasons import nonfinite_reason, underflow_reason, zero_reason
 from klcal.row_law import RowLaw, row_clipped, row_divergences, row_errors
@@ -31,7 +32,7 @@ OK, ZERO, NONFINITE, UNDERFLOW = range(len(STATUSES))
 
 
 def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout, settings: Settings) -> Row:
-    """One row of the table for a tensor whose channels or groups have a scale each: its numbers are tuples.
+    """One row of the table for a tensor whose channels or groups have a scale each: its numbers are sequences.
 
     Args:
         chunks: the values in the order of the layout, flat, in storage form (``klcal.counting.FLOAT_DTYPES``).
@@ -117,7 +118,7 @@ def _table_row(units: Units, layout: Layout, settings: Settings) -> Row:
         status="ok" if ok.any() else STATUSES[int(seen.max())],
         unit_status=tuple(STATUSES[each] for each in units.status) if seen.size > 1 else None,
         scale=_listed(units.deployed),
-        zero_point=_listed(integers[0] + units.below, int) if integers else None,
+        zero_point=_listed(integers[0] + units.below, whole=True) if integers else None,
         qmin=integers[0] if integers else None,
         qmax=integers[-1] if integers else None,
         low=_listed(-under * units.deployed),
@@ -158,11 +159,6 @@ def _reason(row: Row, units: Units, scale_format: str) -> str:
     return underflow_reason(float(units.scale.max()), scale_format)
 
 
-def _listed(values: npt.NDArray[Any], kind: type[int | float] = float) -> tuple[Any, ...] | None:
-    """A tuple, None for NaN; None where there is nothing else."""
-    known = np.isfinite(values)
-    if known.all():
-        return tuple((values if kind is float else values.astype(np.int64)).tolist())
-    if not known.any():
-        return None
-    return tuple(kind(value) if is_known else None for value, is_known in zip(values.tolist(), known, strict=True))
+def _listed(values: Floats, whole: bool = False) -> Numbers | None:
+    """Numbers, None for NaN; None where there is nothing else."""
+    return Numbers(values, whole) if np.isfinite(values).any() else None

@@ -26,7 +26,7 @@ __all__ = ["RowChoices", "RowSpans", "full_choices", "row_search"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-FEW_PIECES = 64  # of a row, up to which each is looked at under each candidate, if levels are many and even
+FEW_PIECES, FEWER_PIECES = 64, 8  # of a row, up to which each is looked at under each candidate: of many or few levels
 FINALISTS, AFFINE_FINALISTS = 4, 8  # of each row, whose exact cost is computed
 FEW_FINALISTS = 16  # of rows of few pieces
 DIVERGENCES = 16  # of each row, where D decides
@@ -64,7 +64,7 @@ def row_search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: f
 
     Rows do not depend on those beside them: what is added up for several rows together are integers.
     """
-    few = law.pieces <= FEW_PIECES
+    few = law.pieces <= _few(scheme)
     if not few.any() or few.all():
         return _search(law, scheme, spans, sub, weight)
     scale, below = np.empty(law.rows), np.empty(law.rows, np.int64)
@@ -78,7 +78,7 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     """``row_search`` of rows that all have few pieces, or all have many."""
     full = full_choices(scheme, spans)
     ranking = _ranking(law, scheme, spans, full.scale)
-    few = law.pieces[0] <= FEW_PIECES and not _is_coarse(scheme)
+    few = law.pieces[0] <= _few(scheme)
     many = FINALISTS if scheme.symmetric else AFFINE_FINALISTS
     finalists = _Finalists.of(law, scheme, full, ranking, ranking.first(FEW_FINALISTS if few else many))
     nothing = NO_ERROR * law.energy / law.size
@@ -98,9 +98,10 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     return RowChoices(np.where(decides, best.scale, choices.scale), np.where(decides, best.below, choices.below))
 
 
-def _is_coarse(scheme: Scheme) -> bool:
-    """Whether bins tell the candidates apart well enough, however few the values are."""
-    return scheme.scale_format == "float32" and (scheme.size <= FEW_LEVELS or scheme.is_float)
+def _few(scheme: Scheme) -> int:
+    """Up to how many pieces bins do not tell the candidates of a row apart well enough."""
+    is_coarse = scheme.scale_format == "float32" and (scheme.size <= FEW_LEVELS or scheme.is_float)
+    return FEWER_PIECES if is_coarse else FEW_PIECES
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
     ends = spans.low / full, spans.high / full
     widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
     active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)
-    pointwise = bool(law.pieces[0] <= FEW_PIECES) and not _is_coarse(scheme)
+    pointwise = bool(law.pieces[0] <= _few(scheme))
     parts = list(_wider(law, scheme, spans, histogram, ends, pointwise))
     for number in range(PARTS):
         shared = table(scheme, number)

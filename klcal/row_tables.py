@@ -28,7 +28,7 @@ Bools = npt.NDArray[np.bool_]
 BINS_PER_STEP = 16  # of the full scale: the squared error is told apart within half a percent
 MIN_BINS, MAX_BINS = 1 << 8, 1 << 12
 STARTS = (0, 10, 30, 70, 130, 200, 280)  # of parts, in fine steps: a row of few values needs no more than the first
-FEW_LEVELS_STEP, FEW_OPTIONS_STEP = 2, 4  # fine steps between two candidates where levels are few, symmetric or affine
+FEW_LEVELS_STEP = 2  # fine steps between two candidates where there are few levels
 PARTS = len(STARTS) - 1 + MAX_OCTAVES - 1  # each other one takes an octave
 WIDER = -1  # the number of the part above the full scale
 MAX_LATTICE = 256  # ratios count/j in a part: at 16 bits they are denser than the steps
@@ -88,7 +88,7 @@ def _ratios(scheme: Scheme, number: int) -> Floats:
     if scheme.scale_format == "e8m0":
         return np.empty(0) if number == WIDER else np.exp2(-np.arange(float(POWERS)))
     count = scheme.zero if scheme.symmetric else scheme.size - 1
-    step = 1 if scheme.size > FEW_LEVELS else FEW_LEVELS_STEP if scheme.symmetric else FEW_OPTIONS_STEP
+    step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else 1
     octave = np.exp2(np.arange(STEPS_PER_OCTAVE - step, 0, -step) / STEPS_PER_OCTAVE)
     if number == WIDER and scheme.is_float:
         return octave

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from klcal.numbers import Numbers
+
 __all__ = [
     "DIFFERENCE_FIELDS",
     "FAILURES",
@@ -37,9 +39,9 @@ Status = Literal[
     "extra",  # only Q has it
 ]
 
-Number: TypeAlias = "float | tuple[float | None, ...] | None"
+Number: TypeAlias = "float | Numbers | None"
 """A number, or one for each channel or group."""
-WholeNumber: TypeAlias = "int | tuple[int | None, ...] | None"
+WholeNumber: TypeAlias = "int | Numbers | None"
 
 FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "unsupported", "failed"})
 
@@ -57,7 +59,7 @@ class Row:
     over all finite values, for the scale as printed. ``low`` and ``high`` are what qmin and qmax
     stand for.
 
-    Where channels or groups have a scale each, the numbers that differ are tuples: an item for each, in the order of
+    Where channels or groups have a scale each, the numbers that differ are sequences: an item for each, in the order of
     the axes; ``axis`` is the one along which the channels, or the groups of ``group_size``, lie. ``kl`` is None then
     where there are fewer than 4 values for each bin: it would tell more of their number than of their law.
     """
@@ -99,7 +101,7 @@ class Row:
 
     def units(self) -> Iterator[Row]:
         """A row for each channel or group, in their order; the row itself where it has none."""
-        if self.axis is None or not isinstance(self.scale, tuple):
+        if self.axis is None or not isinstance(self.scale, Numbers):
             yield self
             return
         statuses = self.unit_status or (self.status,) * len(self.scale)
@@ -111,7 +113,7 @@ class Row:
 
 
 def _item(numbers: Number | WholeNumber, unit: int) -> float | None:
-    return numbers[unit] if isinstance(numbers, tuple) else None
+    return numbers[unit] if isinstance(numbers, Numbers) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A small table with the names that go wrong."""
 
+from klcal.numbers import Numbers
 from klcal.table import Config, FileError, Row, Table
 
 CONFIG = Config("kl:bins=2048,weight=4", "uint8", "affine")
@@ -81,16 +82,16 @@ def units(name: str) -> Table:
         "shape": (4, 8),
         "axis": 0,
         "kl": None,
-        "mse": (1e-6, None, 1e-5, 1e-6),
-        "sqnr_db": (41.0, None, 29.0, None),
-        "scale": (0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164),
-        "zero_point": (0, None, 1, 0),
-        "low": (-1.0, None, -3.0, -2.0),
-        "high": (1.0, None, 3.0, 2.0),
-        "clipped": (0.0, None, 0.1, 0.0),
+        "mse": Numbers((1e-6, None, 1e-5, 1e-6)),
+        "sqnr_db": Numbers((41.0, None, 29.0, None)),
+        "scale": Numbers((0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164)),
+        "zero_point": Numbers((0, None, 1, 0), whole=True),
+        "low": Numbers((-1.0, None, -3.0, -2.0)),
+        "high": Numbers((1.0, None, 3.0, 2.0)),
+        "clipped": Numbers((0.0, None, 0.1, 0.0)),
         "note": "too few values",
     }
     statuses = {"unit_status": ("ok", "nonfinite", "ok", "ok"), "reason": "of 4 units: 3 ok, 1 nonfinite"}
-    whole = {key: tuple(value[0] for _ in range(4)) for key, value in numbers.items() if isinstance(value, tuple)}
-    same = {**numbers, **whole, "shape": (4, 8)}
+    lists = {key: value for key, value in numbers.items() if isinstance(value, Numbers)}
+    same = {**numbers, **{key: Numbers([value[0]] * 4, value.whole) for key, value in lists.items()}}
     return Table.of(CONFIG, [ok(name, **numbers, **statuses), ok("same", **same)])

@@ -17,6 +17,7 @@ from klcal import row_methods, row_search, row_tables
 from klcal.errors import UsageError
 from klcal.granularity import Channel, Group, Tensor
 from klcal.levels import FLOATS
+from klcal.numbers import Numbers
 from klcal.scheme import Scheme
 from klcal.table import UNIT_FIELDS, Row
 
@@ -39,7 +40,7 @@ def unit(row: Row, number: int) -> tuple:
     """All that the table says of one unit."""
     values = (getattr(row, name) for name in UNIT_FIELDS)
     status = row.status if row.unit_status is None else row.unit_status[number]
-    return (status, *(value[number] if isinstance(value, tuple) else value for value in values))
+    return (status, *(value[number] if isinstance(value, Numbers) else value for value in values))
 
 
 def restored(values: np.ndarray, row: Row, dtype: str) -> np.ndarray:
@@ -139,7 +140,7 @@ def test_a_stack_of_experts_is_the_experts_one_by_one():
     experts = np.stack([matrix(4, 64, seed) for seed in range(3)])
     row = klcal.calibrate(experts, dtype="int4", per="channel")
     each = [klcal.calibrate(expert, dtype="int4", per="channel") for expert in experts]
-    assert row.scale == sum((one.scale for one in each), ())
+    assert row.scale == sum((tuple(one.scale) for one in each), ())
     assert "experts" in row.note
 
 

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from klcal.cli.options import Format
+from klcal.numbers import Numbers
 from klcal.table import Table
 from klcal.writers import SUFFIXES, WRITERS, records
 from klcal.writers.floats import GREATEST, LEAST, for_people, shortest, shortest_of_many
@@ -231,7 +232,7 @@ def test_people_see_the_range_of_the_scales_and_the_worst_channel():
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.none() | st.just(1e-60), max_size=9))
 def test_many_numbers_are_written_as_each_of_them_is(values):
-    assert shortest_of_many(values) == [None if value is None else shortest(value) for value in values]
+    assert shortest_of_many(Numbers(values)) == [None if value is None else shortest(value) for value in values]
 
 
 @given(NAMES)

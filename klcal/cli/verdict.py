@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode, UsageError
+from klcal.numbers import Numbers
 from klcal.selection import BUG
 from klcal.table import FAILURES, NUMERIC_FIELDS, Difference, Row, Table
 from klcal.writers.floats import shortest
@@ -37,9 +38,9 @@ class Condition:
 
     def met_by(self, row: Row | Difference) -> str | None:
         """What meets it: the row's value, as the JSON has it, or the worst of its units. What is missing meets none."""
-        found: float | tuple[float | None, ...] | None = getattr(row, self.field)
-        of_units = isinstance(found, tuple)
-        values = found if isinstance(found, tuple) else (found,)
+        found: float | Numbers | None = getattr(row, self.field)
+        of_units = isinstance(found, Numbers)
+        values = found if isinstance(found, Numbers) else (found,)
         met = [(value, unit) for unit, each in enumerate(values) if (value := self._met(each)) is not None]
         if not met:
             return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+
+from klcal.numbers import Numbers
 
 __all__ = ["for_people", "shortest", "shortest_of_many"]
 
@@ -31,9 +32,9 @@ def shortest(value: float) -> float | None:
     return float(value)
 
 
-def shortest_of_many(values: Sequence[float | None]) -> list[float | None]:
+def shortest_of_many(values: Numbers) -> list[float | None]:
     """``shortest`` of each value, twice as fast as one by one; None stays."""
-    numbers = np.array([math.nan if value is None else value for value in values])
+    numbers = np.asarray(values)
     size = np.abs(numbers)
     if not ((size == 0) | ((size >= LEAST) & (size <= GREATEST))).all():
         return [None if value is None else shortest(value) for value in values]

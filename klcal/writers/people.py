@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from klcal.numbers import Numbers
 from klcal.table import Comparison, Config, Difference, Number, Row, Table, WholeNumber
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import several_sources
@@ -37,7 +38,7 @@ def columns(table: Table) -> list[Column]:
     chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     hidden = set() if several_sources(table) else {"source"}
-    if not any(isinstance(row, Row) and isinstance(row.scale, tuple) for row in rows):
+    if not any(isinstance(row, Row) and isinstance(row.scale, Numbers) for row in rows):
         hidden.update(_UNITS)
     return [column for column in shown if column.title not in hidden]
 
@@ -59,7 +60,7 @@ def _percent(share: float | None) -> str:
 
 def _items(value: Number | WholeNumber) -> list[float]:
     """A number, or those of all channels or groups that have one."""
-    values = value if isinstance(value, tuple) else (value,)
+    values = value if isinstance(value, Numbers) else (value,)
     return [each for each in values if each is not None]
 
 
@@ -76,7 +77,7 @@ def _zero_points(row: Row) -> str:
 
 def _worst(row: Row) -> str:
     """The number of the channel or group that loses most."""
-    if not isinstance(row.sqnr_db, tuple):
+    if not isinstance(row.sqnr_db, Numbers):
         return ""
     known = [(value, unit) for unit, value in enumerate(row.sqnr_db) if value is not None]
     return str(min(known)[1])
@@ -90,7 +91,7 @@ _COLUMNS: _Columns = (
     ("source", lambda row: row.source, False, 5),
     ("dtype", lambda row: row.dtype or "", False, 13),
     ("shape", shape, False, 11),
-    ("units", lambda row: str(len(row.scale)) if isinstance(row.scale, tuple) else "", True, 8),
+    ("units", lambda row: str(len(row.scale)) if isinstance(row.scale, Numbers) else "", True, 8),
     ("least scale", lambda row: _one(row.scale, min, SCALE_DIGITS), True, 4),
     ("scale", lambda row: _one(row.scale, median, SCALE_DIGITS), True, 1),
     ("greatest scale", lambda row: _one(row.scale, max, SCALE_DIGITS), True, 3),

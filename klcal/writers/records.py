@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+from klcal.numbers import Numbers
 from klcal.table import Difference, Row, Table
 from klcal.writers.floats import shortest, shortest_of_many
 from klcal.writers.text import escape
@@ -32,8 +33,10 @@ def record(row: Row | Difference, names: Sequence[str]) -> dict[str, Value]:
 def _value(value: object) -> Value:
     if isinstance(value, float):
         return shortest(value)
+    if isinstance(value, Numbers):
+        return list(value) if value.whole else shortest_of_many(value)
     if isinstance(value, tuple):
-        return shortest_of_many(value) if any(isinstance(each, float) for each in value) else list(value)
+        return list(value)
     assert value is None or isinstance(value, str | int)
     return value
 
