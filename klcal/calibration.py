@@ -11,7 +11,7 @@ import numpy as np
 from klcal import methods
 from klcal.distortion import distortion
 from klcal.errors import InputError, UsageError
-from klcal.granularity import ONE_AXIS, Per, Tensor, layout, parse_per
+from klcal.granularity import ONE_AXIS, Channel, Group, Per, Tensor, layout, parse_per
 from klcal.law import Law
 from klcal.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.objectives import divergences
@@ -82,6 +82,8 @@ def calibrate(
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
     unit = parse_per(per) if isinstance(per, str) else per
+    if not isinstance(unit, Tensor | Channel | Group):
+        raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.Channel(0), klcal.Group(128), …')
     if not isinstance(values, Stored):
         return _calibrate_values(values, unit, settings)
     if values.status != "ok":

@@ -89,6 +89,8 @@ def least_classic(law: Law, scheme: Scheme, span: Span, sub: int, also: list[Cho
 
 
 def _judge(law: Law, scheme: Scheme, sub: int, scale: Floats, below: Integers) -> _Judged:
+    if not scale.size:
+        return _Judged(scale, below, scale)
     return _Judged(scale, below, classic_divergences(law, scheme, scale, below, sub))
 
 
@@ -105,6 +107,8 @@ def _exhaust(
         scales = rounded(scheme, grid_scales(full, np.arange(start, start + step * BATCH, step)), full)[::-1]
         allowed = valid(scheme, scales, span)
         rows, options = np.nonzero(allowed & (allowed.cumsum(axis=1) % shift == 1 % shift))
+        if not rows.size:  # their ends are beyond float32
+            continue
         scale, below = scales[rows], belows(scheme)[options]
         hopeful = _clipped(law, scheme, scale, below) <= -math.expm1(-best)
         if not hopeful.any():

@@ -93,7 +93,7 @@ def compare_files(
         if q is not None
         else [_Pair(each, quantized_copy(each, quantizers or {})) for each in sides[0]]
     )
-    lacking = "Q does not have it" if quantizers is None else "the table has no scale for it"
+    lacking = "Q does not have it" if quantizers is None else "the table has no scale for it, or not for all of it"
     rows = list(_rows(pairs, lacking, _Request(BASES[base], bins), jobs, progress))
     rows.sort(key=partial(_badness, sort))
     return Table(

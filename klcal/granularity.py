@@ -59,6 +59,9 @@ class Channel:
 
     axis: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_axis(self.axis, self.axis is None)
+
     def __str__(self) -> str:
         return "channel" if self.axis is None else f"channel:{self.axis}"
 
@@ -71,11 +74,17 @@ class Group:
     axis: int = -1
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UsageError(f"a group of {self.size} values", "a size is at least 1: group:128")
+        _check_axis(self.axis, False)
+        if type(self.size) is not int or self.size < 1:
+            raise UsageError(f"a group of {self.size!r} values", "a size is an int, at least 1: group:128")
 
     def __str__(self) -> str:
         return f"group:{self.size}" if self.axis == -1 else f"group:{self.size},{self.axis}"
+
+
+def _check_axis(axis: object, is_default: bool) -> None:
+    if type(axis) is not int and not is_default:
+        raise UsageError(f"the axis is {axis!r}", "it is an int; -1 is the last one")
 
 
 Per: TypeAlias = Tensor | Channel | Group

@@ -62,7 +62,7 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     """
     rounded = float(deployed_scales(np.array(scale), np.array(below), scheme))
     under, above = map(float, level_ends(np.array(below), scheme))
-    low, high = float(-under * rounded), float(above * rounded)
+    low, high = 0.0 - under * rounded, above * rounded
     if scheme.is_float:
         return Qparams(rounded, low=low, high=high)
     qmin, qmax = scheme.integers[0], scheme.integers[-1]
@@ -139,8 +139,11 @@ def _of_each_value(numbers: float | Numbers | None, by: HasQparams, values: Any)
     if place is None or place.rows != len(numbers):
         raise UsageError(f"{len(numbers)} scales per {groups} do not fit the shape {list(shape)}", "hand in the tensor")
     each = np.asarray(numbers, np.float32)
+    zeros = np.array(getattr(by, "unit_status", None) or "ok") == "zero"
+    each[np.isnan(each) & zeros] = 1  # any quantizer represents zeros; 1 is a scale, and a zero point of all formats
     if lacking := int(np.isnan(each).sum()):
-        raise UsageError(f"{lacking} of {len(numbers)} units have no scale", "leave them out")
+        hint = "the row's unit_status says which; nonfinite='ignore' calibrates what is finite of them"
+        raise UsageError(f"{lacking} of {len(numbers)} units have no scale", hint)
     each = each.reshape(place.shape if size is not None else (-1,))
     if size is None:
         return each.reshape([-1 if i == place.axis else 1 for i in range(len(shape))])

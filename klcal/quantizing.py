@@ -68,7 +68,7 @@ def read_quantizers(path: str) -> dict[tuple[str, str], Quantizer]:
         raise UsageError(f"--table '{path}': {error}") from None
     if document.get("schema") == SCALES:
         with suppress(KeyError, TypeError, ValueError, OverflowError, UsageError):
-            rows = [row for row in document["tensors"] if row["status"] == "ok"]
+            rows = [row for row in document["tensors"] if _is_usable(row["status"])]
             return {(row["source"], row["name"]): _quantizer(row, document["config"]["dtype"]) for row in rows}
     hint = "write one with klcal calibrate --output table.json"
     raise UsageError(f"--table '{path}' is no table of klcal calibrate", hint)
@@ -84,10 +84,20 @@ class Quantizer(NamedTuple):
     format: str | None
 
 
+def _is_usable(status: object) -> bool:
+    """Whether a row has a scale for everything that needs one: channels of zeros do not."""
+    return status == "ok" or (isinstance(status, list) and set(status) == {"ok", "zero"})
+
+
 def _quantizer(row: dict[str, Any], dtype: str) -> Quantizer:
     axis, size = row.get("axis"), row.get("group_size")
     per = Tensor() if axis is None else Channel(int(axis)) if size is None else Group(int(size), int(axis))
     scale, zero_point = np.array(row["scale"], np.float32), np.array(row["zero_point"] or 0, np.float32)
+    if isinstance(row["status"], list):
+        zeros = np.array(row["status"]) == "zero"
+        scale[zeros] = 1
+        if zero_point.ndim:
+            zero_point[zeros] = 1
     if not (np.isfinite(scale).all() and np.isfinite(zero_point).all()):
         raise ValueError
     if row["zero_point"] is None:

@@ -121,7 +121,7 @@ def _table_row(units: Units, layout: Layout, settings: Settings) -> Row:
         zero_point=_listed(integers[0] + units.below, whole=True) if integers else None,
         qmin=integers[0] if integers else None,
         qmax=integers[-1] if integers else None,
-        low=_listed(-under * units.deployed),
+        low=_listed(0.0 - under * units.deployed),
         high=_listed(above * units.deployed),
         min=float(units.least.min()) if finite else None,
         max=float(units.greatest.max()) if finite else None,

@@ -29,6 +29,7 @@ Integers = npt.NDArray[np.int64]
 FEW_PIECES, FEWER_PIECES = 64, 8  # of a row, up to which each is looked at under each candidate: of many or few levels
 FINALISTS, AFFINE_FINALISTS = 4, 8  # of each row, whose exact cost is computed
 FEW_FINALISTS = 16  # of rows of few pieces
+TIE, BELOW_TIE = 1e-9, 1e-4  # squared steps by which one of two equal candidates ranks first
 DIVERGENCES = 16  # of each row, where D decides
 
 
@@ -122,7 +123,9 @@ class _Finalists:
         scale = deployed_scales(scale, below, scheme)
         known = np.where(scale > 0, scale, 1.0)
         errors = [row_errors(law, scheme, known[:, i], below[:, i]) / law.size for i in range(scale.shape[1])]
-        mse = np.where(scale > 0, np.stack(errors, axis=1), np.inf)
+        ranked = np.take_along_axis(ranking.mse, columns, axis=1)
+        is_candidate = (scale > 0) & np.column_stack([np.ones(len(ranked), bool), np.isfinite(ranked)])
+        mse = np.where(is_candidate, np.stack(errors, axis=1), np.inf)
         return _Finalists(scale, below, mse, deployed_scales(ranking.full, first.below, scheme))
 
     def least(self, loss: Floats, full: Floats | None = None) -> RowChoices:
@@ -176,21 +179,19 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
         active &= mse[:, -1].min(axis=1) - (widest * shared.ratio[-1] / 2) ** 2 <= best
         if not active.any() or scheme.scale_format == "e8m0":
             break
-    return _Ranking(
-        full,
-        np.concatenate([np.repeat(ratio, mse.shape[2]) for ratio, mse, _ in parts]),
-        np.concatenate([below.reshape(law.rows, -1) for _, _, below in parts], axis=1),
-        np.concatenate([mse.reshape(law.rows, -1) for _, mse, _ in parts], axis=1),
-    )
+    ratio = np.concatenate([np.repeat(ratio, mse.shape[2]) for ratio, mse, _ in parts])
+    below = np.concatenate([below.reshape(law.rows, -1) for _, _, below in parts], axis=1)
+    mse = np.concatenate([mse.reshape(law.rows, -1) for _, mse, _ in parts], axis=1)
+    # Equal errors are told apart, the larger scale first: which of them comes first must not depend on other rows.
+    return _Ranking(full, ratio, below, mse + TIE * (-ratio - BELOW_TIE * below / scheme.size))
 
 
 def _wider(
     law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats], pointwise: bool
 ) -> Iterator[tuple[Floats, Floats, Integers]]:
     """Scales above the full one: of floats, and for the rows that may be a lattice that is coarser than the levels."""
-    lattice = (law.pieces <= 2 * scheme.size) & (spans.low == law.low) & (spans.high == law.high)
-    if scheme.is_float:
-        lattice[:] = True
+    unbounded = (spans.low == law.low) & (spans.high == law.high)
+    lattice = unbounded & (scheme.is_float | (law.pieces <= 2 * scheme.size))
     shared = table(scheme, WIDER)
     if lattice.any() and shared.ratio.size:
         mse, below = histogram.errors(shared, *ends, pointwise)

@@ -35,6 +35,7 @@ MAX_LATTICE = 256  # ratios count/j in a part: at 16 bits they are denser than t
 CELLS = 1 << 20  # of histograms at a time: 8 MiB an array
 TABLE_BITS = 27  # of the greatest error in a table: sums of integers are exact up to 2²⁶ values a row
 POWERS = 8  # scales tried where they are powers of two
+FARTHEST = 1e60  # full scales: what a bound may leave outside, squared and added up, stays a float
 EPSILON = 1e-9  # by which a range may exceed the span, of a step: rounding
 
 
@@ -86,10 +87,11 @@ def _steps(number: int) -> int:
 
 def _ratios(scheme: Scheme, number: int) -> Floats:
     if scheme.scale_format == "e8m0":
-        return np.empty(0) if number == WIDER else np.exp2(-np.arange(float(POWERS)))
+        wider = [2.0] if scheme.is_float else []
+        return np.array(wider) if number == WIDER else np.exp2(-np.arange(float(POWERS)))
     count = scheme.zero if scheme.symmetric else scheme.size - 1
     step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else 1
-    octave = np.exp2(np.arange(STEPS_PER_OCTAVE - step, 0, -step) / STEPS_PER_OCTAVE)
+    octave = np.exp2(np.arange(STEPS_PER_OCTAVE, 0, -step) / STEPS_PER_OCTAVE)
     if number == WIDER and scheme.is_float:
         return octave
     if number == WIDER:
@@ -98,7 +100,7 @@ def _ratios(scheme: Scheme, number: int) -> Floats:
     first, end = _steps(number), _steps(number + 1)
     fine = np.exp2(-np.arange(first, end, step) / STEPS_PER_OCTAVE)
     least = math.ceil(count * 2 ** (first / STEPS_PER_OCTAVE))
-    most = math.ceil(count / fine[-1])
+    most = math.ceil(count * 2 ** (end / STEPS_PER_OCTAVE))
     if scheme.is_float or most - least > MAX_LATTICE:
         return fine
     return np.unique(np.append(fine, count / np.arange(least, most)))[::-1]
@@ -115,7 +117,7 @@ class Histogram:
     @cached_property
     def _places(self) -> tuple[Floats, Integers, Bools]:
         """Of each piece its middle, in full scales, its side, and whether it is beyond the range."""
-        middle = (self.law.inner + self.law.outer) / 2 / self.full[self.law.row]
+        middle = np.minimum((self.law.inner + self.law.outer) / 2 / self.full[self.law.row], FARTHEST)
         return middle, 2 * self.law.row + self.law.negative, middle > _bins(self.scheme)[0] * (1 + EPSILON)
 
     @cached_property
@@ -123,7 +125,7 @@ class Histogram:
         """Values in each bin: (rows, sides, bins). Pieces count at their middle."""
         greatest, bins = _bins(self.scheme)
         middle, side, beyond = self._places
-        place = side * bins + np.minimum((middle * (bins / greatest)).astype(np.int64), bins - 1)
+        place = side * bins + np.minimum(middle * (bins / greatest), bins - 1).astype(np.int64)
         inside = np.where(beyond, 0.0, self.law.counts)
         counts = np.bincount(place, weights=inside, minlength=2 * self.law.rows * bins)
         return counts.astype(np.float64).reshape(self.law.rows, 2, bins)

@@ -128,10 +128,11 @@ def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:
     fine = fine[fine >= 0]
     scales = np.concatenate([grid_scales(full, fine), _lattice(scheme, full, fine)])
     occupied = law.positive.inner.size + law.negative.inner.size
-    if occupied <= 2 * scheme.size and span == (law.low, law.high):  # a lattice, and no range was asked for
-        scales = np.append(scales, _wider_lattice(scheme, full))
-    if scheme.is_float:  # a larger scale costs floats no precision, and may fit the greatest values better
-        scales = np.append(scales, grid_scales(full, -np.arange(1, STEPS_PER_OCTAVE)))
+    if span == (law.low, law.high):  # no narrower range was asked for
+        if occupied <= 2 * scheme.size:  # a lattice
+            scales = np.append(scales, _wider_lattice(scheme, full))
+        if scheme.is_float:  # a larger scale costs floats no precision, and may fit the greatest values better
+            scales = np.append(scales, grid_scales(full, -np.arange(1, STEPS_PER_OCTAVE + 1)))
     scales = rounded(scheme, scales, full)[::-1]
     mse = np.where(valid(scheme, scales, span), squared_errors(law, scheme, scales), np.inf)
     keep = mse <= max(NEAR * slack * mse.min(), NO_ERROR * law.energy / law.size)

@@ -101,10 +101,15 @@ class Row:
 
     def units(self) -> Iterator[Row]:
         """A row for each channel or group, in their order; the row itself where it has none."""
-        if self.axis is None or not isinstance(self.scale, Numbers):
+        if self.axis is None or self.shape is None:
             yield self
             return
-        statuses = self.unit_status or (self.status,) * len(self.scale)
+        from klcal.granularity import Channel, Group, layout  # which imports NumPy, and --help reads this module
+
+        size = self.group_size
+        place = layout(Channel(self.axis) if size is None else Group(size, self.axis), self.shape)
+        assert place is not None
+        statuses = self.unit_status or (self.status,) * place.rows
         totals = dict.fromkeys(("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf", "unit_status"))
         for unit, status in enumerate(statuses):
             own: dict[str, Any] = {name: _item(getattr(self, name), unit) for name in UNIT_FIELDS}

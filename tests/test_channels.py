@@ -231,9 +231,25 @@ def test_comparing_with_a_table_of_channels_measures_what_it_promised(here, dtyp
         assert tensor["mse"] == pytest.approx(np.mean(table[name]["mse"]), rel=0.02)
 
 
+def test_a_pruned_channel_does_not_keep_a_tensor_from_being_compared(here):
+    values = matrix()
+    values[2] = 0
+    np.save("m.npy", values)
+    klcal("calibrate", "m.npy", "--dtype", "uint8", "--per", "channel", "--output", "scales.json")
+    (tensor,) = klcal("compare", "m.npy", "--table", "scales.json", "--format", "json").document["tensors"]
+    assert tensor["status"] == "ok"
+    assert tensor["sqnr_db"] > 30
+
+
+def test_a_table_of_units_for_people_numbers_them(here):
+    np.save("m.npy", matrix(3, 20))
+    text = klcal("calibrate", "m.npy", "--per", "channel", "--units", "--format", "table").out
+    assert [line.split()[:4:3] for line in text.splitlines()[2:5]] == [["m", str(unit)] for unit in range(3)]
+
+
 def test_a_table_of_other_channels_does_not_know_the_tensor(here):
     np.save("m.npy", matrix())
     klcal("calibrate", "m.npy", "--dtype", "int8", "--per", "channel", "--output", "scales.json")
     np.save("m.npy", matrix(9, 96))
     (tensor,) = klcal("compare", "m.npy", "--table", "scales.json", "--format", "json").document["tensors"]
-    assert (tensor["status"], tensor["reason"]) == ("missing", "the table has no scale for it")
+    assert (tensor["status"], tensor["reason"]) == ("missing", "the table has no scale for it, or not for all of it")

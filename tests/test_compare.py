@@ -224,7 +224,7 @@ def test_tensors_that_a_table_does_not_know_are_missing(tmp_path):
     path = saved(tmp_path / "a.safetensors", w=normal(9), z=np.zeros(3, np.float32))
     klcal("calibrate", path, "-o", str(tmp_path / "scales.json"))
     found = rows(compare_files(path, None, table=str(tmp_path / "scales.json")))
-    assert (found["z"].status, found["z"].reason) == ("missing", "the table has no scale for it")
+    assert (found["z"].status, found["z"].reason) == ("missing", "the table has no scale for it, or not for all of it")
 
 
 @pytest.mark.parametrize(

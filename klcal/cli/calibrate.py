@@ -22,7 +22,7 @@ Examples:
   A scale for each output channel of the weights, one for all else:
     klcal calibrate model/ --dtype int8 --per '*.weight=channel'
   Groups of 128 for a language model in 4 bits:
-    klcal calibrate model/ --dtype int4 --method mse --per group:128
+    klcal calibrate model/ --dtype int4 --include '*proj.weight' --per group:128
   From stdin to another program:
     klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
 

@@ -40,6 +40,8 @@ def columns(table: Table) -> list[Column]:
     hidden = set() if several_sources(table) else {"source"}
     if not any(isinstance(row, Row) and isinstance(row.scale, Numbers) for row in rows):
         hidden.update(_UNITS)
+    if not any(isinstance(row, Row) and row.unit is not None for row in rows):
+        hidden.add("unit")
     return [column for column in shown if column.title not in hidden]
 
 
@@ -91,6 +93,7 @@ _COLUMNS: _Columns = (
     ("source", lambda row: row.source, False, 5),
     ("dtype", lambda row: row.dtype or "", False, 13),
     ("shape", shape, False, 11),
+    ("unit", lambda row: "" if row.unit is None else str(row.unit), True, 1),
     ("units", lambda row: str(len(row.scale)) if isinstance(row.scale, Numbers) else "", True, 8),
     ("least scale", lambda row: _one(row.scale, min, SCALE_DIGITS), True, 4),
     ("scale", lambda row: _one(row.scale, median, SCALE_DIGITS), True, 1),
@@ -136,6 +139,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
         partly = isinstance(row, Row) and row.unit_status is not None
         if row.status != "ok" or partly:
             name = f"{row.source}: {row.name}" if several else row.name
+            name += f" [{row.unit}]" if isinstance(row, Row) and row.unit is not None else ""
             yield name, "partly" if partly else row.status, row.reason or ""
     for error in table.errors:
         yield error.source, "failed", error.reason
