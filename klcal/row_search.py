@@ -164,15 +164,14 @@ class _Ranking:
 
 def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ranking:
     """All candidates from the full scale down to where, for each row, clipping alone costs more than the best."""
-    histogram = Histogram(law, scheme, full)
+    histogram = Histogram(law, scheme, full, pointwise=bool(law.pieces[0] <= _few(scheme)))
     ends = spans.low / full, spans.high / full
     widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
     active, best = np.ones(law.rows, bool), np.full(law.rows, np.inf)
-    pointwise = bool(law.pieces[0] <= _few(scheme))
-    parts = list(_wider(law, scheme, spans, histogram, ends, pointwise))
+    parts = list(_wider(law, scheme, spans, histogram, ends))
     for number in range(PARTS):
         shared = table(scheme, number)
-        mse, below = histogram.errors(shared, *ends, pointwise)
+        mse, below = histogram.errors(shared, *ends)
         mse = np.where(active[:, None, None], mse, np.inf)
         parts.append((shared.ratio, mse, below))
         best = np.minimum(best, mse.min(axis=(1, 2)))
@@ -187,12 +186,12 @@ def _ranking(law: RowLaw, scheme: Scheme, spans: RowSpans, full: Floats) -> _Ran
 
 
 def _wider(
-    law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats], pointwise: bool
+    law: RowLaw, scheme: Scheme, spans: RowSpans, histogram: Histogram, ends: tuple[Floats, Floats]
 ) -> Iterator[tuple[Floats, Floats, Integers]]:
     """Scales above the full one: of floats, and for the rows that may be a lattice that is coarser than the levels."""
     unbounded = (spans.low == law.low) & (spans.high == law.high)
     lattice = unbounded & (scheme.is_float | (law.pieces <= 2 * scheme.size))
     shared = table(scheme, WIDER)
     if lattice.any() and shared.ratio.size:
-        mse, below = histogram.errors(shared, *ends, pointwise)
+        mse, below = histogram.errors(shared, *ends)
         yield shared.ratio, np.where(lattice[:, None, None], mse, np.inf), below

@@ -33,6 +33,7 @@ PARTS = len(STARTS) - 1 + MAX_OCTAVES - 1  # each other one takes an octave
 WIDER = -1  # the number of the part above the full scale
 MAX_LATTICE = 256  # ratios count/j in a part: at 16 bits they are denser than the steps
 CELLS = 1 << 20  # of histograms at a time: 8 MiB an array
+CLIPPED_SHARE = 4  # bins in one where only what is clipped is counted in them
 TABLE_BITS = 27  # of the greatest error in a table: sums of integers are exact up to 2²⁶ values a row
 POWERS = 8  # scales tried where they are powers of two
 FARTHEST = 1e60  # full scales: what a bound may leave outside, squared and added up, stays a float
@@ -113,6 +114,12 @@ class Histogram:
     law: RowLaw
     scheme: Scheme
     full: Floats  # (rows,): scales
+    pointwise: bool  # each piece is looked at under each candidate, which pays where a row has few
+
+    @property
+    def _bins(self) -> int:
+        """How many there are on a side; what is clipped alone needs fewer."""
+        return _bins(self.scheme)[1] // (CLIPPED_SHARE if self.pointwise else 1)
 
     @cached_property
     def _places(self) -> tuple[Floats, Integers, Bools]:
@@ -123,7 +130,7 @@ class Histogram:
     @cached_property
     def counts(self) -> Floats:
         """Values in each bin: (rows, sides, bins). Pieces count at their middle."""
-        greatest, bins = _bins(self.scheme)
+        greatest, bins = _bins(self.scheme)[0], self._bins
         middle, side, beyond = self._places
         place = side * bins + np.minimum(middle * (bins / greatest), bins - 1).astype(np.int64)
         inside = np.where(beyond, 0.0, self.law.counts)
@@ -140,16 +147,15 @@ class Histogram:
         ]
         return np.stack(moments, axis=-1).astype(np.float64).reshape(self.law.rows, 2, 3)
 
-    def errors(self, of: Table, low: Floats, high: Floats, pointwise: bool) -> tuple[Floats, Integers]:
+    def errors(self, of: Table, low: Floats, high: Floats) -> tuple[Floats, Integers]:
         """Mean squared error and levels below zero, (rows, candidates, options); the span is in full scales.
 
         Args:
             of: the candidates.
             low: where the span of each row begins.
             high: where it ends.
-            pointwise: whether each piece is looked at under each candidate, which pays where a row has few.
         """
-        total = self._pointwise(of) if pointwise else self._binned(of)
+        total = self._pointwise(of) if self.pointwise else self._binned(of)
         if not self.scheme.symmetric:
             below = _options(self.scheme.size, of.ratio, low, high)
             clipped = self._clipped(of.ratio, below)
@@ -179,7 +185,7 @@ class Histogram:
     @cached_property
     def _moments(self) -> tuple[Floats, Floats, Floats]:
         """Σ1, Σx and Σx² of the magnitudes from each bin on, for each side of each row: flat."""
-        greatest, bins = _bins(self.scheme)
+        greatest, bins = _bins(self.scheme)[0], self._bins
         middles = (np.arange(bins) + 0.5) * (greatest / bins)
         found = []
         for power in range(3):
@@ -189,7 +195,7 @@ class Histogram:
 
     def _clipped(self, ratio: Floats, below: Integers) -> Floats:
         """What the ends of each option add to the error of endless levels."""
-        greatest, bins = _bins(self.scheme)
+        greatest, bins = _bins(self.scheme)[0], self._bins
         step = ratio[:, None]
         found = np.where(below >= 0, 0.0, np.inf)
         row = 2 * (bins + 1) * np.arange(len(below))[:, None, None]
