@@ -32,6 +32,7 @@ __all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
+UNIT_BYTE_SECONDS = 2e-8  # to read, count and search a byte where channels or groups have a scale each
 TASKS_AT_ONCE = 4  # small tensors that travel to a worker together; more would make the last worker late
 BATCHED = 64  # tasks per worker from which they travel so
 
@@ -134,7 +135,7 @@ def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Pr
             counted.append(each)
             layouts.append(_layout(each, per))
     tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description, layouts[number])]
-    seconds = sum(TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes for task in tasks)
+    seconds = sum(map(_estimate, tasks))
     with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
@@ -162,6 +163,13 @@ def _tasks(tensor: int, description: Description, rows: Layout | None) -> Iterat
         yield whole
     else:
         yield from (whole._replace(parts=(part,), whole=False) for part in description.parts)
+
+
+def _estimate(task: _Task) -> float:
+    """Seconds of work."""
+    if task.layout is not None:
+        return UNIT_BYTE_SECONDS * task.nbytes
+    return TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from command import klcal, klcal_process, normal, one_message
+from command import klcal, normal, one_message
 
+from klcal import workers
 from klcal.calibration import calibrate
 from klcal.errors import ExitCode
 from klcal.readers import read
@@ -124,8 +125,9 @@ def test_rows_longer_than_a_chunk_and_shorter_ones_give_the_same_bytes(here, mon
 
 
 @pytest.mark.parametrize("per", ["channel", "channel:1", "group:32"])
-def test_neither_jobs_nor_shards_matter(here, per):
-    tensors = {f"layer.{i}.weight": matrix(64, 512, i) for i in range(12)}
+def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
+    monkeypatch.setattr("klcal.pipeline.PARALLEL_SECONDS", 0.0)
+    tensors = {f"layer.{i}.weight": matrix(16, 96, i) for i in range(6)}
     Path("one").mkdir()
     Path("two").mkdir()
     safetensors.numpy.save_file(tensors, "one/model.safetensors")
@@ -136,10 +138,24 @@ def test_neither_jobs_nor_shards_matter(here, per):
         weight_map |= dict.fromkeys(names[shard::3], file)
     Path("two/model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     options = ("--per", per, "--dtype", "int4", "--format", "json", "--method", "mse")
-    outputs = {
-        klcal_process("calibrate", folder, *options, "--jobs", jobs).out for folder in ("one", "two") for jobs in "12"
-    }
+    outputs = {klcal("calibrate", folder, *options, "--jobs", jobs).out for folder in ("one", "two") for jobs in "12"}
     assert len(outputs) == 1
+
+
+def test_work_on_channels_is_long_enough_for_workers_where_it_is_long(here, monkeypatch):
+    np.save("a.npy", np.ones((2048, 1024), np.float32))
+    np.save("b.npy", np.ones((2048, 1024), np.float32))
+    started = []
+    whole = workers.workers
+
+    def noticed(*arguments, **options):
+        started.append(arguments)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(workers, "workers", noticed)
+    for per in ("tensor", "channel"):
+        assert klcal("calibrate", "a.npy", "b.npy", "--per", per, "--jobs", "2", "--method", "minmax").code == 0
+        assert bool(started) == (per == "channel")
 
 
 def test_a_view_whose_values_stand_for_several_has_no_channels_and_costs_nobody_else(here):
@@ -218,10 +234,18 @@ def test_a_line_for_each_channel_has_what_the_lists_have(here, format_):
 # --- what the table made of the tensor
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint4", "float8_e4m3fn", "nf4"])
-@pytest.mark.parametrize("per", ["channel", "channel:1", "group:32", "group:4,0"])
+@pytest.mark.parametrize(
+    ("dtype", "per"),
+    [
+        ("int8", "channel"),
+        ("uint4", "channel:1"),
+        ("float8_e4m3fn", "group:40"),
+        ("nf4", "group:4,0"),
+        ("uint8", "group:7"),
+    ],
+)
 def test_comparing_with_a_table_of_channels_measures_what_it_promised(here, dtype, per):
-    values = matrix(24, 640)
+    values = matrix(12, 320)
     torch.save({"w": torch.from_numpy(values), "t": torch.from_numpy(values.T.copy()).T}, "m.pt")
     assert klcal("calibrate", "m.pt", "--dtype", dtype, "--per", per, "--output", "scales.json").code == 0
     table = {tensor["name"]: tensor for tensor in json.loads(Path("scales.json").read_text())["tensors"]}
