@@ -44,6 +44,7 @@ def _handle(handler: Handler) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    end: Handler = signal.SIG_DFL  # nothing is left to clean up
     try:
         _handle(_interrupt)
         for library in ("OPENBLAS", "MKL"):  # of NumPy: --jobs has the cores, and threads would need memory
@@ -55,10 +56,11 @@ def main() -> None:
         code = run(sys.argv[1:])
     except Interrupted as stop:
         code = stop.exit_code
+        end = signal.SIG_IGN  # and the code of the first signal is to be seen, however many follow
         with suppress(OSError):  # nobody reads it: not even then is the code another one
             if sys.stderr is not None:
                 os.write(sys.stderr.fileno(), b"klcal: interrupted\n")
-    _handle(signal.SIG_DFL)  # nothing is left to clean up
+    _handle(end)
     sys.exit(code)
 
 

@@ -277,7 +277,7 @@ def test_an_impatient_second_signal_does_not_stop_the_cleaning_up(tmp_path, coun
 
 
 IMPATIENT = """
-import os, signal
+import atexit, os, signal
 from klcal.__main__ import main
 from klcal.cli import main as cli
 def run(_):
@@ -287,11 +287,12 @@ def run(_):
         os.kill(os.getpid(), signal.SIGINT)
         print("cleaned up")
 cli.run = run
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
 main()
 """
 
 
-def test_a_second_signal_is_ignored_until_everything_is_cleaned_up():
+def test_a_second_signal_is_ignored_until_the_process_has_ended():
     done = subprocess.run([sys.executable, "-c", IMPATIENT], capture_output=True, text=True, env=environment())
     assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned up\n", "klcal: interrupted\n")
 
