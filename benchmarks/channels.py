@@ -36,8 +36,9 @@ LIMIT_MB = 1000
 MEASURE = """
 import json, resource, sys
 import klcal.pipeline, klcal.workers, klcal.readers.safetensors_file, klcal.calibration, klcal.row_calibration
-peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
-before = peak(resource.RUSAGE_SELF)
+def own():  # getrusage's counts what this process was before it became Python as well
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+before = own()
 from klcal.granularity import parse_rules
 from klcal.methods import parse
 from klcal.pipeline import Request, calibrate_files
@@ -45,7 +46,8 @@ from klcal.scheme import Scheme
 request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
 units = sum(1 if isinstance(row.scale, float) else len(row.scale) for row in table.rows)
-print(json.dumps([before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN), units,
+workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(json.dumps([before, own(), workers, units,
                   sum(row.numel for row in table.rows), sorted({row.status for row in table.rows})]))
 """
 
