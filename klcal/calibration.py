@@ -27,10 +27,9 @@ from klcal.table import Row, Status
 if TYPE_CHECKING:
     from klcal.sketching import Held, Values
 
-TENSOR = Tensor()
-
 __all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
 
+TENSOR = Tensor()
 REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
 
 

@@ -73,9 +73,10 @@ class Units(NamedTuple):
 
 def units_of(sketch: RowSketch, settings: Settings) -> Units:
     """The units that the rows of a sketch are."""
-    finite = sketch.nonzero + sketch.zeros
+    nonzero = sketch.nonzero
+    finite = nonzero + sketch.zeros
     refused = (sketch.nonfinite > 0) & ((finite == 0) | (settings.nonfinite == "fail"))
-    status = np.where(refused, NONFINITE, np.where(sketch.nonzero == 0, ZERO, OK))
+    status = np.where(refused, NONFINITE, np.where(nonzero == 0, ZERO, OK))
     good = status == OK
     columns = np.full((8, sketch.rows), np.nan)
     if good.any():

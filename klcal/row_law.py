@@ -181,14 +181,15 @@ def row_divergences(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers,
     step = max(1, EDGES_AT_ONCE // (scheme.size * sub))
     relative = relative_edges(scheme, below[:1], sub)[0]
     zero = np.zeros(law.rows) if scheme.is_float else below.astype(np.float64)
+    negative, positive = law.side_size(True), law.side_size(False)
     found = []
     for first in range(0, law.rows, step):
         some = np.arange(first, min(first + step, law.rows))
         edges = (relative - zero[some, None]) * scale[some, None]
         inside = np.empty((some.size, relative.size + 2))
         inside[:, 1:-1] = _signed_mass(law, some, edges)
-        inside[:, 0] = -law.side_size(True)[some]
-        inside[:, -1] = law.side_size(False)[some]
+        inside[:, 0] = -negative[some]
+        inside[:, -1] = positive[some]
         found.append(spread_within_cells(np.maximum(np.diff(inside), 0.0), law.size[some], sub))
     return np.concatenate(found)
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from klcal.methods import BINS, KL, MSE, MinMax, Percentile, sub_bins_per_cell
 from klcal.row_law import RowLaw
-from klcal.row_search import RowChoices, RowSpans, full_choices, row_search
+from klcal.row_search import RowChoices, RowSpans, apart, full_choices, row_search
 from klcal.scheme import Scheme
 from klcal.search import Span
 from klcal.settings import Settings
@@ -50,13 +50,13 @@ def row_choices(law: RowLaw, tops: Integers, settings: Settings) -> RowChoices:
         case MSE():
             return row_search(law, scheme, spans, 1, 1.0)
         case KL(weight=weight):
-            scale, below = np.empty(law.rows), np.empty(law.rows, np.int64)
-            few = few_values(law, settings)
-            for some, sub in ((few, 1), (~few, sub_bins_of(settings))):
-                if some.any():
-                    of_some = RowSpans(spans.low[some], spans.high[some])
-                    scale[some], below[some] = row_search(law.select(some), scheme, of_some, sub, weight)
-            return RowChoices(scale, below)
+            sub = sub_bins_of(settings)
+            return apart(
+                few_values(law, settings),
+                law,
+                spans,
+                lambda some, within, is_few: row_search(some, scheme, within, 1 if is_few else sub, weight),
+            )
     found = [
         settings.method(law.law(row, int(tops[row])), scheme, Span(float(spans.low[row]), float(spans.high[row])))
         for row in range(law.rows)

@@ -7,7 +7,7 @@ ranks them; what is chosen is the best of the first few by their exact cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,10 +21,11 @@ from klcal.scales import at_least
 from klcal.scheme import Scheme
 from klcal.search import FEW_LEVELS, NO_ERROR, ROUNDING
 
-__all__ = ["RowChoices", "RowSpans", "full_choices", "row_search"]
+__all__ = ["RowChoices", "RowSpans", "apart", "full_choices", "row_search"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 FEW_PIECES, FEWER_PIECES = 64, 8  # of a row, up to which each is looked at under each candidate: of many or few levels
 FINALISTS, AFFINE_FINALISTS = 4, 8  # of each row, whose exact cost is computed
@@ -66,12 +67,18 @@ def row_search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: f
     Rows do not depend on those beside them: what is added up for several rows together are integers.
     """
     few = law.pieces <= _few(scheme)
-    if not few.any() or few.all():
-        return _search(law, scheme, spans, sub, weight)
+    return apart(few, law, spans, lambda some, within, _: _search(some, scheme, within, sub, weight))
+
+
+def apart(
+    some: Bools, law: RowLaw, spans: RowSpans, search: Callable[[RowLaw, RowSpans, bool], RowChoices]
+) -> RowChoices:
+    """What a search chooses for some rows and for the others, each on their own; it is told which they are."""
     scale, below = np.empty(law.rows), np.empty(law.rows, np.int64)
-    for some in (few, ~few):
-        of_some = RowSpans(spans.low[some], spans.high[some])
-        scale[some], below[some] = _search(law.select(some), scheme, of_some, sub, weight)
+    for wanted, is_some in ((some, True), (~some, False)):
+        if wanted.any():
+            within = RowSpans(spans.low[wanted], spans.high[wanted])
+            scale[wanted], below[wanted] = search(law.select(wanted), within, is_some)
     return RowChoices(scale, below)
 
 
