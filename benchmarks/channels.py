@@ -17,13 +17,13 @@ import numpy as np
 
 import klcal
 from benchmarks.side_by_side import PYTHON, in_turns, one_core, ratio, report, seconds
-from klcal.granularity import Channel, layout
-from klcal.methods import KL, MSE, Method
+from klcal.quantizers.granularity import Channel, layout
+from klcal.quantizers.scheme import Scheme
 from klcal.row_calibration import units_of
-from klcal.row_sketching import row_sketches
-from klcal.scheme import Scheme
-from klcal.settings import Settings
-from klcal.table import Config, Table
+from klcal.search.methods import KL, MSE, Method
+from klcal.search.settings import Settings
+from klcal.sketches.row_sketch import row_sketches
+from klcal.tables.table import Config, Table
 from klcal.writers import WRITERS
 
 SIDE = 4096
@@ -35,14 +35,14 @@ SHARDS = 4
 LIMIT_MB = 1000
 MEASURE = """
 import json, resource, sys
-import klcal.pipeline, klcal.workers, klcal.readers.safetensors_file, klcal.calibration, klcal.row_calibration
+import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetensors_file, klcal.row_calibration
 def own():  # getrusage's counts what this process was before it became Python as well
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = own()
-from klcal.granularity import parse_rules
-from klcal.methods import parse
-from klcal.pipeline import Request, calibrate_files
-from klcal.scheme import Scheme
+from klcal.quantizers.granularity import parse_rules
+from klcal.search.methods import parse
+from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.quantizers.scheme import Scheme
 request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
 units = sum(1 if isinstance(row.scale, float) else len(row.scale) for row in table.rows)

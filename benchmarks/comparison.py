@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from benchmarks.side_by_side import PYTHON, in_turns, process, ratio, report, seconds
-from klcal.comparing import compare_files
+from klcal.pipeline.compare import compare_files
 
 TENSORS, VALUES = 16, 1 << 24  # 16 tensors of 64 MiB of float32
 

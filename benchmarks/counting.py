@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
-from klcal.methods import MinMax
-from klcal.pipeline import Request, calibrate_files
+from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.quantizers.scheme import Scheme
 from klcal.readers import find
-from klcal.scheme import Scheme
-from klcal.sketching import Sketch, sketch, sketch_parts
+from klcal.search.methods import MinMax
+from klcal.sketches.sketch import Sketch, sketch, sketch_parts
 
 VALUES = 1 << 26  # 256 MiB of float32
 LARGE_VALUES = 1 << 28  # 1 GiB
@@ -56,7 +56,7 @@ def _one_core(folder: str, values: np.ndarray) -> None:
     def of_bfloat16() -> None:
         assert Sketch.of(count_patterns([bfloat16], "bfloat16")).numel == VALUES
 
-    from klcal.counting import count as count_patterns
+    from klcal.sketches.counting import count as count_patterns
 
     candidates: dict[str, Callable[[], object]] = {
         "numpy min() + max()": lambda: (values.min(), values.max()),

@@ -15,15 +15,15 @@ from benchmarks.side_by_side import PYTHON, report
 VALUES = 10**9  # of float32: 4 GB
 TENSORS = 2000
 LIMIT_MB = 400
-IMPORTS = "import klcal.pipeline, klcal.workers, klcal.readers.{reader}, klcal.calibration"
+IMPORTS = "import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.{reader}, klcal.calibration"
 MEASURE = """
 import json, resource, sys
 {imports}
 peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
 before = peak(resource.RUSAGE_SELF)
-from klcal.methods import KL
-from klcal.pipeline import Request, calibrate_files
-from klcal.scheme import Scheme
+from klcal.search.methods import KL
+from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.quantizers.scheme import Scheme
 table = calibrate_files([sys.argv[1]], Request(KL(), Scheme.parse("int8")), jobs=int(sys.argv[2]))
 numel = sum(row.numel for row in table.rows)
 print(json.dumps([before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN), len(table.rows), numel,
@@ -40,7 +40,7 @@ def run() -> None:
             ("one.npy", "npy_file", 1, _write_npy),
             ("one.safetensors", "safetensors_file", 1, lambda path: _write_safetensors(path, 1)),
             ("many.safetensors", "safetensors_file", TENSORS, lambda path: _write_safetensors(path, TENSORS)),
-            ("one.pt", "pt_file", 1, _write_pt),
+            ("one.pt", "pt.file", 1, _write_pt),
         ):
             path = Path(folder, name)
             write(path)

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.side_by_side import report
-from klcal import row_methods
 from klcal.calibration import calibrate
-from klcal.classic import classic_divergences
-from klcal.counting import values_of
-from klcal.law import Law
-from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
-from klcal.objectives import divergences, squared_errors
-from klcal.qparams import dequantize, quantize
+from klcal.quantizers.qparams import dequantize, quantize
+from klcal.quantizers.scheme import Scheme
 from klcal.readers import Description, find
-from klcal.scheme import Scheme
-from klcal.search import Span
-from klcal.sketching import sketch
+from klcal.search import row_methods
+from klcal.search.candidate_costs import divergences, squared_errors
+from klcal.search.classic import classic_divergences
+from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
+from klcal.search.one_unit import Span
+from klcal.sketches.counting import values_of
+from klcal.sketches.distribution import Law
+from klcal.sketches.sketch import sketch
 
 SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
 ENOUGH = 300  # values from which a histogram says something

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
-from klcal.law import Law
-from klcal.methods import parse
-from klcal.scheme import Scheme
-from klcal.search import Span
-from klcal.sketching import sketch
+from klcal.quantizers.scheme import Scheme
+from klcal.search.methods import parse
+from klcal.search.one_unit import Span
+from klcal.sketches.distribution import Law
+from klcal.sketches.sketch import sketch
 
 SIZE = 10**6
 REPEATS = 10  # searches in a row, as those of a model's tensors are

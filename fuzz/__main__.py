@@ -17,7 +17,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / ".fuzz"  # what was found, and the inputs that reached something new
-TESTS = ROOT / "tests"  # the seeds are made with the tests' helpers
 LONGEST_INPUT = 4096  # bytes
 SLOWEST = 10  # seconds for one input: it is a hang
 MEMORY_MB = 2048
@@ -71,5 +70,4 @@ def quoted(word: bytes) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(TESTS))
     sys.exit(main())

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import safetensors.numpy
-from files import zipped
-from pickles import (
+
+from tests.support.files import zipped
+from tests.support.pickles import (
     FLOAT,
     GOOD,
     OLD_GOOD,

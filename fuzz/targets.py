@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from klcal.errors import InputError
 from klcal.readers import index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
-from klcal.readers.pickle_machine import interpret
-from klcal.readers.pickle_values import Storage
-from klcal.readers.pt_file import describe
+from klcal.readers.pt.file import describe
+from klcal.readers.pt.machine import interpret
+from klcal.readers.pt.names import named_tensors
+from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
-from klcal.readers.tensor_names import named_tensors
 
 __all__ = ["TARGETS", "Target", "safe"]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.granularity import Channel, Group, Tensor
-    from klcal.methods import KL, MSE, KLClassic, MinMax, Percentile
-    from klcal.qparams import Qparams, dequantize, quantize
+    from klcal.quantizers.granularity import Channel, Group, Tensor
+    from klcal.quantizers.qparams import Qparams, dequantize, quantize
     from klcal.readers import Description, read
-    from klcal.sketching import Sketch, sketch
-    from klcal.table import Row
+    from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
+    from klcal.sketches.sketch import Sketch, sketch
+    from klcal.tables.table import Row
 
 __all__ = [
     "KL",
@@ -51,12 +51,12 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
-    "granularity": ("Channel", "Group", "Tensor"),
-    "methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
-    "qparams": ("Qparams", "dequantize", "quantize"),
+    "quantizers.granularity": ("Channel", "Group", "Tensor"),
+    "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
+    "quantizers.qparams": ("Qparams", "dequantize", "quantize"),
     "readers": ("Description", "read"),
-    "sketching": ("Sketch", "sketch"),
-    "table": ("Row",),
+    "sketches.sketch": ("Sketch", "sketch"),
+    "tables.table": ("Row",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from klcal import methods
-from klcal.distortion import distortion
 from klcal.errors import InputError, UsageError
-from klcal.granularity import ONE_AXIS, Channel, Group, Per, Tensor, layout, parse_per
-from klcal.law import Law
-from klcal.methods import BINS, KL, Method, sub_bins_per_cell
-from klcal.objectives import divergences
-from klcal.qparams import Qparams, qparams
-from klcal.reasons import nonfinite_reason, underflow_reason, zero_reason
+from klcal.quantizers.granularity import ONE_AXIS, Channel, Group, Per, Tensor, layout, parse_per
+from klcal.quantizers.qparams import Qparams, qparams
+from klcal.quantizers.scheme import Scheme, check_range
 from klcal.row_calibration import calibrate_rows
-from klcal.scheme import Scheme, check_range
-from klcal.search import Choice, Span
-from klcal.settings import Nonfinite, Settings
-from klcal.sketching import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.table import Row, Status
+from klcal.search import methods
+from klcal.search.candidate_costs import divergences
+from klcal.search.exact_costs import distortion
+from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
+from klcal.search.one_unit import Choice, Span
+from klcal.search.settings import Nonfinite, Settings
+from klcal.sketches.distribution import Law
+from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
+from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
+from klcal.tables.table import Row, Status
 
 if TYPE_CHECKING:
-    from klcal.sketching import Held, Values
+    from klcal.sketches.sketch import Held, Values
 
 __all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
 

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klcal.granularity import Layout
-from klcal.methods import KL
-from klcal.numbers import Numbers
-from klcal.qparams import deployed_scales, level_ends
-from klcal.reasons import nonfinite_reason, underflow_reason, zero_reason
-from klcal.row_law import RowLaw, row_clipped, row_divergences, row_errors
-from klcal.row_methods import few_values, least_values, row_choices, sub_bins_of
-from klcal.row_sketching import RowSketch, row_sketches
-from klcal.row_tables import rows_at_once
-from klcal.settings import Settings
-from klcal.table import Row, Status
+from klcal.quantizers.granularity import Layout
+from klcal.quantizers.per_unit import Numbers
+from klcal.quantizers.qparams import deployed_scales, level_ends
+from klcal.search.methods import KL
+from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_errors
+from klcal.search.row_methods import few_values, least_values, row_choices, sub_bins_of
+from klcal.search.row_tables import rows_at_once
+from klcal.search.settings import Settings
+from klcal.sketches.row_sketch import RowSketch, row_sketches
+from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
+from klcal.tables.table import Row, Status
 
 __all__ = ["calibrate_rows", "units_of"]
 
@@ -35,7 +35,7 @@ def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layou
     """One row of the table for a tensor whose channels or groups have a scale each: its numbers are sequences.
 
     Args:
-        chunks: the values in the order of the layout, flat, in storage form (``klcal.counting.FLOAT_DTYPES``).
+        chunks: the values in the order of the layout, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
         dtype: of the values.
         layout: which of them belong together.
         settings: how each row is calibrated.

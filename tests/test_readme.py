@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from klcal.divergence import DIVERGENCES
-from klcal.levels import FLOATS
-from klcal.methods import METHODS
-from klcal.scales import SCALE_FORMATS
+from klcal.quantizers.code_points import FLOATS
+from klcal.quantizers.scale_formats import SCALE_FORMATS
+from klcal.search.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -59,7 +59,7 @@ def written(folder: Path, canaries: Path) -> list[dict[str, Any]]:
 
 def wrong(batch: Batch, good: Mapping[str, Any]) -> Iterator[Problem]:
     """All that is wrong with one run."""
-    import corpus  # late: what it imports would count as the command's memory
+    from tests.corpus import cases as corpus  # late: what it imports would count as the command's memory
 
     first, done = batch.cases[0], batch.done
     title = f"{first['folder']} {first['name']}" + (f" and {len(batch.cases) - 1} more" if len(batch.cases) > 1 else "")
@@ -136,5 +136,4 @@ def report(batches: Sequence[Batch], problems: Sequence[Problem], start_up: floa
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     sys.exit(main())

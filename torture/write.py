@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent / "tests"
+ROOT = Path(__file__).parent.parent
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(TESTS))
-    import corpus
+    sys.path.insert(0, str(ROOT))
+    from tests.corpus import cases as corpus
 
     folder, canaries = map(Path, sys.argv[1:3])
     cases = corpus.write(folder, canaries, heavy=True)

@@ -63,13 +63,13 @@ def calibrate(
     and their quantized copy. The answer goes to stdout or to --output,
     errors and progress go to stderr.
     """
-    from klcal import methods
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
-    from klcal.device_counting import usable_device
-    from klcal.granularity import parse_rules
-    from klcal.scheme import Scheme, parse_range
+    from klcal.quantizers.granularity import parse_rules
+    from klcal.quantizers.scheme import Scheme, parse_range
+    from klcal.search import methods
+    from klcal.sketches.device_counting import usable_device
     from klcal.writers import WRITERS
 
     conditions = [parse_condition(text) for text in fail_on or ()]
@@ -78,7 +78,7 @@ def calibrate(
     bounds = None if range_ is None else parse_range(range_)
     writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
 
-    from klcal.pipeline import Request, calibrate_files  # after what can be wrong with the command line
+    from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
 
     request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules)
     with destination(output, paths) as deliver:

@@ -9,7 +9,7 @@ import typer
 
 from klcal.cli import options
 from klcal.errors import UsageError
-from klcal.table import DIFFERENCE_FIELDS
+from klcal.tables.table import DIFFERENCE_FIELDS
 
 __all__ = ["EXAMPLES", "compare"]
 
@@ -98,7 +98,7 @@ def compare(
     conditions = [parse_condition(text, DIFFERENCE_FIELDS) for text in fail_on or ()]
     writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
 
-    from klcal.comparing import compare_files  # after what can be wrong with the command line
+    from klcal.pipeline.compare import compare_files  # after what can be wrong with the command line
 
     with destination(output, [path for path in (p, q, table) if path is not None]) as deliver:
         with progress() as shown:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TextIO
 
 from klcal.errors import ExitCode
-from klcal.table import FAILURES, Config, Difference, Row, Table
+from klcal.tables.table import FAILURES, Config, Difference, Row, Table
 from klcal.writers.text import escape, shorten
 
 __all__ = ["capped", "line", "of_table", "say", "silence"]

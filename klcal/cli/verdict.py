@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode, UsageError
-from klcal.numbers import Numbers
-from klcal.selection import BUG
-from klcal.table import FAILURES, NUMERIC_FIELDS, Difference, Row, Table
+from klcal.pipeline.selection import BUG
+from klcal.quantizers.per_unit import Numbers
+from klcal.tables.table import FAILURES, NUMERIC_FIELDS, Difference, Row, Table
 from klcal.writers.floats import shortest
 
 __all__ = ["Condition", "Finding", "exit_code", "findings", "judge", "parse_condition"]

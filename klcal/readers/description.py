@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from klcal.table import Status
+from klcal.tables.table import Status
 
 __all__ = ["CHUNK_BYTES", "PART_BYTES", "Chunk", "Description", "Part"]
 
@@ -40,7 +40,7 @@ class Description:
     """One tensor of a file. Its data come from ``parts``, none unless ``status`` is "ok"."""
 
     name: str
-    dtype: str  # "float32", "bfloat16", "int64", …: see klcal.counting.FLOAT_DTYPES
+    dtype: str  # "float32", "bfloat16", "int64", …: see klcal.sketches.counting.FLOAT_DTYPES
     shape: tuple[int, ...]
     parts: tuple[Part, ...] = ()
     status: Status = "ok"  # or "skipped", "unsupported", "failed"

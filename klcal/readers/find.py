@@ -22,7 +22,7 @@ from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, 
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import fault, open_regular
 from klcal.readers.standard_input import spooled
-from klcal.table import FileError
+from klcal.tables.table import FileError
 
 __all__ = ["Found", "Source", "find"]
 

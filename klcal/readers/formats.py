@@ -33,10 +33,10 @@ READERS: dict[str, Reader] = {
     ".npy": _from("npy_file"),
     ".npz": _from("npz_file"),
     ".safetensors": _from("safetensors_file"),
-    ".pt": _from("pt_file"),
-    ".pth": _from("pt_file"),
-    ".bin": _from("pt_file"),
-    ".ckpt": _from("pt_file"),
+    ".pt": _from("pt.file"),
+    ".pth": _from("pt.file"),
+    ".bin": _from("pt.file"),
+    ".ckpt": _from("pt.file"),
 }
 SUFFIXES = frozenset(READERS)
 PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})

@@ -16,7 +16,7 @@ from klcal.readers import strict_json
 from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
-from klcal.table import Status
+from klcal.tables.table import Status
 
 __all__ = ["Entry", "describe", "header_length", "parse"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TextIO
 
-from klcal.table import Table
+from klcal.tables.table import Table
 
 __all__ = ["SUFFIXES", "WRITERS", "Writer"]
 

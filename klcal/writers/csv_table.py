@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from typing import TextIO
 
-from klcal.table import Difference, Row, Table
+from klcal.tables.table import Difference, Row, Table
 from klcal.writers.records import cells, record
 
 __all__ = ["write"]

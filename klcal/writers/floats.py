@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from klcal.numbers import Numbers
+from klcal.quantizers.per_unit import Numbers
 
 __all__ = ["for_people", "shortest", "shortest_of_many"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TextIO
 
-from klcal.table import Table
+from klcal.tables.table import Table
 from klcal.writers.records import record, tool
 
 __all__ = ["dump", "write"]

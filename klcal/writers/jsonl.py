@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TextIO
 
-from klcal.table import Table
+from klcal.tables.table import Table
 from klcal.writers.json_table import dump
 from klcal.writers.records import record, tool
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from klcal.table import Table
+from klcal.tables.table import Table
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape
 

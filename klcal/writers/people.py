@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from klcal.numbers import Numbers
-from klcal.table import Comparison, Config, Difference, Number, Row, Table, WholeNumber
+from klcal.quantizers.per_unit import Numbers
+from klcal.tables.table import Comparison, Config, Difference, Number, Row, Table, WholeNumber
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import several_sources
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from klcal.table import Table
+from klcal.tables.table import Table
 from klcal.writers.records import cells
 
 __all__ = ["write"]

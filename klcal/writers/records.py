@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from klcal.numbers import Numbers
-from klcal.table import Difference, Row, Table
+from klcal.quantizers.per_unit import Numbers
+from klcal.tables.table import Difference, Row, Table
 from klcal.writers.floats import shortest, shortest_of_many
 from klcal.writers.text import escape
 

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from klcal.table import Table
+from klcal.tables.table import Table
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape, shorten
 

@@ -1,0 +1,217 @@
+"""Divergences of samples: two sketches counted on common bins.
+
+The plug-in estimate takes shares for probabilities: ``kl(pair.p, pair.q)``, or any other of
+``klcal.divergence.DIVERGENCES``. It is a statement on the bins; merging bins never increases it. Bins are in ascending
+order; exact zeros are a bin of their own, an atom at 0; NaN and infinities are in no bin.
+
+What sampling alone adds, in nats, where p has N values in K occupied bins and q has M:
+
+    E H(p̂) ≈ H(p) − (K − 1)/2N            fewer bins are seen than there are: an entropy comes out too small
+    E D(p̂‖q) ≈ D(p‖q) + (K − 1)/2N        against a known q; a divergence comes out too large
+    E D(p̂‖q̂) ≈ D(p‖q) + (K − 1)/2N + Σ p(1 − q)/2Mq      where no bin of p is empty in q̂: else it is +inf
+
+so that two samples of one law are apart by about (K − 1)/2·(1/N + 1/M): see ``kl_bias``.
+
+Source: Miller, Note on the Bias of Information Estimates, 1955; Paninski, Estimation of Entropy and Mutual
+Information, 2003.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.divergence.arrays import Floats, nats_per_unit
+from klcal.divergence.probabilities import entropy, kl
+from klcal.errors import InputError, UsageError
+from klcal.sketches.distribution import LEAST_EDGE, Law, Pieces
+from klcal.sketches.sketch import Sketch
+
+__all__ = ["Pair", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
+
+EVEN_BINS = 2048  # what histograms of calibration tools have
+MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """How many values of two samples lie in each of some common bins."""
+
+    counts_p: Floats  # (bins,): whole numbers, but for even bins, which cut through buckets
+    counts_q: Floats
+    positions: Floats  # (bins,): the middle of each, ascending
+
+    @property
+    def p(self) -> Floats:
+        """The share of each bin: a law."""
+        return _shares(self.counts_p)
+
+    @property
+    def q(self) -> Floats:
+        """The share of each bin: a law."""
+        return _shares(self.counts_q)
+
+
+def _shares(counts: Floats) -> Floats:
+    shares: Floats = counts / counts.sum()
+    return shares
+
+
+# --- bins
+
+
+def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
+    """The occupied buckets of the sketches, coarsened to a number of mantissa bits: exact counts, relative widths.
+
+    At 10 bits, the default of a sketch, buckets are 0.1 % wide; so Wasserstein distances are nearly those of the
+    samples. There, and at 3 bits, divergences see every gap between two samples: +inf is the rule.
+
+    Raises:
+        InputError: a sketch has no finite value.
+        UsageError: a sketch has fewer mantissa bits.
+
+    >>> from klcal.sketches.sketch import sketch
+    >>> pair = sketch_bins(sketch([0.0, 1.0, -2.0, 1.0]), sketch([3.0]))
+    >>> pair.positions.tolist(), pair.counts_p.tolist(), pair.counts_q.tolist()
+    ([-2.0, 0.0, 1.0, 3.0], [1.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0])
+    """
+    _check_finite(a, b)
+    bits = min(a.mantissa_bits, b.mantissa_bits) if mantissa_bits is None else mantissa_bits
+    a, b = a.coarsen(bits), b.coarsen(bits)
+    union = a + b
+    middles = [np.maximum((side.inner + side.outer) / 2, LEAST_EDGE) for side in Pieces.of(union)]
+    positions = np.concatenate([middles[0], -middles[1]])  # in the order of the keys
+    order = np.argsort(positions, kind="stable")
+    counts = [np.zeros(union.keys.size) for _ in range(2)]
+    for each, found in zip(counts, (a, b), strict=True):
+        each[np.searchsorted(union.keys, found.keys)] = found.counts
+    return _with_zeros(a, b, counts[0][order], counts[1][order], positions[order])
+
+
+def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
+    """Bins of equal width from the least to the greatest nonzero value of both: what a histogram shows.
+
+    A bucket that is cut counts as evenly spread; a value on an edge belongs to the bin nearer to zero. One outlier
+    widens all bins.
+
+    Raises:
+        InputError: a sketch has no finite value.
+        UsageError: there is less than one bin.
+    """
+    _check_finite(a, b)
+    _check_bins(bins)
+    if not (a + b).counts.size:
+        return _with_zeros(a, b, *np.zeros((3, 0)))
+    edges = np.linspace(min(a.minimum, b.minimum), max(a.maximum, b.maximum), bins + 1)
+    counts = [_masses(Law.of(each), edges) for each in (a, b)]
+    return _with_zeros(a, b, counts[0], counts[1], (edges[:-1] + edges[1:]) / 2)
+
+
+def mass_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
+    """At most so many bins, each a run of buckets with an equal share of the nonzero values of both.
+
+    The bins to estimate a divergence of continuous laws with: none is empty, and one that q lacks is evidence. It is
+    +inf only where p has a run of buckets of its own, 1/bins of both samples.
+
+    Raises:
+        InputError: a sketch has no finite value.
+        UsageError: there is less than one bin.
+
+    Source: after Wang, Kulkarni & Verdú, Divergence Estimation of Continuous Distributions Based on Data-Dependent
+    Partitions, 2005, which cuts at the quantiles of q alone.
+    """
+    _check_bins(bins)
+    fine = sketch_bins(a, b)
+    atom = fine.positions == 0
+    shares = (fine.p + fine.q) * ~atom
+    middle = (shares.cumsum() - shares / 2) / max(shares.sum(), np.finfo(float).tiny)
+    run = np.minimum((middle * bins).astype(np.int64), bins - 1) * 2 + (fine.positions > 0)
+    run[atom] = -1
+    _, index = np.unique(run, return_inverse=True)
+    weights = shares + atom
+    summed = [np.bincount(index, each) for each in (fine.counts_p, fine.counts_q, weights * fine.positions, weights)]
+    counts_p, counts_q, moments, masses = (each.astype(np.float64) for each in summed)
+    positions = moments / masses
+    order = np.argsort(positions)
+    return Pair(counts_p[order], counts_q[order], positions[order])
+
+
+def _masses(law: Law, edges: Floats) -> Floats:
+    """How many values lie between each two edges, the first and last of which are beyond all of them."""
+    positive, negative = law.sides
+    within = positive.mass_within(np.maximum(edges, 0.0)) - negative.mass_within(np.maximum(-edges, 0.0))
+    within[0], within[-1] = -negative.size, positive.size
+    return np.maximum(np.diff(within), 0.0)
+
+
+def _with_zeros(a: Sketch, b: Sketch, counts_p: Floats, counts_q: Floats, positions: Floats) -> Pair:
+    """Exact zeros as a bin at 0, if there are any."""
+    if not a.zeros + b.zeros:
+        return Pair(counts_p, counts_q, positions)
+    at = int(np.searchsorted(positions, 0.0))
+    return Pair(*(np.insert(each, at, new) for each, new in ((counts_p, a.zeros), (counts_q, b.zeros), (positions, 0))))
+
+
+def _check_finite(*sketches: Sketch) -> None:
+    for name, each in zip("pq", sketches, strict=True):
+        if not each.finite:
+            raise InputError(f"the sample of {name} has no finite value: there is nothing to compare")
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 1:
+        raise UsageError(f"{bins} bins hold nothing", "use 1 or more")
+
+
+# --- estimates
+
+
+def plug_in_entropy(counts: npt.ArrayLike, *, miller_madow: bool = False, base: float = math.e) -> float:
+    """H(p̂) of the shares of the bins, (bins,); with ``miller_madow``, + (K − 1)/2N for K occupied bins of N values.
+
+    The correction removes the first order of the bias as long as N is several times K; below, too much or too little.
+    It is an entropy of bins, not of a density: half as wide bins have up to one bit more.
+
+    Raises:
+        UsageError: the counts are not finite, negative, or all zero.
+
+    >>> round(plug_in_entropy([2, 1, 1], base=2), 6), round(plug_in_entropy([2, 1, 1], miller_madow=True), 6)
+    (1.5, 1.289721)
+    """
+    found = np.asarray(counts, np.float64)
+    if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any() or not found.any():
+        raise UsageError("these are not the counts of one sample", "hand in numbers of values, one per bin")
+    nats = float(entropy(_shares(found)))
+    correction = (np.count_nonzero(found) - 1) / (2 * found.sum()) if miller_madow else 0.0
+    return float((nats + correction) / nats_per_unit(base))
+
+
+def plug_in_kl(pair: Pair, *, base: float = math.e) -> float:
+    """D(p̂‖q̂) of the shares of the bins: too large by about ``kl_bias``, +inf where q has no value and p has.
+
+    >>> from klcal.sketches.sketch import sketch
+    >>> rng = np.random.default_rng(1)
+    >>> pair = mass_bins(sketch(rng.normal(0.0, 1, 50_000)), sketch(rng.normal(0.5, 1, 50_000)))
+    >>> round(plug_in_kl(pair), 2), round(kl_bias(pair), 4)  # the laws are ½·0.5² = 0.125 nats apart
+    (0.13, 0.0014)
+    """
+    return float(kl(pair.p, pair.q, base=base))
+
+
+def kl_bias(pair: Pair, *, base: float = math.e) -> float:
+    """By how much sampling alone makes ``plug_in_kl`` too large, to first order: (K − 1)/2N + Σ p(1 − q)/2Mq.
+
+    The first term is what Miller and Madow add to the entropy of p, which D(p‖q) = H(p, q) − H(p) subtracts; the
+    second is that of log q̂. Both together are about (K − 1)/2·(1/N + 1/M) for like laws. Not taken off by itself:
+    for like laws the difference is negative half of the time, and where it is about 0 the samples do not tell p from q.
+    """
+    p, q = pair.p, pair.q
+    occupied = p > 0
+    if (q[occupied] == 0).any():
+        return math.inf
+    of_entropy = (np.count_nonzero(occupied) - 1) / (2 * pair.counts_p.sum())
+    of_log = np.sum(p[occupied] * (1 - q[occupied]) / q[occupied]) / (2 * pair.counts_q.sum())
+    return float((of_entropy + of_log) / nats_per_unit(base))

@@ -1,0 +1,1 @@
+"""Paths to an answer, on several workers."""

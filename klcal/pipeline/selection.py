@@ -1,0 +1,89 @@
+"""From arguments to tensors: what files describe, and which of it is wanted."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple, TypeVar
+
+from klcal.errors import InputError
+from klcal.readers import Description, Source
+from klcal.tables.table import FileError
+
+__all__ = ["BUG", "Selected", "attempt", "described_tensors", "names_of", "selected", "unmatched"]
+
+NEAREST = 3  # names shown where a glob matches none
+COMPARED = 10_000  # names that such a glob is compared with: a second of work
+COMPARED_CHARACTERS = 200  # of such a name; longer ones are like no glob that people type, and take seconds each
+BUG = "this is a bug in klcal"  # begins the reason of what no file can be blamed for
+NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
+
+Result = TypeVar("Result")
+
+
+class Selected(NamedTuple):
+    """A tensor, and the name of the file that it is in."""
+
+    source: str
+    description: Description
+
+
+def described_tensors(sources: Iterable[Source], errors: list[FileError]) -> Iterator[Selected]:
+    """The tensors of all sources, before any of their data is read; what cannot be described joins the errors."""
+    for source in sources:
+        described = attempt(source.describe)
+        if isinstance(described, InputError):
+            errors.append(FileError(source.name, str(described)))
+        else:
+            yield from (Selected(source.name, description) for description in described)
+
+
+def attempt(work: Callable[[], Result]) -> Result | InputError:
+    """What work gives, or why it gives nothing: not even a bug of ours costs the other tensors."""
+    try:
+        return work()
+    except InputError as error:
+        return error
+    except MemoryError:
+        return NO_MEMORY
+    except Exception as error:
+        if os.environ.get("KLCAL_DEBUG") == "1":
+            raise
+        return InputError(f"{BUG}: {type(error).__name__}", "please report it with the output of KLCAL_DEBUG=1")
+
+
+def names_of(description: Description) -> tuple[str, ...]:
+    """All names of a tensor's data."""
+    return description.name, *description.aliases
+
+
+def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
+    """The tensors of which a name is wanted. Tied weights have several: the first that is becomes the name."""
+    found = []
+    for each in tensors:
+        names = names_of(each.description)
+        wanted = [name for name in names if _is_wanted(name, include, exclude)]
+        if wanted:
+            others = tuple(name for name in names if name != wanted[0])
+            found.append(each._replace(description=replace(each.description, name=wanted[0], aliases=others)))
+    return found
+
+
+def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    is_included = any(fnmatchcase(name, glob) for glob in include or ("*",))
+    return is_included and not any(fnmatchcase(name, glob) for glob in exclude)
+
+
+def unmatched(described: Sequence[Selected], include: Sequence[str], rules: Sequence[str] = ()) -> Iterator[str]:
+    """A warning for each glob, of ``--include`` and ``--per``, that no tensor matches, with the nearest names."""
+    globs = [*(("--include", glob) for glob in include), *(("--per", glob) for glob in rules)]
+    names = {name for each in described for name in names_of(each.description)} if globs else set()
+    for option, glob in globs:
+        if names and not any(fnmatchcase(name, glob) for name in names):
+            short = sorted(name for name in names if len(name) <= COMPARED_CHARACTERS)
+            near = difflib.get_close_matches(glob, short[:COMPARED], NEAREST, cutoff=0.0)
+            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"
+            yield f"{option} {glob!r} matches no tensor; {hint}"

@@ -1,0 +1,1 @@
+"""The reader of ``.pt`` files: described, never unpickled."""

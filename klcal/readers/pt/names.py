@@ -1,0 +1,122 @@
+"""The names of the tensors in nested dictionaries, lists and tuples: ``model.layer.weight``.
+
+A checkpoint can contain itself, or one list 2**60 times over: every container is entered once, under
+the first path that leads to it, and there is no recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from klcal.errors import InputError
+from klcal.readers.pt.values import Tensor
+
+__all__ = ["Named", "named_tensors"]
+
+MAX_DEPTH = 1000  # containers inside each other; real checkpoints have about five
+MAX_NAME_CHARACTERS = 1 << 24  # of all names together: 160 for each of 100,000 tensors
+
+MODEL_KEYS = frozenset({"ema", "model", "model_ema", "model_state", "model_state_dict", "module", "network"})
+MODEL_KEYS |= {"state_dict", "state_dict_ema"}
+TRAINING_KEYS = ("lr_scheduler", "optim", "rng", "scaler", "scheduler")  # and what begins with them
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor, where it stands."""
+
+    name: str
+    tensor: Tensor
+    training: bool  # belongs to an optimizer or the like, beside a model
+
+
+class _Names:
+    """The walk's memory: containers entered, names given, characters left."""
+
+    def __init__(self) -> None:
+        self.entered: set[int] = set()
+        self.taken: set[str] = set()
+        self.copies: dict[str, int] = {}
+        self.left = MAX_NAME_CHARACTERS
+
+    def join(self, path: str, key: Any) -> str:
+        words = [str(word) for word in (key if type(key) is tuple else (key,))]
+        self.left -= len(path) + sum(map(len, words)) + 1
+        if self.left < 0:  # known before they are put together: a few words can make gigabytes
+            raise InputError(f"its names have more than {MAX_NAME_CHARACTERS:,} characters", "use shorter ones")
+        text = f"({', '.join(words)})" if type(key) is tuple else words[0]
+        return f"{path}.{text}" if path else text
+
+    def distinct(self, name: str) -> str:
+        """The name, or the first of ``name#2``, ``name#3``, … that no other tensor has."""
+        unique = name
+        while unique in self.taken:
+            self.copies[name] = self.copies.get(name, 1) + 1
+            unique = f"{name}#{self.copies[name]}"
+        self.taken.add(unique)
+        return unique
+
+
+def named_tensors(root: Any, name: str) -> list[Named]:
+    """All tensors inside a value, the model's before those of its training.
+
+    Two tensors may come to one name (``{"a.b": x, "a": {"b": y}}``): the second is called ``a.b#2``.
+
+    Args:
+        root: A value of ``pickle_machine``.
+        name: The tensor's name where the root itself is one.
+    """
+    if isinstance(root, Tensor):
+        return [Named(name, root, False)]
+    names = _Names()
+    names.entered.add(id(root))
+    if not isinstance(root, dict):
+        return [Named(names.distinct(path), tensor, False) for path, tensor in _walk(root, names)]
+    has_model = any(key in MODEL_KEYS and isinstance(root[key], dict) for key in root)
+    training = {key: value for key, value in root.items() if _is_optimizer(value) or (has_model and _is_training(key))}
+    if _is_optimizer(root):
+        training = root
+    model = {key: value for key, value in root.items() if key not in training}
+    return [
+        Named(names.distinct(path), tensor, part is training)
+        for part in (model, training)
+        for path, tensor in _walk(part, names)
+    ]
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether it is what ``optimizer.state_dict()`` gives, whatever it is called."""
+    if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
+        return False
+    return isinstance(value["state"], dict) and isinstance(value["param_groups"], (list, tuple))
+
+
+def _is_training(key: Any) -> bool:
+    return type(key) is str and key.startswith(TRAINING_KEYS)
+
+
+def _walk(root: Any, names: _Names) -> Iterator[tuple[str, Tensor]]:
+    open_containers = [_children("", root, names)]
+    while open_containers:
+        path, value = next(open_containers[-1], ("", None))
+        if value is None:
+            open_containers.pop()
+        elif isinstance(value, Tensor):
+            yield path, value
+        elif id(value) not in names.entered:
+            names.entered.add(id(value))
+            if len(open_containers) == MAX_DEPTH:
+                raise InputError(f"it is nested more than {MAX_DEPTH:,} deep", "save a flat state_dict")
+            open_containers.append(_children(path, value, names))
+
+
+def _children(path: str, value: Any, names: _Names) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        items: Any = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, child in items:
+        if isinstance(child, (Tensor, dict, list, tuple)):
+            yield names.join(path, key), child

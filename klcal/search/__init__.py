@@ -1,0 +1,1 @@
+"""A distribution to the quantizer that loses least."""

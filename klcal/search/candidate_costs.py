@@ -1,0 +1,118 @@
+"""What a candidate quantizer costs: its squared error, and the divergence on its sub-bins.
+
+A candidate is a scale and the number of levels below zero. Its cells are the nearest-value intervals of its
+levels, the end cells as wide as if they were mirrored; each cell is cut into equal sub-bins. Both costs are sums over
+cells of prefix sums (``klcal.sketches.distribution``), with candidates as an array axis.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.code_points import FLOATS, middles
+from klcal.quantizers.scheme import Scheme
+from klcal.sketches.distribution import Law, Side
+
+__all__ = ["belows", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
+
+
+def belows(scheme: Scheme) -> Integers:
+    """The options: how many levels may lie below zero. A fixed number if symmetric, any if affine."""
+    return np.array([scheme.zero]) if scheme.symmetric else np.arange(scheme.size)
+
+
+def squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
+    """Mean squared error per nonzero value, (candidates, options) for (candidates,) scales.
+
+    The options are those of ``belows``. With levels v_k of one sign, v_0 = 0, and edges e_k = (v_{k−1} + v_k)/2 between
+    them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
+    """
+    rows = max(1, EDGES_AT_ONCE // scheme.size)
+    parts = [_squared_errors(law, scheme, scales[i : i + rows]) for i in range(0, scales.size, rows)]
+    return np.concatenate(parts)
+
+
+def _squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
+    sides = zip(law.sides, (scheme.above, scheme.below), strict=True)
+    above, below = (_saved(side, scales, levels) for side, levels in sides)
+    if scheme.symmetric:
+        saved = (above.sum(axis=1) + below.sum(axis=1))[:, None]
+    else:
+        none = np.zeros((scales.size, 1))
+        saved = np.hstack([above.cumsum(axis=1)[:, ::-1], none]) + np.hstack([none, below.cumsum(axis=1)])
+    mean: Floats = np.maximum(law.energy - saved, 0.0) / law.size
+    return mean
+
+
+def _saved(side: Side, scales: Floats, levels: Floats) -> Floats:
+    """By how much each level beyond zero reduces the squared error of one sign."""
+    if not side.extreme:
+        return np.zeros((scales.size, levels.size))
+    inner = np.append(0.0, levels[:-1])
+    scale = scales[:, None]
+    saved: Floats = 2 * scale * (levels - inner) * side.excess_beyond(scale * ((inner + levels) / 2))
+    return saved
+
+
+def sub_bins(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
+    """Values in each sub-bin and, first and last, clipped below and above: (candidates, levels · sub + 2)."""
+    positive, negative = law.sides
+    relative, zeros = relative_edges(scheme, below, sub)
+    first = np.searchsorted(relative, zeros.min(), side="right") - 1  # the last edge below zero
+    last = np.searchsorted(relative, zeros.max(), side="left") + 1  # behind the first above
+    edges = (relative - zeros[:, None]) * scales[:, None]
+    inside = np.zeros((scales.size, relative.size + 2))
+    if positive.extreme:
+        inside[:, first + 1 : -1] += positive.mass_within(np.maximum(edges[:, first:], 0.0))
+    if negative.extreme:
+        inside[:, 1 : last + 1] -= negative.mass_within(np.maximum(-edges[:, :last], 0.0))
+    inside[:, 0] = -negative.size
+    inside[:, -1] = positive.size
+    return np.maximum(np.diff(inside), 0.0)
+
+
+def relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, Floats]:
+    """The edges of all sub-bins in units of the scale, and where zero lies among them for each candidate."""
+    if not scheme.is_float:
+        return np.arange(scheme.size * sub + 1) / sub - 0.5, below.astype(np.float64)
+    levels = FLOATS[scheme.dtype]
+    between = middles(levels)
+    start, end = 2 * levels[0] - between[0], 2 * levels[-1] - between[-1]
+    cells = np.concatenate([[start], between, [end]])
+    edges = cells[:-1, None] + np.diff(cells)[:, None] * (np.arange(sub) / sub)
+    return np.append(edges, end), np.zeros(below.size)
+
+
+def divergences(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
+    """D(P‖Q) of each candidate, in nats: finite, at least 0, at most ln(sub).
+
+    P is the law of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
+    evenly over its occupied sub-bins. D = Σ p·ln p − Σ S·ln(S/Z), with S the mass of a cell and Z its
+    occupied sub-bins.
+    """
+    return spread_within_cells(sub_bins(law, scheme, scales, below, sub), law.size, sub)
+
+
+def spread_within_cells(counts: Floats, size: npt.ArrayLike, sub: int) -> Floats:
+    """D(P‖Q) where ``counts`` (…, sub-bins and what is clipped at either end) are of ``size`` values, in nats."""
+    counts[:, 1] += counts[:, 0]
+    counts[:, -2] += counts[:, -1]
+    p = counts[:, 1:-1] / np.asarray(size, np.float64)[..., None]
+    parts = p.reshape(len(p), -1, sub)
+    cells = parts.sum(axis=2)
+    occupied = np.count_nonzero(parts, axis=2)
+    divergence = _sum_p_log(p, 1.0) - _sum_p_log(cells, np.maximum(occupied, 1))
+    nats: Floats = np.maximum(divergence, 0.0)
+    return nats
+
+
+def _sum_p_log(p: Floats, divisor: npt.ArrayLike) -> Floats:
+    """Σ p·ln(p / divisor) over the last axis, with 0·ln 0 = 0."""
+    total: Floats = np.sum(p * np.log(np.where(p > 0, p, 1.0) / divisor), axis=-1)
+    return total

@@ -1,0 +1,249 @@
+"""How a range is chosen. A method is a frozen value, its parameters are its fields.
+
+``str(method)`` parses back to an equal method; it is the provenance in the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+
+from klcal.errors import UsageError
+from klcal.quantizers.scheme import Scheme
+from klcal.search.candidate_costs import divergences
+from klcal.search.classic import least_classic
+from klcal.search.one_unit import Choice, Span, explore, full_choice, least_loss
+from klcal.sketches.distribution import Law, Side
+
+__all__ = [
+    "KL",
+    "METHODS",
+    "MSE",
+    "KLClassic",
+    "Method",
+    "MinMax",
+    "Percentile",
+    "parse",
+    "sub_bins_per_cell",
+]
+
+BINS = 2048  # over the kept range; the literature's number (Migacz, GTC 2017, S7310)
+MAX_BINS = 1 << 16  # more than the values of most tensors could fill
+MIN_WEIGHT = 1e-3  # of it: below, `kl` clips nearly everything, as D alone does
+WEIGHT = 4.0  # of the squared error in `kl`: its MSE stays within 1 + D/2 of the least
+
+PERCENTILE = "write percentile:99.99"
+REFINED = 1.1  # slack up to which the candidates of the MSE search already hold all that can win
+
+
+class Method(Protocol):
+    """Chooses a quantizer for a law of values. Pure."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The choice for a law that is not empty, within a span of positive width."""
+
+
+def sub_bins_per_cell(bins: int, levels: int) -> int:
+    """Into how many equal sub-bins each cell is cut, whatever the threshold.
+
+    >>> [sub_bins_per_cell(2048, levels) for levels in (15, 255, 65536)]
+    [137, 8, 1]
+    """
+    return max(1, round(bins / levels))
+
+
+def _check_bins(bins: object) -> None:
+    if type(bins) is not int or not 1 <= bins <= MAX_BINS:
+        raise UsageError(f"the number of bins is {bins!r}", f"it is an int, at least 1, at most {MAX_BINS}")
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads back to the same number."""
+    return repr(int(number) if float(number).is_integer() else float(number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """Parameters to text: ``name:field=value,…``."""
+
+    def __str__(self) -> str:
+        name = next(name for name, method in METHODS.items() if type(self) is method)
+        values = ",".join(f"{f.name}={_shortest(getattr(self, f.name))}" for f in fields(self))
+        return f"{name}:{values}" if values else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL(_Text):
+    """Least D(P‖Q) + weight · MSE / (2 · MSE*), in nats, MSE* being the least MSE of any candidate.
+
+    The divergence of the joint laws of the value and of the value seen through Gaussian noise of variance
+    MSE*/weight. MSE(choice)/MSE* ≤ 1 + 2·D(at the MSE optimum)/weight: it is MSE calibration within a few percent,
+    with KL deciding where MSE is flat.
+    """
+
+    bins: int = BINS
+    weight: float = WEIGHT
+
+    def __post_init__(self) -> None:
+        _check_bins(self.bins)
+        if type(self.weight) not in (int, float) or not MIN_WEIGHT <= self.weight < math.inf:
+            hint = f"it is a number, at least {MIN_WEIGHT} and finite, 4 by default"
+            raise UsageError(f"the weight is {self.weight!r}", hint)
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The exact least loss over the candidates of ``klcal.search.one_unit.explore``."""
+        sub = sub_bins_per_cell(self.bins, scheme.size)
+        candidates = explore(law, scheme, span, slack=1.0)
+        if sub > 1:
+            best = np.argmin(candidates.mse)
+            scale, below = candidates.scale[best, None], candidates.below[best, None]
+            divergence = divergences(law, scheme, scale, below, sub)[0]
+            slack = 1 + 2 * float(divergence) / self.weight
+            if slack > REFINED:
+                candidates = explore(law, scheme, span, slack)
+        return least_loss(law, scheme, sub, candidates, self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSE(_Text):
+    """Least mean squared error: Wasserstein-2 between the values and their quantized copy."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The least over the candidates of ``klcal.search.one_unit.explore``."""
+        return least_loss(law, scheme, 1, explore(law, scheme, span, slack=1.0), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax(_Text):
+    """The whole range."""
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """Covers the span."""
+        del law
+        return full_choice(scheme, span)
+
+
+@dataclass(frozen=True)
+class Percentile(_Text):
+    """Keeps this share of the nonzero values, in percent: of |x| if symmetric, else half the rest at each end.
+
+    The threshold is the least that keeps so many. Exact zeros do not count, so that a ReLU does not move it.
+    """
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", PERCENTILE)
+
+    def __str__(self) -> str:
+        return f"percentile:{_shortest(self.percent)}"
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """Covers the percentiles, as far as they lie within the span."""
+        cut = law.size * (100 - self.percent) / 100
+        if scheme.symmetric:
+            threshold = _quantile(law.sides, law.size - cut)
+            low, high = -threshold, threshold
+        else:
+            positive, negative = law.sides
+            high = _quantile((positive,), positive.size - cut / 2)
+            low = -_quantile((negative,), negative.size - cut / 2)
+        kept = Span(max(low, span.low), min(high, span.high))
+        if scheme.symmetric:
+            kept = Span(0.0, min(threshold, max(-span.low, span.high)))
+        return full_choice(scheme, kept if kept.low < kept.high else span)
+
+
+def _quantile(sides: tuple[Side, ...], rank: float) -> float:
+    """The least magnitude within which ``rank`` values of these sides lie; 0 if there is none."""
+    if rank <= 0:
+        return 0.0
+    points = np.unique(np.concatenate([np.append(side.edge[1:], side.extreme) for side in sides]))
+    within = np.sum([side.mass_within(points) for side in sides], axis=0)
+    inside = np.nextafter(points, 0.0)  # without what lies at the points themselves
+    below = np.sum([side.mass_within(inside) for side in sides], axis=0)
+    found = min(int(np.searchsorted(within, rank)), points.size - 1)
+    if found == 0 or below[found] < rank:
+        return float(points[found])
+    masses, ends = (within[found - 1], below[found]), points[found - 1 : found + 1]
+    return float(np.interp(rank, masses, ends))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLClassic(_Text):
+    """Least D(P‖Q) alone, with the clipped mass folded into P and not into Q (Migacz, GTC 2017, S7310).
+
+    What the literature does, on sub-bins that follow the candidate. It counts what is clipped, not how far, so it
+    clips heavy tails hard: for comparison, and for those who want it.
+    """
+
+    bins: int = BINS
+
+    def __post_init__(self) -> None:
+        _check_bins(self.bins)
+
+    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
+        """The choices of `kl` and `mse` are candidates too: no method has a lower divergence of this kind."""
+        also = [MSE()(law, scheme, span), KL(bins=self.bins)(law, scheme, span)]
+        return least_classic(law, scheme, span, sub_bins_per_cell(self.bins, scheme.size), also)
+
+
+METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {
+    "kl": KL,
+    "kl-classic": KLClassic,
+    "mse": MSE,
+    "percentile": Percentile,
+    "minmax": MinMax,
+}
+
+
+def parse(text: str, bins: int | None = None) -> Method:
+    """The method of ``name``, ``name:field=value,…`` or ``percentile:P``.
+
+    Args:
+        text: what ``str(method)`` gives; fields that are left out have their defaults.
+        bins: short for the method's own ``bins=``.
+
+    Raises:
+        UsageError: names what is unknown, out of range or given twice.
+
+    >>> str(parse("kl:weight=1")), parse("percentile:99.9")
+    ('kl:bins=2048,weight=1', Percentile(percent=99.9))
+    """
+    name, _, rest = text.partition(":")
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(METHODS)}"
+        raise UsageError(f"unknown method {name!r}", hint)
+    if name == "percentile":
+        if not rest:
+            raise UsageError("which percentile is not said", PERCENTILE)
+        rest = f"percent={rest}" if "=" not in rest else rest
+    items = [_parameter(text, item) for item in rest.split(",") if item]
+    given = dict(items)
+    if len(given) < len(items):
+        raise UsageError(f"a parameter is given twice in {text!r}", "give it once")
+    known = {f.name for f in fields(METHODS[name])}
+    if bins is not None:
+        if "bins" in given:
+            raise UsageError(f"bins are given twice, in {text!r} and by --bins", "give them once")
+        given["bins"] = bins
+    if unknown := [field for field in given if field not in known]:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes no parameters"
+        raise UsageError(f"method {name} has no parameter {unknown[0]!r}", takes)
+    return METHODS[name](**given)  # type: ignore[arg-type]  # the fields were checked by name
+
+
+def _parameter(text: str, item: str) -> tuple[str, float]:
+    field, equals, value = item.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        what = "is not a number" if equals else "is no parameter"
+        raise UsageError(f"{item!r} in method {text!r} {what}", "write name:field=number") from None
+    return field, int(number) if number.is_integer() and field == "bins" else number

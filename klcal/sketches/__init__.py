@@ -1,0 +1,1 @@
+"""Values to what calibration may know of them: integers that add."""

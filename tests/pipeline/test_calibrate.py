@@ -1,0 +1,292 @@
+"""Files to a table: the same bytes however the work is cut, ordered, shared out and repeated."""
+
+import json
+import os
+import random
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from klcal.errors import ExitCode, InputError
+from klcal.pipeline import calibrate as pipeline
+from klcal.pipeline import workers
+from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.quantizers.scheme import Scheme
+from klcal.readers import Source, regular
+from klcal.search.methods import KL
+from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning"
+)  # of a process that other tests gave threads
+REQUEST = Request(KL(), Scheme.parse("uint8"))
+VALUES = normal(50_000) * np.exp(normal(50_000, 1))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Tensors of more than 4 KiB are cut, and any work at all starts workers."""
+    monkeypatch.setattr(regular, "PART_BYTES", 4096)
+    monkeypatch.setattr(pipeline, "PART_BYTES", 4096)
+    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+
+
+def json_of(*arguments) -> str:
+    result = klcal("calibrate", *arguments, "--format", "json")
+    assert (result.code, result.err) == (0, "")
+    return result.out
+
+
+# --- the same bytes
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    return json_of(SAMPLES, "--jobs", "1")
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_number_of_workers_and_of_parts_does_not_matter(small_parts, monkeypatch, expected, jobs):
+    started = []
+    monkeypatch.setattr(workers, "_outcomes", spied(started, workers._outcomes))
+    assert json_of(SAMPLES, "--jobs", jobs) == expected
+    assert started == [jobs] * (jobs > 1)
+
+
+def spied(started, outcomes):
+    def outcomes_of(pipes, *arguments):
+        started.append(len(pipes))
+        return outcomes(pipes, *arguments)
+
+    return outcomes_of
+
+
+def test_small_tensors_that_travel_together_come_back_in_order(here, monkeypatch):
+    tensors = {f"t{number}": normal(64, number) for number in range(150)}
+    safetensors.numpy.save_file(tensors, "x.safetensors")
+    alone = json_of("x.safetensors", "--method", "minmax", "--jobs", "1")
+    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    assert pipeline.BATCHED * 2 < 150
+    assert json_of("x.safetensors", "--method", "minmax", "--jobs", "2") == alone
+
+
+def test_the_order_of_the_arguments_does_not_matter(expected):
+    files = [path for path in SAMPLES.iterdir() if path.suffix in (".npy", ".pt", ".safetensors")]
+    for seed in range(2):
+        random.Random(seed).shuffle(files)
+        assert json_of(*files) == expected
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_neither_the_hash_seed_nor_the_directory_nor_the_process_matters(here, expected, seed):
+    env = environment(PYTHONHASHSEED=seed)
+    arguments = ("calibrate", SAMPLES, "--format", "json", "--jobs", "2")
+    result = klcal_process(*arguments, env=env, cwd=here)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == expected
+
+
+def test_a_different_value_is_a_different_answer(here):
+    """The broken twin: these comparisons can fail."""
+    np.save("x.npy", VALUES)
+    before = json_of("x.npy")
+    np.save("x.npy", np.append(VALUES, 2 * VALUES.max()))
+    assert json_of("x.npy") != before
+
+
+def with_nan(seed: int) -> np.ndarray:
+    values = normal(100, seed)
+    values[seed] = np.nan
+    return values
+
+
+def test_shards_are_as_one_file_in_every_field(here):
+    """Warnings too, whose order is not that in which the tensors lie in the files."""
+    tensors = {name: with_nan(seed) for seed, name in enumerate("bacd")}
+    safetensors.numpy.save_file(tensors, "model.safetensors")
+    whole = json_of_nonfinite("model.safetensors")
+    (here / "m").mkdir()
+    shards = {"1.safetensors": "dc", "2.safetensors": "ba"}
+    for shard, names in shards.items():
+        safetensors.numpy.save_file({name: tensors[name] for name in names}, f"m/{shard}")
+    weights = {name: shard for shard, names in shards.items() for name in names}
+    (here / "m/model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    assert json_of_nonfinite("m") == whole
+    assert json_of_nonfinite("m/model.safetensors.index.json") == whole
+
+
+def json_of_nonfinite(path: str) -> str:
+    result = klcal("calibrate", path, "--nonfinite", "ignore", "--format", "json")
+    assert result.code == 0
+    assert len(result.document["warnings"]) == 4
+    return result.out
+
+
+# --- parts
+
+
+def test_a_tensor_in_many_parts_is_the_tensor(here, small_parts, monkeypatch):
+    np.save("x.npy", VALUES)
+    (cut,) = calibrate_files(["x.npy"], REQUEST).rows
+    monkeypatch.setattr(pipeline, "PART_BYTES", 1 << 30)
+    (whole,) = calibrate_files(["x.npy"], REQUEST).rows
+    assert cut == whole == calibrate_files(["x.npy"], REQUEST, jobs=2).rows[0]
+    assert cut.numel == VALUES.size
+
+
+class Recorder:
+    """A progress that remembers."""
+
+    def __init__(self):
+        self.total, self.read, self.names = (0, 0), 0, []
+
+    def start(self, tensors, nbytes):
+        self.total = (tensors, nbytes)
+
+    def advance(self, nbytes):
+        self.read += nbytes
+
+    def finish(self, name):
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_progress_counts_every_byte_and_every_tensor(here, small_parts, jobs):
+    safetensors.numpy.save_file({"a": VALUES, "b": normal(10), "c": np.arange(5)}, "x.safetensors")
+    progress = Recorder()
+    calibrate_files(["x.safetensors"], REQUEST, jobs=jobs, progress=progress)
+    assert progress.total == (2, VALUES.nbytes + 40)
+    assert progress.read == VALUES.nbytes + 40
+    assert progress.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_part_that_is_lost_costs_its_tensor_and_no_other(here, small_parts, monkeypatch, jobs):
+    for name in "abc":
+        np.save(f"{name}.npy", VALUES)
+    tasks = pipeline._tasks
+
+    def after_a_cut(*arguments):
+        """The file is cut once it has been described."""
+        os.truncate("b.npy", 100_000)
+        return tasks(*arguments)
+
+    monkeypatch.setattr(pipeline, "_tasks", after_a_cut)
+    rows = calibrate_files(["a.npy", "b.npy", "c.npy"], REQUEST, jobs=jobs).rows
+    assert [row.status for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1].reason.startswith("the file changed while it was read")
+    assert rows[0].scale == rows[2].scale
+
+
+# --- selection
+
+
+@pytest.fixture
+def tied(here):
+    torch = pytest.importorskip("torch")
+    shared = torch.from_numpy(normal(64))
+    torch.save({"embed.weight": shared, "head.weight": shared, "fc.bias": torch.from_numpy(normal(8))}, here / "m.pt")
+    return "m.pt"
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "selected"),
+    [
+        ([], [], ["embed.weight", "fc.bias"]),
+        (["head.*"], [], ["head.weight"]),
+        (["embed.*"], [], ["embed.weight"]),
+        (["*.bias", "head*"], [], ["fc.bias", "head.weight"]),
+        ([], ["embed*"], ["fc.bias", "head.weight"]),  # it is the head still
+        ([], ["embed*", "head*"], ["fc.bias"]),
+        (["*.weight"], ["*.weight"], []),
+        (["EMBED*"], [], []),
+    ],
+)
+def test_a_tied_tensor_is_selected_by_any_of_its_names(tied, include, exclude, selected):
+    rows = calibrate_files([tied], REQUEST, include=include, exclude=exclude).rows
+    assert [row.name for row in rows] == selected
+    both = {"embed.weight", "head.weight"}
+    assert all({row.name, *row.aliases} == both for row in rows if row.name != "fc.bias"), "the others are aliases"
+
+
+# --- what goes wrong
+
+
+def fails_for(name, error, work):
+    def replaced(*arguments):
+        if name in str(arguments):
+            raise error
+        return work(*arguments)
+
+    return replaced
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (KeyError("secret"), ExitCode.BUG, "this is a bug in klcal: KeyError"),
+        (RecursionError(), ExitCode.BUG, "this is a bug in klcal: RecursionError"),
+        (MemoryError(), ExitCode.PARTIAL, "there is not enough memory for it"),
+        (InputError("it is damaged"), ExitCode.PARTIAL, "it is damaged"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_tensor_costs_another_its_result(here, small_parts, monkeypatch, jobs, error, code, reason):
+    for name in ("bad", "good", "cut"):
+        np.save(f"{name}.npy", normal(8000 if name == "cut" else 100))
+    monkeypatch.setattr(pipeline, "_counted", fails_for("bad.npy", error, pipeline._counted))
+    result = klcal("calibrate", *here.iterdir(), "--format", "json", "--jobs", jobs)
+    assert result.code == code
+    assert [(tensor["name"], tensor["status"]) for tensor in result.document["tensors"]] == [
+        ("bad", "failed"),
+        ("cut", "ok"),
+        ("good", "ok"),
+    ]
+    assert result.tensors["bad"]["reason"].startswith(reason)
+    assert reason in result.err
+    assert "secret" not in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError()])
+def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts, monkeypatch, error):
+    np.save("cut.npy", VALUES)
+    np.save("good.npy", normal(100))
+    calibrate_sketch = pipeline.calibrate_sketch
+
+    def broken(found, settings):
+        if found.numel == VALUES.size:
+            raise error
+        return calibrate_sketch(found, settings)
+
+    monkeypatch.setattr(pipeline, "calibrate_sketch", broken)
+    assert [row.status for row in calibrate_files(["cut.npy", "good.npy"], REQUEST).rows] == ["failed", "ok"]
+
+
+def test_nor_does_a_file_that_no_reader_understands(here, monkeypatch):
+    for name in ("bad", "good"):
+        np.save(f"{name}.npy", normal(100))
+    source = Source
+    monkeypatch.setattr(source, "describe", fails_for("bad.npy", IndexError(), source.describe))
+    result = klcal("calibrate", here, "--format", "json")
+    assert result.code == ExitCode.BUG
+    assert [error["source"] for error in result.document["errors"]] == ["bad.npy"]
+    assert result.tensors["good"]["status"] == "ok"
+
+
+def test_a_bug_is_shown_where_it_is_asked_for(here, monkeypatch):
+    np.save("bad.npy", normal(100))
+    monkeypatch.setattr(pipeline, "_counted", fails_for("bad.npy", KeyError("where"), None))
+    monkeypatch.setenv("KLCAL_DEBUG", "1")
+    result = klcal("calibrate", "bad.npy")
+    assert result.code == ExitCode.BUG
+    assert "Traceback" in result.err
+    assert "KeyError: 'where'" in result.err

@@ -1,0 +1,97 @@
+"""A small table with the names that go wrong."""
+
+from klcal.quantizers.per_unit import Numbers
+from klcal.tables.table import Config, FileError, Row, Table
+
+CONFIG = Config("kl:bins=2048,weight=4", "uint8", "affine")
+
+NASTY = (
+    "conv1.weight",
+    "[red]layer[/red].weight",
+    "[/closing]",
+    "esc\x1b[31m\r\n\tx",
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "'quoted",
+    "\t=1",
+    "a|b`c``d|",
+    "<script>alert(1)</script>",
+    "@someone #1 https://example.org",
+    "back\\slash",
+    "bidi\u202egnp.exe",
+    "c1\x9b31m",
+    "lone\udcff",
+    "名前.重み",
+    "",
+    "model.language_model.layers.31.self_attn.q_proj.a_very_long_name_that_does_not_end.weight",
+)
+
+
+def ok(name: str, source: str = "model.pt", **changes: object) -> Row:
+    values: dict[str, object] = {
+        "dtype": "float32",
+        "shape": (64, 3, 7, 7),
+        "scale": 0.009999999776482582,  # float32(0.01)
+        "zero_point": 128,
+        "qmin": 0,
+        "qmax": 255,
+        "low": -1.2799999713897705,
+        "high": 1.2699999809265137,
+        "min": -1.2999999523162842,
+        "max": 1.2699999809265137,
+        "numel": 9408,
+        "zeros": 0,
+        "nan": 0,
+        "neg_inf": 0,
+        "pos_inf": 0,
+        "kl": 0.00041234567,
+        "mse": 1e-60,
+        "sqnr_db": 41.234567,
+        "clipped": 0.0002,
+    }
+    return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]
+
+
+def lost(name: str, status: str, reason: str = "why; what to do", source: str = "model.pt") -> Row:
+    return Row(name=name, source=source, dtype="float32", shape=(), status=status, reason=reason, numel=1)  # type: ignore[arg-type]
+
+
+def named(*names: str) -> Table:
+    return Table.of(CONFIG, [ok(name) for name in names])
+
+
+TABLE = Table.of(
+    CONFIG,
+    [
+        *map(ok, NASTY),
+        ok("tied", aliases=("head\n.weight",), shape=(), kl=None, sqnr_db=float("inf")),
+        ok("other", source="[b]\x1b.pt"),
+        lost("counter", "skipped", "integers are not calibrated"),
+        lost("bias[/x]", "nonfinite", "3 NaN\x1b[31m of 4096 | values\n`x`"),
+    ],
+    [FileError("bro\nken.npy", "cut short: needs 8,192 bytes, has 4,096; download it again")],
+    ["fc\x1b.weight: 3 NaN were left out"],
+)
+
+
+def units(name: str) -> Table:
+    """Two tensors of four channels, of which one has a NaN."""
+    numbers: dict[str, object] = {
+        "shape": (4, 8),
+        "axis": 0,
+        "kl": None,
+        "mse": Numbers((1e-6, None, 1e-5, 1e-6)),
+        "sqnr_db": Numbers((41.0, None, 29.0, None)),
+        "scale": Numbers((0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164)),
+        "zero_point": Numbers((0, None, 1, 0), whole=True),
+        "low": Numbers((-1.0, None, -3.0, -2.0)),
+        "high": Numbers((1.0, None, 3.0, 2.0)),
+        "clipped": Numbers((0.0, None, 0.1, 0.0)),
+        "note": "too few values",
+    }
+    statuses = {"unit_status": ("ok", "nonfinite", "ok", "ok"), "reason": "of 4 units: 3 ok, 1 nonfinite"}
+    lists = {key: value for key, value in numbers.items() if isinstance(value, Numbers)}
+    same = {**numbers, **{key: Numbers([value[0]] * 4, value.whole) for key, value in lists.items()}}
+    return Table.of(CONFIG, [ok(name, **numbers, **statuses), ok("same", **same)])
