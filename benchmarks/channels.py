@@ -17,7 +17,7 @@ import numpy as np
 
 import klcal
 from benchmarks.side_by_side import PYTHON, in_turns, one_core, ratio, report, seconds
-from klcal.quantizers.granularity import Channel, layout
+from klcal.quantizers.granularity import PerChannel, layout
 from klcal.quantizers.scheme import Scheme
 from klcal.row_calibration import units_of
 from klcal.search.methods import KL, MSE, Method
@@ -76,7 +76,7 @@ def _counting_and_search(weight: np.ndarray) -> None:
     import torch
 
     tensor, flat = torch.from_numpy(weight), weight.ravel()
-    place = layout(Channel(0), weight.shape)
+    place = layout(PerChannel(0), weight.shape)
     assert place is not None
 
     def count() -> list[object]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.quantizers.granularity import Channel, Group, Tensor
+    from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams, dequantize, quantize
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 __all__ = [
     "KL",
     "MSE",
-    "Channel",
     "Description",
-    "Group",
     "InputError",
     "KLClassic",
     "KlcalError",
     "MinMax",
     "OutputError",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
     "Percentile",
     "Qparams",
     "Row",
     "Sketch",
-    "Tensor",
     "UsageError",
     "calibrate",
     "dequantize",
@@ -51,7 +51,7 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
-    "quantizers.granularity": ("Channel", "Group", "Tensor"),
+    "quantizers.granularity": ("PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "quantizers.qparams": ("Qparams", "dequantize", "quantize"),
     "readers": ("Description", "read"),

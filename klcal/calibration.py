@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.granularity import ONE_AXIS, Channel, Group, Per, Tensor, layout, parse_per
+from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
 from klcal.quantizers.qparams import Qparams, qparams
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.row_calibration import calibrate_rows
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
 
-TENSOR = Tensor()
+TENSOR = PerTensor()
 REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
 
 
@@ -53,8 +53,8 @@ def calibrate(
         scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
         scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
         per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.Channel(axis)``, ``klcal.Group(size, axis)``. The numbers of the row are then sequences, an item for
-            each channel or group, in the order of the tensor's axes.
+            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The numbers of the row are then sequences, one
+            item for each channel or group, in the order of the tensor's axes.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
@@ -81,8 +81,8 @@ def calibrate(
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
     unit = parse_per(per) if isinstance(per, str) else per
-    if not isinstance(unit, Tensor | Channel | Group):
-        raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.Channel(0), klcal.Group(128), …')
+    if not isinstance(unit, PerTensor | PerChannel | PerGroup):
+        raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
     if not isinstance(values, Stored):
         return _calibrate_values(values, unit, settings)
     if values.status != "ok":

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from klcal.calibration import REPEATED, calibrate_sketch
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
-from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, Rules, Tensor, layout, per_of
+from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, Rules, layout, per_of
 from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.row_calibration import calibrate_rows
@@ -129,7 +129,7 @@ def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Pr
     counted, layouts = [], []
     for each in (each for each in tensors if each.description.status == "ok"):
         per = per_of(names_of(each.description), request.rules)
-        if each.description.order is None and per != Tensor():
+        if each.description.order is None and per != PerTensor():
             yield replace(_uncounted(each), status="unsupported", reason=str(REPEATED))
         else:
             counted.append(each)
@@ -216,7 +216,7 @@ def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
         return replace(_uncounted(tensor), status="failed", reason=str(found))
     description = tensor.description
     asked = per_of(names_of(description), request.rules)
-    one_axis = asked != Tensor() and len(description.shape) < 2 and found.numel
+    one_axis = asked != PerTensor() and len(description.shape) < 2 and found.numel
     return replace(
         found,
         note=ONE_AXIS if one_axis else found.note,

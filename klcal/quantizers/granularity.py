@@ -20,12 +20,12 @@ from klcal.errors import UsageError
 
 __all__ = [
     "ONE_AXIS",
-    "Channel",
-    "Group",
     "Layout",
     "Per",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
     "Rules",
-    "Tensor",
     "layout",
     "parse_per",
     "parse_rules",
@@ -42,7 +42,7 @@ FORMS = "use tensor, channel, channel:AXIS, group:SIZE or group:SIZE,AXIS"
 
 
 @dataclass(frozen=True)
-class Tensor:
+class PerTensor:
     """One scale for all values."""
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Channel:
+class PerChannel:
     """A scale for each index along an axis.
 
     Without an axis it is the first; in a stack of experts [experts, out, in], each pair of indices of the first two
@@ -67,7 +67,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Group:
+class PerGroup:
     """A scale for each ``size`` neighbours along an axis, the last one by default; the last group may be shorter."""
 
     size: int
@@ -87,7 +87,7 @@ def _check_axis(axis: object, is_default: bool) -> None:
         raise UsageError(f"the axis is {axis!r}", "it is an int; -1 is the last one")
 
 
-Per: TypeAlias = Tensor | Channel | Group
+Per: TypeAlias = PerTensor | PerChannel | PerGroup
 Rules: TypeAlias = tuple[tuple[str, Per], ...]
 """Globs of names, and what the tensors that match have scales for; the first that matches holds."""
 
@@ -99,14 +99,14 @@ def parse_per(text: str) -> Per:
         UsageError: the text is none of these.
 
     >>> parse_per("group:128"), parse_per("channel:-1")
-    (Group(size=128, axis=-1), Channel(axis=-1))
+    (PerGroup(size=128, axis=-1), PerChannel(axis=-1))
     """
     if text == "tensor":
-        return Tensor()
+        return PerTensor()
     if match := re.fullmatch(r"channel(?::(-?\d{1,3}))?", text):
-        return Channel(None if match[1] is None else int(match[1]))
+        return PerChannel(None if match[1] is None else int(match[1]))
     if match := re.fullmatch(r"group:(\d{1,18})(?:,(-?\d{1,3}))?", text):
-        return Group(int(match[1]), -1 if match[2] is None else int(match[2]))
+        return PerGroup(int(match[1]), -1 if match[2] is None else int(match[2]))
     raise UsageError(f"--per '{text}' is not known", FORMS)
 
 
@@ -117,7 +117,7 @@ def parse_rules(texts: Sequence[str]) -> Rules:
         UsageError: a text is neither, or two have no glob.
 
     >>> parse_rules(["tensor", "*.weight=channel:0"])
-    (('*.weight', Channel(axis=0)), ('*', Tensor()))
+    (('*.weight', PerChannel(axis=0)), ('*', PerTensor()))
     """
     split = [text.rpartition("=") for text in texts]
     everywhere = [unit for _, equals, unit in split if not equals]
@@ -132,7 +132,7 @@ def parse_rules(texts: Sequence[str]) -> Rules:
 def per_of(names: Iterable[str], rules: Rules) -> Per:
     """What the first rule that matches one of a tensor's names asks for; a tensor where none does."""
     known = list(names)
-    return next((per for glob, per in rules if any(fnmatchcase(name, glob) for name in known)), Tensor())
+    return next((per for glob, per in rules if any(fnmatchcase(name, glob) for name in known)), PerTensor())
 
 
 @dataclass(frozen=True)
@@ -209,14 +209,14 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
     Raises:
         UsageError: there is no such axis, or a group is longer than it.
 
-    >>> layout(Group(3), (2, 7)).shape, layout(Channel(), (8, 16, 64)).shape, layout(Channel(), (8, 16, 3)).shape
-    ((2, 3), (8, 16, 1), (8,))
+    >>> layout(PerGroup(3), (2, 7)).shape, layout(PerChannel(), (8, 16, 64)).shape
+    ((2, 3), (8, 16, 1))
     """
-    if isinstance(per, Tensor) or len(shape) < 2:
+    if isinstance(per, PerTensor) or len(shape) < 2:
         return None
-    stack = per == Channel() and len(shape) == 3 and shape[2] >= LEAST_INPUTS
+    stack = per == PerChannel() and len(shape) == 3 and shape[2] >= LEAST_INPUTS
     axis = 2 if stack else _axis(per, shape)
-    size = shape[2] if stack else per.size if isinstance(per, Group) else None
+    size = shape[2] if stack else per.size if isinstance(per, PerGroup) else None
     if size is not None and size > shape[axis]:
         raise UsageError(
             f"--per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
@@ -230,7 +230,7 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
     return Layout(before, shape[axis], after, size, axis, rows, full, STACK if stack else None)
 
 
-def _axis(per: Channel | Group, shape: tuple[int, ...]) -> int:
+def _axis(per: PerChannel | PerGroup, shape: tuple[int, ...]) -> int:
     axis = per.axis or 0
     if not -len(shape) <= axis < len(shape):
         raise UsageError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
-from klcal.quantizers.granularity import Channel, Group, layout
+from klcal.quantizers.granularity import PerChannel, PerGroup, layout
 from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
 from klcal.quantizers.scheme import Scheme
@@ -131,7 +131,7 @@ def _of_each_value(numbers: float | Numbers | None, by: HasQparams, values: Any)
         return np.array(numbers or 0, np.float32)
     axis, shape = getattr(by, "axis", None), tuple(np.shape(values))
     size: int | None = getattr(by, "group_size", None)
-    groups = Channel(axis) if size is None or axis is None else Group(size, axis)
+    groups = PerChannel(axis) if size is None or axis is None else PerGroup(size, axis)
     try:
         place = layout(groups, shape) if np.prod(shape) else None
     except UsageError:

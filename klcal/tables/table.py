@@ -105,13 +105,13 @@ class Row:
             yield self
             return
         from klcal.quantizers.granularity import (  # which imports NumPy, and --help reads this module
-            Channel,
-            Group,
+            PerChannel,
+            PerGroup,
             layout,
         )
 
         size = self.group_size
-        place = layout(Channel(self.axis) if size is None else Group(size, self.axis), self.shape)
+        place = layout(PerChannel(self.axis) if size is None else PerGroup(size, self.axis), self.shape)
         assert place is not None
         statuses = self.unit_status or (self.status,) * place.rows
         totals = dict.fromkeys(("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf", "unit_status"))

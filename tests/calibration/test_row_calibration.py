@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import klcal
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.granularity import Channel, Group, Tensor
+from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
 from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scheme import Scheme
 from klcal.search import row_methods, row_search, row_tables
@@ -75,11 +75,11 @@ def test_no_row_depends_on_those_beside_it(rows, dtype, method):
     """Groups of one tensor, the last of them short: one row of values, whatever lies beside it."""
     width = max(map(len, rows))
     values = np.stack([np.resize(row, width) for row in rows])
-    together = klcal.calibrate(values, dtype=dtype, method=method, per=Channel(0))
+    together = klcal.calibrate(values, dtype=dtype, method=method, per=PerChannel(0))
     order = np.roll(np.arange(len(rows)), 1)
-    moved = klcal.calibrate(values[order], dtype=dtype, method=method, per=Channel(0))
+    moved = klcal.calibrate(values[order], dtype=dtype, method=method, per=PerChannel(0))
     assert [unit(moved, i) for i in range(len(rows))] == [unit(together, int(i)) for i in order]
-    alone = klcal.calibrate(values[-1:], dtype=dtype, method=method, per=Channel(0))
+    alone = klcal.calibrate(values[-1:], dtype=dtype, method=method, per=PerChannel(0))
     assert unit(alone, 0) == unit(together, len(rows) - 1)
 
 
@@ -136,7 +136,7 @@ def test_a_transposed_tensor_has_the_same_channels():
 
 def test_groups_are_channels_of_the_tensor_cut_into_them():
     values = matrix(3, 100)
-    row = klcal.calibrate(values, dtype="uint4", method="mse", per=Group(30))
+    row = klcal.calibrate(values, dtype="uint4", method="mse", per=PerGroup(30))
     assert (row.axis, row.group_size, len(row.scale)) == (1, 30, 12)
     for number in range(12):
         line, group = divmod(number, 4)
@@ -238,7 +238,7 @@ def test_floats_are_those_of_torchs_own_cast(dtype):
     assert np.array_equal(cast, restored(values, row, dtype))
 
 
-@pytest.mark.parametrize("per", [Channel(0), Channel(1), Channel(-1), Group(30), Group(4, 0)])
+@pytest.mark.parametrize("per", [PerChannel(0), PerChannel(1), PerChannel(-1), PerGroup(30), PerGroup(4, 0)])
 @pytest.mark.parametrize("dtype", ["int8", "uint4", "nf4"])
 def test_tensors_and_arrays_are_quantized_alike_by_units(per, dtype):
     values = matrix(6, 100)
@@ -409,16 +409,16 @@ def test_a_channel_of_zeros_needs_no_scale_to_be_quantized(dtype):
     assert (restored(values, row, dtype)[0] != 0).any()
 
 
-@pytest.mark.parametrize("unit", [Channel, None, 3])
+@pytest.mark.parametrize("unit", [PerChannel, None, 3])
 def test_what_is_no_unit_is_a_usage_error(unit):
     with pytest.raises(UsageError, match="unit"):
         klcal.calibrate(matrix(), per=unit)
     for wrong in (
-        lambda: Channel(1.0),
-        lambda: Channel("0"),
-        lambda: Group(2.5),
-        lambda: Group("8"),
-        lambda: Group(8, None),
+        lambda: PerChannel(1.0),
+        lambda: PerChannel("0"),
+        lambda: PerGroup(2.5),
+        lambda: PerGroup("8"),
+        lambda: PerGroup(8, None),
     ):
         with pytest.raises(UsageError, match="int"):
             wrong()
@@ -458,5 +458,5 @@ def test_what_is_added_up_for_several_rows_are_integers_below_the_53_bits_of_a_f
 
 
 def test_the_unit_is_a_tensor_where_nothing_else_is_said():
-    assert klcal.calibrate(matrix(), per=Tensor()) == klcal.calibrate(matrix())
+    assert klcal.calibrate(matrix(), per=PerTensor()) == klcal.calibrate(matrix())
     assert row_methods.VALUES_PER_BIN == 4, "as the note and the README say"

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
-from klcal.quantizers.granularity import Channel, Group, Layout, Tensor, layout, parse_per, parse_rules, per_of
+from klcal.quantizers.granularity import Layout, PerChannel, PerGroup, PerTensor, layout, parse_per, parse_rules, per_of
 
 SHAPES = [(3, 5), (5, 3), (1, 4), (4, 1), (2, 3, 4), (3, 1, 2), (2, 2, 2, 3), (2, 3, 64)]
 
 
-def row_by_index(per: Channel | Group, shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ...]:
+def row_by_index(per: PerChannel | PerGroup, shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ...]:
     """The row of one value, as its own index among the rows."""
     axis = (per.axis or 0) % len(shape)
-    if isinstance(per, Channel):
+    if isinstance(per, PerChannel):
         return (index[axis],)
     return (*index[:axis], index[axis] // per.size, *index[axis + 1 :])
 
@@ -32,8 +32,8 @@ def rows_by_value(place: Layout, count: int, start: int = 0) -> np.ndarray:
 
 def units(shape):
     for axis in range(-len(shape), len(shape)):
-        yield Channel(axis)
-        yield from (Group(size, axis) for size in range(1, min(shape[axis], 5) + 1))
+        yield PerChannel(axis)
+        yield from (PerGroup(size, axis) for size in range(1, min(shape[axis], 5) + 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -67,22 +67,22 @@ def test_a_part_of_the_values_has_its_part_of_the_rows(data):
 
 
 def test_axes_of_extent_1_may_be_missing_in_an_order():
-    assert layout(Channel(2), (4, 1, 3), (2, 0)) == layout(Channel(2), (4, 1, 3), (2, 0, 1))
+    assert layout(PerChannel(2), (4, 1, 3), (2, 0)) == layout(PerChannel(2), (4, 1, 3), (2, 0, 1))
 
 
 def test_channels_are_rows_of_the_first_axis_but_in_a_stack_of_experts():
-    assert layout(Channel(), (16, 8, 3)).shape == (16,), "a one-dimensional convolution"
-    stack = layout(Channel(), (4, 16, 64))
+    assert layout(PerChannel(), (16, 8, 3)).shape == (16,), "a one-dimensional convolution"
+    stack = layout(PerChannel(), (4, 16, 64))
     assert stack.shape == (4, 16, 1)
     assert "channel:0" in stack.note
-    assert layout(Channel(0), (4, 16, 64)).shape == (4,)
+    assert layout(PerChannel(0), (4, 16, 64)).shape == (4,)
 
 
 @pytest.mark.parametrize("shape", [(), (7,)])
-@pytest.mark.parametrize("per", [Channel(), Channel(3), Group(9)])
+@pytest.mark.parametrize("per", [PerChannel(), PerChannel(3), PerGroup(9)])
 def test_what_has_one_axis_has_one_scale(per, shape):
     assert layout(per, shape) is None
-    assert layout(Tensor(), (3, 4)) is None
+    assert layout(PerTensor(), (3, 4)) is None
 
 
 @pytest.mark.parametrize("text", ["tensor", "channel", "channel:0", "channel:-1", "group:32", "group:32,0"])
@@ -100,16 +100,16 @@ def test_what_is_no_unit_is_told_with_those_there_are(text):
 
 def test_a_group_longer_than_its_axis_and_an_axis_that_is_not_there_are_usage_errors():
     with pytest.raises(UsageError, match=r"group:8: axis 1 of the shape \[16, 7\] has 7 values"):
-        layout(Group(8), (16, 7))
+        layout(PerGroup(8), (16, 7))
     with pytest.raises(UsageError, match=r"channel:2: the shape \[16, 7\] has the axes 0 to 1"):
-        layout(Channel(2), (16, 7))
+        layout(PerChannel(2), (16, 7))
 
 
 def test_the_first_rule_that_matches_holds_and_that_without_a_glob_comes_last():
     rules = parse_rules(["group:4", "*.weight=channel:0", "fc.*=channel:1"])
-    assert per_of(["fc.weight"], rules) == Channel(0)
-    assert per_of(["fc.bias"], rules) == Channel(1)
-    assert per_of(["x"], rules) == Group(4)
-    assert per_of(["tied", "fc.weight"], rules) == Channel(0), "any of its names"
-    assert per_of(["x"], parse_rules(["fc.*=channel"])) == Tensor()
+    assert per_of(["fc.weight"], rules) == PerChannel(0)
+    assert per_of(["fc.bias"], rules) == PerChannel(1)
+    assert per_of(["x"], rules) == PerGroup(4)
+    assert per_of(["tied", "fc.weight"], rules) == PerChannel(0), "any of its names"
+    assert per_of(["x"], parse_rules(["fc.*=channel"])) == PerTensor()
     assert parse_rules(["a=b=channel"])[0][0] == "a=b", "a name may hold an equals sign"

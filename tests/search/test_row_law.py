@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.granularity import Channel, layout
+from klcal.quantizers.granularity import PerChannel, layout
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import divergences
 from klcal.search.one_unit import Span
@@ -38,7 +38,7 @@ def matrices(draw) -> np.ndarray:
 
 
 def law_of(values: np.ndarray) -> tuple[RowLaw, np.ndarray]:
-    place = layout(Channel(0), values.shape)
+    place = layout(PerChannel(0), values.shape)
     (found,) = row_sketches([values.ravel()], "float32", place)
     return RowLaw.of(found), found.tops
 

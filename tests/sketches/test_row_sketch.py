@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from klcal.quantizers.granularity import Channel, Group, layout
+from klcal.quantizers.granularity import PerChannel, PerGroup, layout
 from klcal.sketches import row_sketch as row_sketching
 from klcal.sketches.row_sketch import KEY_BITS, RowSketch, _merged, row_sketches
 from klcal.sketches.sketch import sketch
 from tests.support.strategies import FLOATS, SMALL
 
-UNITS = (Channel(0), Channel(1), Group(3), Group(2, 0), Group(1), Group(7, 1))
+UNITS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1))
 
 
 def matrices(elements=FLOATS):
@@ -81,15 +81,15 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, ch
 def test_rows_of_more_columns_are_the_sums_of_the_sketches(a, b):
     rows = min(len(a), len(b))
     a, b = a[:rows], b[:rows]
-    both = whole(np.hstack([a, b]), Channel(0))
-    assert whole(a, Channel(0)) + whole(b, Channel(0)) == both
-    assert whole(b, Channel(0)) + whole(a, Channel(0)) == both
+    both = whole(np.hstack([a, b]), PerChannel(0))
+    assert whole(a, PerChannel(0)) + whole(b, PerChannel(0)) == both
+    assert whole(b, PerChannel(0)) + whole(a, PerChannel(0)) == both
 
 
 @given(matrices(SMALL), matrices(), matrices())
 def test_addition_is_associative_and_has_an_identity(a, b, c):
     rows = min(map(len, (a, b, c)))
-    x, y, z = (whole(each[:rows], Channel(0)) for each in (a, b, c))
+    x, y, z = (whole(each[:rows], PerChannel(0)) for each in (a, b, c))
     assert (x + y) + z == x + (y + z)
     assert x + RowSketch.empty(rows) == x
 
@@ -97,8 +97,8 @@ def test_addition_is_associative_and_has_an_identity(a, b, c):
 def test_a_sum_that_keeps_the_precision_of_its_parts_breaks_the_law(monkeypatch):
     """Near one half the row's own resolution is finer than beside a thousand."""
     a, b = np.float32([[0.50048828, 0.25]]), np.float32([[1000.0, 3.0]])
-    both = whole(np.hstack([a, b]), Channel(0))
-    x, y = whole(a, Channel(0)), whole(b, Channel(0))
+    both = whole(np.hstack([a, b]), PerChannel(0))
+    x, y = whole(a, PerChannel(0)), whole(b, PerChannel(0))
     assert x + y == both
     monkeypatch.setattr(row_sketching, "dropped_bits", lambda keys, _: np.zeros_like(keys))
     assert _merged(x, y) != both
@@ -106,20 +106,20 @@ def test_a_sum_that_keeps_the_precision_of_its_parts_breaks_the_law(monkeypatch)
 
 @given(matrices())
 def test_columns_are_the_rows_of_the_transposed_values(values):
-    assert whole(values, Channel(1)) == whole(values.T.copy(), Channel(0))
-    assert whole(values.T.copy(), Channel(0), order=(1, 0)) == whole(values, Channel(0))
+    assert whole(values, PerChannel(1)) == whole(values.T.copy(), PerChannel(0))
+    assert whole(values.T.copy(), PerChannel(0), order=(1, 0)) == whole(values, PerChannel(0))
 
 
 def test_resolution_is_full_in_the_two_greatest_octaves_and_never_below_bfloat16s():
     octave = 1 + np.arange(1024, dtype=np.float32) / 1024
     values = np.concatenate([octave * np.float32(2.0**-k) for k in range(8)])[None]
-    keys = whole(values, Channel(0)).keys >> 10
+    keys = whole(values, PerChannel(0)).keys >> 10
     assert np.bincount(keys - keys.min()).tolist() == [128, 128, 128, 128, 256, 512, 1024, 1024]
 
 
 def test_bfloat16_is_lossless():
     bits = np.arange(0x3D00, 0x4300, dtype=np.uint32) << 16
-    found = whole(bits.view(np.float32)[None], Channel(0))
+    found = whole(bits.view(np.float32)[None], PerChannel(0))
     assert found.exact.all()
     assert found.keys.size == bits.size
 
@@ -129,18 +129,18 @@ def test_bfloat16_is_lossless():
 def test_some_rows_are_a_sketch_of_their_own(values, data):
     first = data.draw(st.integers(0, len(values) - 1))
     last = data.draw(st.integers(first + 1, len(values)))
-    assert whole(values, Channel(0))[first:last] == whole(values[first:last], Channel(0))
+    assert whole(values, PerChannel(0))[first:last] == whole(values[first:last], PerChannel(0))
 
 
 def test_many_rows_are_sorted_by_wide_keys():
     values = np.arange(1, 3 * 9000 + 1, dtype=np.float32).reshape(-1, 3)
     assert values.shape[0] > 1 << (32 - KEY_BITS)
-    found = whole(values, Channel(0))
-    assert found[8999:9000] == whole(values[8999:], Channel(0))
-    assert found == whole(values, Channel(0), chunk=100)
+    found = whole(values, PerChannel(0))
+    assert found[8999:9000] == whole(values[8999:], PerChannel(0))
+    assert found == whole(values, PerChannel(0), chunk=100)
 
 
 def test_sketches_that_differ_in_one_field_are_not_equal():
-    one = whole(np.float32([[1.0, 2.0]]), Channel(0))
+    one = whole(np.float32([[1.0, 2.0]]), PerChannel(0))
     assert one != replace(one, exact=~one.exact)
     assert one != "a sketch"
