@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from klcal.quantizers.qparams import Qparams, dequantize, quantize
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
-    from klcal.sketches.sketch import Sketch, sketch
+    from klcal.sketches.sketch import Sketch
+    from klcal.sketches.values import sketch
     from klcal.tables.table import Row
 
 __all__ = [
@@ -55,7 +56,8 @@ _HOMES = {
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "quantizers.qparams": ("Qparams", "dequantize", "quantize"),
     "readers": ("Description", "read"),
-    "sketches.sketch": ("Sketch", "sketch"),
+    "sketches.sketch": ("Sketch",),
+    "sketches.values": ("sketch",),
     "tables.table": ("Row",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

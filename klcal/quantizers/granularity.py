@@ -20,6 +20,7 @@ from klcal.errors import UsageError
 
 __all__ = [
     "ONE_AXIS",
+    "Grid",
     "Layout",
     "Per",
     "PerChannel",
@@ -136,6 +137,17 @@ def per_of(names: Iterable[str], rules: Rules) -> Per:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Which units a tensor has, whatever the order of its values: what has equal grids adds up unit by unit."""
+
+    per: Per  # with its axis as counted from the first
+    axis: int
+    size: int | None  # of a group; None for channels
+    shape: tuple[int, ...]  # of the units, in the tensor's own axes
+    note: str | None = None  # what people should know of it
+
+
+@dataclass(frozen=True)
 class Layout:
     """Rows of a tensor whose values come one after the other, in the order of ``order``.
 
@@ -156,6 +168,12 @@ class Layout:
     def rows(self) -> int:
         """How many there are."""
         return prod(self.shape)
+
+    @property
+    def grid(self) -> Grid:
+        """Its units."""
+        per = PerChannel(self.axis) if self.size is None else PerGroup(self.size, self.axis)
+        return Grid(per, self.axis, self.size, self.shape, self.note)
 
     @property
     def ordered(self) -> bool:
