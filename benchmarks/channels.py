@@ -22,7 +22,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.row_calibration import units_of
 from klcal.search.methods import KL, MSE, Method
 from klcal.search.settings import Settings
-from klcal.sketches.row_sketch import row_sketches
+from klcal.sketches.by_unit import unit_sketches
 from klcal.tables.table import Config, Table
 from klcal.writers import WRITERS
 
@@ -81,7 +81,7 @@ def _counting_and_search(weight: np.ndarray) -> None:
 
     def count() -> list[object]:
         chunks = (flat[i : i + CHUNK] for i in range(0, flat.size, CHUNK))
-        return list(row_sketches(chunks, "float32", place))
+        return list(unit_sketches(chunks, "float32", place))
 
     sketches = count()
 

@@ -18,7 +18,7 @@ from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bin
 from klcal.search.one_unit import Span
 from klcal.sketches.counting import values_of
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 
 SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
 ENOUGH = 300  # values from which a histogram says something

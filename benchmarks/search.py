@@ -11,7 +11,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search.methods import parse
 from klcal.search.one_unit import Span
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 
 SIZE = 10**6
 REPEATS = 10  # searches in a row, as those of a model's tensors are

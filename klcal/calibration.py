@@ -20,17 +20,17 @@ from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.search.one_unit import Choice, Span
 from klcal.search.settings import Nonfinite, Settings
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import REPEATED, Stored, array_chunks, sketch, stored_array, stored_chunks
+from klcal.tables.status import nonfinite_counts, nonfinite_reason, underflow_reason, zero_reason
 from klcal.tables.table import Row, Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.sketch import Held, Values
+    from klcal.sketches.values import Held, Values
 
-__all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
+__all__ = ["calibrate", "calibrate_sketch", "kl_divergence_calibration"]
 
 TENSOR = PerTensor()
-REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
 
 
 def calibrate(
@@ -119,19 +119,22 @@ def _calibrate_values(values: Held | Sketch, per: Per, settings: Settings) -> Ro
 
 def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     """``calibrate`` with everything parsed."""
+    if found.units != 1:
+        raise UsageError(f"a sketch of {found.units} units", "sketch a tensor as one, or hand in the values")
+    has_finite = bool(found.finite[0])
     row = Row(
         status="ok",
-        min=found.min,
-        max=found.max,
-        numel=found.numel,
-        zeros=found.zeros,
-        nan=found.nan,
-        neg_inf=found.neg_inf,
-        pos_inf=found.pos_inf,
+        min=float(found.min[0]) if has_finite else None,
+        max=float(found.max[0]) if has_finite else None,
+        numel=int(found.numel[0]),
+        zeros=int(found.zeros[0]),
+        nan=int(found.nan[0]),
+        neg_inf=int(found.neg_inf[0]),
+        pos_inf=int(found.pos_inf[0] + found.overflowed[0]),  # of a float64 beyond float32 the table says so
     )
-    if found.numel == 0:
+    if row.numel == 0:
         return replace(row, status="empty", reason="it has no values")
-    if found.nonfinite and (settings.nonfinite == "fail" or not found.finite):
+    if nonfinite_counts(row) and (settings.nonfinite == "fail" or not has_finite):
         return replace(row, status="nonfinite", reason=nonfinite_reason(row))
     law = Law.of(found)
     if not law.size:
@@ -160,9 +163,9 @@ def _measured(row: Row, found: Sketch, law: Law, scheme: Scheme, chosen: Qparams
         low=chosen.low,
         high=chosen.high,
         kl=divergence,
-        mse=cost.squared_error / found.finite,
+        mse=cost.squared_error / int(found.finite[0]),
         sqnr_db=cost.sqnr_db(law.energy),
-        clipped=cost.clipped / found.finite,
+        clipped=cost.clipped / int(found.finite[0]),
     )
 
 
@@ -195,8 +198,8 @@ def kl_divergence_calibration(
     found = sketch(tensor)
     bounds = None
     if min_val is not None or max_val is not None:
-        low = min(found.minimum, 0.0) if min_val is None else min_val
-        bounds = (low, max(found.maximum, 0.0) if max_val is None else max_val)
+        low = min(float(found.minimum[0]), 0.0) if min_val is None else min_val
+        bounds = (low, max(float(found.maximum[0]), 0.0) if max_val is None else max_val)
     row = calibrate(found, method=KL(bins=num_bins), bounds=bounds)
     if not isinstance(row.scale, float) or not isinstance(row.zero_point, int):
         raise InputError(f"the tensor has no scale: {row.reason}")

@@ -17,7 +17,8 @@ from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_error
 from klcal.search.row_methods import few_values, least_values, row_choices, sub_bins_of
 from klcal.search.row_tables import rows_at_once
 from klcal.search.settings import Settings
-from klcal.sketches.row_sketch import RowSketch, row_sketches
+from klcal.sketches.by_unit import unit_sketches
+from klcal.sketches.sketch import Sketch
 from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
 from klcal.tables.table import Row, Status
 
@@ -43,8 +44,8 @@ def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layou
     step = rows_at_once(settings.scheme)
     pieces = [
         units_of(each[first : first + step], settings)
-        for each in row_sketches(chunks, dtype, layout)
-        for first in range(0, each.rows, step)
+        for each in unit_sketches(chunks, dtype, layout)
+        for first in range(0, each.units, step)
     ]
     units = Units(*(layout.in_own_order(np.concatenate(each)) for each in zip(*pieces, strict=True)))
     return _table_row(units, layout, settings)
@@ -71,30 +72,29 @@ class Units(NamedTuple):
     pos_inf: Integers
 
 
-def units_of(sketch: RowSketch, settings: Settings) -> Units:
-    """The units that the rows of a sketch are."""
+def units_of(sketch: Sketch, settings: Settings) -> Units:
+    """What the units of a sketch become."""
     nonzero = sketch.nonzero
     finite = nonzero + sketch.zeros
-    refused = (sketch.nonfinite > 0) & ((finite == 0) | (settings.nonfinite == "fail"))
+    pos_inf = sketch.pos_inf + sketch.overflowed  # of a float64 beyond float32 the table says so
+    nonfinite = sketch.nan + sketch.neg_inf + pos_inf
+    refused = (nonfinite > 0) & ((finite == 0) | (settings.nonfinite == "fail"))
     status = np.where(refused, NONFINITE, np.where(nonzero == 0, ZERO, OK))
     good = status == OK
-    columns = np.full((8, sketch.rows), np.nan)
+    columns = np.full((8, sketch.units), np.nan)
     if good.any():
-        columns[:, good] = _chosen(RowLaw.of(sketch).select(good), sketch.tops[good], finite[good], settings)
+        columns[:, good] = _chosen(RowLaw.of(sketch.select(good)), finite[good], settings)
         status[good & np.isnan(columns[1])] = UNDERFLOW
-    has_zeros = sketch.zeros > 0
-    least = np.where(has_zeros, np.minimum(sketch.minimum, 0.0), sketch.minimum)
-    greatest = np.where(has_zeros, np.maximum(sketch.maximum, 0.0), sketch.maximum)
     scale, deployed, below, few, kl, mse, sqnr, clipped = columns
-    counters = finite + sketch.nonfinite, sketch.zeros, sketch.nan, sketch.neg_inf, sketch.pos_inf
-    return Units(status, scale, deployed, below, few, kl, mse, sqnr, clipped, least, greatest, *counters)
+    counters = sketch.numel, sketch.zeros, sketch.nan, sketch.neg_inf, pos_inf
+    return Units(status, scale, deployed, below, few, kl, mse, sqnr, clipped, sketch.min, sketch.max, *counters)
 
 
-def _chosen(law: RowLaw, tops: Integers, finite: Integers, settings: Settings) -> list[Floats]:
+def _chosen(law: RowLaw, finite: Integers, settings: Settings) -> list[Floats]:
     """The scale of each row, and the columns of ``Units`` from there on to what is clipped."""
     scheme = settings.scheme
     few = few_values(law, settings)
-    scale, below = row_choices(law, tops, settings)
+    scale, below = row_choices(law, settings)
     deployed = deployed_scales(scale, below, scheme)
     known = np.where(deployed > 0, deployed, 1.0)
     kl = np.full(law.rows, np.nan)

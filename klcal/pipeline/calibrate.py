@@ -15,7 +15,7 @@ from math import prod
 from operator import add
 from typing import NamedTuple, Protocol, TypeVar
 
-from klcal.calibration import REPEATED, calibrate_sketch
+from klcal.calibration import calibrate_sketch
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, Rules, layout, per_of
@@ -23,7 +23,8 @@ from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.row_calibration import calibrate_rows
 from klcal.search.settings import Settings
-from klcal.sketches.sketch import Sketch, sketch_parts, stored_chunks
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import REPEATED, sketch_parts, stored_chunks
 from klcal.tables.status import nonfinite_counts
 from klcal.tables.table import Config, Row, Table
 
@@ -201,7 +202,7 @@ def _counted(request: Request, task: _Task) -> Sketch | Row:
 
 def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) -> _Outcome:
     """The outcome of a tensor from those of its tasks: the first error, or the sum of the sketches."""
-    merged: _Outcome = Sketch()
+    merged: _Outcome = Sketch.empty()
     for task, outcome in group:
         if progress is not None:
             progress.advance(task.nbytes)

@@ -19,9 +19,10 @@ from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, out
 from klcal.pipeline.quantized_copy import quantized_copy, read_quantizers
 from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
 from klcal.readers import Description, find
-from klcal.sketches.sketch import Sketch, sketch_parts
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch_parts
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import DIFFERENCE_FIELDS, Comparison, Difference, FileError, Table
+from klcal.tables.table import DIFFERENCE_FIELDS, Comparison, Difference, FileError, Row, Table
 
 __all__ = ["BASES", "compare_files"]
 
@@ -199,10 +200,10 @@ def _compared(request: _Request, pair: _Pair) -> Difference:
     row = _plain(pair)
     a, b, elements = _counted(p, q)
     for side, found in (("P", a), ("Q", b)):
-        if not found.numel:
+        if not found.numel[0]:
             return replace(row, status="empty", reason=f"{side} has no values")
-        if found.nonfinite:
-            return replace(row, status="nonfinite", reason=f"{nonfinite_counts(found)} in {side}")
+        if reason := _nonfinite(found):
+            return replace(row, status="nonfinite", reason=f"{reason} in {side}")
     row = _with_divergences(row, a, b, request)
     return row if elements is None else _with_elements(row, elements)
 
@@ -213,7 +214,13 @@ def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwis
         return sketch_parts(p.parts, p.dtype), sketch_parts(q.parts, q.dtype), None
     chunks_p, chunks_q = (chain.from_iterable(part.chunks() for part in each.parts) for each in (p, q))
     found = side_by_side(chunks_p, p.dtype, chunks_q, q.dtype)
-    return Sketch.of(found.p), Sketch.of(found.q), found.elements
+    return found.p, found.q, found.elements
+
+
+def _nonfinite(found: Sketch) -> str:
+    """What is not finite of a sketch, in words: of a float64 beyond float32 it says so."""
+    above = int(found.pos_inf[0] + found.overflowed[0])
+    return nonfinite_counts(Row(status="ok", nan=int(found.nan[0]), neg_inf=int(found.neg_inf[0]), pos_inf=above))
 
 
 def _with_divergences(row: Difference, a: Sketch, b: Sketch, request: _Request) -> Difference:

@@ -19,7 +19,7 @@ from klcal.readers import Chunk, Description
 from klcal.readers.regular import open_regular
 from klcal.readers.strict_json import parse
 from klcal.sketches.counting import values_of
-from klcal.sketches.sketch import stored_chunks
+from klcal.sketches.values import stored_chunks
 
 __all__ = ["Quantizer", "quantized_copy", "read_quantizers"]
 

@@ -13,9 +13,9 @@ from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import relative_edges, spread_within_cells
 from klcal.search.exact_costs import piece_clipped, piece_errors, point_errors
-from klcal.sketches.counting import MANTISSA_BITS, SHIFT, SIGN_KEY
-from klcal.sketches.distribution import FLOAT64_MANTISSA_BITS, LEAST_NORMAL, Law, Pieces, magnitudes
-from klcal.sketches.row_sketch import KEY_BITS, RowSketch, dropped_bits
+from klcal.sketches.distribution import Law, Pieces, intervals
+from klcal.sketches.patterns import PATTERN_BITS
+from klcal.sketches.sketch import Sketch
 
 __all__ = ["RowLaw", "row_clipped", "row_divergences", "row_errors", "row_point_errors"]
 
@@ -25,7 +25,10 @@ Integers = npt.NDArray[np.int64]
 PieceCost = Callable[[Floats, Floats, Floats, Floats | None], Floats]
 
 FLOAT64_BIAS, FLOAT32_BIAS = 1023, 127
-SIDE_BITS = KEY_BITS - 1  # of a bucket's key without its sign
+FLOAT64_MANTISSA_BITS = 52
+KEY_BITS = 32  # of a float32 pattern, below the number of its row
+SIDE_BITS = KEY_BITS - 1  # of a pattern without its sign
+SIGN_KEY = 1 << SIDE_BITS
 EDGES_AT_ONCE = 1 << 20  # edges of sub-bins looked up together: 8 MiB an array
 
 
@@ -43,20 +46,13 @@ class RowLaw:
     high: Floats
 
     @staticmethod
-    def of(sketch: RowSketch) -> RowLaw:
-        """The law of each row; the outermost pieces end, and the innermost begin, at the exact extremes."""
-        row, key = sketch.row, sketch.keys & ((1 << KEY_BITS) - 1)
-        negative, magnitude = key >= SIGN_KEY, key & (SIGN_KEY - 1)
-        width = 1 << dropped_bits(key, sketch.tops[row])
-        inner, outer = magnitudes(magnitude << SHIFT), magnitudes((magnitude + width) << SHIFT)
-        outer = np.where(sketch.exact[row], inner, outer)
-        least = np.where(negative, -sketch.maximum[row], sketch.minimum[row])
-        outer = np.minimum(outer, np.where(negative, -sketch.minimum[row], sketch.maximum[row]))
-        inner = np.where(inner < LEAST_NORMAL, outer, inner)  # subnormal numbers are points
+    def of(sketch: Sketch) -> RowLaw:
+        """The law of each unit; the outermost pieces end, and the innermost begin, at the exact extremes."""
+        row = sketch.unit
         low = np.where(sketch.minimum < 0, sketch.minimum, 0.0)
         high = np.where(sketch.maximum > 0, sketch.maximum, 0.0)
-        ends = np.maximum(inner, least), np.maximum(outer, least)
-        return RowLaw(sketch.rows, sketch.keys, row, *ends, sketch.counts.astype(np.float64), low, high)
+        keys = (row << KEY_BITS) + sketch.keys
+        return RowLaw(sketch.units, keys, row, *intervals(sketch), sketch.counts.astype(np.float64), low, high)
 
     @cached_property
     def negative(self) -> npt.NDArray[np.bool_]:
@@ -124,26 +120,12 @@ class RowLaw:
         inner, outer = self.inner[order][place], self.outer[order][place]
         return np.where(rank > 0, inner + inside * (outer - inner), 0.0)
 
-    def law(self, row: int, top: int) -> Law:
-        """One row, for a method that looks at a row at a time; ``top`` as in ``dropped_bits``.
-
-        Wide buckets are cut into those of full precision, among which their values are spread evenly.
-        """
+    def law(self, row: int) -> Law:
+        """One row, for a method that looks at a row at a time."""
         begin, split, end = np.searchsorted(self.keys, (np.array([0, SIGN_KEY, SIGN_KEY << 1]) + (row << KEY_BITS)))
-        return Law(self._pieces(slice(begin, split), top), self._pieces(slice(split, end), top), MANTISSA_BITS)
-
-    def _pieces(self, some: slice, top: int) -> Pieces:
-        width = self.outer[some] - self.inner[some]
-        parts = np.where(width > 0, 1 << dropped_bits(self.keys[some], np.asarray(top)), 1)
-        inner, outer, counts, width, key = (
-            np.repeat(each, parts)
-            for each in (self.inner[some], self.outer[some], self.counts[some], width, self.keys[some] & (SIGN_KEY - 1))
+        return Law(
+            *(Pieces(self.inner[a:b], self.outer[a:b], self.counts[a:b]) for a, b in ((begin, split), (split, end)))
         )
-        key += np.arange(key.size) - np.repeat(np.cumsum(parts) - parts, parts)
-        begin, end = (np.clip(magnitudes(each << SHIFT), inner, outer) for each in (key, key + 1))
-        kept = (end > begin) | (width == 0)
-        share = np.divide(end - begin, width, out=np.ones(width.size), where=width > 0)
-        return Pieces(begin[kept], end[kept], (counts * share)[kept])
 
 
 def row_errors(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers) -> Floats:
@@ -198,8 +180,8 @@ def _signed_mass(law: RowLaw, rows: Integers, edges: Floats) -> Floats:
     """How many values of a row lie between zero and each edge, with the sign of the edge."""
     magnitude = np.abs(edges)
     negative = edges < 0
-    bucket = (magnitude.view(np.int64) >> (FLOAT64_MANTISSA_BITS - MANTISSA_BITS)) - (
-        (FLOAT64_BIAS - FLOAT32_BIAS) << MANTISSA_BITS
+    bucket = (magnitude.view(np.int64) >> (FLOAT64_MANTISSA_BITS - PATTERN_BITS)) - (
+        (FLOAT64_BIAS - FLOAT32_BIAS) << PATTERN_BITS
     )
     wanted = (rows[:, None] << KEY_BITS) + np.where(negative, SIGN_KEY, 0) + np.clip(bucket, 0, SIGN_KEY - 1)
     place = np.searchsorted(law.keys, wanted, side="right") - 1

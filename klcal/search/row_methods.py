@@ -14,7 +14,6 @@ from klcal.search.settings import Settings
 
 __all__ = ["few_values", "least_values", "row_choices", "sub_bins_of"]
 
-Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 VALUES_PER_BIN = 4  # on average, from which D says more of the values than of their number
@@ -35,8 +34,8 @@ def few_values(law: RowLaw, settings: Settings) -> Bools:
     return (law.size < least_values(settings)) | (sub_bins_of(settings) == 1)
 
 
-def row_choices(law: RowLaw, tops: Integers, settings: Settings) -> RowChoices:
-    """The choice for each row, of which ``tops`` are the exponents of their largest magnitudes.
+def row_choices(law: RowLaw, settings: Settings) -> RowChoices:
+    """The choice for each row.
 
     `kl` decides by D where there are values enough for it, elsewhere by the squared error. A method that looks at one
     law at a time is called for each row.
@@ -58,7 +57,7 @@ def row_choices(law: RowLaw, tops: Integers, settings: Settings) -> RowChoices:
                 lambda some, within, is_few: row_search(some, scheme, within, 1 if is_few else sub, weight),
             )
     found = [
-        settings.method(law.law(row, int(tops[row])), scheme, Span(float(spans.low[row]), float(spans.high[row])))
+        settings.method(law.law(row), scheme, Span(float(spans.low[row]), float(spans.high[row])))
         for row in range(law.rows)
     ]
     return RowChoices(np.array([each.scale for each in found]), np.array([each.below for each in found]))

@@ -14,7 +14,7 @@ __all__ = ["counted_buckets", "counted_patterns"]
 
 
 def counted_patterns(
-    patterns: Patterns, counts: Numbers, starts: Integers, resolution: Resolution = TENSOR, **float64: Integers
+    patterns: Patterns, counts: Numbers, starts: Integers, resolution: Resolution = TENSOR, **float64: Any
 ) -> Sketch:
     """The sketch of units whose distinct values are known, whatever these are.
 
@@ -31,12 +31,13 @@ def counted_patterns(
         at = np.flatnonzero(special)
         unit = np.searchsorted(starts, at, side="right") - 1
         masks = zip(("zeros", "nan", "neg_inf", "pos_inf"), kinds(patterns[at]), strict=True)
-        found = replace(found, **{name: _sums(unit[mask], counts[at[mask]], found.units) for name, mask in masks})
+        seen: dict[str, Any] = {name: _sums(unit[mask], counts[at[mask]], found.units) for name, mask in masks}
+        found = replace(found, **seen)
         patterns, counts = patterns[~special], counts[~special]
         starts = starts - np.searchsorted(at, starts)
     minimum, maximum = extremes(patterns, starts)
-    kept = {"keys": patterns, "counts": narrow(counts), "starts": starts}
-    return settled(replace(found, **kept, minimum=minimum, maximum=maximum))
+    whole = replace(found, keys=patterns, counts=narrow(counts), starts=starts, minimum=minimum, maximum=maximum)
+    return settled(whole)
 
 
 def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:
@@ -55,8 +56,14 @@ def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution:
         resolution: of the sketch.
         **known: the other numbers of the unit; a counter that is missing is 0.
     """
-    counters = {name: np.array([known.pop(name, 0)], np.int64) for name in COUNTERS}
-    extremes_of_it = {name: np.array([value], np.float64) for name, value in known.items()}
-    starts, is_exact = np.array([0, keys.size]), np.array([exact])
-    kept = {"keys": keys, "counts": narrow(counts), "starts": starts}
-    return settled(Sketch(**kept, **counters, **extremes_of_it, exact=is_exact, resolution=resolution))
+    numbers: dict[str, Any] = {name: np.array([known.pop(name, 0)], np.int64) for name in COUNTERS}
+    numbers |= {name: np.array([value], np.float64) for name, value in known.items()}
+    found = Sketch(
+        keys=keys,
+        counts=narrow(counts),
+        starts=np.array([0, keys.size]),
+        exact=np.array([exact]),
+        resolution=resolution,
+        **numbers,
+    )
+    return settled(found)

@@ -128,7 +128,7 @@ class _FloatCounter:
             self._count_nonfinite(block)
             values, low, high = _extremes(values[np.isfinite(values)])
         if block.dtype == np.float64:
-            self.underflowed += np.count_nonzero(block) - np.count_nonzero(values) - (block.size - values.size)
+            self.underflowed += int(np.count_nonzero(block) - np.count_nonzero(values)) - (block.size - values.size)
         if low == high == 0:  # masks and padding: nothing to look up
             self.zeros[2] += values.size
             return
@@ -146,8 +146,8 @@ class _FloatCounter:
             self.zeros[:2] += np.count_nonzero(bits == 0), np.count_nonzero(bits == NEGATIVE_ZERO)
 
     def _count_nonfinite(self, block: Array) -> None:
-        nan, neg_inf, pos_inf = (np.count_nonzero(mask) for mask in (np.isnan(block), block == -np.inf, block == np.inf))
-        finite = np.count_nonzero(np.isfinite(_singles(block)))
+        nan, neg_inf, pos_inf = (int(mask.sum()) for mask in (np.isnan(block), block == -np.inf, block == np.inf))
+        finite = int(np.count_nonzero(np.isfinite(_singles(block))))
         self.nan, self.neg_inf, self.pos_inf = self.nan + nan, self.neg_inf + neg_inf, self.pos_inf + pos_inf
         self.overflowed += block.size - finite - nan - neg_inf - pos_inf
 

@@ -1,8 +1,8 @@
-"""The law of a sketch's nonzero values, as prefix sums that answer in constant time.
+"""The law of a sketch's nonzero values, as prefix sums.
 
 Every objective of the search is a sum, over the cells of a candidate quantizer, of two functions of a
-point e of the line: the mass between zero and e, and the excess E(x − e)₊ beyond it. Both are tabulated at the
-edges of the buckets; in between, inside a bucket, values count as uniform, so that mass is linear and
+point e of the line: the mass between zero and e, and the excess E(x − e)₊ beyond it. Both are tabulated where
+the pieces of the sketch begin; inside a bucket values count as uniform, so that mass is linear and
 excess quadratic. Each sign has its own tables, which run outward from zero, so that a far outlier of one sign
 takes no digits from the other.
 """
@@ -15,18 +15,43 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from klcal.sketches.counting import MANTISSA_BITS, SIGN_KEY
+from klcal.errors import UsageError
+from klcal.sketches.patterns import SIGN, Numbers, Patterns
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["FLOAT64_MANTISSA_BITS", "LEAST_NORMAL", "Law", "Pieces", "Side", "magnitudes"]
+__all__ = ["Law", "Pieces", "Side", "intervals"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-FLOAT64_MANTISSA_BITS = 52
-FLOAT32_MANTISSA_BITS = 23
 LEAST_NORMAL = 2.0**-126  # of float32
-LEAST_EDGE = 2.0**-149  # the least float32: where the bucket that begins at zero is tabulated
+LEAST = 2.0**-149  # the least float32: where the bucket that begins at zero does
+
+
+def intervals(sketch: Sketch) -> tuple[Floats, Floats]:
+    """The magnitudes at which each piece of a sketch begins and ends; points, where both are equal.
+
+    The outermost bucket of a unit ends at the exact extreme and, where all values have one sign, the innermost begins at
+    the other one, so that a constant is a point. What is exact is a point at its key; so are the buckets of subnormal
+    numbers, which are wider than the cells of a table.
+    """
+    unit, negative = sketch.unit, sketch.keys >= SIGN
+    exact = sketch.exact[unit]
+    bits = sketch.keys & ~SIGN
+    width = np.where(exact, np.uint32(0), np.uint32(1) << sketch.resolution.dropped(sketch.keys, sketch.tops[unit]))
+    inner, outer = _magnitudes(bits), _magnitudes(bits + width)
+    least = np.maximum(np.where(negative, -sketch.maximum[unit], sketch.minimum[unit]), LEAST)
+    extreme = np.where(negative, -sketch.minimum[unit], sketch.maximum[unit])
+    outer = np.where(exact, inner, np.minimum(outer, extreme))
+    inner = np.where((inner < LEAST_NORMAL) & (outer == extreme), outer, inner)
+    outer = np.where(inner < LEAST_NORMAL, inner, outer)
+    return np.maximum(inner, least), np.maximum(outer, least)
+
+
+def _magnitudes(bits: Patterns) -> Floats:
+    """Float32 patterns as float64; the pattern of infinity, the upper edge of the last bucket, as 2¹²⁸."""
+    with np.errstate(over="ignore"):
+        return np.minimum(bits.view(np.float32).astype(np.float64), 2.0**128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,115 +60,64 @@ class Pieces:
 
     inner: Floats
     outer: Floats
-    counts: Integers
+    counts: Numbers | Floats
 
     @staticmethod
     def of(sketch: Sketch) -> tuple[Pieces, Pieces]:
-        """The positive and the negative side.
-
-        The outermost bucket ends at the exact extreme and, where all values have one sign, the innermost begins at
-        the other one, so that a constant is a point. Where the sketch is exact, every bucket is the point at its
-        inner edge; so are those of subnormal numbers, which are wider than the cells of a table.
-        """
-        sign = SIGN_KEY >> (MANTISSA_BITS - sketch.mantissa_bits)
-        split = int(np.searchsorted(sketch.keys, sign))
-        return (
-            _pieces(sketch, slice(0, split), 0, sketch.minimum, sketch.maximum),
-            _pieces(sketch, slice(split, None), sign, -sketch.maximum, -sketch.minimum),
-        )
-
-
-def _pieces(sketch: Sketch, side: slice, sign: int, least: float, extreme: float) -> Pieces:
-    shift = FLOAT32_MANTISSA_BITS - sketch.mantissa_bits
-    bits = (sketch.keys[side] - sign) << shift
-    inner = magnitudes(bits)
-    if sketch.exact:
-        return Pieces(inner, inner, sketch.counts[side])
-    outer = np.minimum(magnitudes(bits + (1 << shift)), extreme)
-    outer[:-1] = np.where(inner < LEAST_NORMAL, inner, outer)[:-1]
-    inner[-1:] = np.where(inner < LEAST_NORMAL, outer, inner)[-1:]
-    return Pieces(np.maximum(inner, least), np.maximum(outer, least), sketch.counts[side])
-
-
-def magnitudes(bits: Integers) -> Floats:
-    """Float32 patterns as float64; the pattern of infinity, the upper edge of the last bucket, as 2¹²⁸."""
-    with np.errstate(over="ignore"):
-        return np.minimum(bits.astype(np.uint32).view(np.float32).astype(np.float64), 2.0**128)
+        """The positive and the negative side of a sketch of one unit: see ``intervals``."""
+        if sketch.units != 1:
+            raise UsageError(f"{sketch.units} units have no law together", "take one of them, as in sketch[0:1]")
+        inner, outer = intervals(sketch)
+        split = int(np.searchsorted(sketch.keys, SIGN))
+        sides = slice(0, split), slice(split, None)
+        positive, negative = (Pieces(inner[side], outer[side], sketch.counts[side]) for side in sides)
+        return positive, negative
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The tables of one sign, over all buckets from the innermost to the outermost occupied one.
+    """The tables of one sign: for each piece, and before them for an empty one that begins at zero."""
 
-    A bucket is found from the bits of a float64, without a search: its leading mantissa bits are those of
-    the float32 that the bucket was keyed by. The first bucket of the tables is an empty one, so that a
-    point below all values is answered like any other.
-    """
-
-    base: int  # key of the first bucket: the leading bits of its edge as float64
-    shift: int  # bits of a float64 below a key
-    edge: Floats  # where the values of each bucket begin
-    excess: tuple[Floats, Floats, Floats]  # coefficients in the distance from the edge
-    mass: tuple[Floats, Floats]
-    least: float  # the innermost magnitude, where it lies inside its bucket; else 0
-    extreme: float  # the outermost; 0 if there are no values
+    edge: Floats  # where each piece begins
+    width: Floats  # how far its values reach from there
+    counts: Floats  # how many it has
+    within: Floats  # values before each
+    beyond: Floats  # values behind each
+    excess: Floats  # beyond the edge of each
     size: float  # how many values there are
+    extreme: float  # the outermost; 0 if there are no values
 
     @staticmethod
-    def of(pieces: Pieces, mantissa_bits: int) -> Side:
-        """The tables of one sign of a sketch with that many mantissa bits."""
-        shift = FLOAT64_MANTISSA_BITS - mantissa_bits
-        inner = np.maximum(pieces.inner, LEAST_EDGE)
-        keys = inner.view(np.int64) >> shift
-        if not keys.size:
-            nothing = np.zeros(1)
-            return Side(0, shift, nothing, (nothing,) * 3, (nothing,) * 2, 0.0, 0.0, 0.0)
-        base = int(keys[0]) - 1
-        occupied = keys - base
-        width = pieces.outer - pieces.inner
-        edge = (np.arange(base, int(keys[-1]) + 2) << shift).view(np.float64)
-        edge[1] = inner[0]  # which may lie within its bucket
-        counts, density, points = np.zeros((3, edge.size))
-        counts[occupied] = pieces.counts
-        density[occupied] = np.divide(pieces.counts, width, out=np.zeros(width.size), where=width > 0)
-        points[occupied] = np.where(width > 0, 0, pieces.counts)
-        beyond = _sums_from_outside(counts)
-        spread = beyond[1:] * np.diff(edge)
-        spread[occupied] += pieces.counts * width / 2
-        within = beyond[0] - beyond[:-1]
-        return Side(
-            base,
-            shift,
-            edge[:-1],
-            (_sums_from_outside(spread), points[:-1] - beyond[:-1], density[:-1] / 2),
-            (within + points[:-1], density[:-1]),
-            float(inner[0]) if inner[:1].view(np.int64)[0] & ((1 << shift) - 1) else 0.0,
-            float(pieces.outer[-1]),
-            float(beyond[0]),
-        )
+    def of(pieces: Pieces) -> Side:
+        """The tables of one sign of a sketch."""
+        edge, width = np.append(0.0, pieces.inner), np.append(0.0, pieces.outer - pieces.inner)
+        counts = np.append(0.0, pieces.counts)
+        total = _sums_from_outside(np.append(counts, 0.0))
+        beyond = total[1:]
+        spread = beyond * np.diff(edge, append=edge[-1]) + counts * width / 2
+        extreme = float(edge[-1] + width[-1])
+        size = float(total[0])
+        return Side(edge, width, counts, size - total[:-1], beyond, _sums_from_outside(spread), size, extreme)
 
-    def _find(self, points: Floats) -> tuple[Integers, Floats]:
-        """The bucket of each point and the distance from where its values begin."""
-        bucket = (points.view(np.int64) >> self.shift) - self.base
-        bucket = np.clip(bucket, 0, self.edge.size - 1, out=bucket)
-        if self.least:
-            bucket *= points >= self.least
-        return bucket, np.minimum(points, self.extreme) - self.edge.take(bucket)
+    def _find(self, points: Floats) -> tuple[Integers, Floats, Floats]:
+        """The piece that begins last before each point, how far the point lies beyond, and what share of it before."""
+        piece = np.searchsorted(self.edge, points, side="right") - 1
+        distance, width = points - self.edge[piece], self.width[piece]
+        return piece, distance, np.divide(np.minimum(distance, width), width, out=np.ones(width.shape), where=width > 0)
 
     def excess_beyond(self, points: Floats) -> Floats:
         """Σ (|x| − e)₊ over the values of this sign, for each magnitude e ≥ 0."""
-        bucket, distance = self._find(points)
-        constant, linear, quadratic = (table.take(bucket) for table in self.excess)
-        return constant + distance * (linear + distance * quadratic)
+        piece, distance, share = self._find(points)
+        passed = self.counts[piece] * self.width[piece] * share * (1 - share / 2)
+        return self.excess[piece] - self.beyond[piece] * distance - passed
 
     def mass_within(self, points: Floats) -> Floats:
         """How many values of this sign have a magnitude of at most e, for each e ≥ 0.
 
         Where no value lies between two points, their masses are equal to the last bit.
         """
-        bucket, distance = self._find(points)
-        constant, linear = (table.take(bucket) for table in self.mass)
-        return np.where(points < self.extreme, constant + distance * linear, self.size)
+        piece, _, share = self._find(points)
+        return self.within[piece] + self.counts[piece] * share
 
 
 def _sums_from_outside(values: Floats) -> Floats:
@@ -157,17 +131,16 @@ class Law:
 
     positive: Pieces
     negative: Pieces
-    mantissa_bits: int
 
     @staticmethod
     def of(sketch: Sketch) -> Law:
-        """The law of a sketch."""
-        return Law(*Pieces.of(sketch), sketch.mantissa_bits)
+        """The law of a sketch of one unit."""
+        return Law(*Pieces.of(sketch))
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
         """The tables of the positive and the negative values."""
-        return Side.of(self.positive, self.mantissa_bits), Side.of(self.negative, self.mantissa_bits)
+        return Side.of(self.positive), Side.of(self.negative)
 
     @cached_property
     def size(self) -> int:

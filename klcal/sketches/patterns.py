@@ -65,7 +65,8 @@ class Resolution:
             return np.full(keys.size, most, np.uint32)
         exponent = (keys << np.uint32(1) >> np.uint32(PATTERN_BITS + 1)).view(np.int32)
         octaves = tops.astype(np.int32, copy=False) - exponent  # below the largest
-        return np.clip(octaves + (fewest - FINE_OCTAVES + 1), fewest, most).view(np.uint32)
+        dropped: Patterns = np.clip(octaves + (fewest - FINE_OCTAVES + 1), fewest, most).view(np.uint32)
+        return dropped
 
 
 TENSOR = Resolution()

@@ -221,9 +221,9 @@ class Sketch:
         return self if wanted.all() else self.take(np.flatnonzero(wanted))
 
     def repeat(self, times: int) -> Sketch:
-        """The sum of ``times`` copies, at least one: an expanded view holds each value that often."""
-        if times < 1:
-            raise UsageError(f"a sketch repeated {times} times", "use 1 or more")
+        """The sum of ``times`` copies: an expanded view holds each value that often."""
+        if not times:
+            return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}
         return replace(self, counts=narrow(self.counts.astype(np.int64) * times), **counters)
 

@@ -17,7 +17,7 @@ from klcal.calibration import calibrate, kl_divergence_calibration
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.qparams import dequantize, quantize
 from klcal.search.methods import KL
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from klcal.tables.table import FLOAT_FIELDS
 from tests.support.strategies import FLOATS, floats, tensors
 

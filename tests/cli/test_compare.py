@@ -19,7 +19,7 @@ from klcal.divergence.elementwise import side_by_side
 from klcal.divergence.samples import mass_bins
 from klcal.errors import UsageError
 from klcal.pipeline.compare import compare_files
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support.command import klcal
 from tests.support.strategies import FINITE, floats, tensors
 

@@ -34,7 +34,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import divergences, sub_bins
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support.laws import SIZES, joints, laws, merges, normalised
 
 ROUNDING = 1e-12

@@ -15,7 +15,8 @@ from klcal.divergence import DIVERGENCES, entropy, kl, wasserstein
 from klcal.divergence.densities import kl_normal
 from klcal.divergence.samples import Pair, even_bins, kl_bias, mass_bins, plug_in_entropy, plug_in_kl, sketch_bins
 from klcal.errors import InputError, UsageError
-from klcal.sketches.sketch import Sketch, sketch
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch
 from tests.support.strategies import FINITE, floats, tensors
 
 VALUES = floats(FINITE).filter(len)

@@ -12,7 +12,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme, parse_range
 from klcal.search.methods import KL, METHODS, MSE, KLClassic, MinMax, Percentile, parse, sub_bins_per_cell
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 
 RNG = np.random.default_rng
 NORMAL = RNG(0).standard_normal(100_000).astype(np.float32)

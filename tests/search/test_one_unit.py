@@ -17,7 +17,7 @@ from klcal.search.classic import classic_divergences
 from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
 from klcal.search.one_unit import Span, full_choice
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support import reference
 from tests.support.strategies import tensors
 

@@ -15,7 +15,7 @@ from klcal.search.one_unit import Span
 from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_errors
 from klcal.sketches.distribution import Law
 from klcal.sketches.row_sketch import row_sketches
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support import reference
 
 SCHEMES = [

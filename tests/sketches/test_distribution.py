@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from klcal.quantizers.scheme import Scheme
 from klcal.search.exact_costs import distortion
 from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support.strategies import FINITE, floats, tensors
 
 POINTS = st.floats(0, 2.0**100)

@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 from klcal.errors import InputError, UsageError
 from klcal.readers.description import Description
 from klcal.sketches.counting import FLOAT_DTYPES
-from klcal.sketches.sketch import Sketch, sketch
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch
 from tests.support.strategies import FLOATS, SMALL, floats
 
 A, B, C = floats(), floats(), floats(SMALL)

@@ -13,17 +13,18 @@ from itertools import pairwise
 
 
 def pieces_of(sketch) -> list[tuple[float, float, int]]:
-    """The nonzero values of a sketch: the interval of float32 numbers that each key stands for, cut at the extremes."""
-    dropped = 23 - sketch.mantissa_bits
-    sign = 1 << (31 - dropped)
+    """The nonzero values of a tensor's sketch: the interval of float32 numbers that each key stands for, cut at the extremes."""
+    dropped = 23 - sketch.resolution.mantissa_bits
+    sign = 1 << 31
+    exact, minimum, maximum = bool(sketch.exact[0]), float(sketch.minimum[0]), float(sketch.maximum[0])
     pieces = []
     for key, count in zip(sketch.keys.tolist(), sketch.counts.tolist(), strict=True):
         magnitude = key % sign
-        inner = number(magnitude << dropped)
-        outer = inner if sketch.exact else number((magnitude + 1) << dropped)
+        inner = number(magnitude)
+        outer = inner if exact else number(magnitude + (1 << dropped))
         low, high = (inner, outer) if key < sign else (-outer, -inner)
-        if not sketch.exact:
-            low, high = max(low, sketch.minimum), min(high, sketch.maximum)
+        if not exact:
+            low, high = max(low, minimum), min(high, maximum)
         pieces.append((low, high, count))
     return pieces
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from klcal.quantizers.granularity import PerChannel, PerGroup, layout
 from klcal.sketches import row_sketch as row_sketching
 from klcal.sketches.row_sketch import KEY_BITS, RowSketch, _merged, row_sketches
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support.strategies import FLOATS, SMALL
 
 UNITS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1))
