@@ -65,7 +65,7 @@ class SideBySide(NamedTuple):
 
 
 def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide:
-    """Sketches and sums of two streams of as many values, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``)."""
+    """Sketches and sums of two streams of as many values, as ``klcal.sketches.counting.FLOAT_DTYPES`` stores them."""
     found = Elementwise()
     of_p, of_q = counter(dtype_p), counter(dtype_q)
     for x, y in _aligned(iter(p), iter(q)):

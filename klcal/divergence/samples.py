@@ -66,8 +66,8 @@ def _shares(counts: Floats) -> Floats:
 def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
     """The distinct values of both sketches, or their occupied buckets: exact counts.
 
-    Values are kept where those of both are few, buckets are 0.1 % wide; so Wasserstein distances are nearly those of the
-    samples. There, and at 3 mantissa bits, divergences see every gap between two samples: +inf is the rule.
+    Values are kept where those of both are few, buckets are 0.1 % wide; so Wasserstein distances are nearly those of
+    the samples. There, and at 3 mantissa bits, divergences see every gap between two samples: +inf is the rule.
 
     Args:
         a: of one unit.

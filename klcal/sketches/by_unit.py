@@ -44,10 +44,8 @@ def unit_sketches(
             is complete, else at the end.
         resolution: of the sketches.
     """
-    if not layout.ordered:
-        counted = _scattered
-    else:
-        counted = _complete if (layout.size or layout.inner) < LONG else _one_by_one
+    together = _complete if (layout.size or layout.inner) < LONG else _one_by_one
+    counted = together if layout.ordered else _scattered
     yield from counted(chunks, dtype, layout, resolution)
 
 

@@ -31,8 +31,8 @@ LEAST = 2.0**-149  # the least float32: where the bucket that begins at zero doe
 def intervals(sketch: Sketch) -> tuple[Floats, Floats]:
     """The magnitudes at which each piece of a sketch begins and ends; points, where both are equal.
 
-    The outermost bucket of a unit ends at the exact extreme and, where all values have one sign, the innermost begins at
-    the other one, so that a constant is a point. What is exact is a point at its key; so are the buckets of subnormal
+    The outermost bucket of a unit ends at the exact extreme and, where all values have one sign, the innermost begins
+    at the other one, so that a constant is a point. What is exact is a point at its key; so are the buckets of subnormal
     numbers, which are wider than the cells of a table.
     """
     unit, negative = sketch.unit, sketch.keys >= SIGN

@@ -103,7 +103,7 @@ def test_nor_where_some_have_fewer_candidates_or_equal_ones(dtype, scale_format,
 def test_nor_on_how_many_are_searched_at_a_time(monkeypatch, block):
     values = matrix(64)
     expected = klcal.calibrate(values, dtype="int8", method="mse", per="channel")
-    monkeypatch.setattr("klcal.sketches.row_sketch.BLOCK", block)
+    monkeypatch.setattr("klcal.sketches.by_unit.BLOCK", block)
     assert klcal.calibrate(values, dtype="int8", method="mse", per="channel") == expected
 
 

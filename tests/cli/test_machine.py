@@ -288,7 +288,7 @@ def test_a_device_without_memory_costs_the_tensor_and_is_not_exchanged_for_anoth
     np.save("y.npy", normal(10))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch, "zeros", full)
+    monkeypatch.setattr(torch.Tensor, "to", full)
     result = klcal("calibrate", ".", "--device", "cuda", "--format", "json")
     assert (result.code, statuses(result.document)) == (3, {"x": "failed", "y": "failed"})
     assert all("not enough memory" in line for line in result.messages)

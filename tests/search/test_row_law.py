@@ -13,8 +13,8 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import divergences
 from klcal.search.one_unit import Span
 from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_errors
+from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Law
-from klcal.sketches.row_sketch import row_sketches
 from klcal.sketches.values import sketch
 from tests.support import reference
 
@@ -37,10 +37,10 @@ def matrices(draw) -> np.ndarray:
     return (values * 2.0 ** rng.integers(-9, 9, (rows, 1))).astype(np.float32)
 
 
-def law_of(values: np.ndarray) -> tuple[RowLaw, np.ndarray]:
+def law_of(values: np.ndarray) -> RowLaw:
     place = layout(PerChannel(0), values.shape)
-    (found,) = row_sketches([values.ravel()], "float32", place)
-    return RowLaw.of(found), found.tops
+    (found,) = unit_sketches([values.ravel()], "float32", place)
+    return RowLaw.of(found)
 
 
 def quantizers(values: np.ndarray, scheme: Scheme, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def levels_of(scheme: Scheme, below: int) -> list[float]:
 @settings(max_examples=25)
 @given(values=matrices(), seed=st.integers(0, 999))
 def test_errors_are_the_references(scheme, values, seed):
-    law, _ = law_of(values)
+    law = law_of(values)
     scale, below = quantizers(values, scheme, seed)
     found = row_errors(law, scheme, scale, below) / law.size
     for row, channel in enumerate(values):
@@ -72,7 +72,7 @@ def test_errors_are_the_references(scheme, values, seed):
 @settings(max_examples=25)
 @given(values=matrices(), seed=st.integers(0, 999), sub=st.integers(2, 9))
 def test_divergences_are_those_of_each_row_alone(scheme, values, seed, sub):
-    law, _ = law_of(values)
+    law = law_of(values)
     scale, below = quantizers(values, scheme, seed)
     found = row_divergences(law, scheme, scale, below, sub)
     for row, channel in enumerate(values):
@@ -86,7 +86,7 @@ def test_what_is_clipped_is_what_rounds_beyond_the_ends(values, seed):
     """Of values that are points of their sketch: one by one."""
     values = np.round(values * 64 * 512) / (64 * 512)
     for scheme in SCHEMES[:3]:
-        law, _ = law_of(values)
+        law = law_of(values)
         scale, below = quantizers(values, scheme, seed)
         steps = values.astype(float) / scale[:, None]
         level = np.rint(steps)
@@ -100,9 +100,9 @@ def test_what_is_clipped_is_what_rounds_beyond_the_ends(values, seed):
 @settings(max_examples=25)
 @given(values=matrices())
 def test_a_row_as_a_law_of_its_own_is_that_of_the_tensor(values):
-    law, tops = law_of(values)
+    law = law_of(values)
     for row, channel in enumerate(values):
-        mine, alone = law.law(row, int(tops[row])), Law.of(sketch(channel))
+        mine, alone = law.law(row), Law.of(sketch(channel))
         for a, b in ((mine.positive, alone.positive), (mine.negative, alone.negative)):
             assert np.array_equal(a.inner, b.inner)
             assert np.array_equal(a.outer, b.outer)
@@ -110,23 +110,11 @@ def test_a_row_as_a_law_of_its_own_is_that_of_the_tensor(values):
         assert Span(law.low[row], law.high[row]) == Span(alone.low, alone.high)
 
 
-def test_a_row_as_a_law_of_its_own_spreads_wide_buckets_evenly():
-    """Far below the row's maximum a bucket is eight of a tensor's: the values of one are spread over all."""
-    values = np.float32([[1.0, *(np.linspace(0.001, 0.0011, 900))]])
-    law, tops = law_of(values)
-    mine = law.law(0, int(tops[0])).positive
-    assert mine.counts.sum() == pytest.approx(901)
-    within = mine.inner < 0.5
-    density = mine.counts[within] / (mine.outer - mine.inner)[within]
-    assert np.quantile(density, 0.9) / np.quantile(density, 0.1) < 1.3
-    assert (mine.inner[1:] >= mine.outer[:-1]).all()
-
-
 def test_some_rows_are_a_law_of_their_own():
     values = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float32)
-    law, _ = law_of(values)
+    law = law_of(values)
     wanted = np.array([True, False, False, True, True, False])
-    some, expected = law.select(wanted), law_of(values[wanted])[0]
+    some, expected = law.select(wanted), law_of(values[wanted])
     for name in ("keys", "row", "inner", "outer", "counts", "low", "high", "size", "energy", "before", "pieces"):
         assert np.array_equal(getattr(some, name), getattr(expected, name)), name
     assert law.select(np.ones(6, bool)) is law
@@ -135,7 +123,7 @@ def test_some_rows_are_a_law_of_their_own():
 @pytest.mark.parametrize("percent", [0.5, 10, 50, 99, 100])
 def test_quantiles_keep_the_share_that_is_asked_for(percent):
     values = np.random.default_rng(0).standard_normal((4, 999)).astype(np.float32)
-    law, _ = law_of(values)
+    law = law_of(values)
     expected = np.sort(np.abs(values), axis=1)[:, int(np.ceil(percent / 100 * 999)) - 1]
     assert np.allclose(law.quantiles(law.size * percent / 100, None), expected, rtol=BUCKET)
     for negative, sign in ((False, 1), (True, -1)):

@@ -1,9 +1,6 @@
-"""Sketches of rows: against a loop over the values, and the laws that make them mergeable."""
+"""Units of a tensor, wherever their values lie: against a count of single values, and cut anywhere."""
 
 from __future__ import annotations
-
-from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,96 +9,71 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from klcal.quantizers.granularity import PerChannel, PerGroup, layout
-from klcal.sketches import row_sketch as row_sketching
-from klcal.sketches.row_sketch import KEY_BITS, RowSketch, _merged, row_sketches
+from klcal.sketches import by_unit
+from klcal.sketches.by_unit import unit_sketches
+from klcal.sketches.counting import count
+from klcal.sketches.patterns import UNITS, Resolution
+from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch
-from tests.support.strategies import FLOATS, SMALL
+from tests.support.sketches import RESOLUTIONS, one_by_one
+from tests.support.strategies import FLOATS
 
-UNITS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1))
-
-
-def matrices(elements=FLOATS):
-    return arrays.arrays(np.float32, st.tuples(st.integers(2, 6), st.integers(7, 12)), elements=elements)
+PERS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1))
 
 
-def whole(values: np.ndarray, per, chunk: int = 1 << 20, order=()) -> RowSketch:
-    """The sketch of all rows, from chunks of a size."""
+def matrices(dtype=np.float32, elements=FLOATS):
+    return arrays.arrays(dtype, st.tuples(st.integers(2, 6), st.integers(7, 12)), elements=elements)
+
+
+def whole(values, per, *, chunk: int = 1 << 20, order=(), dtype="float32", resolution=UNITS) -> Sketch:
+    """The sketch of all units, from chunks of a size."""
     flat = values.ravel()
     chunks = (flat[i : i + chunk].copy() for i in range(0, flat.size, chunk))
     shape = values.shape if not order else tuple(values.shape[order.index(axis)] for axis in range(values.ndim))
-    pieces = list(row_sketches(chunks, "float32", layout(per, shape, order)))
-    found = pieces[0]
-    for piece in pieces[1:]:
-        found = row_sketching._joined(found, piece)
-    return found
+    return Sketch.stack(unit_sketches(chunks, dtype, layout(per, shape, order), resolution))
 
 
-def counted(values: np.ndarray) -> tuple[Counter[int], bool]:
-    """The buckets of a row's values, one by one, and whether each is the edge of its bucket."""
-    kept = [np.float32(v) for v in values if np.isfinite(v) and v != 0]
-    patterns = [int(v.view(np.uint32)) for v in kept]
-    top = max(((p >> 23) & 255 for p in patterns), default=0)
-    found: Counter[int] = Counter()
-    exact = True
-    for pattern in patterns:
-        dropped = min(3, max(0, top - ((pattern >> 23) & 255) - 1))
-        key = pattern >> (13 + dropped) << dropped
-        exact = exact and key << 13 == pattern
-        found[key] += 1
-    return found, exact
-
-
-@given(matrices(), st.sampled_from(UNITS))
-def test_every_row_is_counted_as_a_loop_over_its_values_counts(values, per):
-    found = whole(values, per)
+def units_of(values, per) -> list[np.ndarray]:
     begins, rows = layout(per, values.shape).runs(0, values.size)
     of_value = np.repeat(rows, np.diff(begins, append=values.size))
-    for row in range(found.rows):
-        mine = values.ravel()[of_value == row]
-        alone = found[row : row + 1]
-        buckets, exact = counted(mine)
-        assert dict(zip(alone.keys.tolist(), alone.counts.tolist(), strict=True)) == buckets
-        assert list(alone.exact) == [exact]
-        same = sketch(mine)
-        for name in ("zeros", "nan", "neg_inf", "pos_inf", "minimum", "maximum"):
-            assert getattr(alone, name)[0] == getattr(same, name)
-        assert alone.nonzero[0] == same.counts.sum()
+    return [values.ravel()[of_value == row] for row in range(rows.max() + 1)]
 
 
-@given(matrices(), st.sampled_from(UNITS), st.integers(1, 40), st.integers(1, 9))
-def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, chunk, block):
-    expected = whole(values, per)
+@given(matrices(), st.sampled_from(PERS), RESOLUTIONS)
+def test_every_unit_is_counted_as_its_values_one_by_one(values, per, resolution):
+    assert whole(values, per, resolution=resolution) == one_by_one(units_of(values, per), resolution)
+
+
+@given(matrices(np.float64, st.floats()), st.sampled_from(PERS))
+def test_float64_over_and_underflows_in_the_unit_it_belongs_to(values, per):
+    assert whole(values, per, dtype="float64") == one_by_one(units_of(values, per), UNITS)
+
+
+@given(matrices(), st.sampled_from(PERS), st.integers(1, 40), st.integers(1, 30), RESOLUTIONS)
+def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, chunk, block, resolution):
+    expected = whole(values, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_sketching, "BLOCK", block)
-        patch.setattr(row_sketching, "WIDE_BLOCK", block)
-        assert whole(values, per, chunk) == expected
+        for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK", "SORTED_ALONE"):
+            patch.setattr(by_unit, name, block)
+        assert whole(values, per, chunk=chunk, resolution=resolution) == expected
+        patch.setattr(by_unit, "LONG", 1)  # each counted as a tensor is
+        assert whole(values, per, chunk=chunk, resolution=resolution) == expected
+
+
+@given(matrices(), st.sampled_from(PERS))
+def test_no_unit_depends_on_its_neighbours(values, per):
+    found = whole(values, per)
+    for number, mine in enumerate(units_of(values, per)):
+        assert found[number : number + 1] == count([mine], "float32", UNITS)
 
 
 @given(matrices(), matrices())
-def test_rows_of_more_columns_are_the_sums_of_the_sketches(a, b):
+def test_units_of_more_values_are_the_sums_of_the_sketches(a, b):
     rows = min(len(a), len(b))
     a, b = a[:rows], b[:rows]
     both = whole(np.hstack([a, b]), PerChannel(0))
     assert whole(a, PerChannel(0)) + whole(b, PerChannel(0)) == both
     assert whole(b, PerChannel(0)) + whole(a, PerChannel(0)) == both
-
-
-@given(matrices(SMALL), matrices(), matrices())
-def test_addition_is_associative_and_has_an_identity(a, b, c):
-    rows = min(map(len, (a, b, c)))
-    x, y, z = (whole(each[:rows], PerChannel(0)) for each in (a, b, c))
-    assert (x + y) + z == x + (y + z)
-    assert x + RowSketch.empty(rows) == x
-
-
-def test_a_sum_that_keeps_the_precision_of_its_parts_breaks_the_law(monkeypatch):
-    """Near one half the row's own resolution is finer than beside a thousand."""
-    a, b = np.float32([[0.50048828, 0.25]]), np.float32([[1000.0, 3.0]])
-    both = whole(np.hstack([a, b]), PerChannel(0))
-    x, y = whole(a, PerChannel(0)), whole(b, PerChannel(0))
-    assert x + y == both
-    monkeypatch.setattr(row_sketching, "dropped_bits", lambda keys, _: np.zeros_like(keys))
-    assert _merged(x, y) != both
 
 
 @given(matrices())
@@ -110,37 +82,52 @@ def test_columns_are_the_rows_of_the_transposed_values(values):
     assert whole(values.T.copy(), PerChannel(0), order=(1, 0)) == whole(values, PerChannel(0))
 
 
+@given(matrices())
+def test_groups_of_an_array_that_lies_otherwise_come_in_the_order_of_its_axes(values):
+    assert sketch(np.asfortranarray(values), per=PerGroup(3)) == sketch(values, per=PerGroup(3))
+
+
+def test_many_values_are_counted_the_same_in_every_way():
+    """More than the few, in every granularity, with the blocks that are used."""
+    values = np.random.default_rng(0).standard_t(3, (40, 9000)).astype(np.float32)
+    for per, shape in ((PerChannel(0), (40, 9000)), (PerChannel(1), (9000, 40)), (PerGroup(4500), (40, 9000))):
+        tensor = values if shape == values.shape else values.T.copy()
+        found = whole(tensor, per)
+        for number in (0, 17, 39):
+            mine = units_of(tensor, per)[number]
+            assert found[number : number + 1] == count([mine], "float32", UNITS)
+        assert not found.exact.all() or mine.size <= 4500
+
+
 def test_resolution_is_full_in_the_two_greatest_octaves_and_never_below_bfloat16s():
     octave = 1 + np.arange(1024, dtype=np.float32) / 1024
     values = np.concatenate([octave * np.float32(2.0**-k) for k in range(8)])[None]
-    keys = whole(values, PerChannel(0)).keys >> 10
+    keys = whole(values, PerChannel(0)).keys >> 23
+    assert values.size > UNITS.few
     assert np.bincount(keys - keys.min()).tolist() == [128, 128, 128, 128, 256, 512, 1024, 1024]
-
-
-def test_bfloat16_is_lossless():
-    bits = np.arange(0x3D00, 0x4300, dtype=np.uint32) << 16
-    found = whole(bits.view(np.float32)[None], PerChannel(0))
-    assert found.exact.all()
-    assert found.keys.size == bits.size
+    few = whole(values[:, : UNITS.few], PerChannel(0))
+    assert few.keys.size == UNITS.few
 
 
 @settings(max_examples=20)
 @given(matrices(), st.data())
-def test_some_rows_are_a_sketch_of_their_own(values, data):
+def test_some_units_are_a_sketch_of_their_own(values, data):
     first = data.draw(st.integers(0, len(values) - 1))
     last = data.draw(st.integers(first + 1, len(values)))
     assert whole(values, PerChannel(0))[first:last] == whole(values[first:last], PerChannel(0))
 
 
-def test_many_rows_are_sorted_by_wide_keys():
-    values = np.arange(1, 3 * 9000 + 1, dtype=np.float32).reshape(-1, 3)
-    assert values.shape[0] > 1 << (32 - KEY_BITS)
+def test_ten_thousand_units_of_three_values():
+    values = np.arange(1, 3 * 10_000 + 1, dtype=np.float32).reshape(-1, 3)
     found = whole(values, PerChannel(0))
-    assert found[8999:9000] == whole(values[8999:], PerChannel(0))
+    assert found[8999:9000] == whole(values[8999:9001], PerChannel(0))[:1]
     assert found == whole(values, PerChannel(0), chunk=100)
+    assert found.keys.view(np.float32).tolist() == values.ravel().tolist()
 
 
-def test_sketches_that_differ_in_one_field_are_not_equal():
-    one = whole(np.float32([[1.0, 2.0]]), PerChannel(0))
-    assert one != replace(one, exact=~one.exact)
-    assert one != "a sketch"
+def test_a_sort_that_mixes_neighbours_is_noticed(monkeypatch):
+    values = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
+    expected = one_by_one(list(values), Resolution(few=0))
+    assert whole(values, PerChannel(0), resolution=Resolution(few=0)) == expected
+    monkeypatch.setattr(by_unit, "_sort_each", lambda patterns, _: patterns.sort())
+    assert whole(values, PerChannel(0), resolution=Resolution(few=0)) != expected

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 
 def pieces_of(sketch) -> list[tuple[float, float, int]]:
-    """The nonzero values of a tensor's sketch: the interval of float32 numbers that each key stands for, cut at the extremes."""
+    """The nonzero values of a tensor's sketch: what float32 numbers each key stands for, cut at the extremes."""
     dropped = 23 - sketch.resolution.mantissa_bits
     sign = 1 << 31
     exact, minimum, maximum = bool(sketch.exact[0]), float(sketch.minimum[0]), float(sketch.maximum[0])
