@@ -32,8 +32,8 @@ def intervals(sketch: Sketch) -> tuple[Floats, Floats]:
     """The magnitudes at which each piece of a sketch begins and ends; points, where both are equal.
 
     The outermost bucket of a unit ends at the exact extreme and, where all values have one sign, the innermost begins
-    at the other one, so that a constant is a point. What is exact is a point at its key; so are the buckets of subnormal
-    numbers, which are wider than the cells of a table.
+    at the other one, so that a constant is a point. What is exact is a point at its key; so are the buckets of
+    subnormal numbers, which are wider than the cells of a table.
     """
     unit, negative = sketch.unit, sketch.keys >= SIGN
     exact = sketch.exact[unit]

@@ -96,7 +96,8 @@ def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | 
             ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
             values, is one unit: a tensor.
-        device: where a tensor is counted as one unit; by default where it is. The result does not depend on it.
+        device: where a tensor is counted as one unit; by default where it is. Channels and groups are counted on the
+            CPU. The result does not depend on it.
 
     Raises:
         UsageError: the values are not floating point; a device is named for an array; there are no such units.
@@ -114,6 +115,8 @@ def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | 
         raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
     if isinstance(values, Stored):
         return _stored_sketch(values, wanted, device or "cpu")
+    if device not in (None, "cpu") and not is_tensor(values):
+        raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
     if wanted != PerTensor():
         array, dtype = stored_array(values)
         place = layout(wanted, array.shape) if array.size else None
@@ -141,8 +144,6 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
         if place not in ("cpu", "meta"):
             _float_dtype(str(values.dtype).removeprefix("torch."))
             return count_on_device([_dense(values)], place)
-    elif device not in (None, "cpu"):
-        raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
     array, dtype = stored_array(values)
     return count(array_chunks(array, dtype, "K"), dtype)
 
