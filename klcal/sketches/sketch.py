@@ -58,8 +58,8 @@ class Sketch:
 
     >>> from klcal.sketches.values import sketch
     >>> s = sketch([0.5, -2.0, 0.0]) + sketch([0.5])
-    >>> s.keys.view(np.float32).tolist(), s.counts.tolist(), s.zeros[0], s.minimum[0], s.maximum[0]
-    ([0.5, -2.0], [2, 1], 1, -2.0, 0.5)
+    >>> s.keys.view(np.float32).tolist(), s.counts.tolist(), s.zeros.tolist(), s.minimum.tolist(), s.maximum.tolist()
+    ([0.5, -2.0], [2, 1], [1], [-2.0], [0.5])
     """
 
     keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
