@@ -141,7 +141,9 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     chosen = qparams(*choice, scheme)
     if chosen.scale == 0:
         return replace(row, status="underflow", reason=underflow_reason(choice.scale, scheme.scale_format))
-    return _measured(row, found, law, scheme, chosen, Choice(chosen.scale, choice.below), getattr(method, "bins", BINS))
+    return _measured(
+        row, found, law, scheme, chosen, Choice(abs(chosen.scale), choice.below), getattr(method, "bins", BINS)
+    )
 
 
 def _measured(row: Row, found: Sketch, law: Law, scheme: Scheme, chosen: Qparams, choice: Choice, bins: int) -> Row:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from klcal.quantizers.granularity import Layout
 from klcal.quantizers.per_unit import Numbers
-from klcal.quantizers.qparams import deployed_scales, level_ends
+from klcal.quantizers.qparams import deployed_scales, level_ends, rounded_scales, zero_points
 from klcal.search.methods import KL
 from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_errors
 from klcal.search.row_methods import few_values, least_values, row_choices, sub_bins_of
@@ -95,8 +95,8 @@ def _chosen(law: RowLaw, tops: Integers, finite: Integers, settings: Settings) -
     scheme = settings.scheme
     few = few_values(law, settings)
     scale, below = row_choices(law, tops, settings)
-    deployed = deployed_scales(scale, below, scheme)
-    known = np.where(deployed > 0, deployed, 1.0)
+    deployed, rounded = (each(scale, below, scheme) for each in (deployed_scales, rounded_scales))
+    known = np.where(rounded > 0, rounded, 1.0)
     kl = np.full(law.rows, np.nan)
     if not few.all():
         counted = law.select(~few)
@@ -105,7 +105,7 @@ def _chosen(law: RowLaw, tops: Integers, finite: Integers, settings: Settings) -
     with np.errstate(divide="ignore"):
         sqnr = np.where(error > 0, 10 * np.log10(law.energy / error), np.nan)
     costs = [kl, error / finite, sqnr, row_clipped(law, scheme, known, below) / finite]
-    lost = deployed == 0
+    lost = rounded == 0
     return [scale, *(np.where(lost, np.nan, each) for each in (deployed, below, few, *costs))]
 
 
@@ -119,11 +119,11 @@ def _table_row(units: Units, layout: Layout, settings: Settings) -> Row:
         status="ok" if ok.any() else STATUSES[int(seen.max())],
         unit_status=tuple(STATUSES[each] for each in units.status) if seen.size > 1 else None,
         scale=_listed(units.deployed),
-        zero_point=_listed(integers[0] + units.below, whole=True) if integers else None,
+        zero_point=_listed(zero_points(units.below, scheme), whole=True) if integers else None,
         qmin=integers[0] if integers else None,
         qmax=integers[-1] if integers else None,
-        low=_listed(0.0 - under * units.deployed),
-        high=_listed(above * units.deployed),
+        low=_listed(0.0 - under * np.abs(units.deployed)),
+        high=_listed(above * np.abs(units.deployed)),
         min=float(units.least.min()) if finite else None,
         max=float(units.greatest.max()) if finite else None,
         numel=int(units.numel.sum()),

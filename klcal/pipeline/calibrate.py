@@ -112,7 +112,7 @@ def calibrate_files(
     warnings = sorted({*found.warnings, *globs, *_left_out(rows)})
     scheme = request.scheme
     per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
-    config = Config(str(request.method), scheme.dtype, scheme.name, per, scheme.scale_format)
+    config = Config(str(request.method), scheme.dtype, scheme.kind, per, scheme.scale_format)
     return Table.of(config, rows, errors, warnings)
 
 

@@ -1,4 +1,4 @@
-"""Scale and zero point: the reference rounding.
+"""Scale and zero point, as they are deployed: the reference rounding.
 
     q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax)        x̂ = (q − zero_point) · scale
 
@@ -22,7 +22,17 @@ from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
 from klcal.quantizers.scheme import Scheme
 
-__all__ = ["Qparams", "deployed_scales", "dequantize", "level_ends", "qparams", "quantize", "quantized"]
+__all__ = [
+    "Qparams",
+    "deployed_scales",
+    "dequantize",
+    "level_ends",
+    "qparams",
+    "quantize",
+    "quantized",
+    "rounded_scales",
+    "zero_points",
+]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -57,32 +67,62 @@ class Qparams:
 def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     """The deployed form of a choice: ``below`` levels lie below zero.
 
-    The scale is rounded to a float32 if its format is not narrower anyway, and made smaller where an end of the range
-    would overflow float32. It is 0 where it underflows.
+    The scale is that of ``deployed_scales``; ``low`` and ``high`` are in order whatever its sign.
+
+    >>> qparams(0.125, 8, Scheme("int4", "symmetric-signed"))
+    Qparams(scale=0.125, zero_point=0, qmin=-8, qmax=7, low=-1.0, high=0.875)
+    >>> qparams(0.125, 7, Scheme("int4", "symmetric-signed"))
+    Qparams(scale=-0.125, zero_point=0, qmin=-8, qmax=7, low=-0.875, high=1.0)
     """
-    rounded = float(deployed_scales(np.array(scale), np.array(below), scheme))
-    under, above = map(float, level_ends(np.array(below), scheme))
-    low, high = 0.0 - under * rounded, above * rounded
+    option = np.array(below)
+    deployed = float(deployed_scales(np.array(scale), option, scheme))
+    under, above = map(float, level_ends(option, scheme))
+    low, high = 0.0 - under * abs(deployed), above * abs(deployed)
     if scheme.is_float:
-        return Qparams(rounded, low=low, high=high)
+        return Qparams(deployed, low=low, high=high)
     qmin, qmax = scheme.integers[0], scheme.integers[-1]
-    return Qparams(rounded, qmin + below, qmin, qmax, low=low, high=high)
+    return Qparams(deployed, int(zero_points(option, scheme)), qmin, qmax, low=low, high=high)
 
 
 def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats]:
-    """Magnitudes of the least and the greatest level in use, in steps, for each number of them below zero."""
-    if scheme.symmetric:
+    """Magnitudes of the lowest and the highest level in use, in steps, for each number of them below zero."""
+    if scheme.is_float:
         return np.full(below.shape, scheme.below[-1]), np.full(below.shape, scheme.above[-1])
     under = below.astype(np.float64)
     return under, scheme.size - 1 - under
 
 
-def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
-    """Scales as float32, or in their narrower format, whose range does not overflow float32; 0 where they underflow."""
+def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
+    """The zero point of each option of an integer format; fixed where it is symmetric, whatever the scale's sign."""
+    return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
+
+
+def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
+    """The magnitudes of ``deployed_scales``: what the search and the figures count with.
+
+    Scales as float32, or in their narrower format, whose range does not overflow float32; 0 where they underflow.
+    """
     greatest = np.maximum(*level_ends(below, scheme))
     with np.errstate(over="ignore"):
         single = scales.astype(np.float32).astype(np.float64)
     return np.minimum(single, at_most(FLOAT32_MAX / greatest, scheme.scale_format))
+
+
+def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
+    """Scales as they are written down: negative where a signed scheme has the level more above zero.
+
+    There −8..7 times −s are the levels −7s..8s. Equal losses go to the positive sign, by the search, of which it is the
+    first option.
+
+    Args:
+        scales: as they were chosen, above 0.
+        below: how many levels lie below zero, of each.
+        scheme: of which ``below`` is an option.
+    """
+    magnitudes = rounded_scales(scales, below, scheme)
+    if scheme.kind != "symmetric-signed":
+        return magnitudes
+    return np.where(below == scheme.zero, magnitudes, 0.0 - magnitudes)
 
 
 def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:

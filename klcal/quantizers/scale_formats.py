@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOAT32_MAX", "LEAST", "SCALE_FORMATS", "at_least", "at_most", "nearest_scale"]
+__all__ = ["FLOAT32_MAX", "LEAST", "SCALE_FORMATS", "UNSIGNED", "at_least", "at_most", "nearest_scale"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,6 +45,9 @@ SCALE_FORMATS: dict[str, Callable[[Floats], Floats]] = {
     "e8m0": _e8m0,
 }
 """For each format, the greatest of its numbers that is at most a value; 0 where the value is below all of them."""
+
+UNSIGNED = frozenset({"e8m0"})
+"""Formats without negative numbers."""
 
 ABOVE = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "e8m0": 1.0}
 LEAST = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133, "e8m0": 2.0**LEAST_EXPONENT}

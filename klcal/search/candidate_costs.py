@@ -14,7 +14,7 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.scheme import Scheme
 from klcal.sketches.distribution import Law, Side
 
-__all__ = ["belows", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
+__all__ = ["divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -22,16 +22,11 @@ Integers = npt.NDArray[np.int64]
 EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
 
 
-def belows(scheme: Scheme) -> Integers:
-    """The options: how many levels may lie below zero. A fixed number if symmetric, any if affine."""
-    return np.array([scheme.zero]) if scheme.symmetric else np.arange(scheme.size)
-
-
 def squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
     """Mean squared error per nonzero value, (candidates, options) for (candidates,) scales.
 
-    The options are those of ``belows``. With levels v_k of one sign, v_0 = 0, and edges e_k = (v_{k−1} + v_k)/2 between
-    them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
+    The options are those of ``scheme.belows``. With levels v_k of one sign, v_0 = 0, and edges
+    e_k = (v_{k−1} + v_k)/2 between them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
     """
     rows = max(1, EDGES_AT_ONCE // scheme.size)
     parts = [_squared_errors(law, scheme, scales[i : i + rows]) for i in range(0, scales.size, rows)]
@@ -41,11 +36,12 @@ def squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
 def _squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
     sides = zip(law.sides, (scheme.above, scheme.below), strict=True)
     above, below = (_saved(side, scales, levels) for side, levels in sides)
-    if scheme.symmetric:
+    if scheme.is_fixed:
         saved = (above.sum(axis=1) + below.sum(axis=1))[:, None]
     else:
         none = np.zeros((scales.size, 1))
-        saved = np.hstack([above.cumsum(axis=1)[:, ::-1], none]) + np.hstack([none, below.cumsum(axis=1)])
+        over, under = (np.hstack([none, side.cumsum(axis=1)]) for side in (above, below))
+        saved = over[:, scheme.size - 1 - scheme.belows] + under[:, scheme.belows]
     mean: Floats = np.maximum(law.energy - saved, 0.0) / law.size
     return mean
 

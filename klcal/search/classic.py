@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import belows, sub_bins
+from klcal.search.candidate_costs import sub_bins
 from klcal.search.one_unit import STEPS_PER_OCTAVE, Choice, Span, full_choice, grid_scales, least, rounded, valid
 from klcal.sketches.distribution import Law
 
@@ -109,7 +109,7 @@ def _exhaust(
         rows, options = np.nonzero(allowed & (allowed.cumsum(axis=1) % shift == 1 % shift))
         if not rows.size:  # their ends are beyond float32
             continue
-        scale, below = scales[rows], belows(scheme)[options]
+        scale, below = scales[rows], scheme.belows[options]
         hopeful = _clipped(law, scheme, scale, below) <= -math.expm1(-best)
         if not hopeful.any():
             return
@@ -128,7 +128,7 @@ def _zoom(law: Law, scheme: Scheme, span: Span, sub: int, scale: float, below: i
     full = full_choice(scheme, span).scale
     scales = grid_scales(scale, np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP))
     scales = rounded(scheme, scales[scales <= max(full, scale)], full)[::-1]
-    distance = np.abs(belows(scheme) - below)
+    distance = np.abs(scheme.belows - below)
     near = (distance <= shift) & ((distance % 2 == 0) | (distance == 1))
     rows, options = np.nonzero(valid(scheme, scales, span) & near)
-    return _judge(law, scheme, sub, scales[rows], belows(scheme)[options])
+    return _judge(law, scheme, sub, scales[rows], scheme.belows[options])

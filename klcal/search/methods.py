@@ -147,15 +147,13 @@ class Percentile(_Text):
         """Covers the percentiles, as far as they lie within the span."""
         cut = law.size * (100 - self.percent) / 100
         if scheme.symmetric:
-            threshold = _quantile(law.sides, law.size - cut)
-            low, high = -threshold, threshold
+            high = _quantile(law.sides, law.size - cut)
+            low = -high
         else:
             positive, negative = law.sides
             high = _quantile((positive,), positive.size - cut / 2)
             low = -_quantile((negative,), negative.size - cut / 2)
         kept = Span(max(low, span.low), min(high, span.high))
-        if scheme.symmetric:
-            kept = Span(0.0, min(threshold, max(-span.low, span.high)))
         return full_choice(scheme, kept if kept.low < kept.high else span)
 
 

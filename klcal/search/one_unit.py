@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import FLOAT32_MAX, LEAST, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import EDGES_AT_ONCE, belows, divergences, squared_errors
+from klcal.search.candidate_costs import EDGES_AT_ONCE, divergences, squared_errors
 from klcal.sketches.distribution import Law
 
 __all__ = [
@@ -74,10 +74,16 @@ class Candidates:
 def full_choice(scheme: Scheme, span: Span) -> Choice:
     """The quantizer that covers the span: min-max. Its scale is the least of its format that does."""
     if scheme.symmetric:
-        scale = max(span.high / scheme.above[-1], -span.low / scheme.below[-1])
-        return Choice(_covering(scheme, float(scale)), scheme.zero)
+        options = [(max(span.high / above[-1], -span.low / below[-1]), below.size) for above, below in _ends(scheme)]
+        scale, count = min(options, key=lambda option: option[0])  # the first of equal ones
+        return Choice(_covering(scheme, float(scale)), count)
     scale = _covering(scheme, (span.high - span.low) / (scheme.size - 1))
     return Choice(scale, min(round(-span.low / scale), scheme.size - 1))  # where the greatest scale is too small
+
+
+def _ends(scheme: Scheme) -> list[tuple[Floats, Floats]]:
+    """The levels of both sides under each option of a symmetric scheme."""
+    return [scheme.sides(below) for below in scheme.belows.tolist()]
 
 
 def _covering(scheme: Scheme, scale: float) -> float:
@@ -102,8 +108,8 @@ def valid(scheme: Scheme, scales: Floats, span: Span) -> npt.NDArray[np.bool_]:
     float32: its scale would be made smaller when it is deployed, and the values clipped.
     """
     if scheme.symmetric:
-        return np.ones((scales.size, 1), bool)
-    below = belows(scheme)
+        return np.ones((scales.size, scheme.belows.size), bool)
+    below = scheme.belows
     above = below[::-1]
     slack = 0.5 + 1e-9  # the full range rounds its zero point by up to ½
     low, high = -span.low / scales[:, None], span.high / scales[:, None]
@@ -137,7 +143,7 @@ def explore(law: Law, scheme: Scheme, span: Span, slack: float) -> Candidates:
     mse = np.where(valid(scheme, scales, span), squared_errors(law, scheme, scales), np.inf)
     keep = mse <= max(NEAR * slack * mse.min(), NO_ERROR * law.energy / law.size)
     rows, options = np.nonzero(keep)
-    return Candidates(scales[rows], belows(scheme)[options], mse[keep], full)
+    return Candidates(scales[rows], scheme.belows[options], mse[keep], full)
 
 
 def grid_scales(full: float, steps: Integers) -> Floats:
@@ -173,20 +179,26 @@ def _lattice(scheme: Scheme, full: float, steps: Integers) -> Floats:
     """Scales range/j for whole j, between the least and the greatest of some scales, where levels are even."""
     if scheme.is_float:
         return np.empty(0)
-    count = scheme.zero if scheme.symmetric else scheme.size - 1
-    greatest = math.floor(count * 2 ** (int(steps.max()) / STEPS_PER_OCTAVE))
-    least = math.ceil(count * 2 ** (int(steps.min()) / STEPS_PER_OCTAVE))
-    if greatest - least >= MAX_LATTICE:
-        return np.empty(0)
-    return full * count / np.arange(least, greatest + 1)
+    found = [np.empty(0)]
+    for count in _counts(scheme):
+        greatest = math.floor(count * 2 ** (int(steps.max()) / STEPS_PER_OCTAVE))
+        least = math.ceil(count * 2 ** (int(steps.min()) / STEPS_PER_OCTAVE))
+        if greatest - least < MAX_LATTICE:
+            found.append(full * count / np.arange(least, greatest + 1))
+    return np.concatenate(found)
+
+
+def _counts(scheme: Scheme) -> set[int]:
+    """How many steps of the full scale there may be from where its range is measured, zero or an end, to an end."""
+    return {scheme.zero, scheme.size - 1 - scheme.zero} if scheme.symmetric else {scheme.size - 1}
 
 
 def _wider_lattice(scheme: Scheme, full: float) -> Floats:
     """Scales range/j for fewer steps than there are: 0 … 200 in 8 bits is represented exactly by the scale 1."""
-    count = scheme.zero if scheme.symmetric else scheme.size - 1
     if scheme.is_float or scheme.size > MAX_LATTICE:
         return np.empty(0)
-    return full * count / np.arange(max(1, count - MAX_UNUSED), count)
+    wider = [full * count / np.arange(max(1, count - MAX_UNUSED), count) for count in _counts(scheme)]
+    return np.concatenate(wider)
 
 
 def least(scale: Floats, below: Integers, loss: Floats, full: float) -> Choice:

@@ -165,8 +165,8 @@ def _row_sums(cost: PieceCost, law: RowLaw, scheme: Scheme, scale: Floats, below
     per_step = (1 / scale)[law.row]
     start, end = law.inner * per_step, law.outer * per_step
     if scheme.is_even:
-        last = None if scheme.symmetric else np.array(np.inf)
-        if below is not None and not scheme.symmetric:
+        last = None if scheme.is_fixed else np.array(np.inf)
+        if below is not None and not scheme.is_fixed:
             under, above = level_ends(below, scheme)
             last = np.where(law.negative, under[law.row], above[law.row])
         return law.sums(law.counts * cost(start, end, np.append(0.0, scheme.above), last))

@@ -77,7 +77,7 @@ def _percentiles(law: RowLaw, scheme: Scheme, spans: RowSpans, percent: float) -
     """The range that ``klcal.search.methods.Percentile`` keeps of each row."""
     if scheme.symmetric:
         threshold = law.quantiles(law.size * percent / 100, None)
-        return RowSpans(np.zeros(law.rows), np.minimum(threshold, np.maximum(-spans.low, spans.high)))
+        return RowSpans(np.maximum(-threshold, spans.low), np.minimum(threshold, spans.high))
     cut = law.size * (100 - percent) / 200
     low = np.maximum(-law.quantiles(law.side_size(True) - cut, True), spans.low)
     high = np.minimum(law.quantiles(law.side_size(False) - cut, False), spans.high)

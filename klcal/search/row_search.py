@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klcal.quantizers.qparams import deployed_scales
+from klcal.quantizers.qparams import rounded_scales
 from klcal.quantizers.scale_formats import at_least
 from klcal.quantizers.scheme import Scheme
 from klcal.search.one_unit import FEW_LEVELS, NO_ERROR, ROUNDING
 from klcal.search.row_law import RowLaw, row_divergences, row_errors
-from klcal.search.row_tables import PARTS, WIDER, Histogram, rounded_scales, table
+from klcal.search.row_tables import PARTS, WIDER, Histogram, nearest_scales, table
 
 __all__ = ["RowChoices", "RowSpans", "apart", "full_choices", "row_search"]
 
@@ -51,13 +51,15 @@ class RowChoices(NamedTuple):
 def full_choices(scheme: Scheme, spans: RowSpans) -> RowChoices:
     """The quantizers that cover the spans: ``klcal.search.one_unit.full_choice`` of each row."""
     if scheme.symmetric:
-        scale = np.maximum(spans.high / scheme.above[-1], -spans.low / scheme.below[-1])
+        sides = [scheme.sides(below) for below in scheme.belows.tolist()]
+        options = np.stack([np.maximum(spans.high / above[-1], -spans.low / below[-1]) for above, below in sides])
+        scale = options.min(axis=0)
     else:
         scale = (spans.high - spans.low) / (scheme.size - 1)
     if scheme.scale_format != "float32":
         scale = at_least(scale, scheme.scale_format)
     if scheme.symmetric:
-        return RowChoices(scale, np.full(scale.size, scheme.zero))
+        return RowChoices(scale, scheme.belows[options.argmin(axis=0)])
     return RowChoices(scale, np.minimum(np.rint(-spans.low / scale), scheme.size - 1).astype(np.int64))
 
 
@@ -87,7 +89,7 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
     full = full_choices(scheme, spans)
     ranking = _ranking(law, scheme, spans, full.scale)
     few = law.pieces[0] <= _few(scheme)
-    many = FINALISTS if scheme.symmetric else AFFINE_FINALISTS
+    many = FINALISTS if scheme.is_fixed else AFFINE_FINALISTS
     finalists = _Finalists.of(law, scheme, full, ranking, ranking.first(FEW_FINALISTS if few else many))
     nothing = NO_ERROR * law.energy / law.size
     choices = finalists.least(np.maximum(finalists.mse, nothing[:, None]))
@@ -101,7 +103,7 @@ def _search(law: RowLaw, scheme: Scheme, spans: RowSpans, sub: int, weight: floa
         for scale, below in zip(contenders.scale.T, contenders.below.T, strict=True)
     ]
     loss = np.stack(nats, axis=1) + weight * contenders.mse / (2 * least[:, None])
-    best = contenders.least(loss, deployed_scales(*full, scheme))
+    best = contenders.least(loss, rounded_scales(*full, scheme))
     decides = least > nothing
     return RowChoices(np.where(decides, best.scale, choices.scale), np.where(decides, best.below, choices.below))
 
@@ -124,16 +126,16 @@ class _Finalists:
     @staticmethod
     def of(law: RowLaw, scheme: Scheme, first: RowChoices, ranking: _Ranking, columns: Integers) -> _Finalists:
         """Those of some columns of a ranking, behind a choice that is a candidate in any case."""
-        scale = rounded_scales(scheme, ranking.full[:, None] * ranking.ratio[columns])
+        scale = nearest_scales(scheme, ranking.full[:, None] * ranking.ratio[columns])
         scale = np.column_stack([first.scale, scale])
         below = np.column_stack([first.below, np.take_along_axis(ranking.below, columns, axis=1)])
-        scale = deployed_scales(scale, below, scheme)
+        scale = rounded_scales(scale, below, scheme)
         known = np.where(scale > 0, scale, 1.0)
         errors = [row_errors(law, scheme, known[:, i], below[:, i]) / law.size for i in range(scale.shape[1])]
         ranked = np.take_along_axis(ranking.mse, columns, axis=1)
         is_candidate = (scale > 0) & np.column_stack([np.ones(len(ranked), bool), np.isfinite(ranked)])
         mse = np.where(is_candidate, np.stack(errors, axis=1), np.inf)
-        return _Finalists(scale, below, mse, deployed_scales(ranking.full, first.below, scheme))
+        return _Finalists(scale, below, mse, rounded_scales(ranking.full, first.below, scheme))
 
     def least(self, loss: Floats, full: Floats | None = None) -> RowChoices:
         """The best of each row; ties as in ``klcal.search.one_unit.least``."""

@@ -19,7 +19,7 @@ from klcal.search.exact_costs import integral
 from klcal.search.one_unit import FEW_LEVELS, MAX_OCTAVES, MAX_UNUSED, STEPS_PER_OCTAVE
 from klcal.search.row_law import RowLaw, row_point_errors
 
-__all__ = ["PARTS", "WIDER", "Histogram", "Table", "rounded_scales", "rows_at_once", "table"]
+__all__ = ["PARTS", "WIDER", "Histogram", "Table", "nearest_scales", "rows_at_once", "table"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ def _bins(scheme: Scheme) -> tuple[float, int]:
     return float(greatest), min(MAX_BINS, max(MIN_BINS, BINS_PER_STEP * math.ceil(greatest)))
 
 
-def rounded_scales(scheme: Scheme, scales: Floats) -> Floats:
+def nearest_scales(scheme: Scheme, scales: Floats) -> Floats:
     """Scales as their format has them; 0 where they underflow."""
     if scheme.scale_format != "float32":
         return nearest_scale(scales, scheme.scale_format)
@@ -74,7 +74,7 @@ def table(scheme: Scheme, number: int) -> Table:
     edges = np.linspace(0, greatest, bins + 1)[:, None] / ratio
     sides = [scheme.above] if scheme.is_even else [scheme.above, scheme.below]
     levels = [np.append(0.0, side) for side in sides]
-    unclipped = None if scheme.symmetric else np.array(np.inf)
+    unclipped = None if scheme.is_fixed else np.array(np.inf)
     errors = [np.diff(integral(edges, side, unclipped), axis=0) * ratio**3 * (bins / greatest) for side in levels]
     unit = 2.0 ** (2 * math.ceil(math.log2(greatest)) - TABLE_BITS)
     return Table(ratio, np.rint(np.concatenate(errors) / unit), unit)
@@ -156,8 +156,8 @@ class Histogram:
             high: where it ends.
         """
         total = self._pointwise(of) if self.pointwise else self._binned(of)
-        if not self.scheme.symmetric:
-            below = _options(self.scheme.size, of.ratio, low, high)
+        if not self.scheme.is_fixed:
+            below = _options(self.scheme, of.ratio, low, high)
             clipped = self._clipped(of.ratio, below)
             return np.maximum(total[:, :, None] + clipped, 0.0) / self.law.size[:, None, None], np.maximum(below, 0)
         mse = total[:, :, None] / self.law.size[:, None, None]
@@ -167,7 +167,7 @@ class Histogram:
         rows, sides, bins = self.counts.shape
         counts = self.counts.reshape(rows, -1) if of.errors.shape[0] == sides * bins else self.counts.sum(axis=1)
         total = counts @ of.errors * of.unit
-        if not self.scheme.symmetric:
+        if not self.scheme.is_fixed:
             return total
         for side, level in ((0, self.scheme.above[-1]), (1, self.scheme.below[-1])):
             end = level * of.ratio
@@ -177,7 +177,7 @@ class Histogram:
 
     def _pointwise(self, of: Table) -> Floats:
         """Of the scales as deployed; without ends where options will have some."""
-        scale = rounded_scales(self.scheme, self.full[:, None] * of.ratio)
+        scale = nearest_scales(self.scheme, self.full[:, None] * of.ratio)
         known = np.where(scale > 0, scale, 1.0)
         errors = [row_point_errors(self.law, self.scheme, known[:, i]) for i in range(of.ratio.size)]
         return np.where(scale > 0, np.stack(errors, axis=1) / self.full[:, None] ** 2, np.inf)
@@ -208,8 +208,11 @@ class Histogram:
         return found
 
 
-def _options(size: int, ratio: Floats, low: Floats, high: Floats) -> Integers:
+def _options(scheme: Scheme, ratio: Floats, low: Floats, high: Floats) -> Integers:
     """Levels below zero that keep no more than the span, and the one nearest to it; −1 fills up."""
+    if scheme.symmetric:
+        return np.tile(scheme.belows, (low.size, ratio.size, 1))
+    size = scheme.size
     under, over = -low[:, None] / ratio, high[:, None] / ratio
     nearest = np.clip(np.rint(under), 0, size - 1).astype(np.int64)
     least = np.maximum(np.ceil(size - 1 - over - 0.5 - EPSILON), 0).astype(np.int64)

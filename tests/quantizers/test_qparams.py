@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from klcal.calibration import calibrate
 from klcal.quantizers.qparams import Qparams, dequantize, qparams, quantize
-from klcal.quantizers.scheme import Scheme
+from klcal.quantizers.scheme import KINDS, Scheme
 from tests.support.strategies import FINITE, floats, tensors
 
 INTEGERS = ("int2", "uint3", "int4", "uint4", "int8", "uint8", "int16", "uint16")
-SCHEMES = [Scheme(dtype, symmetric) for dtype in INTEGERS for symmetric in (True, False)]
-ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
+SCHEMES = [Scheme(dtype, kind) for dtype in INTEGERS for kind in KINDS]
+ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.kind}"}
 SCALES = st.floats(2.0**-20, 2.0**20, width=32)
 
 
@@ -58,16 +58,16 @@ def test_zero_is_exact_and_the_ends_are_the_scheme_s(scheme):
 
 
 def test_symmetric_formats_are_narrow():
-    int8, uint8 = Scheme("int8", True), Scheme("uint8", True)
+    int8, uint8 = Scheme("int8", "symmetric"), Scheme("uint8", "symmetric")
     assert (int8.integers, qparams(1, 127, int8).zero_point) == (range(-127, 128), 0)
     assert (uint8.integers, qparams(1, 127, uint8).zero_point) == (range(1, 256), 128)
-    assert (Scheme("int8", False).integers[0], Scheme("uint8", False).integers[0]) == (-128, 0)
+    assert (Scheme("int8", "affine").integers[0], Scheme("uint8", "affine").integers[0]) == (-128, 0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
 def test_the_ends_of_the_range_never_overflow_a_float32(scheme):
     greatest = float(np.finfo(np.float32).max)
-    row = calibrate(np.float32([greatest, -greatest]), dtype=scheme.dtype, scheme=scheme.name, method="minmax")
+    row = calibrate(np.float32([greatest, -greatest]), dtype=scheme.dtype, scheme=scheme.kind, method="minmax")
     assert np.isfinite(np.float32([row.low, row.high])).all()
     assert np.isfinite(dequantize([row.qmin, row.qmax], row)).all()
 
@@ -79,7 +79,7 @@ def test_the_ends_of_the_range_never_overflow_a_float32(scheme):
 def test_metrics_are_those_of_the_real_rounding(scheme, method, values):
     """To 1 % on 300 float32 values and more up to 8 bits, exactly for values that a bucket holds exactly."""
     exact = (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
-    row = calibrate(exact, dtype=scheme.dtype, scheme=scheme.name, method=method)
+    row = calibrate(exact, dtype=scheme.dtype, scheme=scheme.kind, method=method)
     restored = dequantize(quantize(exact, row), row).astype(float)
     steps = np.rint(exact.astype(float) / row.scale) + row.zero_point
     real = np.mean((exact - restored) ** 2)

@@ -109,7 +109,9 @@ def test_more_bins_than_memory_has_room_for_are_refused(bins):
 
 
 def test_cells_are_cut_into_as_many_sub_bins_as_the_bins_allow():
-    assert [sub_bins_per_cell(2048, Scheme(dtype, True).size) for dtype in ("int2", "int4", "int8", "int16")] == [
+    assert [
+        sub_bins_per_cell(2048, Scheme(dtype, "symmetric").size) for dtype in ("int2", "int4", "int8", "int16")
+    ] == [
         683,
         137,
         8,

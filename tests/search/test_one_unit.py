@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.scheme import Scheme
+from klcal.quantizers.scheme import KINDS, Scheme
 from klcal.search.candidate_costs import divergences, squared_errors, sub_bins
 from klcal.search.classic import classic_divergences
 from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
@@ -22,9 +22,9 @@ from tests.support import reference
 from tests.support.strategies import tensors
 
 INTEGERS = ("int2", "int4", "uint4", "int8", "uint8", "int16", "uint16")
-SCHEMES = [Scheme(dtype, symmetric) for dtype in INTEGERS for symmetric in (True, False)]
-TO_8_BITS = [scheme for scheme in SCHEMES if scheme.size <= 256] + [Scheme(dtype, True) for dtype in FLOATS]
-ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
+SCHEMES = [Scheme(dtype, kind) for dtype in INTEGERS for kind in KINDS]
+TO_8_BITS = [scheme for scheme in SCHEMES if scheme.size <= 256] + [Scheme(dtype, "symmetric") for dtype in FLOATS]
+ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.kind}"}
 
 
 def law_of(values) -> Law:
@@ -46,7 +46,7 @@ def span_of(law: Law) -> Span:
 
 def mean_squared_error(law: Law, scheme: Scheme, scale: float, below: int) -> float:
     options = squared_errors(law, scheme, np.array([scale]))[0]
-    return float(options[0 if scheme.symmetric else below])
+    return float(options[scheme.belows.tolist().index(below)])
 
 
 def loss(law: Law, scheme: Scheme, method: KL, choice, least: float) -> float:
@@ -58,7 +58,7 @@ def loss(law: Law, scheme: Scheme, method: KL, choice, least: float) -> float:
 @st.composite
 def candidates(draw, law: Law, scheme: Scheme):
     scale = full_choice(scheme, span_of(law)).scale * 2.0 ** -draw(st.floats(0, 3))
-    below = scheme.zero if scheme.symmetric else draw(st.integers(0, scheme.size - 1))
+    below = draw(st.sampled_from(scheme.belows.tolist()))
     return scale, below
 
 
@@ -84,7 +84,7 @@ def test_objectives_are_those_of_the_definition(data, scheme, points, values, su
     assert classic_divergences(law, *one)[0] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("scheme", [Scheme("int16", True), Scheme("uint16", False)], **ids)
+@pytest.mark.parametrize("scheme", [Scheme("int16", "symmetric"), Scheme("uint16", "affine")], **ids)
 def test_objectives_at_16_bits_are_those_of_the_definition(scheme):
     found = sketch(np.float32([-1.5, 0.3, 0.31, 2.7, 2.75]))
     law, pieces = Law.of(found), reference.pieces_of(found)
@@ -100,7 +100,7 @@ def test_objectives_at_16_bits_are_those_of_the_definition(scheme):
 def test_the_reference_would_notice_a_wrong_cell():
     found = sketch(np.float32([0.3, 0.9, 2.7]))
     pieces = reference.pieces_of(found)
-    right = mean_squared_error(Law.of(found), Scheme("int4", True), 0.4, 7)
+    right = mean_squared_error(Law.of(found), Scheme("int4", "symmetric"), 0.4, 7)
     assert right == pytest.approx(reference.mse(pieces, 0.4, reference.integers(15, 7)), rel=1e-9)
     assert right != pytest.approx(reference.mse(pieces, 0.4, reference.integers(14, 7)), rel=1e-2)
     assert right != pytest.approx(reference.mse(pieces, 0.41, reference.integers(15, 7)), rel=1e-2)
@@ -112,7 +112,7 @@ def test_the_reference_would_notice_a_wrong_cell():
 def check_against_the_reference(values, scheme, method: KL, per_octave: int, octaves: int):
     """Both losses in the unit of the least squared error that either has found."""
     law, pieces = law_of(values), reference.pieces_of(sketch(values))
-    grid = reference.candidates(pieces, scheme.size, scheme.symmetric, per_octave, octaves)
+    grid = reference.candidates(pieces, scheme.size, scheme.kind, per_octave, octaves)
     errors = [(reference.mse(pieces, scale, levels_of(scheme, below)), scale, below) for scale, below in grid]
     least = min(mean_squared_error(law, scheme, *MSE()(law, scheme, span_of(law))), min(errors)[0])
     if least <= 1e-9 * law.energy / law.size:
@@ -130,7 +130,7 @@ def test_kl_finds_a_loss_as_low_as_the_reference_does(scheme, values, bins, weig
     check_against_the_reference(exact(values), scheme, KL(bins=bins, weight=weight), per_octave=12, octaves=3)
 
 
-@pytest.mark.parametrize("scheme", [Scheme("int8", True), Scheme("uint8", True)], **ids)
+@pytest.mark.parametrize("scheme", [Scheme("int8", "symmetric"), Scheme("uint8", "symmetric")], **ids)
 @settings(max_examples=6)
 @given(values=tensors(8))
 def test_kl_finds_a_loss_as_low_as_the_reference_does_at_8_bits(scheme, values):
@@ -139,7 +139,7 @@ def test_kl_finds_a_loss_as_low_as_the_reference_does_at_8_bits(scheme, values):
 
 def test_kl_finds_a_loss_as_low_as_the_reference_does_with_a_zero_point_of_8_bits():
     values = np.random.default_rng(0).standard_t(2, size=6).astype(np.float32)
-    check_against_the_reference(exact(values), Scheme("uint8", False), KL(bins=765), per_octave=6, octaves=1)
+    check_against_the_reference(exact(values), Scheme("uint8", "affine"), KL(bins=765), per_octave=6, octaves=1)
 
 
 def loss_to_dense(values, scheme: Scheme) -> float:
@@ -158,7 +158,7 @@ def loss_to_dense(values, scheme: Scheme) -> float:
         return 1.0  # the optimum itself is the answer
     order = np.argsort(errors, axis=None)[:300]
     rows, options = np.unravel_index(order, errors.shape)
-    below = np.full(rows.size, scheme.zero) if scheme.symmetric else options
+    below = scheme.belows[options]
     dense = divergences(law, scheme, scales[rows], below, sub) + method.weight * errors[rows, options] / (2 * least)
     return loss(law, scheme, method, method(law, scheme, span_of(law)), least) / float(dense.min())
 
@@ -170,7 +170,9 @@ def test_kl_loses_at_most_5_percent_to_a_dense_search(scheme, values):
     assert loss_to_dense(values, scheme) <= 1.05
 
 
-@pytest.mark.parametrize("scheme", [Scheme("int8", True), Scheme("int4", True), Scheme("uint4", False)], **ids)
+@pytest.mark.parametrize(
+    "scheme", [Scheme("int8", "symmetric"), Scheme("int4", "symmetric"), Scheme("uint4", "affine")], **ids
+)
 def test_kl_is_within_a_percent_of_a_dense_search_on_98_of_100_tensors(scheme):
     rng = np.random.default_rng(0)
     sizes = range(50, 1300, 100)
@@ -215,8 +217,10 @@ def test_gibbs_inequality(values, sub, scheme, data):
 
 def test_a_uniform_law_has_no_divergence():
     law = Law.of(sketch(np.linspace(-1, 1, 200_001, dtype=np.float32)))
-    choice = MinMax()(law, Scheme("int8", True), span_of(law))
-    assert divergences(law, Scheme("int8", True), np.array([choice.scale]), np.array([choice.below]), 8)[0] < 1e-4
+    choice = MinMax()(law, Scheme("int8", "symmetric"), span_of(law))
+    assert (
+        divergences(law, Scheme("int8", "symmetric"), np.array([choice.scale]), np.array([choice.below]), 8)[0] < 1e-4
+    )
 
 
 @pytest.mark.parametrize("scheme", TO_8_BITS, **ids)
@@ -245,7 +249,7 @@ def test_exact_zeros_change_no_choice(method, scheme, values, zeros):
 @settings(max_examples=10)
 @given(values=tensors(60))
 def test_mirrored_values_have_the_same_symmetric_scale(dtype, values):
-    scheme = Scheme(dtype, symmetric=True)
+    scheme = Scheme(dtype, "symmetric")
     for method in (KL(), MSE(), KLClassic(), Percentile(99.0)):
         law, mirrored = law_of(values), law_of(-values)
         assert method(law, scheme, span_of(law)) == method(mirrored, scheme, span_of(mirrored))
@@ -255,7 +259,7 @@ def test_ties_go_to_the_larger_threshold():
     """Values on a grid that many scales represent without error: the full range is the answer."""
     law = Law.of(sketch(np.float32([-127, -64, 64, 127])))
     for method in (KL(), MSE(), KLClassic()):
-        assert method(law, Scheme("int8", True), span_of(law)).scale == 1.0
+        assert method(law, Scheme("int8", "symmetric"), span_of(law)).scale == 1.0
 
 
 @pytest.mark.parametrize("scheme", TO_8_BITS, **ids)

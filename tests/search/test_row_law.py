@@ -23,7 +23,7 @@ SCHEMES = [
     for dtype, scheme in (("int4", "symmetric"), ("uint4", "affine"), ("uint3", "symmetric"), ("nf4", "auto"))
 ]
 BUCKET = 2.0**-7  # the widest of a row: of its small values
-ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
+ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.kind}"}
 
 
 @st.composite
@@ -47,7 +47,7 @@ def quantizers(values: np.ndarray, scheme: Scheme, seed: int) -> tuple[np.ndarra
     """A scale and a zero point for each row, somewhere near its range."""
     rng = np.random.default_rng(seed)
     scale = np.abs(values).max(axis=1) / scheme.above[-1] * rng.uniform(0.4, 1.3, len(values))
-    below = np.full(len(values), scheme.zero) if scheme.symmetric else rng.integers(0, scheme.size, len(values))
+    below = rng.choice(scheme.belows, len(values))
     return scale.astype(np.float32).astype(float), below
 
 

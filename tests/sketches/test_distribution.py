@@ -107,7 +107,7 @@ def test_values_inside_a_bucket_are_spread_not_heaped_at_its_middle():
     middle = float(law.positive.inner[0] + law.positive.outer[0]) / 2
     scale = float(np.float32(middle / 10_000))
     real = np.rint(values / scale) * scale - values.astype(float)
-    assert distortion(law, Scheme("int16", True), scale, 32767).squared_error == pytest.approx(
+    assert distortion(law, Scheme("int16", "symmetric"), scale, 32767).squared_error == pytest.approx(
         float(np.sum(real**2)), rel=2e-2
     )
     heaped = 10_000 * (middle - round(middle / scale) * scale) ** 2

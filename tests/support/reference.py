@@ -136,16 +136,19 @@ def classic_divergence(pieces, scale: float, levels: list[float], sub: int) -> f
     return math.fsum(p[k] * math.log(p[k] / q[k]) for k in p)
 
 
-def candidates(pieces, levels: int, symmetric: bool, per_octave: int, octaves: int):
+def candidates(pieces, levels: int, kind: str, per_octave: int, octaves: int):
     """Quantizers whose ends are the data's or lie within: a logarithmic grid of scales, all zero points."""
     low, high = min(0.0, *(p[0] for p in pieces)), max(0.0, *(p[1] for p in pieces))
-    span = max(-low, high) / (levels // 2) if symmetric else (high - low) / (levels - 1)
+    options = [levels // 2, levels // 2 - 1] if kind == "symmetric-signed" else [levels // 2]
+    span = min(max(-low / below, high / (levels - 1 - below)) for below in options)
+    if kind == "affine":
+        options, span = list(range(levels)), (high - low) / (levels - 1)
     for step in range(per_octave * octaves):
         scale = span * 2 ** (-step / per_octave)
-        if symmetric:
-            yield scale, levels // 2
+        if kind != "affine":
+            yield from ((scale, below) for below in options)
         else:
-            for below in range(levels):
+            for below in options:
                 if below <= -low / scale + 0.5 and levels - 1 - below <= high / scale + 0.5:
                     yield scale, below
 
