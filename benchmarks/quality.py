@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.side_by_side import report
 from klcal.calibration import calibrate
-from klcal.quantizers.qparams import dequantize, quantize
+from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Description, find
 from klcal.search import row_methods

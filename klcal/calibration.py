@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, cast
@@ -10,19 +11,20 @@ import numpy as np
 
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
-from klcal.quantizers.qparams import Qparams, qparams
+from klcal.quantizers.qparams import qparams
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.row_calibration import calibrate_rows
 from klcal.search import methods
 from klcal.search.candidate_costs import divergences
 from klcal.search.exact_costs import distortion
 from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
-from klcal.search.one_unit import Choice, Span
+from klcal.search.one_unit import Span
 from klcal.search.settings import Nonfinite, Settings
 from klcal.sketches.distribution import Law
 from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
-from klcal.tables.table import Row, Status
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, UNDERFLOW, ZERO, Outcomes, row_of
+from klcal.tables.rows import Row
+from klcal.tables.status import Status
 
 if TYPE_CHECKING:
     from klcal.sketches.sketch import Held, Values
@@ -53,14 +55,14 @@ def calibrate(
         scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
         scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
         per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The numbers of the row are then sequences, one
-            item for each channel or group, in the order of the tensor's axes.
+            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The row's ``units`` have the numbers of each.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
 
     Returns:
-        A row, as in the table of the command. Its scale is None unless its status is "ok".
+        A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
+        one each.
 
     Raises:
         UsageError: an argument is not understood.
@@ -69,8 +71,8 @@ def calibrate(
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
     >>> row.status, round(row.scale, 4), row.zero_point
     ('ok', 0.0156, 64)
-    >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").scale
-    (0.1428571492433548, 0.0714285746216774)
+    >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").units.scale
+    array([0.14285715, 0.07142857])
     """
     chosen = methods.parse(method) if isinstance(method, str) else method
     if isinstance(chosen, type) or not hasattr(chosen, "__call__"):  # noqa: B004 - anything may be handed in
@@ -119,53 +121,59 @@ def _calibrate_values(values: Held | Sketch, per: Per, settings: Settings) -> Ro
 
 def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     """``calibrate`` with everything parsed."""
-    row = Row(
-        status="ok",
-        min=found.min,
-        max=found.max,
-        numel=found.numel,
-        zeros=found.zeros,
-        nan=found.nan,
-        neg_inf=found.neg_inf,
-        pos_inf=found.pos_inf,
-    )
+    return row_of(_outcomes(found, settings), settings.scheme, str(settings.method), None)
+
+
+def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
+    """Of the one unit that a tensor is."""
+    unknown: dict[str, float] = dict.fromkeys(Outcomes._fields, math.nan)
+    counts = {
+        "nonzero": found.finite - found.zeros,
+        "finite": found.finite,
+        "minimum": math.inf if found.min is None else found.min,
+        "maximum": -math.inf if found.max is None else found.max,
+        "zeros": found.zeros,
+        "nan": found.nan,
+        "neg_inf": found.neg_inf,
+        "pos_inf": found.pos_inf,
+        "overflowed": 0,
+        "underflowed": 0,
+    }
     if found.numel == 0:
-        return replace(row, status="empty", reason="it has no values")
-    if found.nonfinite and (settings.nonfinite == "fail" or not found.finite):
-        return replace(row, status="nonfinite", reason=nonfinite_reason(row))
-    law = Law.of(found)
-    if not law.size:
-        return replace(row, status="zero", reason=zero_reason(row))
+        known: dict[str, float] = {"status": EMPTY}
+    elif found.nonfinite and (settings.nonfinite == "fail" or not found.finite):
+        known = {"status": NONFINITE}
+    elif found.finite == found.zeros:
+        known = {"status": ZERO}
+    else:
+        known = _measured(Law.of(found), settings)
+    return Outcomes(**{name: np.array([value]) for name, value in {**unknown, **counts, **known}.items()})
+
+
+def _measured(law: Law, settings: Settings) -> dict[str, float]:
+    """The choice and its cost, as fields of the outcomes."""
     method, scheme = settings.method, settings.scheme
     choice = method(law, scheme, _span(law, settings.bounds))
-    chosen = qparams(*choice, scheme)
-    if chosen.scale == 0:
-        return replace(row, status="underflow", reason=underflow_reason(choice.scale, scheme.scale_format))
-    return _measured(
-        row, found, law, scheme, chosen, Choice(abs(chosen.scale), choice.below), getattr(method, "bins", BINS)
-    )
-
-
-def _measured(row: Row, found: Sketch, law: Law, scheme: Scheme, chosen: Qparams, choice: Choice, bins: int) -> Row:
-    cost = distortion(law, scheme, *choice)
-    sub = sub_bins_per_cell(bins, scheme.size)
-    divergence = None
+    deployed = qparams(*choice, scheme).scale
+    if deployed == 0:
+        return {"status": UNDERFLOW, "chosen": choice.scale}
+    cost = distortion(law, scheme, abs(deployed), choice.below)
+    sub = sub_bins_per_cell(getattr(method, "bins", BINS), scheme.size)
+    divergence = math.nan
     if sub > 1:
-        scale, below = np.array([choice.scale]), np.array([choice.below])
+        scale, below = np.array([abs(deployed)]), np.array([choice.below])
         divergence = float(divergences(law, scheme, scale, below, sub)[0])
-    return replace(
-        row,
-        scale=chosen.scale,
-        zero_point=chosen.zero_point,
-        qmin=chosen.qmin,
-        qmax=chosen.qmax,
-        low=chosen.low,
-        high=chosen.high,
-        kl=divergence,
-        mse=cost.squared_error / found.finite,
-        sqnr_db=cost.sqnr_db(law.energy),
-        clipped=cost.clipped / found.finite,
-    )
+    return {
+        "status": OK,
+        "chosen": choice.scale,
+        "scale": deployed,
+        "below": choice.below,
+        "kl": divergence,
+        "squared_error": cost.squared_error,
+        "energy": law.energy,
+        "clipped": cost.clipped,
+        "rounded_to_zero": cost.rounded_to_zero,
+    }
 
 
 def _span(law: Law, bounds: tuple[float, float] | None) -> Span:
@@ -200,6 +208,6 @@ def kl_divergence_calibration(
         low = min(found.minimum, 0.0) if min_val is None else min_val
         bounds = (low, max(found.maximum, 0.0) if max_val is None else max_val)
     row = calibrate(found, method=KL(bins=num_bins), bounds=bounds)
-    if not isinstance(row.scale, float) or not isinstance(row.zero_point, int):
+    if row.scale is None or row.zero_point is None:
         raise InputError(f"the tensor has no scale: {row.reason}")
     return row.scale, row.zero_point

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "klcal"
 MARK = "Imports go strictly down:"
-TORCH_MODULES = ("sketches.device_counting", "sketches.sketch", "quantizers.qparams")
+TORCH_MODULES = ("sketches.device_counting", "sketches.sketch", "quantizers.rounding")
 TERMINAL = ("typer", "rich")
 TERMINAL_MODULES = ("cli", "writers.rich_table")
 

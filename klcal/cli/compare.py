@@ -9,7 +9,7 @@ import typer
 
 from klcal.cli import options
 from klcal.errors import UsageError
-from klcal.tables.table import DIFFERENCE_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS
 
 __all__ = ["EXAMPLES", "compare"]
 

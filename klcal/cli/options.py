@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from klcal.tables.table import DIFFERENCE_FIELDS, NUMERIC_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 

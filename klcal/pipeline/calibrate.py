@@ -17,15 +17,16 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from klcal.calibration import REPEATED, calibrate_sketch
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, Rules, layout, per_of
 from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.row_calibration import calibrate_rows
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch, sketch_parts, stored_chunks
+from klcal.tables.rows import Row
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Config, Row, Table
+from klcal.tables.table import Config, Table
 
 __all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
 
@@ -119,7 +120,7 @@ def calibrate_files(
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
     """A warning for each tensor of which only a part was calibrated."""
     for row in rows:
-        refused = row.unit_status is not None and "nonfinite" in row.unit_status
+        refused = row.units is not None and row.units.status is not None and "nonfinite" in row.units.status
         if row.status in ("ok", "zero") and not refused and (left_out := nonfinite_counts(row)):
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
@@ -213,7 +214,7 @@ def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) 
 def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
     found = attempt(partial(calibrate_sketch, outcome, request)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
-        return replace(_uncounted(tensor), status="failed", reason=str(found))
+        return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
     asked = per_of(names_of(description), request.rules)
     one_axis = asked != PerTensor() and len(description.shape) < 2 and found.numel

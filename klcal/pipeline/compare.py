@@ -17,11 +17,13 @@ from klcal.divergence.samples import MASS_BINS, mass_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.pipeline.quantized_copy import quantized_copy, read_quantizers
-from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.readers import Description, find
 from klcal.sketches.sketch import Sketch, sketch_parts
+from klcal.tables.differences import Difference
+from klcal.tables.schema import DIFFERENCE_FIELDS
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import DIFFERENCE_FIELDS, Comparison, Difference, FileError, Table
+from klcal.tables.table import Comparison, FileError, Table, in_order
 
 __all__ = ["BASES", "compare_files"]
 
@@ -99,16 +101,16 @@ def compare_files(
     return Table(
         Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1]),
         tuple(rows),
-        tuple(sorted(errors, key=lambda error: (error.source, error.reason))),
+        tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
         tuple(sorted(set(warnings))),
     )
 
 
-def _badness(sort: str, row: Difference) -> tuple[bool, float, str, str]:
+def _badness(sort: str, row: Difference) -> tuple[object, ...]:
     """Worst first; what could not be compared comes last."""
     value = getattr(row, sort)
     badness = 0.0 if value is None else (value if sort in BEST_FIRST else -value)
-    return value is None, badness, row.source, row.name
+    return value is None, badness, in_order(row.source), in_order(row.name)
 
 
 # --- which tensors belong together
@@ -189,7 +191,9 @@ def _status(pair: _Pair, lacking: str) -> Difference | None:
 
 def _difference(request: _Request, pair: _Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
-    return replace(_plain(pair), status="failed", reason=str(found)) if isinstance(found, InputError) else found
+    if isinstance(found, InputError):
+        return replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
+    return found
 
 
 def _compared(request: _Request, pair: _Pair) -> Difference:

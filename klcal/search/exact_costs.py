@@ -1,4 +1,4 @@
-"""What a deployed quantizer does to the values of a law: its error and what it clips, for the table.
+"""What a deployed quantizer does to the values of a law: its error, what it clips, what becomes 0, for the table.
 
 The search compares thousands of candidates by prefix sums; this looks at one, bucket by bucket, where nothing
 cancels, with the scale as printed.
@@ -6,7 +6,6 @@ cancels, with the scale as printed.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from klcal.quantizers.code_points import middles
 from klcal.quantizers.scheme import Scheme
 from klcal.sketches.distribution import Law, Pieces
 
-__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors", "point_errors"]
+__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors", "piece_zeroed", "point_errors"]
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -29,10 +28,7 @@ class Distortion(NamedTuple):
 
     squared_error: float
     clipped: float  # values that round beyond qmin or qmax
-
-    def sqnr_db(self, energy: float) -> float | None:
-        """10·log₁₀(Σx² / Σ(x − x̂)²), or None where there is no error."""
-        return 10 * math.log10(energy / self.squared_error) if self.squared_error > 0 else None
+    rounded_to_zero: float  # values that become 0
 
 
 def distortion(law: Law, scheme: Scheme, scale: float, below: int) -> Distortion:
@@ -41,14 +37,16 @@ def distortion(law: Law, scheme: Scheme, scale: float, below: int) -> Distortion
         _side(pieces, scale, np.append(0.0, levels))
         for pieces, levels in zip((law.positive, law.negative), scheme.sides(below), strict=True)
     )
-    return Distortion(above[0] + under[0], above[1] + under[1])
+    return Distortion(*(one + other for one, other in zip(above, under, strict=True)))
 
 
-def _side(pieces: Pieces, scale: float, levels: Floats) -> tuple[float, float]:
+def _side(pieces: Pieces, scale: float, levels: Floats) -> tuple[float, float, float]:
     start, end = pieces.inner / scale, pieces.outer / scale
     error = piece_errors(start, end, levels)
-    clipped = piece_clipped(start, end, levels)
-    return scale**2 * float(np.sum(pieces.counts * error)), float(np.sum(pieces.counts * clipped))
+    error_sum = scale**2 * float(np.sum(pieces.counts * error))
+    shares = (each(start, end, levels) for each in (piece_clipped, piece_zeroed))
+    clipped, zeroed = (float(np.sum(pieces.counts * share)) for share in shares)
+    return error_sum, clipped, zeroed
 
 
 def piece_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
@@ -86,6 +84,15 @@ def piece_clipped(start: Floats, end: Floats, levels: Floats, last: Floats | Non
         limit = levels[-1] + (levels[-1] - levels[-2]) / 2
     beyond = np.where(number % 2 == 1, middle >= limit, middle > limit)  # a tie goes to the even level
     return np.where(thin, beyond, np.clip((end - limit) / np.where(thin, 1.0, width), 0.0, 1.0))
+
+
+def piece_zeroed(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
+    """Share of values that become 0, of the pieces of ``piece_errors``: all where no level lies on their side."""
+    width, middle = end - start, (start + end) / 2
+    thin = width <= THIN * end
+    number = np.array(levels.size - 1.0) if last is None else last
+    limit = np.where(number > 0, levels[1] / 2 if levels.size > 1 else np.inf, np.inf)
+    return np.where(thin, middle <= limit, np.clip((limit - start) / np.where(thin, 1.0, width), 0.0, 1.0))
 
 
 def _are_even(levels: Floats) -> bool:

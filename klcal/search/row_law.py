@@ -12,12 +12,12 @@ import numpy.typing as npt
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import relative_edges, spread_within_cells
-from klcal.search.exact_costs import piece_clipped, piece_errors, point_errors
+from klcal.search.exact_costs import piece_clipped, piece_errors, piece_zeroed, point_errors
 from klcal.sketches.counting import MANTISSA_BITS, SHIFT, SIGN_KEY
 from klcal.sketches.distribution import FLOAT64_MANTISSA_BITS, LEAST_NORMAL, Law, Pieces, magnitudes
 from klcal.sketches.row_sketch import KEY_BITS, RowSketch, dropped_bits
 
-__all__ = ["RowLaw", "row_clipped", "row_divergences", "row_errors", "row_point_errors"]
+__all__ = ["RowLaw", "row_clipped", "row_divergences", "row_errors", "row_point_errors", "row_zeroed"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -159,6 +159,11 @@ def row_point_errors(law: RowLaw, scheme: Scheme, scale: Floats) -> Floats:
 def row_clipped(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers) -> Floats:
     """The number of clipped values of each row, under a quantizer of its own."""
     return _row_sums(piece_clipped, law, scheme, scale, below)
+
+
+def row_zeroed(law: RowLaw, scheme: Scheme, scale: Floats, below: Integers) -> Floats:
+    """The number of values of each row that become 0, under a quantizer of its own."""
+    return _row_sums(piece_zeroed, law, scheme, scale, below)
 
 
 def _row_sums(cost: PieceCost, law: RowLaw, scheme: Scheme, scale: Floats, below: Integers | None) -> Floats:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import klcal
 from klcal.calibration import calibrate, kl_divergence_calibration
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.qparams import dequantize, quantize
+from klcal.quantizers.rounding import dequantize, quantize
 from klcal.search.methods import KL
 from klcal.sketches.sketch import sketch
-from klcal.tables.table import FLOAT_FIELDS
+from klcal.tables.schema import NUMERIC_FIELDS
 from tests.support.strategies import FLOATS, floats, tensors
 
 INTEGERS = ("int4", "uint4", "int8", "uint8", "int16", "uint16")

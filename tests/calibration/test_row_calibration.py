@@ -16,10 +16,10 @@ import klcal
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
-from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scheme import Scheme
 from klcal.search import row_methods, row_search, row_tables
-from klcal.tables.table import UNIT_FIELDS, Row
+from klcal.tables.rows import Row
+from klcal.tables.schema import UNIT_FIELDS
 from tests.support.strategies import tensors
 
 METHODS = ("kl", "mse", "minmax", "percentile:99", "kl-classic")
@@ -37,11 +37,9 @@ def matrix(rows: int = 6, columns: int = 300, seed: int = 0) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def unit(row: Row, number: int) -> tuple:
+def unit(row: Row, number: int) -> Row:
     """All that the table says of one unit."""
-    values = (getattr(row, name) for name in UNIT_FIELDS)
-    status = row.status if row.unit_status is None else row.unit_status[number]
-    return (status, *(value[number] if isinstance(value, Numbers) else value for value in values))
+    return replace(list(row.each_unit())[number], unit=None, note=None)
 
 
 def restored(values: np.ndarray, row: Row, dtype: str) -> np.ndarray:

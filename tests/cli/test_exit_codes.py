@@ -17,7 +17,9 @@ from klcal.cli import verdict
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode
 from klcal.pipeline.selection import BUG
-from klcal.tables.table import FAILURES, Config, FileError, Row, Table
+from klcal.tables.rows import Row
+from klcal.tables.status import FAILURES
+from klcal.tables.table import Config, FileError, Table
 from tests.support.command import (
     COMMAND,
     FULL,

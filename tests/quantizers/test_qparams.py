@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.calibration import calibrate
-from klcal.quantizers.qparams import Qparams, dequantize, qparams, quantize
+from klcal.quantizers.qparams import Qparams, qparams
+from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scheme import KINDS, Scheme
 from tests.support.strategies import FINITE, floats, tensors
 

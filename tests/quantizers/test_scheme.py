@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from klcal.calibration import calibrate
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
-from klcal.quantizers.qparams import Qparams, dequantize, quantize
+from klcal.quantizers.qparams import Qparams
+from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scale_formats import SCALE_FORMATS, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import DTYPES, Scheme
 from tests.support.strategies import FINITE, floats, tensors

@@ -1,7 +1,12 @@
 """A small table with the names that go wrong."""
 
-from klcal.quantizers.per_unit import Numbers
-from klcal.tables.table import Config, FileError, Row, Table
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from klcal.tables.rows import Row
+from klcal.tables.table import Config, FileError, Table
+from klcal.tables.units import Units
 
 CONFIG = Config("kl:bins=2048,weight=4", "uint8", "affine")
 
@@ -50,6 +55,10 @@ def ok(name: str, source: str = "model.pt", **changes: object) -> Row:
         "mse": 1e-60,
         "sqnr_db": 41.234567,
         "clipped": 0.0002,
+        "rounded_to_zero": 0.001,
+        "target": "uint8",
+        "scheme": "affine",
+        "method": "kl:bins=2048,weight=4",
     }
     return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]
 
@@ -78,20 +87,30 @@ TABLE = Table.of(
 
 def units(name: str) -> Table:
     """Two tensors of four channels, of which one has a NaN."""
-    numbers: dict[str, object] = {
-        "shape": (4, 8),
-        "axis": 0,
-        "kl": None,
-        "mse": Numbers((1e-6, None, 1e-5, 1e-6)),
-        "sqnr_db": Numbers((41.0, None, 29.0, None)),
-        "scale": Numbers((0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164)),
-        "zero_point": Numbers((0, None, 1, 0), whole=True),
-        "low": Numbers((-1.0, None, -3.0, -2.0)),
-        "high": Numbers((1.0, None, 3.0, 2.0)),
-        "clipped": Numbers((0.0, None, 0.1, 0.0)),
-        "note": "too few values",
+    nan = math.nan
+    columns: dict[str, list[float]] = {
+        "mse": [1e-6, nan, 1e-5, 1e-6],
+        "sqnr_db": [41.0, nan, 29.0, nan],
+        "scale": [0.009999999776482582, nan, 0.029999999329447746, 0.019999999552965164],
+        "zero_point": [0, nan, 1, 0],
+        "low": [-1.0, nan, -3.0, -2.0],
+        "high": [1.0, nan, 3.0, 2.0],
+        "clipped": [0.0, nan, 0.1, 0.0],
     }
-    statuses = {"unit_status": ("ok", "nonfinite", "ok", "ok"), "reason": "of 4 units: 3 ok, 1 nonfinite"}
-    lists = {key: value for key, value in numbers.items() if isinstance(value, Numbers)}
-    same = {**numbers, **{key: Numbers([value[0]] * 4, value.whole) for key, value in lists.items()}}
-    return Table.of(CONFIG, [ok(name, **numbers, **statuses), ok("same", **same)])
+    mixed = channels(4, columns, status=["ok", "nonfinite", "ok", "ok"])
+    same = channels(4, {name: [column[0]] * 4 for name, column in columns.items()})
+    whole: dict[str, object] = {"shape": (4, 8), "kl": None, "note": "too few values"}
+    whole |= dict.fromkeys(("scale", "zero_point", "low", "high"))
+    return Table.of(
+        CONFIG,
+        [
+            ok(name, **whole, units=mixed, sqnr_db=33.0, reason="of 4 units: 3 ok, 1 nonfinite"),
+            ok("same", **whole, units=same),
+        ],
+    )
+
+
+def channels(units: int, columns: Mapping[str, object], status: Sequence[str] | None = None) -> Units:
+    """Those along the first axis."""
+    known: dict[str, Any] = dict(columns)
+    return Units(per="channel", axis=0, size=None, shape=(units,), status=cast(Any, status), **known)
