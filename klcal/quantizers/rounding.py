@@ -150,7 +150,9 @@ def rounding_of(by: HasQparams, dtype: str | None = None) -> Rounding:
         raise UsageError(f"{dtype!r} is no floating-point format", f"leave it out for integers; else {KNOWN}")
     if has_zero_point:
         if dtype is not None or target in FLOATS:
-            raise UsageError(f"a quantizer with a zero point is not one to {dtype or target}", f"{KNOWN} have none")
+            raise UsageError(
+                f"a quantizer with a zero point does not need a dtype, as {dtype or target}", "leave it out"
+            )
         if by.qmin is None or by.qmax is None:
             raise UsageError("the quantizer has no qmin and qmax", "hand in the row as klcal calibrate gave it")
         return Rounding(None, by.qmin, by.qmax)

@@ -22,12 +22,13 @@ MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
 
 
-def parse(text: bytes, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> dict[str, Any]:
+def parse(text: bytes, max_bytes: int | None = None, max_values: int | None = None) -> dict[str, Any]:
     """The object that ``text`` holds.
 
     Raises:
         InputError: If it is anything else.
     """
+    max_bytes, max_values = max_bytes or MAX_BYTES, max_values or MAX_VALUES
     if len(text) > max_bytes:
         raise InputError(f"the JSON has {len(text):,} bytes; {max_bytes:,} are allowed", FEWER)
     if sum(map(text.count, (b",", b"[", b"{"))) > max_values:  # known before they take memory

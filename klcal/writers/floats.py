@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["for_people", "printed", "shortest"]
+__all__ = ["are_float32", "for_people", "printed", "shortest"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,6 +39,13 @@ def printed(values: Floats) -> Floats:
     normal = (size >= LEAST) & (size <= GREATEST)
     found = np.where(np.isfinite(values), values, np.nan)
     found[normal] = values[normal].astype(np.float32).astype(TEXT).astype(np.float64)
+    return found
+
+
+def are_float32(values: Floats) -> npt.NDArray[np.bool_]:
+    """Which values are printed as float32: NaN, zeros and what normal numbers reach."""
+    size = np.abs(values)
+    found: npt.NDArray[np.bool_] = np.isnan(values) | (size == 0) | ((size >= LEAST) & (size <= GREATEST))
     return found
 
 

@@ -19,7 +19,6 @@ from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
 from klcal.quantizers.scheme import Scheme
 from klcal.search import row_methods, row_search, row_tables
 from klcal.tables.rows import Row
-from klcal.tables.schema import UNIT_FIELDS
 from tests.support.strategies import tensors
 
 METHODS = ("kl", "mse", "minmax", "percentile:99", "kl-classic")
@@ -43,7 +42,7 @@ def unit(row: Row, number: int) -> Row:
 
 
 def restored(values: np.ndarray, row: Row, dtype: str) -> np.ndarray:
-    return klcal.dequantize(klcal.quantize(values, row, dtype if dtype in FLOATS else None), row)
+    return klcal.dequantize(klcal.quantize(values, row), row)
 
 
 def squared_error(values: np.ndarray, row: Row, dtype: str) -> float:
@@ -129,13 +128,13 @@ def test_a_transposed_tensor_has_the_same_channels():
     for other in (values.T, np.asfortranarray(values).T, torch.from_numpy(values).T):
         found = klcal.calibrate(other, dtype="int4", per="channel:1")
         assert [unit(found, i) for i in range(5)] == [unit(expected, i) for i in range(5)]
-        assert found.axis == 1
+        assert found.units.axis == 1
 
 
 def test_groups_are_channels_of_the_tensor_cut_into_them():
     values = matrix(3, 100)
     row = klcal.calibrate(values, dtype="uint4", method="mse", per=PerGroup(30))
-    assert (row.axis, row.group_size, len(row.scale)) == (1, 30, 12)
+    assert (row.units.axis, row.units.size, row.units.shape) == (1, 30, (3, 4))
     for number in range(12):
         line, group = divmod(number, 4)
         alone = klcal.calibrate(
@@ -148,14 +147,14 @@ def test_groups_along_the_first_axis_are_those_of_the_transposed_tensor():
     values = matrix(3, 100)
     row = klcal.calibrate(values, dtype="int4", method="mse", per="group:30")
     found = klcal.calibrate(values.T.copy(), dtype="int4", method="mse", per="group:30,0")
-    assert np.array_equal(np.reshape(found.scale, (4, 3)).T, np.reshape(row.scale, (3, 4)))
+    assert np.array_equal(found.units.scale.reshape(4, 3).T, row.units.scale.reshape(3, 4))
 
 
 def test_a_stack_of_experts_is_the_experts_one_by_one():
     experts = np.stack([matrix(4, 64, seed) for seed in range(3)])
     row = klcal.calibrate(experts, dtype="int4", per="channel")
     each = [klcal.calibrate(expert, dtype="int4", per="channel") for expert in experts]
-    assert row.scale == sum((tuple(one.scale) for one in each), ())
+    assert np.array_equal(row.units.scale, np.concatenate([one.units.scale for one in each]))
     assert "experts" in row.note
 
 
@@ -172,7 +171,7 @@ def test_every_float_that_files_hold_has_channels():
         tensor = torch.from_numpy(values / 10).to(dtype)
         row = klcal.calibrate(tensor, dtype="int8", method="minmax", per="channel")
         largest = tensor.float().abs().amax(dim=1).numpy()
-        assert np.allclose(row.scale, largest / 127)
+        assert np.allclose(row.units.scale, largest / 127)
 
 
 # --- as good as a search of one tensor, and better than one scale for all
@@ -196,7 +195,7 @@ def test_the_search_loses_less_than_a_percent_on_98_of_100_rows(dtype):
     ratios = []
     for number, channel in enumerate(values):
         alone = klcal.calibrate(channel, dtype=dtype, method="mse")
-        one = klcal.Qparams(row.scale[number], row.zero_point and row.zero_point[number], row.qmin, row.qmax)
+        one = unit(row, number)
         noise = NOISE * float((channel.astype(float) ** 2).sum())
         ratios.append((squared_error(channel, one, dtype) + noise) / (squared_error(channel, alone, dtype) + noise))
     assert np.quantile(ratios, 0.98) <= 1.01
@@ -220,16 +219,16 @@ def test_the_table_tells_the_error_of_the_real_thing(dtype, method):
     row = klcal.calibrate(values, dtype=dtype, method=method, per="channel")
     real = ((values.astype(float) - restored(values, row, dtype)) ** 2).mean(axis=1)
     even = np.arange(12) % 4 != 2  # the others lie on a lattice: on edges of cells, which round either way
-    assert np.allclose(np.array(row.mse)[even], real[even], rtol=0.02)
+    assert np.allclose(row.units.mse[even], real[even], rtol=0.02)
     sqnr = 10 * np.log10((values[even].astype(float) ** 2).mean(axis=1) / real[even])
-    assert np.allclose(np.array(row.sqnr_db, float)[even], sqnr, atol=0.1)
+    assert np.allclose(row.units.sqnr_db[even], sqnr, atol=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_floats_are_those_of_torchs_own_cast(dtype):
     values = matrix(8, 500)
     row = klcal.calibrate(values, dtype=dtype, method="mse", per="channel")
-    scale = np.array(row.scale, np.float32)[:, None]
+    scale = row.units.scale.astype(np.float32)[:, None]
     least, greatest = FLOATS[dtype][0], FLOATS[dtype][-1]
     steps = torch.from_numpy(np.clip(values / scale, least, greatest))
     cast = steps.to(getattr(torch, dtype)).float().numpy() * scale
@@ -258,8 +257,8 @@ def test_scales_are_those_of_their_format_and_cost_what_a_tensor_alone_would_pay
     row = klcal.calibrate(values, per="channel", **settings_)
     for number, channel in enumerate(values):
         alone = klcal.calibrate(channel, **settings_)
-        assert row.mse[number] <= 1.05 * alone.mse + NOISE * float((channel**2).mean())
-        mantissa = math.frexp(row.scale[number])[0]
+        assert row.units.mse[number] <= 1.05 * alone.mse + NOISE * float((channel**2).mean())
+        mantissa = math.frexp(row.units.scale[number])[0]
         bits = {"float16": 11, "bfloat16": 8, "e8m0": 1}[scale_format]
         assert (mantissa * 2**bits).is_integer()
 
@@ -273,8 +272,8 @@ def test_minmax_and_percentile_are_those_of_each_tensor_alone():
         for dtype in ("int8", "uint8"):
             row = klcal.calibrate(values, dtype=dtype, method=method, per="channel")
             alone = [klcal.calibrate(channel, dtype=dtype, method=method) for channel in values]
-            assert np.allclose(row.scale, [each.scale for each in alone], rtol=4e-3)  # half a bucket
-            assert row.zero_point == tuple(each.zero_point for each in alone)
+            assert np.allclose(row.units.scale, [each.scale for each in alone], rtol=4e-3)  # half a bucket
+            assert row.units.zero_point.tolist() == [each.zero_point for each in alone]
 
 
 def test_kl_decides_by_d_where_a_row_has_the_values_for_it():
@@ -285,31 +284,32 @@ def test_kl_decides_by_d_where_a_row_has_the_values_for_it():
     assert row.note is None
     for number, channel in enumerate(values):
         alone = klcal.calibrate(channel, dtype="int8")
-        assert row.kl[number] == pytest.approx(alone.kl, rel=0.1)
-        assert row.mse[number] == pytest.approx(alone.mse, rel=0.02)
+        assert row.units.kl[number] == pytest.approx(alone.kl, rel=0.1)
+        assert row.units.mse[number] == pytest.approx(alone.mse, rel=0.02)
     few = klcal.calibrate(values[:, :8000], dtype="int8", per="channel")
-    assert few.kl is None
+    assert (few.kl, few.units.kl) == (None, None)
     assert "fewer than 8,160 values" in few.note
-    assert few.scale == klcal.calibrate(values[:, :8000], dtype="int8", per="channel", method="mse").scale
+    by_mse = klcal.calibrate(values[:, :8000], dtype="int8", per="channel", method="mse")
+    assert np.array_equal(few.units.scale, by_mse.units.scale)
 
 
 def test_the_weight_of_kl_matters_where_d_decides():
     values = np.random.default_rng(0).laplace(size=(3, 9000)).astype(np.float32)
     light = klcal.calibrate(values, dtype="int4", method="kl:weight=0.01", per="channel")
     heavy = klcal.calibrate(values, dtype="int4", method="kl:weight=100", per="channel")
-    assert all(a < b for a, b in zip(light.kl, heavy.kl, strict=True))
-    assert all(a >= b for a, b in zip(light.mse, heavy.mse, strict=True))
+    assert (light.units.kl < heavy.units.kl).all()
+    assert (light.units.mse >= heavy.units.mse).all()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint4", "nf4", "float8_e4m3fn"])
 def test_bounds_bound_every_row(dtype):
     values = matrix(8, 200)
     row = klcal.calibrate(values, dtype=dtype, method="mse", per="channel", bounds=(-1.0, 0.5))
-    step = 0 if dtype in FLOATS else np.array(row.scale)
-    assert (np.array(row.low) >= -1.0 - step - 1e-6).all()
-    assert (np.array(row.high) <= 1.0 + step + 1e-6).all()
+    step = 0 if dtype in FLOATS else row.units.scale
+    assert (row.units.low >= -1.0 - step - 1e-6).all()
+    assert (row.units.high <= 1.0 + step + 1e-6).all()
     alone = [klcal.calibrate(channel, dtype=dtype, method="mse", bounds=(-1.0, 0.5)) for channel in values]
-    assert all(a <= 1.05 * b.mse + 1e-9 for a, b in zip(row.mse, alone, strict=True))
+    assert all(a <= 1.05 * b.mse + 1e-9 for a, b in zip(row.units.mse, alone, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "nf4", "uint4"])
@@ -319,8 +319,8 @@ def test_a_value_far_beyond_what_scales_reach_costs_no_other_channel(dtype):
     values[3, 7] = 1e30
     found = klcal.calibrate(values, dtype=dtype, per="channel", bounds=(-1.0, 1.0))
     assert [unit(found, i) for i in (0, 7)] == [unit(expected, i) for i in (0, 7)]
-    assert found.scale[3] > 0
-    assert klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16").scale[3] > 0
+    assert found.units.scale[3] > 0
+    assert klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16").units.scale[3] > 0
     for method in METHODS:
         klcal.calibrate(np.float32([[3.4e38, -3.4e38, 1, 0], [1, 2, 3, 4]]), dtype=dtype, method=method, per="channel")
 
@@ -345,12 +345,12 @@ def test_every_row_has_a_status_of_its_own_and_costs_the_others_nothing():
     values[1], values[2, 3], values[3], values[4] = 0, np.inf, 0.25, 1e-45
     row = klcal.calibrate(values, dtype="int8", per="channel")
     assert row.status == "ok"
-    assert row.unit_status == ("ok", "zero", "nonfinite", "ok", "underflow", "ok")
+    assert row.units.status.tolist() == ["ok", "zero", "nonfinite", "ok", "underflow", "ok"]
     assert row.reason == "of 6 units: 3 ok, 1 zero, 1 nonfinite, 1 underflow"
     assert unit(row, 0) == unit(good, 0)
-    assert row.scale[3] * 127 == pytest.approx(0.25)
-    assert [value is None for value in row.scale] == [False, True, True, False, True, False]
-    assert row.zero_point == (0, None, None, 0, None, 0)
+    assert row.units.scale[3] * 127 == pytest.approx(0.25)
+    assert np.isnan(row.units.scale).tolist() == [False, True, True, False, True, False]
+    assert [each.zero_point for each in row.each_unit()] == [0, None, None, 0, None, 0]
     assert row.failed
 
 
@@ -364,7 +364,7 @@ def test_every_row_has_a_status_of_its_own_and_costs_the_others_nothing():
 )
 def test_a_tensor_without_a_good_row_has_one_status(value, status, reason):
     row = klcal.calibrate(np.full((3, 4), value, np.float32), dtype="int8", per="channel")
-    assert (row.status, row.unit_status, row.scale) == (status, None, None)
+    assert (row.status, row.units.status, row.scale) == (status, None, None)
     assert reason in row.reason
 
 
@@ -373,16 +373,16 @@ def test_values_that_are_not_finite_can_be_ignored_row_by_row():
     values[1, 3] = np.nan
     row = klcal.calibrate(values, dtype="int8", per="channel", nonfinite="ignore")
     without = klcal.calibrate(np.delete(values[1:2], 3, axis=1), dtype="int8", per="channel")
-    assert row.scale[1] == without.scale[0]
-    assert (row.nan, row.status, row.unit_status) == (1, "ok", None)
+    assert row.units.scale[1] == without.units.scale[0]
+    assert (row.nan, row.status, row.units.status) == (1, "ok", None)
 
 
 def test_one_value_and_extremes_of_float32_have_a_finite_scale_above_zero():
     for value in (1.0, -1.0, 3.4e38, -3.4e38, 1e-38):
         for dtype in DTYPES:
             row = klcal.calibrate(np.float32([[value], [1.0]]), dtype=dtype, per="channel")
-            assert all(scale is None or 0 < scale < math.inf for scale in row.scale)
-            assert row.scale[1] is not None
+            assert all(math.isnan(scale) or 0 < scale < math.inf for scale in row.units.scale)
+            assert row.units.scale[1] > 0
 
 
 def test_no_values_and_a_sketch_have_no_channels():
@@ -425,7 +425,7 @@ def test_what_is_no_unit_is_a_usage_error(unit):
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_units_without_any_scale_are_units(value):
     row = klcal.calibrate(np.full((3, 4), value, np.float32), dtype="int8", per="channel")
-    assert [(unit_.unit, unit_.status, unit_.scale) for unit_ in row.units()] == [
+    assert [(unit_.unit, unit_.status, unit_.scale) for unit_ in row.each_unit()] == [
         (i, row.status, None) for i in range(3)
     ]
 
