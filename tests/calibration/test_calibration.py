@@ -149,7 +149,7 @@ def test_at_16_bits_kl_is_mse():
             {"dtype": "int7x"},
             "unknown dtype 'int7x'; use int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn, nf4",
         ),
-        ({"scheme": "odd"}, "unknown scheme 'odd'; use auto, symmetric or affine"),
+        ({"scheme": "odd"}, "unknown scheme 'odd'; use auto, symmetric, symmetric-full, symmetric-signed or affine"),
         ({"method": "kll"}, "unknown method"),
         ({"bounds": (1.0, 2.0)}, "the range 1,2 is not usable"),
         ({"bounds": (-1, 0, 1)}, "the range (-1, 0, 1) is not two numbers"),
