@@ -11,6 +11,7 @@ import numpy as np
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
 from klcal.quantizers.qparams import Qparams, qparams
+from klcal.quantizers.scale_formats import held, is_an_end
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.row_calibration import calibrate_rows
 from klcal.search import methods
@@ -21,7 +22,7 @@ from klcal.search.one_unit import Choice, Span
 from klcal.search.settings import Nonfinite, Settings
 from klcal.sketches.distribution import Law
 from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
+from klcal.tables.status import nonfinite_reason, overflow_reason, underflow_reason, zero_reason
 from klcal.tables.table import Row, Status
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def calibrate(
     unit = parse_per(per) if isinstance(per, str) else per
     if not isinstance(unit, PerTensor | PerChannel | PerGroup):
         raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
+    settings.scheme.check_units(unit != TENSOR)
     if not isinstance(values, Stored):
         return _calibrate_values(values, unit, settings)
     if values.status != "ok":
@@ -136,11 +138,17 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     law = Law.of(found)
     if not law.size:
         return replace(row, status="zero", reason=zero_reason(row))
-    method, scheme = settings.method, settings.scheme
-    choice = method(law, scheme, _span(law, settings.bounds))
+    method, scheme = settings.method, settings.scheme.of_one_unit
+    span = _span(law, settings.bounds)
+    choice = method(law, scheme, span)
+    wanted = choice.scale
+    if is_an_end(wanted, scheme.scale_format):
+        wanted = method(law, replace(scheme, scale_format="float32"), span).scale
+    if fits := int(held(wanted, scheme.scale_format)):
+        reason = underflow_reason if fits < 0 else overflow_reason
+        status: Status = "underflow" if fits < 0 else "overflow"
+        return replace(row, status=status, reason=reason(wanted, scheme.scale_format))
     chosen = qparams(*choice, scheme)
-    if chosen.scale == 0:
-        return replace(row, status="underflow", reason=underflow_reason(choice.scale, scheme.scale_format))
     return _measured(
         row, found, law, scheme, chosen, Choice(abs(chosen.scale), choice.below), getattr(method, "bins", BINS)
     )

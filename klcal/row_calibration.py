@@ -12,13 +12,16 @@ import numpy.typing as npt
 from klcal.quantizers.granularity import Layout
 from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.qparams import deployed_scales, level_ends, rounded_scales, zero_points
+from klcal.quantizers.scale_formats import global_scale_of, held, is_an_end
+from klcal.quantizers.scheme import Scheme
 from klcal.search.methods import KL
+from klcal.search.one_unit import Span, full_choice
 from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_errors
 from klcal.search.row_methods import few_values, least_values, row_choices, sub_bins_of
 from klcal.search.row_tables import rows_at_once
 from klcal.search.settings import Settings
 from klcal.sketches.row_sketch import RowSketch, row_sketches
-from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
+from klcal.tables.status import nonfinite_reason, overflow_reason, underflow_reason, zero_reason
 from klcal.tables.table import Row, Status
 
 __all__ = ["calibrate_rows", "units_of"]
@@ -27,8 +30,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-STATUSES: tuple[Status, ...] = ("ok", "zero", "nonfinite", "underflow")
-OK, ZERO, NONFINITE, UNDERFLOW = range(len(STATUSES))
+STATUSES: tuple[Status, ...] = ("ok", "zero", "nonfinite", "underflow", "overflow")
+OK, ZERO, NONFINITE, UNDERFLOW, OVERFLOW = range(len(STATUSES))
 
 
 def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout, settings: Settings) -> Row:
@@ -41,20 +44,30 @@ def calibrate_rows(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layou
         settings: how each row is calibrated.
     """
     step = rows_at_once(settings.scheme)
+    sketches: Iterable[RowSketch] = row_sketches(chunks, dtype, layout)
+    if settings.scheme.is_relative:
+        sketches = list(sketches)
+        settings = replace(settings, scheme=_relative_to(sketches, settings.scheme))
     pieces = [
-        units_of(each[first : first + step], settings)
-        for each in row_sketches(chunks, dtype, layout)
-        for first in range(0, each.rows, step)
+        units_of(each[first : first + step], settings) for each in sketches for first in range(0, each.rows, step)
     ]
     units = Units(*(layout.in_own_order(np.concatenate(each)) for each in zip(*pieces, strict=True)))
     return _table_row(units, layout, settings)
+
+
+def _relative_to(sketches: list[RowSketch], scheme: Scheme) -> Scheme:
+    """The scheme with the global scale of a tensor."""
+    low = min(min(float(each.minimum.min()) for each in sketches), 0.0)
+    high = max(max(float(each.maximum.max()) for each in sketches), 0.0)
+    full = full_choice(scheme.of_one_unit, Span(low, high)).scale
+    return replace(scheme, global_scale=global_scale_of(full) or 1.0)
 
 
 class Units(NamedTuple):
     """What the table says of each of some rows: (rows,); NaN where it is null."""
 
     status: Integers  # an index into STATUSES
-    scale: Floats  # as it was chosen, before it was rounded
+    scale: Floats  # as it was wanted, before it was rounded
     deployed: Floats
     below: Floats  # levels below zero
     few: Floats  # 1 where there are too few values for a divergence
@@ -81,7 +94,10 @@ def units_of(sketch: RowSketch, settings: Settings) -> Units:
     columns = np.full((8, sketch.rows), np.nan)
     if good.any():
         columns[:, good] = _chosen(RowLaw.of(sketch).select(good), sketch.tops[good], finite[good], settings)
-        status[good & np.isnan(columns[1])] = UNDERFLOW
+        scheme = settings.scheme
+        fits = held(columns[0], scheme.scale_format, scheme.global_scale)
+        status[good & (fits < 0)] = UNDERFLOW
+        status[good & (fits > 0)] = OVERFLOW
     has_zeros = sketch.zeros > 0
     least = np.where(has_zeros, np.minimum(sketch.minimum, 0.0), sketch.minimum)
     greatest = np.where(has_zeros, np.maximum(sketch.maximum, 0.0), sketch.maximum)
@@ -95,6 +111,11 @@ def _chosen(law: RowLaw, tops: Integers, finite: Integers, settings: Settings) -
     scheme = settings.scheme
     few = few_values(law, settings)
     scale, below = row_choices(law, tops, settings)
+    wanted = scale.copy()
+    ends = is_an_end(scale, scheme.scale_format, scheme.global_scale)
+    if ends.any():
+        free = replace(settings, scheme=replace(scheme, scale_format="float32", global_scale=1.0))
+        wanted[ends] = row_choices(law.select(ends), tops[ends], free).scale
     deployed, rounded = (each(scale, below, scheme) for each in (deployed_scales, rounded_scales))
     known = np.where(rounded > 0, rounded, 1.0)
     kl = np.full(law.rows, np.nan)
@@ -105,8 +126,8 @@ def _chosen(law: RowLaw, tops: Integers, finite: Integers, settings: Settings) -
     with np.errstate(divide="ignore"):
         sqnr = np.where(error > 0, 10 * np.log10(law.energy / error), np.nan)
     costs = [kl, error / finite, sqnr, row_clipped(law, scheme, known, below) / finite]
-    lost = rounded == 0
-    return [scale, *(np.where(lost, np.nan, each) for each in (deployed, below, few, *costs))]
+    lost = held(wanted, scheme.scale_format, scheme.global_scale) != 0
+    return [wanted, *(np.where(lost, np.nan, each) for each in (deployed, below, few, *costs))]
 
 
 def _table_row(units: Units, layout: Layout, settings: Settings) -> Row:
@@ -157,6 +178,8 @@ def _reason(row: Row, units: Units, scale_format: str) -> str:
         return zero_reason(row)
     if row.status == "nonfinite":
         return nonfinite_reason(row)
+    if row.status == "overflow":
+        return overflow_reason(float(units.scale.min()), scale_format)
     return underflow_reason(float(units.scale.max()), scale_format)
 
 

@@ -143,7 +143,7 @@ def held(wanted: npt.ArrayLike, scale_format: str, global_scale: float | Floats 
 
 
 def is_an_end(scales: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> npt.NDArray[np.bool_]:
-    """Whether each of some scales of a format is its smallest, or none, or its greatest: another may be wanted there."""
+    """Whether each of some scales of a format is its smallest, or its greatest: another may be wanted there."""
     relative, step = _relative(scales, global_scale), ABOVE[scale_format]
     least, greatest = LEAST[scale_format] * 1.5, GREATEST[scale_format] * (1 - step / 4)  # whose neighbours are farther
     found: npt.NDArray[np.bool_] = (relative < least) | (relative > greatest)

@@ -97,6 +97,21 @@ class Scheme:
         """That of a tensor with a single scale: relative to itself it would say nothing, so it is a float32."""
         return replace(self, scale_format="float32") if self.is_relative else self
 
+    def check_units(self, some: bool) -> None:
+        """Refuses scales that are relative to a global one where no tensor has more than one.
+
+        Args:
+            some: whether channels, groups or blocks have a scale each.
+
+        Raises:
+            UsageError: says what to give instead.
+        """
+        if self.is_relative and not some:
+            raise UsageError(
+                f"{self.scale_format} scales are relative to a global scale of their tensor",
+                "give its units scales with --per group:16, channel or block:128,128, or use --scale-format float32",
+            )
+
     @property
     def is_float(self) -> bool:
         """Whether the levels are those of a floating-point format: uneven, and without a zero point."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from klcal.quantizers.scale_formats import RELATIVE
 from klcal.tables.table import Row
 
-__all__ = ["nonfinite_counts", "nonfinite_reason", "underflow_reason", "zero_reason"]
+__all__ = ["nonfinite_counts", "nonfinite_reason", "overflow_reason", "underflow_reason", "zero_reason"]
 
 
 class HasCounts(Protocol):
@@ -40,4 +41,16 @@ def zero_reason(row: Row) -> str:
 
 def underflow_reason(scale: float, scale_format: str) -> str:
     """Of a tensor whose scale, the greatest of its scales, is too small for its format."""
-    return f"the scale {scale:.3g} is 0 as {scale_format}; multiply the tensor by a power of two"
+    return f"{scale_format} has no scale as small as {scale:.3g}; {_advice('multiply', scale_format)}"
+
+
+def overflow_reason(scale: float, scale_format: str) -> str:
+    """Of a tensor whose scale, the smallest of its scales, is too great for its format."""
+    return f"{scale_format} has no scale as great as {scale:.3g}; {_advice('divide', scale_format)}"
+
+
+def _advice(verb: str, scale_format: str) -> str:
+    powers, wider = f"{verb} the tensor by a power of two", "use --scale-format float32"
+    if scale_format in RELATIVE:
+        return wider  # whatever the tensor is multiplied by, so is its global scale
+    return powers if scale_format == "float32" else f"{powers}, or {wider}"

@@ -32,7 +32,8 @@ Status = Literal[
     "empty",  # no values
     "skipped",  # integers and bools are not calibrated
     "nonfinite",  # NaN or infinity among the values
-    "underflow",  # the scale would be 0 as float32
+    "underflow",  # the format of the scale has none so small
+    "overflow",  # or none so great
     "unsupported",  # complex, object, sparse, already quantized, …
     "failed",  # damaged or unreadable
     "missing",  # only P has it: of a comparison, as the next one
@@ -43,7 +44,7 @@ Number: TypeAlias = "float | Numbers | None"
 """A number, or one for each channel or group."""
 WholeNumber: TypeAlias = "int | Numbers | None"
 
-FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "unsupported", "failed"})
+FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "overflow", "unsupported", "failed"})
 
 
 @dataclass(frozen=True, kw_only=True)

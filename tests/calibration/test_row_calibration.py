@@ -322,7 +322,9 @@ def test_a_value_far_beyond_what_scales_reach_costs_no_other_channel(dtype):
     found = klcal.calibrate(values, dtype=dtype, per="channel", bounds=(-1.0, 1.0))
     assert [unit(found, i) for i in (0, 7)] == [unit(expected, i) for i in (0, 7)]
     assert found.scale[3] > 0
-    assert klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16").scale[3] > 0
+    narrow = klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16")
+    assert [status != "ok" for status in narrow.unit_status] == [i == 3 for i in range(8)]
+    assert (narrow.unit_status[3], narrow.scale[3]) == ("overflow", None)
     for method in METHODS:
         klcal.calibrate(np.float32([[3.4e38, -3.4e38, 1, 0], [1, 2, 3, 4]]), dtype=dtype, method=method, per="channel")
 
@@ -361,7 +363,7 @@ def test_every_row_has_a_status_of_its_own_and_costs_the_others_nothing():
     [
         (0.0, "zero", "every value is 0"),
         (np.nan, "nonfinite", "no finite value"),
-        (1e-45, "underflow", "is 0 as float32"),
+        (1e-45, "underflow", "float32 has no scale as small as"),
     ],
 )
 def test_a_tensor_without_a_good_row_has_one_status(value, status, reason):
