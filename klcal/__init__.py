@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
+    from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams, dequantize, quantize
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
@@ -32,6 +32,7 @@ __all__ = [
     "KlcalError",
     "MinMax",
     "OutputError",
+    "PerBlock",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -51,7 +52,7 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
-    "quantizers.granularity": ("PerChannel", "PerGroup", "PerTensor"),
+    "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "quantizers.qparams": ("Qparams", "dequantize", "quantize"),
     "readers": ("Description", "read"),

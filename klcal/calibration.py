@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
+from klcal.quantizers.granularity import ONE_AXIS, Per, PerBlock, PerChannel, PerGroup, PerTensor, layout, parse_per
 from klcal.quantizers.qparams import Qparams, qparams
 from klcal.quantizers.scale_formats import held, is_an_end
 from klcal.quantizers.scheme import Scheme, check_range
@@ -51,10 +51,13 @@ def calibrate(
         values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
         dtype: int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn or nf4.
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
-        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
-        scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
-        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The numbers of the row are then sequences, one
+        scheme: "symmetric", "symmetric-full" (every integer: int4 is −8..7), "symmetric-signed" (and a scale of either
+            sign), "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
+        scale_format: what the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two), or
+            float8_e4m3fn (units' scales, relative to a global scale of the tensor).
+        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS",
+            "block:ROWS,COLUMNS"; or ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``, ``klcal.PerBlock(rows,
+            columns)``. The numbers of the row are then sequences, one
             item for each channel or group, in the order of the tensor's axes.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
@@ -82,7 +85,7 @@ def calibrate(
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
     unit = parse_per(per) if isinstance(per, str) else per
-    if not isinstance(unit, PerTensor | PerChannel | PerGroup):
+    if not isinstance(unit, PerTensor | PerChannel | PerGroup | PerBlock):
         raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
     settings.scheme.check_units(unit != TENSOR)
     if not isinstance(values, Stored):

@@ -156,9 +156,9 @@ def _table_row(units: Units, layout: Layout, settings: Settings) -> Row:
         mse=_listed(units.mse),
         sqnr_db=_listed(units.sqnr_db),
         clipped=_listed(units.clipped),
-        axis=layout.axis,
-        group_size=layout.size,
-        note="; ".join(note for note in (_note(units, settings), layout.note) if note) or None,
+        axis=layout.grid.axis,
+        group_size=layout.grid.size,
+        note="; ".join(note for note in (_note(units, settings), layout.grid.note) if note) or None,
     )
     return row if ok.all() else replace(row, reason=_reason(row, units, scheme.scale_format))
 

@@ -66,7 +66,8 @@ def calibrate(
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
-    from klcal.quantizers.granularity import PerTensor, parse_rules
+    from klcal.quantizers.granularity import PerTensor
+    from klcal.quantizers.rules import parse_rules
     from klcal.quantizers.scheme import Scheme, parse_range
     from klcal.search import methods
     from klcal.sketches.device_counting import usable_device

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected
-from klcal.quantizers.granularity import Layout, Per, PerChannel, PerGroup, PerTensor, layout
+from klcal.quantizers.granularity import Layout, Per, PerTensor, layout, per_at
 from klcal.quantizers.qparams import Qparams, quantized
 from klcal.readers import Chunk, Description
 from klcal.readers.regular import open_regular
@@ -90,8 +90,8 @@ def _is_usable(status: object) -> bool:
 
 
 def _quantizer(row: dict[str, Any], dtype: str) -> Quantizer:
-    axis, size = row.get("axis"), row.get("group_size")
-    per = PerTensor() if axis is None else PerChannel(int(axis)) if size is None else PerGroup(int(size), int(axis))
+    axis, size = (tuple(each) if isinstance(each, list) else each for each in (row.get("axis"), row.get("group_size")))
+    per = PerTensor() if axis is None else per_at(axis, size)
     scale, zero_point = np.array(row["scale"], np.float32), np.array(row["zero_point"] or 0, np.float32)
     if isinstance(row["status"], list):
         zeros = np.array(row["status"]) == "zero"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
-from klcal.quantizers.granularity import PerChannel, PerGroup, layout
+from klcal.quantizers.granularity import layout, per_at
 from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
 from klcal.quantizers.scheme import Scheme
@@ -170,25 +170,22 @@ def _of_each_value(numbers: float | Numbers | None, by: HasQparams, values: Any)
     """Numbers in a shape that goes with the values': themselves, or those of the channel or group of each value."""
     if not isinstance(numbers, Numbers):
         return np.array(numbers or 0, np.float32)
-    axis, shape = getattr(by, "axis", None), tuple(np.shape(values))
-    size: int | None = getattr(by, "group_size", None)
-    groups = PerChannel(axis) if size is None or axis is None else PerGroup(size, axis)
+    shape = tuple(np.shape(values))
+    units = per_at(getattr(by, "axis", None) or 0, getattr(by, "group_size", None))
     try:
-        place = layout(groups, shape) if np.prod(shape) else None
+        place = layout(units, shape) if np.prod(shape) else None
     except UsageError:
         place = None
     if place is None or place.rows != len(numbers):
-        raise UsageError(f"{len(numbers)} scales per {groups} do not fit the shape {list(shape)}", "hand in the tensor")
+        raise UsageError(f"{len(numbers)} scales per {units} do not fit the shape {list(shape)}", "hand in the tensor")
     each = np.asarray(numbers, np.float32)
     zeros = np.array(getattr(by, "unit_status", None) or "ok") == "zero"
     each[np.isnan(each) & zeros] = 1  # any quantizer represents zeros; 1 is a scale, and a zero point of all formats
     if lacking := int(np.isnan(each).sum()):
         hint = "the row's unit_status says which; nonfinite='ignore' calibrates what is finite of them"
         raise UsageError(f"{lacking} of {len(numbers)} units have no scale", hint)
-    each = each.reshape(place.shape if size is not None else (-1,))
-    if size is None:
-        return each.reshape([-1 if i == place.axis else 1 for i in range(len(shape))])
-    return np.repeat(each, size, axis=place.axis).take(range(shape[place.axis]), axis=place.axis)
+    begins, unit = place.runs(0, math.prod(shape))
+    return np.repeat(each[unit], np.diff(begins, append=math.prod(shape))).reshape(shape)
 
 
 def dequantize(integers: Any, by: HasQparams) -> Any:

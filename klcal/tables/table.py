@@ -88,9 +88,9 @@ class Row:
     mse: Number = None
     sqnr_db: Number = None
     clipped: Number = None
-    axis: int | None = None
+    axis: int | tuple[int, ...] | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
-    group_size: int | None = None
+    group_size: int | tuple[int, ...] | None = None
     note: str | None = None  # what was done otherwise than asked for, and why
     unit: int | None = None  # of a row that stands for one channel or group
     unit_status: tuple[Status, ...] | None = None  # where the units of a tensor differ in it
@@ -106,13 +106,11 @@ class Row:
             yield self
             return
         from klcal.quantizers.granularity import (  # which imports NumPy, and --help reads this module
-            PerChannel,
-            PerGroup,
             layout,
+            per_at,
         )
 
-        size = self.group_size
-        place = layout(PerChannel(self.axis) if size is None else PerGroup(size, self.axis), self.shape)
+        place = layout(per_at(self.axis, self.group_size), self.shape)
         assert place is not None
         statuses = self.unit_status or (self.status,) * place.rows
         totals = dict.fromkeys(("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf", "unit_status"))
