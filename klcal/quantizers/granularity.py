@@ -236,9 +236,12 @@ class Layout:
         if self.ordered:
             return run
         last = self.axes[-1]
+        slower = self.axes[self.axes[0].units == 1 : -1]  # of which only the slowest may have a single unit
+        if not slower:
+            return run % last.units
         outer = run // last.units
         unit, weight = run - outer * last.units, last.units
-        for axis in self.axes[-2::-1]:
+        for axis in reversed(slower):
             line = outer // axis.extent
             unit += (outer - line * axis.extent) // axis.tile * weight
             outer, weight = line, weight * axis.units
