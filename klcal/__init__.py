@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
+    from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
     from klcal.readers import Description, read
@@ -37,6 +37,7 @@ __all__ = [
     "KlcalError",
     "MinMax",
     "OutputError",
+    "PerBlock",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -59,7 +60,7 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
-    "quantizers.granularity": ("PerChannel", "PerGroup", "PerTensor"),
+    "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "quantizers.qparams": ("Qparams",),
     "quantizers.rounding": ("dequantize", "quantize"),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
+from klcal.quantizers.granularity import ONE_AXIS, Per, PerBlock, PerChannel, PerGroup, PerTensor, layout, parse_per
 from klcal.quantizers.qparams import qparams
+from klcal.quantizers.scale_formats import held, is_an_end
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.row_calibration import calibrate_rows
 from klcal.search import methods
@@ -22,7 +23,7 @@ from klcal.search.one_unit import Span
 from klcal.search.settings import Nonfinite, Settings
 from klcal.sketches.distribution import Law
 from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, UNDERFLOW, ZERO, Outcomes, row_of
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
@@ -52,10 +53,13 @@ def calibrate(
         values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
         dtype: int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn or nf4.
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
-        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
-        scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
-        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The row's ``units`` have the numbers of each.
+        scheme: "symmetric", "symmetric-full" (every integer: int4 is −8..7), "symmetric-signed" (and a scale of either
+            sign), "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
+        scale_format: what the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two), or
+            float8_e4m3fn (units' scales, relative to a global scale of the tensor).
+        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS",
+            "block:ROWS,COLUMNS"; or ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``, ``klcal.PerBlock(rows,
+            columns)``. The row's ``units`` have the numbers of each.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
@@ -83,8 +87,9 @@ def calibrate(
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
     unit = parse_per(per) if isinstance(per, str) else per
-    if not isinstance(unit, PerTensor | PerChannel | PerGroup):
+    if not isinstance(unit, PerTensor | PerChannel | PerGroup | PerBlock):
         raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
+    settings.scheme.check_units(unit != TENSOR)
     if not isinstance(values, Stored):
         return _calibrate_values(values, unit, settings)
     if values.status != "ok":
@@ -121,7 +126,7 @@ def _calibrate_values(values: Held | Sketch, per: Per, settings: Settings) -> Ro
 
 def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     """``calibrate`` with everything parsed."""
-    return row_of(_outcomes(found, settings), settings.scheme, str(settings.method), None)
+    return row_of(_outcomes(found, settings), settings.scheme.of_one_unit, str(settings.method), None)
 
 
 def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
@@ -152,11 +157,15 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
 
 def _measured(law: Law, settings: Settings) -> dict[str, float]:
     """The choice and its cost, as fields of the outcomes."""
-    method, scheme = settings.method, settings.scheme
-    choice = method(law, scheme, _span(law, settings.bounds))
+    method, scheme = settings.method, settings.scheme.of_one_unit
+    span = _span(law, settings.bounds)
+    choice = method(law, scheme, span)
+    wanted = choice.scale
+    if is_an_end(wanted, scheme.scale_format):
+        wanted = method(law, replace(scheme, scale_format="float32"), span).scale
+    if fits := int(held(wanted, scheme.scale_format)):
+        return {"status": UNDERFLOW if fits < 0 else OVERFLOW, "chosen": wanted}
     deployed = qparams(*choice, scheme).scale
-    if deployed == 0:
-        return {"status": UNDERFLOW, "chosen": choice.scale}
     cost = distortion(law, scheme, abs(deployed), choice.below)
     sub = sub_bins_per_cell(getattr(method, "bins", BINS), scheme.size)
     divergence = math.nan
@@ -165,7 +174,7 @@ def _measured(law: Law, settings: Settings) -> dict[str, float]:
         divergence = float(divergences(law, scheme, scale, below, sub)[0])
     return {
         "status": OK,
-        "chosen": choice.scale,
+        "chosen": wanted,
         "scale": deployed,
         "below": choice.below,
         "kl": divergence,

@@ -18,7 +18,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from klcal.calibration import REPEATED, calibrate_sketch
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
-from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, Rules, layout, per_of
+from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, layout
+from klcal.quantizers.rules import Rules, per_of
 from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.row_calibration import calibrate_rows

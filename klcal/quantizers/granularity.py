@@ -1,17 +1,14 @@
-"""What gets a scale of its own: a tensor, a channel, a group of values; and where a tensor's rows lie.
+"""What gets a scale of its own: a tensor, a channel, a group, a block of values; and where a tensor's units lie.
 
-A row is one calibrated unit. A reader gives values in the order in which they lie in the file; a ``Layout`` says
-which row each of them belongs to.
+A reader gives values in the order in which they lie in the file; a ``Layout`` says which unit each of them belongs to.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +17,25 @@ from klcal.errors import UsageError
 
 __all__ = [
     "ONE_AXIS",
+    "Grid",
     "Layout",
     "Per",
+    "PerBlock",
     "PerChannel",
     "PerGroup",
     "PerTensor",
-    "Rules",
     "layout",
     "parse_per",
-    "parse_rules",
-    "per_of",
+    "per_at",
 ]
 
 Integers = npt.NDArray[np.int64]
 
 ONE_AXIS = "one scale for all: the tensor has a single axis"
-"""Said where channels or groups were asked for."""
+"""Said where channels, groups or blocks were asked for."""
 STACK = "three axes taken for a stack of experts: a scale for each pair of indices of the first two (else: channel:0)"
 LEAST_INPUTS = 64  # of an expert's matrix; the kernel of a one-dimensional convolution is shorter
-FORMS = "use tensor, channel, channel:AXIS, group:SIZE or group:SIZE,AXIS"
+FORMS = "use tensor, channel, channel:AXIS, group:SIZE, group:SIZE,AXIS or block:ROWS,COLUMNS"
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,36 @@ class PerGroup:
 
     def __post_init__(self) -> None:
         _check_axis(self.axis, False)
-        if type(self.size) is not int or self.size < 1:
+        if not _is_size(self.size):
             raise UsageError(f"a group of {self.size!r} values", "a size is an int, at least 1: group:128")
 
     def __str__(self) -> str:
         return f"group:{self.size}" if self.axis == -1 else f"group:{self.size},{self.axis}"
+
+
+@dataclass(frozen=True)
+class PerBlock:
+    """A scale for each ``rows`` by ``columns`` of the last two axes, as float8 checkpoints have them.
+
+    Blocks at the edges may be smaller, and so is one that is larger than the axes are long. Matrices in a stack have
+    blocks of their own.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if not (_is_size(self.rows) and _is_size(self.columns)):
+            raise UsageError(
+                f"a block of {self.rows!r} by {self.columns!r} values", "sizes are ints, at least 1: block:128,128"
+            )
+
+    def __str__(self) -> str:
+        return f"block:{self.rows},{self.columns}"
+
+
+def _is_size(size: object) -> bool:
+    return type(size) is int and size >= 1
 
 
 def _check_axis(axis: object, is_default: bool) -> None:
@@ -87,13 +109,11 @@ def _check_axis(axis: object, is_default: bool) -> None:
         raise UsageError(f"the axis is {axis!r}", "it is an int; -1 is the last one")
 
 
-Per: TypeAlias = PerTensor | PerChannel | PerGroup
-Rules: TypeAlias = tuple[tuple[str, Per], ...]
-"""Globs of names, and what the tensors that match have scales for; the first that matches holds."""
+Per: TypeAlias = PerTensor | PerChannel | PerGroup | PerBlock
 
 
 def parse_per(text: str) -> Per:
-    """The unit of "tensor", "channel", "channel:AXIS", "group:SIZE" or "group:SIZE,AXIS".
+    """The unit of "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS" or "block:ROWS,COLUMNS".
 
     Raises:
         UsageError: the text is none of these.
@@ -107,99 +127,144 @@ def parse_per(text: str) -> Per:
         return PerChannel(None if match[1] is None else int(match[1]))
     if match := re.fullmatch(r"group:(\d{1,18})(?:,(-?\d{1,3}))?", text):
         return PerGroup(int(match[1]), -1 if match[2] is None else int(match[2]))
+    if match := re.fullmatch(r"block:(\d{1,18}),(\d{1,18})", text):
+        return PerBlock(int(match[1]), int(match[2]))
     raise UsageError(f"--per '{text}' is not known", FORMS)
 
 
-def parse_rules(texts: Sequence[str]) -> Rules:
-    """The rules of some ``UNIT`` and ``GLOB=UNIT``: the unit without a glob is for what no glob matches.
+def per_at(axis: int | tuple[int, ...], size: int | tuple[int, ...] | None) -> Per:
+    """What the ``axis`` and ``size`` of a ``Grid`` say, as a table keeps them.
+
+    >>> per_at(1, 128), per_at((0, 1), (128, 64))
+    (PerGroup(size=128, axis=1), PerBlock(rows=128, columns=64))
 
     Raises:
-        UsageError: a text is neither, or two have no glob.
-
-    >>> parse_rules(["tensor", "*.weight=channel:0"])
-    (('*.weight', PerChannel(axis=0)), ('*', PerTensor()))
+        UsageError: they do not go together.
     """
-    split = [text.rpartition("=") for text in texts]
-    everywhere = [unit for _, equals, unit in split if not equals]
-    if len(everywhere) > 1:
-        raise UsageError(
-            f"--per is given twice for all tensors, as {everywhere[0]} and {everywhere[1]}", "give it once"
-        )
-    rules = [(glob, parse_per(unit)) for glob, equals, unit in split if equals]
-    return (*rules, *(("*", parse_per(unit)) for unit in everywhere))
+    if isinstance(axis, tuple) or isinstance(size, tuple):
+        if not (isinstance(axis, tuple) and isinstance(size, tuple) and len(axis) == len(size) == 2):
+            raise UsageError(f"units of the size {size} along the axis {axis}", "a block has two of each")
+        return PerBlock(*size)
+    return PerChannel(axis) if size is None else PerGroup(size, axis)
 
 
-def per_of(names: Iterable[str], rules: Rules) -> Per:
-    """What the first rule that matches one of a tensor's names asks for; a tensor where none does."""
-    known = list(names)
-    return next((per for glob, per in rules if any(fnmatchcase(name, glob) for name in known)), PerTensor())
+@dataclass(frozen=True)
+class Grid:
+    """The units of a tensor: which they are, and how many there are along which axes."""
+
+    per: Per  # with the axis that it is, at least 0
+    axis: int | tuple[int, int]  # along which units lie; for blocks the two
+    size: int | tuple[int, int] | None  # of a unit along the axis, as it was asked for; None for channels
+    shape: tuple[int, ...]  # of the units: for channels their number, else the tensor's with fewer along the axis
+    note: str | None = None  # what people should know of it
+
+
+class _Axis(NamedTuple):
+    """An axis along which units are stretches of neighbours."""
+
+    extent: int
+    tile: int  # values in a stretch; the last may be shorter
+
+    @property
+    def units(self) -> int:
+        return -(-self.extent // self.tile)
+
+    def joined(self, inner: _Axis) -> _Axis | None:
+        """The one axis that this and the next faster one are; None where they are two."""
+        if self.extent == 1:
+            return inner
+        if inner.units == 1:
+            return _Axis(self.extent * inner.extent, self.tile * inner.extent)
+        if self.tile == 1 and inner.extent % inner.tile == 0:
+            return _Axis(self.extent * inner.extent, inner.tile)
+        return None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of a tensor whose values come one after the other, in the order of ``order``.
+    """Units of a tensor whose values come one after the other, in the order of ``order``.
 
-    The position of a value is (outer, index along the axis, inner). A channel is an index along the axis, whatever the
-    other two are; a group is ``size`` neighbours along it, apart for each of the other two.
+    Along each axis a unit is a stretch of neighbours: a single one, all of them, or some. Units are numbered in the
+    order of the values: by the slowest axis first.
     """
 
-    outer: int
-    extent: int  # of the axis
-    inner: int
-    size: int | None  # None for channels
-    axis: int
-    shape: tuple[int, ...]  # of the rows, in the tensor's own axes
-    order: tuple[int, ...]  # of the axes, the slowest first
-    note: str | None = None  # what people should know of it
+    axes: tuple[_Axis, ...]  # the slowest first; neighbouring ones are joined where they are as one
+    cells: tuple[int, ...]  # units along each of the tensor's own axes
+    order: tuple[int, ...]  # of those axes, the slowest first
+    grid: Grid
 
     @property
     def rows(self) -> int:
-        """How many there are."""
-        return prod(self.shape)
+        """How many units there are."""
+        return prod(self.cells)
 
     @property
     def ordered(self) -> bool:
-        """Whether the values of each row lie together, and the rows in their order."""
-        return self.outer == 1 if self.size is None else self.inner == 1
+        """Whether the values of each unit lie together, and the units in their order."""
+        return all(axis.tile == 1 for axis in self.axes[:-1])
+
+    @property
+    def run(self) -> int:
+        """How many values of a unit lie together, if not fewer at the end of an axis."""
+        return self.axes[-1].tile
+
+    @property
+    def period(self) -> int:
+        """After how many values a run begins in any case."""
+        return self.axes[-1].extent
+
+    @property
+    def periodic(self) -> bool:
+        """Whether the unit of a value depends on its position within a period alone, in which each has one full run."""
+        return all(axis.units == 1 for axis in self.axes[:-1]) and self.period % self.run == 0
 
     def runs(self, start: int, count: int) -> tuple[Integers, Integers]:
-        """Where, among ``count`` values from position ``start`` on, a row begins or goes on, and which row it is."""
-        end = start + count - 1
-        if self.size is None:
-            run = np.arange(start // self.inner, end // self.inner + 1)
-            return np.maximum(run * self.inner - start, 0), run % self.extent
-        per_line = -(-self.extent // self.size)
-        if self.inner == 1:
-            first, last = (p // self.extent * per_line + p % self.extent // self.size for p in (start, end))
-            run = np.arange(first, last + 1)
-            begin = run // per_line * self.extent + run % per_line * self.size
-            return np.maximum(begin - start, 0), run
-        position = np.arange(start, end + 1)
-        line = position // self.inner
-        group = line // self.extent * per_line + line % self.extent // self.size
-        return position - start, group * self.inner + (position - line * self.inner)
+        """Where, among ``count`` values from position ``start`` on, a unit begins or goes on, and which unit it is."""
+        extent, tile = self.axes[-1]
+        per_line = self.axes[-1].units
+        first, last = (p // extent * per_line + p % extent // tile for p in (start, start + count - 1))
+        run = np.arange(first, last + 1)
+        if extent % tile == 0:
+            begin = run * tile
+        else:
+            line = run // per_line
+            begin = line * extent + (run - line * per_line) * tile
+        return np.maximum(begin - start, 0), self._units(run)
+
+    def _units(self, run: Integers) -> Integers:
+        """The unit of each run, of which each stretch of the last axis is one."""
+        if self.ordered:
+            return run
+        last = self.axes[-1]
+        slower = self.axes[self.axes[0].units == 1 : -1]  # of which only the slowest may have a single unit
+        if not slower:
+            return run % last.units
+        outer = run // last.units
+        unit, weight = run - outer * last.units, last.units
+        for axis in reversed(slower):
+            line = outer // axis.extent
+            unit += (outer - line * axis.extent) // axis.tile * weight
+            outer, weight = line, weight * axis.units
+        return unit
 
     def ends(self, row: int, position: int) -> bool:
-        """Whether a row that lies together ends before a position."""
-        if self.size is None:
-            return position >= (row + 1) * self.inner
-        per_line = -(-self.extent // self.size)
-        return position >= row // per_line * self.extent + min((row % per_line + 1) * self.size, self.extent)
+        """Whether a unit of an ordered layout ends before a position."""
+        extent, tile = self.axes[-1]
+        line, part = divmod(row, self.axes[-1].units)
+        return position >= line * extent + min((part + 1) * tile, extent)
 
     def in_own_order(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Something for each row, from the order of the values to that of the tensor's own axes (C order)."""
-        if self.size is None:
-            return rows
-        there = rows.reshape([self.shape[axis] for axis in self.order])
+        """Something for each unit, from the order of the values to that of the tensor's own axes (C order)."""
+        there = rows.reshape([self.cells[axis] for axis in self.order])
         return there.transpose(np.argsort(self.order)).ravel()
 
     def in_value_order(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The other way round."""
-        return rows if self.size is None else rows.reshape(self.shape).transpose(self.order).ravel()
+        return rows.reshape(self.cells).transpose(self.order).ravel()
 
 
 def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Layout | None:
-    """Where the rows of a tensor lie; None where it has one scale: asked for, or because it has a single axis.
+    """Where the units of a tensor lie; None where it has one scale: asked for, or because it has a single axis.
 
     Args:
         per: what gets a scale.
@@ -209,25 +274,45 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
     Raises:
         UsageError: there is no such axis, or a group is longer than it.
 
-    >>> layout(PerGroup(3), (2, 7)).shape, layout(PerChannel(), (8, 16, 64)).shape
+    >>> layout(PerGroup(3), (2, 7)).grid.shape, layout(PerChannel(), (8, 16, 64)).grid.shape
     ((2, 3), (8, 16, 1))
+    >>> layout(PerBlock(128, 128), (64, 4096)).grid.shape
+    (1, 32)
     """
     if isinstance(per, PerTensor) or len(shape) < 2:
         return None
-    stack = per == PerChannel() and len(shape) == 3 and shape[2] >= LEAST_INPUTS
-    axis = 2 if stack else _axis(per, shape)
-    size = shape[2] if stack else per.size if isinstance(per, PerGroup) else None
-    if size is not None and size > shape[axis]:
-        raise UsageError(
-            f"--per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
-            "write --per 'GLOB=group:SIZE' for those that have so many, or a smaller size",
-        )
+    tiles, grid = _tiles(per, shape)
     listed = order or tuple(range(len(shape)))
     full = (*listed, *(i for i in range(len(shape)) if i not in listed))
-    place = full.index(axis)
-    before, after = (prod(shape[i] for i in some) for some in (full[:place], full[place + 1 :]))
-    rows = (shape[axis],) if size is None else (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
-    return Layout(before, shape[axis], after, size, axis, rows, full, STACK if stack else None)
+    joined: list[_Axis] = []
+    for axis in (_Axis(shape[i], tiles[i]) for i in full):
+        one = joined[-1].joined(axis) if joined else None
+        joined[-1:] = [*joined[-1:], axis] if one is None else [one]
+    cells = tuple(_Axis(*each).units for each in zip(shape, tiles, strict=True))
+    return Layout(tuple(joined), cells, full, grid)
+
+
+def _tiles(per: PerChannel | PerGroup | PerBlock, shape: tuple[int, ...]) -> tuple[list[int], Grid]:
+    """How many neighbours along each axis a unit has, and the units."""
+    if per == PerChannel() and len(shape) == 3 and shape[2] >= LEAST_INPUTS:
+        return [1, 1, shape[2]], Grid(PerGroup(shape[2], 2), 2, shape[2], (*shape[:2], 1), STACK)
+    if isinstance(per, PerChannel):
+        axis = _axis(per, shape)
+        return [*shape[:axis], 1, *shape[axis + 1 :]], Grid(PerChannel(axis), axis, None, (shape[axis],))
+    if isinstance(per, PerGroup):
+        axis = _axis(per, shape)
+        if per.size > shape[axis]:
+            raise UsageError(
+                f"--per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
+                "write --per 'GLOB=group:SIZE' for those that have so many, or a smaller size",
+            )
+        units = (*shape[:axis], -(-shape[axis] // per.size), *shape[axis + 1 :])
+        tiles = [per.size if i == axis else 1 for i in range(len(shape))]
+        return tiles, Grid(PerGroup(per.size, axis), axis, per.size, units)
+    before, size = shape[:-2], (per.rows, per.columns)
+    sides = [min(each, extent) for each, extent in zip(size, shape[-2:], strict=True)]
+    units = (*before, *(-(-extent // side) for extent, side in zip(shape[-2:], sides, strict=True)))
+    return [*(1 for _ in before), *sides], Grid(per, (len(before), len(before) + 1), size, units)
 
 
 def _axis(per: PerChannel | PerGroup, shape: tuple[int, ...]) -> int:

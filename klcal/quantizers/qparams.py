@@ -71,7 +71,8 @@ def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
     greatest = np.maximum(*level_ends(below, scheme))
     with np.errstate(over="ignore"):
         single = scales.astype(np.float32).astype(np.float64)
-    return np.minimum(single, at_most(FLOAT32_MAX / greatest, scheme.scale_format))
+    limit = at_most(FLOAT32_MAX / greatest, scheme.scale_format, scheme.global_scale)
+    return np.minimum(single, limit.astype(np.float32))
 
 
 def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:

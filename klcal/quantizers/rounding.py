@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
-from klcal.quantizers.granularity import Layout, Per, PerChannel, PerGroup, layout
+from klcal.quantizers.granularity import Layout, layout, per_at
 
 __all__ = ["ByUnit", "Rounding", "dequantize", "one_for_all", "quantize", "restored", "rounding_of"]
 
@@ -189,12 +189,12 @@ class ByUnit(NamedTuple):
         Raises:
             UsageError: the units are not those of such a tensor, or some that are not all zeros have no scale.
         """
-        per = _per(units)
+        per = per_at(units.axis, units.size)
         try:
             place = layout(per, shape, order)
         except UsageError:
             place = None
-        if place is None or place.shape != units.shape:
+        if place is None or place.grid.shape != units.shape:
             what = f"scales of {list(units.shape)} units per {per} do not fit the shape {list(shape)}"
             raise UsageError(what, "hand in a tensor of the shape that was calibrated")
         lacking = np.isnan(units.scale)
@@ -206,12 +206,6 @@ class ByUnit(NamedTuple):
         point = np.zeros(lacking.size) if units.zero_point is None else np.where(lacking, 1.0, units.zero_point)
         numbers = np.where(lacking, 1.0, units.scale), point
         return ByUnit(place, *(place.in_value_order(each.astype(np.float32)) for each in numbers))
-
-
-def _per(units: HasUnits) -> Per:
-    if isinstance(units.size, tuple) or isinstance(units.axis, tuple):
-        raise UsageError("blocks are not known", "")
-    return PerChannel(units.axis) if units.size is None else PerGroup(units.size, units.axis)
 
 
 def one_for_all(by: HasQparams) -> tuple[Singles, Singles]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, cast, get_args
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.scale_formats import SCALE_FORMATS, UNSIGNED
+from klcal.quantizers.scale_formats import RELATIVE, SCALE_FORMATS, UNSIGNED
 
 __all__ = ["DTYPES", "KINDS", "Kind", "Scheme", "check_range", "parse_range"]
 
@@ -57,6 +57,7 @@ class Scheme:
     dtype: str
     kind: Kind
     scale_format: str = "float32"  # what the hardware wants the scale in
+    global_scale: float = 1.0  # of the tensor, to which its scales are relative in float8_e4m3fn
 
     @staticmethod
     def parse(dtype: str, scheme: str = "auto", scale_format: str = "float32") -> Scheme:
@@ -85,6 +86,31 @@ class Scheme:
     def symmetric(self) -> bool:
         """Whether the zero point is fixed."""
         return self.kind != "affine"
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether scales are relative to a global scale of the tensor."""
+        return self.scale_format in RELATIVE
+
+    @property
+    def of_one_unit(self) -> Scheme:
+        """That of a tensor with a single scale: relative to itself it would say nothing, so it is a float32."""
+        return replace(self, scale_format="float32") if self.is_relative else self
+
+    def check_units(self, some: bool) -> None:
+        """Refuses scales that are relative to a global one where no tensor has more than one.
+
+        Args:
+            some: whether channels, groups or blocks have a scale each.
+
+        Raises:
+            UsageError: says what to give instead.
+        """
+        if self.is_relative and not some:
+            raise UsageError(
+                f"{self.scale_format} scales are relative to a global scale of their tensor",
+                "give its units scales with --per group:16, channel or block:128,128, or use --scale-format float32",
+            )
 
     @property
     def is_float(self) -> bool:

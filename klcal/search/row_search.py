@@ -57,7 +57,7 @@ def full_choices(scheme: Scheme, spans: RowSpans) -> RowChoices:
     else:
         scale = (spans.high - spans.low) / (scheme.size - 1)
     if scheme.scale_format != "float32":
-        scale = at_least(scale, scheme.scale_format)
+        scale = at_least(scale, scheme.scale_format, scheme.global_scale)
     if scheme.symmetric:
         return RowChoices(scale, scheme.belows[options.argmin(axis=0)])
     return RowChoices(scale, np.minimum(np.rint(-spans.low / scale), scheme.size - 1).astype(np.int64))

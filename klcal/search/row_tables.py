@@ -57,7 +57,7 @@ def _bins(scheme: Scheme) -> tuple[float, int]:
 def nearest_scales(scheme: Scheme, scales: Floats) -> Floats:
     """Scales as their format has them; 0 where they underflow."""
     if scheme.scale_format != "float32":
-        return nearest_scale(scales, scheme.scale_format)
+        return nearest_scale(scales, scheme.scale_format, scheme.global_scale)
     return np.minimum(scales, FLOAT32_MAX).astype(np.float32).astype(np.float64)
 
 

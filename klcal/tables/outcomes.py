@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.quantizers.granularity import Grid
 from klcal.quantizers.qparams import level_ends, zero_points
 from klcal.quantizers.scheme import Scheme
+from klcal.tables.reasons import nonfinite_reason, overflow_reason, underflow_reason, zero_reason
 from klcal.tables.rows import Row
-from klcal.tables.status import (
-    UNIT_STATUSES,
-    Status,
-    nonfinite_counts,
-    nonfinite_reason,
-    overflow_reason,
-    underflow_reason,
-    zero_reason,
-)
+from klcal.tables.status import UNIT_STATUSES, Status, nonfinite_counts
 from klcal.tables.units import Units
 
-__all__ = ["EMPTY", "NONFINITE", "OK", "OVERFLOW", "UNDERFLOW", "ZERO", "Outcomes", "Place", "row_of"]
+__all__ = ["EMPTY", "NONFINITE", "OK", "OVERFLOW", "UNDERFLOW", "ZERO", "Outcomes", "row_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -61,58 +55,38 @@ class Outcomes(NamedTuple):
     underflowed: Integers  # nonzero values that are 0 as float32; ``zeros`` has them too
 
 
-class Place(Protocol):
-    """Which units of a tensor there are: a grid or a layout of ``klcal.quantizers.granularity``."""
-
-    @property
-    def axis(self) -> int | tuple[int, int]:
-        """Along which they lie; both, of blocks."""
-
-    @property
-    def size(self) -> int | tuple[int, int] | None:
-        """Values along the axis that make a unit; None for channels."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the units."""
-
-    @property
-    def note(self) -> str | None:
-        """What people should know of it."""
-
-
 def row_of(
     outcomes: Outcomes,
     scheme: Scheme,
     method: str,
-    place: Place | None,
+    grid: Grid | None,
     *,
     note: str | None = None,
-    global_scale: float | None = None,
 ) -> Row:
     """The row of a tensor, but for its name, source, dtype, shape and aliases.
 
     Args:
-        outcomes: of each of its units; of one unit where there is no place.
-        scheme: what it is quantized to.
+        outcomes: of each of its units; of one unit where there is no grid.
+        scheme: what it is quantized to; its global scale is the tensor's.
         method: how it was chosen, ``str`` of it.
-        place: which units they are; None for a tensor with one scale, whose row has no units.
+        grid: which units they are; None for a tensor with one scale, whose row has no units.
         note: what was done otherwise than asked for.
-        global_scale: of which all scales are multiples, if there is one.
     """
     ok = outcomes.status == OK
     status = UNIT_STATUSES[OK if ok.any() else int(outcomes.status.max())]
     clean = outcomes._replace(squared_error=_without_noise(outcomes))
-    values: dict[str, Any] = {"global_scale": global_scale, **_figures(clean, ok)} if ok.any() else {}
+    values: dict[str, Any] = _figures(clean, ok) if ok.any() else {}
+    if ok.any() and scheme.is_relative:
+        values["global_scale"] = scheme.global_scale
     if ok.any() and not scheme.is_float:
         values |= {"qmin": scheme.integers[0], "qmax": scheme.integers[-1]}
     quantizers = _quantizers(outcomes, scheme, ok)
-    if place is None:
+    if grid is None:
         values |= {name: column[0].item() for name, column in quantizers.items() if ok[0]}
         values["zero_point"] = int(values["zero_point"]) if "zero_point" in values else None
     else:
-        values["units"] = _units(clean, quantizers, place)
-    notes = (note, place.note if place else None, *(_float32_notes(outcomes) if status == "ok" else ()))
+        values["units"] = _units(clean, quantizers, grid)
+    notes = (note, grid.note if grid else None, *(_float32_notes(outcomes) if status == "ok" else ()))
     return Row(
         status=status,
         reason=_reason(outcomes, status, scheme.scale_format),
@@ -171,7 +145,7 @@ def _quantizers(outcomes: Outcomes, scheme: Scheme, ok: Bools) -> dict[str, Floa
     return found
 
 
-def _units(outcomes: Outcomes, quantizers: dict[str, Floats], place: Place) -> Units:
+def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Units:
     known = (outcomes.status == OK) | (outcomes.status == ZERO)
     error, finite = outcomes.squared_error, np.where(known, outcomes.finite, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -187,10 +161,10 @@ def _units(outcomes: Outcomes, quantizers: dict[str, Floats], place: Place) -> U
         del costs["kl"]
     differ = bool((outcomes.status != outcomes.status[0]).any())
     return Units(
-        per="channel" if place.size is None else "block" if isinstance(place.size, tuple) else "group",
-        axis=place.axis,
-        size=place.size,
-        shape=place.shape,
+        per="channel" if grid.size is None else "block" if isinstance(grid.size, tuple) else "group",
+        axis=grid.axis,
+        size=grid.size,
+        shape=grid.shape,
         status=np.array(UNIT_STATUSES, object)[outcomes.status] if differ else None,
         **quantizers,
         **costs,
@@ -221,7 +195,8 @@ def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None
         return zero_reason(bool(nonfinite))
     if status == "nonfinite":
         return nonfinite_reason(nonfinite, row.numel or 0, row.min is not None)
-    largest = float(np.nanmax(outcomes.chosen, initial=-np.inf))
+    wanted = outcomes.chosen[~np.isnan(outcomes.chosen)]
     if status == "underflow":
-        return underflow_reason(largest if largest > 0 else None, scale_format)
-    return overflow_reason(int(outcomes.overflowed.sum()), row.numel or 0, largest, scale_format)
+        return underflow_reason(float(wanted.max()) if wanted.size else None, scale_format)
+    smallest = float(wanted.min()) if wanted.size else np.inf
+    return overflow_reason(int(outcomes.overflowed.sum()), row.numel or 0, smallest, scale_format)

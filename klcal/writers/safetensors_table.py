@@ -31,7 +31,12 @@ __all__ = ["write"]
 
 UNITS_AT_ONCE = 1 << 16
 ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
-KINDS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U8": np.dtype("|u1")}
+KINDS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("|u1"),
+}
 """The largest items first: so each array begins where its items may."""
 
 

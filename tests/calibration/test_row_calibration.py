@@ -38,7 +38,7 @@ def matrix(rows: int = 6, columns: int = 300, seed: int = 0) -> np.ndarray:
 
 def unit(row: Row, number: int) -> Row:
     """All that the table says of one unit."""
-    return replace(list(row.each_unit())[number], unit=None, note=None)
+    return replace(list(row.each_unit())[number], unit=None, note=None, reason=None, shape=None)
 
 
 def restored(values: np.ndarray, row: Row, dtype: str) -> np.ndarray:
@@ -320,7 +320,10 @@ def test_a_value_far_beyond_what_scales_reach_costs_no_other_channel(dtype):
     found = klcal.calibrate(values, dtype=dtype, per="channel", bounds=(-1.0, 1.0))
     assert [unit(found, i) for i in (0, 7)] == [unit(expected, i) for i in (0, 7)]
     assert found.units.scale[3] > 0
-    assert klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16").units.scale[3] > 0
+    narrow = klcal.calibrate(values, dtype=dtype, per="channel", scale_format="float16")
+    assert [status != "ok" for status in narrow.units.status] == [i == 3 for i in range(8)]
+    assert narrow.units.status[3] == "overflow"
+    assert np.isnan(narrow.units.scale[3])
     for method in METHODS:
         klcal.calibrate(np.float32([[3.4e38, -3.4e38, 1, 0], [1, 2, 3, 4]]), dtype=dtype, method=method, per="channel")
 
@@ -359,7 +362,7 @@ def test_every_row_has_a_status_of_its_own_and_costs_the_others_nothing():
     [
         (0.0, "zero", "every value is 0"),
         (np.nan, "nonfinite", "no finite value"),
-        (1e-45, "underflow", "is 0 as float32"),
+        (1e-45, "underflow", "float32 has no scale as small as"),
     ],
 )
 def test_a_tensor_without_a_good_row_has_one_status(value, status, reason):
