@@ -78,7 +78,9 @@ def calibrate(
     rules = parse_rules(per or ())
     grid.check_units(any(unit != PerTensor() for _, unit in rules))
     bounds = None if range_ is None else parse_range(range_)
-    writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
+    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
 
     from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
 

@@ -11,7 +11,7 @@ from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 
-Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md"]
+Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors"]
 Nonfinite = Literal["fail", "ignore"]
 
 
@@ -152,7 +152,8 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         rich_help_panel=OUTPUT,
-        help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere.",
+        help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
+        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
     ),
 ]
 UnitsOption = Annotated[
@@ -171,7 +172,8 @@ OutputOption = Annotated[
         metavar="FILE",
         show_default="stdout",
         rich_help_panel=OUTPUT,
-        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt; - for stdout.",
+        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt, "
+        ".safetensors; - for stdout.",
     ),
 ]
 

@@ -16,6 +16,7 @@ from klcal.readers import strict_json
 from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
+from klcal.tables.schema import TABLE
 from klcal.tables.status import Status
 
 __all__ = ["LENGTH_BYTES", "Entry", "checked_entries", "describe", "header_length", "parse"]
@@ -87,7 +88,9 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     """
     length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
     start = LENGTH_BYTES + length
-    entries = parse(file.read(LENGTH_BYTES, length), file.size - start)
+    entries, metadata = checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start)
+    if metadata.get("schema") == TABLE:
+        raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
     return [_description(entry, file, start) for entry in entries]
 
 

@@ -85,9 +85,10 @@ def _table(document: dict[str, Any], rows: list[Any]) -> Table:
     config = {name: document["config"][name] for name in Config.__dataclass_fields__}
     errors = [FileError(**{"cause": "data", **error}) for error in document["errors"]]
     texts = [*config.values(), *(getattr(each, name) for each in errors for name in ("source", "reason", "cause"))]
-    if not all(isinstance(text, str) for text in (*texts, *document["warnings"])):
+    warnings = document["warnings"]
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in (*texts, *warnings)):
         raise TypeError
-    return Table(Config(**config), tuple(rows), tuple(errors), tuple(document["warnings"]))
+    return Table(Config(**config), tuple(rows), tuple(errors), tuple(warnings))
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def _checked() -> Iterator[None]:
         yield
     except UsageError as error:
         raise InputError(f"the table is damaged: {error.what}", HINT) from None
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise InputError("the table is damaged: a field is missing or of another kind", HINT) from None
     except MemoryError:
         raise InputError("there is not enough memory for the table", "give this process more") from None

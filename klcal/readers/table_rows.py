@@ -35,30 +35,29 @@ def row_2(row: Json, units: Json | None) -> Row:
 
 
 def row_1(row: Json, config: Json) -> Row:
-    """A row of version 1, which said for all rows what they were quantized to."""
+    """A row of version 1, which said for all rows what they were quantized to, and had lists where units differ."""
     if "unit" in row:
         raise UsageError("it has a line for each unit, as --units wrote it")
-    has_units = row["axis"] is not None
-    known = {**dict.fromkeys(FIELDS), **row, "target": config["dtype"], "scheme": config["scheme"]}
-    known["method"] = config["method"]
-    if row["status"] not in ("ok", "zero") and not isinstance(row["status"], np.ndarray):
-        known.update(target=None, scheme=None, method=None)
+    of_units = row["status"] if isinstance(row["status"], np.ndarray) else None
+    status = row["status"] if of_units is None else _of_all(of_units)
+    how = {"target": config["dtype"], "scheme": config["scheme"], "method": config["method"]}
+    known = {**dict.fromkeys(FIELDS), **row, **(how if status in UNIT_STATUSES else {}), "status": status}
     units: Json | None = None
-    if has_units:
-        status = row["status"] if isinstance(row["status"], np.ndarray) else None
-        if status is not None:
-            known["status"] = "ok" if (status == "ok").any() else max(status, key=UNIT_STATUSES.index)
-        if known["status"] == "ok":
-            units = {name: row[name] for name in UNIT_FIELDS}
-            units = {**units, **_place(row), "status": status}
-        known.update(dict.fromkeys(UNIT_FIELDS))
+    if row["axis"] is not None:
+        known.update(dict.fromkeys(UNIT_FIELDS))  # of the whole tensor they were not known
+        if status == "ok":
+            units = {**{name: row[name] for name in UNIT_FIELDS}, **_place(row), "status": of_units}
     return row_2({name: known[name] for name in FIELDS}, units)
+
+
+def _of_all(statuses: npt.NDArray[np.object_]) -> str:
+    """The status of a tensor, from those of its units."""
+    return "ok" if (statuses == "ok").any() else max(statuses.tolist(), key=UNIT_STATUSES.index)
 
 
 def _place(row: Json) -> Json:
     """Which units they are, of a row of version 1."""
     axis, size, shape = row["axis"], row["group_size"], _shape(row["shape"])
-    assert shape is not None
     if size is None:
         return {"per": "channel", "axis": axis, "size": None, "shape": (shape[axis],)}
     return {
@@ -75,9 +74,10 @@ def _plausible(row: Row) -> Row:
     Raises:
         UsageError: it does not.
     """
-    is_ok = row.status == "ok"
-    if is_ok != (row.scale is not None or row.units is not None) and row.units is None:
+    if row.units is None and (row.status == "ok") != (row.scale is not None):
         raise UsageError(f"a row is {row.status} with the scale {row.scale}")
+    if row.scale == 0 or (row.units is not None and (row.units.scale == 0).any()):
+        raise UsageError("a scale is 0")
     return row
 
 
@@ -96,7 +96,7 @@ def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _one_of(*known: object) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
-        if value not in known:
+        if (value is not None and type(value) is not str) or value not in known:
             raise ValueError
         return value
 
@@ -112,26 +112,33 @@ def _whole(value: Any) -> int:
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError
-    return float(_singles(np.array(float(value))))
+    return float(_singles(float(value)))
 
 
-def _singles(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """What the texts of numbers were written for: float32 where they are normal ones."""
-    size = np.abs(values)
+    values = np.asarray(numbers, np.float64)
+    if np.isinf(values).any():  # as 1e999 is read
+        raise ValueError
     with np.errstate(over="ignore"):
-        return np.where((size >= TINY) & (size <= LARGEST), values.astype(np.float32).astype(np.float64), values)
+        singles = values.astype(np.float32).astype(np.float64)
+    # The text of the largest one, 3.4028235e+38, is a little more than itself.
+    return np.where((np.abs(values) >= TINY) & (np.abs(singles) <= LARGEST), singles, values)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
     """Whole numbers, which an array of a document holds as floats."""
     numbers = np.asarray(value, np.float64)
-    if numbers.ndim != 1 or not (numbers == np.floor(numbers)).all():
+    if numbers.ndim != 1 or not ((numbers >= 0) & (numbers == np.floor(numbers))).all():
         raise TypeError
     return tuple(map(int, numbers.tolist()))
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(each) for each in (value.tolist() if isinstance(value, np.ndarray) else value))
+    texts = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(texts, list):
+        raise TypeError
+    return tuple(map(_text, texts))
 
 
 FIELDS: dict[str, Callable[[Any], Any]] = {
@@ -152,7 +159,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
 
 def _units(units: Json) -> Units:
     columns = {name: units.get(name) for name in UNIT_FIELDS}
-    known = {name: _singles(np.asarray(column, np.float64)) for name, column in columns.items() if column is not None}
+    known = {name: _singles(column) for name, column in columns.items() if column is not None}
     size, axis = (_pair(units[name]) for name in ("size", "axis"))
     return Units(
         per=units["per"],

@@ -72,6 +72,8 @@ class Units:
             object.__setattr__(self, "status", _statuses(self.status, len(self)))
         if self.zero_point is not None and not _equal(self.zero_point != self.zero_point, self.scale != self.scale):
             raise UsageError("some units have only one of scale and zero_point", HINT)
+        if self.zero_point is not None and not _equal(self.zero_point, self.zero_point.round()):
+            raise UsageError("a zero_point of units is no whole number", HINT)
 
     def __len__(self) -> int:
         return prod(self.shape)

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from klcal.cli import output
 from klcal.pipeline import calibrate as pipeline
-from klcal.writers import WRITERS
+from klcal.writers import BINARY, WRITERS
 from tests.support.command import FULL, klcal, klcal_process, normal, one_message, with_full
 
 unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -55,7 +55,7 @@ def test_the_suffix_names_the_format(here, name, format_):
     assert Path(name).read_text() == klcal("calibrate", "x.npy", "--format", format_).out
 
 
-@pytest.mark.parametrize("format_", WRITERS)
+@pytest.mark.parametrize("format_", sorted(set(WRITERS) - BINARY))
 def test_a_format_that_is_named_goes_before_the_suffix(here, format_):
     result = klcal("calibrate", "x.npy", "-o", "x.json", "--format", format_)
     assert (result.code, result.out, result.err) == (0, "", "")
@@ -67,7 +67,7 @@ def test_a_suffix_that_names_no_format_is_refused(here):
     assert files() == ["x.npy"]
 
 
-@pytest.mark.parametrize("name", ["x.npy", "new.pt", "new.SAFETENSORS"])
+@pytest.mark.parametrize("name", ["x.npy", "new.pt", "new.CKPT"])
 def test_an_output_that_is_named_as_a_tensor_file_is_not_to_be_helped_by_a_format(here, name):
     message = refused("x.npy", "-o", name)
     assert "the name of a tensor file" in message

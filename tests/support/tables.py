@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from klcal.tables.rows import Row
@@ -114,3 +115,31 @@ def channels(units: int, columns: Mapping[str, object], status: Sequence[str] | 
     """Those along the first axis."""
     known: dict[str, Any] = dict(columns)
     return Units(per="channel", axis=0, size=None, shape=(units,), status=cast(Any, status), **known)
+
+
+def of_each_kind() -> list[Row]:
+    """Groups to a float format with a global scale, blocks with scales of either sign, and a tensor of zeros."""
+    four: dict[str, Any] = {
+        "scale": [0.5, 0.25, 2.0, 1.5],
+        "low": [-3.0, -1.5, -12.0, -9.0],
+        "high": [3.0, 1.5, 12.0, 9.0],
+        "kl": [0.5, 0.25, 0.125, 0.0625],
+        "mse": [1e-60, 0.5, 0.25, 0.0],
+        "sqnr_db": [20.5, 21.5, 22.5, math.nan],
+        "clipped": [0.0, 0.5, 0.25, 0.125],
+    }
+    signed = {**four, "scale": [0.5, -0.25, 2.0, -1.5], "zero_point": [0, 0, 0, 0]}
+    none: dict[str, Any] = {**dict.fromkeys(four, [math.nan] * 2), "kl": None}
+    whole: dict[str, Any] = dict.fromkeys(("scale", "zero_point", "low", "high", "qmin", "qmax"))
+    groups = Units(per="group", axis=1, size=2, shape=(2, 2), **four)
+    blocks = Units(per="block", axis=(1, 2), size=(2, 3), shape=(1, 2, 2), **signed)
+    zeros = Units(per="channel", axis=1, size=None, shape=(2,), **none)
+    floats = {"target": "float4_e2m1fn", "scheme": "symmetric", "global_scale": 0.015625}
+    lacking = dict.fromkeys(("kl", "mse", "sqnr_db", "clipped", "rounded_to_zero"))
+    return [
+        ok("groups", **{**whole, **floats}, shape=(2, 4), units=groups),
+        ok("blocks:%", **{**whole, "qmin": -8, "qmax": 7}, scheme="symmetric-signed", shape=(1, 3, 6), units=blocks),
+        replace(
+            ok("zeros", **{**whole, **lacking}, shape=(3, 2), units=zeros), status="zero", reason="every value is 0"
+        ),
+    ]

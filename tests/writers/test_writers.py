@@ -17,7 +17,7 @@ from rich.console import Console
 
 from klcal.cli.options import Format
 from klcal.tables.table import Table, in_order
-from klcal.writers import SUFFIXES, WRITERS, records
+from klcal.writers import BINARY, SUFFIXES, WRITERS, records
 from klcal.writers.floats import GREATEST, LEAST, for_people, printed, shortest
 from klcal.writers.people import columns
 from klcal.writers.records import record
@@ -30,10 +30,19 @@ NAMES = st.text(st.characters(), max_size=30) | st.sampled_from(tables.NASTY)
 COUNTLESS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
+TEXTS = sorted(set(WRITERS) - BINARY)
+ALL_UNITS = Table.of(tables.CONFIG, [*tables.units("fc.weight").rows, *tables.of_each_kind()])
+
+
+def written_bytes(name: str, table: Table) -> bytes:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, "utf-8", newline="\n", write_through=True) as out:
+        WRITERS[name](table, out)
+        return raw.getvalue()
+
+
 def written(name: str, table: Table) -> str:
-    out = io.StringIO()
-    WRITERS[name](table, out)
-    return out.getvalue()
+    return written_bytes(name, table).decode()
 
 
 def rows(name: str, table: Table) -> list[dict[str, str]]:
@@ -47,16 +56,21 @@ def _no_version(monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_bytes_are_those_of_the_golden_file(name):
-    path = GOLDEN / f"table.{name}"
-    text = written(name, tables.TABLE)
+@pytest.mark.parametrize(
+    ("golden", "table"), [("table", tables.TABLE), ("units", ALL_UNITS), ("lines", ALL_UNITS.expanded())]
+)
+def test_bytes_are_those_of_the_golden_file(name, golden, table):
+    if golden == "lines" and name in BINARY:
+        return  # which the command refuses
+    path = GOLDEN / f"{golden}.{name}"
+    found = written_bytes(name, table)
     if os.environ.get("KLCAL_GOLDEN") == "write":
-        path.write_bytes(text.encode())
-    assert path.read_bytes() == text.encode()
-    assert text == written(name, tables.TABLE)
+        path.write_bytes(found)
+    assert path.read_bytes() == found
+    assert found == written_bytes(name, table)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("table", [Table(tables.CONFIG), Table.of(tables.CONFIG, [tables.lost("x", "failed")])])
 def test_a_table_without_answers_is_written_too(name, table):
     assert written(name, table).endswith("\n")
