@@ -161,7 +161,7 @@ def test_arrays_have_the_shape_of_the_units_for_every_reader_of_the_format(tmp_p
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_writing_very_many_units_takes_no_memory_but_theirs(tmp_path, format_):
-    count = 300_000
+    count = 100_000
     numbers = np.random.default_rng(0).random(count).astype(np.float32).astype(float)
     fields = {**dict.fromkeys(UNIT_FIELDS, numbers), "zero_point": np.full(count, 3.0)}
     units = tables.channels(count, fields, status=["ok", "zero"] * (count // 2))
@@ -170,13 +170,13 @@ def test_writing_very_many_units_takes_no_memory_but_theirs(tmp_path, format_):
     write(table, tmp_path / "t", format_)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 12e6, "a list of one column alone takes as much"
+    assert peak < 5e6, "lists of the columns would take 25 MB"
     assert read_table(tmp_path / "t").rows[0].units == units
 
 
 def test_json_beyond_what_other_files_may_have_is_read(tmp_path):
     """A language model in groups: more numbers than a header of .safetensors may hold."""
-    count = 300_000
+    count = 150_000
     units = tables.channels(count, {**dict.fromkeys(UNIT_FIELDS, np.full(count, 0.5)), "zero_point": np.ones(count)})
     path = write(Table.of(tables.CONFIG, [tables.ok(str(i), units=units) for i in range(2)]), tmp_path / "t.json")
     tracemalloc.start()
