@@ -19,7 +19,7 @@ import klcal
 from benchmarks.side_by_side import PYTHON, in_turns, one_core, ratio, report, seconds
 from klcal.quantizers.granularity import PerChannel, layout
 from klcal.quantizers.scheme import Scheme
-from klcal.row_calibration import units_of
+from klcal.row_calibration import outcomes_of
 from klcal.search.methods import KL, MSE, Method
 from klcal.search.settings import Settings
 from klcal.sketches.row_sketch import row_sketches
@@ -39,13 +39,13 @@ import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetenso
 def own():  # getrusage's counts what this process was before it became Python as well
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = own()
-from klcal.quantizers.granularity import parse_rules
+from klcal.quantizers.rules import parse_rules
 from klcal.search.methods import parse
 from klcal.pipeline.calibrate import Request, calibrate_files
 from klcal.quantizers.scheme import Scheme
 request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
-units = sum(1 if isinstance(row.scale, float) else len(row.scale) for row in table.rows)
+units = sum(1 if row.units is None else len(row.units) for row in table.rows)
 workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps([before, own(), workers, units,
                   sum(row.numel for row in table.rows), sorted({row.status for row in table.rows})]))
@@ -87,7 +87,7 @@ def _counting_and_search(weight: np.ndarray) -> None:
 
     def search(method: Method, dtype: str) -> Callable[[], object]:
         settings = Settings(method, Scheme.parse(dtype))
-        return lambda: [units_of(each, settings) for each in sketches]
+        return lambda: [outcomes_of(each, settings) for each in sketches]
 
     candidates: dict[str, Callable[[], object]] = {
         "torch.aminmax per channel": lambda: torch.aminmax(tensor, dim=1),
@@ -129,7 +129,7 @@ def _peer(weight: np.ndarray) -> None:
         return observer.calculate_qparams()[0].numpy().ravel()
 
     def ours() -> np.ndarray:
-        return np.array(klcal.calibrate(part, dtype="int8", method="mse", per="channel").scale)
+        return klcal.calibrate(part, dtype="int8", method="mse", per="channel").units.scale
 
     def error(scale: np.ndarray, least: int) -> float:
         steps = np.clip(np.rint(part / scale[:, None].astype(np.float32)), least, 127)
@@ -154,7 +154,7 @@ def _json() -> None:
     WRITERS["json"](Table.of(Config("minmax", "int8", "symmetric", "channel"), [row]), out)
     written = time.perf_counter()
     document = json.loads(out.getvalue())
-    assert np.array_equal(np.float32(document["tensors"][0]["scale"]), np.float32(row.scale))
+    assert np.array_equal(np.float32(document["tensors"][0]["units"]["scale"]), np.float32(row.units.scale))
     rows = [
         ("calibrated by minmax", f"{calibrated - start:.1f} s"),
         ("written as JSON", f"{written - calibrated:.1f} s"),
