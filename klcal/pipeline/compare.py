@@ -62,7 +62,7 @@ def compare_files(
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
         q: what approximates it; None to take P itself, quantized by a table.
-        table: a JSON table of ``klcal calibrate``.
+        table: a table of ``klcal calibrate``, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: at most so many, of equal mass; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
