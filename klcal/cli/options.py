@@ -99,8 +99,10 @@ SchemeOption = Annotated[
         "--scheme",
         metavar="SCHEME",
         rich_help_panel=METHOD,
-        help="symmetric (fixed zero point), affine (searched zero point), or auto: affine for unsigned types, "
-        "symmetric for all others.",
+        help="symmetric (fixed zero point; int4: -7..7), symmetric-full (-8..7, which four-bit consumers have: half a "
+        "dB better), symmetric-signed (-8..7 and a scale that may be negative, for consumers that multiply by any "
+        "scale, as GGUF's Q4_0 and ONNX Runtime: another half), affine (searched zero point), or auto: affine for "
+        "unsigned types, symmetric for all others.",
     ),
 ]
 ScaleFormatOption = Annotated[
@@ -109,8 +111,9 @@ ScaleFormatOption = Annotated[
         "--scale-format",
         metavar="FORMAT",
         rich_help_panel=METHOD,
-        help="What the hardware wants the scale in: float32, float16, bfloat16, or e8m0, a power of two. What is "
-        "printed is what will run.",
+        help="What the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two: MXFP4), or "
+        "float8_e4m3fn (units' scales, relative to one float32 of the tensor: NVFP4, with --per group:16). What is "
+        "printed is what will run; a scale that the format cannot hold is an underflow or overflow.",
     ),
 ]
 PerOption = Annotated[
@@ -121,7 +124,8 @@ PerOption = Annotated[
         show_default="tensor",
         rich_help_panel=METHOD,
         help="What gets a scale of its own: tensor, channel (along the first axis), channel:AXIS, group:SIZE (along "
-        "the last axis), group:SIZE,AXIS. 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
+        "the last axis), group:SIZE,AXIS, block:ROWS,COLUMNS (of the last two axes; float8 checkpoints have "
+        "block:128,128). 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
         "first that matches holds.",
     ),
 ]
@@ -161,7 +165,7 @@ UnitsOption = Annotated[
     typer.Option(
         "--units",
         rich_help_panel=OUTPUT,
-        help="A line for each channel or group, with its number, in place of a line for each tensor with lists.",
+        help="A line for each channel or group, with its number, in place of a line for each tensor.",
     ),
 ]
 OutputOption = Annotated[

@@ -77,6 +77,7 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
     [
         ("channel:2", "m.npy: m: --per channel:2: the shape [8, 96] has the axes 0 to 1; write --per 'GLOB=UNIT'"),
         ("channel:-3", "m.npy: m: --per channel:-3: the shape [8, 96] has the axes 0 to 1"),
+        ("block:0,2", "a block of 0 by 2 values; sizes are ints, at least 1: block:128,128"),
         ("group:97", "m.npy: m: --per group:97: axis 1 of the shape [8, 96] has 96 values, fewer than a group"),
         ("group:9,0", "m.npy: m: --per group:9,0: axis 0 of the shape [8, 96] has 8 values, fewer than a group"),
     ],
@@ -88,6 +89,30 @@ def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counte
     assert result.code == ExitCode.USAGE
     assert one_message(result).startswith(f"klcal: error: {told}")
     assert not Path("scales.json").exists()
+
+
+def test_scales_in_float8_need_units_that_have_them(here):
+    np.save("m.npy", matrix())
+    arguments = ("calibrate", "m.npy", "--dtype", "float4_e2m1fn", "--scale-format", "float8_e4m3fn")
+    for rules in ((), ("--per", "tensor")):
+        result = klcal(*arguments, *rules)
+        assert result.code == ExitCode.USAGE
+        assert "float8_e4m3fn scales are relative to a global scale of their tensor; give its" in one_message(result)
+    assert klcal(*arguments, "--per", "group:16").code == 0
+
+
+def test_blocks_and_negative_scales_come_back_from_a_table(here):
+    """The error that calibration promised is the one that the table makes."""
+    np.save("m.npy", matrix(50, 70))
+    arguments = ("--dtype", "int4", "--scheme", "symmetric-signed", "--per", "block:16,32", "--method", "mse")
+    assert klcal("calibrate", "m.npy", *arguments, "-o", "scales.json").code == 0
+    row = json.loads(Path("scales.json").read_text())["tensors"][0]
+    assert (row["units"]["shape"], row["qmin"], row["qmax"]) == ([4, 3], -8, 7)
+    assert min(row["units"]["scale"]) < 0 < max(row["units"]["scale"])
+    compared = klcal("compare", "m.npy", "--table", "scales.json", "--format", "json").tensors["m"]
+    assert compared["mse"] == pytest.approx(row["mse"], rel=0.01)
+    sizes = np.outer([16, 16, 16, 2], [32, 32, 6]).ravel()
+    assert row["mse"] == pytest.approx(np.average(row["units"]["mse"], weights=sizes))
 
 
 # --- files
@@ -106,7 +131,7 @@ def test_the_layout_of_a_file_does_not_matter(here):
     torch.save({"old": transposed}, "old.pt", _use_new_zipfile_serialization=False)
     np.savez_compressed("z.npz", z=values)
     safetensors.numpy.save_file({"st": values}, "m.safetensors")
-    for unit in ("channel", "channel:1", "group:7", "group:5,0"):
+    for unit in ("channel", "channel:1", "group:7", "group:5,0", "block:5,7"):
         found = list(calibrated(".", "--per", unit, "--method", "mse").values())
         assert len(found) == 8
         for tensor in found:
@@ -124,7 +149,7 @@ def test_rows_longer_than_a_chunk_and_shorter_ones_give_the_same_bytes(here, mon
         assert klcal(*arguments).out == expected
 
 
-@pytest.mark.parametrize("per", ["channel", "channel:1", "group:32"])
+@pytest.mark.parametrize("per", ["channel", "channel:1", "group:32", "block:3,50"])
 def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
     monkeypatch.setattr("klcal.pipeline.calibrate.PARALLEL_SECONDS", 0.0)
     tensors = {f"layer.{i}.weight": matrix(16, 96, i) for i in range(6)}

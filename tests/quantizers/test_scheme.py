@@ -15,7 +15,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
 from klcal.quantizers.qparams import Qparams
 from klcal.quantizers.rounding import dequantize, quantize
-from klcal.quantizers.scheme import DTYPES, Scheme
+from klcal.quantizers.scheme import DTYPES, KINDS, Scheme
 from tests.support.strategies import FINITE, floats, tensors
 
 PATTERNS = np.arange(256, dtype=np.uint8)
@@ -103,7 +103,7 @@ def test_nf4_is_made_for_normal_weights():
 def test_integers_of_all_widths(bits):
     for dtype in (f"int{bits}", f"uint{bits}"):
         assert dtype in DTYPES
-        assert len(Scheme.parse(dtype, "affine").integers) == 1 << bits
+        assert all(len(Scheme.parse(dtype, kind).integers) == 1 << bits for kind in KINDS if kind != "symmetric")
         symmetric = Scheme.parse(dtype, "symmetric")
         assert symmetric.size == (1 << bits) - 1
         assert symmetric.integers[symmetric.zero] == (0 if dtype[0] == "i" else 1 << (bits - 1))
@@ -119,8 +119,12 @@ def test_integers_of_all_widths(bits):
         (("int1",), "unknown dtype 'int1'; use int2 to int16, uint2 to uint16, float8_e4m3fn"),
         (("int17",), "unknown dtype 'int17'"),
         (("float8",), "unknown dtype 'float8'"),
+        (("int8", "full"), "unknown scheme 'full'; use auto, symmetric, symmetric-full, symmetric-signed or affine"),
         (("nf4", "affine"), "nf4 has no zero point to search; use --scheme symmetric"),
-        (("int8", "auto", "float8"), "unknown scale format 'float8'; use one of float32, float16, bfloat16, e8m0"),
+        (("nf4", "symmetric-full"), "nf4 has its own levels on both sides of zero; use --scheme symmetric"),
+        (("float8_e4m3fn", "symmetric-signed"), "float8_e4m3fn has its own levels"),
+        (("int4", "symmetric-signed", "e8m0"), "e8m0 has no negative scales; use --scheme symmetric-full"),
+        (("int8", "auto", "float8"), "unknown scale format 'float8'; use one of float32, float16, bfloat16, e8m0, fl"),
     ],
 )
 def test_words_that_are_no_scheme(words, message):
