@@ -16,7 +16,7 @@ from klcal.search.row_law import RowLaw, row_clipped, row_divergences, row_error
 from klcal.sketches.distribution import Law
 from klcal.sketches.row_sketch import row_sketches
 from klcal.sketches.sketch import sketch
-from tests.support import reference
+from tests.support import slow
 
 SCHEMES = [
     Scheme.parse(dtype, scheme)
@@ -52,7 +52,7 @@ def quantizers(values: np.ndarray, scheme: Scheme, seed: int) -> tuple[np.ndarra
 
 
 def levels_of(scheme: Scheme, below: int) -> list[float]:
-    return FLOATS[scheme.dtype].tolist() if scheme.is_float else reference.integers(scheme.size, below)
+    return FLOATS[scheme.dtype].tolist() if scheme.is_float else slow.integers(scheme.size, below)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
@@ -63,8 +63,8 @@ def test_errors_are_the_references(scheme, values, seed):
     scale, below = quantizers(values, scheme, seed)
     found = row_errors(law, scheme, scale, below) / law.size
     for row, channel in enumerate(values):
-        pieces = reference.pieces_of(sketch(channel))
-        expected = reference.mse(pieces, scale[row], levels_of(scheme, int(below[row])))
+        pieces = slow.pieces_of(sketch(channel))
+        expected = slow.mse(pieces, scale[row], levels_of(scheme, int(below[row])))
         assert found[row] == pytest.approx(expected, rel=1e-9)
 
 

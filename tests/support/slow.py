@@ -1,7 +1,8 @@
-"""The definitions, loop by loop, in plain Python: slow, and nothing of klcal in them but the sketch that is read.
+"""The definitions, loop by loop, in plain Python: slow, and with nothing of klcal in them but the sketch that is read.
 
-A sketch is a list of pieces (low, high, count) of the line: count values spread evenly over [low, high], or all at
-one point. A quantizer is a scale and the ascending list of its levels in units of the scale.
+What is quantized is a list of pieces (low, high, count) of the line: count values spread evenly over [low, high], or
+all at one point. A quantizer is a scale > 0 and the ascending list of its levels in units of the scale, with zero
+among them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,82 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from fractions import Fraction
 from itertools import pairwise
+
+# --- levels
+
+# fmt: off
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # Dettmers et al., QLoRA, 2023, Appendix E
+# fmt: on
+
+
+def minifloat(exponent_bits: int, mantissa_bits: int, largest: int) -> list[float]:
+    """The values of the codes 0 to ``largest`` and of their negatives: OCP FP8 §5, OCP MX §5.3."""
+    bias = 2 ** (exponent_bits - 1) - 1
+    magnitudes = []
+    for code in range(largest + 1):
+        exponent, mantissa = divmod(code, 2**mantissa_bits)
+        fraction = Fraction(mantissa, 2**mantissa_bits)
+        significand, power = (fraction, 1 - bias) if exponent == 0 else (1 + fraction, exponent - bias)
+        magnitudes.append(float(significand * Fraction(2) ** power))
+    return [-magnitude for magnitude in magnitudes[:0:-1]] + magnitudes
+
+
+FLOATS = {
+    "float8_e4m3fn": minifloat(4, 3, 0x7E),  # 0x7F is NaN, and there is no infinity
+    "float8_e5m2": minifloat(5, 2, 0x7B),  # infinity is 0x7C
+    "float4_e2m1fn": minifloat(2, 1, 0x7),
+    "nf4": NF4,
+}
+KINDS = ("symmetric", "symmetric-full", "symmetric-signed", "affine")
+
+
+def shape_of(dtype: str, kind: str) -> tuple[int, range]:
+    """The size of an integer format, and how many of its levels may lie below zero.
+
+    Whether an integer is signed changes its name, not what it can represent. Of ``symmetric-signed`` the second
+    option is a negative scale: the mirror image of the first.
+    """
+    codes = 2 ** int(dtype.removeprefix("u").removeprefix("int"))
+    half = codes // 2
+    if kind == "symmetric":
+        return codes - 1, range(half - 1, half)
+    belows = {"symmetric-full": range(half, half + 1), "symmetric-signed": range(half - 1, half + 1)}
+    return codes, range(codes) if kind == "affine" else belows[kind]
+
+
+def integers(size: int, below: int) -> list[float]:
+    """The levels of an integer format with ``below`` of them below zero."""
+    return [float(k - below) for k in range(size)]
+
+
+def options(dtype: str, kind: str = "symmetric") -> list[list[float]]:
+    """All sets of levels that a scheme has."""
+    if dtype in FLOATS:
+        return [FLOATS[dtype]]
+    size, belows = shape_of(dtype, kind)
+    return [integers(size, below) for below in belows]
+
+
+def sub_bins(bins: int, levels: int) -> int:
+    """Into how many equal sub-bins each cell is cut."""
+    return max(1, round(bins / levels))
+
+
+# --- values
+
+
+def points(values: Iterable[float]) -> list[tuple[float, float, int]]:
+    """The nonzero values themselves, as pieces."""
+    counts = Counter(float(x) for x in values if x != 0)
+    return [(x, x, counts[x]) for x in sorted(counts)]
 
 
 def pieces_of(sketch) -> list[tuple[float, float, int]]:
@@ -37,9 +113,42 @@ def total(pieces) -> int:
     return sum(count for _, _, count in pieces)
 
 
-def integers(count: int, below: int) -> list[float]:
-    """The levels of an integer format, so many of them below zero."""
-    return [float(k - below) for k in range(count)]
+# --- rounding
+
+
+def rounded(x: float, scale: float, levels: list[float]) -> float:
+    """The level that a value becomes: the nearest to x / scale; of two, the one an even number of levels from zero."""
+    zero, steps = levels.index(0.0), x / scale
+    k = min(range(len(levels)), key=lambda k: (abs(Fraction(steps) - Fraction(levels[k])), (k - zero) % 2))
+    return levels[k]
+
+
+def is_clipped(x: float, scale: float, levels: list[float]) -> bool:
+    """Whether a value would round to a further level, if levels went on at either end as wide as the last cell is."""
+    further = [2 * levels[0] - levels[1], *levels, 2 * levels[-1] - levels[-2]]
+    return rounded(x, scale, further) not in levels
+
+
+def count_clipped(values: Iterable[float], scale: float, levels: list[float]) -> int:
+    return sum(is_clipped(float(x), scale, levels) for x in values)
+
+
+def count_rounded_to_zero(values: Iterable[float], scale: float, levels: list[float]) -> int:
+    return sum(x != 0 and rounded(float(x), scale, levels) == 0 for x in values)
+
+
+def squared_error(values: Iterable[float], scale: float, levels: list[float]) -> float:
+    """Σ(x − x̂)², x̂ being the level that x is rounded to, times the scale."""
+    return math.fsum((float(x) - rounded(float(x), scale, levels) * scale) ** 2 for x in values)
+
+
+def percentile(values: Iterable[float], percent: str) -> float:
+    """The least magnitude within which ``percent`` % of the nonzero values lie."""
+    magnitudes = sorted(abs(float(x)) for x in values if x != 0)
+    return magnitudes[math.ceil(Fraction(percent) / 100 * len(magnitudes)) - 1]
+
+
+# --- costs of pieces
 
 
 def nearest(x: float, scale: float, levels: list[float]) -> float:
@@ -136,32 +245,6 @@ def classic_divergence(pieces, scale: float, levels: list[float], sub: int) -> f
     return math.fsum(p[k] * math.log(p[k] / q[k]) for k in p)
 
 
-def candidates(pieces, levels: int, symmetric: bool, per_octave: int, octaves: int):
-    """Quantizers whose ends are the data's or lie within: a logarithmic grid of scales, all zero points."""
-    low, high = min(0.0, *(p[0] for p in pieces)), max(0.0, *(p[1] for p in pieces))
-    span = max(-low, high) / (levels // 2) if symmetric else (high - low) / (levels - 1)
-    for step in range(per_octave * octaves):
-        scale = span * 2 ** (-step / per_octave)
-        if symmetric:
-            yield scale, levels // 2
-        else:
-            for below in range(levels):
-                if below <= -low / scale + 0.5 and levels - 1 - below <= high / scale + 0.5:
-                    yield scale, below
-
-
-def least_loss(errors, pieces, levels_of, sub: int, weight: float, least: float) -> float:
-    """The least D + weight·MSE/(2·MSE*) over some (MSE, scale, below). As D ≥ 0, few D have to be looked at.
-
-    Where a value lies on the edge of a sub-bin, D is that of either side, as rounding has it: such candidates are left
-    out.
-    """
-    best = math.inf
-    for error, scale, below in sorted(errors):
-        price = weight * error / (2 * least)
-        if price >= best:
-            break
-        nats = [divergence(pieces, scale * (1 + nudge), levels_of(below), sub) for nudge in (0, -1e-9, 1e-9)]
-        if max(nats) - min(nats) < 1e-6:
-            best = min(best, price + nats[0])
-    return best
+def kl_loss(pieces, scale: float, levels: list[float], sub: int, weight: float, least: float) -> float:
+    """D + w·MSE / (2·MSE*), in nats, ``least`` being MSE*."""
+    return divergence(pieces, scale, levels, sub) + weight * mse(pieces, scale, levels) / (2 * least)
