@@ -80,10 +80,13 @@ class Candidates(NamedTuple):
 def full_scale(unit: Unit, levels: Levels) -> float:
     """The least scale with which nothing is clipped, over all options."""
     low, high = max(0.0, -unit.values[0]), max(0.0, unit.values[-1])
-    ends = [levels.listed(below)[[0, -1]] for below in levels.belows]
+    if levels.floats is None:
+        under, above = levels.belows.astype(np.float64), levels.size - 1.0 - levels.belows
+    else:
+        under, above = -levels.floats[:1], levels.floats[-1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        scales = [max(high / end if high else 0.0, low / abs(start) if low else 0.0) for start, end in ends]
-    return min(scales)
+        scales = np.fmax(low / under, high / above)  # 0 / 0 is NaN: nothing to cover
+    return float(scales.min())
 
 
 def grid(unit: Unit, levels: Levels, above: float = OCTAVES_ABOVE, below: float = OCTAVES_BELOW) -> Floats:
