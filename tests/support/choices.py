@@ -14,7 +14,9 @@ FIGURES = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clippe
 def units(row) -> SimpleNamespace:
     """The figures of each unit; a tensor with one scale is one unit."""
     where = row if row.units is None or callable(row.units) else row.units
-    return SimpleNamespace(**{name: np.atleast_1d(np.array(_numbers(where, name), float)) for name in FIGURES})
+    number = np.size(_numbers(where, "scale"))
+    columns = {name: np.array(_numbers(where, name), float) for name in FIGURES}
+    return SimpleNamespace(**{name: np.broadcast_to(column, number) for name, column in columns.items()})
 
 
 def _numbers(where, name: str):
