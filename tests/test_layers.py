@@ -185,6 +185,17 @@ def test_torch_and_the_terminal_are_imported_where_they_belong_and_pickle_nowher
     assert not misplaced(all_imports())
 
 
+def test_no_test_needs_torch_before_it_runs():
+    """Without torch, what needs none runs: tests take it from ``tests.support.lazy``."""
+
+    def at_top(text: str) -> bool:
+        return any(each.outside == "torch" and each.at_top for each in imports(text, ""))
+
+    assert at_top("from torch import nn")
+    assert not at_top("from tests.support.lazy import torch\ndef f():\n    import torch")
+    assert not [path.name for path in Path(__file__).parent.rglob("*.py") if at_top(path.read_text())]
+
+
 def loads(text: str) -> list[str]:
     """Calls that run what a file says."""
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from klcal.quantizers.qparams import dequantize, quantize
 from klcal.search.methods import KL
 from klcal.sketches.sketch import sketch
 from klcal.tables.table import FLOAT_FIELDS
+from tests.support.lazy import torch
 from tests.support.strategies import FLOATS, floats, tensors
 
 INTEGERS = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
@@ -170,14 +170,19 @@ def test_arguments_that_are_not_understood(options, message):
         ("model.pt", "klcal.read gives the tensors of a file"),
         ([[1.0], [1.0, 2.0]], "their lengths differ"),
         (np.ma.masked_array([1.0, 2.0], [0, 1]), "hand in values.compressed()"),
-        (torch.eye(3).to_sparse(), "of the layout torch.sparse_coo; hand in a dense one"),
-        (torch.empty(3, device="meta"), "a meta tensor, without values"),
         ([1, 2], "int64 values are not calibrated"),
     ],
 )
 def test_what_is_no_array_of_floats(values, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         calibrate(values)
+
+
+def test_what_is_no_dense_tensor():
+    with pytest.raises(UsageError, match=r"of the layout torch\.sparse_coo; hand in a dense one"):
+        calibrate(torch.eye(3).to_sparse())
+    with pytest.raises(UsageError, match="a meta tensor, without values"):
+        calibrate(torch.empty(3, device="meta"))
 
 
 def test_zeros_among_nan_are_told_apart_from_zeros():

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from klcal.quantizers.per_unit import Numbers
 from klcal.quantizers.scheme import Scheme
 from klcal.search import row_methods, row_search, row_tables
 from klcal.tables.table import UNIT_FIELDS, Row
+from tests.support.lazy import torch
 from tests.support.strategies import tensors
 
 METHODS = ("kl", "mse", "minmax", "percentile:99", "kl-classic")

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 
 from klcal.calibration import calibrate
 from klcal.errors import ExitCode
 from klcal.pipeline import workers
 from klcal.readers import read
 from tests.support.command import klcal, normal, one_message
+from tests.support.lazy import torch
 
 
 @pytest.fixture

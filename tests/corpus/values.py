@@ -11,16 +11,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
-import torch
 
 from tests.corpus.cases import Case, facts, later, read
 from tests.corpus.headers import document, entry, safetensors_file
 from tests.corpus.pickles import saved
 from tests.support.checkpoints import saved as torch_saved
 from tests.support.files import unzipped, zipped
+from tests.support.lazy import torch
 
 NORMAL = np.random.default_rng(11).normal(size=(24, 8)).astype(np.float32)
-TENSOR = torch.from_numpy(NORMAL)
 MAX = float(np.finfo(np.float32).max)
 
 

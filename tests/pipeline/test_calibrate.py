@@ -16,6 +16,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.readers import Source, regular
 from klcal.search.methods import KL
 from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
+from tests.support.lazy import torch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
@@ -190,7 +191,6 @@ def test_a_part_that_is_lost_costs_its_tensor_and_no_other(here, small_parts, mo
 
 @pytest.fixture
 def tied(here):
-    torch = pytest.importorskip("torch")
     shared = torch.from_numpy(normal(64))
     torch.save({"embed.weight": shared, "head.weight": shared, "fc.bias": torch.from_numpy(normal(8))}, here / "m.pt")
     return "m.pt"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.calibration import calibrate
 from klcal.quantizers.qparams import Qparams, dequantize, qparams, quantize
 from klcal.quantizers.scheme import Scheme
+from tests.support.lazy import torch
 from tests.support.strategies import FINITE, floats, tensors
 
 INTEGERS = ("int2", "uint3", "int4", "uint4", "int8", "uint8", "int16", "uint16")

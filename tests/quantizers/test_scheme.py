@@ -7,7 +7,6 @@ from statistics import NormalDist
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from klcal.quantizers.code_points import FLOATS, nearest
 from klcal.quantizers.qparams import Qparams, dequantize, quantize
 from klcal.quantizers.scale_formats import SCALE_FORMATS, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import DTYPES, Scheme
+from tests.support.lazy import torch
 from tests.support.strategies import FINITE, floats, tensors
 
 PATTERNS = np.arange(256, dtype=np.uint8)
