@@ -70,7 +70,8 @@ def check_promises(found: list[Found]) -> None:
 
 
 def excess(choice: float, least: float, noise: float) -> float:
-    return max(0.0, (choice + noise) / (least + noise) - 1)
+    """Beyond the noise, which a float32 scale and float64 sums make."""
+    return max(0.0, choice - least - noise) / (least + noise)
 
 
 def squared_excesses(units: dict[str, Values], row, dtype: str, kind: str, every: int = 1) -> list[Found]:

@@ -60,8 +60,9 @@ def check_nested(samples_: dict[str, Values], narrow: np.ndarray, wide: np.ndarr
     known = np.isfinite(narrow)
     assert known.mean() > 0.5
     noise = np.array([NOISE * np.mean(np.square(values[values != 0], dtype=float)) for values in samples_.values()])
-    excess = (wide + noise) / (narrow * (1 + ROUNDING) + noise) - 1
-    lost = [f"{excess[i]:.3%} {name}" for i, name in enumerate(samples_) if known[i] and not excess[i] <= ROUNDING]
+    bound = narrow * (1 + ROUNDING) + noise
+    ratio = wide / bound - 1
+    lost = [f"{ratio[i]:.3%} {name}" for i, name in enumerate(samples_) if known[i] and not wide[i] <= bound[i]]
     assert not lost, lost
 
 
