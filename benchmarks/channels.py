@@ -1,6 +1,6 @@
 """Channels of a weight: counting, the search, and a peer's observer; a checkpoint of 1.3 billion parameters.
 
-The weight is resampled from a real one, row by row, so that its laws, scales and outliers are those of a real network.
+The weight is resampled from a real one, row by row: its distributions, scales and outliers are those of a real network.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import numpy as np
 
 import klcal
 from benchmarks.side_by_side import PYTHON, in_turns, one_core, ratio, report, seconds
-from klcal.quantizers.granularity import PerChannel, layout
+from klcal.calibration import outcomes_of
+from klcal.quantizers.granularity import PerChannel
+from klcal.quantizers.layout import layout
 from klcal.quantizers.scheme import Scheme
-from klcal.row_calibration import units_of
 from klcal.search.methods import KL, MSE, Method
 from klcal.search.settings import Settings
-from klcal.sketches.row_sketch import row_sketches
+from klcal.sketches.by_unit import unit_sketches
 from klcal.tables.table import Config, Table
 from klcal.writers import WRITERS
 
@@ -35,17 +36,17 @@ SHARDS = 4
 LIMIT_MB = 1000
 MEASURE = """
 import json, resource, sys
-import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetensors_file, klcal.row_calibration
+import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetensors_file, klcal.calibration
 def own():  # getrusage's counts what this process was before it became Python as well
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = own()
-from klcal.quantizers.granularity import parse_rules
+from klcal.quantizers.rules import parse_rules
 from klcal.search.methods import parse
 from klcal.pipeline.calibrate import Request, calibrate_files
 from klcal.quantizers.scheme import Scheme
 request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
-units = sum(1 if isinstance(row.scale, float) else len(row.scale) for row in table.rows)
+units = sum(1 if row.units is None else len(row.units) for row in table.rows)
 workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps([before, own(), workers, units,
                   sum(row.numel for row in table.rows), sorted({row.status for row in table.rows})]))
@@ -81,13 +82,13 @@ def _counting_and_search(weight: np.ndarray) -> None:
 
     def count() -> list[object]:
         chunks = (flat[i : i + CHUNK] for i in range(0, flat.size, CHUNK))
-        return list(row_sketches(chunks, "float32", place))
+        return list(unit_sketches(chunks, "float32", place))
 
     sketches = count()
 
     def search(method: Method, dtype: str) -> Callable[[], object]:
         settings = Settings(method, Scheme.parse(dtype))
-        return lambda: [units_of(each, settings) for each in sketches]
+        return lambda: [outcomes_of(each, settings) for each in sketches]
 
     candidates: dict[str, Callable[[], object]] = {
         "torch.aminmax per channel": lambda: torch.aminmax(tensor, dim=1),
@@ -129,7 +130,7 @@ def _peer(weight: np.ndarray) -> None:
         return observer.calculate_qparams()[0].numpy().ravel()
 
     def ours() -> np.ndarray:
-        return np.array(klcal.calibrate(part, dtype="int8", method="mse", per="channel").scale)
+        return klcal.calibrate(part, dtype="int8", method="mse", per="channel").units.scale
 
     def error(scale: np.ndarray, least: int) -> float:
         steps = np.clip(np.rint(part / scale[:, None].astype(np.float32)), least, 127)
@@ -154,7 +155,7 @@ def _json() -> None:
     WRITERS["json"](Table.of(Config("minmax", "int8", "symmetric", "channel"), [row]), out)
     written = time.perf_counter()
     document = json.loads(out.getvalue())
-    assert np.array_equal(np.float32(document["tensors"][0]["scale"]), np.float32(row.scale))
+    assert np.array_equal(np.float32(document["tensors"][0]["units"]["scale"]), np.float32(row.units.scale))
     rows = [
         ("calibrated by minmax", f"{calibrated - start:.1f} s"),
         ("written as JSON", f"{written - calibrated:.1f} s"),

@@ -8,17 +8,18 @@ import numpy as np
 
 from benchmarks.side_by_side import report
 from klcal.calibration import calibrate
-from klcal.quantizers.qparams import dequantize, quantize
+from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Description, find
-from klcal.search import row_methods
-from klcal.search.candidate_costs import divergences, squared_errors
+from klcal.search import units
+from klcal.search.choices import NO_ERROR, Spans
 from klcal.search.classic import classic_divergences
+from klcal.search.divergences import divergences
+from klcal.search.exact_costs import exact_costs
 from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
-from klcal.search.one_unit import Span
 from klcal.sketches.counting import values_of
-from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.values import sketch
 
 SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
 ENOUGH = 300  # values from which a histogram says something
@@ -53,7 +54,7 @@ def run() -> None:
     worst = {dtype: _worst_gap(dtype, sketches) for dtype in GAPS}
     for (source, name), found in sketches.items():
         for scheme in map(Scheme.parse, ("int8", "uint8", "int4", "uint4")):
-            _check(f"{source}: {name}", Law.of(found), scheme)
+            _check(f"{source}: {name}", Distribution.of(found), scheme)
     report(
         f"kl on {len(sketches)} sample tensors, int8, uint8, int4, uint4",
         [
@@ -71,7 +72,7 @@ def _print(dtype: str, sketches) -> None:
     print(f"\n| {dtype}, SQNR in dB (range kept, %) | " + " | ".join(str(m).partition(":b")[0] for m in METHODS) + " |")
     print("| :--- |" + " ---: |" * len(METHODS))
     for (_, name), found in sketches.items():
-        if name in SHOWN and found.numel >= 10_000:
+        if name in SHOWN and found.numel[0] >= 10_000:
             full = calibrate(found, dtype=dtype, method="minmax").high
             rows = [calibrate(found, dtype=dtype, method=method) for method in METHODS]
             cells = [f"{row.sqnr_db:.2f} ({100 * row.high / full:.0f})" for row in rows]
@@ -92,9 +93,9 @@ def _print_units(dtype: str) -> None:
         cells = []
         for per in UNITS:
             found = [_sqnr(tensor, dtype, method, per) for method in ("minmax", "mse")]
-            before, row_methods.VALUES_PER_BIN = row_methods.VALUES_PER_BIN, 0
+            before, units.VALUES_PER_BIN = units.VALUES_PER_BIN, 0
             found.append(_sqnr(tensor, dtype, "kl", per))
-            row_methods.VALUES_PER_BIN = before
+            units.VALUES_PER_BIN = before
             cells.append(", ".join(f"{each:.2f}" for each in found))
         print(f"| `{name}` | " + " | ".join(cells) + " |")
 
@@ -111,27 +112,26 @@ def _sqnr(tensor: Description, dtype: str, method: str, per: str) -> float:
 def _worst_gap(dtype: str, sketches) -> float:
     gaps = {}
     for key, found in sketches.items():
-        if found.numel >= ENOUGH:
+        if found.numel[0] >= ENOUGH:
             best, ours = (calibrate(found, dtype=dtype, method=method).sqnr_db for method in ("mse", "kl"))
             gaps[key] = best - ours
     assert max(gaps.values()) <= GAPS[dtype], gaps
     return max(gaps.values())
 
 
-def _check(name: str, law: Law, scheme: Scheme) -> None:
-    if not law.size:
+def _check(name: str, distribution: Distribution, scheme: Scheme) -> None:
+    if not distribution.size[0]:
         return
-    sub, span = sub_bins_per_cell(2048, scheme.size), Span(law.low, law.high)
-    choices = {type(method): method(law, scheme, span) for method in METHODS}
-    scale, below = (np.array(column) for column in zip(*choices.values(), strict=True))
-    errors = squared_errors(law, scheme, scale)
-    errors = errors[:, 0] if scheme.symmetric else errors[np.arange(below.size), below]
-    by_method = dict(zip(choices, errors, strict=True))
+    sub, spans = sub_bins_per_cell(2048, scheme.size), Spans.of(distribution, None)
+    choices = {type(method): method(distribution, scheme, spans) for method in METHODS}
+    errors = {each: exact_costs(distribution, scheme, *choice).squared_error[0] for each, choice in choices.items()}
     optimum = choices[MSE]
-    nats = divergences(law, scheme, np.array([optimum.scale]), np.array([optimum.below]), sub)[0]
-    if by_method[MSE] > 1e-12 * law.energy / law.size:
+    nats = divergences(distribution, scheme, optimum.scale[:, None], optimum.below[:, None], sub)[0, 0]
+    if errors[MSE] > NO_ERROR * distribution.energy[0]:
         bound = 1 + 2 * nats / KL().weight
-        assert by_method[KL] <= by_method[MSE] * (bound + 1e-3), (name, scheme)
-    classic = dict(zip(choices, classic_divergences(law, scheme, scale, below, sub), strict=True))
+        assert errors[KL] <= errors[MSE] * (bound + 1e-3), (name, scheme)
+    scale, below = (np.concatenate(column) for column in zip(*choices.values(), strict=True))
+    found = classic_divergences(distribution.prefix_sums(0), scheme, scale, below, sub)
+    classic = dict(zip(choices, found, strict=True))
     others = [classic[method] for method in (KL, MSE, MinMax)]
     assert classic[KLClassic] <= min(others) * (1 + 1e-12), (name, scheme)

@@ -8,10 +8,10 @@ import numpy as np
 
 from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
 from klcal.quantizers.scheme import Scheme
+from klcal.search.choices import Spans
 from klcal.search.methods import parse
-from klcal.search.one_unit import Span
-from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.values import sketch
 
 SIZE = 10**6
 REPEATS = 10  # searches in a row, as those of a model's tensors are
@@ -49,9 +49,9 @@ def _klcal(found, method: str, dtype: str, scheme: str, values: np.ndarray) -> C
 
     def search() -> None:
         for _ in range(REPEATS):
-            law = Law.of(found)  # its tables are a part of the search
-            scale, below = chosen(law, grid, Span(law.low, law.high))
-        assert 2 < (grid.size - 1 - below) * scale <= 1.01 * np.abs(values).max()
+            distribution = Distribution.of(found)  # making it is a part of the search
+            scale, below = chosen(distribution, grid, Spans.of(distribution, None))
+        assert 2 < (grid.size - 1 - below[0]) * scale[0] <= 1.01 * np.abs(values).max()
 
     return search
 

@@ -6,10 +6,14 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from klcal.tables.table import Table
+from klcal.writers import WRITERS
+from tests.support import tables
 from tests.support.files import zipped
 from tests.support.pickles import (
     FLOAT,
@@ -29,6 +33,8 @@ from tests.support.pickles import (
 )
 
 __all__ = ["SEEDS", "WORDS"]
+
+TABLE_1 = Path(__file__).parent.parent / "tests" / "readers" / "tables" / "version_1.json"
 
 
 def _safetensors() -> list[bytes]:
@@ -83,6 +89,12 @@ def _index() -> list[bytes]:
     return [json.dumps({"metadata": {"total_size": 8}, "weight_map": {"w": shard}}).encode() for shard in shards]
 
 
+def _table() -> list[bytes]:
+    out = io.StringIO()
+    WRITERS["json"](Table.of(tables.CONFIG, [*tables.of_each_kind(), *tables.units("w").rows, tables.ok("x")]), out)
+    return [out.getvalue().encode(), TABLE_1.read_bytes()]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "npy": _npy,
@@ -90,6 +102,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "pickle": _pickle,
     "legacy_pt": _legacy_pt,
     "index": _index,
+    "table": _table,
 }
 
 _JSON = ["{", "}", "[", "]", ":", ",", '""', "null", "true", "NaN", "-0", "1e999", "18446744073709551615", "\\ud800"]
@@ -124,6 +137,7 @@ WORDS: dict[str, list[bytes]] = {
         ),
     ],
     "index": [w.encode() for w in (*_JSON, '"weight_map"', '"metadata"', '"../x"', '".index.json"', "\\u0000")],
+    "table": [w.encode() for w in (*_JSON, '"units"', '"status"', '"per"', '"block"', '["ok", "zero"]', "-0.5")],
 }
 """What the formats are made of, for the fuzzer to put together."""
 WORDS["legacy_pt"] = WORDS["pickle"]

@@ -14,6 +14,8 @@ from klcal.readers.pt.machine import interpret
 from klcal.readers.pt.names import named_tensors
 from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
+from klcal.readers.table_file import parse_table
+from klcal.writers import WRITERS
 
 __all__ = ["TARGETS", "Target", "safe"]
 
@@ -88,6 +90,14 @@ def index(data: bytes) -> None:
         assert shard not in ("", ".", "..")
 
 
+def table(data: bytes) -> None:
+    """A table of scales as JSON: what is taken is written and read as the same."""
+    found = parse_table(data)
+    out = io.StringIO()
+    WRITERS["json"](found, out)
+    assert parse_table(out.getvalue().encode()) == found
+
+
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
@@ -95,6 +105,7 @@ TARGETS: dict[str, Target] = {
     "pickle": pickle,
     "legacy_pt": legacy_pt,
     "index": index,
+    "table": table,
 }
 
 

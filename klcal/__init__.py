@@ -3,7 +3,8 @@
     sketch(values) → Sketch         what calibration needs to know of a tensor: exact, and sketches add
     calibrate(values) → Row         a scale and a zero point, and what they cost
     read(path) → {name: tensor}     the tensors of a file, for both
-    quantize, dequantize            the reference rounding
+    quantize, dequantize            the reference rounding, by a row alone
+    read_table(path) → Table        a table that was written, for both
 
 Names are resolved when they are first used, so that importing klcal costs nothing.
 """
@@ -16,12 +17,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.quantizers.granularity import PerChannel, PerGroup, PerTensor
-    from klcal.quantizers.qparams import Qparams, dequantize, quantize
+    from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
+    from klcal.quantizers.qparams import Qparams
+    from klcal.quantizers.rounding import dequantize, quantize
     from klcal.readers import Description, read
+    from klcal.readers.table_file import read_table
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
-    from klcal.sketches.sketch import Sketch, sketch
-    from klcal.tables.table import Row
+    from klcal.sketches.sketch import Sketch
+    from klcal.sketches.values import sketch
+    from klcal.tables.rows import Row
+    from klcal.tables.table import Table
+    from klcal.tables.units import Units
 
 __all__ = [
     "KL",
@@ -32,6 +38,7 @@ __all__ = [
     "KlcalError",
     "MinMax",
     "OutputError",
+    "PerBlock",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -39,24 +46,32 @@ __all__ = [
     "Qparams",
     "Row",
     "Sketch",
+    "Table",
+    "Units",
     "UsageError",
     "calibrate",
     "dequantize",
     "kl_divergence_calibration",
     "quantize",
     "read",
+    "read_table",
     "sketch",
 ]
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
-    "quantizers.granularity": ("PerChannel", "PerGroup", "PerTensor"),
+    "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
-    "quantizers.qparams": ("Qparams", "dequantize", "quantize"),
+    "quantizers.qparams": ("Qparams",),
+    "quantizers.rounding": ("dequantize", "quantize"),
     "readers": ("Description", "read"),
-    "sketches.sketch": ("Sketch", "sketch"),
-    "tables.table": ("Row",),
+    "readers.table_file": ("read_table",),
+    "sketches.sketch": ("Sketch",),
+    "sketches.values": ("sketch",),
+    "tables.rows": ("Row",),
+    "tables.table": ("Table",),
+    "tables.units": ("Units",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,36 +1,56 @@
-"""From a sketch to a row of the table: status, choice, and what the choice costs."""
+"""The whole chain on a page: values → sketch → distribution → choice → what it costs → a row of the table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import prod
-from typing import TYPE_CHECKING, cast
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.granularity import ONE_AXIS, Per, PerChannel, PerGroup, PerTensor, layout, parse_per
-from klcal.quantizers.qparams import Qparams, qparams
+from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerBlock, PerChannel, PerGroup, PerTensor, parse_per
+from klcal.quantizers.layout import Layout
+from klcal.quantizers.qparams import deployed_scales, rounded_scales
+from klcal.quantizers.scale_formats import global_scale_of, held
 from klcal.quantizers.scheme import Scheme, check_range
-from klcal.row_calibration import calibrate_rows
 from klcal.search import methods
-from klcal.search.candidate_costs import divergences
-from klcal.search.exact_costs import distortion
+from klcal.search.choices import Choices, Spans, full_choices
+from klcal.search.divergences import divergences
+from klcal.search.exact_costs import exact_costs
 from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
-from klcal.search.one_unit import Choice, Span
 from klcal.search.settings import Nonfinite, Settings
-from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import Sketch, Stored, array_chunks, sketch, stored_array, stored_chunks
-from klcal.tables.status import nonfinite_reason, underflow_reason, zero_reason
-from klcal.tables.table import Row, Status
+from klcal.search.units import VALUES_PER_BIN
+from klcal.sketches.by_unit import unit_sketches
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import Stored, sketch
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined, row_of
+from klcal.tables.rows import Row
+from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.sketch import Held, Values
+    from klcal.sketches.values import Values
 
-__all__ = ["REPEATED", "calibrate", "calibrate_sketch", "kl_divergence_calibration"]
+__all__ = [
+    "calibrate",
+    "calibrate_sketch",
+    "calibrate_tensors",
+    "calibrate_units",
+    "kl_divergence_calibration",
+    "noted",
+]
 
 TENSOR = PerTensor()
-REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
+PIECES_AT_ONCE = 1 << 16  # of a distribution, looked at together: its arrays of 512 KiB stay in a core's L2 cache
+UNITS_AT_ONCE = 1 << 14  # looked at together, where they have few pieces
+CHOSEN = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero")
+"""What is known of a unit that has a scale."""
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 def calibrate(
@@ -50,17 +70,20 @@ def calibrate(
         values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
         dtype: int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn or nf4.
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
-        scheme: "symmetric", "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
-        scale_format: what the hardware wants the scale in: float32, float16, bfloat16 or e8m0 (a power of two).
-        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. The numbers of the row are then sequences, one
-            item for each channel or group, in the order of the tensor's axes.
+        scheme: "symmetric" (int8: −127..127), "symmetric-full" (−128..127), "symmetric-signed" (the same, with a scale
+            of either sign), "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
+        scale_format: what the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two), or
+            float8_e4m3fn, relative to a float32 of the tensor.
+        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS",
+            "block:ROWS,COLUMNS"; or ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``,
+            ``klcal.PerBlock(rows, columns)``. The row's ``units`` have the numbers of each. A sketch has its own units.
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
 
     Returns:
-        A row, as in the table of the command. Its scale is None unless its status is "ok".
+        A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
+        one each.
 
     Raises:
         UsageError: an argument is not understood.
@@ -68,9 +91,9 @@ def calibrate(
 
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
     >>> row.status, round(row.scale, 4), row.zero_point
-    ('ok', 0.0156, 64)
-    >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").scale
-    (0.1428571492433548, 0.0714285746216774)
+    ('ok', 0.0157, 64)
+    >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").units.scale
+    array([0.14285715, 0.07142857])
     """
     chosen = methods.parse(method) if isinstance(method, str) else method
     if isinstance(chosen, type) or not hasattr(chosen, "__call__"):  # noqa: B004 - anything may be handed in
@@ -81,97 +104,178 @@ def calibrate(
         raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
     unit = parse_per(per) if isinstance(per, str) else per
-    if not isinstance(unit, PerTensor | PerChannel | PerGroup):
+    if not isinstance(unit, PerTensor | PerChannel | PerGroup | PerBlock):
         raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
+    settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if not isinstance(values, Stored):
-        return _calibrate_values(values, unit, settings)
+        row = _of_units(sketch(values, per=unit), unit, settings)
+        return row if isinstance(values, Sketch) or row.units is None else replace(row, shape=tuple(np.shape(values)))
     if values.status != "ok":
         row = Row(status=cast(Status, values.status), reason=values.reason)
     else:
-        row = _calibrate_stored(values, unit, settings)
+        row = _of_units(sketch(values, per=unit), unit, settings)
     return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
-def _calibrate_stored(stored: Stored, per: Per, settings: Settings) -> Row:
-    if per == TENSOR or not prod(stored.shape):
-        return calibrate_sketch(sketch(stored), settings)
-    if stored.order is None:
-        raise REPEATED
-    place = layout(per, stored.shape, stored.order)
-    if place is None:
-        return replace(calibrate_sketch(sketch(stored), settings), note=ONE_AXIS)
-    return calibrate_rows(stored_chunks(stored.parts), stored.dtype, place, settings)
+def _of_units(found: Sketch, asked: Per, settings: Settings) -> Row:
+    row = calibrate_sketch(found, settings)
+    return noted(row, ONE_AXIS) if asked != TENSOR and found.grid is None and row.numel else row
 
 
-def _calibrate_values(values: Held | Sketch, per: Per, settings: Settings) -> Row:
-    if per == TENSOR or isinstance(values, str):
-        return calibrate_sketch(sketch(values), settings)
-    if isinstance(values, Sketch):
-        raise UsageError(f"a sketch has no axes to calibrate per {per}", "hand in the values")
-    array, dtype = stored_array(values)
-    if not array.size:
-        return calibrate_sketch(sketch(array), settings)
-    place = layout(per, array.shape)
-    if place is None:
-        return replace(calibrate_sketch(sketch(values), settings), note=ONE_AXIS)
-    return replace(calibrate_rows(array_chunks(array, dtype, "C"), dtype, place, settings), shape=array.shape)
+def noted(row: Row, note: str) -> Row:
+    """A row with a further note, before the others."""
+    return replace(row, note=note if row.note is None else f"{note}; {row.note}")
 
 
 def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
-    """``calibrate`` with everything parsed."""
-    row = Row(
-        status="ok",
-        min=found.min,
-        max=found.max,
-        numel=found.numel,
+    """The row of a sketch: of a tensor, or of the units that its grid says.
+
+    Raises:
+        UsageError: it has several units, and no grid says of what.
+    """
+    if found.grid is None and found.units != 1:
+        raise UsageError(f"a sketch of {found.units} units without a grid", "calibrate them one by one: sketch[i:i+1]")
+    settings = _relative(settings, [found]) if found.grid else replace(settings, scheme=settings.scheme.of_one_unit)
+    return _row(outcomes_of(found, settings), settings, found.grid)
+
+
+def calibrate_tensors(sketches: Sequence[Sketch], settings: Settings) -> list[Row]:
+    """The rows of some tensors, each a sketch of one unit, searched together: to the bit what each alone gives."""
+    settings = replace(settings, scheme=settings.scheme.of_one_unit)
+    outcomes = outcomes_of(Sketch.stack(sketches), settings)
+    alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(len(sketches)))
+    return [_row(each, settings, None) for each in alone]
+
+
+def calibrate_units(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout, settings: Settings) -> Row:
+    """The row of a tensor whose channels, groups or blocks have a scale each; a few of them are held at a time.
+
+    Args:
+        chunks: the values in the order of the layout, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        dtype: of the values.
+        layout: which of them belong together.
+        settings: how each unit is calibrated.
+    """
+    sketches: Iterable[Sketch] = unit_sketches(chunks, dtype, layout)
+    if settings.scheme.is_relative:
+        sketches = list(sketches)
+        settings = _relative(settings, sketches)
+    outcomes = joined(outcomes_of(each, settings) for each in sketches)
+    return _row(outcomes.each(layout.in_own_order), settings, layout.grid)
+
+
+def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
+    """The settings with the global scale of a tensor, where its units' scales are relative to one."""
+    scheme = settings.scheme
+    if not scheme.is_relative:
+        return settings
+    low = min(min(float(each.minimum.min()) for each in sketches), 0.0)
+    high = max(max(float(each.maximum.max()) for each in sketches), 0.0)
+    span = Spans(np.array([low]), np.array([high]), np.zeros(1, bool))
+    full = float(full_choices(scheme.of_one_unit, span).scale[0]) if low < high else 0.0
+    return replace(settings, scheme=replace(scheme, global_scale=global_scale_of(full) or 1.0))
+
+
+def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None) -> Row:
+    few = (outcomes.status == OK) & (outcomes.nonzero < _least_values(settings))
+    by_mse = isinstance(settings.method, KL) and _sub_bins(settings) > 1 and few.any()
+    note = f"chosen by mse: fewer than {_least_values(settings):,} nonzero values" if by_mse else None
+    return row_of(outcomes, settings.scheme, str(settings.method), grid, note=note)
+
+
+def _sub_bins(settings: Settings) -> int:
+    """Into how many parts each cell is cut, for D."""
+    return sub_bins_per_cell(getattr(settings.method, "bins", BINS), settings.scheme.size)
+
+
+def _least_values(settings: Settings) -> int:
+    """From how many nonzero values on D decides."""
+    return VALUES_PER_BIN * settings.scheme.size * _sub_bins(settings)
+
+
+# --- units to outcomes
+
+
+def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
+    """What is chosen for each unit of a sketch, and what it costs: some units at a time."""
+    return joined(_outcomes(some, settings) for some in _stretches(found))
+
+
+def _stretches(found: Sketch) -> Iterator[Sketch]:
+    """Some units after the others, of not too many pieces together."""
+    first = 0
+    while first < found.units:
+        end = int(np.searchsorted(found.starts, found.starts[first] + PIECES_AT_ONCE, side="right")) - 1
+        last = min(max(end, first + 1), first + UNITS_AT_ONCE)
+        yield found[first:last]
+        first = last
+
+
+def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
+    finite, nonzero = found.finite, found.nonzero
+    fails = (settings.nonfinite == "fail") | (nonzero == 0)
+    status = np.full(found.units, OK)
+    status[nonzero == 0] = ZERO
+    status[(nonzero == 0) & (found.underflowed > 0)] = UNDERFLOW
+    status[(found.overflowed > 0) & fails] = OVERFLOW
+    refused = (settings.nonfinite == "fail") | (finite == 0)
+    status[(found.nonfinite > 0) & refused] = NONFINITE
+    status[found.numel == 0] = EMPTY
+    good = np.flatnonzero(status == OK)
+    columns = np.full((len(CHOSEN), found.units), np.nan)
+    if good.size:
+        status[good], columns[:, good] = _chosen(Distribution.of(found.take(good)), settings)
+    chosen: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
+    return Outcomes(
+        status=status,
+        **chosen,
+        nonzero=nonzero,
+        finite=finite,
+        minimum=found.min,
+        maximum=found.max,
         zeros=found.zeros,
         nan=found.nan,
         neg_inf=found.neg_inf,
         pos_inf=found.pos_inf,
+        overflowed=found.overflowed,
+        underflowed=found.underflowed,
     )
-    if found.numel == 0:
-        return replace(row, status="empty", reason="it has no values")
-    if found.nonfinite and (settings.nonfinite == "fail" or not found.finite):
-        return replace(row, status="nonfinite", reason=nonfinite_reason(row))
-    law = Law.of(found)
-    if not law.size:
-        return replace(row, status="zero", reason=zero_reason(row))
-    method, scheme = settings.method, settings.scheme
-    choice = method(law, scheme, _span(law, settings.bounds))
-    chosen = qparams(*choice, scheme)
-    if chosen.scale == 0:
-        return replace(row, status="underflow", reason=underflow_reason(choice.scale, scheme.scale_format))
-    return _measured(row, found, law, scheme, chosen, Choice(chosen.scale, choice.below), getattr(method, "bins", BINS))
 
 
-def _measured(row: Row, found: Sketch, law: Law, scheme: Scheme, chosen: Qparams, choice: Choice, bins: int) -> Row:
-    cost = distortion(law, scheme, *choice)
-    sub = sub_bins_per_cell(bins, scheme.size)
-    divergence = None
+def _chosen(distribution: Distribution, settings: Settings) -> tuple[Integers, Floats]:
+    """The status of each unit that has values, and the columns of its outcome, ``chosen`` to ``rounded_to_zero``."""
+    scheme, spans = settings.scheme, Spans.of(distribution, settings.bounds)
+    scale, below = settings.method(distribution, scheme, spans)
+    wanted, fits = _wanted(distribution, settings, spans, scale)
+    rounded = rounded_scales(scale, below, scheme)
+    status = np.where(fits > 0, OVERFLOW, np.where((fits < 0) | (rounded == 0), UNDERFLOW, OK))
+    known = np.where(rounded > 0, rounded, 1.0)
+    sub = _sub_bins(settings)
+    kl = np.full(scale.size, np.nan)
     if sub > 1:
-        scale, below = np.array([choice.scale]), np.array([choice.below])
-        divergence = float(divergences(law, scheme, scale, below, sub)[0])
-    return replace(
-        row,
-        scale=chosen.scale,
-        zero_point=chosen.zero_point,
-        qmin=chosen.qmin,
-        qmax=chosen.qmax,
-        low=chosen.low,
-        high=chosen.high,
-        kl=divergence,
-        mse=cost.squared_error / found.finite,
-        sqnr_db=cost.sqnr_db(law.energy),
-        clipped=cost.clipped / found.finite,
-    )
+        kl = divergences(distribution, scheme, known[:, None], below[:, None], sub)[:, 0]
+    error, clipped, lost = exact_costs(distribution, scheme, known, below)
+    deployed = deployed_scales(scale, below, scheme)
+    return status, np.stack([wanted, deployed, below, kl, error, distribution.energy, clipped, lost])
 
 
-def _span(law: Law, bounds: tuple[float, float] | None) -> Span:
-    """The range of the data and zero, within the bounds; the bounds themselves if nothing lies within."""
-    if bounds is None:
-        return Span(law.low, law.high)
-    span = Span(max(law.low, bounds[0]), min(law.high, bounds[1]))
-    return span if span.low < span.high else Span(*bounds)
+def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:
+    """The scale that each unit would have as a float32, and whether its format holds that: 0, or −1 or 1 beyond it.
+
+    What the format lacks is a status where neither the scale that is wanted nor the one that covers the range is held.
+    """
+    scheme = settings.scheme
+    free = replace(scheme, scale_format="float32", global_scale=1.0)
+    full = full_choices(free, spans).scale
+    fits = held(full, scheme.scale_format, scheme.global_scale).astype(np.int64)
+    ends = np.flatnonzero(fits != 0)
+    wanted = scale.copy()
+    if ends.size:
+        chosen: Choices = settings.method(distribution.select(ends), free, spans.select(ends))
+        wanted[ends] = np.where(chosen.scale > 0, chosen.scale, full[ends])
+        also = held(wanted[ends], scheme.scale_format, scheme.global_scale)
+        fits[ends] = np.where(also == fits[ends], also, 0)
+    return wanted, fits
 
 
 def kl_divergence_calibration(
@@ -195,9 +299,9 @@ def kl_divergence_calibration(
     found = sketch(tensor)
     bounds = None
     if min_val is not None or max_val is not None:
-        low = min(found.minimum, 0.0) if min_val is None else min_val
-        bounds = (low, max(found.maximum, 0.0) if max_val is None else max_val)
+        low = min(float(found.minimum[0]), 0.0) if min_val is None else min_val
+        bounds = (low, max(float(found.maximum[0]), 0.0) if max_val is None else max_val)
     row = calibrate(found, method=KL(bins=num_bins), bounds=bounds)
-    if not isinstance(row.scale, float) or not isinstance(row.zero_point, int):
+    if row.scale is None or row.zero_point is None:
         raise InputError(f"the tensor has no scale: {row.reason}")
     return row.scale, row.zero_point

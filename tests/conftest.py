@@ -1,9 +1,22 @@
-"""Profiles of hypothesis: no deadline on a shared machine, and the same examples every time where CI decides."""
+"""Profiles of hypothesis: no deadline on a shared machine, and the same examples every time where CI decides.
+
+And why two sketches are not equal.
+"""
 
 import os
 
 from hypothesis import settings
 
+from klcal.sketches.sketch import Sketch
+from tests.support.sketches import differences
+
 settings.register_profile("klcal", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "klcal")
+
+
+def pytest_assertrepr_compare(op, left, right):
+    """Which field, unit and key of two sketches differ."""
+    if op == "==" and isinstance(left, Sketch) and isinstance(right, Sketch):
+        return ["the sketches differ:", *differences(left, right)]
+    return None

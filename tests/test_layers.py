@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "klcal"
 MARK = "Imports go strictly down:"
-TORCH_MODULES = ("sketches.device_counting", "sketches.sketch", "quantizers.qparams")
+TORCH_MODULES = ("sketches.device_counting", "sketches.values", "quantizers.rounding")
 TERMINAL = ("typer", "rich")
 TERMINAL_MODULES = ("cli", "writers.rich_table")
 
@@ -183,6 +183,17 @@ def test_the_check_of_places_finds_what_is_misplaced(by, text, is_wrong):
 
 def test_torch_and_the_terminal_are_imported_where_they_belong_and_pickle_nowhere():
     assert not misplaced(all_imports())
+
+
+def test_no_test_needs_torch_before_it_runs():
+    """Without torch, what needs none runs: tests take it from ``tests.support.lazy``."""
+
+    def at_top(text: str) -> bool:
+        return any(each.outside == "torch" and each.at_top for each in imports(text, ""))
+
+    assert at_top("from torch import nn")
+    assert not at_top("from tests.support.lazy import torch\ndef f():\n    import torch")
+    assert not [path.name for path in Path(__file__).parent.rglob("*.py") if at_top(path.read_text())]
 
 
 def loads(text: str) -> list[str]:

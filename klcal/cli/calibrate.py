@@ -66,7 +66,8 @@ def calibrate(
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
-    from klcal.quantizers.granularity import parse_rules
+    from klcal.quantizers.granularity import PerTensor
+    from klcal.quantizers.rules import parse_rules
     from klcal.quantizers.scheme import Scheme, parse_range
     from klcal.search import methods
     from klcal.sketches.device_counting import usable_device
@@ -75,8 +76,11 @@ def calibrate(
     conditions = [parse_condition(text) for text in fail_on or ()]
     chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme, scale_format)
     rules = parse_rules(per or ())
+    grid.check_units(any(unit != PerTensor() for _, unit in rules))
     bounds = None if range_ is None else parse_range(range_)
-    writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
+    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
 
     from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
 

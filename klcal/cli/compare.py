@@ -9,7 +9,7 @@ import typer
 
 from klcal.cli import options
 from klcal.errors import UsageError
-from klcal.tables.table import DIFFERENCE_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS
 
 __all__ = ["EXAMPLES", "compare"]
 
@@ -37,9 +37,9 @@ TableOption = Annotated[
     str | None,
     typer.Option(
         "--table",
-        metavar="TABLE.json",
+        metavar="TABLE",
         rich_help_panel=options.INPUT,
-        help="Compare P with P itself, quantized by this table of klcal calibrate.",
+        help="Compare P with P itself, quantized by this table of klcal calibrate: .json or .safetensors.",
     ),
 ]
 BaseOption = Annotated[
@@ -96,7 +96,9 @@ def compare(
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
     conditions = [parse_condition(text, DIFFERENCE_FIELDS) for text in fail_on or ()]
-    writer = WRITERS[choose_format(format_, output, terminal=sys.stdout is not None and sys.stdout.isatty())]
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    texts_only = "it is for scales, not for comparisons"
+    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
 
     from klcal.pipeline.compare import compare_files  # after what can be wrong with the command line
 

@@ -11,7 +11,9 @@ from itertools import islice
 from typing import TextIO
 
 from klcal.errors import ExitCode
-from klcal.tables.table import FAILURES, Config, Difference, Row, Table
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.table import Config, Table
 from klcal.writers.text import escape, shorten
 
 __all__ = ["capped", "line", "of_table", "say", "silence"]
@@ -50,7 +52,7 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
 
 
 def _failures(table: Table) -> Iterable[Row | Difference]:
-    return (row for row in table.rows if (row.failed if isinstance(row, Row) else row.status in FAILURES))
+    return (row for row in table.rows if row.failed)
 
 
 def _counts(table: Table) -> str:

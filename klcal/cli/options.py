@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from klcal.tables.table import DIFFERENCE_FIELDS, NUMERIC_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 
-Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md"]
+Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors"]
 Nonfinite = Literal["fail", "ignore"]
 
 
@@ -99,8 +99,10 @@ SchemeOption = Annotated[
         "--scheme",
         metavar="SCHEME",
         rich_help_panel=METHOD,
-        help="symmetric (fixed zero point), affine (searched zero point), or auto: affine for unsigned types, "
-        "symmetric for all others.",
+        help="symmetric (fixed zero point; int4: -7..7), symmetric-full (-8..7, which four-bit consumers have: half a "
+        "dB better), symmetric-signed (-8..7 and a scale that may be negative, for consumers that multiply by any "
+        "scale, as GGUF's Q4_0 and ONNX Runtime: another half), affine (searched zero point), or auto: affine for "
+        "unsigned types, symmetric for all others.",
     ),
 ]
 ScaleFormatOption = Annotated[
@@ -109,8 +111,9 @@ ScaleFormatOption = Annotated[
         "--scale-format",
         metavar="FORMAT",
         rich_help_panel=METHOD,
-        help="What the hardware wants the scale in: float32, float16, bfloat16, or e8m0, a power of two. What is "
-        "printed is what will run.",
+        help="What the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two: MXFP4), or "
+        "float8_e4m3fn (units' scales, relative to one float32 of the tensor: NVFP4, with --per group:16). What is "
+        "printed is what will run; a scale that the format cannot hold is an underflow or overflow.",
     ),
 ]
 PerOption = Annotated[
@@ -121,7 +124,8 @@ PerOption = Annotated[
         show_default="tensor",
         rich_help_panel=METHOD,
         help="What gets a scale of its own: tensor, channel (along the first axis), channel:AXIS, group:SIZE (along "
-        "the last axis), group:SIZE,AXIS. 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
+        "the last axis), group:SIZE,AXIS, block:ROWS,COLUMNS (of the last two axes; float8 checkpoints have "
+        "block:128,128). 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
         "first that matches holds.",
     ),
 ]
@@ -152,7 +156,8 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         rich_help_panel=OUTPUT,
-        help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere.",
+        help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
+        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
     ),
 ]
 UnitsOption = Annotated[
@@ -160,7 +165,7 @@ UnitsOption = Annotated[
     typer.Option(
         "--units",
         rich_help_panel=OUTPUT,
-        help="A line for each channel or group, with its number, in place of a line for each tensor with lists.",
+        help="A line for each channel or group, with its number, in place of a line for each tensor.",
     ),
 ]
 OutputOption = Annotated[
@@ -171,20 +176,22 @@ OutputOption = Annotated[
         metavar="FILE",
         show_default="stdout",
         rich_help_panel=OUTPUT,
-        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt; - for stdout.",
+        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt, "
+        ".safetensors; - for stdout.",
     ),
 ]
 
 
-def _fail_on(example: str, fields: tuple[str, ...]) -> Any:
+def _fail_on(example: str, fields: tuple[str, ...], more: str = "") -> Any:
     return typer.Option(
         "--fail-on",
         metavar="'FIELD OP NUMBER'",
         rich_help_panel=CI,
         help=f"Exit with 1 if a tensor meets this, such as {example}; may be repeated. "
-        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}.",
+        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}{more}.",
     )
 
 
-FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 0.01'", NUMERIC_FIELDS)]
+OF_WORST = "; unit.FIELD, such as unit.sqnr_db, is about the worst channel, group or block"
+FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 0.01'", NUMERIC_FIELDS, OF_WORST)]
 DifferenceFailOnOption = Annotated[list[str] | None, _fail_on("'kl > 0.01' or 'cosine < 0.99'", DIFFERENCE_FIELDS)]

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from klcal.cli.messages import silence
 from klcal.errors import InputError, OutputError, UsageError
-from klcal.writers import SUFFIXES
+from klcal.writers import BINARY, SUFFIXES
 
 __all__ = ["Deliver", "ReaderGone", "Render", "choose_format", "destination", "to_stdout"]
 
@@ -34,15 +34,31 @@ class ReaderGone(Exception):
     """Whoever read stdout went away, as ``head`` does."""
 
 
-def choose_format(requested: str, output: str | None, *, terminal: bool) -> str:
+def choose_format(requested: str, output: str | None, *, terminal: bool, texts_only: str = "") -> str:
     """The name of the writer: as asked, or by the file's suffix, or by who reads stdout.
 
+    Args:
+        requested: "auto", or the name.
+        output: a path; None and "-" are stdout.
+        terminal: whether stdout is one.
+        texts_only: why a binary format is not possible, if it is not.
+
     Raises:
-        UsageError: the suffix says nothing.
+        UsageError: the suffix says nothing, or the format is binary where there can only be text.
 
     >>> choose_format("auto", "scales.json", terminal=True), choose_format("auto", None, terminal=False)
     ('json', 'plain')
     """
+    name = _format(requested, output, terminal)
+    if name in BINARY:
+        if texts_only:
+            raise UsageError(f"the format {name} is binary; {texts_only}", "use another one, such as json")
+        if terminal and (output is None or _is_stdout(output)):
+            raise UsageError(f"the format {name} is binary, and stdout is a terminal", "name a file with --output")
+    return name
+
+
+def _format(requested: str, output: str | None, terminal: bool) -> str:
     if requested != "auto":
         return requested
     suffix = Path(output or "-").suffix.lower()
@@ -165,8 +181,10 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
     if not os.access(target, os.W_OK):
         raise UsageError(f"cannot write '{output}': it is write-protected", "name another file")
     from klcal.readers.formats import SUFFIXES as READ
+    from klcal.readers.table_file import is_binary_table
 
-    if target.suffix.lower() in READ or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
+    is_tensor_file = target.suffix.lower() in READ and not is_binary_table(str(target))
+    if is_tensor_file or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
         raise UsageError(f"--output '{output}' would replace a tensor file", "name another file")
     if any(_reads(path, target) for given in inputs for path in _paths(given)):
         raise UsageError(f"--output '{output}' is one of the inputs", "name another file")
@@ -187,7 +205,9 @@ def _reads(given: str, target: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         if target.samefile(given):
             return True
-        answer = target.suffix.lower() in SUFFIXES
+        from klcal.readers.formats import SUFFIXES as READ
+
+        answer = target.suffix.lower() in SUFFIXES and target.suffix.lower() not in READ
         return Path(given).is_dir() and target.is_relative_to(os.path.realpath(given)) and not answer
     return False
 

@@ -1,4 +1,8 @@
-"""Whether the answer is good enough: ``--fail-on`` conditions, the exit code, and what stderr says of them."""
+"""Whether the answer is good enough: ``--fail-on`` conditions, the exit code, and what stderr says of them.
+
+A condition is on a number of the row, on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit where units have
+their own, and on any number of the worst unit as ``unit.FIELD``.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,16 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode, UsageError
-from klcal.pipeline.selection import BUG
-from klcal.quantizers.per_unit import Numbers
-from klcal.tables.table import FAILURES, NUMERIC_FIELDS, Difference, Row, Table
-from klcal.writers.floats import shortest
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.schema import NUMERIC_FIELDS, UNIT_FIELDS
+from klcal.tables.table import Table
+from klcal.tables.units import Units
+from klcal.writers.floats import printed, shortest
 
 __all__ = ["Condition", "Finding", "exit_code", "findings", "judge", "parse_condition"]
 
@@ -25,33 +31,44 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
+OF_UNITS = "unit."  # before a field: of the worst unit
 FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison that no row should meet."""
+    """A comparison that no row should meet, and where it says so, no unit of one."""
 
     field: str
     op: str
     number: float
+    of_units: bool = False
 
     def met_by(self, row: Row | Difference) -> str | None:
         """What meets it: the row's value, as the JSON has it, or the worst of its units. What is missing meets none."""
-        found: float | Numbers | None = getattr(row, self.field)
-        of_units = isinstance(found, Numbers)
-        values = found if isinstance(found, Numbers) else (found,)
-        met = [(value, unit) for unit, each in enumerate(values) if (value := self._met(each)) is not None]
-        if not met:
-            return None
-        value, unit = min(met) if self.op in ("<", "<=") else max(met)
-        text = f"{self.field} {value!r} {self.op} {self.number:g}"
-        return f"{text} in unit {unit}, {len(met)} of {len(values)} units" if of_units else text
-
-    def _met(self, value: float | None) -> float | None:
+        units = row.units if isinstance(row, Row) else None
+        if units is not None and (self.of_units or self.field in QUANTIZER_FIELDS):
+            return self._met_by_units(units)
+        value = getattr(row, self.field)
         if isinstance(value, float) and math.isfinite(value):
             value = shortest(value)
-        return value if value is not None and OPERATORS[self.op](value, self.number) else None
+        if value is None or not OPERATORS[self.op](value, self.number):
+            return None
+        return f"{self.field} {value!r} {self.op} {self.number:g}"
+
+    def _met_by_units(self, units: Units) -> str | None:
+        values = getattr(units, self.field)
+        if values is None:
+            return None
+        import numpy as np  # a run with units has it
+
+        met = np.flatnonzero(cast(Any, OPERATORS[self.op])(values := printed(values), self.number))
+        if not met.size:
+            return None
+        unit = met[(np.argmin if self.op in ("<", "<=") else np.argmax)(values[met])]
+        value = int(values[unit]) if self.field == "zero_point" else float(values[unit])
+        return f"{self.field} {value!r} {self.op} {self.number:g} in unit {unit}, {met.size} of {len(units)} units"
 
 
 class Finding(NamedTuple):
@@ -69,17 +86,18 @@ def parse_condition(text: str, fields: Sequence[str] = NUMERIC_FIELDS) -> Condit
         UsageError: the text is no condition, or there is no such field.
 
     >>> parse_condition("sqnr_db<20")
-    Condition(field='sqnr_db', op='<', number=20.0)
+    Condition(field='sqnr_db', op='<', number=20.0, of_units=False)
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([^\s<>=]+)\s*", text)
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([^\s<>=]+)\s*", text)
     if match is None:
         raise UsageError(f"--fail-on '{text}' is not a condition", f"{FORM}; OP is one of {' '.join(OPERATORS)}")
     field, op, number = match.groups()
-    if field not in fields:
-        near = difflib.get_close_matches(field, fields, n=1)
+    known = (*fields, *(OF_UNITS + each for each in UNIT_FIELDS)) if fields == NUMERIC_FIELDS else fields
+    if field not in known:
+        near = difflib.get_close_matches(field, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--fail-on '{text}': no field '{field}'", f"{hint}use one of {', '.join(fields)}")
-    return Condition(field, op, _number(text, number))
+        raise UsageError(f"--fail-on '{text}': no field '{field}'", f"{hint}use one of {', '.join(known)}")
+    return Condition(field.removeprefix(OF_UNITS), op, _number(text, number), field.startswith(OF_UNITS))
 
 
 def _number(text: str, number: str) -> float:
@@ -106,10 +124,9 @@ def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
     """What the process ends in: all zeros is an answer too, and a lost tensor outweighs a finding, a bug both."""
     if not any(row.status in ("ok", "zero") for row in table.rows):
         return ExitCode.NOTHING_USABLE
-    reasons = [*(row.reason or "" for row in table.rows), *(error.reason for error in table.errors)]
-    if any(reason.startswith(BUG) for reason in reasons):
+    if any(each.cause == "bug" for each in (*table.rows, *table.errors)):
         return ExitCode.BUG
-    if table.errors or any(row.failed if isinstance(row, Row) else row.status in FAILURES for row in table.rows):
+    if table.errors or any(row.failed for row in table.rows):
         return ExitCode.PARTIAL
     return ExitCode.FINDINGS if found else ExitCode.DONE
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klcal.sketches.counting import BLOCK, Counts, counter, values_of
+from klcal.sketches.counting import BLOCK, counter, values_of
+from klcal.sketches.sketch import Sketch
 
 __all__ = ["Elementwise", "SideBySide", "side_by_side"]
 
@@ -58,13 +59,13 @@ class Elementwise:
 class SideBySide(NamedTuple):
     """What one pass over two tensors found."""
 
-    p: Counts
-    q: Counts
+    p: Sketch
+    q: Sketch
     elements: Elementwise
 
 
 def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide:
-    """Counts and sums of two streams of as many values, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``)."""
+    """Sketches and sums of two streams of as many values, as stored (``klcal.sketches.counting.FLOAT_DTYPES``)."""
     found = Elementwise()
     of_p, of_q = counter(dtype_p), counter(dtype_q)
     for x, y in _aligned(iter(p), iter(q)):
@@ -73,7 +74,7 @@ def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide
             of_p.add(a)
             of_q.add(b)
             _add(found, values_of(a, dtype_p), values_of(b, dtype_q))
-    return SideBySide(of_p.counts(), of_q.counts(), found)
+    return SideBySide(of_p.sketch(), of_q.sketch(), found)
 
 
 def _add(found: Elementwise, x: Values, y: Values) -> None:

@@ -27,7 +27,8 @@ import numpy.typing as npt
 from klcal.divergence.arrays import Floats, nats_per_unit
 from klcal.divergence.probabilities import entropy, kl
 from klcal.errors import InputError, UsageError
-from klcal.sketches.distribution import LEAST_EDGE, Law, Pieces
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
 __all__ = ["Pair", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
@@ -64,31 +65,40 @@ def _shares(counts: Floats) -> Floats:
 
 
 def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
-    """The occupied buckets of the sketches, coarsened to a number of mantissa bits: exact counts, relative widths.
+    """The distinct values of both sketches, or their occupied buckets: exact counts.
 
-    At 10 bits, the default of a sketch, buckets are 0.1 % wide; so Wasserstein distances are nearly those of the
-    samples. There, and at 3 bits, divergences see every gap between two samples: +inf is the rule.
+    Values are kept where those of both are few, buckets are 0.1 % wide; so Wasserstein distances are nearly those of
+    the samples. There, and at 3 mantissa bits, divergences see every gap between two samples: +inf is the rule.
+
+    Args:
+        a: of one unit.
+        b: the same.
+        mantissa_bits: to coarsen both to.
 
     Raises:
         InputError: a sketch has no finite value.
         UsageError: a sketch has fewer mantissa bits.
 
-    >>> from klcal.sketches.sketch import sketch
+    >>> from klcal.sketches.values import sketch
     >>> pair = sketch_bins(sketch([0.0, 1.0, -2.0, 1.0]), sketch([3.0]))
     >>> pair.positions.tolist(), pair.counts_p.tolist(), pair.counts_q.tolist()
     ([-2.0, 0.0, 1.0, 3.0], [1.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0])
     """
     _check_finite(a, b)
-    bits = min(a.mantissa_bits, b.mantissa_bits) if mantissa_bits is None else mantissa_bits
-    a, b = a.coarsen(bits), b.coarsen(bits)
+    if mantissa_bits is None and a.resolution != b.resolution:
+        mantissa_bits = min(a.resolution.mantissa_bits, b.resolution.mantissa_bits)
+    if mantissa_bits is not None:
+        a, b = a.coarsen(mantissa_bits), b.coarsen(mantissa_bits)
     union = a + b
-    middles = [np.maximum((side.inner + side.outer) / 2, LEAST_EDGE) for side in Pieces.of(union)]
-    positions = np.concatenate([middles[0], -middles[1]])  # in the order of the keys
-    order = np.argsort(positions, kind="stable")
+    pieces = Distribution.of(union)
+    positions = (pieces.inner + pieces.outer) / 2 * np.where(pieces.negative, -1.0, 1.0)
+    negatives = int(np.count_nonzero(pieces.negative))
+    order = np.append(np.arange(union.keys.size)[: -negatives - 1 : -1], np.arange(union.keys.size - negatives))
     counts = [np.zeros(union.keys.size) for _ in range(2)]
     for each, found in zip(counts, (a, b), strict=True):
-        each[np.searchsorted(union.keys, found.keys)] = found.counts
-    return _with_zeros(a, b, counts[0][order], counts[1][order], positions[order])
+        bucket = np.searchsorted(union.keys, found.keys, side="right") - 1  # whose key is the key cut, or itself
+        np.add.at(each, bucket, found.counts)
+    return _with_zeros(a, b, counts[0][order], counts[1][order], positions)
 
 
 def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
@@ -105,8 +115,8 @@ def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
     _check_bins(bins)
     if not (a + b).counts.size:
         return _with_zeros(a, b, *np.zeros((3, 0)))
-    edges = np.linspace(min(a.minimum, b.minimum), max(a.maximum, b.maximum), bins + 1)
-    counts = [_masses(Law.of(each), edges) for each in (a, b)]
+    edges = np.linspace(min(a.minimum[0], b.minimum[0]), max(a.maximum[0], b.maximum[0]), bins + 1)
+    counts = [_masses(Distribution.of(each).prefix_sums(0), edges) for each in (a, b)]
     return _with_zeros(a, b, counts[0], counts[1], (edges[:-1] + edges[1:]) / 2)
 
 
@@ -139,9 +149,9 @@ def mass_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
     return Pair(counts_p[order], counts_q[order], positions[order])
 
 
-def _masses(law: Law, edges: Floats) -> Floats:
+def _masses(sums: PrefixSums, edges: Floats) -> Floats:
     """How many values lie between each two edges, the first and last of which are beyond all of them."""
-    positive, negative = law.sides
+    positive, negative = sums.sides
     within = positive.mass_within(np.maximum(edges, 0.0)) - negative.mass_within(np.maximum(-edges, 0.0))
     within[0], within[-1] = -negative.size, positive.size
     return np.maximum(np.diff(within), 0.0)
@@ -149,15 +159,16 @@ def _masses(law: Law, edges: Floats) -> Floats:
 
 def _with_zeros(a: Sketch, b: Sketch, counts_p: Floats, counts_q: Floats, positions: Floats) -> Pair:
     """Exact zeros as a bin at 0, if there are any."""
-    if not a.zeros + b.zeros:
+    zeros_a, zeros_b = int(a.zeros[0]), int(b.zeros[0])
+    if not zeros_a + zeros_b:
         return Pair(counts_p, counts_q, positions)
     at = int(np.searchsorted(positions, 0.0))
-    return Pair(*(np.insert(each, at, new) for each, new in ((counts_p, a.zeros), (counts_q, b.zeros), (positions, 0))))
+    return Pair(*(np.insert(each, at, new) for each, new in ((counts_p, zeros_a), (counts_q, zeros_b), (positions, 0))))
 
 
 def _check_finite(*sketches: Sketch) -> None:
     for name, each in zip("pq", sketches, strict=True):
-        if not each.finite:
+        if not each.finite[0]:
             raise InputError(f"the sample of {name} has no finite value: there is nothing to compare")
 
 
@@ -192,7 +203,7 @@ def plug_in_entropy(counts: npt.ArrayLike, *, miller_madow: bool = False, base: 
 def plug_in_kl(pair: Pair, *, base: float = math.e) -> float:
     """D(p̂‖q̂) of the shares of the bins: too large by about ``kl_bias``, +inf where q has no value and p has.
 
-    >>> from klcal.sketches.sketch import sketch
+    >>> from klcal.sketches.values import sketch
     >>> rng = np.random.default_rng(1)
     >>> pair = mass_bins(sketch(rng.normal(0.0, 1, 50_000)), sketch(rng.normal(0.5, 1, 50_000)))
     >>> round(plug_in_kl(pair), 2), round(kl_bias(pair), 4)  # the laws are ½·0.5² = 0.125 nats apart

@@ -1,7 +1,8 @@
 """Files to a table: the only module that sees both ends.
 
-A tensor is cut into tasks of bounded size, each task is counted on its own, and the sketches are added. So
-memory is bounded by a chunk, and which worker did what cannot change the answer.
+A large tensor is cut into tasks of bounded size, each of which is counted on its own, and the sketches are added; small
+tensors are one task together, and searched together. So memory is bounded by a chunk, and neither which worker did what
+nor which tensors stood beside each other can change the answer.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from math import prod
 from operator import add
 from typing import NamedTuple, Protocol, TypeVar
 
-from klcal.calibration import REPEATED, calibrate_sketch
+from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
-from klcal.quantizers.granularity import ONE_AXIS, Layout, Per, PerTensor, Rules, layout, per_of
-from klcal.readers import Description, Part, find
+from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
+from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
+from klcal.quantizers.layout import Layout, layout
+from klcal.quantizers.rules import Rules, per_of
+from klcal.readers import Part, find
 from klcal.readers.description import PART_BYTES
-from klcal.row_calibration import calibrate_rows
 from klcal.search.settings import Settings
-from klcal.sketches.sketch import Sketch, sketch_parts, stored_chunks
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import REPEATED, sketch_parts, stored_chunks
+from klcal.tables.rows import Row
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Config, Row, Table
+from klcal.tables.table import Config, Table
 
 __all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
 
@@ -33,8 +37,8 @@ PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 UNIT_BYTE_SECONDS = 2e-8  # to read, count and search a byte where channels or groups have a scale each
-TASKS_AT_ONCE = 4  # small tensors that travel to a worker together; more would make the last worker late
-BATCHED = 64  # tasks per worker from which they travel so
+SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
+TOGETHER = 32  # small tensors in a task: the search is as fast per tensor as with more, and the last worker not late
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -61,18 +65,28 @@ class Request(Settings):
     rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
 
 
-class _Task(NamedTuple):
+class _Tensor(NamedTuple):
     """Some parts of a tensor, or all of them."""
 
-    tensor: int
+    number: int
     dtype: str
     parts: tuple[Part, ...]
-    whole: bool
-    layout: Layout | None = None  # of channels or groups, if there are any
+    layout: Layout | None = None  # of channels, groups or blocks, if there are any
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
+
+
+class _Task(NamedTuple):
+    """What is counted together: a tensor, a part of one, or some small tensors."""
+
+    tensors: tuple[_Tensor, ...]
+    whole: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 _Outcome = Sketch | Row | InputError
@@ -112,14 +126,14 @@ def calibrate_files(
     warnings = sorted({*found.warnings, *globs, *_left_out(rows)})
     scheme = request.scheme
     per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
-    config = Config(str(request.method), scheme.dtype, scheme.name, per, scheme.scale_format)
+    config = Config(str(request.method), scheme.dtype, scheme.kind, per, scheme.scale_format)
     return Table.of(config, rows, errors, warnings)
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
     """A warning for each tensor of which only a part was calibrated."""
     for row in rows:
-        refused = row.unit_status is not None and "nonfinite" in row.unit_status
+        refused = row.units is not None and row.units.status is not None and "nonfinite" in row.units.status
         if row.status in ("ok", "zero") and not refused and (left_out := nonfinite_counts(row)):
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
@@ -134,13 +148,13 @@ def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Pr
         else:
             counted.append(each)
             layouts.append(_layout(each, per))
-    tasks = [task for number, each in enumerate(counted) for task in _tasks(number, each.description, layouts[number])]
+    tasks = list(_tasks(counted, layouts))
     seconds = sum(map(_estimate, tasks))
     with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
-        for number, group in groupby(zip(tasks, found, strict=True), key=lambda pair: pair[0].tensor):
-            yield _row(counted[number], _merged(group, progress), request)
+        for number, outcome in _merged(zip(tasks, found, strict=True), progress):
+            yield _row(counted[number], outcome, request)
             if progress is not None:
                 progress.finish(counted[number].description.name)
 
@@ -156,20 +170,26 @@ def _layout(tensor: Selected, per: Per) -> Layout | None:
         raise UsageError(f"{tensor.source}: {description.name}: {error.what}", error.hint) from None
 
 
-def _tasks(tensor: int, description: Description, rows: Layout | None) -> Iterator[_Task]:
-    """One task for a tensor of ordinary size, one per part for a large one that has a single scale."""
-    whole = _Task(tensor, description.dtype, description.parts, True, rows)
-    if whole.nbytes <= PART_BYTES or rows is not None:
-        yield whole
-    else:
-        yield from (whole._replace(parts=(part,), whole=False) for part in description.parts)
+def _tasks(tensors: Sequence[Selected], layouts: Sequence[Layout | None]) -> Iterator[_Task]:
+    """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
+    small: list[_Tensor] = []
+    for number, (each, place) in enumerate(zip(tensors, layouts, strict=True)):
+        description = each.description
+        tensor = _Tensor(number, description.dtype, description.parts, place)
+        if place is not None or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+            yield _Task((tensor,), True)
+        elif tensor.nbytes > PART_BYTES:
+            yield from (_Task((tensor._replace(parts=(part,)),), False) for part in description.parts)
+        else:
+            small.append(tensor)
+    yield from (_Task(tuple(small[i : i + TOGETHER]), True) for i in range(0, len(small), TOGETHER))
 
 
 def _estimate(task: _Task) -> float:
     """Seconds of work."""
-    if task.layout is not None:
+    if task.tensors[0].layout is not None:
         return UNIT_BYTE_SECONDS * task.nbytes
-    return TENSOR_SECONDS * task.whole + BYTE_SECONDS * task.nbytes
+    return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
 @contextmanager
@@ -181,45 +201,62 @@ def outcomes(
     if jobs > 1 and seconds > PARALLEL_SECONDS:
         from klcal.pipeline.workers import workers
 
-        with workers(work, tasks, jobs, at_once=TASKS_AT_ONCE if len(tasks) > BATCHED * jobs else 1) as found:
+        with workers(work, tasks, jobs) as found:
             yield found
     else:
         yield map(work, tasks)
 
 
-def _run(request: Request, task: _Task) -> _Outcome:
-    """Counts the parts of a task and, where they are all, calibrates."""
-    return attempt(partial(_counted, request, task))
+def _run(request: Request, task: _Task) -> list[_Outcome]:
+    """Counts each tensor of a task and, where all of it is there, calibrates."""
+    counted = [attempt(partial(_counted, request, tensor)) for tensor in task.tensors]
+    sketches = [each for each in counted if isinstance(each, Sketch)]
+    if not task.whole or not sketches:
+        return counted
+    found = _calibrated(request, sketches)
+    return [next(found) if isinstance(each, Sketch) else each for each in counted]
 
 
-def _counted(request: Request, task: _Task) -> Sketch | Row:
-    if task.layout is not None:
-        return calibrate_rows(stored_chunks(task.parts), task.dtype, task.layout, request)
-    found = sketch_parts(task.parts, task.dtype, request.device)
-    return calibrate_sketch(found, request) if task.whole else found
+def _calibrated(request: Request, sketches: Sequence[Sketch]) -> Iterator[Row | InputError]:
+    """The rows of some tensors, searched together; one by one where that fails: none costs the others theirs."""
+    rows = attempt(partial(calibrate_tensors, sketches, request))
+    if not isinstance(rows, InputError):
+        yield from rows
+    else:
+        yield from (attempt(partial(calibrate_sketch, each, request)) for each in sketches)
 
 
-def _merged(group: Iterable[tuple[_Task, _Outcome]], progress: Progress | None) -> _Outcome:
-    """The outcome of a tensor from those of its tasks: the first error, or the sum of the sketches."""
-    merged: _Outcome = Sketch()
-    for task, outcome in group:
-        if progress is not None:
-            progress.advance(task.nbytes)
-        if isinstance(merged, Sketch):
-            merged = attempt(partial(add, merged, outcome)) if isinstance(outcome, Sketch) else outcome
-    return merged
+def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:
+    if tensor.layout is not None:
+        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request)
+    return sketch_parts(tensor.parts, tensor.dtype, request.device)
+
+
+def _merged(found: Iterable[tuple[_Task, list[_Outcome]]], progress: Progress | None) -> Iterator[tuple[int, _Outcome]]:
+    """The number and the outcome of each tensor: of parts of one, the first error or the sum of their sketches."""
+    for _, group in groupby(found, key=lambda pair: pair[0].tensors[0].number):
+        merged: dict[int, _Outcome] = {}
+        for task, outcome in group:
+            if progress is not None:
+                progress.advance(task.nbytes)
+            for tensor, each in zip(task.tensors, outcome, strict=True):
+                before = merged.get(tensor.number)
+                if isinstance(before, Sketch) and isinstance(each, Sketch):
+                    merged[tensor.number] = attempt(partial(add, before, each))
+                elif before is None or isinstance(before, Sketch):
+                    merged[tensor.number] = each
+        yield from merged.items()
 
 
 def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
     found = attempt(partial(calibrate_sketch, outcome, request)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
-        return replace(_uncounted(tensor), status="failed", reason=str(found))
+        return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
     asked = per_of(names_of(description), request.rules)
     one_axis = asked != PerTensor() and len(description.shape) < 2 and found.numel
     return replace(
-        found,
-        note=ONE_AXIS if one_axis else found.note,
+        noted(found, ONE_AXIS) if one_axis else found,
         name=description.name,
         source=tensor.source,
         dtype=description.dtype,

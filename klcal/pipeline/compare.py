@@ -17,11 +17,15 @@ from klcal.divergence.samples import MASS_BINS, mass_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.pipeline.quantized_copy import quantized_copy, read_quantizers
-from klcal.pipeline.selection import Selected, attempt, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.readers import Description, find
-from klcal.sketches.sketch import Sketch, sketch_parts
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch_parts
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.schema import DIFFERENCE_FIELDS
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import DIFFERENCE_FIELDS, Comparison, Difference, FileError, Table
+from klcal.tables.table import Comparison, FileError, Table, in_order
 
 __all__ = ["BASES", "compare_files"]
 
@@ -60,7 +64,7 @@ def compare_files(
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
         q: what approximates it; None to take P itself, quantized by a table.
-        table: a JSON table of ``klcal calibrate``.
+        table: a table of ``klcal calibrate``, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: at most so many, of equal mass; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
@@ -99,16 +103,16 @@ def compare_files(
     return Table(
         Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1]),
         tuple(rows),
-        tuple(sorted(errors, key=lambda error: (error.source, error.reason))),
+        tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
         tuple(sorted(set(warnings))),
     )
 
 
-def _badness(sort: str, row: Difference) -> tuple[bool, float, str, str]:
+def _badness(sort: str, row: Difference) -> tuple[object, ...]:
     """Worst first; what could not be compared comes last."""
     value = getattr(row, sort)
     badness = 0.0 if value is None else (value if sort in BEST_FIRST else -value)
-    return value is None, badness, row.source, row.name
+    return value is None, badness, in_order(row.source), in_order(row.name)
 
 
 # --- which tensors belong together
@@ -189,7 +193,9 @@ def _status(pair: _Pair, lacking: str) -> Difference | None:
 
 def _difference(request: _Request, pair: _Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
-    return replace(_plain(pair), status="failed", reason=str(found)) if isinstance(found, InputError) else found
+    if isinstance(found, InputError):
+        return replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
+    return found
 
 
 def _compared(request: _Request, pair: _Pair) -> Difference:
@@ -199,10 +205,10 @@ def _compared(request: _Request, pair: _Pair) -> Difference:
     row = _plain(pair)
     a, b, elements = _counted(p, q)
     for side, found in (("P", a), ("Q", b)):
-        if not found.numel:
+        if not found.numel[0]:
             return replace(row, status="empty", reason=f"{side} has no values")
-        if found.nonfinite:
-            return replace(row, status="nonfinite", reason=f"{nonfinite_counts(found)} in {side}")
+        if reason := _nonfinite(found):
+            return replace(row, status="nonfinite", reason=f"{reason} in {side}")
     row = _with_divergences(row, a, b, request)
     return row if elements is None else _with_elements(row, elements)
 
@@ -213,7 +219,13 @@ def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwis
         return sketch_parts(p.parts, p.dtype), sketch_parts(q.parts, q.dtype), None
     chunks_p, chunks_q = (chain.from_iterable(part.chunks() for part in each.parts) for each in (p, q))
     found = side_by_side(chunks_p, p.dtype, chunks_q, q.dtype)
-    return Sketch.of(found.p), Sketch.of(found.q), found.elements
+    return found.p, found.q, found.elements
+
+
+def _nonfinite(found: Sketch) -> str:
+    """What is not finite of a sketch, in words: of a float64 beyond float32 it says so."""
+    above = int(found.pos_inf[0] + found.overflowed[0])
+    return nonfinite_counts(Row(status="ok", nan=int(found.nan[0]), neg_inf=int(found.neg_inf[0]), pos_inf=above))
 
 
 def _with_divergences(row: Difference, a: Sketch, b: Sketch, request: _Request) -> Difference:

@@ -11,17 +11,26 @@ from typing import NamedTuple, TypeVar
 
 from klcal.errors import InputError
 from klcal.readers import Description, Source
+from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 
-__all__ = ["BUG", "Selected", "attempt", "described_tensors", "names_of", "selected", "unmatched"]
+__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "names_of", "selected", "unmatched"]
 
 NEAREST = 3  # names shown where a glob matches none
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
 COMPARED_CHARACTERS = 200  # of such a name; longer ones are like no glob that people type, and take seconds each
-BUG = "this is a bug in klcal"  # begins the reason of what no file can be blamed for
 NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
 
 Result = TypeVar("Result")
+
+
+class Bug(InputError):
+    """What no file can be blamed for."""
+
+
+def cause_of(error: InputError) -> Cause:
+    """What is to be blamed."""
+    return "bug" if isinstance(error, Bug) else "data"
 
 
 class Selected(NamedTuple):
@@ -36,7 +45,7 @@ def described_tensors(sources: Iterable[Source], errors: list[FileError]) -> Ite
     for source in sources:
         described = attempt(source.describe)
         if isinstance(described, InputError):
-            errors.append(FileError(source.name, str(described)))
+            errors.append(FileError(source.name, str(described), cause_of(described)))
         else:
             yield from (Selected(source.name, description) for description in described)
 
@@ -52,7 +61,8 @@ def attempt(work: Callable[[], Result]) -> Result | InputError:
     except Exception as error:
         if os.environ.get("KLCAL_DEBUG") == "1":
             raise
-        return InputError(f"{BUG}: {type(error).__name__}", "please report it with the output of KLCAL_DEBUG=1")
+        what = f"this is a bug in klcal: {type(error).__name__}"
+        return Bug(what, "please report it with the output of KLCAL_DEBUG=1")
 
 
 def names_of(description: Description) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""The formats that hardware wants a scale in: which scales there are next to a given one."""
+"""The formats that hardware wants a scale in: which scales there are next to a given one, and which there are not.
+
+A float8_e4m3fn is too narrow to hold a scale: it reaches from 0.002 to 448. So scales in it are relative to one float32
+of the tensor, its global scale (NVFP4 has them so); every function takes it, and it is 1 for the other formats.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,25 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOAT32_MAX", "LEAST", "SCALE_FORMATS", "at_least", "at_most", "nearest_scale"]
+from klcal.quantizers.code_points import FLOATS
+
+__all__ = [
+    "FLOAT32_MAX",
+    "GREATEST",
+    "LEAST",
+    "RELATIVE",
+    "SCALE_FORMATS",
+    "UNSIGNED",
+    "at_least",
+    "at_most",
+    "global_scale_of",
+    "held",
+    "is_an_end",
+    "nearest_scale",
+]
 
 Floats = npt.NDArray[np.float64]
+Fits = npt.NDArray[np.int8]
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -38,38 +58,108 @@ def _e8m0(values: Floats) -> Floats:
     return np.where((mantissa > 0) & (exponent - 1 >= LEAST_EXPONENT), below, 0.0)
 
 
+_FLOAT8 = FLOATS["float8_e4m3fn"][FLOATS["float8_e4m3fn"] >= 0]
+
+
+def _float8(values: Floats) -> Floats:
+    found: Floats = _FLOAT8[np.searchsorted(_FLOAT8, values, side="right") - 1]
+    return found
+
+
 SCALE_FORMATS: dict[str, Callable[[Floats], Floats]] = {
     "float32": _float32,
     "float16": _float16,
     "bfloat16": _bfloat16,
     "e8m0": _e8m0,
+    "float8_e4m3fn": _float8,
 }
 """For each format, the greatest of its numbers that is at most a value; 0 where the value is below all of them."""
 
-ABOVE = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "e8m0": 1.0}
-LEAST = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133, "e8m0": 2.0**LEAST_EXPONENT}
+UNSIGNED = frozenset({"e8m0"})
+"""Formats without negative numbers."""
+RELATIVE = frozenset({"float8_e4m3fn"})
+"""Formats whose scales are relative to a global scale."""
+
+ABOVE = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "e8m0": 1.0, "float8_e4m3fn": 2.0**-3}
+"""From a power of two to the next number, relative to it: of numbers that are not subnormal."""
+LEAST = {
+    "float32": 2.0**-149,
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+    "e8m0": 2.0**LEAST_EXPONENT,
+    "float8_e4m3fn": 2.0**-9,
+}
+"""The smallest number above 0."""
+GREATEST = {name: float(at_most(np.array(FLOAT32_MAX))) for name, at_most in SCALE_FORMATS.items()}
 
 
-def at_most(values: npt.ArrayLike, scale_format: str) -> Floats:
+def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
     """The greatest scale of a format that is at most a value, for each; 0 where there is none.
 
     >>> [float(at_most(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
     [1.2998046875, 1.296875, 1.0]
     """
-    return SCALE_FORMATS[scale_format](np.asarray(values, np.float64))
+    found: Floats = SCALE_FORMATS[scale_format](_relative(values, global_scale)) * global_scale
+    return found
 
 
-def at_least(values: npt.ArrayLike, scale_format: str) -> Floats:
+def at_least(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
     """The least scale of a format that is at least a value, for each; the greatest where there is none."""
-    wanted = np.asarray(values, np.float64)
+    wanted = _relative(values, global_scale)
     below = at_most(wanted, scale_format)
     # The next number up: a step of the least one, or less than a binade's first step away, and rounded down to it.
     above = at_most(np.maximum(below * (1 + ABOVE[scale_format]), below + LEAST[scale_format]), scale_format)
-    return np.where(below < wanted, above, below)
+    return np.where(below < wanted, above, below) * global_scale
 
 
-def nearest_scale(values: npt.ArrayLike, scale_format: str) -> Floats:
+def nearest_scale(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
     """The scale of a format that is nearest to a value, for each."""
-    wanted = np.asarray(values, np.float64)
+    wanted = _relative(values, global_scale)
     below, above = at_most(wanted, scale_format), at_least(wanted, scale_format)
-    return np.where(wanted - below <= above - wanted, below, above)
+    return np.where(wanted - below <= above - wanted, below, above) * global_scale
+
+
+def _relative(values: npt.ArrayLike, global_scale: float | Floats) -> Floats:
+    """Values in units of a global scale; any is beyond the format where that is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative: Floats = np.asarray(values, np.float64) / global_scale
+    return relative
+
+
+def held(wanted: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Fits:
+    """Whether a format holds each of some scales: 0 if so, −1 where it is too small (underflow), 1 where too great.
+
+    A scale between the smallest and the greatest of the format is held. One beyond is held where the end is no farther
+    off than rounding puts a number within: half a step, relative to the scale. What is wanted is what would be chosen
+    among all float32 scales: what is chosen among those of the format is held in any case, and says nothing.
+
+    >>> held([1e-20, 6e-8, 65510, 1e34], "float16").tolist()
+    [-1, 0, 0, 1]
+    """
+    relative, half_step = _relative(wanted, global_scale), ABOVE[scale_format] / 2
+    too_small = relative < LEAST[scale_format] / (1 + half_step)
+    too_great = relative > GREATEST[scale_format] / (1 - half_step)
+    return too_great.astype(np.int8) - too_small.astype(np.int8)
+
+
+def is_an_end(scales: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> npt.NDArray[np.bool_]:
+    """Whether each of some scales of a format is its smallest, or its greatest: another may be wanted there."""
+    relative, step = _relative(scales, global_scale), ABOVE[scale_format]
+    least, greatest = LEAST[scale_format] * 1.5, GREATEST[scale_format] * (1 - step / 4)  # whose neighbours are farther
+    found: npt.NDArray[np.bool_] = (relative < least) | (relative > greatest)
+    return found
+
+
+def global_scale_of(full: float) -> float:
+    """The global scale of a tensor: its greatest unit gets the greatest float8, 448.
+
+    The smallest float32 that lets 448 times it be the scale that covers the tensor. That one is known from the
+    tensor's extremes before anything is searched; no scale of a unit that covers its own range is greater.
+
+    Args:
+        full: the scale that covers the range of the whole tensor.
+
+    >>> global_scale_of(448.0), global_scale_of(6.0) * 448 >= 6.0
+    (1.0, True)
+    """
+    return float(at_least(full / GREATEST["float8_e4m3fn"], "float32"))

@@ -2,26 +2,31 @@
 
 A format is a sorted array of representable values, its levels, with zero among them; a quantizer multiplies it by a
 scale. Integer formats may be shifted by a zero point as well: symmetric schemes fix it, affine ones leave it to the
-search.
+search. A quantizer is known by its scale, above 0, and by how many levels lie below zero.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.scale_formats import SCALE_FORMATS
+from klcal.quantizers.scale_formats import RELATIVE, SCALE_FORMATS, UNSIGNED
 
-__all__ = ["DTYPES", "Scheme", "check_range", "parse_range"]
+__all__ = ["DTYPES", "KINDS", "Kind", "Scheme", "check_range", "parse_range"]
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+Kind = Literal["symmetric", "symmetric-full", "symmetric-signed", "affine"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LEAST_BITS, MOST_BITS = 2, 16  # of an integer format: with one bit, zero would be no level of a symmetric one
 DTYPES = (
@@ -34,19 +39,25 @@ KNOWN = f"use int2 to int16, uint2 to uint16, {', '.join(FLOATS)}"
 
 @dataclass(frozen=True)
 class Scheme:
-    """A number format, symmetric or affine.
+    """A number format, and which of its integers are used around which zero point.
 
-    Symmetric leaves out the least integer, so that both signs have equally many levels: int8 uses
-    −127..127 with zero point 0, uint8 uses 1..255 with zero point 128. Affine uses every integer, and its
-    zero point is a result of the calibration. Floating-point formats have no zero point; they count as symmetric.
+    symmetric         leaves out the smallest integer, so that both signs have equally many levels: int8 uses −127..127
+                      with zero point 0, uint8 uses 1..255 with zero point 128
+    symmetric-full    the same zero point, every integer: int4 uses −8..7
+    symmetric-signed  the same integers, and the scale that is deployed may be negative, so that either sign may have
+                      the level more: −8..7 times −0.1 is −0.7..0.8
+    affine            every integer, and the zero point is a result of the calibration
 
-    >>> Scheme("int8", symmetric=True).size, Scheme.parse("uint8").name
+    Floating-point formats have no zero point; they count as symmetric.
+
+    >>> Scheme("int8", "symmetric").size, Scheme.parse("uint8").kind
     (255, 'affine')
     """
 
     dtype: str
-    symmetric: bool
+    kind: Kind
     scale_format: str = "float32"  # what the hardware wants the scale in
+    global_scale: float = 1.0  # of the tensor, to which its scales are relative in float8_e4m3fn
 
     @staticmethod
     def parse(dtype: str, scheme: str = "auto", scale_format: str = "float32") -> Scheme:
@@ -57,19 +68,49 @@ class Scheme:
         """
         if dtype not in DTYPES:
             raise UsageError(f"unknown dtype {dtype!r}", KNOWN)
-        if scheme not in ("auto", "symmetric", "affine"):
-            raise UsageError(f"unknown scheme {scheme!r}", "use auto, symmetric or affine")
+        if scheme not in ("auto", *KINDS):
+            raise UsageError(f"unknown scheme {scheme!r}", f"use auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         if scheme == "affine" and dtype in FLOATS:
             raise UsageError(f"{dtype} has no zero point to search", "use --scheme symmetric")
+        if scheme not in ("auto", "symmetric") and dtype in FLOATS:
+            raise UsageError(f"{dtype} has its own levels on both sides of zero", "use --scheme symmetric")
         if scale_format not in SCALE_FORMATS:
             raise UsageError(f"unknown scale format {scale_format!r}", f"use one of {', '.join(SCALE_FORMATS)}")
-        symmetric = scheme == "symmetric" or (scheme == "auto" and not dtype.startswith("uint"))
-        return Scheme(dtype, symmetric, scale_format)
+        if scheme == "symmetric-signed" and scale_format in UNSIGNED:
+            raise UsageError(f"{scale_format} has no negative scales", "use --scheme symmetric-full")
+        if scheme == "auto":
+            scheme = "affine" if dtype.startswith("uint") else "symmetric"
+        return Scheme(dtype, cast(Kind, scheme), scale_format)
 
     @property
-    def name(self) -> str:
-        """Either "symmetric" or "affine"."""
-        return "symmetric" if self.symmetric else "affine"
+    def symmetric(self) -> bool:
+        """Whether the zero point is fixed."""
+        return self.kind != "affine"
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether scales are relative to a global scale of the tensor."""
+        return self.scale_format in RELATIVE
+
+    @property
+    def of_one_unit(self) -> Scheme:
+        """That of a tensor with a single scale: relative to itself it would say nothing, so it is a float32."""
+        return replace(self, scale_format="float32") if self.is_relative else self
+
+    def check_units(self, some: bool) -> None:
+        """Refuses scales that are relative to a global one where no tensor has more than one.
+
+        Args:
+            some: whether channels, groups or blocks have a scale each.
+
+        Raises:
+            UsageError: says what to give instead.
+        """
+        if self.is_relative and not some:
+            raise UsageError(
+                f"{self.scale_format} scales are relative to a global scale of their tensor",
+                "give its units scales with --per group:16, channel or block:128,128, or use --scale-format float32",
+            )
 
     @property
     def is_float(self) -> bool:
@@ -78,8 +119,13 @@ class Scheme:
 
     @property
     def is_even(self) -> bool:
-        """Whether the levels below zero mirror those above."""
-        return not self.is_float or bool(np.array_equal(self.above, self.below))
+        """Whether the levels that any candidate may have are the same on both sides of zero."""
+        return bool(np.array_equal(self.above, self.below))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all candidates have the same levels, so that a scale alone is searched."""
+        return self.belows.size == 1
 
     @cached_property
     def integers(self) -> range:
@@ -89,7 +135,7 @@ class Scheme:
         signed = not self.dtype.startswith("u")
         bits = int(re.sub(r"\D", "", self.dtype))
         least = -(1 << (bits - 1)) if signed else 0
-        return range(least + self.symmetric, least + (1 << bits))
+        return range(least + (1 if self.kind == "symmetric" else 0), least + (1 << bits))
 
     @property
     def size(self) -> int:
@@ -98,20 +144,33 @@ class Scheme:
 
     @cached_property
     def zero(self) -> int:
-        """How many levels lie below zero, where that is fixed: in a symmetric scheme."""
+        """How many levels lie below zero where the zero point is fixed, under a scale above 0."""
         return int(np.flatnonzero(FLOATS[self.dtype] == 0)[0]) if self.is_float else self.size // 2
+
+    @cached_property
+    def belows(self) -> Integers:
+        """The options of the search: how many levels may lie below zero, the preferred one of two first if signed.
+
+        >>> Scheme("int4", "symmetric-signed").belows.tolist(), Scheme("uint2", "affine").belows.tolist()
+        ([8, 7], [0, 1, 2, 3])
+        """
+        if self.kind == "affine":
+            return np.arange(self.size)
+        return np.array([self.zero, self.zero - 1] if self.kind == "symmetric-signed" else [self.zero])
 
     @cached_property
     def above(self) -> Floats:
         """The levels above zero that any candidate may have, ascending, in units of the scale."""
         if self.is_float:
             return FLOATS[self.dtype][self.zero + 1 :]
-        return np.arange(1.0, self.size - self.zero if self.symmetric else self.size)
+        return np.arange(1.0, self.size - self.belows.min())
 
     @cached_property
     def below(self) -> Floats:
         """The magnitudes of the levels below zero, ascending, in units of the scale."""
-        return -FLOATS[self.dtype][: self.zero][::-1] if self.is_float else self.above
+        if self.is_float:
+            return -FLOATS[self.dtype][: self.zero][::-1]
+        return np.arange(1.0, self.belows.max() + 1)
 
     def sides(self, below: int) -> tuple[Floats, Floats]:
         """The levels above zero, and the magnitudes of those below, where ``below`` of them lie there."""

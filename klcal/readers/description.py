@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from klcal.tables.table import Status
+from klcal.tables.status import Status
 
 __all__ = ["CHUNK_BYTES", "PART_BYTES", "Chunk", "Description", "Part"]
 

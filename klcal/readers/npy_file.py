@@ -18,7 +18,7 @@ from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
-from klcal.tables.table import Status
+from klcal.tables.status import Status
 
 __all__ = ["HEAD_BYTES", "Header", "describe", "described", "parse"]
 

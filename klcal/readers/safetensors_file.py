@@ -16,9 +16,10 @@ from klcal.readers import strict_json
 from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
-from klcal.tables.table import Status
+from klcal.tables.schema import TABLE
+from klcal.tables.status import Status
 
-__all__ = ["Entry", "describe", "header_length", "parse"]
+__all__ = ["LENGTH_BYTES", "Entry", "checked_entries", "describe", "header_length", "parse"]
 
 LENGTH_BYTES = 8  # of the header's length, little endian
 MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the library allows three times as many, which no file needs
@@ -87,12 +88,14 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     """
     length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
     start = LENGTH_BYTES + length
-    entries = parse(file.read(LENGTH_BYTES, length), file.size - start)
+    entries, metadata = checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start)
+    if metadata.get("schema") == TABLE:
+        raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
     return [_description(entry, file, start) for entry in entries]
 
 
-def header_length(head: bytes, size: int) -> int:
-    """Bytes of the header of a file that begins with ``head`` and has ``size`` bytes.
+def header_length(head: bytes, size: int, most: int = MAX_HEADER_BYTES) -> int:
+    """Bytes of the header of a file that begins with ``head`` and has ``size`` bytes, ``most`` of them allowed.
 
     Raises:
         InputError: If it is longer than allowed or than the file.
@@ -100,7 +103,7 @@ def header_length(head: bytes, size: int) -> int:
     if len(head) < LENGTH_BYTES:
         raise InputError(f"a .safetensors file needs {LENGTH_BYTES} bytes at least, this one has {size}", INCOMPLETE)
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
-    if length > MAX_HEADER_BYTES:
+    if length > most:
         what = f"it is not a .safetensors file, or damaged: its header would have {length:,} bytes"
         raise InputError(what, DAMAGED)
     if LENGTH_BYTES + length > size:
@@ -119,7 +122,11 @@ def parse(header: bytes, data_bytes: int) -> tuple[Entry, ...]:
         InputError: If the header is no strict JSON, or its tensors do not cover the data exactly, each
             byte once: what is left over or shared could show another file to another reader.
     """
-    found = strict_json.parse(header)
+    return checked_entries(strict_json.parse(header), data_bytes)[0]
+
+
+def checked_entries(found: dict[str, Any], data_bytes: int) -> tuple[tuple[Entry, ...], dict[str, str]]:
+    """``parse`` of a header's JSON, which it uses up, and the metadata that stand in it."""
     metadata = found.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InputError("its __metadata__ are not a map of text to text", DAMAGED)
@@ -134,7 +141,7 @@ def parse(header: bytes, data_bytes: int) -> tuple[Entry, ...]:
         raise InputError(f"its tensors need {position:,} bytes of data, the file has {data_bytes:,}", INCOMPLETE)
     if position < data_bytes:
         raise InputError(f"{data_bytes - position:,} bytes at its end belong to no tensor", DAMAGED)
-    return tuple(entries)
+    return tuple(entries), metadata
 
 
 def _entry(name: str, fields: Any) -> Entry:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from klcal.errors import InputError
 
-__all__ = ["MAX_BYTES", "parse"]
+__all__ = ["MAX_BYTES", "parse", "unique"]
 
 DAMAGED = "download or save it again"
 FEWER = "save fewer tensors in a file"
@@ -22,22 +22,23 @@ MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
 
 
-def parse(text: bytes) -> dict[str, Any]:
+def parse(text: bytes, max_bytes: int | None = None, max_values: int | None = None) -> dict[str, Any]:
     """The object that ``text`` holds.
 
     Raises:
         InputError: If it is anything else.
     """
-    if len(text) > MAX_BYTES:
-        raise InputError(f"the JSON has {len(text):,} bytes; {MAX_BYTES:,} are allowed", FEWER)
-    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:  # known before they take memory
-        raise InputError(f"the JSON has more than {MAX_VALUES:,} values", FEWER)
+    max_bytes, max_values = max_bytes or MAX_BYTES, max_values or MAX_VALUES
+    if len(text) > max_bytes:
+        raise InputError(f"the JSON has {len(text):,} bytes; {max_bytes:,} are allowed", FEWER)
+    if sum(map(text.count, (b",", b"[", b"{"))) > max_values:  # known before they take memory
+        raise InputError(f"the JSON has more than {max_values:,} values", FEWER)
     if not text.startswith(b"{"):
         raise InputError("the JSON does not begin with '{'", DAMAGED)
     try:
         found = json.loads(
             text.decode(),
-            object_pairs_hook=_object,
+            object_pairs_hook=unique,
             parse_int=_number,
             parse_constant=_refuse,
         )
@@ -49,7 +50,12 @@ def parse(text: bytes) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs, for ``json.loads``.
+
+    Raises:
+        InputError: If a key is there twice.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise InputError("the JSON has a key twice in one object", DAMAGED)

@@ -2,7 +2,7 @@
 
 A candidate is a scale and the number of levels below zero. Its cells are the nearest-value intervals of its
 levels, the end cells as wide as if they were mirrored; each cell is cut into equal sub-bins. Both costs are sums over
-cells of prefix sums (``klcal.sketches.distribution``), with candidates as an array axis.
+cells of prefix sums (``klcal.sketches.prefix_sums``), with candidates as an array axis.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.scheme import Scheme
-from klcal.sketches.distribution import Law, Side
+from klcal.sketches.prefix_sums import PrefixSums, Side
 
-__all__ = ["belows", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
+__all__ = ["cell_edges", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -22,31 +22,27 @@ Integers = npt.NDArray[np.int64]
 EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
 
 
-def belows(scheme: Scheme) -> Integers:
-    """The options: how many levels may lie below zero. A fixed number if symmetric, any if affine."""
-    return np.array([scheme.zero]) if scheme.symmetric else np.arange(scheme.size)
-
-
-def squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
+def squared_errors(sums: PrefixSums, scheme: Scheme, scales: Floats) -> Floats:
     """Mean squared error per nonzero value, (candidates, options) for (candidates,) scales.
 
-    The options are those of ``belows``. With levels v_k of one sign, v_0 = 0, and edges e_k = (v_{k−1} + v_k)/2 between
-    them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
+    The options are those of ``scheme.belows``. With levels v_k of one sign, v_0 = 0, and edges
+    e_k = (v_{k−1} + v_k)/2 between them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
     """
     rows = max(1, EDGES_AT_ONCE // scheme.size)
-    parts = [_squared_errors(law, scheme, scales[i : i + rows]) for i in range(0, scales.size, rows)]
+    parts = [_squared_errors(sums, scheme, scales[i : i + rows]) for i in range(0, scales.size, rows)]
     return np.concatenate(parts)
 
 
-def _squared_errors(law: Law, scheme: Scheme, scales: Floats) -> Floats:
-    sides = zip(law.sides, (scheme.above, scheme.below), strict=True)
+def _squared_errors(sums: PrefixSums, scheme: Scheme, scales: Floats) -> Floats:
+    sides = zip(sums.sides, (scheme.above, scheme.below), strict=True)
     above, below = (_saved(side, scales, levels) for side, levels in sides)
-    if scheme.symmetric:
+    if scheme.is_fixed:
         saved = (above.sum(axis=1) + below.sum(axis=1))[:, None]
     else:
         none = np.zeros((scales.size, 1))
-        saved = np.hstack([above.cumsum(axis=1)[:, ::-1], none]) + np.hstack([none, below.cumsum(axis=1)])
-    mean: Floats = np.maximum(law.energy - saved, 0.0) / law.size
+        over, under = (np.hstack([none, side.cumsum(axis=1)]) for side in (above, below))
+        saved = over[:, scheme.size - 1 - scheme.belows] + under[:, scheme.belows]
+    mean: Floats = np.maximum(sums.energy - saved, 0.0) / sums.size
     return mean
 
 
@@ -60,9 +56,9 @@ def _saved(side: Side, scales: Floats, levels: Floats) -> Floats:
     return saved
 
 
-def sub_bins(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
+def sub_bins(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """Values in each sub-bin and, first and last, clipped below and above: (candidates, levels · sub + 2)."""
-    positive, negative = law.sides
+    positive, negative = sums.sides
     relative, zeros = relative_edges(scheme, below, sub)
     first = np.searchsorted(relative, zeros.min(), side="right") - 1  # the last edge below zero
     last = np.searchsorted(relative, zeros.max(), side="left") + 1  # behind the first above
@@ -81,22 +77,25 @@ def relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, F
     """The edges of all sub-bins in units of the scale, and where zero lies among them for each candidate."""
     if not scheme.is_float:
         return np.arange(scheme.size * sub + 1) / sub - 0.5, below.astype(np.float64)
-    levels = FLOATS[scheme.dtype]
-    between = middles(levels)
-    start, end = 2 * levels[0] - between[0], 2 * levels[-1] - between[-1]
-    cells = np.concatenate([[start], between, [end]])
+    cells = cell_edges(FLOATS[scheme.dtype])
     edges = cells[:-1, None] + np.diff(cells)[:, None] * (np.arange(sub) / sub)
-    return np.append(edges, end), np.zeros(below.size)
+    return np.append(edges, cells[-1]), np.zeros(below.size)
 
 
-def divergences(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
+def cell_edges(levels: Floats) -> Floats:
+    """Between ascending levels, and beyond them: the end cells are as wide as if they were mirrored."""
+    between = middles(levels)
+    return np.concatenate([[2 * levels[0] - between[0]], between, [2 * levels[-1] - between[-1]]])
+
+
+def divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """D(P‖Q) of each candidate, in nats: finite, at least 0, at most ln(sub).
 
     P is the law of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
     evenly over its occupied sub-bins. D = Σ p·ln p − Σ S·ln(S/Z), with S the mass of a cell and Z its
     occupied sub-bins.
     """
-    return spread_within_cells(sub_bins(law, scheme, scales, below, sub), law.size, sub)
+    return spread_within_cells(sub_bins(sums, scheme, scales, below, sub), sums.size, sub)
 
 
 def spread_within_cells(counts: Floats, size: npt.ArrayLike, sub: int) -> Floats:

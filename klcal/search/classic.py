@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.quantizers.scale_formats import LEAST, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import belows, sub_bins
-from klcal.search.one_unit import STEPS_PER_OCTAVE, Choice, Span, full_choice, grid_scales, least, rounded, valid
-from klcal.sketches.distribution import Law
+from klcal.search.candidate_costs import sub_bins
+from klcal.search.choices import Candidates, Choices, Spans, full_choices, least, valid
+from klcal.sketches.prefix_sums import PrefixSums
 
 __all__ = ["classic_divergences", "least_classic"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+STEPS_PER_OCTAVE = 280  # scales of the grid: steps of 0.25 %
 MAX_OCTAVES = 12  # deepest scale tried below the full range; the bound stops far earlier
 BATCH = 16  # scales between two looks at the bound
 COARSE_STEP = 16  # fine steps between two scales of the coarse affine grid: 4 %
@@ -42,7 +45,7 @@ class _Judged(NamedTuple):
     loss: Floats
 
 
-def classic_divergences(law: Law, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
+def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """D(P‖Q) of the literature (Migacz, GTC 2017, S7310), in nats, on sub-bins that follow the candidate.
 
     P has the clipped mass folded into the outermost sub-bins, Q has not; each level of Q is spread evenly over the
@@ -50,7 +53,7 @@ def classic_divergences(law: Law, scheme: Scheme, scales: Floats, below: Integer
     1 − c, as in ncnn and Caffe2: normalised, D would lose −ln(1 − c), and fall to 0 once all but one sub-bin is
     clipped.
     """
-    counts = sub_bins(law, scheme, scales, below, sub)
+    counts = sub_bins(sums, scheme, scales, below, sub)
     inside = counts[:, 1:-1].reshape(scales.size, scheme.size, sub)
     occupied = np.maximum(np.count_nonzero(inside, axis=2), 1)
     even = inside.sum(axis=2) / occupied
@@ -60,75 +63,119 @@ def classic_divergences(law: Law, scheme: Scheme, scales: Floats, below: Integer
     p[:, -1] += counts[:, -1]
     with np.errstate(divide="ignore"):
         terms = p * np.where(p > 0, np.log(np.where(p > 0, p, 1.0)) - np.log(q), 0.0)
-    nats: Floats = np.maximum(terms.sum(axis=1) / law.size, 0.0)
+    nats: Floats = np.maximum(terms.sum(axis=1) / sums.size, 0.0)
     return nats
 
 
-def least_classic(law: Law, scheme: Scheme, span: Span, sub: int, also: list[Choice]) -> Choice:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Unit:
+    """What is searched."""
+
+    sums: PrefixSums
+    scheme: Scheme
+    spans: Spans  # of one unit; no candidate is wider
+    full: float  # the scale that covers it
+    sub: int
+
+
+def least_classic(sums: PrefixSums, scheme: Scheme, spans: Spans, sub: int, also: list[Choices]) -> Choices:
     """The candidate of least classic divergence, among a grid and those of ``also``.
 
     Symmetric: every scale of the grid, as D is jagged. Affine: both ends at 4 % (1 % up to 4 bits), then finely around
     the best of them; D has minima between those, so that a dense search may find some percent less.
+
+    Args:
+        sums: of one unit.
+        scheme: what it is quantized to.
+        spans: of one unit: the widest range that may be kept.
+        sub: into how many sub-bins each cell is cut.
+        also: further candidates.
     """
-    full = full_choice(scheme, span)
+    full = full_choices(scheme, spans)
     if sub == 1:
         return full  # nothing within a cell is seen, so only clipping costs
-    scale, below = (np.array(column) for column in zip(full, *also, strict=True))
-    judged = [_judge(law, scheme, sub, scale, below)]
+    bounded = spans._replace(bounded=np.ones(1, bool))
+    unit = _Unit(sums=sums, scheme=scheme, spans=bounded, full=float(full.scale[0]), sub=sub)
+    scale, below = (np.concatenate(column) for column in zip(full, *also, strict=True))
+    judged = [_judge(unit, scale, below)]
     best = float(judged[0].loss.min())
     if scheme.symmetric:
-        judged += _exhaust(law, scheme, span, sub, best, step=1, shift=1)
+        judged += _exhaust(unit, best, step=1, shift=1)
     else:
         shift = max(1, scheme.size // SHIFTS)
-        step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP
-        judged += _exhaust(law, scheme, span, sub, best, step=step, shift=shift)
+        judged += _exhaust(unit, best, step=FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP, shift=shift)
         scale, below, loss = _joined(judged)
         seeds = np.argsort(loss, kind="stable")[:ZOOMS]
-        judged += [_zoom(law, scheme, span, sub, scale[seed], below[seed], shift) for seed in seeds]
-    return least(*_joined(judged), full.scale)
+        judged += [_zoom(unit, scale[seed], below[seed], shift) for seed in seeds]
+    every = _joined(judged)
+    loss = every.loss[None]
+    return least(loss, Candidates(every.scale[None], every.below[None], loss), full.scale)
 
 
-def _judge(law: Law, scheme: Scheme, sub: int, scale: Floats, below: Integers) -> _Judged:
+def _judge(unit: _Unit, scale: Floats, below: Integers) -> _Judged:
     if not scale.size:
         return _Judged(scale, below, scale)
-    return _Judged(scale, below, classic_divergences(law, scheme, scale, below, sub))
+    return _Judged(scale, below, classic_divergences(unit.sums, unit.scheme, scale, below, unit.sub))
 
 
 def _joined(judged: list[_Judged]) -> _Judged:
     return _Judged(*(np.concatenate(column) for column in zip(*judged, strict=True)))
 
 
-def _exhaust(
-    law: Law, scheme: Scheme, span: Span, sub: int, best: float, *, step: int, shift: int
-) -> Iterator[_Judged]:
+def _exhaust(unit: _Unit, best: float, *, step: int, shift: int) -> Iterator[_Judged]:
     """Every ``step``-th scale of the grid and every ``shift``-th zero point, until the bound says stop."""
-    full = full_choice(scheme, span).scale
     for start in range(0, MAX_OCTAVES * STEPS_PER_OCTAVE, step * BATCH):
-        scales = rounded(scheme, grid_scales(full, np.arange(start, start + step * BATCH, step)), full)[::-1]
-        allowed = valid(scheme, scales, span)
-        rows, options = np.nonzero(allowed & (allowed.cumsum(axis=1) % shift == 1 % shift))
+        scales = _rounded(unit, _grid_scales(unit.full, np.arange(start, start + step * BATCH, step)))[::-1]
+        allowed = _allowed(unit, scales)
+        every_shift = allowed.cumsum(axis=1) % shift == 1 % shift  # of those that are allowed, from the first on
+        rows, options = np.nonzero(allowed & every_shift)
         if not rows.size:  # their ends are beyond float32
             continue
-        scale, below = scales[rows], belows(scheme)[options]
-        hopeful = _clipped(law, scheme, scale, below) <= -math.expm1(-best)
+        scale, below = scales[rows], unit.scheme.belows[options]
+        hopeful = _clipped(unit, scale, below) <= -math.expm1(-best)
         if not hopeful.any():
             return
-        yield (judged := _judge(law, scheme, sub, scale[hopeful], below[hopeful]))
+        judged = _judge(unit, scale[hopeful], below[hopeful])
+        yield judged
         best = min(best, float(judged.loss.min()))
 
 
-def _clipped(law: Law, scheme: Scheme, scales: Floats, below: Integers) -> Floats:
+def _allowed(unit: _Unit, scales: Floats) -> npt.NDArray[np.bool_]:
+    """Which options may be chosen with which scales: (scales, options)."""
+    shape = scales.size, unit.scheme.belows.size
+    scale, below = np.repeat(scales, shape[1]), np.tile(unit.scheme.belows, shape[0])
+    return valid(unit.scheme, scale[None], below[None], unit.spans).reshape(shape)
+
+
+def _clipped(unit: _Unit, scales: Floats, below: Integers) -> Floats:
     """The share of the values that each candidate clips."""
-    share: Floats = sub_bins(law, scheme, scales, below, 1)[:, [0, -1]].sum(axis=1) / law.size
+    outside = sub_bins(unit.sums, unit.scheme, scales, below, 1)[:, [0, -1]]
+    share: Floats = outside.sum(axis=1) / unit.sums.size
     return share
 
 
-def _zoom(law: Law, scheme: Scheme, span: Span, sub: int, scale: float, below: int, shift: int) -> _Judged:
+def _zoom(unit: _Unit, scale: float, below: int, shift: int) -> _Judged:
     """Fine scales and every other zero point around a coarse affine candidate."""
-    full = full_choice(scheme, span).scale
-    scales = grid_scales(scale, np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP))
-    scales = rounded(scheme, scales[scales <= max(full, scale)], full)[::-1]
-    distance = np.abs(belows(scheme) - below)
+    scales = _grid_scales(scale, np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP))
+    scales = _rounded(unit, scales[scales <= max(unit.full, scale)])[::-1]
+    distance = np.abs(unit.scheme.belows - below)
     near = (distance <= shift) & ((distance % 2 == 0) | (distance == 1))
-    rows, options = np.nonzero(valid(scheme, scales, span) & near)
-    return _judge(law, scheme, sub, scales[rows], belows(scheme)[options])
+    rows, options = np.nonzero(_allowed(unit, scales) & near)
+    return _judge(unit, scales[rows], unit.scheme.belows[options])
+
+
+def _grid_scales(full: float, steps: Integers) -> Floats:
+    """Scales of the logarithmic grid, ``steps`` below the full one."""
+    return full * np.exp2(-steps / STEPS_PER_OCTAVE)
+
+
+def _rounded(unit: _Unit, scales: Floats) -> Floats:
+    """The scales of the format next to some scales, ascending: none above all of them and the full one."""
+    scale_format, shared = unit.scheme.scale_format, unit.scheme.global_scale
+    if scale_format == "float32":  # which is finer than the steps between them: rounded once, at the end
+        return np.unique(scales)
+    near = [rounding(scales, scale_format, shared) for rounding in (at_most, at_least, nearest_scale)]
+    found = np.unique(np.concatenate(near))
+    least = LEAST[scale_format] * shared
+    kept: Floats = found[(found >= least) & (found <= max(unit.full, scales.max(initial=0.0)))]
+    return kept

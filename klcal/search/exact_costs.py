@@ -1,114 +1,141 @@
-"""What a deployed quantizer does to the values of a law: its error and what it clips, for the table.
+"""What a quantizer for each unit does to its values, for the table: its error, what it clips, what becomes 0.
 
-The search compares thousands of candidates by prefix sums; this looks at one, bucket by bucket, where nothing
-cancels, with the scale as printed.
+The search compares many candidates; this looks at one for each unit, piece by piece, where nothing cancels, with the
+scale as printed.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.quantizers.code_points import middles
+from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scheme import Scheme
-from klcal.sketches.distribution import Law, Pieces
+from klcal.sketches.distribution import Distribution
 
-__all__ = ["Distortion", "distortion", "integral", "piece_clipped", "piece_errors", "point_errors"]
+__all__ = ["ExactCosts", "exact_costs", "integral"]
 
 Floats = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-THIN = 1e-6  # relative width of a bucket below which its integral has no digits left: it is a point then
-
-
-class Distortion(NamedTuple):
-    """Sums over the nonzero values."""
-
-    squared_error: float
-    clipped: float  # values that round beyond qmin or qmax
-
-    def sqnr_db(self, energy: float) -> float | None:
-        """10·log₁₀(Σx² / Σ(x − x̂)²), or None where there is no error."""
-        return 10 * math.log10(energy / self.squared_error) if self.squared_error > 0 else None
+THIN = 1e-6  # relative width of a piece below which its integral has no digits left: it is a point then
 
 
-def distortion(law: Law, scheme: Scheme, scale: float, below: int) -> Distortion:
-    """Σ(x − x̂)² and the number of clipped values, values inside a bucket counting as uniform."""
-    above, under = (
-        _side(pieces, scale, np.append(0.0, levels))
-        for pieces, levels in zip((law.positive, law.negative), scheme.sides(below), strict=True)
-    )
-    return Distortion(above[0] + under[0], above[1] + under[1])
+class ExactCosts(NamedTuple):
+    """Sums over the nonzero values of each unit: (units,)."""
+
+    squared_error: Floats  # Σ(x − x̂)²
+    clipped: Floats  # values that round beyond the lowest or the highest level
+    rounded_to_zero: Floats  # values that become 0
 
 
-def _side(pieces: Pieces, scale: float, levels: Floats) -> tuple[float, float]:
-    start, end = pieces.inner / scale, pieces.outer / scale
-    error = piece_errors(start, end, levels)
-    clipped = piece_clipped(start, end, levels)
-    return scale**2 * float(np.sum(pieces.counts * error)), float(np.sum(pieces.counts * clipped))
+def exact_costs(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers) -> ExactCosts:
+    """What a quantizer for each unit costs; values inside an interval count as uniform.
+
+    Args:
+        distribution: of the units.
+        scheme: what they are quantized to.
+        scale: (units,), positive.
+        below: (units,): levels below zero.
+    """
+    under, above = level_ends(below, scheme)
+    if distribution.exact.all() and not scheme.is_float:
+        return _of_points(distribution, scale, under, above)
+    unit = distribution.unit
+    start, end = distribution.inner / scale[unit], distribution.outer / scale[unit]
+    costs = np.empty((3, unit.size))
+    for some, last, levels in (
+        (~distribution.negative, above, scheme.above),
+        (distribution.negative, under, scheme.below),
+    ):
+        if some.any():
+            costs[:, some] = _side(start[some], end[some], np.append(0.0, levels), last[unit[some]])
+    error, clipped, zero = (distribution.sums(distribution.counts * each) for each in costs)
+    return ExactCosts(error * scale**2, clipped, zero)
 
 
-def piece_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
-    """Mean squared error of magnitudes in [start, end], in units of the scale.
+def _of_points(distribution: Distribution, scale: Floats, under: Floats, above: Floats) -> ExactCosts:
+    """``exact_costs`` of integers, where values are known exactly."""
+    each = distribution.pieces
+    steps = distribution.values / np.repeat(scale, each)
+    level = np.rint(steps)
+    last = np.clip(level, np.repeat(-under, each), np.repeat(above, each))
+    clipped, lost = (distribution.sums(distribution.counts * mask) for mask in (level != last, last == 0))
+    steps -= last
+    steps *= steps
+    return ExactCosts(distribution.sums(distribution.counts * steps) * scale**2, clipped, lost)
+
+
+def _side(start: Floats, end: Floats, levels: Floats, last: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean squared error, share clipped and share that becomes 0 of magnitudes in [start, end], in steps.
 
     Args:
         start: inner ends of pieces of one sign.
         end: outer ends; the same for points.
         levels: magnitudes of the levels of that sign from zero on.
-        last: the number of the last level in use, where it differs from piece to piece: of integers.
+        last: the highest one in use, for each piece.
     """
+    is_point = end - start <= THIN * end
+    if not is_point.any():
+        return _intervals(start, end, levels, last)
+    found = np.empty((3, start.size))
+    found[:, is_point] = _points((start[is_point] + end[is_point]) / 2, levels, last[is_point])
+    if not is_point.all():
+        broad = ~is_point
+        found[:, broad] = _intervals(start[broad], end[broad], levels, last[broad])
+    return found[0], found[1], found[2]
+
+
+def _points(steps: Floats, levels: Floats, last: Floats) -> tuple[Floats, Bools, Bools]:
+    """``_side`` of points: ties go to the even level."""
+    if _are_even(levels):
+        level = np.rint(steps)
+        beyond: Bools = level > last
+        level = np.minimum(level, last)
+    else:
+        number = np.searchsorted(middles(levels), steps)
+        level = levels[number]
+        beyond = _is_beyond(steps, levels)
+    error = steps - level
+    return error * error, beyond, level == 0
+
+
+def _is_beyond(steps: Floats, levels: Floats) -> Bools:
+    """Whether values round beyond the last of some uneven levels, if these went on as they end."""
+    limit = levels[-1] + (levels[-1] - levels[-2]) / 2
+    beyond: Bools = steps >= limit if levels.size % 2 == 0 else steps > limit
+    return beyond
+
+
+def _intervals(start: Floats, end: Floats, levels: Floats, last: Floats) -> tuple[Floats, Floats, Floats]:
+    """``_side`` of values that are spread evenly."""
     width = end - start
-    thin = width <= THIN * end
-    if not thin.any():
-        return (integral(end, levels, last) - integral(start, levels, last)) / width
-    broad = (integral(end, levels, last) - integral(start, levels, last)) / np.where(thin, 1.0, width)
-    return np.where(thin, point_errors(start, end, levels, last), broad)
-
-
-def point_errors(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
-    """As ``piece_errors``, but of the middles."""
-    middle = (start + end) / 2
-    cell = _cell(middle, levels, last)
-    error = middle - (cell if _are_even(levels) else levels[cell])
-    return error * error
-
-
-def piece_clipped(start: Floats, end: Floats, levels: Floats, last: Floats | None = None) -> Floats:
-    """Share of values that round beyond the last level, of the pieces of ``piece_errors``."""
-    width, middle = end - start, (start + end) / 2
-    thin = width <= THIN * end
-    number = np.array(levels.size - 1.0) if last is None else last
-    limit = number + 0.5
-    if last is None and levels.size > 1:
-        limit = levels[-1] + (levels[-1] - levels[-2]) / 2
-    beyond = np.where(number % 2 == 1, middle >= limit, middle > limit)  # a tie goes to the even level
-    return np.where(thin, beyond, np.clip((end - limit) / np.where(thin, 1.0, width), 0.0, 1.0))
+    limit = last + (0.5 if _are_even(levels) else (levels[-1] - levels[-2]) / 2)
+    error = (integral(end, levels, last) - integral(start, levels, last)) / width
+    clipped = np.clip((end - limit) / width, 0.0, 1.0)
+    lost = np.where(last > 0, np.clip((levels[1] / 2 - start) / width, 0.0, 1.0), 1.0)
+    return error, clipped, lost
 
 
 def _are_even(levels: Floats) -> bool:
     return bool(levels[-1] == levels.size - 1)  # they ascend from zero; those of no float format are the integers
 
 
-def _cell(steps: Floats, levels: Floats, last: Floats | None) -> Floats | Numbers:
-    """The number of the level nearest to each of some steps."""
-    if _are_even(levels):
-        return np.minimum(np.floor(steps + 0.5), levels[-1] if last is None else last)
-    return np.searchsorted(middles(levels), steps)
-
-
-def integral(steps: Floats, levels: Floats, last: Floats | None = None) -> Floats:
-    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, or the last in use."""
-    cell = _cell(steps, levels, last)
+def integral(steps: Floats, levels: Floats, last: Floats) -> Floats:
+    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use."""
     if _are_even(levels):  # every whole cell adds 1/12
+        cell = np.minimum(np.floor(steps + 0.5), last)
         return (cell / 4 + _cube(steps - cell)) / 3
     edges = middles(levels)
+    number = np.searchsorted(edges, steps)
     starts = np.append(0.0, edges)  # of the cells
     before = _cube(starts - levels)
     whole = np.append(0.0, (_cube(edges - levels[:-1]) - before[:-1]).cumsum())
-    return (whole[cell] + _cube(steps - levels[cell]) - before[cell]) / 3
+    return (whole[number] + _cube(steps - levels[number]) - before[number]) / 3
 
 
 def _cube(values: Floats) -> Floats:

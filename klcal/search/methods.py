@@ -14,10 +14,10 @@ import numpy as np
 
 from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import divergences
+from klcal.search.choices import Choices, Spans, full_choices
 from klcal.search.classic import least_classic
-from klcal.search.one_unit import Choice, Span, explore, full_choice, least_loss
-from klcal.sketches.distribution import Law, Side
+from klcal.search.units import least_loss
+from klcal.sketches.distribution import Distribution
 
 __all__ = [
     "KL",
@@ -37,14 +37,13 @@ MIN_WEIGHT = 1e-3  # of it: below, `kl` clips nearly everything, as D alone does
 WEIGHT = 4.0  # of the squared error in `kl`: its MSE stays within 1 + D/2 of the least
 
 PERCENTILE = "write percentile:99.99"
-REFINED = 1.1  # slack up to which the candidates of the MSE search already hold all that can win
 
 
 class Method(Protocol):
-    """Chooses a quantizer for a law of values. Pure."""
+    """Chooses a quantizer for each of some units. Pure."""
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """The choice for a law that is not empty, within a span of positive width."""
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """The choices for units that have values, within spans of positive width; no unit depends on another."""
 
 
 def sub_bins_per_cell(bins: int, levels: int) -> int:
@@ -94,44 +93,36 @@ class KL(_Text):
             hint = f"it is a number, at least {MIN_WEIGHT} and finite, 4 by default"
             raise UsageError(f"the weight is {self.weight!r}", hint)
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """The exact least loss over the candidates of ``klcal.search.one_unit.explore``."""
-        sub = sub_bins_per_cell(self.bins, scheme.size)
-        candidates = explore(law, scheme, span, slack=1.0)
-        if sub > 1:
-            best = np.argmin(candidates.mse)
-            scale, below = candidates.scale[best, None], candidates.below[best, None]
-            divergence = divergences(law, scheme, scale, below, sub)[0]
-            slack = 1 + 2 * float(divergence) / self.weight
-            if slack > REFINED:
-                candidates = explore(law, scheme, span, slack)
-        return least_loss(law, scheme, sub, candidates, self.weight)
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """The least loss over the candidates of ``klcal.search.units``; of the MSE where values are too few for D."""
+        return least_loss(distribution, scheme, spans, sub_bins_per_cell(self.bins, scheme.size), self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MSE(_Text):
     """Least mean squared error: Wasserstein-2 between the values and their quantized copy."""
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """The least over the candidates of ``klcal.search.one_unit.explore``."""
-        return least_loss(law, scheme, 1, explore(law, scheme, span, slack=1.0), 1.0)
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """The least over the candidates of ``klcal.search.units``."""
+        return least_loss(distribution, scheme, spans, 1, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax(_Text):
     """The whole range."""
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """Covers the span."""
-        del law
-        return full_choice(scheme, span)
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """Covers the spans."""
+        del distribution
+        return full_choices(scheme, spans)
 
 
 @dataclass(frozen=True)
 class Percentile(_Text):
-    """Keeps this share of the nonzero values, in percent: of |x| if symmetric, else half the rest at each end.
+    """Keeps this share of the nonzero values, in percent: those of least magnitude, whatever the scheme.
 
-    The threshold is the least that keeps so many. Exact zeros do not count, so that a ReLU does not move it.
+    The threshold is the least that keeps so many; affine schemes trim the ends to the data. Exact zeros do not count,
+    so that a ReLU does not move it.
     """
 
     percent: float
@@ -143,35 +134,13 @@ class Percentile(_Text):
     def __str__(self) -> str:
         return f"percentile:{_shortest(self.percent)}"
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """Covers the percentiles, as far as they lie within the span."""
-        cut = law.size * (100 - self.percent) / 100
-        if scheme.symmetric:
-            threshold = _quantile(law.sides, law.size - cut)
-            low, high = -threshold, threshold
-        else:
-            positive, negative = law.sides
-            high = _quantile((positive,), positive.size - cut / 2)
-            low = -_quantile((negative,), negative.size - cut / 2)
-        kept = Span(max(low, span.low), min(high, span.high))
-        if scheme.symmetric:
-            kept = Span(0.0, min(threshold, max(-span.low, span.high)))
-        return full_choice(scheme, kept if kept.low < kept.high else span)
-
-
-def _quantile(sides: tuple[Side, ...], rank: float) -> float:
-    """The least magnitude within which ``rank`` values of these sides lie; 0 if there is none."""
-    if rank <= 0:
-        return 0.0
-    points = np.unique(np.concatenate([np.append(side.edge[1:], side.extreme) for side in sides]))
-    within = np.sum([side.mass_within(points) for side in sides], axis=0)
-    inside = np.nextafter(points, 0.0)  # without what lies at the points themselves
-    below = np.sum([side.mass_within(inside) for side in sides], axis=0)
-    found = min(int(np.searchsorted(within, rank)), points.size - 1)
-    if found == 0 or below[found] < rank:
-        return float(points[found])
-    masses, ends = (within[found - 1], below[found]), points[found - 1 : found + 1]
-    return float(np.interp(rank, masses, ends))
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """Covers what is kept, as far as it lies within the spans."""
+        threshold = distribution.quantiles(distribution.size * self.percent / 100)
+        low, high = np.maximum(-threshold, spans.low), np.minimum(threshold, spans.high)
+        empty = low >= high
+        kept = spans._replace(low=np.where(empty, spans.low, low), high=np.where(empty, spans.high, high))
+        return full_choices(scheme, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,10 +156,17 @@ class KLClassic(_Text):
     def __post_init__(self) -> None:
         _check_bins(self.bins)
 
-    def __call__(self, law: Law, scheme: Scheme, span: Span, /) -> Choice:
-        """The choices of `kl` and `mse` are candidates too: no method has a lower divergence of this kind."""
-        also = [MSE()(law, scheme, span), KL(bins=self.bins)(law, scheme, span)]
-        return least_classic(law, scheme, span, sub_bins_per_cell(self.bins, scheme.size), also)
+    def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
+        """One unit after the other. The choices of `kl` and `mse` are candidates too: no method has a lower D."""
+        also = [method(distribution, scheme, spans) for method in (MSE(), KL(bins=self.bins))]
+        sub = sub_bins_per_cell(self.bins, scheme.size)
+        found = []
+        for unit in range(distribution.units):
+            some = slice(unit, unit + 1)
+            candidates = [Choices(choices.scale[some], choices.below[some]) for choices in also]
+            sums = distribution.prefix_sums(unit)
+            found.append(least_classic(sums, scheme, spans.select(some), sub, candidates))
+        return Choices(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {

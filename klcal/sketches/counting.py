@@ -1,4 +1,4 @@
-"""Values to integer counts: how many fell into each bucket of the float32 bit pattern.
+"""Values to integer counts: which these are, or how many fell into each bucket of the float32 bit pattern.
 
 The key of a bucket is the top 19 bits of the pattern: sign, 8 bits of exponent, 10 of mantissa. So a
 bucket is an interval of fixed relative width (2⁻¹⁰, 0.1 %), no range has to be known beforehand, and every
@@ -13,7 +13,6 @@ L2), so torch counts nothing there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,26 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.quantizers.code_points import float8
+from klcal.sketches.counted import counted_buckets, counted_patterns
+from klcal.sketches.few import Few
+from klcal.sketches.patterns import MANTISSA_BITS, SIGN, TENSOR, Resolution, summed
+from klcal.sketches.sketch import Sketch
 
 __all__ = [
     "BUCKETS",
     "FLOAT_DTYPES",
-    "MANTISSA_BITS",
     "SIGN_KEY",
     "Counter",
-    "Counts",
     "count",
     "counter",
     "merge_buckets",
     "values_of",
 ]
 
-MANTISSA_BITS = 10  # as many as float16 has: lossless for it and for bfloat16
 SHIFT = 23 - MANTISSA_BITS  # bits of a float32 pattern below its key
 BUCKETS = 1 << (32 - SHIFT)  # keys of all patterns
 SIGN_KEY = BUCKETS >> 1  # the key of -0.0; adding it to a magnitude's key makes it negative
 BELOW_KEY = np.uint32((1 << SHIFT) - 1)  # the bits of a pattern that its key drops
-NEGATIVE_ZERO = np.uint32(1 << 31)  # pattern of -0.0
+NEGATIVE_ZERO = SIGN  # its pattern
 NAN = np.float32(np.nan)
 ONE = np.int32(1)  # a Python int would take add.at off its fast path
 
@@ -65,46 +65,30 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What one pass over some values found. All of it merges exactly."""
-
-    keys: Integers = field(default_factory=lambda: np.empty(0, np.int64))  # of the occupied buckets, ascending
-    counts: Integers = field(default_factory=lambda: np.empty(0, np.int64))  # nonzero values in each
-    zeros: int = 0
-    nan: int = 0
-    neg_inf: int = 0
-    pos_inf: int = 0
-    minimum: float = np.inf  # of the finite values that are not zero
-    maximum: float = -np.inf  # (inf, -inf) where there are none
-    exact: bool = True  # every value is the edge of its bucket nearest to zero: nothing was rounded
-
-
 class Counter(Protocol):
-    """Counts flat arrays that come one after the other."""
+    """Counts flat arrays that come one after the other, as one unit."""
 
     def add(self, block: Array) -> None:
         """Count at most ``BLOCK`` values more."""
 
-    def counts(self) -> Counts:
+    def sketch(self) -> Sketch:
         """What all of them were."""
 
 
-def counter(dtype: str) -> Counter:
-    """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order.
+def counter(dtype: str, resolution: Resolution = TENSOR) -> Counter:
+    """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first."""
+    if dtype in ("float32", "float64"):
+        return _FloatCounter(resolution)
+    return _PatternCounter(pattern_values(dtype), resolution)
 
-    float64 is rounded to float32 first; what overflows is counted as infinite.
-    """
-    return _FloatCounter() if dtype in ("float32", "float64") else _PatternCounter(_pattern_values(dtype))
 
-
-def count(chunks: Iterable[Array], dtype: str) -> Counts:
+def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
     """Counts flat arrays of any size: see ``counter``."""
-    found = counter(dtype)
+    found = counter(dtype, resolution)
     for chunk in chunks:
         for start in range(0, chunk.size, BLOCK):
             found.add(chunk[start : start + BLOCK])
-    return found.counts()
+    return found.sketch()
 
 
 def merge_buckets(
@@ -122,26 +106,36 @@ def merge_buckets(
 
 
 class _FloatCounter:
-    """A ``Counter`` of float32, and of what is rounded to it."""
+    """A ``Counter`` of float32, and of float64 as that.
 
-    def __init__(self) -> None:
+    Whole values are counted until there are more than a few; what comes from then on is counted in buckets. The sum of
+    both sketches is that of all values.
+    """
+
+    def __init__(self, resolution: Resolution) -> None:
+        self.resolution = resolution
+        self.few = Few(resolution.few)
+        self.are_few = True
         self.tally = _Tally(BUCKETS)
         self.keys = np.empty(BLOCK, np.intp)
-        self.zeros = np.zeros(3, np.int64)  # positive, negative, and in blocks of nothing else
-        self.nan = self.neg_inf = self.pos_inf = 0
-        self.minimum, self.maximum, self.exact = np.inf, -np.inf, True
+        self.zeros = np.zeros(3, np.int64)  # positive and negative in the tally, and in blocks of nothing else
+        self.nan = self.neg_inf = self.pos_inf = self.overflowed = self.underflowed = 0
+        self.minimum, self.maximum, self.exact = np.inf, -np.inf, True  # of what is in the tally
 
     def add(self, block: Array) -> None:
         values, low, high = _extremes(block)
         if not np.isfinite(low - high):
-            self.nan += int(np.count_nonzero(np.isnan(values)))
-            self.neg_inf += int(np.count_nonzero(values == -np.inf))
-            self.pos_inf += int(np.count_nonzero(values == np.inf))
+            self._count_nonfinite(block)
             values, low, high = _extremes(values[np.isfinite(values)])
+        if block.dtype == np.float64:
+            self.underflowed += int(np.count_nonzero(block) - np.count_nonzero(values)) - (block.size - values.size)
         if low == high == 0:  # masks and padding: nothing to look up
             self.zeros[2] += values.size
             return
         bits = values.view(np.uint32)
+        self.are_few = self.are_few and self.few.add(bits)
+        if self.are_few:
+            return
         if low == 0 or high == 0:
             low, high = _nonzero_extremes(bits, low, high)
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
@@ -151,20 +145,43 @@ class _FloatCounter:
         if self.tally.add(keys, watched=(0, SIGN_KEY)):
             self.zeros[:2] += np.count_nonzero(bits == 0), np.count_nonzero(bits == NEGATIVE_ZERO)
 
-    def counts(self) -> Counts:
+    def _count_nonfinite(self, block: Array) -> None:
+        nan, neg_inf, pos_inf = (int(mask.sum()) for mask in (np.isnan(block), block == -np.inf, block == np.inf))
+        finite = int(np.count_nonzero(np.isfinite(_singles(block))))
+        self.nan, self.neg_inf, self.pos_inf = self.nan + nan, self.neg_inf + neg_inf, self.pos_inf + pos_inf
+        self.overflowed += block.size - finite - nan - neg_inf - pos_inf
+
+    def sketch(self) -> Sketch:
         keys, counts = merge_buckets(*self.tally.buckets(), [0, SIGN_KEY], -self.zeros[:2])
-        zeros = int(self.zeros.sum())
-        extremes = self.minimum, self.maximum
-        return Counts(keys, counts, zeros, self.nan, self.neg_inf, self.pos_inf, *extremes, self.exact)
+        in_buckets = counted_buckets(
+            keys.astype(np.uint32) << np.uint32(SHIFT),
+            counts,
+            exact=self.exact,
+            resolution=self.resolution,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            zeros=int(self.zeros.sum()),
+            nan=self.nan,
+            neg_inf=self.neg_inf,
+            pos_inf=self.pos_inf,
+            overflowed=self.overflowed,
+            underflowed=self.underflowed,
+        )
+        return in_buckets + self.few.sketch(self.resolution)
 
 
 def _extremes(block: Array) -> tuple[Floats, float, float]:
     """The block as float32 and its extremes: NaN if it holds one, (inf, -inf) if it is empty."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = block.astype(np.float32, copy=False)
-        if not values.size:
-            return values, np.inf, -np.inf
+    values = _singles(block)
+    if not values.size:
+        return values, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
         return values, float(values.min()), float(values.max())
+
+
+def _singles(block: Array) -> Floats:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return block.astype(np.float32, copy=False)
 
 
 def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> tuple[float, float]:
@@ -223,47 +240,31 @@ class _Tally:
 class _PatternCounter:
     """A ``Counter`` of 16- and 8-bit floats: of their bit patterns; ``values`` is what each of them stands for."""
 
-    def __init__(self, values: Floats) -> None:
+    def __init__(self, values: Floats, resolution: Resolution) -> None:
         self.tally = _Tally(values.size)
         self.values = values
+        self.resolution = resolution
 
     def add(self, block: Array) -> None:
         self.tally.add(block.view(f"u{block.itemsize}").astype(np.intp))
 
-    def counts(self) -> Counts:
-        patterns, counts = self.tally.buckets()
-        return _weighted(self.values[patterns], counts)
-
-
-def _weighted(values: Floats, counts: Integers) -> Counts:
-    """Counts of distinct float32 values, each standing as often as its count says."""
-    finite = np.isfinite(values)
-    nonzero = finite & (values != 0)
-    bits = values[nonzero].view(np.uint32)
-    keys, bucket_counts = merge_buckets((bits >> np.uint32(SHIFT)).astype(np.int64), counts[nonzero])
-    _, low, high = _extremes(values[nonzero])
-    return Counts(
-        keys,
-        bucket_counts,
-        zeros=int(counts[values == 0].sum()),
-        nan=int(counts[np.isnan(values)].sum()),
-        neg_inf=int(counts[values == -np.inf].sum()),
-        pos_inf=int(counts[values == np.inf].sum()),
-        minimum=low,
-        maximum=high,
-        exact=not (bits & BELOW_KEY).any(),
-    )
+    def sketch(self) -> Sketch:
+        own, counts = self.tally.buckets()
+        patterns = self.values[own].view(np.uint32)
+        order = np.argsort(patterns)
+        found = summed(patterns[order], counts[order], np.array([0, patterns.size]))  # all NaN have one pattern
+        return counted_patterns(*found, self.resolution)
 
 
 def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
     """The values of a flat array of ``FLOAT_DTYPES[dtype]``: as float32, which holds them, but for float64."""
     if dtype in ("float64", "float32"):
         return chunk
-    return _pattern_values(dtype).take(chunk.view(f"u{chunk.itemsize}"))
+    return pattern_values(dtype).take(chunk.view(f"u{chunk.itemsize}"))
 
 
 @lru_cache
-def _pattern_values(dtype: str) -> Floats:
+def pattern_values(dtype: str) -> Floats:
     """What each bit pattern of a 16- or 8-bit float stands for, as float32 (exact)."""
     patterns = np.arange(1 << 16, dtype=np.uint16)
     match dtype:

@@ -1,4 +1,4 @@
-"""The same counts by torch, on a CUDA device or any other; nothing but counting happens there.
+"""The same sketch by torch, on a CUDA device or any other; nothing but counting happens there.
 
 Only integers come out, so the order in which a device's threads add them is of no consequence.
 """
@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
-from klcal.sketches.counting import BELOW_KEY, BUCKETS, SHIFT, SIGN_KEY, Counts
+from klcal.sketches.counted import counted_buckets
+from klcal.sketches.counting import BELOW_KEY, BUCKETS, SHIFT
+from klcal.sketches.few import Few
+from klcal.sketches.patterns import TENSOR, Resolution
+from klcal.sketches.sketch import COUNTERS, Sketch
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +65,10 @@ def as_tensor(chunk: Array, dtype: str) -> torch.Tensor:
     return torch.from_numpy(signed).view(getattr(torch, dtype))
 
 
-def count_on_device(chunks: Iterable[torch.Tensor], device: str) -> Counts:
-    """The same counts by torch, on a CPU or CUDA device; nothing but counting happens there.
+def count_on_device(chunks: Iterable[torch.Tensor], device: str, resolution: Resolution = TENSOR) -> Sketch:
+    """The sketch of some tensors as one unit, counted by torch on a CPU or CUDA device; nothing else happens there.
 
-    bincount adds integers, so the order in which threads add them is of no consequence.
+    Counting adds integers, so the order in which threads add them is of no consequence.
 
     Raises:
         MemoryError: there is no room on the device for even one block; it is never counted elsewhere instead.
@@ -72,46 +76,86 @@ def count_on_device(chunks: Iterable[torch.Tensor], device: str) -> Counts:
     import torch
 
     try:
-        return _count_blocks(chunks, device)
+        found = _DeviceCounter(device, resolution)
+        for chunk in chunks:
+            for block in chunk.detach().reshape(-1).split(DEVICE_BLOCK):
+                found.add(block.to(device))
+        return found.sketch()
     except torch.OutOfMemoryError:
         raise MemoryError from None
 
 
-def _count_blocks(chunks: Iterable[torch.Tensor], device: str) -> Counts:
-    import torch
+class _DeviceCounter:
+    """As ``klcal.sketches.counting.counter``: whole values while there are few of them, buckets of what comes then."""
 
-    table = torch.zeros(BUCKETS, dtype=torch.int64, device=device)
-    positive_zeros = negative_zeros = nan = neg_inf = pos_inf = 0
-    minimum, maximum, exact = np.inf, -np.inf, True
-    for block in (block for chunk in chunks for block in chunk.detach().reshape(-1).split(DEVICE_BLOCK)):
-        values = block.to(device).to(torch.float32)
-        low, high = _device_extremes(values)
-        if not np.isfinite(low - high):
-            nan += int(torch.isnan(values).sum())
-            neg_inf += int((values == -np.inf).sum())
-            pos_inf += int((values == np.inf).sum())
-            values = values[torch.isfinite(values)]
-            low, high = _device_extremes(values)
-        if not low * high < 0:
-            low, high = _device_extremes(values[values != 0])
-        minimum, maximum = min(minimum, low), max(maximum, high)
+    def __init__(self, device: str, resolution: Resolution) -> None:
+        self.device = device
+        self.resolution = resolution
+        self.few = Few(resolution.few)
+        self.are_few = True
+        self.table: torch.Tensor | None = None
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.minimum, self.maximum, self.exact = np.inf, -np.inf, True
+
+    def add(self, block: torch.Tensor) -> None:
+        """Count a flat tensor more."""
+        import torch
+
+        values = block.to(torch.float32)
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            self._count_nonfinite(block, values)
+            block, values = block[finite], values[finite]
+        nonzero = values != 0
+        self.counters["underflowed"] += int((~nonzero & (block != 0)).sum()) if block.dtype == torch.float64 else 0
+        if not bool(nonzero.all()):
+            self.counters["zeros"] += int((~nonzero).sum())
+            values = values[nonzero]
+        if values.numel():
+            self._add_nonzero(values)
+
+    def _count_nonfinite(self, block: torch.Tensor, values: torch.Tensor) -> None:
+        import torch
+
+        nan, below, above = (int(mask.sum()) for mask in (torch.isnan(block), block == -np.inf, block == np.inf))
+        lost = int((~torch.isfinite(values)).sum()) - nan - below - above
+        for name, count in {"nan": nan, "neg_inf": below, "pos_inf": above, "overflowed": lost}.items():
+            self.counters[name] += count
+
+    def _add_nonzero(self, values: torch.Tensor) -> None:
+        import torch
+
         bits = values.view(torch.int32)
-        exact = exact and not bool((bits & int(BELOW_KEY)).any())
+        self.are_few = self.are_few and self._few(bits)
+        if self.are_few:
+            return
+        low, high = values.aminmax()
+        self.minimum, self.maximum = min(self.minimum, float(low)), max(self.maximum, float(high))
+        self.exact = self.exact and not bool((bits & int(BELOW_KEY)).any())
         found = torch.bincount((bits >> SHIFT) & (BUCKETS - 1), minlength=BUCKETS)
-        if int(found[0] + found[SIGN_KEY]):
-            positive_zeros += int((bits == 0).sum())
-            negative_zeros += int((bits == -(1 << 31)).sum())
-        table += found
-    table[0] -= positive_zeros
-    table[SIGN_KEY] -= negative_zeros
-    counts = table.cpu().numpy()
-    keys = np.flatnonzero(counts)
-    zeros = positive_zeros + negative_zeros
-    return Counts(keys, counts[keys], zeros, nan, neg_inf, pos_inf, minimum, maximum, exact)
+        self.table = found if self.table is None else self.table + found
 
+    def _few(self, bits: torch.Tensor) -> bool:
+        """Counts whole patterns, where they are few with those before; whether they are."""
+        import torch
 
-def _device_extremes(values: torch.Tensor) -> tuple[float, float]:
-    if not values.numel():
-        return np.inf, -np.inf
-    low, high = values.aminmax()
-    return float(low), float(high)
+        if torch.unique(bits[: 2 * self.few.few]).numel() > self.few.few:
+            return False
+        patterns, counts = (each.cpu().numpy() for each in torch.unique(bits, return_counts=True))
+        order = np.argsort(patterns.view(np.uint32))
+        return self.few.add_distinct(patterns.view(np.uint32)[order], counts[order])
+
+    def sketch(self) -> Sketch:
+        """Of all of it."""
+        counts = np.empty(0, np.int64) if self.table is None else self.table.cpu().numpy()
+        keys = np.flatnonzero(counts)
+        in_buckets = counted_buckets(
+            keys.astype(np.uint32) << np.uint32(SHIFT),
+            counts[keys],
+            exact=self.exact,
+            resolution=self.resolution,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            **self.counters,
+        )
+        return in_buckets + self.few.sketch(self.resolution)

@@ -1,193 +1,228 @@
-"""The law of a sketch's nonzero values, as prefix sums that answer in constant time.
+"""What a sketch knows of the nonzero values of some units: intervals of magnitudes, and how many values lie in each.
 
-Every objective of the search is a sum, over the cells of a candidate quantizer, of two functions of a
-point e of the line: the mass between zero and e, and the excess E(x − e)₊ beyond it. Both are tabulated at the
-edges of the buckets; in between, inside a bucket, values count as uniform, so that mass is linear and
-excess quadratic. Each sign has its own tables, which run outward from zero, so that a far outlier of one sign
-takes no digits from the other.
+A unit that its sketch knows exactly has points: intervals without width. The pieces of a unit ascend by value: the
+negative ones first, by falling magnitude.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from klcal.sketches.counting import MANTISSA_BITS, SIGN_KEY
+from klcal.sketches.patterns import Patterns
+from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["FLOAT64_MANTISSA_BITS", "LEAST_NORMAL", "Law", "Pieces", "Side", "magnitudes"]
+__all__ = ["Distribution"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-FLOAT64_MANTISSA_BITS = 52
-FLOAT32_MANTISSA_BITS = 23
-LEAST_NORMAL = 2.0**-126  # of float32
-LEAST_EDGE = 2.0**-149  # the least float32: where the bucket that begins at zero is tabulated
+SIGN = np.uint32(1 << 31)  # of a float32 pattern
+MIN_NORMAL = 2.0**-126  # of float32
+OUTERMOST = 32  # pieces at either end that a first look sees all of: they decide what clipping costs
+THINNING = 8  # other pieces in one of a first look: its error is known to 4 % where 4,096 are 576
 
 
-@dataclass(frozen=True, eq=False)
-class Pieces:
-    """The occupied buckets of one sign as intervals of magnitudes, ascending; points where inner == outer."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Distribution:
+    """The nonzero finite values of some units. Exact zeros are an atom that every quantizer represents."""
 
-    inner: Floats
-    outer: Floats
-    counts: Integers
+    starts: Integers  # (units + 1,): unit u owns the pieces starts[u] to starts[u + 1]
+    negative: Bools  # (pieces,), as those that follow
+    inner: Floats  # magnitudes
+    outer: Floats  # equal to inner for points
+    counts: Floats
+    exact: Bools  # (units,): all pieces are points
+    min: Floats  # (units,): the least value, or 0 if none is negative
+    max: Floats
 
     @staticmethod
-    def of(sketch: Sketch) -> tuple[Pieces, Pieces]:
-        """The positive and the negative side.
+    def of(sketch: Sketch) -> Distribution:
+        """The distribution of each unit of a sketch.
 
-        The outermost bucket ends at the exact extreme and, where all values have one sign, the innermost begins at
-        the other one, so that a constant is a point. Where the sketch is exact, every bucket is the point at its
-        inner edge; so are those of subnormal numbers, which are wider than the cells of a table.
+        The outermost intervals end, and the innermost begin, at the exact extremes, so that a constant is a point.
+        Subnormal numbers are points in the middle of their bucket.
         """
-        sign = SIGN_KEY >> (MANTISSA_BITS - sketch.mantissa_bits)
-        split = int(np.searchsorted(sketch.keys, sign))
-        return (
-            _pieces(sketch, slice(0, split), 0, sketch.minimum, sketch.maximum),
-            _pieces(sketch, slice(split, None), sign, -sketch.maximum, -sketch.minimum),
-        )
-
-
-def _pieces(sketch: Sketch, side: slice, sign: int, least: float, extreme: float) -> Pieces:
-    shift = FLOAT32_MANTISSA_BITS - sketch.mantissa_bits
-    bits = (sketch.keys[side] - sign) << shift
-    inner = magnitudes(bits)
-    if sketch.exact:
-        return Pieces(inner, inner, sketch.counts[side])
-    outer = np.minimum(magnitudes(bits + (1 << shift)), extreme)
-    outer[:-1] = np.where(inner < LEAST_NORMAL, inner, outer)[:-1]
-    inner[-1:] = np.where(inner < LEAST_NORMAL, outer, inner)[-1:]
-    return Pieces(np.maximum(inner, least), np.maximum(outer, least), sketch.counts[side])
-
-
-def magnitudes(bits: Integers) -> Floats:
-    """Float32 patterns as float64; the pattern of infinity, the upper edge of the last bucket, as 2¹²⁸."""
-    with np.errstate(over="ignore"):
-        return np.minimum(bits.astype(np.uint32).view(np.float32).astype(np.float64), 2.0**128)
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """The tables of one sign, over all buckets from the innermost to the outermost occupied one.
-
-    A bucket is found from the bits of a float64, without a search: its leading mantissa bits are those of
-    the float32 that the bucket was keyed by. The first bucket of the tables is an empty one, so that a
-    point below all values is answered like any other.
-    """
-
-    base: int  # key of the first bucket: the leading bits of its edge as float64
-    shift: int  # bits of a float64 below a key
-    edge: Floats  # where the values of each bucket begin
-    excess: tuple[Floats, Floats, Floats]  # coefficients in the distance from the edge
-    mass: tuple[Floats, Floats]
-    least: float  # the innermost magnitude, where it lies inside its bucket; else 0
-    extreme: float  # the outermost; 0 if there are no values
-    size: float  # how many values there are
-
-    @staticmethod
-    def of(pieces: Pieces, mantissa_bits: int) -> Side:
-        """The tables of one sign of a sketch with that many mantissa bits."""
-        shift = FLOAT64_MANTISSA_BITS - mantissa_bits
-        inner = np.maximum(pieces.inner, LEAST_EDGE)
-        keys = inner.view(np.int64) >> shift
-        if not keys.size:
-            nothing = np.zeros(1)
-            return Side(0, shift, nothing, (nothing,) * 3, (nothing,) * 2, 0.0, 0.0, 0.0)
-        base = int(keys[0]) - 1
-        occupied = keys - base
-        width = pieces.outer - pieces.inner
-        edge = (np.arange(base, int(keys[-1]) + 2) << shift).view(np.float64)
-        edge[1] = inner[0]  # which may lie within its bucket
-        counts, density, points = np.zeros((3, edge.size))
-        counts[occupied] = pieces.counts
-        density[occupied] = np.divide(pieces.counts, width, out=np.zeros(width.size), where=width > 0)
-        points[occupied] = np.where(width > 0, 0, pieces.counts)
-        beyond = _sums_from_outside(counts)
-        spread = beyond[1:] * np.diff(edge)
-        spread[occupied] += pieces.counts * width / 2
-        within = beyond[0] - beyond[:-1]
-        return Side(
-            base,
-            shift,
-            edge[:-1],
-            (_sums_from_outside(spread), points[:-1] - beyond[:-1], density[:-1] / 2),
-            (within + points[:-1], density[:-1]),
-            float(inner[0]) if inner[:1].view(np.int64)[0] & ((1 << shift) - 1) else 0.0,
-            float(pieces.outer[-1]),
-            float(beyond[0]),
-        )
-
-    def _find(self, points: Floats) -> tuple[Integers, Floats]:
-        """The bucket of each point and the distance from where its values begin."""
-        bucket = (points.view(np.int64) >> self.shift) - self.base
-        bucket = np.clip(bucket, 0, self.edge.size - 1, out=bucket)
-        if self.least:
-            bucket *= points >= self.least
-        return bucket, np.minimum(points, self.extreme) - self.edge.take(bucket)
-
-    def excess_beyond(self, points: Floats) -> Floats:
-        """Σ (|x| − e)₊ over the values of this sign, for each magnitude e ≥ 0."""
-        bucket, distance = self._find(points)
-        constant, linear, quadratic = (table.take(bucket) for table in self.excess)
-        return constant + distance * (linear + distance * quadratic)
-
-    def mass_within(self, points: Floats) -> Floats:
-        """How many values of this sign have a magnitude of at most e, for each e ≥ 0.
-
-        Where no value lies between two points, their masses are equal to the last bit.
-        """
-        bucket, distance = self._find(points)
-        constant, linear = (table.take(bucket) for table in self.mass)
-        return np.where(points < self.extreme, constant + distance * linear, self.size)
-
-
-def _sums_from_outside(values: Floats) -> Floats:
-    """For each bucket the sum over it and all beyond it."""
-    return values[::-1].cumsum()[::-1]
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """The nonzero finite values of a sketch. Exact zeros are an atom that every quantizer represents."""
-
-    positive: Pieces
-    negative: Pieces
-    mantissa_bits: int
-
-    @staticmethod
-    def of(sketch: Sketch) -> Law:
-        """The law of a sketch."""
-        return Law(*Pieces.of(sketch), sketch.mantissa_bits)
-
-    @cached_property
-    def sides(self) -> tuple[Side, Side]:
-        """The tables of the positive and the negative values."""
-        return Side.of(self.positive, self.mantissa_bits), Side.of(self.negative, self.mantissa_bits)
-
-    @cached_property
-    def size(self) -> int:
-        """How many values there are."""
-        return int(self.positive.counts.sum() + self.negative.counts.sum())
-
-    @cached_property
-    def energy(self) -> float:
-        """Σ x²: the squared midpoint of each bucket and its variance w²/12."""
-        return sum(
-            float(np.sum(side.counts * ((side.inner + side.outer) ** 2 / 4 + (side.outer - side.inner) ** 2 / 12)))
-            for side in (self.positive, self.negative)
+        keys, counts = _ascending(sketch)
+        negative = keys >= SIGN
+        ends = {
+            "min": np.where(sketch.minimum < 0, sketch.minimum, 0.0),
+            "max": np.where(sketch.maximum > 0, sketch.maximum, 0.0),
+        }
+        if sketch.exact.all():
+            inner = outer = (keys & ~SIGN).view(np.float32).astype(np.float64)
+        else:
+            inner, outer = _intervals(sketch, keys, negative)
+        return Distribution(
+            starts=sketch.starts,
+            negative=negative,
+            inner=inner,
+            outer=outer,
+            counts=counts.astype(np.float64),
+            exact=sketch.exact,
+            **ends,
         )
 
     @property
-    def high(self) -> float:
-        """The greatest value, or 0 if none is positive."""
-        return float(self.positive.outer[-1]) if self.positive.outer.size else 0.0
+    def units(self) -> int:
+        """How many there are."""
+        return self.exact.size
 
     @property
-    def low(self) -> float:
-        """The least value, or 0 if none is negative."""
-        return -float(self.negative.outer[-1]) if self.negative.outer.size else 0.0
+    def pieces(self) -> Integers:
+        """How many each unit has."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def unit(self) -> Integers:
+        """The unit of each piece."""
+        return np.repeat(np.arange(self.units), self.pieces)
+
+    @cached_property
+    def values(self) -> Floats:
+        """The middle of each piece, with its sign."""
+        return np.where(self.negative, -0.5, 0.5) * (self.inner + self.outer)
+
+    @cached_property
+    def size(self) -> Floats:
+        """How many values each unit has."""
+        return self.sums(self.counts)
+
+    @cached_property
+    def energy(self) -> Floats:
+        """Σ x² of each unit: the squared middle of each piece and its variance w²/12."""
+        return self.sums(self.counts * ((self.inner + self.outer) ** 2 / 4 + (self.outer - self.inner) ** 2 / 12))
+
+    def sums(self, of_pieces: Floats) -> Floats:
+        """The sum over the pieces of each unit, whatever units stand beside it; 0 for a unit without pieces."""
+        has_some = self.pieces > 0
+        total = np.zeros(self.units)
+        if has_some.any():
+            total[has_some] = np.add.reduceat(of_pieces, self.starts[:-1][has_some])
+        return total
+
+    def select(self, units: Integers) -> Distribution:
+        """Some units, in the order given."""
+        if np.array_equal(units, np.arange(self.units)):
+            return self
+        lengths = self.pieces[units]
+        starts = np.append(0, lengths.cumsum())
+        some = np.arange(starts[-1]) + np.repeat(self.starts[units] - starts[:-1], lengths)
+        return Distribution(
+            starts=starts,
+            negative=self.negative[some],
+            inner=self.inner[some],
+            outer=self.outer[some],
+            counts=self.counts[some],
+            exact=self.exact[units],
+            min=self.min[units],
+            max=self.max[units],
+        )
+
+    def prefix_sums(self, unit: int) -> PrefixSums:
+        """The prefix sums of one unit, made once."""
+        if unit not in self._made:
+            first, end = self.starts[unit : unit + 2]
+            split = first + int(np.count_nonzero(self.negative[first:end]))
+            arrays = self.inner, self.outer, self.counts
+            positive = arrays[0][split:end], arrays[1][split:end], arrays[2][split:end]
+            negative = arrays[0][first:split][::-1], arrays[1][first:split][::-1], arrays[2][first:split][::-1]
+            self._made[unit] = PrefixSums.of(positive, negative, float(self.size[unit]), float(self.energy[unit]))
+        return self._made[unit]
+
+    @cached_property
+    def _made(self) -> dict[int, PrefixSums]:
+        return {}
+
+    def thinned(self) -> Distribution:
+        """A tenth of the pieces of each unit, for a first look: the outermost, and every eighth of the others.
+
+        Each of these stands at the middle of itself and its neighbours, for the values of all of them.
+        """
+        place = np.arange(self.starts[-1]) - self.starts[self.unit]
+        from_end = self.pieces[self.unit] - 1 - place
+        is_outer = (place < OUTERMOST) | (from_end < OUTERMOST)
+        begins = np.flatnonzero(is_outer | ((place - OUTERMOST) % THINNING == 0))
+        lengths = np.diff(begins, append=place.size)
+        middle = begins + lengths // 2
+        number = np.bincount(self.unit[begins], minlength=self.units)
+        return Distribution(
+            starts=np.append(0, number.cumsum()),
+            negative=self.negative[middle],
+            inner=self.inner[middle],
+            outer=self.outer[middle],
+            counts=np.add.reduceat(self.counts, begins),
+            exact=self.exact,
+            min=self.min,
+            max=self.max,
+        )
+
+    def quantiles(self, rank: Floats) -> Floats:
+        """The least magnitude within which so many values of each unit lie, of both signs; 0 for none."""
+        order = np.lexsort((self.inner, self.unit))
+        inner, outer, counts = self.inner[order], self.outer[order], self.counts[order]
+        total = counts.cumsum()  # whole numbers below 2⁵³: exact
+        place = np.searchsorted(total, np.append(0.0, total)[self.starts[:-1]] + rank)
+        inside = np.clip(place, self.starts[:-1], np.maximum(self.starts[1:] - 1, self.starts[:-1]))
+        found = np.where(rank > 0, np.append(inner, 0.0)[inside], 0.0)
+        for unit in np.flatnonzero((rank > 0) & ~self.exact):
+            some = slice(self.starts[unit], self.starts[unit + 1])
+            found[unit] = _quantile(inner[some], outer[some], counts[some], float(rank[unit]))
+        return found
+
+
+def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> float:
+    """The least magnitude within which ``rank`` values lie; intervals may overlap."""
+    edges = np.unique(np.concatenate([inner, outer]))
+    width = outer - inner
+    density = np.divide(counts, width, out=np.zeros(width.size), where=width > 0)
+    slopes = np.bincount(np.searchsorted(edges, inner), density, edges.size)
+    slopes -= np.bincount(np.searchsorted(edges, outer), density, edges.size)
+    atoms = np.bincount(np.searchsorted(edges, inner), np.where(width > 0, 0.0, counts), edges.size)
+    linear = np.append(0.0, (slopes.cumsum()[:-1] * np.diff(edges)).cumsum())
+    before, within = linear + atoms.cumsum() - atoms, linear + atoms.cumsum()
+    place = min(int(np.searchsorted(within, rank)), edges.size - 1)
+    if place == 0 or before[place] <= rank:
+        return float(edges[place])
+    return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
+
+
+def _ascending(sketch: Sketch) -> tuple[Patterns, npt.NDArray[Any]]:
+    """Keys and counts by ascending value: a sketch has the positive ones first, and each side by magnitude."""
+    negative = sketch.keys >= SIGN
+    negatives = np.diff(np.append(0, negative.cumsum())[sketch.starts])
+    place = np.arange(sketch.keys.size)
+    last = sketch.starts[1:] + sketch.starts[:-1] - 1  # a negative one's place from the end is its place by value
+    backward, forward = (np.repeat(each, sketch.pieces) for each in (last, negatives))
+    target = np.where(negative, backward - place, place + forward)
+    keys, counts = np.empty_like(sketch.keys), np.empty_like(sketch.counts)
+    keys[target], counts[target] = sketch.keys, sketch.counts
+    return keys, counts
+
+
+def _intervals(sketch: Sketch, keys: Patterns, negative: Bools) -> tuple[Floats, Floats]:
+    """Where the pieces begin and end: a value kept whole is a point, a bucket an interval."""
+    unit = sketch.unit
+    exact = sketch.exact[unit]
+    dropped = sketch.resolution.dropped(keys, sketch.tops.astype(np.int32)[unit])
+    inner, outer = _edges(keys & ~SIGN, np.where(exact, np.uint32(0), dropped))
+    least = np.where(negative, -sketch.maximum[unit], sketch.minimum[unit])
+    inner = np.maximum(inner, least)
+    outer = np.clip(outer, least, np.where(negative, -sketch.minimum[unit], sketch.maximum[unit]))
+    outer = np.where(exact, inner, outer)
+    is_subnormal = inner < MIN_NORMAL
+    middle = (inner + outer) / 2
+    return np.where(is_subnormal, middle, inner), np.where(is_subnormal, middle, outer)
+
+
+def _edges(patterns: npt.NDArray[np.uint32], dropped: npt.NDArray[np.uint32]) -> tuple[Floats, Floats]:
+    """Where buckets begin and end; the pattern of infinity, the upper edge of the last one, is 2¹²⁸."""
+    inner = patterns.view(np.float32).astype(np.float64)
+    outer = (patterns + (np.uint32(1) << dropped)).view(np.float32).astype(np.float64)
+    return inner, np.minimum(outer, 2.0**128)

@@ -1,144 +1,177 @@
-"""Everything calibration may know about a stream of values: an exactly mergeable summary.
+"""Everything calibration may know about streams of values: an exactly mergeable summary of each of some units.
 
 One pass, integers and exact extremes only. So sketches form a commutative monoid under ``+``, and a result is
 the same to the bit for any batch split, file order, number of workers, and on any device.
+
+A unit is what gets a scale of its own: a tensor, a channel, a group. As long as it has few distinct values, a sketch
+keeps them whole; beyond, how many fell into each bucket of the float32 bit pattern, which is an interval of fixed
+relative width. The distinct values of a union only grow in number, and its largest magnitude too: so both states merge
+exactly, in any order.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from klcal.errors import InputError, UsageError
-from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, MANTISSA_BITS, Counts, count, merge_buckets
-from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
+from klcal.errors import UsageError
+from klcal.quantizers.granularity import Grid
+from klcal.sketches.patterns import (
+    TENSOR,
+    Bools,
+    Floats,
+    Integers,
+    Numbers,
+    Patterns,
+    Resolution,
+    exponents,
+    narrow,
+    summed,
+)
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["COUNTERS", "Sketch", "settled"]
 
-__all__ = ["Sketch", "Stored", "Stretch", "array_chunks", "sketch", "sketch_parts", "stored_array", "stored_chunks"]
+ADDED_AT_ONCE = 1 << 18  # pieces: what adding needs beside its result is some 20 MB
 
-
-class Stretch(Protocol):
-    """Some of a tensor's values, wherever they lie."""
-
-    @property
-    def repeats(self) -> int:
-        """How often each of them stands in the tensor."""
-
-    def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """The values as flat arrays in storage form: see ``klcal.sketches.counting.FLOAT_DTYPES``."""
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """A tensor in a file, as ``klcal.read`` describes it."""
-
-    @property
-    def dtype(self) -> str:
-        """One of ``klcal.sketches.counting.FLOAT_DTYPES``, where it can be calibrated."""
-
-    @property
-    def name(self) -> str:
-        """Its own, in the file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its extents."""
-
-    @property
-    def status(self) -> str:
-        """Either "ok", or why it cannot be calibrated: a status of the table."""
-
-    @property
-    def reason(self) -> str | None:
-        """The same in words."""
-
-    @property
-    def parts(self) -> Sequence[Stretch]:
-        """Its data."""
-
-    @property
-    def order(self) -> tuple[int, ...] | None:
-        """Of its axes in the data, the slowest first; nothing is C's, None where a value stands for several."""
+COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
+PER_UNIT = (*COUNTERS, "minimum", "maximum", "exact")
 
 
-if TYPE_CHECKING:
-    Held: TypeAlias = npt.ArrayLike | torch.Tensor
-    Values: TypeAlias = Held | Stored
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sketch:
+    """How often each value, or bucket of values, occurs in each of some units, and what is in no bucket.
 
-
-@dataclass(frozen=True, eq=False)
-class Sketch(Counts):
-    """How many values fell into each bucket of the float32 bit pattern, and what was not binned.
-
-    Laws, exact, on every device (a ++ b is concatenation):
+    Laws, exact, on every device (a ++ b is concatenation, unit by unit):
 
         sketch(a ++ b) == sketch(a) + sketch(b)
-        (a + b) + c == a + (b + c);  a + b == b + a;  a + Sketch() == a
+        (a + b) + c == a + (b + c);  a + b == b + a;  a + Sketch.empty() == a
         (a + b).coarsen(k) == a.coarsen(k) + b.coarsen(k)
+        (a + b)[i:j] == a[i:j] + b[i:j]
 
-    A bucket's key is sign, exponent and the first ``mantissa_bits`` bits of the mantissa. Zeros, NaN and
-    infinities have counters of their own and are in no bucket. float64 values are rounded to float32.
+    Zeros, NaN and infinities have counters of their own and are in no bucket. float64 values are rounded to float32
+    first. A unit of P pieces takes 8 P bytes (12 P where a count exceeds int32): at most 33 kB while its values are
+    few; beyond, some 80 kB for a million values of a bell-shaped law. Adding needs the result and a little beside it.
 
+    >>> from klcal.sketches.values import sketch
     >>> s = sketch([0.5, -2.0, 0.0]) + sketch([0.5])
-    >>> s.counts.tolist(), s.zeros, s.minimum, s.maximum
-    ([2, 1], 1, -2.0, 0.5)
+    >>> s.keys.view(np.float32).tolist(), s.counts.tolist(), s.zeros.tolist(), s.minimum.tolist(), s.maximum.tolist()
+    ([0.5, -2.0], [2, 1], [1], [-2.0], [0.5])
     """
 
-    mantissa_bits: int = MANTISSA_BITS
+    keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
+    counts: Numbers  # (pieces,): int32 where every count fits, else int64
+    starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
+    zeros: Integers  # (units,), as all below
+    nan: Integers
+    neg_inf: Integers
+    pos_inf: Integers
+    overflowed: Integers  # finite float64 values beyond float32: in no bucket, and not infinite
+    underflowed: Integers  # float64 values that round to 0 as float32; they are counted in zeros too
+    minimum: Floats  # of the finite values that are not zero; inf where there are none
+    maximum: Floats  # the same; -inf
+    exact: Bools  # every key is the pattern of its values themselves: nothing was lost
+    resolution: Resolution
+    grid: Grid | None = None  # which units these are, of what; None for a tensor, and for parts of a sketch
+
+    @staticmethod
+    def empty(units: int = 1, resolution: Resolution = TENSOR, grid: Grid | None = None) -> Sketch:
+        """Of no values."""
+        none = {name: np.zeros(units, np.int64) for name in COUNTERS}
+        return Sketch(
+            keys=np.empty(0, np.uint32),
+            counts=np.empty(0, np.int32),
+            starts=np.zeros(units + 1, np.int64),
+            **none,
+            minimum=np.full(units, np.inf),
+            maximum=np.full(units, -np.inf),
+            exact=np.ones(units, bool),
+            resolution=resolution,
+            grid=grid,
+        )
+
+    @staticmethod
+    def stack(sketches: Iterable[Sketch], grid: Grid | None = None) -> Sketch:
+        """The units of several sketches, at least one, behind one another.
+
+        Raises:
+            UsageError: their resolutions differ.
+        """
+        parts = list(sketches)
+        for each in parts[1:]:
+            _check_resolutions(parts[0], each)
+        return _laid_out(parts, sum(each.keys.size for each in parts), grid)
 
     @property
-    def min(self) -> float | None:
-        """The least finite value, zeros included; None where there is none."""
-        return min(self.minimum, 0.0 if self.zeros else self.minimum) if self.finite else None
+    def units(self) -> int:
+        """How many there are."""
+        return self.zeros.size
 
     @property
-    def max(self) -> float | None:
-        """The greatest finite value, zeros included; None where there is none."""
-        return max(self.maximum, 0.0 if self.zeros else self.maximum) if self.finite else None
+    def pieces(self) -> Integers:
+        """How many keys each unit has."""
+        return np.diff(self.starts)
 
     @property
-    def finite(self) -> int:
-        """How many values are finite, zeros included."""
-        return self.zeros + int(self.counts.sum())
+    def unit(self) -> Integers:
+        """The unit of each piece."""
+        return np.repeat(np.arange(self.units), self.pieces)
 
     @property
-    def nonfinite(self) -> int:
-        """How many values are NaN or infinite."""
+    def tops(self) -> Integers:
+        """The biased exponent of each unit's largest magnitude, as float32 has it; 0 where there is none."""
+        return exponents(self.minimum, self.maximum)
+
+    @property
+    def whole(self) -> Bools:
+        """Of each unit, whether its distinct values are few enough that each is kept whole."""
+        is_whole: Bools = self.exact & (self.pieces <= self.resolution.few)
+        return is_whole
+
+    @property
+    def nonzero(self) -> Integers:
+        """How many values of each unit are finite and not zero."""
+        total = np.append(0, np.cumsum(self.counts, dtype=np.int64))
+        return np.diff(total[self.starts])
+
+    @property
+    def finite(self) -> Integers:
+        """How many values of each unit are finite as float32, zeros included."""
+        return self.nonzero + self.zeros
+
+    @property
+    def nonfinite(self) -> Integers:
+        """How many values of each unit are NaN or infinite."""
         return self.nan + self.neg_inf + self.pos_inf
 
     @property
-    def numel(self) -> int:
-        """How many values were seen."""
-        return self.finite + self.nonfinite
+    def numel(self) -> Integers:
+        """How many values of each unit were seen."""
+        return self.finite + self.nonfinite + self.overflowed
+
+    @property
+    def min(self) -> Floats:
+        """The least finite value of each unit, zeros included; inf where there is none."""
+        return np.minimum(self.minimum, np.where(self.zeros > 0, 0.0, np.inf))
+
+    @property
+    def max(self) -> Floats:
+        """The greatest; -inf where there is none."""
+        return np.maximum(self.maximum, np.where(self.zeros > 0, 0.0, -np.inf))
 
     def __add__(self, other: Sketch) -> Sketch:
         if not isinstance(other, Sketch):
             return NotImplemented
-        if self.mantissa_bits != other.mantissa_bits:
+        _check_resolutions(self, other)
+        if self.grid != other.grid or self.units != other.units:
             raise UsageError(
-                f"sketches with {self.mantissa_bits} and {other.mantissa_bits} mantissa bits cannot be added",
-                "coarsen the finer one first",
+                f"sketches of {_units_in_words(self)} and of {_units_in_words(other)} cannot be added",
+                "sketch both per the same channels or groups",
             )
-        keys, counts = merge_buckets(self.keys, self.counts, other.keys, other.counts)
-        return Sketch(
-            keys,
-            counts,
-            self.zeros + other.zeros,
-            self.nan + other.nan,
-            self.neg_inf + other.neg_inf,
-            self.pos_inf + other.pos_inf,
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
-            self.exact and other.exact,
-            self.mantissa_bits,
-        )
+        return _laid_out(_sums(self, other), self.keys.size + other.keys.size, self.grid)
 
     def __radd__(self, other: int) -> Sketch:
         return self if other == 0 else NotImplemented  # so that sum() works
@@ -151,156 +184,152 @@ class Sketch(Counts):
 
     __hash__ = None  # type: ignore[assignment]  # arrays inside
 
-    def repeat(self, times: int) -> Sketch:
-        """The sum of ``times`` copies: an expanded view holds each value that often."""
-        return replace(
-            self,
-            counts=self.counts * times,
-            zeros=self.zeros * times,
-            nan=self.nan * times,
-            neg_inf=self.neg_inf * times,
-            pos_inf=self.pos_inf * times,
+    def __getitem__(self, some: slice) -> Sketch:
+        """Some consecutive units."""
+        first, last, step = some.indices(self.units)
+        if step != 1:
+            raise UsageError("units are taken one after the other", "use take() for others")
+        starts = self.starts[first : max(first, last) + 1]
+        pieces = slice(starts[0], starts[-1])
+        per_unit = {name: getattr(self, name)[first:last] for name in PER_UNIT}
+        return Sketch(
+            keys=self.keys[pieces],
+            counts=self.counts[pieces],
+            starts=starts - starts[0],
+            **per_unit,
+            resolution=self.resolution,
         )
 
+    def take(self, units: npt.ArrayLike, grid: Grid | None = None) -> Sketch:
+        """Units by their numbers, in that order."""
+        wanted = np.asarray(units, np.int64)
+        if grid is None and np.array_equal(wanted, np.arange(self.units)):
+            return replace(self, grid=None)
+        sizes = self.pieces[wanted]
+        starts = np.append(0, np.cumsum(sizes))
+        pieces = np.arange(starts[-1]) + np.repeat(self.starts[wanted] - starts[:-1], sizes)
+        per_unit = {name: getattr(self, name)[wanted] for name in PER_UNIT}
+        return Sketch(
+            keys=self.keys[pieces],
+            counts=self.counts[pieces],
+            starts=starts,
+            **per_unit,
+            resolution=self.resolution,
+            grid=grid,
+        )
+
+    def select(self, wanted: Bools) -> Sketch:
+        """The units for which a mask, (units,), is True."""
+        return self if wanted.all() else self.take(np.flatnonzero(wanted))
+
+    def repeat(self, times: int) -> Sketch:
+        """The sum of ``times`` copies: an expanded view holds each value that often."""
+        if not times:
+            return Sketch.empty(self.units, self.resolution, self.grid)
+        counters = {name: getattr(self, name) * times for name in COUNTERS}
+        return replace(self, counts=narrow(self.counts.astype(np.int64) * times), **counters)
+
     def coarsen(self, mantissa_bits: int) -> Sketch:
-        """The sketch that counting with fewer mantissa bits gives: neighbouring buckets add up.
+        """The sketch that counting with so many mantissa bits gives, however few the distinct values are.
 
         ``exact`` is then False unless no bit that was dropped is set.
 
         Raises:
             UsageError: more bits than the sketch has, or fewer than none.
         """
-        dropped = self.mantissa_bits - mantissa_bits
-        if not 0 <= mantissa_bits <= self.mantissa_bits:
+        if not 0 <= mantissa_bits <= self.resolution.mantissa_bits:
             raise UsageError(
-                f"a sketch with {self.mantissa_bits} mantissa bits has no {mantissa_bits}",
-                f"use 0 to {self.mantissa_bits}",
+                f"a sketch with {self.resolution.mantissa_bits} mantissa bits has no {mantissa_bits}",
+                f"use 0 to {self.resolution.mantissa_bits}",
             )
-        exact = self.exact and not (self.keys & ((1 << dropped) - 1)).any()
-        keys, counts = merge_buckets(self.keys >> dropped, self.counts)
-        return replace(self, keys=keys, counts=counts, exact=exact, mantissa_bits=mantissa_bits)
-
-    @staticmethod
-    def of(counts: Counts) -> Sketch:
-        """The sketch of what one pass counted."""
-        return Sketch(**vars(counts))
+        coarse = Resolution(mantissa_bits, min(mantissa_bits, self.resolution.least_bits), few=0)
+        return settled(replace(self, resolution=coarse))
 
 
-def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
-    """The values of a tensor in a file, in the order of its parts.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    return (chunk for part in parts for chunk in part.chunks())
-
-
-def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
-    """The sketch of a tensor in a file, or of some parts of it, in one pass.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    return sum((_counted(part.chunks(), dtype, device).repeat(part.repeats) for part in parts), Sketch())
+def _check_resolutions(one: Sketch, other: Sketch) -> None:
+    mine, theirs = one.resolution, other.resolution
+    if mine.mantissa_bits != theirs.mantissa_bits:
+        what = f"sketches with {mine.mantissa_bits} and {theirs.mantissa_bits} mantissa bits cannot be added"
+        raise UsageError(what, "coarsen the finer one first")
+    if mine != theirs:
+        what = "sketches of different resolutions cannot be added: of a tensor and of channels, or one is coarsened"
+        raise UsageError(what, "coarsen both to the same mantissa bits, or sketch both alike")
 
 
-def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Sketch:
-    if device == "cpu":
-        return Sketch.of(count(chunks, dtype))
-    return Sketch.of(count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device))
+def _units_in_words(of: Sketch) -> str:
+    return f"{of.units} units" if of.grid is None else f"{of.units} units ({of.grid.per})"
 
 
-def sketch(values: Values | Sketch, *, device: str | None = None) -> Sketch:
-    """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
-
-    Args:
-        values: what to sketch. bfloat16 and float8 arrays of ml_dtypes are understood.
-        device: where a tensor is counted; by default where it is. The result does not depend on it.
-
-    Raises:
-        UsageError: the values are not floating point; a device is named for an array.
-        InputError: a tensor in a file cannot be calibrated, or is damaged.
-
-    >>> sketch(np.ones((2, 3), np.float16)).numel
-    6
-    """
-    if isinstance(values, Sketch):
-        return values
-    if isinstance(values, str):
-        raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
-    if isinstance(values, Stored):
-        if values.status != "ok":
-            raise InputError(f"the tensor has no sketch: {values.reason}")
-        return sketch_parts(values.parts, values.dtype, device or "cpu")
-    if is_tensor(values):
-        place = usable_device(device) if device else str(values.device)
-        if place not in ("cpu", "meta"):
-            _float_dtype(str(values.dtype).removeprefix("torch."))
-            return Sketch.of(count_on_device([_dense(values)], place))
-    elif device not in (None, "cpu"):
-        raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
-    array, dtype = stored_array(values)
-    return Sketch.of(count(array_chunks(array, dtype, "K"), dtype))
+def settled(found: Sketch) -> Sketch:
+    """The same, the keys of every unit that has more than a few distinct values cut to its resolution."""
+    many = ~found.whole
+    if not many.any():
+        return found
+    dropped = found.resolution.dropped(found.keys, np.repeat(found.tops.astype(np.int32), found.pieces))
+    if not many.all():
+        dropped *= np.repeat(many, found.pieces)
+    cut = found.keys >> dropped << dropped
+    occupied = found.pieces > 0
+    exact = found.exact.copy()
+    exact[occupied] &= ~np.logical_or.reduceat(cut != found.keys, found.starts[:-1][occupied])
+    keys, counts, starts = summed(cut, found.counts, found.starts)
+    return replace(found, keys=keys, counts=counts, starts=starts, exact=exact)
 
 
-def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
-    """Whether the values are a torch tensor; who hands one in has imported torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(values, torch.Tensor)
+def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
+    """The sum of two sketches of the same units, a stretch of units at a time."""
+    ends = one.starts + other.starts
+    first = 0
+    while True:
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + ADDED_AT_ONCE, side="right")) - 1)
+        yield _sum(one[first:last], other[first:last])
+        if last >= one.units:
+            return
+        first = last
 
 
-def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
-    """Values that Python holds, as an array in the memory of the CPU, and their dtype: see ``array_chunks``.
-
-    Raises:
-        UsageError: they are no array, or not floating point.
-    """
-    if is_tensor(values):
-        return _tensor_array(_dense(values))
-    if isinstance(values, np.ma.MaskedArray):
-        raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
-    try:
-        array: npt.NDArray[Any] = np.asarray(values)
-    except ValueError:
-        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
-    return array, _float_dtype(array.dtype.name)
-
-
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    if str(tensor.layout) != "torch.strided" or tensor.is_meta:
-        what = "a meta tensor, without values" if tensor.is_meta else f"of the layout {tensor.layout}"
-        raise UsageError(f"the tensor is {what}", "hand in a dense one")
-    return tensor
-
-
-def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
-    import torch
-
-    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
-    unsigned = {1: torch.uint8, 2: torch.uint16}
-    plain = tensor.detach().cpu().resolve_neg()
-    native = dtype in ("float64", "float32", "float16")
-    return (plain if native else plain.view(unsigned[plain.element_size()])).numpy(), dtype
-
-
-def _float_dtype(name: str) -> str:
-    if name not in FLOAT_DTYPES:
-        raise UsageError(f"{name} values are not calibrated", f"hand in one of {', '.join(FLOAT_DTYPES)}")
-    return name
-
-
-def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
-    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
-    storage = np.dtype(FLOAT_DTYPES[dtype])
-    if array.dtype.name == storage.name:
-        blocks: Any = np.nditer(
-            array,
-            flags=["external_loop", "buffered", "zerosize_ok"],
-            order=order,
-            op_dtypes=[storage],
-            casting="equiv",
-            buffersize=BLOCK,
+def _sum(one: Sketch, other: Sketch) -> Sketch:
+    keys, counts = np.concatenate([one.keys, other.keys]), np.concatenate([one.counts, other.counts])
+    if one.keys.size and other.keys.size:
+        places = keys if one.units == 1 else (np.concatenate([one.unit, other.unit]) << 32) + keys
+        order = np.argsort(places, kind="stable")  # which merges two ascending runs
+        keys, counts = keys[order], counts[order]
+    keys, counts, starts = summed(keys, counts, one.starts + other.starts)
+    return settled(
+        Sketch(
+            keys=keys,
+            counts=counts,
+            starts=starts,
+            **{name: getattr(one, name) + getattr(other, name) for name in COUNTERS},
+            minimum=np.minimum(one.minimum, other.minimum),
+            maximum=np.maximum(one.maximum, other.maximum),
+            exact=one.exact & other.exact,
+            resolution=one.resolution,
         )
-        yield from blocks
-    else:  # a dtype of ml_dtypes, which only its bit pattern is wanted of
-        yield array.ravel(order=order).view(storage)
+    )
+
+
+def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:
+    """Sketches behind one another, in arrays for so many pieces that are made once: parts may come one by one."""
+    keys, counts = np.empty(room, np.uint32), np.empty(room, np.int32)
+    sizes: list[Integers] = []
+    per_unit: list[dict[str, Any]] = []
+    end = 0
+    for part in parts:
+        counts = counts if part.counts.dtype == np.int32 else counts.astype(np.int64, copy=False)
+        keys[end : end + part.keys.size] = part.keys
+        counts[end : end + part.keys.size] = part.counts
+        end += part.keys.size
+        sizes.append(part.pieces)
+        per_unit.append({name: getattr(part, name) for name in PER_UNIT})
+        resolution = part.resolution
+    keys.resize(end, refcheck=False)
+    counts.resize(end, refcheck=False)
+    return Sketch(
+        keys=keys,
+        counts=counts,
+        starts=np.append(0, np.cumsum(np.concatenate(sizes))),
+        **{name: np.concatenate([each[name] for each in per_unit]) for name in PER_UNIT},
+        resolution=resolution,
+        grid=grid,
+    )

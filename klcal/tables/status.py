@@ -1,12 +1,33 @@
-"""Why a tensor has no scale, in words."""
+"""Whether a tensor has a scale."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
-from klcal.tables.table import Row
+__all__ = ["FAILURES", "STATUSES", "UNIT_STATUSES", "Cause", "Status", "nonfinite_counts"]
 
-__all__ = ["nonfinite_counts", "nonfinite_reason", "underflow_reason", "zero_reason"]
+Status = Literal[
+    "ok",
+    "zero",  # every value is 0: no scale is better than another
+    "empty",  # no values
+    "skipped",  # integers and bools are not calibrated
+    "nonfinite",  # NaN or infinity among the values
+    "underflow",  # the scale, or every value, is 0 in its format
+    "overflow",  # the scale, or a value, is beyond its format
+    "unsupported",  # complex, object, sparse, already quantized, …
+    "failed",  # damaged or unreadable
+    "missing",  # only P has it: of a comparison, as the next one
+    "extra",  # only Q has it
+]
+STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]
+
+UNIT_STATUSES: tuple[Status, ...] = ("ok", "empty", "zero", "nonfinite", "underflow", "overflow")
+"""What a unit may be; the last one that any unit is, is the tensor's where no unit is ok."""
+
+FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "overflow", "unsupported", "failed"})
+
+Cause = Literal["data", "bug"]
+"""What a failure is to be blamed on."""
 
 
 class HasCounts(Protocol):
@@ -24,20 +45,3 @@ def nonfinite_counts(of: HasCounts) -> str:
     """How many values of each kind are not finite; empty where all are."""
     counts = {"NaN": of.nan, "-inf": of.neg_inf, "+inf": of.pos_inf}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def nonfinite_reason(row: Row) -> str:
-    """Of a tensor that such values keep from being calibrated."""
-    if row.min is None:
-        return f"no finite value: {nonfinite_counts(row)}; record or save it again"
-    return f"{nonfinite_counts(row)} among {row.numel} values; --nonfinite ignore calibrates the finite ones"
-
-
-def zero_reason(row: Row) -> str:
-    """Of a tensor without a value that is not zero."""
-    return f"every {'finite value' if nonfinite_counts(row) else 'value'} is 0"
-
-
-def underflow_reason(scale: float, scale_format: str) -> str:
-    """Of a tensor whose scale, the greatest of its scales, is too small for its format."""
-    return f"the scale {scale:.3g} is 0 as {scale_format}; multiply the tensor by a power of two"

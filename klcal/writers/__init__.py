@@ -1,4 +1,4 @@
-"""A table to text, one module per format.
+"""A table to text, or to bytes, one module per format.
 
 Writers are deterministic: the same table gives the same bytes. A new format is a module with a function
 ``write``, a line here and a golden file.
@@ -12,7 +12,7 @@ from typing import TextIO
 
 from klcal.tables.table import Table
 
-__all__ = ["SUFFIXES", "WRITERS", "Writer"]
+__all__ = ["BINARY", "SUFFIXES", "WRITERS", "Writer"]
 
 Writer = Callable[[Table, TextIO], None]
 
@@ -33,7 +33,11 @@ WRITERS: dict[str, Writer] = {
     "jsonl": _from("jsonl"),
     "csv": _from("csv_table"),
     "md": _from("markdown"),
+    "safetensors": _from("safetensors_table"),
 }
+
+BINARY = frozenset({"safetensors"})
+"""Formats that are no text, and only of a table of scales: a stream's ``buffer`` takes them."""
 
 SUFFIXES = {
     ".json": "json",
@@ -42,5 +46,6 @@ SUFFIXES = {
     ".md": "md",
     ".tsv": "plain",
     ".txt": "plain",
+    ".safetensors": "safetensors",
 }
 """Which format a file's name asks for."""

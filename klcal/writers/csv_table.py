@@ -6,8 +6,10 @@ import csv
 from collections.abc import Sequence
 from typing import TextIO
 
-from klcal.tables.table import Difference, Row, Table
-from klcal.writers.records import cells, record
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.table import Table
+from klcal.writers.records import cells
 
 __all__ = ["write"]
 
@@ -26,6 +28,6 @@ def write(table: Table, out: TextIO) -> None:
 
 def _inert(row: Row | Difference, names: Sequence[str]) -> list[str]:
     return [
-        f"'{cell}" if isinstance(value, str) and cell.startswith(ACTIVE) else cell
-        for value, cell in zip(record(row, names).values(), cells(row, names), strict=True)
+        f"'{cell}" if isinstance(getattr(row, name), str) and cell.startswith(ACTIVE) else cell
+        for name, cell in zip(names, cells(row, names), strict=True)
     ]

@@ -1,42 +1,37 @@
-"""JSON, schema ``klcal.table/1``: one document, one tensor per line, so that two runs can be compared by eye."""
+"""JSON, schema ``klcal.table/2``: one document, one tensor per line, so that two runs can be compared by eye."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from klcal.tables.table import Table
-from klcal.writers.records import record, tool
+from klcal.writers.records import dump, json_text, summary
 
-__all__ = ["dump", "write"]
+__all__ = ["write"]
 
 
 def write(table: Table, out: TextIO) -> None:
     """The whole table as one JSON document, ASCII only."""
     names = table.fields
-    out.write('{"schema": ' + dump(table.schema))
-    out.write(',\n "tool": ' + dump(tool()))
-    out.write(',\n "config": ' + dump(asdict(table.config)))
+    of_all = summary(table)
+    out.write('{"schema": ' + dump(of_all["schema"]))
+    out.write(',\n "tool": ' + dump(of_all["tool"]))
+    out.write(',\n "config": ' + dump(of_all["config"]))
     for key, items in (
-        ("tensors", (record(row, names) for row in table.rows)),
-        ("errors", map(asdict, table.errors)),
-        ("warnings", iter(table.warnings)),
+        ("tensors", (json_text(row, names) for row in table.rows)),
+        ("errors", ((dump(error),) for error in of_all["errors"])),
+        ("warnings", ((dump(warning),) for warning in of_all["warnings"])),
     ):
         out.write(f',\n "{key}": ')
         out.writelines(_array(items))
     out.write("\n}\n")
 
 
-def _array(items: Iterator[object]) -> Iterator[str]:
+def _array(items: Iterable[Iterable[str]]) -> Iterator[str]:
     empty = True
-    for item in items:
-        yield ("[\n  " if empty else ",\n  ") + dump(item)
+    for pieces in items:
+        yield "[\n  " if empty else ",\n  "
+        yield from pieces
         empty = False
     yield "[]" if empty else "\n ]"
-
-
-def dump(value: object) -> str:
-    """One line of ASCII JSON, without the NaN and Infinity that JSON does not know."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)

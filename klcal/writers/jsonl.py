@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TextIO
 
 from klcal.tables.table import Table
-from klcal.writers.json_table import dump
-from klcal.writers.records import record, tool
+from klcal.writers.records import dump, json_text, summary
 
 __all__ = ["write"]
 
@@ -15,12 +13,7 @@ __all__ = ["write"]
 def write(table: Table, out: TextIO) -> None:
     """A line per tensor, then the summary: the only line with the key "schema"."""
     names = table.fields
-    out.writelines(dump(record(row, names)) + "\n" for row in table.rows)
-    summary = {
-        "schema": table.schema,
-        "tool": tool(),
-        "config": asdict(table.config),
-        "errors": [asdict(error) for error in table.errors],
-        "warnings": list(table.warnings),
-    }
-    out.write(dump(summary) + "\n")
+    for row in table.rows:
+        out.writelines(json_text(row, names))
+        out.write("\n")
+    out.write(dump(summary(table)) + "\n")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from klcal.quantizers.per_unit import Numbers
-from klcal.tables.table import Comparison, Config, Difference, Number, Row, Table, WholeNumber
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.table import Comparison, Config, Table
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import several_sources
 
@@ -38,7 +39,7 @@ def columns(table: Table) -> list[Column]:
     chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     hidden = set() if several_sources(table) else {"source"}
-    if not any(isinstance(row, Row) and isinstance(row.scale, Numbers) for row in rows):
+    if not any(isinstance(row, Row) and row.units is not None for row in rows):
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
         hidden.add("unit")
@@ -60,51 +61,62 @@ def _percent(share: float | None) -> str:
     return for_people(None if share is None else 100 * share, 3)
 
 
-def _items(value: Number | WholeNumber) -> list[float]:
-    """A number, or those of all channels or groups that have one."""
-    values = value if isinstance(value, Numbers) else (value,)
-    return [each for each in values if each is not None]
+def _numbers(row: Row, name: str) -> list[float]:
+    """A number of the row, or of its units as far as they have one."""
+    if row.units is None:
+        value = getattr(row, name)
+        return [] if value is None else [value]
+    values = getattr(row.units, name)
+    return [] if values is None else [each for each in values.tolist() if not math.isnan(each)]
 
 
-def _one(value: Number | WholeNumber, choose: Callable[[list[float]], float], digits: int = DIGITS) -> str:
-    items = _items(value)
-    return for_people(choose(items) if items else None, digits)
+def _one(row: Row, name: str, choose: Callable[[list[float]], float], digits: int = DIGITS) -> str:
+    numbers = _numbers(row, name)
+    return for_people(choose(numbers) if numbers else None, digits)
 
 
 def _zero_points(row: Row) -> str:
-    points = _items(row.zero_point)
-    ends = [for_people(choose(points), SCALE_DIGITS) for choose in (min, max)] if points else [""]
-    return ends[0] if ends[0] == ends[-1] else f"{ends[0]}…{ends[1]}"
+    ends = [_one(row, "zero_point", choose, SCALE_DIGITS) for choose in (min, max)]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]}…{ends[1]}"
 
 
-def _worst(row: Row) -> str:
-    """The number of the channel or group that loses most."""
-    if not isinstance(row.sqnr_db, Numbers):
-        return ""
-    known = [(value, unit) for unit, value in enumerate(row.sqnr_db) if value is not None]
-    return str(min(known)[1])
+def _worst(row: Row) -> tuple[float, int] | None:
+    """The SQNR and the number of the unit that loses most."""
+    values = [] if row.units is None else row.units.sqnr_db.tolist()
+    return min(((value, unit) for unit, value in enumerate(values) if not math.isnan(value)), default=None)
+
+
+def _worst_unit(row: Row) -> str:
+    worst = _worst(row)
+    return "" if worst is None else str(worst[1])
+
+
+def _worst_sqnr(row: Row) -> str:
+    worst = _worst(row)
+    return "" if worst is None else for_people(worst[0])
 
 
 _Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
 
-_UNITS = ("units", "least scale", "greatest scale", "worst unit")  # columns where channels or groups have scales
+_UNITS = ("units", "min scale", "max scale", "worst dB", "worst unit")  # columns where units have scales
 _COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
     ("source", lambda row: row.source, False, 5),
     ("dtype", lambda row: row.dtype or "", False, 13),
     ("shape", shape, False, 11),
     ("unit", lambda row: "" if row.unit is None else str(row.unit), True, 1),
-    ("units", lambda row: str(len(row.scale)) if isinstance(row.scale, Numbers) else "", True, 8),
-    ("least scale", lambda row: _one(row.scale, min, SCALE_DIGITS), True, 4),
-    ("scale", lambda row: _one(row.scale, median, SCALE_DIGITS), True, 1),
-    ("greatest scale", lambda row: _one(row.scale, max, SCALE_DIGITS), True, 3),
+    ("units", lambda row: "" if row.units is None else str(len(row.units)), True, 8),
+    ("min scale", lambda row: _one(row, "scale", min, SCALE_DIGITS), True, 4),
+    ("scale", lambda row: _one(row, "scale", median, SCALE_DIGITS), True, 1),
+    ("max scale", lambda row: _one(row, "scale", max, SCALE_DIGITS), True, 3),
     ("zero point", _zero_points, True, 2),
-    ("low", lambda row: _one(row.low, min), True, 10),
-    ("high", lambda row: _one(row.high, max), True, 9),
-    ("kl", lambda row: _one(row.kl, max), True, 12),
-    ("SQNR dB", lambda row: _one(row.sqnr_db, min), True, 6),
-    ("worst unit", _worst, True, 7),
-    ("clipped %", lambda row: _percent(max(_items(row.clipped), default=None)), True, 14),
+    ("low", lambda row: _one(row, "low", min), True, 10),
+    ("high", lambda row: _one(row, "high", max), True, 9),
+    ("kl", lambda row: for_people(row.kl), True, 12),
+    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 6),
+    ("worst dB", _worst_sqnr, True, 7),
+    ("worst unit", _worst_unit, True, 7),
+    ("clipped %", lambda row: _percent(row.clipped), True, 14),
 )
 
 _DIFFERENCES: _Columns = (
@@ -136,7 +148,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
     """Label, status and reason of every row that is not ok and of every file that is lost."""
     several = several_sources(table)
     for row in table.rows:
-        partly = isinstance(row, Row) and row.unit_status is not None
+        partly = isinstance(row, Row) and row.units is not None and row.units.status is not None
         if row.status != "ok" or partly:
             name = f"{row.source}: {row.name}" if several else row.name
             name += f" [{row.unit}]" if isinstance(row, Row) and row.unit is not None else ""

@@ -3,47 +3,105 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from klcal.quantizers.per_unit import Numbers
-from klcal.tables.table import Difference, Row, Table
-from klcal.writers.floats import shortest, shortest_of_many
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.table import Table
+from klcal.tables.units import Units
+from klcal.writers.floats import printed, shortest
 from klcal.writers.text import escape
 
-__all__ = ["Value", "cells", "record", "several_sources", "tool"]
+__all__ = ["Value", "cells", "dump", "json_text", "record", "several_sources", "summary"]
 
 Value: TypeAlias = "str | int | float | list[Any] | None"
 
+UNITS_AT_ONCE = 1 << 14  # turned to text together: each is an object for a moment
 
-def tool() -> dict[str, str]:
-    """Who computed the table."""
-    return {"name": "klcal", "version": version("klcal")}
+
+def summary(table: Table) -> dict[str, Any]:
+    """What is known of a table besides its rows, by its keys in the JSON."""
+    return {
+        "schema": table.schema,
+        "tool": {"name": "klcal", "version": version("klcal")},
+        "config": asdict(table.config),
+        "errors": [asdict(error) for error in table.errors],
+        "warnings": list(table.warnings),
+    }
+
+
+def dump(value: object) -> str:
+    """One line of ASCII JSON, without the NaN and Infinity that JSON does not know."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
 def record(row: Row | Difference, names: Sequence[str]) -> dict[str, Value]:
-    """The fields of a row as JSON values. Numbers that are not finite are null."""
-    found = {name: _value(getattr(row, name)) for name in names}
-    if isinstance(row, Row) and row.unit_status is not None:
-        found["status"] = list(row.unit_status)
-    return found
+    """The fields of a row as JSON values, but for its units. Numbers that are not finite are null."""
+    return {name: _value(getattr(row, name)) for name in names if name != "units"}
 
 
 def _value(value: object) -> Value:
     if isinstance(value, float):
         return shortest(value)
-    if isinstance(value, Numbers):
-        return list(value) if value.whole else shortest_of_many(value)
     if isinstance(value, tuple):
         return list(value)
     assert value is None or isinstance(value, str | int)
     return value
 
 
+def json_text(row: Row | Difference, names: Sequence[str]) -> Iterator[str]:
+    """A row as one line of JSON, in pieces: those of its units may be very many."""
+    text = dump(record(row, names))
+    if "units" not in names:
+        yield text
+        return
+    assert isinstance(row, Row)
+    assert names[-1] == "units"
+    yield text[:-1] + ', "units": '
+    yield from ("null",) if row.units is None else _units(row.units)
+    yield "}"
+
+
+def _units(units: Units) -> Iterator[str]:
+    before = "{"
+    for name in (field.name for field in fields(units)):
+        yield f'{before}"{name}": '
+        value = getattr(units, name)
+        if hasattr(value, "dtype"):
+            yield from _array(name, value)
+        else:
+            yield dump(value)
+        before = ", "
+    yield "}"
+
+
+def _array(name: str, values: Any) -> Iterator[str]:
+    before = "["
+    for start in range(0, len(values), UNITS_AT_ONCE):
+        some = values[start : start + UNITS_AT_ONCE]
+        items = some.tolist() if name == "status" else [_item(name, each) for each in printed(some).tolist()]
+        yield before + dump(items)[1:-1]
+        before = ", "
+    yield "]" if len(values) else "[]"
+
+
+def _item(name: str, value: float) -> float | None:
+    if math.isnan(value):
+        return None
+    return int(value) if name == "zero_point" else value
+
+
 def cells(row: Row | Difference, names: Sequence[str]) -> list[str]:
-    """The fields of a row as one-line texts: empty where there is no value, lists as JSON."""
-    return [_cell(value) for value in record(row, names).values()]
+    """The fields of a row as one-line texts: empty where there is no value, lists and units as JSON."""
+    found = [_cell(value) for value in record(row, names).values()]
+    if "units" in names:
+        assert isinstance(row, Row)
+        found.append("" if row.units is None else "".join(_units(row.units)))
+    return found
 
 
 def _cell(value: Value) -> str:

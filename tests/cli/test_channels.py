@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 
 from klcal.calibration import calibrate
 from klcal.errors import ExitCode
 from klcal.pipeline import workers
 from klcal.readers import read
 from tests.support.command import klcal, normal, one_message
+from tests.support.lazy import torch
+
+FEW = "chosen by mse: fewer than 8,160 nonzero values"  # of int8: too few for `kl` to decide by a divergence
 
 
 @pytest.fixture
@@ -48,21 +49,21 @@ def test_one_run_covers_a_checkpoint_with_a_rule_for_each_kind(here):
     result = klcal("calibrate", "m.safetensors", *rules, "--format", "json", "--dtype", "int8")
     assert result.document["config"]["per"] == "head.*=group:16,*.weight=channel,tensor"
     found = result.tensors
-    assert (len(found["fc.weight"]["scale"]), found["fc.weight"]["axis"]) == (8, 0)
-    assert (len(found["head.weight"]["scale"]), found["head.weight"]["group_size"]) == (16, 16)
+    assert [found["fc.weight"]["units"][key] for key in ("per", "axis", "shape")] == ["channel", 0, [8]]
+    assert [found["head.weight"]["units"][key] for key in ("per", "size", "shape")] == ["group", 16, [4, 4]]
     for name in ("act.input", "fc.bias"):
         assert isinstance(found[name]["scale"], float)
-        assert found[name]["note"] is None, "nobody asked for channels of it"
+        assert found[name]["note"] == FEW, "nobody asked for channels of it"
 
 
 def test_what_has_one_axis_falls_back_to_one_scale_and_says_so_where_people_and_programs_look(here):
     safetensors.numpy.save_file({"fc.weight": matrix(), "fc.bias": normal(8)}, "m.safetensors")
     bias = calibrated("m.safetensors", "--per", "channel")["fc.bias"]
     assert isinstance(bias["scale"], float)
-    assert bias["note"] == "one scale for all: the tensor has a single axis"
+    assert bias["note"] == f"one scale for all: the tensor has a single axis; {FEW}"
     table = klcal("calibrate", "m.safetensors", "--per", "channel", "--format", "table").out
     assert "1 tensor: one scale for all: the tensor has a single axis" in table
-    assert "1 tensor: units of fewer than" in table, "`kl` had too few values"
+    assert "2 tensors: chosen by mse: fewer than" in table, "`kl` had too few values"
 
 
 def test_a_rule_that_no_tensor_matches_is_warned_of(here):
@@ -77,17 +78,42 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
     [
         ("channel:2", "m.npy: m: --per channel:2: the shape [8, 96] has the axes 0 to 1; write --per 'GLOB=UNIT'"),
         ("channel:-3", "m.npy: m: --per channel:-3: the shape [8, 96] has the axes 0 to 1"),
+        ("block:0,2", "a block of 0 by 2 values; sizes are ints, at least 1: block:128,128"),
         ("group:97", "m.npy: m: --per group:97: axis 1 of the shape [8, 96] has 96 values, fewer than a group"),
         ("group:9,0", "m.npy: m: --per group:9,0: axis 0 of the shape [8, 96] has 8 values, fewer than a group"),
     ],
 )
 def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
     np.save("m.npy", matrix())
-    monkeypatch.setattr("klcal.pipeline.calibrate.calibrate_rows", None)
+    monkeypatch.setattr("klcal.pipeline.calibrate._counted", None)
     result = klcal("calibrate", "m.npy", "--per", unit, "--output", "scales.json")
     assert result.code == ExitCode.USAGE
     assert one_message(result).startswith(f"klcal: error: {told}")
     assert not Path("scales.json").exists()
+
+
+def test_scales_in_float8_need_units_that_have_them(here):
+    np.save("m.npy", matrix())
+    arguments = ("calibrate", "m.npy", "--dtype", "float4_e2m1fn", "--scale-format", "float8_e4m3fn")
+    for rules in ((), ("--per", "tensor")):
+        result = klcal(*arguments, *rules)
+        assert result.code == ExitCode.USAGE
+        assert "float8_e4m3fn scales are relative to a global scale of their tensor; give its" in one_message(result)
+    assert klcal(*arguments, "--per", "group:16").code == 0
+
+
+def test_blocks_and_negative_scales_come_back_from_a_table(here):
+    """The error that calibration promised is the one that the table makes."""
+    np.save("m.npy", matrix(50, 70))
+    arguments = ("--dtype", "int4", "--scheme", "symmetric-signed", "--per", "block:16,32", "--method", "mse")
+    assert klcal("calibrate", "m.npy", *arguments, "-o", "scales.json").code == 0
+    row = json.loads(Path("scales.json").read_text())["tensors"][0]
+    assert (row["units"]["shape"], row["qmin"], row["qmax"]) == ([4, 3], -8, 7)
+    assert min(row["units"]["scale"]) < 0 < max(row["units"]["scale"])
+    compared = klcal("compare", "m.npy", "--table", "scales.json", "--format", "json").tensors["m"]
+    assert compared["mse"] == pytest.approx(row["mse"], rel=0.01)
+    sizes = np.outer([16, 16, 16, 2], [32, 32, 6]).ravel()
+    assert row["mse"] == pytest.approx(np.average(row["units"]["mse"], weights=sizes))
 
 
 # --- files
@@ -106,11 +132,11 @@ def test_the_layout_of_a_file_does_not_matter(here):
     torch.save({"old": transposed}, "old.pt", _use_new_zipfile_serialization=False)
     np.savez_compressed("z.npz", z=values)
     safetensors.numpy.save_file({"st": values}, "m.safetensors")
-    for unit in ("channel", "channel:1", "group:7", "group:5,0"):
+    for unit in ("channel", "channel:1", "group:7", "group:5,0", "block:5,7"):
         found = list(calibrated(".", "--per", unit, "--method", "mse").values())
         assert len(found) == 8
         for tensor in found:
-            for field in ("scale", "zero_point", "mse", "sqnr_db", "clipped", "axis", "group_size"):
+            for field in ("units", "mse", "sqnr_db", "clipped"):
                 assert tensor[field] == found[0][field], (unit, tensor["name"], field)
 
 
@@ -124,7 +150,7 @@ def test_rows_longer_than_a_chunk_and_shorter_ones_give_the_same_bytes(here, mon
         assert klcal(*arguments).out == expected
 
 
-@pytest.mark.parametrize("per", ["channel", "channel:1", "group:32"])
+@pytest.mark.parametrize("per", ["channel", "channel:1", "group:32", "block:3,50"])
 def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
     monkeypatch.setattr("klcal.pipeline.calibrate.PARALLEL_SECONDS", 0.0)
     tensors = {f"layer.{i}.weight": matrix(16, 96, i) for i in range(6)}
@@ -164,7 +190,7 @@ def test_a_view_whose_values_stand_for_several_has_no_channels_and_costs_nobody_
     assert result.code == ExitCode.PARTIAL
     assert result.tensors["expanded"]["status"] == "unsupported"
     assert "save a contiguous copy" in result.tensors["expanded"]["reason"]
-    assert len(result.tensors["good"]["scale"]) == 8
+    assert len(result.tensors["good"]["units"]["scale"]) == 8
 
 
 def test_a_file_that_is_cut_while_its_channels_are_read_fails_alone(here):
@@ -183,7 +209,7 @@ def test_tensors_in_files_have_channels_in_the_library_too(here):
     stored = read("m.pt")
     row = calibrate(stored["w"], dtype="int4", per="group:32")
     assert (row.name, row.shape) == ("w", (8, 96))
-    assert row.scale == calibrate(values, dtype="int4", per="group:32").scale
+    assert row.units == calibrate(values, dtype="int4", per="group:32").units
     with pytest.raises(Exception, match="save a contiguous copy"):
         calibrate(stored["e"], per="channel")
 
@@ -199,8 +225,8 @@ def test_a_bad_channel_is_a_partial_failure_that_names_what_was_lost(here):
     assert result.code == ExitCode.PARTIAL
     assert one_message(result) == "klcal: error: m.npy: m: of 8 units: 6 ok, 1 zero, 1 nonfinite"
     tensor = result.tensors["m"]
-    assert tensor["status"] == ["ok", "ok", "ok", "nonfinite", "ok", "ok", "zero", "ok"]
-    assert [scale is None for scale in tensor["scale"]] == [status != "ok" for status in tensor["status"]]
+    assert tensor["units"]["status"] == ["ok", "ok", "ok", "nonfinite", "ok", "ok", "zero", "ok"]
+    assert [scale is None for scale in tensor["units"]["scale"]] == [x != "ok" for x in tensor["units"]["status"]]
     ignored = klcal("calibrate", "m.npy", "--per", "channel", "--format", "json", "--nonfinite", "ignore")
     assert ignored.code == 0
     assert "1 NaN of 768 values were left out" in one_message(ignored)
@@ -210,10 +236,42 @@ def test_a_condition_is_met_by_the_worst_channel(here):
     values = matrix()
     values[5, 0] *= 1000
     np.save("m.npy", values)
-    result = klcal("calibrate", "m.npy", "--per", "channel", "--dtype", "int8", "--fail-on", "sqnr_db<36")
+    result = klcal("calibrate", "m.npy", "--per", "channel", "--dtype", "int8", "--fail-on", "unit.sqnr_db<36")
     assert result.code == ExitCode.FINDINGS
     assert " < 36 in unit 5, 1 of 8 units" in result.err
-    assert klcal("calibrate", "m.npy", "--per", "channel", "--dtype", "int8", "--fail-on", "kl>0").code == 0
+
+
+def test_a_condition_on_a_figure_that_is_null_is_not_met(here):
+    np.save("m.npy", matrix())
+    for dtype, code in (("int8", ExitCode.FINDINGS), ("int16", 0)):  # whose cells are not cut: there is no divergence
+        assert klcal("calibrate", "m.npy", "--per", "channel", "--dtype", dtype, "--fail-on", "kl>0").code == code
+
+
+def test_a_condition_is_on_the_tensor_or_on_its_worst_unit_and_on_every_scale(here):
+    np.save("m.npy", matrix())
+    options = ("calibrate", "m.npy", "--per", "channel", "--dtype", "int8", "--format", "json")
+    row = klcal(*options).tensors["m"]
+    worst = min(row["units"]["sqnr_db"])
+    assert worst < row["sqnr_db"]
+    between = (worst + row["sqnr_db"]) / 2
+    assert klcal(*options, "--fail-on", f"sqnr_db < {between}").code == 0
+    found = klcal(*options, "--fail-on", f"unit.sqnr_db < {between}")
+    assert (found.code, f"sqnr_db {worst!r} < " in found.err) == (1, True)
+    largest = max(row["units"]["scale"])
+    unit = row["units"]["scale"].index(largest)
+    assert klcal(*options, "--fail-on", f"scale > {largest}").code == 0, "as it is printed"
+    found = klcal(*options, "--fail-on", f"scale >= {largest}")
+    assert f"scale {largest!r} >= " in found.err
+    assert f"in unit {unit}, 1 of 8 units" in found.err
+    found = klcal(*options, "--fail-on", "zero_point < 1")
+    assert "zero_point 0 < 1 in unit 0, 8 of 8 units" in found.err
+    assert klcal(*options, "--fail-on", "unit.nan > 1").code == 2
+
+
+def test_a_condition_on_units_is_on_the_tensor_where_it_has_none(here):
+    np.save("m.npy", matrix())
+    for field in ("sqnr_db", "unit.sqnr_db"):
+        assert klcal("calibrate", "m.npy", "--dtype", "int8", "--fail-on", f"{field} < 90").code == 1
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "plain"])
@@ -228,7 +286,7 @@ def test_a_line_for_each_channel_has_what_the_lists_have(here, format_):
         lines = list(csv.DictReader(io.StringIO(text), delimiter="\t" if format_ == "plain" else ","))
     assert [line["name"] for line in lines] == ["b", *["w"] * 8]
     assert [line["unit"] for line in lines][1:] in ([*range(8)], [str(unit) for unit in range(8)])
-    assert [float(line["scale"]) for line in lines] == [lists["b"]["scale"], *lists["w"]["scale"]]
+    assert [float(line["scale"]) for line in lines] == [lists["b"]["scale"], *lists["w"]["units"]["scale"]]
 
 
 # --- what the table made of the tensor
@@ -252,7 +310,7 @@ def test_comparing_with_a_table_of_channels_measures_what_it_promised(here, dtyp
     result = klcal("compare", "m.pt", "--table", "scales.json", "--format", "json")
     for name, tensor in result.tensors.items():
         assert tensor["status"] == "ok"
-        assert tensor["mse"] == pytest.approx(np.mean(table[name]["mse"]), rel=0.02)
+        assert tensor["mse"] == pytest.approx(table[name]["mse"], rel=0.02)
 
 
 def test_a_pruned_channel_does_not_keep_a_tensor_from_being_compared(here):

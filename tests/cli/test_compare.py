@@ -8,8 +8,6 @@ import math
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +17,9 @@ from klcal.divergence.elementwise import side_by_side
 from klcal.divergence.samples import mass_bins
 from klcal.errors import UsageError
 from klcal.pipeline.compare import compare_files
-from klcal.sketches.sketch import sketch
+from klcal.sketches.values import sketch
 from tests.support.command import klcal
+from tests.support.lazy import torch
 from tests.support.strategies import FINITE, floats, tensors
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from klcal.cli.output import destination
 from klcal.errors import UsageError
@@ -31,6 +30,7 @@ from tests.support.command import (
     one_message,
     with_proc,
 )
+from tests.support.lazy import torch
 from tests.support.tables import TABLE
 
 
@@ -275,7 +275,7 @@ def test_a_torch_that_cannot_be_loaded_is_a_usage_error(monkeypatch):
             if name == "torch":
                 raise OSError("libcudart.so.12: cannot open shared object file")
 
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(UsageError, match="torch cannot reach 'cuda'"):
         device_counting.usable_device("cuda")
@@ -288,7 +288,7 @@ def test_a_device_without_memory_costs_the_tensor_and_is_not_exchanged_for_anoth
     np.save("y.npy", normal(10))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch, "zeros", full)
+    monkeypatch.setattr(torch.Tensor, "to", full)
     result = klcal("calibrate", ".", "--device", "cuda", "--format", "json")
     assert (result.code, statuses(result.document)) == (3, {"x": "failed", "y": "failed"})
     assert all("not enough memory" in line for line in result.messages)

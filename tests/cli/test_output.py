@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 import safetensors.numpy
 
 from klcal.cli import output
+from klcal.cli.output import choose_format
+from klcal.errors import UsageError
 from klcal.pipeline import calibrate as pipeline
-from klcal.writers import WRITERS
-from tests.support.command import FULL, klcal, klcal_process, normal, one_message, with_full
+from klcal.readers.table_file import read_table
+from klcal.writers import BINARY, WRITERS
+from tests.support.command import COMMAND, FULL, klcal, klcal_process, normal, one_message, with_full
 
 unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
@@ -55,11 +59,48 @@ def test_the_suffix_names_the_format(here, name, format_):
     assert Path(name).read_text() == klcal("calibrate", "x.npy", "--format", format_).out
 
 
-@pytest.mark.parametrize("format_", WRITERS)
+@pytest.mark.parametrize("format_", sorted(set(WRITERS) - BINARY))
 def test_a_format_that_is_named_goes_before_the_suffix(here, format_):
     result = klcal("calibrate", "x.npy", "-o", "x.json", "--format", format_)
     assert (result.code, result.out, result.err) == (0, "", "")
     assert Path("x.json").read_text() == klcal("calibrate", "x.npy", "--format", format_).out
+
+
+def test_a_binary_table_is_written_to_a_file_or_a_pipe_and_replaces_one(here):
+    for _ in range(2):
+        result = klcal("calibrate", "x.npy", "--dtype", "int8", "-o", "x.safetensors")
+        assert (result.code, result.out, result.err) == (0, "", "")
+    (row,) = read_table("x.safetensors").rows
+    assert (row.name, row.target) == ("x", "int8")
+    command = [*COMMAND, "calibrate", "x.npy", "--dtype", "int8", "--format", "safetensors"]
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert piped.stdout == Path("x.safetensors").read_bytes()
+
+
+def test_a_binary_table_replaces_no_model(here):
+    safetensors.numpy.save_file({"w": np.ones(3, np.float32)}, "m.safetensors")
+    assert "would replace a tensor file" in refused("x.npy", "-o", "m.safetensors")
+
+
+def test_binary_is_refused_where_only_text_can_be(here):
+    assert "binary" in refused("x.npy", "--units", "-o", "x.safetensors")
+    for form in (("--format", "safetensors"), ("-o", "y.safetensors")):
+        result = klcal("compare", "x.npy", "x.npy", *form)
+        assert (result.code, "it is for scales, not for comparisons" in result.err) == (2, True)
+    with pytest.raises(UsageError, match="stdout is a terminal; name a file with --output"):
+        choose_format("safetensors", None, terminal=True)
+    assert choose_format("safetensors", None, terminal=False) == "safetensors"
+    assert choose_format("auto", "x.safetensors", terminal=True) == "safetensors"
+    assert files() == ["x.npy"]
+
+
+def test_a_table_among_models_is_told_from_them(here):
+    assert klcal("calibrate", "x.npy", "-o", "x.safetensors").code == 0
+    result = klcal("calibrate", ".", "--format", "json")
+    assert result.code == 4
+    (error,) = result.document["errors"]
+    assert error["reason"].startswith("it is a table of klcal calibrate, not a model")
+    assert "is one of the inputs" in refused(".", "-o", "x.safetensors")
 
 
 def test_a_suffix_that_names_no_format_is_refused(here):
@@ -67,7 +108,7 @@ def test_a_suffix_that_names_no_format_is_refused(here):
     assert files() == ["x.npy"]
 
 
-@pytest.mark.parametrize("name", ["x.npy", "new.pt", "new.SAFETENSORS"])
+@pytest.mark.parametrize("name", ["x.npy", "new.pt", "new.CKPT"])
 def test_an_output_that_is_named_as_a_tensor_file_is_not_to_be_helped_by_a_format(here, name):
     message = refused("x.npy", "-o", name)
     assert "the name of a tensor file" in message

@@ -11,16 +11,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
-import torch
 
 from tests.corpus.cases import Case, facts, later, read
 from tests.corpus.headers import document, entry, safetensors_file
 from tests.corpus.pickles import saved
 from tests.support.checkpoints import saved as torch_saved
 from tests.support.files import unzipped, zipped
+from tests.support.lazy import torch
 
 NORMAL = np.random.default_rng(11).normal(size=(24, 8)).astype(np.float32)
-TENSOR = torch.from_numpy(NORMAL)
 MAX = float(np.finfo(np.float32).max)
 
 
@@ -72,12 +71,12 @@ def values() -> Iterator[Case]:
         yield read(f"{title} in a .safetensors", "x.safetensors", held, {"w": status})
         yield read(f"{title} in a .pt", "x.pt", torch_saved({"w": torch.from_numpy(array)}), {"w": status})
     wide: dict[str, tuple[Any, str]] = {
-        "beyond float32": (np.array([1e300, 1.0]), "nonfinite"),
-        "just beyond float32": (np.array([3.5e38]), "nonfinite"),
-        "below float32": (np.array([1e-300, -1e-300]), "zero"),
+        "beyond float32": (np.array([1e300, 1.0]), "overflow: 1 of 2 values"),
+        "just beyond float32": (np.array([3.5e38]), "overflow: 1 of 1 values"),
+        "below float32": (np.array([1e-300, -1e-300]), "underflow: every value is 0 as float32"),
         "the largest of float32": (np.array([MAX]), "ok"),
         "more digits than float32": (np.array([1 / 3, -1 / 7]), "ok"),
-        "subnormals": (np.array([5e-324]), "zero"),
+        "subnormals": (np.array([5e-324]), "underflow"),
     }
     for title, (array, status) in wide.items():
         yield read(f"{title} in float64", "x.npy", saved(array), {"x": status})

@@ -15,7 +15,8 @@ from klcal.divergence import DIVERGENCES, entropy, kl, wasserstein
 from klcal.divergence.densities import kl_normal
 from klcal.divergence.samples import Pair, even_bins, kl_bias, mass_bins, plug_in_entropy, plug_in_kl, sketch_bins
 from klcal.errors import InputError, UsageError
-from klcal.sketches.sketch import Sketch, sketch
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch
 from tests.support.strategies import FINITE, floats, tensors
 
 VALUES = floats(FINITE).filter(len)
@@ -180,7 +181,7 @@ def test_zeros_and_constants(binned):
     assert plug_in_kl(binned(ones, zeros)) == math.inf
     assert plug_in_kl(binned(sketch([-2.0]), sketch([-2.0]))) == 0
     assert plug_in_kl(binned(ones + nothing_finite, ones)) == 0
-    for name, pair in (("p", (nothing_finite, ones)), ("q", (ones, Sketch()))):
+    for name, pair in (("p", (nothing_finite, ones)), ("q", (ones, Sketch.empty()))):
         with pytest.raises(InputError, match=f"the sample of {name} has no finite value: there is nothing to compare"):
             binned(*pair)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from klcal.pipeline import workers
 from klcal.pipeline.calibrate import Request, calibrate_files
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Source, regular
-from klcal.search.methods import KL
+from klcal.search.methods import KL, MSE
+from klcal.sketches.sketch import Sketch
 from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
+from tests.support.lazy import torch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
@@ -73,8 +76,65 @@ def test_small_tensors_that_travel_together_come_back_in_order(here, monkeypatch
     safetensors.numpy.save_file(tensors, "x.safetensors")
     alone = json_of("x.safetensors", "--method", "minmax", "--jobs", "1")
     monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
-    assert pipeline.BATCHED * 2 < 150
+    assert pipeline.TOGETHER * 2 < 150
     assert json_of("x.safetensors", "--method", "minmax", "--jobs", "2") == alone
+
+
+def small_tensors() -> dict[str, np.ndarray]:
+    """Two tasks of them, and a few that have no scale among them."""
+    tensors = {f"t{number:02}": normal(5 + 7 * number, number) for number in range(2 * pipeline.TOGETHER)}
+    tensors["t10"][3], tensors["t20"] = np.nan, np.zeros(9, np.float32)
+    return tensors | {"t30": np.zeros((0, 3), np.float32), "t40": np.float32([1e-45]), "t50": np.full(3, 3e38)}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    "request_", [REQUEST, Request(MSE(), Scheme.parse("int4")), Request(MSE(), Scheme.parse("nf4"))]
+)
+def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, jobs, request_):
+    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    safetensors.numpy.save_file(small_tensors(), "x.safetensors")
+    rows = calibrate_files(["x.safetensors"], request_, jobs=jobs).rows
+    alone = [calibrate_files(["x.safetensors"], request_, include=[name]).rows[0] for name in sorted(small_tensors())]
+    assert list(rows) == alone
+    assert {row.status for row in rows} >= {"ok", "nonfinite", "zero", "empty"}
+
+
+def test_rows_of_small_tensors_that_see_one_another_are_noticed(here, monkeypatch):
+    """The broken twin: each is given the scale of the greatest of its task."""
+    calibrate_tensors = pipeline.calibrate_tensors
+
+    def shared(sketches, settings):
+        rows = calibrate_tensors(sketches, settings)
+        return [replace(row, scale=row.scale and max(each.scale or 0.0 for each in rows)) for row in rows]
+
+    monkeypatch.setattr(pipeline, "calibrate_tensors", shared)
+    with pytest.raises(AssertionError):
+        test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, 1, REQUEST)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError()], ids=lambda error: type(error).__name__)
+def test_a_small_tensor_that_cannot_be_searched_costs_none_that_travels_with_it(here, monkeypatch, jobs, error):
+    safetensors.numpy.save_file(small_tensors(), "x.safetensors")
+    expected = calibrate_files(["x.safetensors"], REQUEST).rows
+    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    for name in ("calibrate_tensors", "calibrate_sketch"):
+        monkeypatch.setattr(pipeline, name, fails_on(7 * 12 + 5, error, getattr(pipeline, name)))
+    rows = calibrate_files(["x.safetensors"], REQUEST, jobs=jobs).rows
+    assert [row.name for row in rows if row.status == "failed"] == ["t12"]
+    assert [row for row in rows if row.name != "t12"] == [row for row in expected if row.name != "t12"]
+
+
+def fails_on(numel: int, error, calibrate):
+    """Wherever a tensor of so many values is among those that are calibrated."""
+
+    def replaced(found, settings):
+        if any(numel in each.numel for each in ([found] if isinstance(found, Sketch) else found)):
+            raise error
+        return calibrate(found, settings)
+
+    return replaced
 
 
 def test_the_order_of_the_arguments_does_not_matter(expected):
@@ -190,7 +250,6 @@ def test_a_part_that_is_lost_costs_its_tensor_and_no_other(here, small_parts, mo
 
 @pytest.fixture
 def tied(here):
-    torch = pytest.importorskip("torch")
     shared = torch.from_numpy(normal(64))
     torch.save({"embed.weight": shared, "head.weight": shared, "fc.bias": torch.from_numpy(normal(8))}, here / "m.pt")
     return "m.pt"

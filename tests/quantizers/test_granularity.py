@@ -1,100 +1,180 @@
-"""Which row a value belongs to: against a loop over all indices, for every unit, shape and order of the axes."""
+"""Which unit a value belongs to: against a loop over all indices, for every kind of unit, shape and order of axes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
-from klcal.quantizers.granularity import Layout, PerChannel, PerGroup, PerTensor, layout, parse_per, parse_rules, per_of
+from klcal.quantizers.granularity import Grid, Per, PerBlock, PerChannel, PerGroup, PerTensor, parse_per, per_at
+from klcal.quantizers.layout import Layout, layout
+from klcal.quantizers.rules import parse_rules, per_of
 
 SHAPES = [(3, 5), (5, 3), (1, 4), (4, 1), (2, 3, 4), (3, 1, 2), (2, 2, 2, 3), (2, 3, 64)]
 
 
-def row_by_index(per: PerChannel | PerGroup, shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ...]:
-    """The row of one value, as its own index among the rows."""
+def cell_of(per: Per, shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ...]:
+    """The unit of one value, as its own index among the units."""
+    if isinstance(per, PerBlock):
+        return (*index[:-2], index[-2] // per.rows, index[-1] // per.columns)
     axis = (per.axis or 0) % len(shape)
     if isinstance(per, PerChannel):
         return (index[axis],)
     return (*index[:axis], index[axis] // per.size, *index[axis + 1 :])
 
 
-def rows_by_value(place: Layout, count: int, start: int = 0) -> np.ndarray:
-    begins, rows = place.runs(start, count)
+def unit_of_each(per: Per, shape: tuple[int, ...], order: tuple[int, ...], place: Layout) -> list[int]:
+    """The unit of each value in their order, value by value; units are numbered in the tensor's own order."""
+    units = []
+    for places in np.ndindex(*(shape[axis] for axis in order)):
+        index = tuple(places[order.index(axis)] for axis in range(len(shape)))
+        units.append(int(np.ravel_multi_index(cell_of(per, shape, index), place.grid.shape)))
+    return units
+
+
+def units_by_value(place: Layout, count: int, start: int = 0) -> np.ndarray:
+    begins, units = place.runs(start, count)
     assert begins[0] == 0
     assert (np.diff(begins) > 0).all()
-    return np.repeat(rows, np.diff(begins, append=count))
+    return np.repeat(units, np.diff(begins, append=count))
 
 
-def units(shape):
+def units_in_own_order(place: Layout, count: int) -> list[int]:
+    names = place.in_value_order(np.arange(place.rows))
+    assert np.array_equal(place.in_own_order(names), np.arange(place.rows))
+    return names[units_by_value(place, count)].tolist()
+
+
+def kinds(shape):
     for axis in range(-len(shape), len(shape)):
         yield PerChannel(axis)
         yield from (PerGroup(size, axis) for size in range(1, min(shape[axis], 5) + 1))
+    yield from (PerBlock(rows, columns) for rows in (1, 2, 3, 7) for columns in (1, 2, 5, 100))
+
+
+@st.composite
+def tensors_of_units(draw):
+    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=2, max_size=4)))
+    return draw(st.sampled_from(list(kinds(shape)))), shape, tuple(draw(st.permutations(range(len(shape)))))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_value_is_in_the_row_that_its_index_says(shape):
-    for per, order in product(units(shape), permutations(range(len(shape)))):
+def test_every_value_is_in_the_unit_that_its_index_says(shape):
+    for per, order in product(kinds(shape), permutations(range(len(shape)))):
         place = layout(per, shape, order)
         assert place is not None
-        names = place.in_value_order(np.arange(place.rows))
-        assert np.array_equal(place.in_own_order(names), np.arange(place.rows))
-        shuffled = [shape[axis] for axis in order]
-        found = rows_by_value(place, int(np.prod(shape)))
-        for position, places in enumerate(np.ndindex(*shuffled)):
-            index = tuple(places[order.index(axis)] for axis in range(len(shape)))
-            expected = np.ravel_multi_index(row_by_index(per, shape, index), place.shape)
-            assert names[found[position]] == expected
+        assert place.rows == np.prod(place.grid.shape)
+        assert units_in_own_order(place, int(np.prod(shape))) == unit_of_each(per, shape, order, place)
+
+
+@settings(max_examples=300)
+@given(tensors_of_units())
+def test_every_value_of_any_tensor_is_in_the_unit_that_its_index_says(tensor):
+    per, shape, order = tensor
+    place = layout(per, shape, order)
+    assert units_in_own_order(place, int(np.prod(shape))) == unit_of_each(per, shape, order, place)
+
+
+def test_the_loop_over_indices_would_notice_a_wrong_tile_and_a_wrong_order():
+    per, shape, order = PerBlock(2, 3), (4, 7), (0, 1)
+    right = layout(per, shape, order)
+    expected = unit_of_each(per, shape, order, right)
+    assert units_in_own_order(right, 28) == expected
+    shifted = replace(right, axes=(right.axes[0], right.axes[1]._replace(tile=4)), cells=(2, 2))
+    swapped = replace(right, order=(1, 0))
+    for wrong in (shifted, swapped):
+        assert units_in_own_order(wrong, 28) != expected
 
 
 @given(st.data())
-def test_a_part_of_the_values_has_its_part_of_the_rows(data):
-    shape = data.draw(st.sampled_from(SHAPES))
-    place = layout(data.draw(st.sampled_from(list(units(shape)))), shape)
+def test_a_part_of_the_values_has_its_part_of_the_units(data):
+    per, shape, order = data.draw(tensors_of_units())
+    place = layout(per, shape, order)
     assert place is not None
-    whole = rows_by_value(place, int(np.prod(shape)))
+    whole = units_by_value(place, int(np.prod(shape)))
     start = data.draw(st.integers(0, whole.size - 1))
     count = data.draw(st.integers(1, whole.size - start))
-    assert np.array_equal(rows_by_value(place, count, start), whole[start : start + count])
+    assert np.array_equal(units_by_value(place, count, start), whole[start : start + count])
+    together = (np.diff(whole) >= 0).all()
+    assert place.ordered == together
     if place.ordered:
         last = int(whole[start + count - 1])
         assert place.ends(last, start + count) == (start + count == whole.size or whole[start + count] != last)
-        assert (np.diff(whole) >= 0).all()
+
+
+@given(tensors_of_units())
+def test_runs_are_as_long_as_they_are_said_to_be_and_periods_repeat(tensor):
+    per, shape, order = tensor
+    place = layout(per, shape, order)
+    whole = units_by_value(place, int(np.prod(shape)))
+    begins, _ = place.runs(0, whole.size)
+    assert set(range(0, whole.size, place.period)) <= set(begins.tolist())
+    assert np.diff(begins, append=whole.size).max() == place.run
+    lines = whole.reshape(-1, place.period)
+    full_runs = place.period % place.run == 0 and lines.max() + 1 == place.period // place.run
+    assert place.periodic == bool((lines == lines[0]).all() and full_runs)
+
+
+@pytest.mark.parametrize(
+    ("per", "shape", "grid"),
+    [
+        (PerChannel(-1), (4, 5), Grid(PerChannel(1), 1, None, (5,))),
+        (PerGroup(2), (4, 5), Grid(PerGroup(2, 1), 1, 2, (4, 3))),
+        (PerGroup(3, 0), (4, 5), Grid(PerGroup(3, 0), 0, 3, (2, 5))),
+        (PerBlock(128, 128), (256, 300), Grid(PerBlock(128, 128), (0, 1), (128, 128), (2, 3))),
+        (PerBlock(128, 128), (64, 4096), Grid(PerBlock(128, 128), (0, 1), (128, 128), (1, 32))),
+        (PerBlock(128, 128), (3, 130, 100), Grid(PerBlock(128, 128), (1, 2), (128, 128), (3, 2, 1))),
+    ],
+)
+def test_the_grid_says_which_units_there_are(per, shape, grid):
+    for order in permutations(range(len(shape))):
+        assert layout(per, shape, order).grid == grid
+    assert layout(per_at(grid.axis, grid.size), shape).grid == grid, "as a table keeps it"
+
+
+def test_axis_and_size_that_do_not_go_together_are_no_units():
+    for axis, size in (((0, 1), 3), (1, (2, 3)), ((0, 1), None), ((0, 1, 2), (1, 1, 1))):
+        with pytest.raises(UsageError, match="a block has two of each"):
+            per_at(axis, size)
 
 
 def test_axes_of_extent_1_may_be_missing_in_an_order():
     assert layout(PerChannel(2), (4, 1, 3), (2, 0)) == layout(PerChannel(2), (4, 1, 3), (2, 0, 1))
 
 
-def test_channels_are_rows_of_the_first_axis_but_in_a_stack_of_experts():
-    assert layout(PerChannel(), (16, 8, 3)).shape == (16,), "a one-dimensional convolution"
-    stack = layout(PerChannel(), (4, 16, 64))
-    assert stack.shape == (4, 16, 1)
+def test_channels_are_those_of_the_first_axis_but_in_a_stack_of_experts():
+    assert layout(PerChannel(), (16, 8, 3)).grid.shape == (16,), "a one-dimensional convolution"
+    stack = layout(PerChannel(), (4, 16, 64)).grid
+    assert (stack.per, stack.shape) == (PerGroup(64, 2), (4, 16, 1))
     assert "channel:0" in stack.note
-    assert layout(PerChannel(0), (4, 16, 64)).shape == (4,)
+    assert layout(PerChannel(0), (4, 16, 64)).grid.shape == (4,)
 
 
 @pytest.mark.parametrize("shape", [(), (7,)])
-@pytest.mark.parametrize("per", [PerChannel(), PerChannel(3), PerGroup(9)])
+@pytest.mark.parametrize("per", [PerChannel(), PerChannel(3), PerGroup(9), PerBlock(9, 9)])
 def test_what_has_one_axis_has_one_scale(per, shape):
     assert layout(per, shape) is None
     assert layout(PerTensor(), (3, 4)) is None
 
 
-@pytest.mark.parametrize("text", ["tensor", "channel", "channel:0", "channel:-1", "group:32", "group:32,0"])
+@pytest.mark.parametrize(
+    "text", ["tensor", "channel", "channel:0", "channel:-1", "group:32", "group:32,0", "block:128,128"]
+)
 def test_a_unit_reads_back_from_its_text(text):
     assert str(parse_per(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "row", "channel:", "channel:x", "group", "group:", "group:-1", "group:2,", "tensor:0"]
+    "text",
+    ["", "row", "channel:", "channel:x", "group", "group:", "group:-1", "group:2,", "tensor:0", "block:2", "block:0,1"],
 )
 def test_what_is_no_unit_is_told_with_those_there_are(text):
-    with pytest.raises(UsageError, match="use tensor, channel, channel:AXIS, group:SIZE"):
+    with pytest.raises(UsageError, match=r"use tensor, channel, channel:AXIS, group:SIZE|sizes are ints, at least 1"):
         parse_per(text)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.calibration import calibrate
-from klcal.quantizers.qparams import Qparams, dequantize, qparams, quantize
-from klcal.quantizers.scheme import Scheme
+from klcal.quantizers.qparams import Qparams, deployed_scales, level_ends, qparams, rounded_scales, zero_points
+from klcal.quantizers.rounding import dequantize, quantize
+from klcal.quantizers.scheme import KINDS, Scheme
+from tests.support.lazy import torch
 from tests.support.strategies import FINITE, floats, tensors
 
 INTEGERS = ("int2", "uint3", "int4", "uint4", "int8", "uint8", "int16", "uint16")
-SCHEMES = [Scheme(dtype, symmetric) for dtype in INTEGERS for symmetric in (True, False)]
-ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.name}"}
+SCHEMES = [Scheme(dtype, kind) for dtype in INTEGERS for kind in KINDS]
+ids = {"ids": lambda scheme: f"{scheme.dtype}-{scheme.kind}"}
 SCALES = st.floats(2.0**-20, 2.0**20, width=32)
 
 
@@ -46,28 +47,125 @@ def test_halves_are_rounded_to_even_and_what_is_beyond_is_clipped():
     assert quantize([0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, np.inf], by).tolist() == [0, 2, 2, 0, -2, 7, -8, 7]
 
 
+# --- what is deployed
+
+
+def options(scheme: Scheme) -> list[int]:
+    """All of a few levels, some of many."""
+    return sorted({scheme.belows[0], scheme.belows[-1], scheme.belows[scheme.belows.size // 2]})
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
-def test_zero_is_exact_and_the_ends_are_the_scheme_s(scheme):
-    for below in (scheme.size // 2,) if scheme.symmetric else (0, scheme.size // 2, scheme.size - 1):
-        by = qparams(0.1, below, scheme)
-        assert by.zero_point - by.qmin == below
-        assert dequantize(quantize([0.0], by), by).tolist() == [0.0]
-        assert by.low == pytest.approx(-below * 0.1)
-        assert by.high == pytest.approx((scheme.size - 1 - below) * 0.1)
+def test_zero_is_exact_and_the_integers_stand_for_the_levels_of_the_choice(scheme):
+    for below in options(scheme):
+        by = qparams(0.125, below, scheme)
         assert (by.qmin, by.qmax) == (scheme.integers[0], scheme.integers[-1])
+        assert dequantize(quantize([0.0], by), by).tolist() == [0.0]
+        values = np.sort(dequantize(np.arange(by.qmin, by.qmax + 1), by))
+        assert values.tolist() == [0.125 * (level - below) for level in range(scheme.size)]
+        assert (by.low, by.high) == (values[0], values[-1])
 
 
-def test_symmetric_formats_are_narrow():
-    int8, uint8 = Scheme("int8", True), Scheme("uint8", True)
-    assert (int8.integers, qparams(1, 127, int8).zero_point) == (range(-127, 128), 0)
-    assert (uint8.integers, qparams(1, 127, uint8).zero_point) == (range(1, 256), 128)
-    assert (Scheme("int8", False).integers[0], Scheme("uint8", False).integers[0]) == (-128, 0)
+@pytest.mark.parametrize("scheme", SCHEMES, **ids)
+@pytest.mark.parametrize("scale", [0.1, 3e38, 1e-45, 1e-46])
+def test_one_and_many_are_deployed_alike(scheme, scale):
+    below = np.array(options(scheme))
+    scales = np.full(below.size, scale)
+    each = [qparams(scale, int(option), scheme) for option in below]
+    assert deployed_scales(scales, below, scheme).tolist() == [by.scale for by in each]
+    assert rounded_scales(scales, below, scheme).tolist() == [abs(by.scale) for by in each]
+    assert zero_points(below, scheme).tolist() == [by.zero_point for by in each]
+    under, above = level_ends(below, scheme)
+    assert (under + above == scheme.size - 1).all()
+    assert all(by.low <= 0 <= by.high and np.isfinite([by.low, by.high]).all() for by in each)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "integers", "zero_point", "above", "below"),
+    [
+        ("int2", "symmetric", range(-1, 2), 0, [1], [1]),
+        ("int2", "symmetric-full", range(-2, 2), 0, [1], [1, 2]),
+        ("int2", "symmetric-signed", range(-2, 2), 0, [1, 2], [1, 2]),
+        ("int2", "affine", range(-2, 2), 0, [1, 2, 3], [1, 2, 3]),
+        ("uint2", "symmetric", range(1, 4), 2, [1], [1]),
+        ("uint2", "symmetric-full", range(4), 2, [1], [1, 2]),
+        ("uint2", "symmetric-signed", range(4), 2, [1, 2], [1, 2]),
+        ("int8", "symmetric", range(-127, 128), 0, range(1, 128), range(1, 128)),
+        ("int8", "symmetric-full", range(-128, 128), 0, range(1, 128), range(1, 129)),
+        ("uint8", "symmetric", range(1, 256), 128, range(1, 128), range(1, 128)),
+        ("uint8", "symmetric-full", range(256), 128, range(1, 128), range(1, 129)),
+    ],
+)
+def test_each_scheme_has_its_integers_and_its_levels(dtype, kind, integers, zero_point, above, below):
+    scheme = Scheme(dtype, kind)
+    assert scheme.integers == integers
+    assert qparams(1, scheme.zero, scheme).zero_point == zero_point
+    assert (scheme.above.tolist(), scheme.below.tolist()) == (list(above), list(below))
+    assert scheme.is_fixed == (kind in ("symmetric", "symmetric-full"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "scale", "ends"),
+    [
+        ("symmetric", -2.0, 1.75, 2 / 7, (-2.0, 2.0)),
+        ("symmetric-full", -2.0, 1.75, 0.25, (-2.0, 1.75)),
+        ("symmetric-signed", -2.0, 1.75, 0.25, (-2.0, 1.75)),
+        ("symmetric", -1.75, 2.0, 2 / 7, (-2.0, 2.0)),
+        ("symmetric-full", -1.75, 2.0, 2 / 7, (-16 / 7, 2.0)),
+        ("symmetric-signed", -1.75, 2.0, -0.25, (-1.75, 2.0)),
+        ("symmetric-signed", -1.9, 2.0, -1.9 / 7, (-1.9, 15.2 / 7)),  # the other side counts as well
+        ("symmetric-signed", -1.0, 1.0, 1 / 7, (-8 / 7, 1.0)),  # a tie goes to the positive sign
+        ("symmetric-signed", 0.0, 2.0, -0.25, (-1.75, 2.0)),
+        ("symmetric-signed", -2.0, 0.0, 0.25, (-2.0, 1.75)),
+    ],
+)
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_min_max_of_four_bits_by_hand(kind, low, high, scale, ends, per):
+    row = calibrate(np.float32([[low, high]]), dtype="int4", scheme=kind, method="minmax", per=per)
+    (unit,) = row.each_unit()
+    found = [unit.scale, unit.low, unit.high, unit.zero_point]
+    assert found == pytest.approx([scale, *ends, 0], rel=1e-6)
+    assert (row.qmin, row.qmax) == (-7 if kind == "symmetric" else -8, 7)
+
+
+def test_a_negative_scale_represents_what_a_positive_one_of_the_same_size_clips():
+    values = np.float32([-1.75, -0.5, 0.25, 2.0])
+    row = calibrate(values, dtype="int4", scheme="symmetric-signed", method="mse")
+    assert (row.scale, row.mse, row.clipped) == (-0.25, 0.0, 0.0)
+    assert quantize(values, row).tolist() == [7, 2, -1, -8]
+    assert dequantize(quantize(values, row), row).tolist() == values.tolist()
+    positive = qparams(0.25, 8, Scheme("int4", "symmetric-signed"))
+    assert dequantize(quantize(values, positive), positive).tolist() == [-1.75, -0.5, 0.25, 1.75]
+
+
+@pytest.mark.parametrize("method", ["kl", "mse", "kl-classic", "minmax", "percentile:95"])
+@settings(max_examples=15)
+@given(values=tensors(100))
+def test_mirrored_values_have_the_mirrored_scale(method, values):
+    """But where both signs are as good: then it is the positive one."""
+    options = {"dtype": "int4", "scheme": "symmetric-signed", "method": method}
+    row, mirrored = calibrate(values, **options), calibrate(-values, **options)
+    assert abs(row.scale) == abs(mirrored.scale)
+    if row.scale == -mirrored.scale:
+        assert row.mse == pytest.approx(mirrored.mse, rel=1e-9)
+    else:
+        assert min(row.scale, mirrored.scale) > 0
+
+
+def test_each_scheme_of_four_bits_has_less_error_than_the_one_before():
+    values = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
+    kinds = ("symmetric", "symmetric-full", "symmetric-signed", "affine")
+    rows = [calibrate(values, dtype="int4", scheme=kind, method="mse", per="group:128") for kind in kinds]
+    losses = [10 * np.log10(np.mean(row.mse)) for row in rows]
+    assert losses[0] - losses[1] > 0.15
+    assert losses[1] - losses[2] > 0.15
+    assert losses[2] >= losses[3]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
 def test_the_ends_of_the_range_never_overflow_a_float32(scheme):
     greatest = float(np.finfo(np.float32).max)
-    row = calibrate(np.float32([greatest, -greatest]), dtype=scheme.dtype, scheme=scheme.name, method="minmax")
+    row = calibrate(np.float32([greatest, -greatest]), dtype=scheme.dtype, scheme=scheme.kind, method="minmax")
     assert np.isfinite(np.float32([row.low, row.high])).all()
     assert np.isfinite(dequantize([row.qmin, row.qmax], row)).all()
 
@@ -79,8 +177,10 @@ def test_the_ends_of_the_range_never_overflow_a_float32(scheme):
 def test_metrics_are_those_of_the_real_rounding(scheme, method, values):
     """To 1 % on 300 float32 values and more up to 8 bits, exactly for values that a bucket holds exactly."""
     exact = (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
-    row = calibrate(exact, dtype=scheme.dtype, scheme=scheme.name, method=method)
-    restored = dequantize(quantize(exact, row), row).astype(float)
+    row = calibrate(exact, dtype=scheme.dtype, scheme=scheme.kind, method=method)
+    restored = (
+        quantize(exact, row) - row.zero_point
+    ) * row.scale  # in float64: a float32 is too coarse for tiny errors
     steps = np.rint(exact.astype(float) / row.scale) + row.zero_point
     real = np.mean((exact - restored) ** 2)
     assert row.mse == pytest.approx(real, rel=1e-3, abs=1e-12 * np.mean(exact.astype(float) ** 2))

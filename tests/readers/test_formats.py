@@ -14,6 +14,7 @@ from klcal.errors import InputError
 from klcal.readers import formats
 from klcal.readers.formats import SUFFIXES, describe, stem
 from tests.support.files import check_words, file_of, zipped
+from tests.support.lazy import torch
 
 ONES = np.ones(3, np.float32)
 PICKLED = [".pt", ".pth", ".bin", ".ckpt"]
@@ -38,8 +39,6 @@ def npz(**arrays) -> bytes:
 
 
 def pt(legacy: bool = False) -> bytes:
-    import torch
-
     out = io.BytesIO()
     torch.save({"w": torch.ones(3)}, out, _use_new_zipfile_serialization=not legacy)
     return out.getvalue()

@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from klcal.errors import InputError
 from klcal.readers import standard_input
 from klcal.readers.regular import open_regular
 from klcal.readers.standard_input import spooled
 from tests.support.command import klcal_process, one_message
+from tests.support.lazy import torch
 
 READ = """
 import resource, sys

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import klcal
 from klcal.calibration import calibrate
 from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme, parse_range
 from klcal.search.methods import KL, METHODS, MSE, KLClassic, MinMax, Percentile, parse, sub_bins_per_cell
-from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.values import sketch
+from tests.support.command import SAMPLES
 
 RNG = np.random.default_rng
 NORMAL = RNG(0).standard_normal(100_000).astype(np.float32)
@@ -47,7 +49,7 @@ def test_any_method_is_read_back_from_its_text(weight, bins, percent):
     [
         (RNG(7).integers(-100, 101, 1000), "int8", 1.0),
         (RNG(7).integers(0, 201, 1000), "uint8", 1.0),
-        (RNG(7).integers(-2, 3, 1000), "int4", 1.0),
+        (RNG(7).integers(-2, 3, 1000), "int4", 1 / 3),  # of 1, 1/2 and 1/3, the nearest to the full range's
         (RNG(7).integers(-5, 6, 1000), "int4", 1.0),
         (RNG(7).integers(-100, 101, 1000) * 0.015625, "int8", 0.015625),
         ([3.0, 3.0], "int8", 3 / 127),
@@ -59,6 +61,16 @@ def test_values_on_a_lattice_that_leaves_levels_unused_are_represented_exactly(v
     row = calibrate(np.float32(values), dtype=dtype, method=method)
     assert row.scale == pytest.approx(scale)
     assert row.mse == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_of_bfloat16_values_few_lie_between_levels_of_a_power_of_two(layer):
+    """Most of these are whole numbers of 2⁻⁸, the rest of 2⁻⁹; the scale of their range has 20 times the error."""
+    tensors = klcal.read(SAMPLES / "minilm_layernorms_bf16.safetensors")
+    values = tensors[f"encoder.layer.{layer}.output.LayerNorm.weight"]
+    row, power = (calibrate(values, dtype="uint8", method="mse", scale_format=each) for each in ("float32", "e8m0"))
+    assert power.scale == 1 / 256
+    assert row.mse <= 1.01 * power.mse
 
 
 def test_texts_of_methods():
@@ -109,7 +121,9 @@ def test_more_bins_than_memory_has_room_for_are_refused(bins):
 
 
 def test_cells_are_cut_into_as_many_sub_bins_as_the_bins_allow():
-    assert [sub_bins_per_cell(2048, Scheme(dtype, True).size) for dtype in ("int2", "int4", "int8", "int16")] == [
+    assert [
+        sub_bins_per_cell(2048, Scheme(dtype, "symmetric").size) for dtype in ("int2", "int4", "int8", "int16")
+    ] == [
         683,
         137,
         8,
@@ -207,8 +221,8 @@ def test_a_range_without_zero_or_width_is_refused(text):
 def test_the_search_of_an_adversary_s_sketch_ends():
     """Buckets over all octaves, each with one value: the deepest search there is."""
     values = np.ldexp(np.float32(1.37), np.arange(-126, 128)).astype(np.float32)
-    law = Law.of(sketch(np.concatenate([values, -values])))
-    assert law.size == 508
+    values = np.concatenate([values, -values])
+    assert Distribution.of(sketch(values)).size == 508
     for dtype in ("int8", "uint8", "int4"):
         for method in ("kl", "mse", "kl-classic"):
             assert calibrate(values, dtype=dtype, method=method).status == "ok"

@@ -3,109 +3,116 @@
 from __future__ import annotations
 
 import math
-import struct
-from collections import Counter
 
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
 from klcal.sketches import counting, device_counting
-from klcal.sketches.counting import FLOAT_DTYPES, SIGN_KEY, count
+from klcal.sketches.counting import FLOAT_DTYPES, count
 from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
+from klcal.sketches.patterns import FEW, TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
+from tests.support.lazy import torch
+from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import floats
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")),
-]
 NARROW = [dtype for dtype in FLOAT_DTYPES if dtype not in ("float64", "float32")]
+SIGN = 1 << 31
 WIDTHS = {np.uint8: 1 << 8, np.uint16: 1 << 16, np.float16: 1 << 16}
 
 
-def one_by_one(values: list[float]) -> Sketch:
-    """The sketch of float32 values, from struct and a Counter."""
-    finite = [value for value in values if math.isfinite(value)]
-    patterns = [struct.unpack("<I", struct.pack("<f", value))[0] for value in finite if value != 0]
-    buckets = Counter(pattern >> 13 for pattern in patterns)
-    keys = sorted(buckets)
-    return Sketch(
-        np.array(keys, np.int64),
-        np.array([buckets[key] for key in keys], np.int64),
-        zeros=sum(value == 0 for value in finite),
-        nan=sum(map(math.isnan, values)),
-        neg_inf=values.count(-math.inf),
-        pos_inf=values.count(math.inf),
-        minimum=min((value for value in finite if value), default=math.inf),
-        maximum=max((value for value in finite if value), default=-math.inf),
-        exact=all(pattern % 8192 == 0 for pattern in patterns),
-    )
+def numpy_type(dtype: str) -> type:
+    return np.float16 if dtype == "float16" else getattr(ml_dtypes, dtype)
 
 
-def counted(chunks, dtype: str = "float32") -> Sketch:
-    return Sketch.of(count(chunks, dtype))
+def counted(chunks, dtype: str = "float32", resolution: Resolution = TENSOR) -> Sketch:
+    return count(chunks, dtype, resolution)
 
 
-@given(floats())
-def test_counts_are_those_of_single_values(values):
-    assert counted([values]) == one_by_one(values.tolist())
+def on_a_device(chunks, resolution: Resolution = TENSOR, device: str = "cpu") -> Sketch:
+    return count_on_device(map(torch.from_numpy, chunks), device, resolution)
 
 
-@given(st.lists(floats(), max_size=5))
-def test_a_device_counts_the_same(chunks):
+@given(floats(), RESOLUTIONS)
+def test_counts_are_those_of_single_values(values, resolution):
+    assert counted([values], resolution=resolution) == one_by_one([values], resolution)
+
+
+@given(st.lists(st.floats(), max_size=40), RESOLUTIONS)
+def test_float64_is_rounded_and_what_over_or_underflows_is_counted_as_that(values, resolution):
+    found = counted([np.float64(values)], "float64", resolution)
+    assert found == one_by_one([values], resolution) == on_a_device([np.float64(values)], resolution)
+    assert found.numel[0] == len(values)
+
+
+def test_a_float64_that_overflows_is_not_infinite_and_one_that_underflows_is_a_zero():
+    values = np.float64([1e300, -1e300, math.inf, 1e-300, 0.0, 3.0])
+    for found in (counted([values], "float64"), on_a_device([values])):
+        assert (found.overflowed[0], found.pos_inf[0], found.neg_inf[0]) == (2, 1, 0)
+        assert (found.underflowed[0], found.zeros[0], found.finite[0], found.numel[0]) == (1, 2, 3, 6)
+        assert (found.minimum[0], found.maximum[0]) == (3.0, 3.0)
+
+
+@given(st.lists(floats(), max_size=5), RESOLUTIONS)
+def test_a_device_counts_the_same(chunks, resolution):
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        assert Sketch.of(count_on_device(map(torch.from_numpy, chunks), device)) == counted(chunks)
+        assert on_a_device(chunks, resolution, device) == counted(chunks, resolution=resolution)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_a_device_counts_a_million_values_of_any_dtype_the_same(dtype, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
     values = torch.from_numpy(np.random.default_rng(0).standard_t(1, size=1 << 20) * 1e3).to(getattr(torch, dtype))
     stored = values.view({1: torch.uint8, 2: torch.uint16, 4: torch.float32, 8: torch.float64}[values.element_size()])
     chunk = stored.numpy().view(FLOAT_DTYPES[dtype])
     found = counted([chunk], dtype)
-    assert Sketch.of(count_on_device([values], device)) == found
+    assert count_on_device([values], device) == found
     assert torch.equal(as_tensor(chunk, dtype).view(torch.uint8), values.view(torch.uint8))
-    assert found.numel == 1 << 20
+    assert found.numel[0] == 1 << 20
 
 
 @pytest.mark.parametrize("dtype", NARROW)
 def test_every_pattern_of_a_narrow_float_is_counted_as_the_value_it_stands_for(dtype):
     patterns = np.arange(WIDTHS[FLOAT_DTYPES[dtype]], dtype=f"u{np.dtype(FLOAT_DTYPES[dtype]).itemsize}")
     found = counted([patterns.view(FLOAT_DTYPES[dtype])], dtype)
-    numpy_type = np.float16 if dtype == "float16" else getattr(ml_dtypes, dtype)
     with np.errstate(invalid="ignore"):  # of signalling NaNs
-        assert found == one_by_one(patterns.view(numpy_type).astype(np.float64).tolist())
+        assert found == one_by_one([patterns.view(numpy_type(dtype)).astype(np.float64)], TENSOR)
     torch_values = as_tensor(patterns, dtype).to(torch.float64)
-    assert found == one_by_one(torch_values.tolist())
+    assert found == one_by_one([torch_values.tolist()], TENSOR)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_bfloat16_and_float16_have_a_bucket_for_every_value(dtype):
     """But for float16's and bfloat16's own subnormals below float32's precision there, nothing is rounded."""
     patterns = np.arange(1 << 16, dtype=np.uint16)
-    values = as_tensor(patterns, dtype).to(torch.float32).numpy()
+    with np.errstate(invalid="ignore"):  # of signalling NaNs
+        values = patterns.view(numpy_type(dtype)).astype(np.float32)
     distinct = np.unique(values[np.isfinite(values) & (values != 0)]).size
     assert counted([patterns], dtype).keys.size == distinct
-
-
-@given(st.lists(st.floats(), max_size=40))
-def test_float64_is_rounded_to_float32_and_what_overflows_is_infinite(values):
-    with np.errstate(over="ignore"):
-        expected = np.float64(values).astype(np.float32)
-    assert counted([np.float64(values)], "float64") == counted([expected])
 
 
 def test_signs_subnormals_and_zeros_keep_apart():
     least = 2.0**-149
     found = counted([np.float32([0.0, -0.0, least, -least, 1.0, -1.0])])
-    assert (found.zeros, found.minimum, found.maximum) == (2, -1.0, 1.0)
-    assert found.keys.tolist() == [0, 127 << 10, SIGN_KEY, SIGN_KEY + (127 << 10)]
+    assert (found.zeros[0], found.minimum[0], found.maximum[0]) == (2, -1.0, 1.0)
+    assert found.keys.tolist() == [1, 127 << 23, SIGN + 1, SIGN + (127 << 23)]
+    in_buckets = counted([np.float32([0.0, -0.0, least, -least, 1.0, -1.0])], resolution=Resolution(few=0))
+    assert in_buckets.keys.tolist() == [0, 127 << 23, SIGN, SIGN + (127 << 23)]
+    assert in_buckets.zeros[0] == 2
+
+
+@given(st.lists(st.integers(-9, 9).map(lambda step: step * 2.0**-149), max_size=20), RESOLUTIONS)
+def test_subnormals_are_counted_by_value_among_the_few_and_never_as_zeros(values, resolution):
+    values = np.float32(values)
+    found = counted([values], resolution=resolution)
+    assert found == one_by_one([values], resolution)
+    assert found.nonzero[0] == np.count_nonzero(values)
 
 
 @pytest.mark.parametrize(
@@ -122,31 +129,56 @@ def test_signs_subnormals_and_zeros_keep_apart():
     ],
 )
 def test_extremes_are_those_of_the_values_that_are_not_zero(values, extremes):
-    for found in (counted([np.float32(values)]), Sketch.of(count_on_device([torch.tensor(values)], "cpu"))):
-        assert (found.minimum, found.maximum) == extremes
-        assert (found.min, found.max) == (min(values), max(values))
+    for few in (0, 4096):
+        for counting_ in (counted, on_a_device):
+            found = counting_([np.float32(values)], resolution=Resolution(few=few))
+            assert (found.minimum[0], found.maximum[0]) == extremes
+            assert (found.min[0], found.max[0]) == (min(values), max(values))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=30))
 def test_nan_of_any_payload_and_sign_is_a_nan(patterns):
     values = np.array(patterns, np.uint32).view(np.float32)
     found = counted([values])
-    assert found.nan == np.count_nonzero(np.isnan(values))
-    assert found.numel == values.size
+    assert found.nan[0] == np.count_nonzero(np.isnan(values))
+    assert found.numel[0] == values.size
 
 
-@settings(max_examples=20)  # a table of all buckets for each block on a device
-@given(st.lists(floats(max_size=20), max_size=4), st.integers(2, 30))
-def test_how_the_work_is_blocked_does_not_matter(chunks, block):
-    whole = counted([np.concatenate([np.empty(0, np.float32), *chunks])])
+@settings(max_examples=30)  # a table of all buckets for each block on a device
+@given(st.lists(floats(max_size=20), max_size=4), st.integers(2, 30), RESOLUTIONS)
+def test_how_the_work_is_blocked_does_not_matter(chunks, block, resolution):
+    whole = counted([np.concatenate([np.empty(0, np.float32), *chunks])], resolution=resolution)
     patch = pytest.MonkeyPatch()
     with patch.context() as settings:
         settings.setattr(counting, "BLOCK", block)
         settings.setattr(counting, "SMALL", block // 2)
         settings.setattr(counting, "FLUSH", 2 * block)
         settings.setattr(device_counting, "DEVICE_BLOCK", block)
-        assert counted(chunks) == whole
-        assert Sketch.of(count_on_device(map(torch.from_numpy, chunks), "cpu")) == whole
+        assert counted(chunks, resolution=resolution) == whole
+        assert on_a_device(chunks, resolution) == whole
+
+
+@pytest.mark.parametrize("few", [FEW - 1, FEW, FEW + 1])
+def test_few_values_are_kept_whole_and_one_more_is_cut(few):
+    """Zeros, infinities and NaN of many payloads are no values among them."""
+    own = (np.arange(few, dtype=np.uint32) * 4099 + 0x3F800001).view(np.float32)
+    payloads = np.arange(0x7F800001, 0x7F800001 + FEW, dtype=np.uint32).view(np.float32)
+    values = np.concatenate([own, own[:100], payloads, np.float32([0.0, -0.0, np.inf])])
+    values = values[np.random.default_rng(0).permutation(values.size)]
+    found = counted([values])
+    assert found.whole[0] == found.exact[0] == (few <= FEW)
+    assert found.keys.size == (few if few <= FEW else np.unique(own.view(np.uint32) >> 13).size)
+    assert found == on_a_device([values]) == counted(np.array_split(values, 7)) == counted([values[::-1].copy()])
+    assert (found.nonzero[0], found.nan[0], found.zeros[0]) == (few + 100, FEW, 2)
+
+
+def test_few_values_in_much_data_are_whole_and_one_rare_stranger_after_another_is_not_forgotten():
+    lattice = np.float32(0.0137) * np.random.default_rng(0).integers(-7, 8, 1 << 18).astype(np.float32)
+    found = counted([lattice])
+    assert (found.keys.size, found.exact[0]) == (14, True)
+    strangers = (np.arange(FEW, dtype=np.uint32) + 0x3F800001).view(np.float32)
+    assert counted([lattice, strangers]) == counted([lattice]) + counted([strangers])
+    assert not counted([lattice, strangers]).exact[0]
 
 
 def test_the_small_table_is_emptied_before_it_overflows(monkeypatch):
@@ -176,6 +208,7 @@ def test_an_unknown_device_is_refused(name):
 
 
 def test_an_absent_device_is_refused():
-    with pytest.raises(UsageError, match="there is no device 'cuda:99'"):
-        usable_device("cuda:99")
+    absent = f"cuda:{torch.cuda.device_count() + 99}"
+    with pytest.raises(UsageError, match=f"there is no device '{absent}'"):
+        usable_device(absent)
     assert usable_device("auto") == usable_device("cpu") == "cpu"

@@ -1,6 +1,8 @@
-"""A law answers for the values of its sketch: to rounding where they are points, as if spread evenly where not."""
+"""A distribution is what its sketch knows: points or intervals of the values of each unit, cut at the extremes."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,130 +10,229 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klcal.quantizers.scheme import Scheme
-from klcal.search.exact_costs import distortion
-from klcal.sketches.distribution import Law
-from klcal.sketches.sketch import sketch
-from tests.support.strategies import FINITE, floats, tensors
+from klcal.search.exact_costs import exact_costs
+from klcal.sketches.distribution import OUTERMOST, Distribution
+from klcal.sketches.patterns import UNITS, Resolution
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch
+from tests.support import slow
+from tests.support.samples import cut
+from tests.support.sketches import GREATEST, RESOLUTIONS, one_by_one
+from tests.support.strategies import FINITE
 
-POINTS = st.floats(0, 2.0**100)
-NORMAL = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
-
-
-def exact(values):
-    return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-def evenly_spread(law_side, point: float) -> tuple[float, float]:
-    """The mass within a point and the excess beyond it, bucket by bucket."""
-    mass = excess = 0.0
-    for inner, outer, count in zip(law_side.inner, law_side.outer, law_side.counts, strict=True):
-        if inner == outer:
-            mass += count * (inner <= point)
-            excess += count * max(inner - point, 0.0)
-        else:
-            share = min(max((point - inner) / (outer - inner), 0.0), 1.0)
-            mass += count * share
-            beyond = max(outer - max(point, inner), 0.0)
-            excess += count * (beyond / (outer - inner)) * ((max(point, inner) + outer) / 2 - point)
-    return mass, excess
+NUMBERS = st.one_of(
+    FINITE, st.floats(-4, 4, width=32), st.sampled_from([0.0, 1.0, -1.0, 2.0**-149, GREATEST, 2.0**-133])
+)
+VALUES = st.lists(st.lists(NUMBERS, max_size=12), min_size=1, max_size=4)
+FULL = VALUES.map(lambda units: [[*each, 1.0] for each in units])  # units that have a value
+SKETCHES = st.builds(one_by_one, VALUES, RESOLUTIONS)
+CUT = Resolution(least_bits=7, few=0)  # however few the values are
 
 
-@given(floats(NORMAL), st.lists(POINTS, min_size=1, max_size=20))
-def test_tables_answer_as_a_loop_over_the_buckets_does(values, points):
-    law = Law.of(sketch(values))
-    at = np.array([*points, *np.abs(values).astype(float)])
-    for side, pieces in zip(law.sides, (law.positive, law.negative), strict=True):
-        expected = [evenly_spread(pieces, point) for point in at]
-        scale = float(np.sum(pieces.counts * pieces.outer))
-        assert side.mass_within(at) == pytest.approx([mass for mass, _ in expected], abs=1e-9)
-        assert side.excess_beyond(at) == pytest.approx([excess for _, excess in expected], rel=1e-9, abs=1e-13 * scale)
+def pieces(distribution: Distribution, unit: int) -> list[tuple[float, float, float]]:
+    """(low, high, count) of each piece of a unit, in its order."""
+    some = slice(*distribution.starts[unit : unit + 2])
+    columns = (getattr(distribution, name)[some].tolist() for name in ("negative", "inner", "outer", "counts"))
+    return [
+        (-outer, -inner, count) if negative else (inner, outer, count)
+        for negative, inner, outer, count in zip(*columns, strict=True)
+    ]
 
 
-@given(floats(FINITE))
-def test_points_are_the_values_themselves(values):
-    values = exact(values)
-    law = Law.of(sketch(values))
-    assert law.energy == pytest.approx(float(np.sum(values.astype(float) ** 2)), rel=1e-9)
-    assert sorted(np.repeat(law.positive.inner, law.positive.counts)) == sorted(values[values > 0].tolist())
-    assert law.size == np.count_nonzero(values)
+def check_pieces(distribution: Distribution, of: Sketch) -> None:
+    assert distribution.units == of.units
+    for unit in range(of.units):
+        assert pieces(distribution, unit) == slow.pieces_of(of, unit)
 
 
-@given(tensors(300))
-def test_a_law_keeps_the_extremes_and_nearly_the_moments(values):
-    law, wide = Law.of(sketch(values)), values.astype(float)
-    assert law.high == max(0.0, float(values.max()))
-    assert law.low == min(0.0, float(values.min()))
-    assert law.energy == pytest.approx(float(np.sum(wide**2)), rel=2e-3)
+def normal(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
 
 
-@given(tensors(300))
-def test_masses_are_equal_where_no_value_lies_between(values):
-    """What prefix sums leave behind by rounding would pass for an occupied bin."""
-    law = Law.of(sketch(values))
-    for side in law.sides:
-        beyond = side.extreme * np.array([1.0, 1.0 + 2**-40, 1.5, 1e6]) + (side.extreme == 0)
-        assert set(side.mass_within(beyond)) == {side.size}
+# --- pieces
 
 
-# --- the traps, one test each
+@given(SKETCHES)
+def test_pieces_are_those_of_the_definition_and_ascend(found):
+    check_pieces(Distribution.of(found), found)
 
 
-def test_one_huge_outlier_takes_no_digits_from_the_rest():
-    """Running sums from the most negative value on would lose the error of the body altogether."""
-    body = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * np.float32(1e-3)
-    law = Law.of(sketch(np.append(body, np.float32(-1e12))))
-    alone = Law.of(sketch(body[body > 0]))
-    edges = np.array([1e-4, 1e-3, 2e-3])
-    assert law.sides[0].excess_beyond(edges) == pytest.approx(alone.sides[0].excess_beyond(edges), rel=1e-12)
+def test_pieces_of_many_values_are_those_of_the_definition():
+    found = Sketch.stack([sketch(normal(20_000, 1)), sketch(normal(9_000, 2)), sketch([]), sketch([3.0, 1e30])])
+    check_pieces(Distribution.of(found), found)
+    check_pieces(Distribution.of(one_by_one([normal(6_000).tolist()], UNITS)), one_by_one([normal(6_000)], UNITS))
 
 
-def test_nothing_is_clipped_at_the_full_range_and_a_constant_is_a_point():
-    for values in ([3.3, -7.7], [0.1], [-0.1, -0.1], [1e-40], [5.1, 5.2]):
-        sketched = sketch(np.float32(values))
-        law = Law.of(sketched)
-        assert (law.high, -law.low) == (max(0.0, sketched.maximum), max(0.0, -sketched.minimum))
-        top = np.array([max(law.high, -law.low)])
-        assert sum(side.mass_within(top)[0] for side in law.sides) == len(values)
-    point = Law.of(sketch(np.float32([0.1, 0.1])))
-    assert point.positive.inner == point.positive.outer == np.float32(0.1)
-    below = np.nextafter(np.float64(np.float32(0.1)), 0)
-    assert point.sides[0].mass_within(np.array([below])) == 0
-    assert point.sides[0].excess_beyond(np.array([0.05]))[0] == pytest.approx(2 * (np.float32(0.1) - 0.05))
+def test_pieces_in_the_order_of_keys_or_beyond_the_extremes_are_noticed():
+    found = one_by_one([[-3.0, -0.3, 0.7, 5.1]], CUT)
+    distribution = Distribution.of(found)
+    check_pieces(distribution, found)
+    back = {name: getattr(distribution, name)[[2, 3, 1, 0]] for name in ("negative", "inner", "outer", "counts")}
+    wide = {"outer": np.append(distribution.outer[:-1], 5.125)}
+    for broken in (back, wide):
+        with pytest.raises(AssertionError):
+            check_pieces(replace(distribution, **broken), found)
+
+
+@given(VALUES)
+def test_exact_units_are_points_the_values_themselves(values):
+    distribution = Distribution.of(Sketch.stack([sketch(np.float32(each)) for each in values]))
+    for unit, each in enumerate(values):
+        assert [(low, count) for low, _, count in pieces(distribution, unit)] == [
+            (low, count) for low, _, count in slow.points(each)
+        ]
+    assert np.array_equal(distribution.inner, distribution.outer)
+    assert distribution.exact.all()
+
+
+@given(VALUES)
+def test_the_extremes_are_those_of_the_values_and_zero(values):
+    distribution = Distribution.of(one_by_one(values, CUT))
+    for unit, each in enumerate(values):
+        nonzero = [float(np.float32(x)) for x in each if x]
+        assert distribution.min[unit] == min([*nonzero, 0.0])
+        assert distribution.max[unit] == max([*nonzero, 0.0])
+        found = pieces(distribution, unit)
+        assert sum(count for _, _, count in found) == distribution.size[unit] == len(nonzero)
+        if nonzero and min(map(abs, nonzero)) >= slow.LEAST_NORMAL:
+            assert (found[0][0], found[-1][1]) == (min(nonzero), max(nonzero))
+            assert all(any(low <= x <= high for low, high, _ in found) for x in nonzero)
+
+
+def test_a_constant_is_a_point():
+    for value in (0.1, -0.1, 5.1, 3.4e38):
+        found = pieces(Distribution.of(one_by_one([[value, value]], CUT)), 0)
+        assert found == [(np.float32(value), np.float32(value), 2)]
+
+
+def test_lossless_values_are_points_because_of_what_they_are_not_of_their_dtype():
+    bfloat16 = cut(normal(100))
+    assert Distribution.of(sketch(bfloat16).coarsen(10)).exact
+    assert not Distribution.of(sketch(np.append(bfloat16, np.float32(0.1))).coarsen(10)).exact
+    assert Distribution.of(sketch(np.append(bfloat16, np.float32(0.1)))).exact, "few values are points"
+
+
+@given(st.lists(st.integers(-(2**23) + 1, 2**23 - 1), min_size=1, max_size=30))
+def test_subnormal_values_are_points_in_the_middle_of_their_bucket(steps):
+    values = np.float32(np.array(steps) * 2.0**-149)
+    distribution = Distribution.of(sketch(values).coarsen(10))
+    assert np.array_equal(distribution.inner, distribution.outer)
+    assert (distribution.max[0], distribution.min[0]) == (max(0.0, values.max()), min(0.0, values.min()))
+    off = np.abs(values[values != 0, None].astype(float)) - distribution.inner
+    assert (np.abs(off).min(axis=1, initial=np.inf) <= 2.0**-137).all(), "half of 2¹³ steps of 2⁻¹⁴⁹"
+
+
+# --- sums
+
+
+@given(SKETCHES)
+def test_size_and_energy_are_those_of_the_pieces_whatever_units_stand_beside(found):
+    distribution = Distribution.of(found)
+    for unit in range(found.units):
+        each = slow.pieces_of(found, unit)
+        energy = sum(count * (low * low + low * high + high * high) / 3 for low, high, count in each)
+        assert distribution.size[unit] == sum(count for _, _, count in each)
+        assert distribution.energy[unit] == pytest.approx(energy, rel=1e-12)
+        alone = Distribution.of(found[unit : unit + 1])
+        assert (alone.size[0], alone.energy[0]) == (distribution.size[unit], distribution.energy[unit])
 
 
 def test_values_inside_a_bucket_are_spread_not_heaped_at_its_middle():
     """At 16 bits a bucket of float32 is wider than a cell: all its values at its middle would have another error."""
     values = np.random.default_rng(1).uniform(1, 1 + 2**-10, 10_000).astype(np.float32)
-    law = Law.of(sketch(values))
-    assert law.positive.counts.tolist() == [10_000]
-    middle = float(law.positive.inner[0] + law.positive.outer[0]) / 2
+    distribution = Distribution.of(sketch(values))
+    assert distribution.counts.tolist() == [10_000]
+    middle = float(distribution.inner[0] + distribution.outer[0]) / 2
     scale = float(np.float32(middle / 10_000))
-    real = np.rint(values / scale) * scale - values.astype(float)
-    assert distortion(law, Scheme("int16", True), scale, 32767).squared_error == pytest.approx(
-        float(np.sum(real**2)), rel=2e-2
-    )
-    heaped = 10_000 * (middle - round(middle / scale) * scale) ** 2
-    assert heaped < 1e-3 * np.sum(real**2), "the broken twin sees no error at all"
+    real = np.sum((np.rint(values / scale) * scale - values.astype(float)) ** 2)
+    spread = exact_costs(distribution, Scheme.parse("int16"), np.array([scale]), np.array([32767])).squared_error[0]
+    assert spread == pytest.approx(real, rel=2e-2)
+    assert 10_000 * (middle - round(middle / scale) * scale) ** 2 < 1e-3 * real, "the broken twin sees no error at all"
 
 
-def test_lossless_values_are_points_because_of_what_they_are_not_of_their_dtype():
-    bfloat16 = exact(np.random.default_rng(2).standard_normal(100).astype(np.float32))
-    assert sketch(bfloat16).exact
-    assert not sketch(np.append(bfloat16, np.float32(0.1))).exact
-    assert Law.of(sketch(np.float64([0.5, 0.25]))).positive.inner.tolist() == [0.25, 0.5]
+# --- quantiles
 
 
-@given(st.lists(st.integers(-(2**23) + 1, 2**23 - 1), min_size=1, max_size=30))
-def test_subnormal_values_are_counted_and_keep_their_extremes(steps):
-    values = np.float32(np.array(steps) * 2.0**-149)
-    law = Law.of(sketch(values))
-    assert (law.high, law.low) == (max(0.0, values.max()), min(0.0, values.min()))
-    assert law.size == np.count_nonzero(values) == law.sides[0].size + law.sides[1].size
-    wide = np.sort(np.abs(values.astype(float)))
-    assert np.sqrt(law.energy) == pytest.approx(np.sqrt(np.sum(wide**2)), rel=0.01, abs=30 * 2.0**-136)
+@given(FULL, st.floats(0, 1))
+def test_quantiles_of_points_are_those_of_sorted_values(values, share):
+    distribution = Distribution.of(Sketch.stack([sketch(np.float32(each)) for each in values]))
+    rank = np.round(share * distribution.size * 4) / 4
+    found = distribution.quantiles(rank)
+    for unit, each in enumerate(values):
+        magnitudes = sorted(abs(float(np.float32(x))) for x in each if x)
+        wanted = magnitudes[int(np.ceil(rank[unit])) - 1] if rank[unit] else 0.0
+        assert found[unit] == wanted
 
 
-def test_an_empty_law():
-    law = Law.of(sketch(np.float32([0.0, -0.0])))
-    assert (law.size, law.low, law.high, law.energy) == (0, 0.0, 0.0, 0.0)
-    assert law.sides[0].mass_within(np.array([1.0])) == law.sides[1].excess_beyond(np.array([1.0])) == 0
+@given(FULL, st.floats(0.01, 1))
+def test_quantiles_of_intervals_are_the_least_magnitude_within_which_so_many_values_lie(values, share):
+    found = one_by_one(values, CUT)
+    distribution = Distribution.of(found)
+    rank = share * distribution.size
+    quantile = distribution.quantiles(rank)
+    for unit in range(found.units):
+        check_quantile(slow.pieces_of(found, unit), float(quantile[unit]), float(rank[unit]))
+
+
+def check_quantile(each, quantile: float, rank: float) -> None:
+    assert mass_within(each, quantile * (1 + 1e-9)) >= rank - 1e-6
+    assert mass_within(each, quantile * (1 - 1e-9)) <= rank + 1e-6
+
+
+def mass_within(each, end: float) -> float:
+    """How many values have at most this magnitude, piece by piece."""
+    mass = 0.0
+    for low, high, count in each:
+        inner, outer = sorted((abs(low), abs(high)))
+        share = float(inner <= end) if inner == outer else min(max((end - inner) / (outer - inner), 0.0), 1.0)
+        mass += count * share
+    return mass
+
+
+def test_a_quantile_of_one_sign_or_at_the_end_of_a_bucket_is_noticed():
+    found = one_by_one([[-1.00001, -1.0009, 1.5, 1.0002, 3.0]], CUT)
+    each = slow.pieces_of(found)
+    quantile = float(Distribution.of(found).quantiles(np.array([2.0]))[0])
+    check_quantile(each, quantile, 2.0)
+    for broken in (1.5, max(abs(low) for low, _, _ in each[:1]) + 0.1, 1.0):
+        with pytest.raises(AssertionError):
+            check_quantile(each, broken, 2.0)
+
+
+# --- some units, some pieces
+
+
+@given(SKETCHES, st.randoms(use_true_random=False))
+def test_selected_units_are_those_of_a_sketch_of_them(found, random):
+    distribution = Distribution.of(found)
+    units = np.array([random.randrange(found.units) for _ in range(random.randrange(5))], np.int64)
+    chosen = distribution.select(units)
+    check_pieces(chosen, found.take(units))
+    for name in ("exact", "min", "max"):
+        assert np.array_equal(getattr(chosen, name), getattr(distribution, name)[units])
+
+
+@pytest.mark.parametrize("coarsened", [False, True])
+def test_a_first_look_sees_all_values_and_nearly_their_energy(coarsened):
+    """A fifteenth of 4,000 pieces, the outermost themselves, in each unit of its own."""
+    sketches = [sketch(normal(size, size)) for size in (3, 60, 64, 65, 700, 4_000)]
+    if coarsened:
+        sketches = [each.coarsen(10) for each in sketches]
+    distribution = Distribution.of(Sketch.stack(sketches))
+    thin = distribution.thinned()
+    assert np.array_equal(thin.size, distribution.size)
+    assert thin.energy == pytest.approx(distribution.energy, rel=2e-3)
+    for unit, before in enumerate(distribution.pieces):
+        whole, some = pieces(distribution, unit), pieces(thin, unit)
+        assert some[:OUTERMOST] == whole[:OUTERMOST]
+        assert some[-OUTERMOST:] == whole[-OUTERMOST:]
+        assert (some == whole) == (before <= 2 * OUTERMOST + 1)
+        assert before <= 1000 or len(some) < before / 6
+    alone = Distribution.of(sketches[-1]).thinned()
+    assert pieces(alone, 0) == pieces(thin, len(sketches) - 1)
+
+
+def test_a_distribution_of_nothing():
+    distribution = Distribution.of(sketch(np.float32([0.0, -0.0])))
+    for name in ("size", "energy", "min", "max", "pieces"):
+        assert getattr(distribution, name).tolist() == [0]

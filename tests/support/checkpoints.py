@@ -1,5 +1,7 @@
 """PyTorch files for the tests, and what torch itself makes of them: the oracle of the .pt reader."""
 
+from __future__ import annotations
+
 import io
 import math
 import re
@@ -8,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.pt.file import describe
 from klcal.readers.regular import RegularFile
 from tests.support.files import check_words
+from tests.support.lazy import torch
 
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 
 
 def saved(value, legacy: bool = False) -> bytes:
@@ -61,7 +63,8 @@ def values(found: Description) -> np.ndarray:
 def bits(tensor: torch.Tensor) -> np.ndarray:
     if not tensor.numel():  # of sizes that torch cannot copy
         return np.empty(0)
-    flat = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(BITS[tensor.element_size()])
+    flat = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1)
+    flat = flat.view(getattr(torch, BITS[tensor.element_size()]))
     return np.sort(flat.numpy().view(f"u{tensor.element_size()}"))
 
 

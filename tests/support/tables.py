@@ -1,7 +1,13 @@
 """A small table with the names that go wrong."""
 
-from klcal.quantizers.per_unit import Numbers
-from klcal.tables.table import Config, FileError, Row, Table
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from klcal.tables.rows import Row
+from klcal.tables.table import Config, FileError, Table
+from klcal.tables.units import Units
 
 CONFIG = Config("kl:bins=2048,weight=4", "uint8", "affine")
 
@@ -50,6 +56,10 @@ def ok(name: str, source: str = "model.pt", **changes: object) -> Row:
         "mse": 1e-60,
         "sqnr_db": 41.234567,
         "clipped": 0.0002,
+        "rounded_to_zero": 0.001,
+        "target": "uint8",
+        "scheme": "affine",
+        "method": "kl:bins=2048,weight=4",
     }
     return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]
 
@@ -78,20 +88,58 @@ TABLE = Table.of(
 
 def units(name: str) -> Table:
     """Two tensors of four channels, of which one has a NaN."""
-    numbers: dict[str, object] = {
-        "shape": (4, 8),
-        "axis": 0,
-        "kl": None,
-        "mse": Numbers((1e-6, None, 1e-5, 1e-6)),
-        "sqnr_db": Numbers((41.0, None, 29.0, None)),
-        "scale": Numbers((0.009999999776482582, None, 0.029999999329447746, 0.019999999552965164)),
-        "zero_point": Numbers((0, None, 1, 0), whole=True),
-        "low": Numbers((-1.0, None, -3.0, -2.0)),
-        "high": Numbers((1.0, None, 3.0, 2.0)),
-        "clipped": Numbers((0.0, None, 0.1, 0.0)),
-        "note": "too few values",
+    nan = math.nan
+    columns: dict[str, list[float]] = {
+        "mse": [1e-6, nan, 1e-5, 1e-6],
+        "sqnr_db": [41.0, nan, 29.0, nan],
+        "scale": [0.009999999776482582, nan, 0.029999999329447746, 0.019999999552965164],
+        "zero_point": [0, nan, 1, 0],
+        "low": [-1.0, nan, -3.0, -2.0],
+        "high": [1.0, nan, 3.0, 2.0],
+        "clipped": [0.0, nan, 0.1, 0.0],
     }
-    statuses = {"unit_status": ("ok", "nonfinite", "ok", "ok"), "reason": "of 4 units: 3 ok, 1 nonfinite"}
-    lists = {key: value for key, value in numbers.items() if isinstance(value, Numbers)}
-    same = {**numbers, **{key: Numbers([value[0]] * 4, value.whole) for key, value in lists.items()}}
-    return Table.of(CONFIG, [ok(name, **numbers, **statuses), ok("same", **same)])
+    mixed = channels(4, columns, status=["ok", "nonfinite", "ok", "ok"])
+    same = channels(4, {name: [column[0]] * 4 for name, column in columns.items()})
+    whole: dict[str, object] = {"shape": (4, 8), "kl": None, "note": "too few values"}
+    whole |= dict.fromkeys(("scale", "zero_point", "low", "high"))
+    return Table.of(
+        CONFIG,
+        [
+            ok(name, **whole, units=mixed, sqnr_db=33.0, reason="of 4 units: 3 ok, 1 nonfinite"),
+            ok("same", **whole, units=same),
+        ],
+    )
+
+
+def channels(units: int, columns: Mapping[str, object], status: Sequence[str] | None = None) -> Units:
+    """Those along the first axis."""
+    known: dict[str, Any] = dict(columns)
+    return Units(per="channel", axis=0, size=None, shape=(units,), status=cast(Any, status), **known)
+
+
+def of_each_kind() -> list[Row]:
+    """Groups to a float format with a global scale, blocks with scales of either sign, and a tensor of zeros."""
+    four: dict[str, Any] = {
+        "scale": [0.5, 0.25, 2.0, 1.5],
+        "low": [-3.0, -1.5, -12.0, -9.0],
+        "high": [3.0, 1.5, 12.0, 9.0],
+        "kl": [0.5, 0.25, 0.125, 0.0625],
+        "mse": [1e-60, 0.5, 0.25, 0.0],
+        "sqnr_db": [20.5, 21.5, 22.5, math.nan],
+        "clipped": [0.0, 0.5, 0.25, 0.125],
+    }
+    signed = {**four, "scale": [0.5, -0.25, 2.0, -1.5], "zero_point": [0, 0, 0, 0]}
+    none: dict[str, Any] = {**dict.fromkeys(four, [math.nan] * 2), "kl": None}
+    whole: dict[str, Any] = dict.fromkeys(("scale", "zero_point", "low", "high", "qmin", "qmax"))
+    groups = Units(per="group", axis=1, size=2, shape=(2, 2), **four)
+    blocks = Units(per="block", axis=(1, 2), size=(2, 3), shape=(1, 2, 2), **signed)
+    zeros = Units(per="channel", axis=1, size=None, shape=(2,), **none)
+    floats = {"target": "float4_e2m1fn", "scheme": "symmetric", "global_scale": 0.015625}
+    lacking = dict.fromkeys(("kl", "mse", "sqnr_db", "clipped", "rounded_to_zero"))
+    return [
+        ok("groups", **{**whole, **floats}, shape=(2, 4), units=groups),
+        ok("blocks:%", **{**whole, "qmin": -8, "qmax": 7}, scheme="symmetric-signed", shape=(1, 3, 6), units=blocks),
+        replace(
+            ok("zeros", **{**whole, **lacking}, shape=(3, 2), units=zeros), status="zero", reason="every value is 0"
+        ),
+    ]

@@ -4,7 +4,6 @@ import contextlib
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from klcal.readers.pt.file import describe
 from tests.support import checkpoints
 from tests.support.checkpoints import check_agreement, refusal, saved, values
 from tests.support.files import check_words, damaged, file_of, unzipped, zipped
+from tests.support.lazy import torch
 from tests.support.pickles import checkpoint, dict_of, storage, tensor
 
 OPERATIONS = b"()t.RQNKMXGJc}]usaebqh\x85\x86\x87\x88\x89\x8a\x80\x81\x93"

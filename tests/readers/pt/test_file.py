@@ -12,7 +12,6 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from klcal.readers.regular import open_regular
 from tests.support import checkpoints
 from tests.support.checkpoints import bits, check_agreement, loaded, refusal, saved, values
 from tests.support.files import file_of, unzipped, zipped
+from tests.support.lazy import torch
 from tests.support.pickles import checkpoint
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

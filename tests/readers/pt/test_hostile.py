@@ -7,7 +7,6 @@ import tracemalloc
 import zipfile
 
 import pytest
-import torch
 
 from klcal.errors import InputError
 from klcal.readers.pt import file as pt_file
@@ -17,6 +16,7 @@ from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
 from tests.support.checkpoints import check_agreement, loaded, refusal, saved, values
 from tests.support.files import check_words, file_of, unzipped, zipped
+from tests.support.lazy import torch
 from tests.support.pickles import (
     FLOAT,
     GOOD,

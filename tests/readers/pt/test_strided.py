@@ -7,7 +7,6 @@ from math import prod
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from klcal.readers.pt import strided
 from klcal.readers.pt.strided import READ_BYTES, StridedSpan, effort, extent, ordered_dims
 from klcal.readers.regular import RegularFile
 from tests.support.files import file_of
+from tests.support.lazy import torch
 
 COUNT = 400  # values in the file
 HEAD = 3  # bytes before them

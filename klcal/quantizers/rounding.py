@@ -1,0 +1,240 @@
+"""The reference rounding.
+
+    q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax)        x̂ = (q − zero_point) · scale
+
+in float32, as ONNX QuantizeLinear and DequantizeLinear define it. The scale may be negative. Floating-point formats
+have no zero point: q is the value of the format that is nearest to x / scale.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.errors import UsageError
+from klcal.quantizers.code_points import FLOATS, nearest
+from klcal.quantizers.granularity import per_at
+from klcal.quantizers.layout import Layout, layout
+
+__all__ = ["ByUnit", "Rounding", "dequantize", "one_for_all", "quantize", "restored", "rounding_of"]
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+
+BLOCK = 1 << 20  # values whose scales are looked up together
+
+
+class HasUnits(Protocol):
+    """The ``Units`` of a row."""
+
+    @property
+    def axis(self) -> int | tuple[int, int]: ...
+    @property
+    def size(self) -> int | tuple[int, int] | None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def scale(self) -> Floats: ...
+    @property
+    def zero_point(self) -> Floats | None: ...
+    @property
+    def status(self) -> npt.NDArray[np.object_] | None: ...
+
+
+class HasQparams(Protocol):
+    """A row of a table, or a ``Qparams``; a row has ``target``, ``units`` and ``unit`` as well."""
+
+    @property
+    def scale(self) -> float | None: ...
+    @property
+    def zero_point(self) -> int | None: ...
+    @property
+    def qmin(self) -> int | None: ...
+    @property
+    def qmax(self) -> int | None: ...
+
+
+def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
+    """The integers of an array or torch tensor, as int64 of the same kind and shape.
+
+    For a floating-point format they are not integers but values of that format, in units of the scale, as float32: ties
+    go to the even code, what is beyond the ends becomes the end.
+
+    Args:
+        values: finite or infinite floats; NaN has no integer. Where channels, groups or blocks have a scale each, the
+            axes and extents must be those of the tensor that was calibrated.
+        by: a row, from ``klcal.calibrate`` or of a table, or a ``Qparams``.
+        dtype: a floating-point format, where ``by`` does not say which it is for, as a ``Qparams``.
+
+    Raises:
+        UsageError: the row has no scale for some value, or not for this shape; or the format is not clear.
+
+    >>> from klcal.quantizers.qparams import Qparams
+    >>> quantize([-1.0, 0.02, 9.0], Qparams(0.01, 128, 0, 255)).tolist()
+    [28, 130, 255]
+    >>> quantize([0.3, -9.0], Qparams(0.5), "float4_e2m1fn").tolist()
+    [0.5, -6.0]
+    """
+    rounding = rounding_of(by, dtype)
+    torch = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(values, torch.Tensor)
+    array = values if is_tensor else np.asarray(values, np.float32)
+    scale, zero_point = _of_each_value(by, tuple(array.shape))
+    if torch is None or not is_tensor:
+        return rounding.quantized(array, scale, zero_point)
+    if rounding.target is not None:
+        single = values.detach().cpu().to(torch.float32).numpy()
+        return torch.from_numpy(rounding.quantized(single, scale, zero_point)).to(values.device)
+    steps = (values.to(torch.float32) / torch.from_numpy(scale).to(values.device)).round()
+    shifted = steps + torch.from_numpy(zero_point).to(values.device)
+    return shifted.clamp(rounding.qmin, rounding.qmax).to(torch.int64)
+
+
+def dequantize(integers: Any, by: HasQparams) -> Any:
+    """What integers, or the values of a floating-point format, stand for: float32 of the same kind and shape.
+
+    Raises:
+        UsageError: the row has no scale for some value, or not for this shape.
+
+    >>> from klcal.quantizers.qparams import Qparams
+    >>> dequantize([0, 128], Qparams(0.5, 128, 0, 255)).tolist()
+    [-64.0, 0.0]
+    """
+    torch = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(integers, torch.Tensor)
+    array = integers if is_tensor else np.asarray(integers)
+    scale, zero_point = _of_each_value(by, tuple(array.shape))
+    if torch is None or not is_tensor:
+        return restored(array, scale, zero_point)
+    steps = integers if integers.is_floating_point() else integers - torch.from_numpy(zero_point).to(integers.device)
+    return steps.to(torch.float32) * torch.from_numpy(scale).to(integers.device)
+
+
+# --- what values are rounded to
+
+
+class Rounding(NamedTuple):
+    """A number format as the rounding needs it."""
+
+    target: str | None  # a floating-point format; None for integers
+    qmin: int = 0
+    qmax: int = 0
+
+    def quantized(self, values: Singles, scale: Singles, zero_point: Singles) -> npt.NDArray[Any]:
+        """``quantize`` of an array, where scales and zero points go with its shape."""
+        with np.errstate(over="ignore"):  # what is beyond float32 is beyond qmax as well
+            steps = values / scale
+        if self.target is not None:
+            found: Singles = nearest(steps, self.target).astype(np.float32)
+            return found
+        integers: npt.NDArray[np.int64] = np.clip(np.rint(steps) + zero_point, self.qmin, self.qmax).astype(np.int64)
+        return integers
+
+
+def restored(quantized: npt.NDArray[Any], scale: Singles, zero_point: Singles) -> Singles:
+    """``dequantize`` of an array, where scales and zero points go with its shape."""
+    return (quantized - zero_point).astype(np.float32) * scale
+
+
+def rounding_of(by: HasQparams, dtype: str | None = None) -> Rounding:
+    """The number format of a row; of a ``Qparams`` without a zero point, the one that is named beside it.
+
+    Raises:
+        UsageError: there is none, or two.
+    """
+    target: str | None = getattr(by, "target", None)
+    has_zero_point = by.zero_point is not None or getattr(getattr(by, "units", None), "zero_point", None) is not None
+    if dtype is not None and dtype not in FLOATS:
+        raise UsageError(f"{dtype!r} is no floating-point format", f"leave it out for integers; else {KNOWN}")
+    if has_zero_point:
+        if dtype is not None or target in FLOATS:
+            raise UsageError(
+                f"a quantizer with a zero point does not need a dtype, as {dtype or target}", "leave it out"
+            )
+        if by.qmin is None or by.qmax is None:
+            raise UsageError("the quantizer has no qmin and qmax", "hand in the row as klcal calibrate gave it")
+        return Rounding(None, by.qmin, by.qmax)
+    if target is not None and dtype is not None and target != dtype:
+        raise UsageError(f"the row is one of {target}, not {dtype}", "leave the dtype out")
+    if (target or dtype) not in FLOATS:
+        raise UsageError("a quantizer without a zero point needs a dtype", f"one of {KNOWN}")
+    return Rounding(target or dtype)
+
+
+KNOWN = ", ".join(FLOATS)
+
+
+# --- a number for each value
+
+
+class ByUnit(NamedTuple):
+    """Scales and zero points of the units of a tensor, and where its values lie."""
+
+    place: Layout
+    scale: Singles  # (units,), in the order of the values
+    zero_point: Singles
+
+    def at(self, start: int, count: int) -> tuple[Singles, Singles]:
+        """Scale and zero point of each of ``count`` values from position ``start`` on."""
+        begins, units = self.place.runs(start, count)
+        lengths = np.diff(begins, append=count)
+        return np.repeat(self.scale[units], lengths), np.repeat(self.zero_point[units], lengths)
+
+    @staticmethod
+    def of(units: HasUnits, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> ByUnit:
+        """Of a tensor whose values lie in some order of its axes, as in ``klcal.quantizers.layout.layout``.
+
+        Raises:
+            UsageError: the units are not those of such a tensor, or some that are not all zeros have no scale.
+        """
+        per = per_at(units.axis, units.size)
+        try:
+            place = layout(per, shape, order)
+        except UsageError:
+            place = None
+        if place is None or place.grid.shape != units.shape:
+            what = f"scales of {list(units.shape)} units per {per} do not fit the shape {list(shape)}"
+            raise UsageError(what, "hand in a tensor of the shape that was calibrated")
+        lacking = np.isnan(units.scale)
+        zeros = np.zeros(lacking.size, bool) if units.status is None else units.status == "zero"
+        if lost := int((lacking & ~zeros).sum()):
+            hint = "the row's units.status says which; nonfinite='ignore' calibrates what is finite of them"
+            raise UsageError(f"{lost} of {lacking.size} units have no scale", hint)
+        # Any quantizer represents zeros: 1 is a scale, and a zero point of every format.
+        point = np.zeros(lacking.size) if units.zero_point is None else np.where(lacking, 1.0, units.zero_point)
+        numbers = np.where(lacking, 1.0, units.scale), point
+        return ByUnit(place, *(place.in_value_order(each.astype(np.float32)) for each in numbers))
+
+
+def one_for_all(by: HasQparams) -> tuple[Singles, Singles]:
+    """Scale and zero point of a row without units.
+
+    Raises:
+        UsageError: it has no scale.
+    """
+    if by.scale is None:
+        raise UsageError("the row has no scale", "calibrate the tensor first; the row's reason says why it has none")
+    return np.array(by.scale, np.float32), np.array(by.zero_point or 0, np.float32)
+
+
+def _of_each_value(by: HasQparams, shape: tuple[int, ...]) -> tuple[Singles, Singles]:
+    """Scale and zero point in a shape that goes with the values': of all of them, or of each.
+
+    Raises:
+        UsageError: the row has no scale for this shape.
+    """
+    if (number := getattr(by, "unit", None)) is not None:
+        raise UsageError(f"the row is that of unit {number} alone", "hand in the row of the tensor")
+    units = cast(HasUnits | None, getattr(by, "units", None))
+    if units is None:
+        return one_for_all(by)
+    scale, zero_point = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    if scale.size:
+        by_unit = ByUnit.of(units, shape)
+        for start in range(0, scale.size, BLOCK):
+            some = slice(start, min(start + BLOCK, scale.size))
+            scale.ravel()[some], zero_point.ravel()[some] = by_unit.at(start, some.stop - start)
+    return scale, zero_point

@@ -1,0 +1,76 @@
+"""What candidates cost a unit of many buckets: by prefix sums, a look-up for each edge between two levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.scheme import Scheme
+from klcal.search.candidate_costs import squared_errors
+from klcal.search.choices import Spans, allowed_belows
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.prefix_sums import PrefixSums
+
+__all__ = ["BucketCosts"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BucketCosts:
+    """One unit; costs are Σ(x − x̂)²."""
+
+    scheme: Scheme
+    spans: Spans
+    sums: PrefixSums
+    min: Floats  # (1,)
+    max: Floats
+    size: Floats
+
+    @staticmethod
+    def of(distribution: Distribution, scheme: Scheme, spans: Spans) -> BucketCosts:
+        """The only unit of a distribution."""
+        return BucketCosts(
+            scheme=scheme,
+            spans=spans,
+            sums=distribution.prefix_sums(0),
+            min=distribution.min,
+            max=distribution.max,
+            size=distribution.size,
+        )
+
+    @property
+    def gap(self) -> Floats:
+        """The range: so many values have no distance that a lattice would show."""
+        return self.max - self.min
+
+    def select(self, units: npt.NDArray[np.bool_]) -> BucketCosts:
+        """The unit itself."""
+        del units
+        return self
+
+    def least_errors(self, scale: Floats) -> tuple[Integers, Floats]:
+        """The best number of levels below zero for each scale, (1, candidates), and its Σ(x − x̂)²."""
+        error = squared_errors(self.sums, self.scheme, scale[0])
+        belows = self.scheme.belows
+        if self.scheme.kind == "affine":
+            first, last = (ends[0][:, None] for ends in allowed_belows(self.scheme, scale, self.spans))
+            error = np.where((belows >= first) & (belows <= last), error, np.inf)
+        best = np.argmin(error, axis=1)
+        least = np.take_along_axis(error, best[:, None], 1)[:, 0]
+        return belows[best][None], least[None] * self.size[0]
+
+    def errors(self, scale: Floats, below: Integers) -> Floats:
+        """Σ(x − x̂)² of each candidate: (1, candidates)."""
+        error = squared_errors(self.sums, self.scheme, scale[0])
+        option = np.searchsorted(self.scheme.belows, below[0]) if self.scheme.kind == "affine" else 0
+        found: Floats = error[np.arange(scale.shape[1]), option][None] * self.size[0]
+        return found
+
+    def refined(self, scale: Floats, below: Integers) -> Floats:
+        """The scales themselves: many values know no better one nearby."""
+        del below
+        return scale

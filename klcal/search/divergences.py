@@ -1,0 +1,76 @@
+"""D(P‖Q) of quantizers for many units, on the sub-bins that follow each."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.code_points import FLOATS
+from klcal.quantizers.scheme import Scheme
+from klcal.search import candidate_costs
+from klcal.sketches.distribution import Distribution
+
+__all__ = ["divergences"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+def divergences(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers, sub: int) -> Floats:
+    """D(P‖Q) of some quantizers for each unit, in nats: finite, at least 0, at most ln(sub).
+
+    Units whose values are known exactly count points; the others are cut at the edges of their sub-bins, see
+    ``klcal.search.candidate_costs.divergences``.
+
+    Args:
+        distribution: of units that have values.
+        scheme: what they are quantized to.
+        scale: (units, n), positive.
+        below: (units, n): levels below zero.
+        sub: into how many sub-bins each cell is cut.
+    """
+    found = np.zeros(scale.shape)
+    exact = np.flatnonzero(distribution.exact)
+    if exact.size:
+        points = distribution.select(exact)
+        columns = zip(scale[exact].T, below[exact].T, strict=True)
+        found[exact] = np.stack([_of_points(points, scheme, *each, sub) for each in columns], axis=1)
+    for unit in np.flatnonzero(~distribution.exact):
+        sums = distribution.prefix_sums(int(unit))
+        found[unit] = candidate_costs.divergences(sums, scheme, scale[unit], below[unit], sub)
+    return found
+
+
+def _of_points(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers, sub: int) -> Floats:
+    """Points ascend, and so do the sub-bins that they fall into: each of these is a run of points."""
+    each = distribution.pieces
+    cell, within = _places(distribution.values / np.repeat(scale, each), np.repeat(below, each), scheme)
+    part = np.clip(np.floor(within * sub), 0.0, sub - 1.0)
+    first = distribution.starts[:-1]
+    begins = _run_begins(cell * sub + part, first)
+    mass, cells = np.add.reduceat(distribution.counts, begins), cell[begins]
+    first = np.searchsorted(begins, first)
+    cell_begins = _run_begins(cells, first)
+    cell_mass, occupied = np.add.reduceat(mass, cell_begins), np.diff(cell_begins, append=cells.size)
+    total = np.add.reduceat(mass * np.log(mass), first)
+    even = np.add.reduceat(cell_mass * np.log(cell_mass / occupied), np.searchsorted(cell_begins, first))
+    nats: Floats = np.maximum((total - even) / distribution.size, 0.0)
+    return nats
+
+
+def _run_begins(places: Floats, first: Integers) -> Integers:
+    """Where a place differs from the one before it, or a unit begins."""
+    is_new = np.empty(places.size, bool)
+    np.not_equal(places[1:], places[:-1], out=is_new[1:])
+    is_new[first] = True
+    return np.flatnonzero(is_new)
+
+
+def _places(steps: Floats, below: Integers, scheme: Scheme) -> tuple[Floats, Floats]:
+    """The cell of each value, from that of the lowest level on, and where it lies in it: 0 to 1, or beyond its ends."""
+    if not scheme.is_float:
+        level = np.clip(np.rint(steps), -below, scheme.size - 1 - below)
+        return level + below, steps - level + 0.5
+    edges = candidate_costs.cell_edges(FLOATS[scheme.dtype])
+    cell = np.searchsorted(edges[1:-1], steps)
+    return cell.astype(np.float64), (steps - edges[cell]) / (edges[cell + 1] - edges[cell])

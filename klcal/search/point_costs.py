@@ -1,0 +1,200 @@
+"""What candidates cost units whose values are points: each value is looked at under each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.kernels import points
+from klcal.quantizers.code_points import FLOATS
+from klcal.quantizers.scale_formats import FLOAT32_MAX
+from klcal.quantizers.scheme import Scheme
+from klcal.search.choices import Spans, allowed_belows
+from klcal.sketches.distribution import Distribution
+
+__all__ = ["PointCosts"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.floating[Any]]
+
+ARITHMETIC = {
+    "float8_e4m3fn": points.Floats(mantissa_bits=3, min_exponent=-6, max=448.0),
+    "float8_e5m2": points.Floats(mantissa_bits=2, min_exponent=-14, max=57344.0),
+    "float4_e2m1fn": points.Floats(mantissa_bits=1, min_exponent=0, max=6.0),
+}
+"""The formats whose values are rounded by arithmetic (OCP FP8, §5; OCP MX, §5.3.3); nf4 is looked up."""
+FEW_LEVELS = 16  # up to so many, each zero point is looked at where a unit has few values
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PointCosts:
+    """The values of some units, ascending, as the kernels want them; costs are Σ(x − x̂)².
+
+    Intervals count as points at their middle: what is chosen so is near the best, and its cost is told by
+    ``klcal.search.exact_costs``.
+    """
+
+    scheme: Scheme
+    spans: Spans
+    values: Values  # (units, n), in units of ``power``
+    counts: Values | None  # None where all are 1
+    power: Floats  # (units,): a power of two, which makes the largest magnitude one from 1 to 2
+    min: Floats  # (units,): the least value, 0 if none is negative
+    max: Floats
+    size: Floats  # (units,): how many values there are
+    every_zero_point: bool = False
+
+    @staticmethod
+    def of(distribution: Distribution, scheme: Scheme, spans: Spans, *, few: bool = False) -> PointCosts:
+        """All units of a distribution; ``few`` values are looked at more precisely, and under more zero points."""
+        sizes = distribution.pieces
+        dtype = np.float64 if few else np.float32
+        shape = distribution.units, int(sizes.max(initial=1))
+        values, counts = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        power = np.exp2(np.frexp(np.maximum(-distribution.min, distribution.max))[1] - 1.0)
+        known = np.arange(shape[1]) < sizes[:, None]
+        values[known] = distribution.values / np.repeat(power, sizes)
+        counts[known] = distribution.counts
+        once = bool((distribution.counts == 1).all())
+        return PointCosts(
+            scheme=scheme,
+            spans=spans,
+            values=values,
+            counts=None if once else counts,
+            power=power,
+            min=distribution.min,
+            max=distribution.max,
+            size=distribution.size,
+            every_zero_point=few and scheme.size <= FEW_LEVELS,
+        )
+
+    def select(self, units: Bools) -> PointCosts:
+        """Some of the units."""
+        if units.all():
+            return self
+        return replace(
+            self,
+            spans=self.spans.select(units),
+            values=self.values[units],
+            counts=None if self.counts is None else self.counts[units],
+            power=self.power[units],
+            min=self.min[units],
+            max=self.max[units],
+            size=self.size[units],
+        )
+
+    @cached_property
+    def gap(self) -> Floats:
+        """The least distance of two values of each unit, or of one from 0."""
+        values = np.sort(self.values, axis=1)  # with the padding, which is 0
+        steps = np.diff(values, axis=1)
+        least = np.where(steps > 0, steps, np.inf).min(axis=1, initial=np.inf)
+        nearest = np.where(values != 0, np.abs(values), np.inf).min(axis=1)
+        gap: Floats = np.minimum(least, nearest) * self.power
+        return gap
+
+    def rounding(self, below: Integers) -> points.Rounding:
+        """How values are rounded where so many levels lie below zero: (units, candidates)."""
+        if self.scheme.is_float:
+            known = ARITHMETIC.get(self.scheme.dtype)
+            return known or points.Levels(FLOATS[self.scheme.dtype].astype(self.values.dtype))
+        if self.scheme.is_fixed:
+            return points.Integers(float(self.scheme.zero), float(self.scheme.size - 1 - self.scheme.zero))
+        under = below[:, :, None].astype(self.values.dtype)
+        return points.Integers(under, self.scheme.size - 1 - under)
+
+    def errors(self, scale: Floats, below: Integers) -> Floats:
+        """Σ(x − x̂)² of each candidate: (units, candidates)."""
+        steps = scale / self.power[:, None]
+        return points.squared_errors(self.values, self.counts, steps, self.rounding(below)) * scale**2
+
+    def refined(self, scale: Floats, below: Integers) -> Floats:
+        """The scales of least error where values keep the levels that they are rounded to."""
+        power = self.power[:, None]
+        return points.least_squares(self.values, self.counts, scale / power, self.rounding(below)) * power
+
+    def least_errors(self, scale: Floats) -> tuple[Integers, Floats]:
+        """The best number of levels below zero for each scale, (units, candidates), and its Σ(x − x̂)²."""
+        best, least = np.zeros(scale.shape, np.int64), np.full(scale.shape, np.inf)
+        for number, below in enumerate(self._belows(scale)):
+            error = self.errors(scale, below)
+            is_better = (error < least) | (number == 0)
+            best, least = np.where(is_better, below, best), np.where(is_better, error, least)
+        return best, least
+
+    def _belows(self, scale: Floats) -> Iterator[Integers]:
+        """Numbers of levels below zero that are looked at for each scale; of equal ones the first is taken."""
+        if self.scheme.kind != "affine":
+            yield from (np.full(scale.shape, below) for below in self.scheme.belows)
+        elif self.every_zero_point:
+            first, last = allowed_belows(self.scheme, scale, self.spans)
+            for below in self.scheme.belows[::-1]:
+                yield np.clip(below, first, last)
+        else:
+            first, last = allowed_belows(self.scheme, scale, self.spans)
+            balanced = np.clip(self._balanced(scale / self.power[:, None]), first, last)
+            yield balanced
+            yield np.minimum(balanced + 1, last)
+
+    def _balanced(self, scale: Floats) -> Integers:
+        """The most levels below zero with which no more is cut off above than below: Σ excess, by bisection.
+
+        What is cut off at both ends together, squared, is convex in the zero point, and this is where it is least.
+        """
+        low, high = np.zeros(scale.shape, np.int64), np.full(scale.shape, self.scheme.size)
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            above = self._excess_above((self.scheme.size - 1 - middle + 0.5) * scale)
+            is_fine = above <= self._mirrored._excess_above((middle + 0.5) * scale)
+            low, high = np.where(is_fine, middle, low), np.where(is_fine, high, middle)
+        return low
+
+    def _excess_above(self, end: Floats) -> Floats:
+        """Σ(x − end)₊ for each end > 0: (units, candidates)."""
+        values, number, total = self._tails
+        place = _first_above(values, end)
+        row = np.arange(len(values))[:, None]
+        excess: Floats = total[row, place] - end * number[row, place]
+        return excess
+
+    @cached_property
+    def _mirrored(self) -> PointCosts:
+        """The units with the opposite sign."""
+        return replace(self, values=-self.values)
+
+    @cached_property
+    def _tails(self) -> tuple[Values, Floats, Floats]:
+        """The positive values, ascending, behind zeros; and Σ1 and Σx from each of them on: (units, n + 1)."""
+        counts = np.ones(self.values.shape) if self.counts is None else self.counts.astype(np.float64)
+        order = np.argsort(np.maximum(self.values, 0.0), axis=1, kind="stable")
+        values = np.take_along_axis(np.maximum(self.values, 0.0), order, axis=1)
+        counts = np.where(values > 0, np.take_along_axis(counts, order, axis=1), 0.0)
+        nothing = np.zeros((len(values), 1))
+        number = np.concatenate([counts[:, ::-1].cumsum(axis=1)[:, ::-1], nothing], axis=1)
+        total = np.concatenate([(counts * values)[:, ::-1].cumsum(axis=1)[:, ::-1], nothing], axis=1)
+        return values, number, total
+
+
+def _first_above(values: Values, ends: Floats) -> Integers:
+    """The place of the first of some ascending values ≥ 0, (units, n), beyond each end, (units, candidates).
+
+    Float32 patterns ascend as the values do: so those of all units, each behind its number, are searched at once.
+    """
+    units, size = values.shape
+    if values.dtype == np.float64:  # a few values
+        number: Integers = np.count_nonzero(values[:, None, :] <= ends[:, :, None], axis=2)
+        return number
+    single = np.minimum(ends, FLOAT32_MAX).astype(np.float32)
+    single = np.where(single > ends, np.nextafter(single, np.float32(0)), single)
+    row = np.arange(units, dtype=np.int64)[:, None]
+    keys, wanted = (each.view(np.uint32) + (row << 32) for each in (np.ascontiguousarray(values), single))
+    place = np.searchsorted(keys.ravel(), wanted.ravel(), side="right").reshape(ends.shape)
+    found: Integers = place - row * size
+    return found

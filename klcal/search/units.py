@@ -1,0 +1,209 @@
+"""The one search: which quantizer of a scheme loses least, for many units at once.
+
+A unit is looked at value by value where it has few pieces, else by prefix sums; which of them, and how closely, is its
+own affair. So no unit depends on those beside it, or on how many are searched together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.kernels.points import BLOCK
+from klcal.quantizers.scheme import Kind, Scheme
+from klcal.search.bucket_costs import BucketCosts
+from klcal.search.choices import NO_ERROR, ROUNDING, Candidates, Choices, Spans, full_choices, joined, least, valid
+from klcal.search.density import How, density_of, hows
+from klcal.search.divergences import divergences
+from klcal.search.explore import around, explore, judged
+from klcal.search.few_values import MAX_MIDDLES, best_of_few
+from klcal.search.point_costs import PointCosts
+from klcal.sketches.distribution import Distribution
+
+__all__ = ["VALUES_PER_BIN", "least_loss"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+VALUES_PER_BIN = 4  # on average, from which D says more of the values than of their number
+FEW_AT_ONCE = 16  # units of few values searched together: of 2,000 candidates each
+DIVERGENCES = {How.MIDDLES: (3, 8)}  # computed for a unit: of candidates of small error, of scales between these
+MORE_DIVERGENCES = 8, 32  # where one takes less
+NEAR, NEAR_STEP = 3, 1 / 140  # further ones on either side of the best, in steps of 0.5 %
+BEYOND = (
+    0.05  # steps by which many equal values at the end may pass a level: they share its cell with fewer others then
+)
+POINT_ROUNDING = 2.0**-20  # relative difference of two errors, sums of float32, below which they are the same
+NARROWER: dict[str, Kind] = {
+    "symmetric-full": "symmetric",
+    "symmetric-signed": "symmetric-full",
+    "affine": "symmetric-full",
+}
+"""Kinds of which each level is one of the wider kind's: what they choose is a candidate there."""
+
+
+def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: int, weight: float) -> Choices:
+    """The candidate of least D(P‖Q) + weight · MSE / (2 · MSE*) of each unit; of least MSE where sub is 1.
+
+    MSE* is the least of any candidate. Where it is 0, or a unit has too few values for D to decide, the answer is the
+    MSE optimum.
+    """
+    scale, below = np.empty(distribution.units), np.empty(distribution.units, np.int64)
+    full = full_choices(scheme, spans).scale
+    narrow = None
+    if scheme.kind in NARROWER:
+        narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
+    for units, how in _blocks(distribution, scheme):
+        some, within = distribution.select(units), spans.select(units)
+        costs = _costs(some, scheme, within, how)
+        found = _candidates(some, costs, full[units], how, sub, weight)
+        if narrow is not None:
+            found = joined([found, _of_fixed_zero(costs, narrow[units])])
+        scale[units], below[units] = _best(some, costs, found, full[units], how, sub, weight)
+    return Choices(scale, below)
+
+
+def _blocks(distribution: Distribution, scheme: Scheme) -> Iterator[tuple[Integers, int]]:
+    """Units that are searched together, and how: of like numbers of pieces, as many as the kernels want at once."""
+    pieces, how = distribution.pieces, hows(distribution, scheme)
+    order = np.lexsort((pieces, how))
+    first = 0
+    while first < order.size:
+        kind = int(how[order[first]])
+        end = int(np.searchsorted(how[order], kind, side="right"))
+        most = _most_together(kind, pieces[order[first:end]])
+        yield order[first : first + most], kind
+        first += most
+
+
+def _most_together(how: int, pieces: Integers) -> int:
+    """How many of some units, of a kind and by rising number of pieces, fit into a block of the kernels."""
+    if how == How.BUCKETS:
+        return 1
+    if how == How.ROUNDINGS:
+        return min(pieces.size, FEW_AT_ONCE)
+    fits = np.arange(1, pieces.size + 1) * pieces <= BLOCK
+    return max(1, int(np.argmin(fits)) if not fits.all() else pieces.size)
+
+
+def _costs(distribution: Distribution, scheme: Scheme, spans: Spans, how: int) -> PointCosts | BucketCosts:
+    if how == How.BUCKETS:
+        return BucketCosts.of(distribution, scheme, spans)
+    return PointCosts.of(distribution, scheme, spans, few=how == How.ROUNDINGS)
+
+
+def _candidates(
+    distribution: Distribution, costs: PointCosts | BucketCosts, full: Floats, how: int, sub: int, weight: float
+) -> Candidates:
+    few = []
+    if how == How.ROUNDINGS and isinstance(costs, PointCosts):
+        few.append(best_of_few(costs, costs.scheme, full))
+        if costs.scheme.size <= 2 * MAX_MIDDLES:
+            return few[0]
+        how = How.MINI
+    density = density_of(costs.scheme, how)
+    thinned: PointCosts | BucketCosts = costs
+    if density.seeds:
+        thinned = PointCosts.of(distribution.thinned(), costs.scheme, costs.spans)
+    slack = float(1 + 2 * np.log(sub) / weight) if how >= How.MEDIUM else 1.0  # else D does not decide
+    return joined([*few, explore(costs, thinned, costs.scheme, full, density=density, slack=slack)])
+
+
+def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
+    """Candidates of some scales, one for each unit, with the zero point of the symmetric kinds."""
+    scheme, scales = costs.scheme, scale[:, None]
+    below = np.full(scales.shape, scheme.size // 2)
+    error = costs.errors(np.where(scales > 0, scales, 1.0), below)
+    return Candidates(scales, below, np.where(valid(scheme, scales, below, costs.spans), error, np.inf))
+
+
+def _best(
+    distribution: Distribution,
+    costs: PointCosts | BucketCosts,
+    found: Candidates,
+    full: Floats,
+    how: int,
+    sub: int,
+    weight: float,
+) -> Choices:
+    """The candidate of least loss of each unit."""
+    nothing = NO_ERROR * distribution.energy
+    error = np.maximum(found.error, nothing[:, None])
+    best = least(error, found, full, POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING)
+    covering = full_choices(costs.scheme, costs.spans)
+    unknown = ~np.isfinite(error.min(axis=1))  # the values are so far beyond the range that all errors are one
+    best = Choices(np.where(unknown, covering.scale, best.scale), np.where(unknown, covering.below, best.below))
+    enough = VALUES_PER_BIN * costs.scheme.size * sub
+    decides = (error.min(axis=1) > nothing) & (distribution.size >= enough) & (sub > 1)
+    if not decides.any():
+        return best
+    units = np.flatnonzero(decides)
+    first = Choices(best.scale[units], best.below[units])
+    numbers = DIVERGENCES.get(How(how), MORE_DIVERGENCES)
+    some, costs = distribution.select(units), costs.select(decides)
+    chosen = _least_divergent(some, costs, found.select(units), first, numbers, sub, weight)
+    scale, below = best.scale.copy(), best.below.copy()
+    scale[units], below[units] = chosen
+    return Choices(scale, below)
+
+
+def _least_divergent(
+    distribution: Distribution,
+    costs: PointCosts | BucketCosts,
+    found: Candidates,
+    best: Choices,
+    numbers: tuple[int, int],
+    sub: int,
+    weight: float,
+) -> Choices:
+    """The candidate of least D + weight · MSE / (2 · MSE*): of some whose MSE alone does not exceed what that has.
+
+    They are spread evenly over those that can win, and over the scales between; and then stand around the best of them.
+    """
+    scheme = costs.scheme
+    price = weight / (2 * found.error.min(axis=1))[:, None]
+    start = Candidates(best.scale[:, None], best.below[:, None], found.error.min(axis=1)[:, None])
+    first = divergences(distribution, scheme, start.scale, start.below, sub)
+    hopeful = price * found.error <= price * start.error + first
+    between = judged(costs, scheme, _between(found, hopeful, numbers[1]))
+    some = joined([start, found.take(_evenly(found, hopeful, numbers[0])), between])
+    loss = _losses(distribution, scheme, some, sub, price)
+    nearest = some.take(np.argmin(loss, axis=1)[:, None])
+    near = judged(costs, scheme, _near(costs, nearest.scale, thoroughly=numbers == MORE_DIVERGENCES))
+    loss = np.concatenate([loss, _losses(distribution, scheme, near, sub, price)], axis=1)
+    return least(loss, joined([some, near]), best.scale)
+
+
+def _losses(distribution: Distribution, scheme: Scheme, some: Candidates, sub: int, price: Floats) -> Floats:
+    """D + the price of the error; infinite where the error is."""
+    known = np.where(some.scale > 0, some.scale, 1.0)
+    losses: Floats = price * some.error + divergences(distribution, scheme, known, some.below, sub)
+    return losses
+
+
+def _evenly(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> Integers:
+    """Some of each unit's candidates that can win, evenly by the rank of their error."""
+    order = np.argsort(np.where(hopeful, found.error, np.inf), axis=1, kind="stable")
+    last = np.maximum(np.count_nonzero(hopeful, axis=1) - 1, 0)
+    places = (np.linspace(0, 1, number) * last[:, None]).astype(np.int64)
+    return np.take_along_axis(order, places, axis=1)
+
+
+def _between(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> Floats:
+    """Scales at even ratios between the smallest and the largest that can win."""
+    low = np.where(hopeful, found.scale, np.inf).min(axis=1, keepdims=True)
+    high = np.where(hopeful, found.scale, 0.0).max(axis=1, keepdims=True)
+    scales: Floats = low * (high / low) ** np.linspace(0, 1, number)
+    return scales
+
+
+def _near(costs: PointCosts | BucketCosts, scale: Floats, thoroughly: bool) -> Floats:
+    """Further scales on either side of one of each unit, (units, 1), and those next to it that divide the range."""
+    if not thoroughly:
+        return around(scale, 1, NEAR_STEP)
+    end = np.maximum(costs.max, -costs.min)[:, None]
+    steps = np.maximum(np.rint(end / scale) + np.arange(-NEAR, NEAR + 1), 1.0)
+    return np.concatenate([around(scale, NEAR, NEAR_STEP), end / steps, end / (steps - BEYOND)], axis=1)

@@ -1,0 +1,69 @@
+"""From what was counted, patterns or buckets, to a sketch: the one place where either becomes canonical."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from klcal.sketches.patterns import TENSOR, Integers, Numbers, Patterns, Resolution, extremes, is_special, kinds, narrow
+from klcal.sketches.sketch import COUNTERS, Sketch, settled
+
+__all__ = ["counted_buckets", "counted_patterns"]
+
+
+def counted_patterns(
+    patterns: Patterns, counts: Numbers, starts: Integers, resolution: Resolution = TENSOR, **float64: Any
+) -> Sketch:
+    """The sketch of units whose distinct values are known, whatever these are.
+
+    Args:
+        patterns: of float32, distinct and ascending within each unit.
+        counts: how often each of them occurs.
+        starts: (units + 1,), where the patterns of each unit begin and end.
+        resolution: of the sketch.
+        **float64: the counters ``overflowed`` and ``underflowed``, if there is something to count.
+    """
+    found = replace(Sketch.empty(starts.size - 1, resolution), **float64)
+    special = is_special(patterns)
+    if special.any():
+        at = np.flatnonzero(special)
+        unit = np.searchsorted(starts, at, side="right") - 1
+        masks = zip(("zeros", "nan", "neg_inf", "pos_inf"), kinds(patterns[at]), strict=True)
+        seen: dict[str, Any] = {name: _sums(unit[mask], counts[at[mask]], found.units) for name, mask in masks}
+        found = replace(found, **seen)
+        patterns, counts = patterns[~special], counts[~special]
+        starts = starts - np.searchsorted(at, starts)
+    minimum, maximum = extremes(patterns, starts)
+    whole = replace(found, keys=patterns, counts=narrow(counts), starts=starts, minimum=minimum, maximum=maximum)
+    return settled(whole)
+
+
+def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:
+    sums = np.zeros(units, np.int64)
+    np.add.at(sums, unit, counts)
+    return sums
+
+
+def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution: Resolution, **known: Any) -> Sketch:
+    """The sketch of one unit with more than a few distinct values, from buckets at least as fine as its resolution.
+
+    Args:
+        keys: (buckets,), the patterns at which they begin, ascending.
+        counts: how many values each has.
+        exact: whether all of these are equal to the key.
+        resolution: of the sketch.
+        **known: the other numbers of the unit; a counter that is missing is 0.
+    """
+    numbers: dict[str, Any] = {name: np.array([known.pop(name, 0)], np.int64) for name in COUNTERS}
+    numbers |= {name: np.array([value], np.float64) for name, value in known.items()}
+    found = Sketch(
+        keys=keys,
+        counts=narrow(counts),
+        starts=np.array([0, keys.size]),
+        exact=np.array([exact]),
+        resolution=resolution,
+        **numbers,
+    )
+    return settled(found)

@@ -1,0 +1,243 @@
+"""Arrays, tensors and tensors in files, in flat chunks; and their sketch, of the whole or of its units.
+
+NumPy arrays and files are read in pieces, whatever their order, strides and byte order: never copied as a whole.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.errors import InputError, UsageError
+from klcal.quantizers.granularity import Per, PerTensor, parse_per
+from klcal.quantizers.layout import Layout, layout
+from klcal.sketches.by_unit import unit_sketches
+from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count
+from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
+from klcal.sketches.sketch import Sketch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "REPEATED",
+    "Stored",
+    "Stretch",
+    "array_chunks",
+    "is_tensor",
+    "sketch",
+    "sketch_parts",
+    "stored_array",
+    "stored_chunks",
+]
+
+REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
+
+
+class Stretch(Protocol):
+    """Some of a tensor's values, wherever they lie."""
+
+    @property
+    def repeats(self) -> int:
+        """How often each of them stands in the tensor."""
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """The values as flat arrays in storage form: see ``klcal.sketches.counting.FLOAT_DTYPES``."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A tensor in a file, as ``klcal.read`` describes it."""
+
+    @property
+    def dtype(self) -> str:
+        """One of ``klcal.sketches.counting.FLOAT_DTYPES``, where it can be calibrated."""
+
+    @property
+    def name(self) -> str:
+        """Its own, in the file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+
+    @property
+    def status(self) -> str:
+        """Either "ok", or why it cannot be calibrated: a status of the table."""
+
+    @property
+    def reason(self) -> str | None:
+        """The same in words."""
+
+    @property
+    def parts(self) -> Sequence[Stretch]:
+        """Its data."""
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """Of its axes in the data, the slowest first; nothing is C's, None where a value stands for several."""
+
+
+if TYPE_CHECKING:
+    Held: TypeAlias = npt.ArrayLike | torch.Tensor
+    Values: TypeAlias = Held | Stored
+
+
+def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | None = None) -> Sketch:
+    """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
+
+    Args:
+        values: what to sketch. bfloat16 and float8 arrays of ml_dtypes are understood.
+        per: the units: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
+            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
+            ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
+            values, is one unit: a tensor.
+        device: where a tensor is counted as one unit; by default where it is. Channels and groups are counted on the
+            CPU. The result does not depend on it.
+
+    Raises:
+        UsageError: the values are not floating point; a device is named for an array; there are no such units.
+        InputError: a tensor in a file cannot be calibrated, or is damaged.
+
+    >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
+    ([6], [3, 3])
+    """
+    wanted = parse_per(per) if isinstance(per, str) else per
+    if isinstance(values, Sketch):
+        if wanted != PerTensor():
+            raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")
+        return values
+    if isinstance(values, str):
+        raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
+    if isinstance(values, Stored):
+        return _stored_sketch(values, wanted, device or "cpu")
+    if device not in (None, "cpu") and not is_tensor(values):
+        raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
+    if wanted != PerTensor():
+        array, dtype = stored_array(values)
+        place = layout(wanted, array.shape) if array.size else None
+        if place is not None:
+            return _units(array_chunks(array, dtype, "C"), dtype, place)
+    return _tensor_sketch(values, device)
+
+
+def _stored_sketch(stored: Stored, per: Per, device: str) -> Sketch:
+    if stored.status != "ok":
+        raise InputError(f"the tensor has no sketch: {stored.reason}")
+    if per == PerTensor() or not prod(stored.shape):
+        return sketch_parts(stored.parts, stored.dtype, device)
+    if stored.order is None:
+        raise REPEATED
+    place = layout(per, stored.shape, stored.order)
+    if place is None:
+        return sketch_parts(stored.parts, stored.dtype, device)
+    return _units(stored_chunks(stored.parts), stored.dtype, place)
+
+
+def _tensor_sketch(values: Held, device: str | None) -> Sketch:
+    if is_tensor(values):
+        place = usable_device(device) if device else str(values.device)
+        if place not in ("cpu", "meta"):
+            _float_dtype(str(values.dtype).removeprefix("torch."))
+            return count_on_device([_dense(values)], place)
+    array, dtype = stored_array(values)
+    return count(array_chunks(array, dtype, "K"), dtype)
+
+
+def _units(chunks: Iterable[npt.NDArray[Any]], dtype: str, place: Layout) -> Sketch:
+    """The sketch of all units of a tensor, in the order of its own axes."""
+    found = Sketch.stack(unit_sketches(chunks, dtype, place), place.grid)
+    own = place.in_own_order(np.arange(place.rows))
+    return found if (own[1:] > own[:-1]).all() else found.take(own, place.grid)
+
+
+def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
+    """The values of a tensor in a file, in the order of its parts.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return (chunk for part in parts for chunk in part.chunks())
+
+
+def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
+    """The sketch of a tensor in a file, or of some parts of it, in one pass.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return sum((_counted(part.chunks(), dtype, device).repeat(part.repeats) for part in parts), Sketch.empty())
+
+
+def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Sketch:
+    if device == "cpu":
+        return count(chunks, dtype)
+    return count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device)
+
+
+def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
+    """Whether the values are a torch tensor; who hands one in has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
+
+
+def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
+    """Values that Python holds, as an array in the memory of the CPU, and their dtype: see ``array_chunks``.
+
+    Raises:
+        UsageError: they are no array, or not floating point.
+    """
+    if is_tensor(values):
+        return _tensor_array(_dense(values))
+    if isinstance(values, np.ma.MaskedArray):
+        raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
+    try:
+        array: npt.NDArray[Any] = np.asarray(values)
+    except ValueError:
+        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
+    return array, _float_dtype(array.dtype.name)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    if str(tensor.layout) != "torch.strided" or tensor.is_meta:
+        what = "a meta tensor, without values" if tensor.is_meta else f"of the layout {tensor.layout}"
+        raise UsageError(f"the tensor is {what}", "hand in a dense one")
+    return tensor
+
+
+def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
+    import torch
+
+    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
+    unsigned = {1: torch.uint8, 2: torch.uint16}
+    plain = tensor.detach().cpu().resolve_neg()
+    native = dtype in ("float64", "float32", "float16")
+    return (plain if native else plain.view(unsigned[plain.element_size()])).numpy(), dtype
+
+
+def _float_dtype(name: str) -> str:
+    if name not in FLOAT_DTYPES:
+        raise UsageError(f"{name} values are not calibrated", f"hand in one of {', '.join(FLOAT_DTYPES)}")
+    return name
+
+
+def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
+    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
+    storage = np.dtype(FLOAT_DTYPES[dtype])
+    if array.dtype.name == storage.name:
+        blocks: Any = np.nditer(
+            array,
+            flags=["external_loop", "buffered", "zerosize_ok"],
+            order=order,
+            op_dtypes=[storage],
+            casting="equiv",
+            buffersize=BLOCK,
+        )
+        yield from blocks
+    else:  # a dtype of ml_dtypes, which only its bit pattern is wanted of
+        yield array.ravel(order=order).view(storage)

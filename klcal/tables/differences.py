@@ -1,0 +1,51 @@
+"""One pair of tensors in plain Python values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from klcal.tables.status import FAILURES, Cause, Status
+
+__all__ = ["Difference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two tensors, P and Q. What does not apply, or is infinite, is None in the formats for machines.
+
+    Divergences are on common bins of equal mass, exact zeros a bin of their own, in the unit of the base.
+    ``wasserstein`` is in the unit of the values; what compares element by element (``cosine``, ``max_abs_diff``,
+    ``mse``, ``sqnr_db``) needs equal shapes.
+    """
+
+    name: str
+    source: str = ""  # of P
+    other_source: str | None = None  # of Q
+    dtype: str | None = None
+    other_dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    other_shape: tuple[int, ...] | None = None
+    status: Status
+    reason: str | None = None
+    cause: Cause | None = None  # of a failure
+    numel: int | None = None  # of P
+    kl: float | None = None  # D(P‖Q)
+    reverse_kl: float | None = None  # D(Q‖P)
+    js: float | None = None
+    cross_entropy: float | None = None  # H(P, Q)
+    entropy: float | None = None  # H(P)
+    other_entropy: float | None = None  # H(Q)
+    wasserstein: float | None = None
+    cosine: float | None = None
+    max_abs_diff: float | None = None
+    mse: float | None = None
+    sqnr_db: float | None = None  # Q as a noisy copy of P
+
+    def __post_init__(self) -> None:
+        if self.cause is None and self.status in FAILURES:
+            object.__setattr__(self, "cause", "data")
+
+    @property
+    def failed(self) -> bool:
+        """Whether it should have been compared and was not."""
+        return self.status in FAILURES

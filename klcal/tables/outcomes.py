@@ -1,0 +1,214 @@
+"""From what calibration found of each unit to a row of the table: the one place where figures are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.granularity import Grid
+from klcal.quantizers.qparams import level_ends, zero_points
+from klcal.quantizers.scheme import Scheme
+from klcal.tables.reasons import nonfinite_reason, overflow_reason, underflow_reason, zero_reason
+from klcal.tables.rows import Row
+from klcal.tables.status import UNIT_STATUSES, Status, nonfinite_counts
+from klcal.tables.units import Units
+
+__all__ = ["EMPTY", "NONFINITE", "OK", "OVERFLOW", "UNDERFLOW", "ZERO", "Outcomes", "joined", "row_of"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW = range(len(UNIT_STATUSES))
+
+ROUNDING_NOISE = 2.0**-44
+"""Σ(x − x̂)² / Σx² of values that lie on the levels: value, scale and their product are each rounded to a float32, so
+(x − x̂)² ≤ (3 · 2⁻²⁴)² · x² < 2⁻⁴⁴ · x²."""
+
+
+class Outcomes(NamedTuple):
+    """What is known of each unit: arrays (units,), in the order of the tensor's axes.
+
+    What is chosen, and what it costs, is NaN or anything where a unit has no scale.
+    """
+
+    status: Integers  # a place in ``klcal.tables.status.UNIT_STATUSES``
+    chosen: Floats  # the scale before it was rounded to its format
+    scale: Floats  # as deployed, negative where a signed scheme has the level more above zero
+    below: Integers | Floats  # how many levels lie below zero
+    kl: Floats  # D(P‖Q) in nats; NaN where no cell is cut
+    squared_error: Floats  # Σ(x − x̂)² over the finite values
+    energy: Floats  # Σx²
+    clipped: Floats  # values that round beyond qmin or qmax
+    rounded_to_zero: Floats  # nonzero values that become 0
+    nonzero: Integers  # finite values that are not 0
+    finite: Integers  # finite values, zeros included
+    minimum: Floats  # of the finite values, zeros included; inf where there are none
+    maximum: Floats
+    zeros: Integers
+    nan: Integers
+    neg_inf: Integers
+    pos_inf: Integers
+    overflowed: Integers  # finite values beyond float32, which are in no other counter
+    underflowed: Integers  # nonzero values that are 0 as float32; ``zeros`` has them too
+
+    def each(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Outcomes:
+        """The same with every array changed alike: some units, or another order."""
+        columns: list[Any] = [change(column) for column in self]
+        return Outcomes(*columns)
+
+
+def joined(parts: Iterable[Outcomes]) -> Outcomes:
+    """The units of all parts, at least one, behind one another."""
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Outcomes(*columns)
+
+
+def row_of(
+    outcomes: Outcomes,
+    scheme: Scheme,
+    method: str,
+    grid: Grid | None,
+    *,
+    note: str | None = None,
+) -> Row:
+    """The row of a tensor, but for its name, source, dtype, shape and aliases.
+
+    Args:
+        outcomes: of each of its units; of one unit where there is no grid.
+        scheme: what it is quantized to; its global scale is the tensor's.
+        method: how it was chosen, ``str`` of it.
+        grid: which units they are; None for a tensor with one scale, whose row has no units.
+        note: what was done otherwise than asked for.
+    """
+    ok = outcomes.status == OK
+    status = UNIT_STATUSES[OK if ok.any() else int(outcomes.status.max())]
+    clean = outcomes._replace(squared_error=_without_noise(outcomes))
+    values: dict[str, Any] = _figures(clean, ok) if ok.any() else {}
+    if ok.any() and scheme.is_relative:
+        values["global_scale"] = scheme.global_scale
+    if ok.any() and not scheme.is_float:
+        values |= {"qmin": scheme.integers[0], "qmax": scheme.integers[-1]}
+    quantizers = _quantizers(outcomes, scheme, ok)
+    if grid is None:
+        values |= {name: column[0].item() for name, column in quantizers.items() if ok[0]}
+        values["zero_point"] = int(values["zero_point"]) if "zero_point" in values else None
+    else:
+        values["units"] = _units(clean, quantizers, grid)
+    notes = (note, grid.note if grid else None, *(_float32_notes(outcomes) if status == "ok" else ()))
+    return Row(
+        status=status,
+        reason=_reason(outcomes, status, scheme.scale_format),
+        note="; ".join(each for each in notes if each) or None,
+        target=scheme.dtype,
+        scheme=scheme.kind,
+        method=method,
+        **values,
+        **_counts(outcomes),
+    )
+
+
+def _without_noise(outcomes: Outcomes) -> Floats:
+    """Squared errors, 0 where rounding alone accounts for them: no value was clipped, and none has become 0."""
+    kept = (outcomes.clipped == 0) & (outcomes.rounded_to_zero == 0)
+    noise = kept & (outcomes.squared_error <= ROUNDING_NOISE * outcomes.energy)
+    return np.where(noise, 0.0, outcomes.squared_error)
+
+
+def _counts(outcomes: Outcomes) -> dict[str, Any]:
+    counters = {name: int(getattr(outcomes, name).sum()) for name in ("zeros", "nan", "neg_inf", "pos_inf")}
+    numel = int(outcomes.finite.sum() + outcomes.overflowed.sum()) + sum(counters.values()) - counters["zeros"]
+    ends: dict[str, float] = {}
+    if outcomes.finite.any():
+        ends = {"min": float(outcomes.minimum.min()), "max": float(outcomes.maximum.max())}
+    return {**ends, "numel": numel, **counters}
+
+
+def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
+    """Those of the whole tensor, of the units that have a scale or need none."""
+    counted = ok | (outcomes.status == ZERO)
+    finite = int(outcomes.finite[counted].sum())
+    error, energy, clipped, lost = (
+        float(column[ok].sum())
+        for column in (outcomes.squared_error, outcomes.energy, outcomes.clipped, outcomes.rounded_to_zero)
+    )
+    nonzero = outcomes.nonzero[ok]
+    divergence = float((outcomes.kl[ok] * nonzero).sum() / nonzero.sum())
+    return {
+        "kl": None if np.isnan(divergence) else divergence,
+        "mse": error / finite,
+        "sqnr_db": float(10 * np.log10(energy / error)) if error > 0 else None,
+        "clipped": clipped / finite,
+        "rounded_to_zero": lost / int(nonzero.sum()),
+    }
+
+
+def _quantizers(outcomes: Outcomes, scheme: Scheme, ok: Bools) -> dict[str, Floats]:
+    """Scale, ends of the range and zero point of each unit, NaN where it has none; no zero point for floats."""
+    scale = np.where(ok, outcomes.scale, np.nan)
+    below = np.where(ok, outcomes.below, scheme.zero)
+    under, above = level_ends(below, scheme)
+    found = {"scale": scale, "low": 0.0 - under * np.abs(scale), "high": above * np.abs(scale)}
+    if not scheme.is_float:
+        found["zero_point"] = np.where(ok, zero_points(below, scheme), np.nan)
+    return found
+
+
+def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Units:
+    known = (outcomes.status == OK) | (outcomes.status == ZERO)
+    error, finite = outcomes.squared_error, np.where(known, outcomes.finite, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sqnr = np.where(error > 0, 10 * np.log10(outcomes.energy / error), np.nan)
+    costs = {
+        "kl": outcomes.kl,
+        "mse": error / finite,
+        "sqnr_db": sqnr,
+        "clipped": outcomes.clipped / finite,
+    }
+    costs = {name: np.where(outcomes.status == OK, column, np.nan) for name, column in costs.items()}
+    if np.isnan(costs["kl"]).all():
+        del costs["kl"]
+    differ = bool((outcomes.status != outcomes.status[0]).any())
+    return Units(
+        per="channel" if grid.size is None else "block" if isinstance(grid.size, tuple) else "group",
+        axis=grid.axis,
+        size=grid.size,
+        shape=grid.shape,
+        status=np.array(UNIT_STATUSES, object)[outcomes.status] if differ else None,
+        **quantizers,
+        **costs,
+    )
+
+
+def _float32_notes(outcomes: Outcomes) -> tuple[str | None, ...]:
+    beyond, below = int(outcomes.overflowed.sum()), int(outcomes.underflowed.sum())
+    return (
+        f"values beyond float32 were left out: {beyond} of them" if beyond else None,
+        f"values that are 0 as float32 were counted so: {below} of them" if below else None,
+    )
+
+
+def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None:
+    """Of a row that is not ok, or of which some units are not."""
+    counts = np.bincount(outcomes.status, minlength=len(UNIT_STATUSES))
+    if (counts > 0).sum() > 1:
+        parts = ", ".join(f"{count} {name}" for name, count in zip(UNIT_STATUSES, counts, strict=True) if count)
+        return f"of {outcomes.status.size} units: {parts}"
+    if status == "ok":
+        return None
+    if status == "empty":
+        return "it has no values"
+    row = Row(status=status, **_counts(outcomes))
+    nonfinite = nonfinite_counts(row)
+    if status == "zero":
+        return zero_reason(bool(nonfinite))
+    if status == "nonfinite":
+        return nonfinite_reason(nonfinite, row.numel or 0, row.min is not None)
+    wanted = outcomes.chosen[~np.isnan(outcomes.chosen)]
+    if status == "underflow":
+        return underflow_reason(float(wanted.max()) if wanted.size else None, scale_format)
+    smallest = float(wanted.min()) if wanted.size else np.inf
+    return overflow_reason(int(outcomes.overflowed.sum()), row.numel or 0, smallest, scale_format)

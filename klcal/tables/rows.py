@@ -1,0 +1,112 @@
+"""One tensor of the answer in plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from klcal.tables.schema import UNIT_FIELDS
+from klcal.tables.status import FAILURES, Cause, Status
+from klcal.tables.units import Units
+
+__all__ = ["Row"]
+
+OF_ALL_UNITS = (
+    *("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf"),
+    *("rounded_to_zero", "cause", "units"),
+)
+"""What is known of a tensor but not of each unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One tensor. What does not apply is None: there are no plausible defaults.
+
+    A row says by itself how to quantize: ``target`` with ``qmin`` and ``qmax``, ``scale`` and ``zero_point``. Where
+    channels, groups or blocks have a scale each, those of the row are None, as ``low`` and ``high`` are, and ``units``
+    has them. ``low`` and ``high`` are the range that the quantized values can stand for.
+
+    Figures are of the whole tensor, over all finite values, zeros included, for the scale as printed: ``mse``,
+    ``sqnr_db`` and ``clipped`` (the share of values that round beyond qmin or qmax); ``rounded_to_zero`` is the share
+    of nonzero values that become 0. ``kl`` is D(P‖Q) on the sub-bins of the chosen scale, in nats, over the nonzero
+    values; that of several units is the mean of theirs, each by its number of nonzero values.
+
+    ``name`` and ``source`` are empty for values that were handed in by Python. Lists and a mapping, as JSON has them,
+    are taken for ``shape``, ``aliases`` and ``units``.
+    """
+
+    name: str = ""
+    source: str = ""
+    dtype: str | None = None  # of the values, as the file names it
+    shape: tuple[int, ...] | None = None
+    status: Status
+    reason: str | None = None
+    cause: Cause | None = None  # of a failure
+    note: str | None = None  # what was done otherwise than asked for, and why; several are joined by "; "
+    target: str | None = None  # the number format that values are quantized to
+    scheme: str | None = None
+    method: str | None = None
+    scale: float | None = None
+    global_scale: float | None = None  # float32, of which every scale is a multiple by a float8
+    zero_point: int | None = None
+    qmin: int | None = None
+    qmax: int | None = None
+    low: float | None = None
+    high: float | None = None
+    min: float | None = None
+    max: float | None = None
+    numel: int | None = None
+    zeros: int | None = None
+    nan: int | None = None
+    neg_inf: int | None = None
+    pos_inf: int | None = None
+    kl: float | None = None
+    mse: float | None = None
+    sqnr_db: float | None = None
+    clipped: float | None = None
+    rounded_to_zero: float | None = None
+    aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
+    unit: int | None = None  # of a row that stands for one unit: its number
+    units: Units | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("shape", "aliases"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+        units: Any = self.units
+        if isinstance(units, Mapping):
+            object.__setattr__(self, "units", Units(**units))
+        if self.cause is None and self.status in FAILURES:
+            object.__setattr__(self, "cause", "data")
+
+    @property
+    def failed(self) -> bool:
+        """Whether it, or a unit of it, should have a scale and has none."""
+        statuses = set() if self.units is None or self.units.status is None else set(self.units.status)
+        return self.status in FAILURES or not FAILURES.isdisjoint(statuses)
+
+    def each_unit(self) -> Iterator[Row]:
+        """A row for each unit, in their order; the row itself where it has none."""
+        units = self.units
+        if units is None:
+            yield self
+            return
+        lacking: dict[str, Any] = dict.fromkeys(OF_ALL_UNITS)
+        for number in range(len(units)):
+            own = {name: _item(getattr(units, name), number) for name in UNIT_FIELDS}
+            point = own.pop("zero_point")
+            status: Status = self.status if units.status is None else units.status[number]
+            reason = None if status == "ok" else self.reason
+            whole = None if point is None else int(point)
+            known: dict[str, Any] = {**lacking, **own, "zero_point": whole, "status": status, "reason": reason}
+            ends: dict[str, Any] = {} if status == "ok" else {"qmin": None, "qmax": None}
+            yield replace(self, unit=number, **known, **ends)
+
+
+def _item(values: Any, number: int) -> float | None:
+    """The number of a unit, or None for NaN."""
+    if values is None or math.isnan(values[number]):
+        return None
+    return float(values[number])

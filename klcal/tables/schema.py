@@ -1,0 +1,61 @@
+"""The names of the answer's fields and of its versions: what the command line knows without a table.
+
+A field is only ever added; a change of what one means makes a new version. ``klcal.table/1``, which 0.1.0 wrote, had
+lists in a row where channels or groups have a scale each; it is still read.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "COMPARISON",
+    "DIFFERENCE_FIELDS",
+    "DOCUMENT",
+    "MAX_HEADER_BYTES",
+    "NUMERIC_FIELDS",
+    "TABLE",
+    "TABLE_1",
+    "UNIT_FIELDS",
+    "unit_key",
+]
+
+TABLE, TABLE_1 = "klcal.table/2", "klcal.table/1"
+COMPARISON = "klcal.comparison/1"
+
+UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
+"""What each channel, group or block has of its own."""
+
+NUMERIC_FIELDS = (
+    *("scale", "global_scale", "zero_point", "qmin", "qmax", "low", "high", "min", "max"),
+    *("numel", "zeros", "nan", "neg_inf", "pos_inf", "kl", "mse", "sqnr_db", "clipped", "rounded_to_zero"),
+)
+"""The numbers of a row."""
+
+DIFFERENCE_FIELDS = (
+    *("numel", "kl", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
+    *("cosine", "max_abs_diff", "mse", "sqnr_db"),
+)
+"""The numbers of a comparison."""
+
+DOCUMENT = "table"  # the metadata of a binary table: its JSON, but for the arrays of units; beside it, the "schema"
+MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, by its library
+SEPARATOR = ":"  # of a key's parts
+
+
+def unit_key(source: str, name: str, field: str) -> str:
+    r"""What the array of a field is called in a binary table: three parts, in which nothing looks like what parts them.
+
+    A percent sign, the separator, control characters and half surrogate pairs are written as the bytes of their UTF-8.
+
+    >>> unit_key("model.pt", "fc.weight", "scale"), unit_key("a:b", "c%", "scale")
+    ('model.pt:fc.weight:scale', 'a%3Ab:c%25:scale')
+    """
+    return SEPARATOR.join(ACTING.sub(_escaped, part) for part in (source, name, field))
+
+
+ACTING = re.compile(f"[%{SEPARATOR}\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))

@@ -1,0 +1,126 @@
+"""Binary tables: a .safetensors file that has what the JSON has, the numbers of units as arrays.
+
+Its metadata are ``schema`` and ``table``: the JSON, whose units lack their arrays. An array is called by source, name
+and field (``klcal.tables.schema.unit_key``) and has the shape of the units: ``scale`` is float32; ``zero_point`` int32,
+and 0 where a unit has no scale; ``status``, where units differ in it, uint8, a place in
+``klcal.tables.status.UNIT_STATUSES``; the others are float32, or float64 where float32 would lose more than the JSON
+does. The header is made first, then arrays follow piece by piece: nothing is held but the table itself.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.errors import OutputError
+from klcal.tables.rows import Row
+from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, UNIT_FIELDS, unit_key
+from klcal.tables.status import UNIT_STATUSES
+from klcal.tables.table import Table
+from klcal.tables.units import Units
+from klcal.writers.floats import are_float32
+from klcal.writers.records import dump, record, summary
+
+__all__ = ["write"]
+
+UNITS_AT_ONCE = 1 << 16
+ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
+KINDS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("|u1"),
+}
+"""The largest items first: so each array begins where its items may."""
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array of the file."""
+
+    key: str
+    kind: str
+    shape: tuple[int, ...]
+    values: npt.NDArray[Any]
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes."""
+        for start in range(0, self.values.size, UNITS_AT_ONCE):
+            some = self.values[start : start + UNITS_AT_ONCE]
+            if self.kind == "U8":
+                some = np.array([UNIT_STATUSES.index(status) for status in some.tolist()])
+            elif self.kind == "I32":
+                some = np.where(np.isnan(some), 0.0, some)
+            yield some.astype(KINDS[self.kind]).tobytes()
+
+
+def write(table: Table, out: TextIO) -> None:
+    """The whole table, to the bytes below a text stream.
+
+    Raises:
+        OutputError: the header would be longer than readers of the format allow.
+    """
+    _write(table, out.buffer)
+
+
+def _write(table: Table, out: BinaryIO) -> None:
+    arrays = sorted(_arrays(table), key=lambda array: (list(KINDS).index(array.kind), array.key))
+    header = _header(table, arrays)
+    if len(header) > MAX_HEADER_BYTES:
+        what = f"{len(table.rows):,} tensors need a header of {len(header):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
+        raise OutputError(what, "write .json")
+    out.write(struct.pack("<Q", len(header)))
+    out.write(header)
+    for array in arrays:
+        out.writelines(array.pieces())
+
+
+def _header(table: Table, arrays: list[_Array]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"schema": table.schema, DOCUMENT: _document(table)}}
+    position = 0
+    for array in arrays:
+        end = position + array.values.size * KINDS[array.kind].itemsize
+        header[array.key] = {"dtype": array.kind, "shape": array.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def _document(table: Table) -> str:
+    """The JSON, on one line, without the arrays."""
+    names = table.fields
+    rows = [
+        {**record(row, names), "units": None if row.units is None else _place(row.units)}
+        for row in table.rows
+        if isinstance(row, Row)
+    ]
+    return dump({**summary(table), "tensors": rows})
+
+
+def _place(units: Units) -> dict[str, Any]:
+    return {name: getattr(units, name) for name in ("per", "axis", "size", "shape")}
+
+
+def _arrays(table: Table) -> Iterator[_Array]:
+    for row in table.rows:
+        if not isinstance(row, Row) or row.units is None:
+            continue
+        for name in (*UNIT_FIELDS, "status"):
+            if (values := getattr(row.units, name)) is not None:
+                yield _Array(unit_key(row.source, row.name, name), _kind(name, values), row.units.shape, values)
+
+
+def _kind(name: str, values: npt.NDArray[Any]) -> str:
+    if name == "status":
+        return "U8"
+    if name == "zero_point":
+        return "I32"
+    starts = range(0, values.size, UNITS_AT_ONCE)
+    fits = all(are_float32(values[start : start + UNITS_AT_ONCE]).all() for start in starts)
+    return "F32" if fits or name == "scale" else "F64"
