@@ -151,7 +151,7 @@ def _passes(values: Values, scales: Array, rounding: Rounding) -> Iterator[tuple
 def _some(rounding: Rounding, candidates: slice) -> Rounding:
     """The rounding of some candidates."""
     if isinstance(rounding, Integers) and isinstance(rounding.low, np.ndarray):
-        return Integers(rounding.low[:, candidates], rounding.high[:, candidates])  # type: ignore[index]
+        return Integers(rounding.low[:, candidates], rounding.high[:, candidates])  # type: ignore[index]  # arrays both, or neither
     return rounding
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "at_most",
     "global_scale_of",
     "held",
-    "is_an_end",
     "nearest_scale",
 ]
 
@@ -140,14 +139,6 @@ def held(wanted: npt.ArrayLike, scale_format: str, global_scale: float | Floats 
     too_small = relative < LEAST[scale_format] / (1 + half_step)
     too_great = relative > GREATEST[scale_format] / (1 - half_step)
     return too_great.astype(np.int8) - too_small.astype(np.int8)
-
-
-def is_an_end(scales: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> npt.NDArray[np.bool_]:
-    """Whether each of some scales of a format is its smallest, or its greatest: another may be wanted there."""
-    relative, step = _relative(scales, global_scale), ABOVE[scale_format]
-    least, greatest = LEAST[scale_format] * 1.5, GREATEST[scale_format] * (1 - step / 4)  # whose neighbours are farther
-    found: npt.NDArray[np.bool_] = (relative < least) | (relative > greatest)
-    return found
 
 
 def global_scale_of(full: float) -> float:

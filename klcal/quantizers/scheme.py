@@ -118,11 +118,6 @@ class Scheme:
         return self.dtype in FLOATS
 
     @property
-    def is_even(self) -> bool:
-        """Whether the levels that any candidate may have are the same on both sides of zero."""
-        return bool(np.array_equal(self.above, self.below))
-
-    @property
     def is_fixed(self) -> bool:
         """Whether all candidates have the same levels, so that a scale alone is searched."""
         return self.belows.size == 1

@@ -66,6 +66,10 @@ class Choices(NamedTuple):
     scale: Floats
     below: Integers
 
+    def select(self, units: Integers | slice | Bools) -> Choices:
+        """Those of some units."""
+        return Choices(self.scale[units], self.below[units])
+
 
 class Candidates(NamedTuple):
     """Quantizers of each unit, as deployed, and Σ(x − x̂)² of its values; infinite where there is none: (units, n)."""

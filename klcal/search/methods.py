@@ -163,7 +163,7 @@ class KLClassic(_Text):
         found = []
         for unit in range(distribution.units):
             some = slice(unit, unit + 1)
-            candidates = [Choices(choices.scale[some], choices.below[some]) for choices in also]
+            candidates = [choices.select(some) for choices in also]
             sums = distribution.prefix_sums(unit)
             found.append(least_classic(sums, scheme, spans.select(some), sub, candidates))
         return Choices(*(np.concatenate(column) for column in zip(*found, strict=True)))

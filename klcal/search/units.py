@@ -52,17 +52,17 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     MSE optimum.
     """
     scale, below = np.empty(distribution.units), np.empty(distribution.units, np.int64)
-    full = full_choices(scheme, spans).scale
+    full = full_choices(scheme, spans)
     narrow = None
     if scheme.kind in NARROWER:
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
     for units, how in _blocks(distribution, scheme):
         some, within = distribution.select(units), spans.select(units)
         costs = _costs(some, scheme, within, how)
-        found = _candidates(some, costs, full[units], how, sub, weight)
+        found = _candidates(some, costs, full.scale[units], how, sub, weight)
         if narrow is not None:
             found = joined([found, _of_fixed_zero(costs, narrow[units])])
-        scale[units], below[units] = _best(some, costs, found, full[units], how, sub, weight)
+        scale[units], below[units] = _best(some, costs, found, full.select(units), how, sub, weight)
     return Choices(scale, below)
 
 
@@ -124,7 +124,7 @@ def _best(
     distribution: Distribution,
     costs: PointCosts | BucketCosts,
     found: Candidates,
-    full: Floats,
+    full: Choices,
     how: int,
     sub: int,
     weight: float,
@@ -132,19 +132,17 @@ def _best(
     """The candidate of least loss of each unit."""
     nothing = NO_ERROR * distribution.energy
     error = np.maximum(found.error, nothing[:, None])
-    best = least(error, found, full, POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING)
-    covering = full_choices(costs.scheme, costs.spans)
+    best = least(error, found, full.scale, POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING)
     unknown = ~np.isfinite(error.min(axis=1))  # the values are so far beyond the range that all errors are one
-    best = Choices(np.where(unknown, covering.scale, best.scale), np.where(unknown, covering.below, best.below))
+    best = Choices(np.where(unknown, full.scale, best.scale), np.where(unknown, full.below, best.below))
     enough = VALUES_PER_BIN * costs.scheme.size * sub
     decides = (error.min(axis=1) > nothing) & (distribution.size >= enough) & (sub > 1)
     if not decides.any():
         return best
     units = np.flatnonzero(decides)
-    first = Choices(best.scale[units], best.below[units])
     numbers = DIVERGENCES.get(How(how), MORE_DIVERGENCES)
     some, costs = distribution.select(units), costs.select(decides)
-    chosen = _least_divergent(some, costs, found.select(units), first, numbers, sub, weight)
+    chosen = _least_divergent(some, costs, found.select(units), best.select(units), numbers, sub, weight)
     scale, below = best.scale.copy(), best.below.copy()
     scale[units], below[units] = chosen
     return Choices(scale, below)

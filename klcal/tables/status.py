@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 __all__ = ["FAILURES", "STATUSES", "UNIT_STATUSES", "Cause", "Status", "nonfinite_counts"]
 
@@ -19,7 +19,7 @@ Status = Literal[
     "missing",  # only P has it: of a comparison, as the next one
     "extra",  # only Q has it
 ]
-STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 UNIT_STATUSES: tuple[Status, ...] = ("ok", "empty", "zero", "nonfinite", "underflow", "overflow")
 """What a unit may be; the last one that any unit is, is the tensor's where no unit is ok."""

@@ -63,8 +63,7 @@ def test_no_octave_that_can_win_is_missed(asked, octaves):
 def test_a_search_that_stops_an_octave_too_early_is_noticed(monkeypatch):
     """The broken twin: as soon as the outermost value is clipped."""
     check_deep(("int4", "symmetric"), 3)
-    stop = lambda costs, scheme, found, limit: found.scale[:, -1] < np.inf  # noqa: E731, ARG005
-    monkeypatch.setattr(module, "_is_too_small", stop)
+    monkeypatch.setattr(module, "_is_too_small", lambda _costs, _scheme, found, _limit: found.scale[:, -1] < np.inf)
     with pytest.raises(AssertionError):
         check_deep(("int4", "symmetric"), 3)
 

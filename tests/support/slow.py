@@ -241,20 +241,3 @@ def divergence(pieces, scale: float, levels: list[float], sub: int) -> float:
             p[k] = p.get(k, 0.0) + clipped
     q = _spread(p, sub)
     return math.fsum(p[k] * math.log(p[k] / q[k]) for k in p)
-
-
-def classic_divergence(pieces, scale: float, levels: list[float], sub: int) -> float:
-    """D(P‖Q) of `kl-classic`: clipped values count in the outermost sub-bins of P alone."""
-    p, lower, upper = masses(pieces, scale, levels, sub)
-    q = _spread(p, sub)
-    for k, clipped in ((0, lower), (len(levels) * sub - 1, upper)):
-        if clipped:
-            p[k] = p.get(k, 0.0) + clipped
-    if any(k not in q for k in p):
-        return math.inf
-    return math.fsum(p[k] * math.log(p[k] / q[k]) for k in p)
-
-
-def kl_loss(pieces, scale: float, levels: list[float], sub: int, weight: float, least: float) -> float:
-    """D + w·MSE / (2·MSE*), in nats, ``least`` being MSE*."""
-    return divergence(pieces, scale, levels, sub) + weight * mse(pieces, scale, levels) / (2 * least)

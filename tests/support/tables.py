@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from klcal.tables.rows import Row
+from klcal.tables.status import Status
 from klcal.tables.table import Config, FileError, Table
 from klcal.tables.units import Units
 
@@ -61,11 +62,11 @@ def ok(name: str, source: str = "model.pt", **changes: object) -> Row:
         "scheme": "affine",
         "method": "kl:bins=2048,weight=4",
     }
-    return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]
+    return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]  # of any type
 
 
-def lost(name: str, status: str, reason: str = "why; what to do", source: str = "model.pt") -> Row:
-    return Row(name=name, source=source, dtype="float32", shape=(), status=status, reason=reason, numel=1)  # type: ignore[arg-type]
+def lost(name: str, status: Status, reason: str = "why; what to do", source: str = "model.pt") -> Row:
+    return Row(name=name, source=source, dtype="float32", shape=(), status=status, reason=reason, numel=1)
 
 
 def named(*names: str) -> Table:
