@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 DEMO = .demo/bin
+KERNEL = setup.py $(wildcard klcal/kernels/source/*)
 SOURCES = $(shell find klcal -name '*.py')
 VENV = .venv/bin
 # The version is pinned because an open-ended torch brings gigabytes of CUDA; any torch from 2.10 on works.
@@ -45,12 +46,12 @@ fuzz: .venv/ready  ## run each parser a million times on mutated files
 clean:  ## remove what was installed
 	rm -rf .demo .venv build *.egg-info
 
-.demo/ready: pyproject.toml $(SOURCES)
+.demo/ready: pyproject.toml $(KERNEL) $(SOURCES)
 	$(PYTHON) -m venv .demo
 	$(DEMO)/pip install --quiet --upgrade .
 	touch $@
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml $(KERNEL)
 	$(PYTHON) -m venv .venv
 	$(VENV)/pip install --quiet --upgrade 'pip>=25.1'
 	$(VENV)/pip install --quiet $(TORCH)

@@ -1,0 +1,6 @@
+/* The compiled kernel: one translation unit, loaded by klcal/kernels/library.py, which knows the same VERSION. */
+#include "common.h"
+
+#define VERSION 1
+
+PUBLIC int64_t klcal_version(void) { return VERSION; }
