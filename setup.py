@@ -8,7 +8,8 @@ FLAGS = [
     "-std=c11",
     "-O3",
     "-ffp-contract=off",  # the same bits as NumPy, and on every machine
-    "-fno-math-errno",  # or else square roots and roundings are calls
+    "-fno-math-errno",  # or else square roots and roundings are calls,
+    "-fno-trapping-math",  # and choices are branches, which keep loops from being vectorised
     "-fvisibility=hidden",
 ]
 

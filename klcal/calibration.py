@@ -18,8 +18,7 @@ from klcal.quantizers.scale_formats import global_scale_of, held
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.search import methods
 from klcal.search.choices import Choices, Spans, full_choices
-from klcal.search.divergences import divergences
-from klcal.search.exact_costs import exact_costs
+from klcal.search.figures import figures
 from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.search.settings import Nonfinite, Settings
 from klcal.search.units import VALUES_PER_BIN
@@ -250,13 +249,8 @@ def _chosen(distribution: Distribution, settings: Settings) -> tuple[Integers, F
     rounded = rounded_scales(scale, below, scheme)
     status = np.where(fits > 0, OVERFLOW, np.where((fits < 0) | (rounded == 0), UNDERFLOW, OK))
     known = np.where(rounded > 0, rounded, 1.0)
-    sub = _sub_bins(settings)
-    kl = np.full(scale.size, np.nan)
-    if sub > 1:
-        kl = divergences(distribution, scheme, known[:, None], below[:, None], sub)[:, 0]
-    error, clipped, lost = exact_costs(distribution, scheme, known, below)
-    deployed = deployed_scales(scale, below, scheme)
-    return status, np.stack([wanted, deployed, below, kl, error, distribution.energy, clipped, lost])
+    found = figures(distribution, scheme, _sub_bins(settings), known, below)
+    return status, np.stack([wanted, deployed_scales(scale, below, scheme), below, *found])
 
 
 def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:

@@ -17,6 +17,7 @@ __all__ = [
     "FLOAT32_MAX",
     "GREATEST",
     "LEAST",
+    "MANTISSA",
     "RELATIVE",
     "SCALE_FORMATS",
     "UNSIGNED",
@@ -81,6 +82,14 @@ RELATIVE = frozenset({"float8_e4m3fn"})
 
 ABOVE = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "e8m0": 1.0, "float8_e4m3fn": 2.0**-3}
 """From a power of two to the next number, relative to it: of numbers that are not subnormal."""
+MANTISSA = {
+    "float32": (23, -126),
+    "float16": (10, -14),
+    "bfloat16": (7, -126),
+    "e8m0": (0, -127),
+    "float8_e4m3fn": (3, -6),
+}
+"""How many bits of mantissa each has, and the least exponent of numbers that have them all."""
 LEAST = {
     "float32": 2.0**-149,
     "float16": 2.0**-24,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import last_axis_sum, log
 from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.scheme import Scheme
 from klcal.sketches.prefix_sums import PrefixSums, Side
@@ -37,7 +38,7 @@ def _squared_errors(sums: PrefixSums, scheme: Scheme, scales: Floats) -> Floats:
     sides = zip(sums.sides, (scheme.above, scheme.below), strict=True)
     above, below = (_saved(side, scales, levels) for side, levels in sides)
     if scheme.is_fixed:
-        saved = (above.sum(axis=1) + below.sum(axis=1))[:, None]
+        saved = (last_axis_sum(above) + last_axis_sum(below))[:, None]
     else:
         none = np.zeros((scales.size, 1))
         over, under = (np.hstack([none, side.cumsum(axis=1)]) for side in (above, below))
@@ -92,26 +93,21 @@ def divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integer
     """D(P‖Q) of each candidate, in nats: finite, at least 0, at most ln(sub).
 
     P is the law of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
-    evenly over its occupied sub-bins. D = Σ p·ln p − Σ S·ln(S/Z), with S the mass of a cell and Z its
-    occupied sub-bins.
+    evenly over its occupied sub-bins. N·D = Σ c·ln c − Σ C·(ln C − ln Z), with c the values in a sub-bin, C those in
+    a cell and Z its occupied sub-bins.
     """
     return spread_within_cells(sub_bins(sums, scheme, scales, below, sub), sums.size, sub)
 
 
-def spread_within_cells(counts: Floats, size: npt.ArrayLike, sub: int) -> Floats:
+def spread_within_cells(counts: Floats, size: float | Floats, sub: int) -> Floats:
     """D(P‖Q) where ``counts`` (…, sub-bins and what is clipped at either end) are of ``size`` values, in nats."""
     counts[:, 1] += counts[:, 0]
     counts[:, -2] += counts[:, -1]
-    p = counts[:, 1:-1] / np.asarray(size, np.float64)[..., None]
-    parts = p.reshape(len(p), -1, sub)
-    cells = parts.sum(axis=2)
-    occupied = np.count_nonzero(parts, axis=2)
-    divergence = _sum_p_log(p, 1.0) - _sum_p_log(cells, np.maximum(occupied, 1))
-    nats: Floats = np.maximum(divergence, 0.0)
+    mass = counts[:, 1:-1]
+    parts = mass.reshape(len(mass), -1, sub)
+    cells = parts.cumsum(axis=2)[:, :, -1]  # one after the other
+    occupied = np.maximum(np.count_nonzero(parts, axis=2), 1)
+    total = last_axis_sum(mass * log(np.where(mass > 0, mass, 1.0)))
+    even = last_axis_sum(cells * (log(np.where(cells > 0, cells, 1.0)) - log(occupied)))
+    nats: Floats = np.maximum((total - even) / size, 0.0)
     return nats
-
-
-def _sum_p_log(p: Floats, divisor: npt.ArrayLike) -> Floats:
-    """Σ p·ln(p / divisor) over the last axis, with 0·ln 0 = 0."""
-    total: Floats = np.sum(p * np.log(np.where(p > 0, p, 1.0) / divisor), axis=-1)
-    return total

@@ -22,6 +22,7 @@ __all__ = [
     "Spans",
     "allowed_belows",
     "full_choices",
+    "greatest_scale",
     "joined",
     "least",
     "scales_of",
@@ -112,10 +113,15 @@ def full_choices(scheme: Scheme, spans: Spans) -> Choices:
     return Choices(scale, scheme.belows[place])
 
 
+def greatest_scale(scheme: Scheme) -> float:
+    """The greatest scale that does not put both ends of the range beyond float32."""
+    least_end = np.maximum(*level_ends(scheme.belows, scheme)).min()
+    return float(at_most(FLOAT32_MAX / least_end, scheme.scale_format, scheme.global_scale))
+
+
 def scales_of(scheme: Scheme, scales: Floats) -> Floats:
     """Scales as their format has them: the nearest, none with both ends beyond float32; 0 where they underflow."""
-    least_end = np.maximum(*level_ends(scheme.belows, scheme)).min()
-    limit = at_most(FLOAT32_MAX / least_end, scheme.scale_format, scheme.global_scale)
+    limit = greatest_scale(scheme)
     if scheme.scale_format == "float32":
         return np.minimum(np.minimum(scales, FLOAT32_MAX).astype(np.float32).astype(np.float64), limit)
     return np.minimum(nearest_scale(scales, scheme.scale_format, scheme.global_scale), limit)

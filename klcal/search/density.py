@@ -55,11 +55,11 @@ def hows(distribution: Distribution, scheme: Scheme) -> npt.NDArray[np.int64]:
 def density_of(scheme: Scheme, how: int) -> Density:
     """How closely the scales of such units are looked at."""
     if scheme.scale_format == "e8m0":
-        return Density(coarse=1, fine=(), refinements=0)
+        return Density(coarse=1, fine=(), refinements=0, by_buckets=how == How.BUCKETS)
     has_few_levels = scheme.size <= FEW_LEVELS
     if how == How.BUCKETS:
         coarse = 32 if scheme.is_float else 16 if has_few_levels else 8
-        return Density(coarse=coarse, fine=(6, 4), refinements=0)
+        return Density(coarse=coarse, fine=(6, 4), refinements=0, by_buckets=True)
     if scheme.is_float and not has_few_levels:  # whose error repeats with each octave, in steps of its mantissa
         return Density(coarse=64, fine=(3, 2), starts=2, seeds=SEEDS.get(How(how), 0))
     if scheme.size <= FEW_LEVELS // 8:

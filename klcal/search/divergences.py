@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import log, placed_sums
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scheme import Scheme
 from klcal.search import candidate_costs
@@ -48,14 +49,19 @@ def _of_points(distribution: Distribution, scheme: Scheme, scale: Floats, below:
     part = np.clip(np.floor(within * sub), 0.0, sub - 1.0)
     first = distribution.starts[:-1]
     begins = _run_begins(cell * sub + part, first)
-    mass, cells = np.add.reduceat(distribution.counts, begins), cell[begins]
-    first = np.searchsorted(begins, first)
-    cell_begins = _run_begins(cells, first)
-    cell_mass, occupied = np.add.reduceat(mass, cell_begins), np.diff(cell_begins, append=cells.size)
-    total = np.add.reduceat(mass * np.log(mass), first)
-    even = np.add.reduceat(cell_mass * np.log(cell_mass / occupied), np.searchsorted(cell_begins, first))
+    mass, cells, unit = _run_sums(distribution.counts, begins), cell[begins], distribution.unit[begins]
+    cell_begins = _run_begins(cells, np.searchsorted(begins, first))
+    cell_mass, occupied = _run_sums(mass, cell_begins), np.diff(cell_begins, append=cells.size)
+    total = placed_sums(unit, mass * log(mass), distribution.units)
+    even = placed_sums(unit[cell_begins], cell_mass * (log(cell_mass) - log(occupied)), distribution.units)
     nats: Floats = np.maximum((total - even) / distribution.size, 0.0)
     return nats
+
+
+def _run_sums(counts: Floats, begins: Integers) -> Floats:
+    """The sum of each run, one after the other."""
+    run = np.repeat(np.arange(begins.size), np.diff(begins, append=counts.size))
+    return placed_sums(run, counts, begins.size)
 
 
 def _run_begins(places: Floats, first: Integers) -> Integers:

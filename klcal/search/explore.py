@@ -10,11 +10,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import power_of_two
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scheme import Scheme
 from klcal.search.choices import Candidates, Spans, joined, scales_of, valid
 
-__all__ = ["Costs", "Density", "around", "explore", "judged"]
+__all__ = ["Costs", "Density", "explore", "first_ratios", "judged", "ratios_around", "times"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -68,8 +69,25 @@ class Density(NamedTuple):
     basins: int = 1  # scales better than their neighbours around which it is looked finely at first
     seeds: int = 0  # best scales of a first look at some of the values; 0 where it is at all of them
     wider: bool = False  # scales above the full one that do not cut the range into whole steps
+    by_buckets: bool = False  # units of many buckets are looked at by prefix sums
     starts: int = 0  # scales that are better than their neighbours, from which a step of least squares is taken
     refinements: int = 1  # such steps from the best of all
+
+    @property
+    def octave(self) -> Floats:
+        """Ratios of the coarse scales of an octave, from the one above them on."""
+        return power_of_two(-(1 + np.arange(self.coarse)) / self.coarse)
+
+    @property
+    def wide(self) -> Floats:
+        """Ratios from 1 to 2."""
+        return power_of_two(np.arange(self.coarse + 1) / self.coarse)
+
+    @property
+    def around(self) -> list[Floats]:
+        """Ratios of fine scales to the best so far, of each closer look."""
+        steps = 1 / self.coarse / np.cumprod([number + 1 for number in self.fine], dtype=np.float64)
+        return [ratios_around(number, step) for number, step in zip(self.fine, steps.tolist(), strict=True)]
 
 
 def explore(
@@ -92,11 +110,10 @@ def explore(
     if density.starts:
         starts = found.take(_valleys(found, density.starts))
         found = joined([found, judged(costs, scheme, _refined(costs, starts))])
-    step, basins = 1 / density.coarse, density.basins
-    for number in density.fine:
+    basins = density.basins
+    for ratios in density.around:
         best = found.take(_valleys(found, basins))
-        step /= number + 1
-        found = joined([found, judged(costs, scheme, around(best.scale, number, step))])
+        found = joined([found, judged(costs, scheme, times(best.scale, ratios))])
         basins = 1
     for _ in range(density.refinements):
         best = found.take(np.argmin(found.error, axis=1)[:, None])
@@ -120,7 +137,7 @@ def _coarse(costs: Costs, scheme: Scheme, full: Floats, density: Density, slack:
     parts = [judged(costs, scheme, _first(costs, scheme, full, density))]
     active = np.ones(full.size, bool)
     best = parts[0].error.min(axis=1)
-    ratios = np.exp2(-(1 + np.arange(density.coarse)) / density.coarse)
+    ratios = density.octave
     for octave in range(MAX_OCTAVES):
         some = costs.select(active)
         found = judged(some, scheme, full[active, None] * ratios * 2.0**-octave)
@@ -138,24 +155,36 @@ def _first(costs: Costs, scheme: Scheme, full: Floats, density: Density) -> Floa
     Scales that cut the range, or the least distance of two values, into whole steps are among them, so that ends and
     lattices have no error; those of floats put the outermost value on a level.
     """
-    end = np.maximum(costs.max, -costs.min)[:, None]
+    first = first_ratios(scheme, density)
+    end, full = np.maximum(costs.max, -costs.min)[:, None], full[:, None]
+    if scheme.is_float:
+        return np.concatenate([full * first.full, end / first.on_level], axis=1)
+    scales = full * first.full
+    on_gap = np.minimum(_on_gap(costs.gap[:, None], full), scales[:, -1:])
+    return np.concatenate([scales, on_gap, _on(end, full * first.end)], axis=1)
+
+
+class FirstRatios(NamedTuple):
+    """Of the first scales."""
+
+    full: Floats  # to the full one
+    end: Floats  # of those that are moved so that the outermost value is a whole number of steps
+    on_level: Floats  # levels on which the outermost value is put
+
+
+def first_ratios(scheme: Scheme, density: Density) -> FirstRatios:
+    """The full scale and the octave above it: of integers, those that cut the range into whole steps."""
+    nothing = np.empty(0)
     if scheme.is_float:
         levels = np.union1d(scheme.above, scheme.below)
-        on_level = end / levels[levels > levels[-1] / 2]
-        return np.concatenate(
-            [full[:, None] * np.exp2(np.arange(density.coarse + 1) / density.coarse), on_level], axis=1
-        )
+        return FirstRatios(density.wide, nothing, levels[levels > levels[-1] / 2])
     steps = float(scheme.size - 1 if scheme.kind == "affine" else scheme.size - 1 - scheme.belows[0])
-    wider = np.exp2(np.arange(density.coarse + 1) / density.coarse)
-    whole = np.unique(np.maximum(np.rint(steps / wider), 1.0))
+    whole = np.unique(np.maximum(np.rint(steps / density.wide), 1.0))
     nearest = np.arange(steps, max(steps - UNUSED, steps // 2), -1.0)
     ratios = steps / np.union1d(whole, nearest)[::-1]
     if density.wider:
-        ratios = np.union1d(ratios, wider)
-    scales = full[:, None] * ratios
-    on_gap = _on_gap(costs.gap[:, None], full[:, None])
-    on_end = [_on(end, full[:, None] * wider)] if scheme.kind == "affine" else []
-    return np.concatenate([scales, np.minimum(on_gap, scales[:, -1:]), *on_end], axis=1)
+        ratios = np.union1d(ratios, density.wide)
+    return FirstRatios(ratios, density.wide if scheme.kind == "affine" else nothing, nothing)
 
 
 def _on_gap(gap: Floats, full: Floats) -> Floats:
@@ -165,7 +194,8 @@ def _on_gap(gap: Floats, full: Floats) -> Floats:
     """
     parts = gap / np.maximum(np.rint(gap / full) + np.arange(-1, 3), 1.0)
     times = np.maximum(np.ceil(full / gap), 1.0)
-    binary = np.exp2(np.ceil(np.log2(times)))
+    mantissa, exponent = np.frexp(times)
+    binary = np.ldexp(1.0, exponent - (mantissa == 0.5))
     return np.where(gap < full, gap * np.concatenate([times + np.arange(3), binary], axis=1), parts)
 
 
@@ -213,8 +243,13 @@ def _scattered(found: Candidates, units: Bools) -> Candidates:
     return Candidates(scale, below, error)
 
 
-def around(scale: Floats, number: int, step: float) -> Floats:
-    """So many scales on either side of some of each unit, (units, n), a part of an octave apart."""
+def ratios_around(number: int, step: float) -> Floats:
+    """Of so many scales on either side of one, a part of an octave apart."""
     steps = np.arange(1, number + 1) * step
-    scales: Floats = (scale[:, :, None] * np.exp2(np.concatenate([steps[::-1], -steps]))).reshape(len(scale), -1)
+    return power_of_two(np.concatenate([steps[::-1], -steps]))
+
+
+def times(scale: Floats, ratios: Floats) -> Floats:
+    """All ratios of some scales of each unit: (units, n)."""
+    scales: Floats = (scale[:, :, None] * ratios).reshape(len(scale), -1)
     return scales

@@ -15,7 +15,7 @@ from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import FLOAT32_MAX
 from klcal.quantizers.scheme import Scheme
 from klcal.search.choices import Spans, allowed_belows
-from klcal.sketches.distribution import Distribution
+from klcal.sketches.distribution import Distribution, Points
 
 __all__ = ["PointCosts"]
 
@@ -54,15 +54,24 @@ class PointCosts:
     @staticmethod
     def of(distribution: Distribution, scheme: Scheme, spans: Spans, *, few: bool = False) -> PointCosts:
         """All units of a distribution; ``few`` values are looked at more precisely, and under more zero points."""
-        sizes = distribution.pieces
+        return PointCosts._of(distribution, distribution.points, scheme, spans, few)
+
+    @staticmethod
+    def of_some(distribution: Distribution, scheme: Scheme, spans: Spans) -> PointCosts:
+        """The same of some values of each unit, for a first look."""
+        return PointCosts._of(distribution, distribution.thinned(), scheme, spans, few=False)
+
+    @staticmethod
+    def _of(distribution: Distribution, points: Points, scheme: Scheme, spans: Spans, few: bool) -> PointCosts:
+        sizes = np.diff(points.starts)
         dtype = np.float64 if few else np.float32
         shape = distribution.units, int(sizes.max(initial=1))
         values, counts = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        power = np.exp2(np.frexp(np.maximum(-distribution.min, distribution.max))[1] - 1.0)
+        power = np.ldexp(1.0, np.frexp(np.maximum(-distribution.min, distribution.max))[1] - 1)
         known = np.arange(shape[1]) < sizes[:, None]
-        values[known] = distribution.values / np.repeat(power, sizes)
-        counts[known] = distribution.counts
-        once = bool((distribution.counts == 1).all())
+        values[known] = points.values / np.repeat(power, sizes)
+        counts[known] = points.counts
+        once = bool((points.counts == 1).all())
         return PointCosts(
             scheme=scheme,
             spans=spans,

@@ -12,13 +12,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
 from klcal.kernels.points import BLOCK
+from klcal.kernels.sums import log
 from klcal.quantizers.scheme import Kind, Scheme
 from klcal.search.bucket_costs import BucketCosts
 from klcal.search.choices import NO_ERROR, ROUNDING, Candidates, Choices, Spans, full_choices, joined, least, valid
+from klcal.search.compiled import Loss, compiled_search
 from klcal.search.density import How, density_of, hows
 from klcal.search.divergences import divergences
-from klcal.search.explore import around, explore, judged
+from klcal.search.explore import explore, judged, ratios_around, times
 from klcal.search.few_values import MAX_MIDDLES, best_of_few
 from klcal.search.point_costs import PointCosts
 from klcal.sketches.distribution import Distribution
@@ -51,31 +54,50 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     MSE* is the least of any candidate. Where it is 0, or a unit has too few values for D to decide, the answer is the
     MSE optimum.
     """
-    scale, below = np.empty(distribution.units), np.empty(distribution.units, np.int64)
     full = full_choices(scheme, spans)
     narrow = None
     if scheme.kind in NARROWER:
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
-    for units, how in _blocks(distribution, scheme):
-        some, within = distribution.select(units), spans.select(units)
-        costs = _costs(some, scheme, within, how)
-        found = _candidates(some, costs, full.scale[units], how, sub, weight)
-        if narrow is not None:
-            found = joined([found, _of_fixed_zero(costs, narrow[units])])
-        scale[units], below[units] = _best(some, costs, found, full.select(units), how, sub, weight)
-    return Choices(scale, below)
+    found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
+    how = hows(distribution, scheme)
+    for kind in np.unique(how).tolist():
+        units, loss = np.flatnonzero(how == kind), _loss(scheme, kind, sub, weight)
+        if library() is not None and kind != How.ROUNDINGS:
+            density = density_of(scheme, kind)
+            compiled_search(distribution, units, scheme, spans, full, density, loss, narrow, found)
+            continue
+        for some in _blocks(distribution, units, kind):
+            before = None if narrow is None else narrow[some]
+            within, widest = spans.select(some), full.select(some)
+            chosen = _searched(distribution.select(some), scheme, within, widest, kind, loss, before)
+            found.scale[some], found.below[some] = chosen
+    return found
 
 
-def _blocks(distribution: Distribution, scheme: Scheme) -> Iterator[tuple[Integers, int]]:
-    """Units that are searched together, and how: of like numbers of pieces, as many as the kernels want at once."""
-    pieces, how = distribution.pieces, hows(distribution, scheme)
-    order = np.lexsort((pieces, how))
+def _loss(scheme: Scheme, how: int, sub: int, weight: float) -> Loss:
+    evenly, between = DIVERGENCES.get(How(how), MORE_DIVERGENCES)
+    thoroughly = how not in DIVERGENCES
+    return Loss(
+        sub=sub,
+        weight=weight,
+        enough=VALUES_PER_BIN * scheme.size * sub,
+        slack=float(1 + 2 * log(sub) / weight) if how >= How.MEDIUM else 1.0,  # else D does not decide
+        same=POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING,
+        evenly=evenly,
+        between=between,
+        thoroughly=thoroughly,
+        near=tuple(ratios_around(NEAR if thoroughly else 1, NEAR_STEP).tolist()),
+    )
+
+
+def _blocks(distribution: Distribution, units: Integers, how: int) -> Iterator[Integers]:
+    """Units that are searched together: of like numbers of pieces, as many as the kernels want at once."""
+    pieces = distribution.pieces[units]
+    order = np.argsort(pieces, kind="stable")
     first = 0
     while first < order.size:
-        kind = int(how[order[first]])
-        end = int(np.searchsorted(how[order], kind, side="right"))
-        most = _most_together(kind, pieces[order[first:end]])
-        yield order[first : first + most], kind
+        most = _most_together(how, pieces[order[first:]])
+        yield units[order[first : first + most]]
         first += most
 
 
@@ -89,6 +111,23 @@ def _most_together(how: int, pieces: Integers) -> int:
     return max(1, int(np.argmin(fits)) if not fits.all() else pieces.size)
 
 
+def _searched(
+    distribution: Distribution,
+    scheme: Scheme,
+    spans: Spans,
+    full: Choices,
+    how: int,
+    loss: Loss,
+    narrow: Floats | None,
+) -> Choices:
+    """Some units that are searched alike, in NumPy."""
+    costs = _costs(distribution, scheme, spans, how)
+    found = _candidates(distribution, costs, full.scale, how, loss)
+    if narrow is not None:
+        found = joined([found, _of_fixed_zero(costs, narrow)])
+    return _best(distribution, costs, found, full, loss)
+
+
 def _costs(distribution: Distribution, scheme: Scheme, spans: Spans, how: int) -> PointCosts | BucketCosts:
     if how == How.BUCKETS:
         return BucketCosts.of(distribution, scheme, spans)
@@ -96,7 +135,7 @@ def _costs(distribution: Distribution, scheme: Scheme, spans: Spans, how: int) -
 
 
 def _candidates(
-    distribution: Distribution, costs: PointCosts | BucketCosts, full: Floats, how: int, sub: int, weight: float
+    distribution: Distribution, costs: PointCosts | BucketCosts, full: Floats, how: int, loss: Loss
 ) -> Candidates:
     few = []
     if how == How.ROUNDINGS and isinstance(costs, PointCosts):
@@ -107,9 +146,8 @@ def _candidates(
     density = density_of(costs.scheme, how)
     thinned: PointCosts | BucketCosts = costs
     if density.seeds:
-        thinned = PointCosts.of(distribution.thinned(), costs.scheme, costs.spans)
-    slack = float(1 + 2 * np.log(sub) / weight) if how >= How.MEDIUM else 1.0  # else D does not decide
-    return joined([*few, explore(costs, thinned, costs.scheme, full, density=density, slack=slack)])
+        thinned = PointCosts.of_some(distribution, costs.scheme, costs.spans)
+    return joined([*few, explore(costs, thinned, costs.scheme, full, density=density, slack=loss.slack)])
 
 
 def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
@@ -121,58 +159,44 @@ def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates
 
 
 def _best(
-    distribution: Distribution,
-    costs: PointCosts | BucketCosts,
-    found: Candidates,
-    full: Choices,
-    how: int,
-    sub: int,
-    weight: float,
+    distribution: Distribution, costs: PointCosts | BucketCosts, found: Candidates, full: Choices, loss: Loss
 ) -> Choices:
     """The candidate of least loss of each unit."""
     nothing = NO_ERROR * distribution.energy
     error = np.maximum(found.error, nothing[:, None])
-    best = least(error, found, full.scale, POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING)
+    best = least(error, found, full.scale, loss.same)
     unknown = ~np.isfinite(error.min(axis=1))  # the values are so far beyond the range that all errors are one
     best = Choices(np.where(unknown, full.scale, best.scale), np.where(unknown, full.below, best.below))
-    enough = VALUES_PER_BIN * costs.scheme.size * sub
-    decides = (error.min(axis=1) > nothing) & (distribution.size >= enough) & (sub > 1)
+    decides = ~unknown & (error.min(axis=1) > nothing) & (distribution.size >= loss.enough) & (loss.sub > 1)
     if not decides.any():
         return best
     units = np.flatnonzero(decides)
-    numbers = DIVERGENCES.get(How(how), MORE_DIVERGENCES)
     some, costs = distribution.select(units), costs.select(decides)
-    chosen = _least_divergent(some, costs, found.select(units), best.select(units), numbers, sub, weight)
+    chosen = _least_divergent(some, costs, found.select(units), best.select(units), loss)
     scale, below = best.scale.copy(), best.below.copy()
     scale[units], below[units] = chosen
     return Choices(scale, below)
 
 
 def _least_divergent(
-    distribution: Distribution,
-    costs: PointCosts | BucketCosts,
-    found: Candidates,
-    best: Choices,
-    numbers: tuple[int, int],
-    sub: int,
-    weight: float,
+    distribution: Distribution, costs: PointCosts | BucketCosts, found: Candidates, best: Choices, loss: Loss
 ) -> Choices:
     """The candidate of least D + weight · MSE / (2 · MSE*): of some whose MSE alone does not exceed what that has.
 
     They are spread evenly over those that can win, and over the scales between; and then stand around the best of them.
     """
-    scheme = costs.scheme
-    price = weight / (2 * found.error.min(axis=1))[:, None]
+    scheme, sub = costs.scheme, loss.sub
+    price = loss.weight / (2 * found.error.min(axis=1))[:, None]
     start = Candidates(best.scale[:, None], best.below[:, None], found.error.min(axis=1)[:, None])
     first = divergences(distribution, scheme, start.scale, start.below, sub)
     hopeful = price * found.error <= price * start.error + first
-    between = judged(costs, scheme, _between(found, hopeful, numbers[1]))
-    some = joined([start, found.take(_evenly(found, hopeful, numbers[0])), between])
-    loss = _losses(distribution, scheme, some, sub, price)
-    nearest = some.take(np.argmin(loss, axis=1)[:, None])
-    near = judged(costs, scheme, _near(costs, nearest.scale, thoroughly=numbers == MORE_DIVERGENCES))
-    loss = np.concatenate([loss, _losses(distribution, scheme, near, sub, price)], axis=1)
-    return least(loss, joined([some, near]), best.scale)
+    between = judged(costs, scheme, _between(found, hopeful, loss.between))
+    some = joined([start, found.take(_evenly(found, hopeful, loss.evenly)), between])
+    losses = _losses(distribution, scheme, some, sub, price)
+    nearest = some.take(np.argmin(losses, axis=1)[:, None])
+    near = judged(costs, scheme, _near(costs, nearest.scale, loss))
+    losses = np.concatenate([losses, _losses(distribution, scheme, near, sub, price)], axis=1)
+    return least(losses, joined([some, near]), best.scale)
 
 
 def _losses(distribution: Distribution, scheme: Scheme, some: Candidates, sub: int, price: Floats) -> Floats:
@@ -191,17 +215,18 @@ def _evenly(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> I
 
 
 def _between(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> Floats:
-    """Scales at even ratios between the smallest and the largest that can win."""
+    """Scales at even distances between the smallest and the largest that can win."""
     low = np.where(hopeful, found.scale, np.inf).min(axis=1, keepdims=True)
     high = np.where(hopeful, found.scale, 0.0).max(axis=1, keepdims=True)
-    scales: Floats = low * (high / low) ** np.linspace(0, 1, number)
+    scales: Floats = low + (high - low) * (np.arange(number) / (number - 1))
     return scales
 
 
-def _near(costs: PointCosts | BucketCosts, scale: Floats, thoroughly: bool) -> Floats:
+def _near(costs: PointCosts | BucketCosts, scale: Floats, loss: Loss) -> Floats:
     """Further scales on either side of one of each unit, (units, 1), and those next to it that divide the range."""
-    if not thoroughly:
-        return around(scale, 1, NEAR_STEP)
+    near = times(scale, np.array(loss.near))
+    if not loss.thoroughly:
+        return near
     end = np.maximum(costs.max, -costs.min)[:, None]
     steps = np.maximum(np.rint(end / scale) + np.arange(-NEAR, NEAR + 1), 1.0)
-    return np.concatenate([around(scale, NEAR, NEAR_STEP), end / steps, end / (steps - BEYOND)], axis=1)
+    return np.concatenate([near, end / steps, end / (steps - BEYOND)], axis=1)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import placed_sums, unit_sums
 from klcal.sketches.patterns import Patterns
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["Distribution"]
+__all__ = ["Distribution", "Points"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -29,45 +30,81 @@ OUTERMOST = 32  # pieces at either end that a first look sees all of: they decid
 THINNING = 8  # other pieces in one of a first look: its error is known to 4 % where 4,096 are 576
 
 
+class Points(NamedTuple):
+    """Values of some units, ascending, and how many each of them stands for."""
+
+    starts: Integers  # (units + 1,)
+    values: Floats
+    counts: Floats
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Distribution:
-    """The nonzero finite values of some units. Exact zeros are an atom that every quantizer represents."""
+    """The nonzero finite values of some units. Exact zeros are an atom that every quantizer represents.
 
-    starts: Integers  # (units + 1,): unit u owns the pieces starts[u] to starts[u + 1]
-    negative: Bools  # (pieces,), as those that follow
-    inner: Floats  # magnitudes
-    outer: Floats  # equal to inner for points
-    counts: Floats
-    exact: Bools  # (units,): all pieces are points
-    min: Floats  # (units,): the least value, or 0 if none is negative
-    max: Floats
+    The outermost intervals end, and the innermost begin, at the exact extremes, so that a constant is a point.
+    Subnormal numbers are points in the middle of their bucket.
+    """
+
+    sketch: Sketch
 
     @staticmethod
     def of(sketch: Sketch) -> Distribution:
-        """The distribution of each unit of a sketch.
+        """The distribution of each unit of a sketch."""
+        return Distribution(sketch=sketch)
 
-        The outermost intervals end, and the innermost begin, at the exact extremes, so that a constant is a point.
-        Subnormal numbers are points in the middle of their bucket.
-        """
-        keys, counts = _ascending(sketch)
-        negative = keys >= SIGN
-        ends = {
-            "min": np.where(sketch.minimum < 0, sketch.minimum, 0.0),
-            "max": np.where(sketch.maximum > 0, sketch.maximum, 0.0),
-        }
-        if sketch.exact.all():
-            inner = outer = (keys & ~SIGN).view(np.float32).astype(np.float64)
-        else:
-            inner, outer = _intervals(sketch, keys, negative)
-        return Distribution(
-            starts=sketch.starts,
-            negative=negative,
-            inner=inner,
-            outer=outer,
-            counts=counts.astype(np.float64),
-            exact=sketch.exact,
-            **ends,
-        )
+    @property
+    def starts(self) -> Integers:
+        """(units + 1,): unit u owns the pieces starts[u] to starts[u + 1]."""
+        return self.sketch.starts
+
+    @property
+    def exact(self) -> Bools:
+        """(units,): all pieces are points."""
+        return self.sketch.exact
+
+    @cached_property
+    def min(self) -> Floats:
+        """(units,): the least value, or 0 if none is negative."""
+        return np.where(self.sketch.minimum < 0, self.sketch.minimum, 0.0)
+
+    @cached_property
+    def max(self) -> Floats:
+        """(units,): the greatest, or 0 if none is positive."""
+        return np.where(self.sketch.maximum > 0, self.sketch.maximum, 0.0)
+
+    @cached_property
+    def _ascending(self) -> tuple[Patterns, Floats]:
+        keys, counts = _ascending(self.sketch)
+        return keys, counts.astype(np.float64)
+
+    @cached_property
+    def negative(self) -> Bools:
+        """(pieces,)."""
+        return self._ascending[0] >= SIGN
+
+    @property
+    def counts(self) -> Floats:
+        """(pieces,): how many values each has."""
+        return self._ascending[1]
+
+    @cached_property
+    def _intervals(self) -> tuple[Floats, Floats]:
+        keys, _ = self._ascending
+        if not self.exact.all():
+            return _intervals(self.sketch, keys, self.negative)
+        magnitudes = (keys & ~SIGN).view(np.float32).astype(np.float64)
+        return magnitudes, magnitudes
+
+    @property
+    def inner(self) -> Floats:
+        """(pieces,): the magnitude at which each begins."""
+        return self._intervals[0]
+
+    @property
+    def outer(self) -> Floats:
+        """(pieces,): and at which it ends; the same for points."""
+        return self._intervals[1]
 
     @property
     def units(self) -> int:
@@ -101,29 +138,13 @@ class Distribution:
 
     def sums(self, of_pieces: Floats) -> Floats:
         """The sum over the pieces of each unit, whatever units stand beside it; 0 for a unit without pieces."""
-        has_some = self.pieces > 0
-        total = np.zeros(self.units)
-        if has_some.any():
-            total[has_some] = np.add.reduceat(of_pieces, self.starts[:-1][has_some])
-        return total
+        return unit_sums(of_pieces, self.starts)
 
     def select(self, units: Integers) -> Distribution:
         """Some units, in the order given."""
         if np.array_equal(units, np.arange(self.units)):
             return self
-        lengths = self.pieces[units]
-        starts = np.append(0, lengths.cumsum())
-        some = np.arange(starts[-1]) + np.repeat(self.starts[units] - starts[:-1], lengths)
-        return Distribution(
-            starts=starts,
-            negative=self.negative[some],
-            inner=self.inner[some],
-            outer=self.outer[some],
-            counts=self.counts[some],
-            exact=self.exact[units],
-            min=self.min[units],
-            max=self.max[units],
-        )
+        return Distribution(sketch=self.sketch.take(units))
 
     def prefix_sums(self, unit: int) -> PrefixSums:
         """The prefix sums of one unit, made once."""
@@ -140,7 +161,12 @@ class Distribution:
     def _made(self) -> dict[int, PrefixSums]:
         return {}
 
-    def thinned(self) -> Distribution:
+    @property
+    def points(self) -> Points:
+        """The middles of all pieces."""
+        return Points(self.starts, self.values, self.counts)
+
+    def thinned(self) -> Points:
         """A tenth of the pieces of each unit, for a first look: the outermost, and every eighth of the others.
 
         Each of these stands at the middle of itself and its neighbours, for the values of all of them.
@@ -150,18 +176,9 @@ class Distribution:
         is_outer = (place < OUTERMOST) | (from_end < OUTERMOST)
         begins = np.flatnonzero(is_outer | ((place - OUTERMOST) % THINNING == 0))
         lengths = np.diff(begins, append=place.size)
-        middle = begins + lengths // 2
         number = np.bincount(self.unit[begins], minlength=self.units)
-        return Distribution(
-            starts=np.append(0, number.cumsum()),
-            negative=self.negative[middle],
-            inner=self.inner[middle],
-            outer=self.outer[middle],
-            counts=np.add.reduceat(self.counts, begins),
-            exact=self.exact,
-            min=self.min,
-            max=self.max,
-        )
+        counts = placed_sums(np.repeat(np.arange(begins.size), lengths), self.counts, begins.size)
+        return Points(np.append(0, number.cumsum()), self.values[begins + lengths // 2], counts)
 
     def quantiles(self, rank: Floats) -> Floats:
         """The least magnitude within which so many values of each unit lie, of both signs; 0 for none."""

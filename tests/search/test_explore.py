@@ -11,7 +11,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search import explore as module
 from klcal.search.choices import Spans, full_choices, scales_of
 from klcal.search.density import How, density_of
-from klcal.search.explore import around, explore, judged
+from klcal.search.explore import explore, judged, ratios_around, times
 from klcal.search.point_costs import PointCosts
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
@@ -116,7 +116,7 @@ def test_a_candidate_whose_ends_would_pass_float32_is_narrower():
 
 @given(st.floats(1e-30, 1e30), st.integers(1, 6), st.sampled_from([1 / 16, 1 / 140]))
 def test_scales_around_another_are_at_even_ratios_on_both_sides(scale, number, step):
-    found = around(np.array([[scale, 2 * scale]]), number, step)
+    found = times(np.array([[scale, 2 * scale]]), ratios_around(number, step))
     assert found.shape == (1, 4 * number)
     ratios = np.log2(found[0, : 2 * number] / scale) / step
     wanted = [k for k in range(number, -number - 1, -1) if k]

@@ -1,5 +1,5 @@
 /* The compiled kernel: one translation unit, loaded by klcal/kernels/library.py, which knows the same VERSION. */
-#include "common.h"
+#include "figures.h"
 
 #define VERSION 1
 

@@ -1,0 +1,348 @@
+/* What candidate quantizers cost a unit: klcal/search/point_costs.py and bucket_costs.py say the same in NumPy. */
+#ifndef KLCAL_COSTS_H
+#define KLCAL_COSTS_H
+
+#include "numbers.h"
+#include "prefix_sums.h"
+
+#define MAX_INVERSE 1e30 /* of a scale: values are near 1, so a smaller one is of no use */
+#define AT_ONCE 64       /* candidates that the loops over values are called with */
+#define HALF_STEP (0.5 + 1e-9)
+#define FLOAT32_STEP 0x1p-23
+#define OUTERMOST 32 /* pieces at either end that a first look sees all of */
+#define THINNING 8   /* other pieces in one of a first look */
+
+enum { FIXED, SIGNED, AFFINE };
+
+/* Of one number format and kind of zero point. */
+typedef struct {
+    int64_t kind, size, zero, is_float;
+    double under_end, above_end; /* the outermost magnitudes of any candidate, in steps */
+    double widest;               /* distance of two neighbouring levels */
+    const double *above, *below; /* magnitudes of the levels of either sign, ascending, without zero */
+    int64_t aboves, belows;
+    Rounding rounding;
+    ScaleFormat format;
+} Scheme;
+
+/* The widest range that a candidate may keep, and the scale that covers it. */
+typedef struct {
+    double low, high, full;
+    int bounded;
+} Span;
+
+typedef struct {
+    int64_t size;
+    float *values;
+    double *number, *total; /* of the values from each on, and their sum */
+} Tail;
+
+typedef struct {
+    const Scheme *scheme;
+    Span span;
+    const PrefixSums *sums; /* of a unit that is looked at by them; else null */
+    int64_t size;           /* values, padded */
+    float *values, *counts; /* in units of a power of two; counts are null where all are 1 */
+    double power, min, max, total, gap;
+    Tail above, below;
+    Memory memory, tails;
+} Costs;
+
+/* --- the values of a unit */
+
+static int fill_tail(Tail *tail, char *memory, const float *values, const float *counts, int64_t size, int sign) {
+    tail->values = (float *)memory;
+    tail->number = (double *)(memory + (size_t)(size + 2) / 2 * sizeof(double));
+    tail->total = tail->number + size + 1;
+    int64_t known = 0;
+    for (int64_t i = 0; i < size; i++) { /* outward from zero */
+        int64_t from = sign > 0 ? i : size - 1 - i;
+        float value = sign > 0 ? values[from] : -values[from];
+        if (value > 0) {
+            tail->values[known] = value;
+            tail->number[known++] = counts ? counts[from] : 1;
+        }
+    }
+    tail->size = known;
+    double number = 0, total = 0;
+    for (int64_t i = known - 1; i >= 0; i--) {
+        double count = tail->number[i];
+        tail->total[i] = total = total + count * tail->values[i];
+        tail->number[i] = number = number + count;
+    }
+    tail->number[known] = tail->total[known] = 0;
+    return 1;
+}
+
+/* The least distance of two values, or of one from 0. */
+static double gap_of(const float *values, int64_t size) {
+    float least = INFINITY;
+    for (int64_t i = 0; i < size; i++) {
+        float magnitude = fabsf(values[i]), step = i ? values[i] - values[i - 1] : INFINITY;
+        if (magnitude > 0 && magnitude < least) least = magnitude; /* small ones may have become 0, or equal */
+        if (step > 0 && step < least) least = step;
+    }
+    return least;
+}
+
+/* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
+static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const double *values, const double *counts,
+                      int64_t size, double min, double max, double total) {
+    int64_t padded = (size + PADDING - 1) / PADDING * PADDING;
+    float *memory = room(&costs->memory, 2 * (size_t)padded * sizeof(float));
+    if (!memory) return 0;
+    int exponent, once = 1;
+    frexp(max > -min ? max : -min, &exponent);
+    costs->scheme = scheme;
+    costs->span = span;
+    costs->sums = NULL;
+    costs->size = padded;
+    costs->values = memory;
+    costs->counts = memory + padded;
+    costs->power = ldexp(1, exponent - 1);
+    costs->min = min;
+    costs->max = max;
+    costs->total = total;
+    double inverse = ldexp(1, 1 - exponent);
+    for (int64_t i = 0; i < size; i++) {
+        costs->values[i] = (float)(values[i] * inverse);
+        costs->counts[i] = (float)counts[i];
+        once &= counts[i] == 1;
+    }
+    for (int64_t i = size; i < padded; i++) costs->values[i] = costs->counts[i] = 0;
+    costs->gap = gap_of(costs->values, size) * costs->power;
+    if (once) costs->counts = NULL;
+    if (scheme->kind != AFFINE) return 1;
+    size_t bytes = ((size_t)(size + 2) / 2 + 2 * (size_t)(size + 1)) * sizeof(double);
+    char *tails = room(&costs->tails, 2 * bytes);
+    return tails && fill_tail(&costs->above, tails, costs->values, costs->counts, size, 1) &&
+           fill_tail(&costs->below, tails + bytes, costs->values, costs->counts, size, -1);
+}
+
+/* The same of some of the values, for a first look: the outermost, and every eighth of the others for its neighbours. */
+static int fill_thinned(Costs *costs, const Costs *all, const Pieces *pieces, Memory *memory) {
+    int64_t size = pieces->size, number = 0, begin = 0;
+    double *values = room(memory, 2 * (size_t)size * sizeof(double));
+    if (!values) return 0;
+    double *counts = values + size;
+    while (begin < size) {
+        int64_t end = begin + 1;
+        while (end < size && end >= OUTERMOST && size - 1 - end >= OUTERMOST && (end - OUTERMOST) % THINNING) end++;
+        double count = 0;
+        for (int64_t i = begin; i < end; i++) count += pieces->counts[i];
+        values[number] = pieces->values[begin + (end - begin) / 2];
+        counts[number++] = count;
+        begin = end;
+    }
+    return fill_costs(costs, all->scheme, all->span, values, counts, number, all->min, all->max, all->total);
+}
+
+/* --- which numbers of levels below zero are allowed */
+
+INLINE double clamped(double value, double low, double high) {
+    value = value > low ? value : low;
+    return value < high ? value : high;
+}
+
+static void allowed_belows(const Costs *costs, double scale, int64_t *fewest, int64_t *most) {
+    double last = (double)(costs->scheme->size - 1), reach = floor(FLOAT32_MAX * (1 + FLOAT32_STEP) / scale);
+    reach = reach < last ? reach : last;
+    *fewest = (int64_t)(last - reach);
+    *most = (int64_t)reach;
+    if (!costs->span.bounded) return;
+    double low = -costs->span.low / scale, high = costs->span.high / scale, least = last - reach;
+    double up = clamped(floor(low + HALF_STEP), least, reach), down = clamped(ceil(last - high - HALF_STEP), least, reach);
+    if (down > up) up = down = clamped(rint(low), least, reach);
+    *fewest = (int64_t)down;
+    *most = (int64_t)up;
+}
+
+static int is_valid(const Costs *costs, double scale, int64_t below) {
+    const Scheme *scheme = costs->scheme;
+    double under = scheme->is_float ? scheme->under_end : (double)below;
+    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
+    if (!(scale > 0) || (under > above ? under : above) * scale > FLOAT32_MAX * (1 + FLOAT32_STEP)) return 0;
+    if (!costs->span.bounded) return 1;
+    if (scale > costs->span.full * (1 + FLOAT32_STEP)) return 0;
+    if (scheme->kind != AFFINE) return 1;
+    int64_t fewest, most;
+    allowed_belows(costs, scale, &fewest, &most);
+    return fewest <= below && below <= most;
+}
+
+/* --- errors of values */
+
+/* Sums of some candidates, at most AT_ONCE, of which ``below`` levels lie below zero. */
+static void sums_under(const Costs *costs, const double *scale, const int64_t *below, int64_t n, int64_t what,
+                       float *found) {
+    float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE];
+    for (int64_t i = 0; i < n; i++) {
+        double one = 1 / (scale[i] / costs->power);
+        inverse[i] = (float)(one < MAX_INVERSE ? one : MAX_INVERSE);
+        low[i] = (float)below[i];
+        high[i] = (float)(costs->scheme->size - 1 - below[i]);
+    }
+    sums_of(costs->values, costs->counts, costs->size, inverse, low, high, n, &costs->scheme->rounding, what, found);
+}
+
+/* Σ(x − x̂)² of each candidate. */
+static void errors_of(const Costs *costs, const double *scale, const int64_t *below, int64_t n, double *error) {
+    float found[AT_ONCE];
+    for (int64_t first = 0; first < n; first += AT_ONCE) {
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
+        sums_under(costs, scale + first, below + first, some, ERROR, found);
+        for (int64_t i = 0; i < some; i++) error[first + i] = (double)found[i] * (scale[first + i] * scale[first + i]);
+    }
+}
+
+/* The scales of least error where values keep the levels that they are rounded to. */
+static void refined(const Costs *costs, const double *scale, const int64_t *below, int64_t n, double *better) {
+    float squares[AT_ONCE], products[AT_ONCE];
+    for (int64_t first = 0; first < n; first += AT_ONCE) {
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
+        sums_under(costs, scale + first, below + first, some, SQUARES, squares);
+        sums_under(costs, scale + first, below + first, some, PRODUCTS, products);
+        for (int64_t i = 0; i < some; i++) {
+            double square = squares[i], old = scale[first + i] / costs->power;
+            better[first + i] = (square > 0 ? (double)products[i] / square : old) * costs->power;
+        }
+    }
+}
+
+/* Σ(x − end)₊ of the values beyond an end > 0. */
+static double beyond_end(const Tail *tail, double end) {
+    int64_t low = 0, high = tail->size;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (tail->values[middle] <= end) low = middle + 1;
+        else high = middle;
+    }
+    return tail->total[low] - end * tail->number[low];
+}
+
+static int is_fine(const Costs *costs, int64_t below, double scale) {
+    double above = beyond_end(&costs->above, ((double)(costs->scheme->size - 1 - below) + 0.5) * scale);
+    return above <= beyond_end(&costs->below, ((double)below + 0.5) * scale);
+}
+
+/* The most levels below zero with which no more is cut off above than below, looked for from a guess on. */
+static int64_t balanced(const Costs *costs, double scale, int64_t guess) {
+    int64_t low = 0, high = costs->scheme->size, step = 1;
+    if (guess > 0 && guess < high) {
+        if (is_fine(costs, guess, scale)) {
+            low = guess;
+            while (low + step < high && is_fine(costs, low + step, scale)) {
+                low += step;
+                step *= 2;
+            }
+            high = low + step < high ? low + step : high;
+        } else {
+            high = guess;
+            while (high - step > 0 && !is_fine(costs, high - step, scale)) {
+                high -= step;
+                step *= 2;
+            }
+            low = high - step > 0 ? high - step : 0;
+        }
+    }
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (is_fine(costs, middle, scale)) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+/* --- errors by prefix sums */
+
+/* By how much the levels of one sign reduce the squared error: each one's part, or their sum in lanes. */
+static double saved_by(const Side *side, const double *levels, int64_t n, double scale, double *parts) {
+    double lanes[SUM_LANES] = {0}, inner = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double part = 0;
+        if (side->extreme > 0)
+            part = 2 * scale * (levels[i] - inner) * excess_beyond(side, scale * ((inner + levels[i]) / 2));
+        inner = levels[i];
+        lanes[i % SUM_LANES] += part;
+        if (parts) parts[i] = part;
+    }
+    return sum_of_lanes(lanes);
+}
+
+INLINE double remaining(const PrefixSums *sums, double saved) {
+    double left = sums->energy - saved;
+    return (left > 0 ? left : 0) / sums->size;
+}
+
+/* The best number of levels below zero for a scale, and its error; of a given number where it is not negative. */
+static void bucket_error(const Costs *costs, double scale, int64_t wanted, double *parts, int64_t *below,
+                         double *error) {
+    const Scheme *scheme = costs->scheme;
+    const PrefixSums *sums = costs->sums;
+    double *under = parts ? parts + scheme->size : NULL;
+    double above = saved_by(&sums->sides[0], scheme->above, scheme->aboves, scale, parts);
+    above += saved_by(&sums->sides[1], scheme->below, scheme->belows, scale, under);
+    *below = scheme->zero;
+    *error = remaining(sums, above) * sums->size;
+    if (scheme->kind == FIXED) return;
+    for (int64_t i = 1; i < scheme->aboves; i++) parts[i] += parts[i - 1];
+    for (int64_t i = 1; i < scheme->belows; i++) under[i] += under[i - 1];
+    int64_t fewest = scheme->kind == SIGNED ? scheme->zero - 1 : 0, most = scheme->kind == SIGNED ? scheme->zero : 0;
+    if (scheme->kind == AFFINE) {
+        fewest = 0;
+        most = scheme->size - 1;
+        if (wanted < 0) allowed_belows(costs, scale, &fewest, &most);
+    }
+    if (wanted >= 0) fewest = most = wanted;
+    double least = INFINITY;
+    for (int64_t i = 0; i <= most - fewest; i++) {
+        int64_t option = scheme->kind == SIGNED ? most - i : fewest + i; /* of equal ones the first is taken */
+        int64_t over = scheme->size - 1 - option;
+        double saved = (over ? parts[over - 1] : 0) + (option ? under[option - 1] : 0);
+        double each = remaining(sums, saved);
+        if (each < least) {
+            least = each;
+            *below = option;
+        }
+    }
+    *error = least * sums->size;
+}
+
+/* The best number of levels below zero for each scale, and its Σ(x − x̂)². */
+static void least_errors(const Costs *costs, const double *scale, int64_t n, double *parts, int64_t *below,
+                         double *error) {
+    const Scheme *scheme = costs->scheme;
+    if (costs->sums) {
+        for (int64_t i = 0; i < n; i++) bucket_error(costs, scale[i], -1, parts, &below[i], &error[i]);
+        return;
+    }
+    int64_t other[AT_ONCE];
+    double also[AT_ONCE], step = 0;
+    int64_t guess = -1;
+    for (int64_t first = 0; first < n; first += AT_ONCE) {
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
+        for (int64_t i = 0; i < some; i++) {
+            int64_t at = first + i;
+            below[at] = scheme->zero;
+            other[i] = scheme->zero - 1;
+            if (scheme->kind != AFFINE) continue;
+            int64_t fewest, most;
+            allowed_belows(costs, scale[at], &fewest, &most);
+            if (guess >= 0) guess = (int64_t)((double)guess * step / scale[at]);
+            guess = balanced(costs, scale[at] / costs->power, guess);
+            step = scale[at];
+            below[at] = guess < fewest ? fewest : guess > most ? most : guess;
+            other[i] = below[at] + 1 < most ? below[at] + 1 : most;
+        }
+        errors_of(costs, scale + first, below + first, some, error + first);
+        if (scheme->kind == FIXED) continue;
+        errors_of(costs, scale + first, other, some, also);
+        for (int64_t i = 0; i < some; i++)
+            if (also[i] < error[first + i]) {
+                error[first + i] = also[i];
+                below[first + i] = other[i];
+            }
+    }
+}
+
+#endif

@@ -1,0 +1,142 @@
+/* D(P‖Q) of a quantizer on its sub-bins: klcal/search/divergences.py says the same in NumPy, to the bit.
+
+   N·D = Σ c·ln c over the sub-bins − Σ C·(ln C − ln o) over the cells, C being the mass of a cell, o its occupied
+   sub-bins, N all mass. */
+#ifndef KLCAL_DIVERGENCE_H
+#define KLCAL_DIVERGENCE_H
+
+#include "costs.h"
+
+#define INTEGER_ROUNDING 0x1.8p52 /* adding and taking it away rounds a smaller float64 to the nearest even integer */
+
+typedef struct {
+    int64_t sub;         /* sub-bins of a cell */
+    const double *edges; /* of the cells of a floating-point format, in steps: as many as levels, and one */
+    Logarithms logarithms;
+} Bins;
+
+/* The sub-bin of each value, numbered from the lowest level on. */
+VARIANTS static void places_among_integers(const double *values, int64_t n, double scale, double below, double above,
+                                           double sub, int32_t *restrict place) {
+    for (int64_t i = 0; i < n; i++) {
+        double step = values[i] / scale, kept = step < -below ? -below : step;
+        kept = kept > above ? above : kept;
+        double level = (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING, part = (step - level + 0.5) * sub;
+        part = part < 0 ? 0 : part;
+        part = part > sub - 1 ? sub - 1 : part;
+        place[i] = (int32_t)((level + below) * sub) + (int32_t)part;
+    }
+}
+
+static void places_among_floats(const double *values, int64_t n, double scale, const Scheme *scheme, const Bins *bins,
+                                int32_t *place) {
+    double sub = (double)bins->sub;
+    for (int64_t i = 0; i < n; i++) {
+        double step = values[i] / scale;
+        int64_t low = 0, high = scheme->size - 1; /* the edges between cells that lie below */
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (bins->edges[1 + middle] < step) low = middle + 1;
+            else high = middle;
+        }
+        double part = (step - bins->edges[low]) / (bins->edges[low + 1] - bins->edges[low]) * sub;
+        part = part < 0 ? 0 : part;
+        part = part > sub - 1 ? sub - 1 : part;
+        place[i] = (int32_t)(low * bins->sub) + (int32_t)part;
+    }
+}
+
+/* Of a unit that is known exactly: its values ascend, and so do the sub-bins that they fall into. */
+static double divergence_of_points(const Pieces *pieces, double size, const Scheme *scheme, const Bins *bins,
+                                   double scale, int64_t below, int32_t *place) {
+    if (scheme->is_float) places_among_floats(pieces->values, pieces->size, scale, scheme, bins, place);
+    else
+        places_among_integers(pieces->values, pieces->size, scale, (double)below, (double)(scheme->size - 1 - below),
+                              (double)bins->sub, place);
+    double total = 0, even = 0, cell_mass = 0, occupied = 0;
+    int32_t sub = (int32_t)bins->sub, end_of_cell = 0;
+    for (int64_t i = 0; i < pieces->size;) {
+        int32_t here = place[i];
+        double mass = 0;
+        for (; i < pieces->size && place[i] == here; i++) mass += pieces->counts[i];
+        if (here >= end_of_cell) {
+            if (occupied > 0) even += cell_mass * (log_of(cell_mass, &bins->logarithms) - log_of(occupied, &bins->logarithms));
+            cell_mass = occupied = 0;
+            end_of_cell = (here / sub + 1) * sub;
+        }
+        total += mass * log_of(mass, &bins->logarithms);
+        cell_mass += mass;
+        occupied += 1;
+    }
+    even += cell_mass * (log_of(cell_mass, &bins->logarithms) - log_of(occupied, &bins->logarithms));
+    double nats = (total - even) / size;
+    return nats > 0 ? nats : 0;
+}
+
+/* Values in each sub-bin: what is clipped counts in the outermost. */
+static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale, int64_t below,
+                      double *mass) {
+    int64_t number = scheme->size * bins->sub, cell = 0, part = 0;
+    double sub = (double)bins->sub, before = -sums->sides[1].size;
+    double clipped = 0;
+    for (int64_t i = 0; i <= number; i++) {
+        double relative;
+        if (!scheme->is_float) relative = (double)i / sub - 0.5 - (double)below;
+        else if (i == number) relative = bins->edges[scheme->size];
+        else relative = bins->edges[cell] + (bins->edges[cell + 1] - bins->edges[cell]) * ((double)part / sub);
+        if (++part == bins->sub) {
+            part = 0;
+            cell++;
+        }
+        double edge = relative * scale, within = 0;
+        if (edge > 0) within = mass_within(&sums->sides[0], edge);
+        if (edge < 0) within = -mass_within(&sums->sides[1], -edge);
+        double each = within - before;
+        if (i) mass[i - 1] = each > 0 ? each : 0;
+        else clipped = each > 0 ? each : 0;
+        before = within;
+    }
+    mass[0] += clipped;
+    double beyond = sums->sides[0].size - before;
+    mass[number - 1] += beyond > 0 ? beyond : 0;
+}
+
+/* Σ m·(ln m − ln o) in lanes; o counts as 1 where it is null. */
+VARIANTS static double entropy_of(const double *mass, const double *occupied, int64_t n) {
+    double lanes[SUM_LANES] = {0};
+    int64_t whole = n / SUM_LANES * SUM_LANES;
+    for (int64_t i = 0; i < whole; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++) {
+            double each = mass[i + j], known = each > 0 ? each : 1;
+            double nats = logarithm(known);
+            if (occupied) nats -= logarithm(occupied[i + j] > 0 ? occupied[i + j] : 1);
+            lanes[j] += each * nats;
+        }
+    for (int64_t i = whole; i < n; i++) {
+        double each = mass[i], known = each > 0 ? each : 1, nats = logarithm(known);
+        if (occupied) nats -= logarithm(occupied[i] > 0 ? occupied[i] : 1);
+        lanes[i - whole] += each * nats;
+    }
+    return sum_of_lanes(lanes);
+}
+
+/* Of a unit that is known by its buckets: they are cut at the edges of the sub-bins. */
+static double divergence_of_buckets(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale,
+                                    int64_t below, double *mass) {
+    int64_t sub = bins->sub, number = scheme->size * sub;
+    double *cells = mass + number, *occupied = cells + scheme->size;
+    masses_of(sums, scheme, bins, scale, below, mass);
+    for (int64_t cell = 0; cell < scheme->size; cell++) {
+        double sum = 0, some = 0;
+        for (int64_t i = cell * sub; i < (cell + 1) * sub; i++) {
+            sum += mass[i];
+            some += mass[i] > 0;
+        }
+        cells[cell] = sum;
+        occupied[cell] = some;
+    }
+    double nats = (entropy_of(mass, NULL, number) - entropy_of(cells, occupied, scheme->size)) / sums->size;
+    return nats > 0 ? nats : 0;
+}
+
+#endif

@@ -1,0 +1,168 @@
+/* What one quantizer does to the values of a unit, for the table: klcal/search/exact_costs.py says the same in NumPy. */
+#ifndef KLCAL_FIGURES_H
+#define KLCAL_FIGURES_H
+
+#include "search.h"
+
+#define THIN 1e-6 /* relative width of a piece below which its integral has no digits left: it is a point then */
+#define FIGURES 5
+
+/* The levels of one sign, from zero on. */
+typedef struct {
+    const double *levels;
+    double *middles, *before, *whole; /* between levels; of the integral at the start of each cell */
+    int64_t size;
+    int even;   /* they are the whole numbers */
+    double last; /* the highest in use */
+} Ladder;
+
+INLINE double cube(double x) { return x * x * x; }
+
+/* The number of the level nearest to a magnitude; the lower one of a tie. */
+static int64_t level_of(const Ladder *ladder, double step) {
+    int64_t low = 0, high = ladder->size - 1;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (ladder->middles[middle] < step) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* ∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use. */
+static double integral(const Ladder *ladder, double step) {
+    if (ladder->even) {
+        double cell = floor(step + 0.5);
+        cell = cell < ladder->last ? cell : ladder->last;
+        return (cell / 4 + cube(step - cell)) / 3;
+    }
+    int64_t number = level_of(ladder, step);
+    return (ladder->whole[number] + cube(step - ladder->levels[number]) - ladder->before[number]) / 3;
+}
+
+/* Mean squared error, share clipped, and share that becomes 0, of magnitudes from start to end, in steps. */
+static void figures_of(const Ladder *ladder, double start, double end, double *found) {
+    int64_t top = ladder->size - 1;
+    double widening = ladder->even ? 0.5 : (ladder->levels[top] - ladder->levels[top - 1]) / 2;
+    if (end - start <= THIN * end) {
+        double step = (start + end) / 2, level, limit = ladder->levels[top] + widening;
+        if (ladder->even) {
+            level = rint(step);
+            found[1] = level > ladder->last;
+            level = level < ladder->last ? level : ladder->last;
+        } else {
+            level = ladder->levels[level_of(ladder, step)];
+            found[1] = ladder->size % 2 ? step > limit : step >= limit;
+        }
+        found[0] = (step - level) * (step - level);
+        found[2] = level == 0;
+        return;
+    }
+    double width = end - start, limit = ladder->last + widening;
+    found[0] = (integral(ladder, end) - integral(ladder, start)) / width;
+    found[1] = clamped((end - limit) / width, 0, 1);
+    found[2] = ladder->last > 0 ? clamped((ladder->levels[1] / 2 - start) / width, 0, 1) : 1;
+}
+
+/* The same of points that are rounded to whole numbers, of both signs: sums in lanes. */
+INLINE void add_point(double value, double count, double scale, double under, double above, double *error,
+                      double *clipped, double *lost) {
+    double step = value / scale, kept = step < -under - 1 ? -under - 1 : step;
+    kept = kept > above + 1 ? above + 1 : kept;
+    double nearest = (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING, level = nearest < -under ? -under : nearest;
+    level = level > above ? above : level;
+    *error += count * ((step - level) * (step - level));
+    *clipped += nearest != level ? count : 0;
+    *lost += level == 0 ? count : 0;
+}
+
+VARIANTS static void figures_of_points(const double *values, const double *counts, int64_t n, double scale,
+                                       double under, double above, double *sums) {
+    double error[SUM_LANES] = {0}, clipped[SUM_LANES] = {0}, lost[SUM_LANES] = {0};
+    int64_t whole = n / SUM_LANES * SUM_LANES;
+    for (int64_t i = 0; i < whole; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++)
+            add_point(values[i + j], counts[i + j], scale, under, above, &error[j], &clipped[j], &lost[j]);
+    for (int64_t i = whole; i < n; i++)
+        add_point(values[i], counts[i], scale, under, above, &error[i - whole], &clipped[i - whole], &lost[i - whole]);
+    sums[0] = sum_of_lanes(error);
+    sums[1] = sum_of_lanes(clipped);
+    sums[2] = sum_of_lanes(lost);
+}
+
+static void fill_ladder(Ladder *ladder, double *memory) {
+    int64_t n = ladder->size;
+    ladder->even = ladder->levels[n - 1] == (double)(n - 1);
+    ladder->middles = memory;
+    ladder->before = memory + n;
+    ladder->whole = memory + 2 * n;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double start = i ? ladder->middles[i - 1] : 0;
+        ladder->before[i] = cube(start - ladder->levels[i]);
+        ladder->whole[i] = sum;
+        if (i + 1 == n) break;
+        ladder->middles[i] = (ladder->levels[i + 1] + ladder->levels[i]) / 2;
+        sum += cube(ladder->middles[i] - ladder->levels[i]) - ladder->before[i];
+    }
+}
+
+static void unit_figures(const Search *how, Scratch *scratch, Ladder *ladders, double scale, int64_t below,
+                         double *found) {
+    const Scheme *scheme = &how->scheme;
+    const Pieces *pieces = &scratch->pieces;
+    double under = scheme->is_float ? scheme->under_end : (double)below;
+    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
+    double sums[3] = {0};
+    if (pieces->exact && !scheme->is_float)
+        figures_of_points(pieces->values, pieces->counts, pieces->size, scale, under, above, sums);
+    else {
+        double lanes[3][SUM_LANES] = {{0}};
+        ladders[0].last = above;
+        ladders[1].last = under;
+        for (int64_t i = 0; i < pieces->size; i++) {
+            double each[3];
+            figures_of(&ladders[i < pieces->negative], pieces->inner[i] / scale, pieces->outer[i] / scale, each);
+            for (int k = 0; k < 3; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
+        }
+        for (int k = 0; k < 3; k++) sums[k] = sum_of_lanes(lanes[k]);
+    }
+    found[0] = how->bins.sub > 1 ? divergence(how, scratch, scale, below) : NAN;
+    found[1] = sums[0] * (scale * scale);
+    found[2] = total_energy(pieces);
+    found[3] = sums[1];
+    found[4] = sums[2];
+}
+
+/* What the quantizers of some units do: D, Σ(x − x̂)², Σx², values clipped and values that become 0, of each unit.
+
+   levels: those above zero and those below, from zero on. Returns how many units were done before memory ran out. */
+PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t n, const double *above, int64_t aboves,
+                             const double *below_zero, int64_t belows, const double *scale, const int64_t *below,
+                             double *found) {
+    Scratch scratch = {0};
+    Candidates some = {0};
+    Ladder ladders[2] = {{.levels = above, .size = aboves}, {.levels = below_zero, .size = belows}};
+    double *memory = malloc(3 * (size_t)(aboves + belows) * sizeof(double));
+    int64_t unit = 0;
+    if (memory) {
+        fill_ladder(&ladders[0], memory);
+        fill_ladder(&ladders[1], memory + 3 * aboves);
+        for (; unit < n; unit++) {
+            Pieces *pieces = &scratch.pieces;
+            if (!load(pieces, units, unit)) break;
+            int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
+            if (!room(&scratch.places, (size_t)(bins > pieces->size ? bins : pieces->size) * sizeof(double))) break;
+            scratch.costs.total = total_count(pieces);
+            if (!pieces->exact && how->bins.sub > 1 &&
+                !prefix_sums(&scratch.sums, pieces, scratch.costs.total, total_energy(pieces)))
+                break;
+            unit_figures(how, &scratch, ladders, scale[unit], below[unit], found + FIGURES * unit);
+        }
+    }
+    free(memory);
+    release(&scratch, &some);
+    return unit;
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* Logarithms and formats of scales: the same bits as NumPy's text of them, on every machine. */
+#ifndef KLCAL_NUMBERS_H
+#define KLCAL_NUMBERS_H
+
+#include "common.h"
+
+#define LN2 0x1.62e42fefa39efp-1
+#define FLOAT32_MAX 0x1.fffffep127
+
+/* ln x of a normal x > 0: x = 2^e·m with m from √½ to √2, and ln m = 2·artanh((m − 1)/(m + 1)) by its series, of
+   which the eleventh term is below the last bit. */
+INLINE double logarithm(double x) {
+    union { double value; uint64_t bits; } each = {x};
+    int64_t exponent = (int64_t)(each.bits >> 52) - 1023;
+    each.bits = (each.bits & 0xfffffffffffffu) | 0x3ff0000000000000u;
+    double m = each.value, e = (double)exponent;
+    int is_large = m >= 0x1.6a09e667f3bcdp0;
+    m = is_large ? m / 2 : m;
+    e = is_large ? e + 1 : e;
+    double s = (m - 1) / (m + 1), z = s * s, sum = 1.0 / 21;
+    for (int odd = 19; odd > 0; odd -= 2) sum = sum * z + 1.0 / odd;
+    return e * LN2 + 2 * s * sum;
+}
+
+/* x·ln x; a table has those of small whole numbers. */
+typedef struct {
+    const double *logarithms; /* of 0 (nothing), 1, 2, … */
+    int64_t size;
+} Logarithms;
+
+INLINE double log_of(double x, const Logarithms *known) {
+    if (x < known->size) {
+        int64_t whole = (int64_t)x;
+        if ((double)whole == x) return known->logarithms[whole];
+    }
+    return logarithm(x);
+}
+
+typedef struct {
+    int64_t is_float32;
+    int64_t mantissa_bits, min_exponent;
+    double max, above, least; /* its maximum; from a power of two to the next number, relative; its least number */
+    double global_scale, limit; /* to which scales are relative; beyond which an end of the range is no float32 */
+} ScaleFormat;
+
+/* The greatest number of a format that is at most a value ≥ 0. */
+INLINE double at_most(double value, const ScaleFormat *format) {
+    if (value >= format->max) return format->max;
+    if (!(value > 0)) return 0;
+    int exponent;
+    frexp(value, &exponent);
+    int64_t last = exponent - 1 > format->min_exponent ? exponent - 1 : format->min_exponent;
+    int shift = (int)(last - format->mantissa_bits);
+    return ldexp(floor(ldexp(value, -shift)), shift);
+}
+
+/* The number of the format that is nearest to a scale, of which no end is beyond float32; 0 where it underflows. */
+static double scale_of(double scale, const ScaleFormat *format) {
+    double found;
+    if (format->is_float32) {
+        found = (double)(float)(scale < FLOAT32_MAX ? scale : FLOAT32_MAX);
+    } else {
+        double wanted = scale / format->global_scale, below = at_most(wanted, format);
+        double next = below * (1 + format->above), step = below + format->least;
+        double above = below < wanted ? at_most(next > step ? next : step, format) : below;
+        found = (wanted - below <= above - wanted ? below : above) * format->global_scale;
+    }
+    return found < format->limit ? found : format->limit;
+}
+
+#endif

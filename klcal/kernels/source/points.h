@@ -1,0 +1,132 @@
+/* Σ over the values of a unit, under many candidates: klcal/kernels/points.py says the same in NumPy, to the bit.
+
+   Values are float32 near 1, padded with zeros to a multiple of PADDING. Value i is added to lane i mod 256, then the
+   upper half of the lanes to the lower one until one is left: one order wherever a sum is computed. */
+#ifndef KLCAL_POINTS_H
+#define KLCAL_POINTS_H
+
+#include "common.h"
+
+#define LANES 256
+#define TOGETHER 64 /* lanes that fit into registers */
+#define PADDING 64
+#define NEAREST 12582912.0f /* 1.5·2²³: adding and taking it away rounds a smaller float32 to the nearest even integer */
+#define MAX_LEVELS 16 /* of a format that is looked up: nf4 */
+
+enum { INTEGERS, FLOATS, LEVELS };
+
+typedef struct {
+    int64_t kind;
+    float low, high;   /* INTEGERS: whole steps from −low to high; per candidate where the zero point is free */
+    float normal, ulp; /* FLOATS: its least normal number; of a number, relative to its power of two */
+    float max;
+    int64_t levels; /* LEVELS: how many, ascending, and the middles between them */
+    float level[MAX_LEVELS], middle[MAX_LEVELS];
+} Rounding;
+
+INLINE float rounded_float(float step, float normal, float ulp, float max) {
+    union { float value; uint32_t bits; } power = {step};
+    power.bits &= 0x7f800000u;
+    float unit = (power.value > normal ? power.value : normal) * ulp * NEAREST;
+    float level = (step + unit) - unit;
+    level = level < -max ? -max : level;
+    return level > max ? max : level;
+}
+
+INLINE float rounded_integer(float step, float low, float high) {
+    float kept = step < -low ? -low : step;
+    kept = kept > high ? high : kept;
+    return (kept + NEAREST) - NEAREST;
+}
+
+INLINE float rounded_level(float step, const Rounding *rounding) {
+    int64_t place = 0;
+    for (int64_t i = 0; i + 1 < rounding->levels; i++) place += step > rounding->middle[i];
+    return rounding->level[place];
+}
+
+INLINE float rounded(float step, float low, float high, int kind, const Rounding *rounding) {
+    if (kind == INTEGERS) return rounded_integer(step, low, high);
+    if (kind == FLOATS) return rounded_float(step, rounding->normal, rounding->ulp, rounding->max);
+    return rounded_level(step, rounding);
+}
+
+/* Adds the upper half of the lanes to the lower one, until one is left; a power of two of them, at least 16. */
+INLINE float tree(float *lanes, int64_t size) {
+    for (int64_t half = size / 2; half >= 16; half /= 2)
+        for (int64_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    for (int i = 0; i < 8; i++) lanes[i] += lanes[i + 8];
+    for (int i = 0; i < 4; i++) lanes[i] += lanes[i + 4];
+    for (int i = 0; i < 2; i++) lanes[i] += lanes[i + 2];
+    return lanes[0] + lanes[1];
+}
+
+enum { ERROR, SQUARES, PRODUCTS }; /* c·(x/s − q)², c·q², c·x·q */
+
+INLINE float term(float value, float count, float inverse, float low, float high, int kind, const Rounding *rounding,
+                  int what) {
+    float step = value * inverse, level = rounded(step, low, high, kind, rounding);
+    if (what == ERROR) {
+        float error = step - level;
+        return error * error * count;
+    }
+    return (what == SQUARES ? level * level : level * value) * count;
+}
+
+INLINE float lane_sum(const float *restrict values, const float *restrict counts, int64_t size, float inverse,
+                      float low, float high, int kind, const Rounding *rounding, int what, int counted) {
+    float lanes[LANES] __attribute__((aligned(64)));
+    if (size <= LANES) {
+        int64_t all = PADDING;
+        while (all < size) all *= 2;
+        for (int64_t i = 0; i < size; i++)
+            lanes[i] = term(values[i], counted ? counts[i] : 1.0f, inverse, low, high, kind, rounding, what);
+        for (int64_t i = size; i < all; i++) lanes[i] = 0;
+        return tree(lanes, all);
+    }
+    for (int64_t first = 0; first < LANES; first += TOGETHER) {
+        float some[TOGETHER] __attribute__((aligned(64)));
+        for (int j = 0; j < TOGETHER; j++) some[j] = 0;
+        for (int64_t i = first; i < size; i += LANES)
+            for (int j = 0; j < TOGETHER; j++)
+                some[j] += term(values[i + j], counted ? counts[i + j] : 1.0f, inverse, low, high, kind, rounding, what);
+        for (int j = 0; j < TOGETHER; j++) lanes[first + j] = some[j];
+    }
+    return tree(lanes, LANES);
+}
+
+/* One function for each kind of rounding, because a choice within the loop would keep it from being vectorised. */
+#define SUMS(name, kind, counted)                                                                                      \
+    VARIANTS static void name(const float *values, const float *counts, int64_t size, const float *inverse,           \
+                              const float *low, const float *high, int64_t candidates, const Rounding *rounding,      \
+                              int64_t what, float *found) {                                                           \
+        for (int64_t i = 0; i < candidates; i++) {                                                                    \
+            if (what == ERROR)                                                                                        \
+                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, ERROR, counted); \
+            else if (what == SQUARES)                                                                                 \
+                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, SQUARES, counted); \
+            else                                                                                                      \
+                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, PRODUCTS, counted); \
+        }                                                                                                             \
+    }
+SUMS(sums_of_integers, INTEGERS, 0)
+SUMS(sums_of_counted_integers, INTEGERS, 1)
+SUMS(sums_of_floats, FLOATS, 0)
+SUMS(sums_of_counted_floats, FLOATS, 1)
+SUMS(sums_of_levels, LEVELS, 0)
+SUMS(sums_of_counted_levels, LEVELS, 1)
+#undef SUMS
+
+/* Sums of a unit under some candidates; ``counts`` is null where every value occurs once. */
+static void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
+                    const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {
+    void (*plain[])(const float *, const float *, int64_t, const float *, const float *, const float *, int64_t,
+                    const Rounding *, int64_t, float *) = {sums_of_integers, sums_of_floats, sums_of_levels};
+    void (*counted[])(const float *, const float *, int64_t, const float *, const float *, const float *, int64_t,
+                      const Rounding *, int64_t, float *) = {sums_of_counted_integers, sums_of_counted_floats,
+                                                             sums_of_counted_levels};
+    (counts ? counted : plain)[rounding->kind](values, counts, size, inverse, low, high, candidates, rounding, what,
+                                               found);
+}
+
+#endif

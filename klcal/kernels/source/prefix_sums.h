@@ -1,0 +1,195 @@
+/* The distribution of one unit as prefix sums: klcal/sketches/prefix_sums.py says the same in NumPy, to the bit. */
+#ifndef KLCAL_PREFIX_SUMS_H
+#define KLCAL_PREFIX_SUMS_H
+
+#include "pieces.h"
+
+#define SHIFT 42          /* bits of a float64 below the key of a bucket with 10 bits of mantissa */
+#define MIN_EDGE 0x1p-149 /* the least float32: where the bucket that begins at zero is tabulated */
+
+/* The values of one sign, as magnitudes. */
+typedef struct {
+    int64_t size_of_row, rows, base; /* 0 rows for points, which are found by a search, and for nothing */
+    int32_t *row;
+    double *edge, *excess[3], *mass[2]; /* coefficients in the distance from the edge */
+    int64_t points;
+    double *magnitudes, *within, *beyond;
+    double least, extreme, size;
+    Memory memory, keys;
+} Side;
+
+typedef struct {
+    Side sides[2]; /* the positive and the negative values */
+    double size, energy;
+    double *inner, *outer, *counts; /* of one side, by rising magnitude */
+    Memory memory;
+} PrefixSums;
+
+INLINE int64_t bits_of(double value) {
+    union { double value; int64_t bits; } each = {value};
+    return each.bits;
+}
+
+INLINE double double_of(int64_t bits) {
+    union { int64_t bits; double value; } each = {bits};
+    return each.value;
+}
+
+static int points_of_side(Side *side, const double *inner, const double *counts, int64_t size) {
+    double *memory = room(&side->memory, 3 * (size_t)(size + 1) * sizeof(double));
+    if (!memory) return 0;
+    side->magnitudes = memory;
+    side->within = memory + size + 1;
+    side->beyond = memory + 2 * (size + 1);
+    side->within[0] = side->beyond[size] = 0;
+    for (int64_t i = 0; i < size; i++) {
+        side->magnitudes[i] = inner[i];
+        side->within[i + 1] = side->within[i] + counts[i];
+    }
+    double sum = 0;
+    for (int64_t i = size - 1; i >= 0; i--) side->beyond[i] = sum = sum + counts[i] * inner[i];
+    side->rows = 0;
+    side->points = size;
+    side->extreme = inner[size - 1];
+    side->size = side->within[size];
+    return 1;
+}
+
+/* A row for each occupied bucket, for each gap behind one, and first for what lies before. */
+static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size) {
+    int64_t rows = 2 * size + 1, base = (bits_of(inner[0]) >> SHIFT) - 1, keys = 1;
+    double *memory = room(&side->memory, 7 * (size_t)rows * sizeof(double));
+    if (!memory) return 0;
+    side->edge = memory;
+    for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
+    for (int i = 0; i < 2; i++) side->mass[i] = memory + (4 + i) * rows;
+    double *beyond = memory + 6 * rows, total = 0;
+    for (int64_t i = size - 1; i >= 0; i--) beyond[i] = total = total + counts[i];
+    for (int64_t i = 0; i < size; i++) { /* how many keys in all */
+        int64_t first = bits_of(inner[i]) >> SHIFT, last = (bits_of(outer[i]) - 1) >> SHIFT;
+        last = last > first ? last : first;
+        int64_t next = i + 1 < size ? bits_of(inner[i + 1]) >> SHIFT : last + 1;
+        keys += last - first + 1 + (next - last - 1 > 0 ? next - last - 1 : 0);
+    }
+    side->row = room(&side->keys, (size_t)keys * sizeof(int32_t));
+    if (!side->row) return 0;
+    int64_t key = 0;
+    side->row[key++] = 0;
+    side->edge[0] = double_of(base << SHIFT);
+    side->excess[0][0] = beyond[0] * (inner[0] - side->edge[0]);
+    side->excess[1][0] = -beyond[0];
+    side->excess[2][0] = side->mass[0][0] = side->mass[1][0] = 0;
+    for (int64_t i = 0; i < size; i++) {
+        int64_t first = bits_of(inner[i]) >> SHIFT, last = (bits_of(outer[i]) - 1) >> SHIFT, at = 2 * i + 1;
+        last = last > first ? last : first;
+        int64_t next = i + 1 < size ? bits_of(inner[i + 1]) >> SHIFT : last + 1;
+        for (int64_t j = first; j <= last; j++) side->row[key++] = (int32_t)at;
+        for (int64_t j = last + 1; j < next; j++) side->row[key++] = (int32_t)(at + 1);
+        double width = outer[i] - inner[i], gap = i + 1 < size ? inner[i + 1] - outer[i] : 0;
+        double behind = i + 1 < size ? beyond[i + 1] : 0, from = width == 0 ? behind : beyond[i];
+        double density = width > 0 ? counts[i] / width : 0;
+        side->edge[at] = inner[i];
+        side->edge[at + 1] = outer[i];
+        side->excess[0][at] = behind * width + counts[i] * width / 2;
+        side->excess[0][at + 1] = behind * gap;
+        side->excess[1][at] = -from;
+        side->excess[1][at + 1] = -behind;
+        side->excess[2][at] = density / 2;
+        side->mass[0][at] = beyond[0] - from;
+        side->mass[0][at + 1] = beyond[0] - behind;
+        side->mass[1][at] = density;
+        side->excess[2][at + 1] = side->mass[1][at + 1] = 0;
+    }
+    double sum = 0;
+    for (int64_t i = rows - 1; i >= 0; i--) side->excess[0][i] = sum = sum + side->excess[0][i];
+    side->rows = rows;
+    side->size_of_row = keys;
+    side->base = base;
+    side->least = bits_of(inner[0]) & (((int64_t)1 << SHIFT) - 1) ? inner[0] : 0;
+    side->extreme = outer[size - 1];
+    side->size = beyond[0];
+    return 1;
+}
+
+static int side_of(Side *side, double *inner, double *outer, const double *counts, int64_t size) {
+    side->rows = side->points = 0;
+    side->extreme = side->size = 0;
+    if (!size) return 1;
+    int are_points = 1, begin_inside = 0;
+    for (int64_t i = 0; i < size; i++) {
+        inner[i] = inner[i] > MIN_EDGE ? inner[i] : MIN_EDGE;
+        outer[i] = outer[i] > MIN_EDGE ? outer[i] : MIN_EDGE;
+        are_points &= inner[i] == outer[i];
+        begin_inside |= (bits_of(inner[i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
+    }
+    if (are_points && begin_inside) return points_of_side(side, inner, counts, size);
+    return buckets_of_side(side, inner, outer, counts, size);
+}
+
+/* The prefix sums of a unit; 0 where there is no memory. */
+static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, double energy) {
+    int64_t all = pieces->size, negative = pieces->negative;
+    double *memory = room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
+    if (!memory) return 0;
+    double *inner = memory, *outer = memory + all, *counts = memory + 2 * all;
+    for (int64_t i = 0; i < all; i++) { /* the positive ones, then the negative ones from the last on */
+        int64_t from = i < all - negative ? negative + i : all - 1 - i;
+        inner[i] = pieces->inner[from];
+        outer[i] = pieces->outer[from];
+        counts[i] = pieces->counts[from];
+    }
+    sums->size = size;
+    sums->energy = energy;
+    int64_t positive = all - negative;
+    return side_of(&sums->sides[0], inner, outer, counts, positive) &&
+           side_of(&sums->sides[1], inner + positive, outer + positive, counts + positive, negative);
+}
+
+/* How many magnitudes are at most so large. */
+INLINE int64_t points_within(const Side *side, double point) {
+    int64_t low = 0, high = side->points;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (side->magnitudes[middle] <= point) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+INLINE int32_t row_of(const Side *side, double point) {
+    int64_t key = (bits_of(point) >> SHIFT) - side->base;
+    key = key < 0 ? 0 : key;
+    key = key < side->size_of_row ? key : side->size_of_row - 1;
+    return point >= side->least ? side->row[key] : 0;
+}
+
+/* Σ (|x| − e)₊ over the values of this sign. */
+static double excess_beyond(const Side *side, double point) {
+    if (side->points) {
+        int64_t place = points_within(side, point);
+        double excess = side->beyond[place] - point * (side->size - side->within[place]);
+        return excess > 0 ? excess : 0;
+    }
+    if (!side->rows) return 0;
+    int32_t row = row_of(side, point);
+    double distance = (point < side->extreme ? point : side->extreme) - side->edge[row];
+    return side->excess[0][row] + distance * (side->excess[1][row] + distance * side->excess[2][row]);
+}
+
+/* How many values of this sign have a magnitude of at most e ≥ 0. */
+static double mass_within(const Side *side, double point) {
+    if (side->points) return side->within[points_within(side, point)];
+    if (!side->rows || point >= side->extreme) return side->size;
+    int32_t row = row_of(side, point);
+    return side->mass[0][row] + (point - side->edge[row]) * side->mass[1][row];
+}
+
+static void release_sums(PrefixSums *sums) {
+    free(sums->memory.start);
+    for (int i = 0; i < 2; i++) {
+        free(sums->sides[i].memory.start);
+        free(sums->sides[i].keys.start);
+    }
+}
+
+#endif

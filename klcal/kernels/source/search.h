@@ -1,0 +1,466 @@
+/* The search of one unit: klcal/search/explore.py and units.py say the same in NumPy, for many at once, to the bit. */
+#ifndef KLCAL_SEARCH_H
+#define KLCAL_SEARCH_H
+
+#include "divergence.h"
+
+#define ROUNDING 1e-12 /* relative difference of two losses below which they are the same */
+#define NO_ERROR 1e-12 /* of the energy: a squared error at or below this is rounding noise */
+#define MAX_OCTAVES 24 /* deepest scale tried below the full range */
+#define MAX_FINE 3
+#define NEAR 3
+#define BEYOND 0.05 /* steps by which many equal values at the end may pass a level */
+
+/* Ratios of scales. */
+typedef struct {
+    const double *ratio;
+    int64_t size;
+} Ratios;
+
+/* How units are searched, all of a call alike: see klcal.search.density and klcal.search.units. */
+typedef struct {
+    Scheme scheme;
+    Bins bins;
+    int64_t by_buckets, starts, seeds, basins, refinements, rounds; /* rounds of fine scales */
+    Ratios first, wider, coarse, fine[MAX_FINE], near;
+    const double *on_level; /* of a float format: where the outermost value may lie */
+    int64_t on_levels, lattice; /* whether scales that cut the least distance of two values are among the first */
+    double slack, weight, enough, same; /* same: relative difference of equal errors */
+    int64_t evenly, between, thoroughly; /* divergences that are computed */
+} Search;
+
+typedef struct {
+    double *scale, *error;
+    int64_t *below;
+    int64_t size, most;
+    int is_full; /* there was no more memory */
+} Candidates;
+
+typedef struct {
+    Pieces pieces;
+    PrefixSums sums;
+    Costs costs, thinned;
+    Candidates found;
+    Memory thin, parts, order, places, losses;
+} Scratch;
+
+/* --- lists of candidates */
+
+static void make_room(Candidates *found, int64_t more) {
+    if (found->size + more <= found->most) return;
+    int64_t most = 2 * (found->size + more);
+    double *scale = realloc(found->scale, (size_t)most * sizeof(double));
+    if (scale) found->scale = scale;
+    double *error = realloc(found->error, (size_t)most * sizeof(double));
+    if (error) found->error = error;
+    int64_t *below = realloc(found->below, (size_t)most * sizeof(int64_t));
+    if (below) found->below = below;
+    if (scale && error && below) found->most = most;
+    else found->is_full = 1;
+}
+
+/* Adds some scales, as their format has them, each with its best zero point. */
+static void judge(const Costs *costs, const double *scales, int64_t n, double *parts, Candidates *found) {
+    double known[AT_ONCE];
+    make_room(found, n);
+    if (found->is_full) return;
+    for (int64_t first = 0; first < n; first += AT_ONCE) {
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE, at = found->size;
+        for (int64_t i = 0; i < some; i++) {
+            double scale = scale_of(scales[first + i], &costs->scheme->format);
+            found->scale[at + i] = scale;
+            known[i] = scale > 0 ? scale : 1;
+        }
+        least_errors(costs, known, some, parts, found->below + at, found->error + at);
+        for (int64_t i = at; i < at + some; i++)
+            if (!is_valid(costs, found->scale[i], found->below[i])) found->error[i] = INFINITY;
+        found->size += some;
+    }
+}
+
+/* Adds one that was judged before. */
+static void add(Candidates *found, double scale, int64_t below, double error) {
+    make_room(found, 1);
+    if (found->is_full) return;
+    found->scale[found->size] = scale;
+    found->below[found->size] = below;
+    found->error[found->size++] = error;
+}
+
+static int64_t first_least(const double *error, int64_t size) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < size; i++)
+        if (error[i] < error[best]) best = i;
+    return best;
+}
+
+/* Sorts numbers by what they stand for: stable, by merging the runs that there are. */
+static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
+    int64_t *order = room(memory, 3 * (size_t)(size + 1) * sizeof(int64_t));
+    if (!order) return NULL;
+    int64_t *other = order + size + 1, *begins = order + 2 * (size + 1), runs = 0;
+    for (int64_t i = 0; i < size;) {
+        int64_t end = i + 1;
+        begins[runs++] = i;
+        if (end < size && by[end] < by[i]) {
+            while (end < size && by[end] < by[end - 1]) end++;
+            for (int64_t j = i; j < end; j++) order[j] = end - 1 - (j - i);
+        } else {
+            while (end < size && by[end] >= by[end - 1]) end++;
+            for (int64_t j = i; j < end; j++) order[j] = j;
+        }
+        i = end;
+    }
+    while (runs > 1) {
+        int64_t left = 0;
+        for (int64_t run = 0; run < runs; run += 2) {
+            int64_t begin = begins[run], middle = run + 1 < runs ? begins[run + 1] : size;
+            int64_t end = run + 2 < runs ? begins[run + 2] : size, i = begin, j = middle;
+            for (int64_t to = begin; to < end; to++)
+                other[to] = j >= end || (i < middle && by[order[i]] <= by[order[j]]) ? order[i++] : order[j++];
+            begins[left++] = begin;
+        }
+        runs = left;
+        int64_t *swap = order;
+        order = other;
+        other = swap;
+    }
+    return order;
+}
+
+/* The candidates that no neighbouring scale is better than, the best of them first; the best again where they are few. */
+static void valleys(const Candidates *found, int64_t number, Memory *memory, int64_t *places) {
+    int64_t best = first_least(found->error, found->size), ties = 0, known = 0;
+    for (int64_t i = 0; i < found->size; i++) ties += found->error[i] == found->error[best];
+    if (number == 1 && ties == 1) {
+        places[0] = best;
+        return;
+    }
+    int64_t *order = sorted(found->scale, found->size, memory);
+    for (int64_t i = 0; order && i < found->size; i++) {
+        double error = found->error[order[i]];
+        double left = i ? found->error[order[i - 1]] : INFINITY;
+        double right = i + 1 < found->size ? found->error[order[i + 1]] : INFINITY;
+        if (!(error <= left && error < right) || (known == number && error >= found->error[places[known - 1]])) continue;
+        int64_t at = known < number ? known++ : number - 1; /* among the best so far, behind equal ones */
+        for (; at > 0 && error < found->error[places[at - 1]]; at--) places[at] = places[at - 1];
+        places[at] = order[i];
+    }
+    if (!known) places[known++] = order ? order[0] : best;
+    for (; known < number; known++) places[known] = places[0];
+}
+
+/* --- which scales are candidates */
+
+static void judge_around(const Costs *costs, double scale, Ratios ratios, double *parts, Candidates *found) {
+    double scales[AT_ONCE];
+    for (int64_t first = 0; first < ratios.size; first += AT_ONCE) {
+        int64_t some = ratios.size - first < AT_ONCE ? ratios.size - first : AT_ONCE;
+        for (int64_t i = 0; i < some; i++) scales[i] = scale * ratios.ratio[first + i];
+        judge(costs, scales, some, parts, found);
+    }
+}
+
+/* Scales about the full one that cut the least distance of two values, or are whole numbers of it. */
+static void judge_on_gap(const Costs *costs, double full, double widest, double *parts, Candidates *found) {
+    double scales[4], gap = costs->gap, near = rint(gap / full), times = ceil(full / gap);
+    times = times > 1 ? times : 1;
+    int exponent;
+    double mantissa = frexp(times, &exponent);
+    for (int i = 0; i < 4; i++) {
+        double cut = near + (i - 1);
+        scales[i] = gap / (cut > 1 ? cut : 1);
+        if (gap < full) scales[i] = gap * (i < 3 ? times + i : ldexp(1, mantissa == 0.5 ? exponent - 1 : exponent));
+        scales[i] = scales[i] < widest ? scales[i] : widest;
+    }
+    judge(costs, scales, 4, parts, found);
+}
+
+/* The full scale and the octave above it, where levels go unused. */
+static void judge_first(const Costs *costs, const Search *how, double *parts, Candidates *found) {
+    double full = costs->span.full, end = costs->max > -costs->min ? costs->max : -costs->min;
+    judge_around(costs, full, how->first, parts, found);
+    for (int64_t i = 0; i < how->on_levels; i++) {
+        double scale = end / how->on_level[i];
+        judge(costs, &scale, 1, parts, found);
+    }
+    if (how->lattice) judge_on_gap(costs, full, full * how->first.ratio[how->first.size - 1], parts, found);
+    for (int64_t i = 0; i < how->wider.size; i++) {
+        double scale = full * how->wider.ratio[i], steps = rint(end / scale);
+        scale = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
+        judge(costs, &scale, 1, parts, found);
+    }
+}
+
+/* Whether scales below the last one must clip so much that the unit loses more than a limit. */
+static int is_too_small(const Costs *costs, double scale, double error, double limit) {
+    const Scheme *scheme = costs->scheme;
+    double excess, other, clipped = 0, half = scheme->widest * scale / 2;
+    if (scheme->kind == AFFINE) {
+        excess = costs->max - costs->min - (double)(scheme->size - 1) * scale;
+        excess = (excess > 0 ? excess : 0) / sqrt(1.0 + (costs->min < 0 && costs->max > 0));
+    } else {
+        excess = costs->max - scheme->above_end * scale;
+        other = -costs->min - scheme->under_end * scale;
+        excess = excess > other ? excess : other;
+        excess = excess > 0 ? excess : 0;
+    }
+    if (isfinite(error)) clipped = error - costs->total * (half * half);
+    excess *= excess;
+    return (excess > clipped ? excess : clipped) > limit || scale == 0;
+}
+
+/* The first scales and those of all octaves that can win, until clipping alone costs more than the best. */
+static void judge_coarse(const Costs *costs, const Search *how, double *parts, Candidates *found) {
+    judge_first(costs, how, parts, found);
+    double step = 1;
+    for (int octave = 0; octave < MAX_OCTAVES && !found->is_full; octave++, step /= 2) {
+        double scales[AT_ONCE];
+        for (int64_t first = 0; first < how->coarse.size; first += AT_ONCE) {
+            int64_t some = how->coarse.size - first < AT_ONCE ? how->coarse.size - first : AT_ONCE;
+            for (int64_t i = 0; i < some; i++) scales[i] = costs->span.full * how->coarse.ratio[first + i] * step;
+            judge(costs, scales, some, parts, found);
+        }
+        double best = found->error[first_least(found->error, found->size)];
+        int64_t last = found->size - 1;
+        if (is_too_small(costs, found->scale[last], found->error[last], how->slack * best)) return;
+    }
+}
+
+/* Adds the scales of least squares of some candidates. */
+static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, double *parts, Candidates *found) {
+    double scales[AT_ONCE], better[AT_ONCE];
+    int64_t belows[AT_ONCE];
+    for (int64_t i = 0; i < n; i++) {
+        scales[i] = found->scale[places[i]] > 0 ? found->scale[places[i]] : 1;
+        belows[i] = found->below[places[i]];
+    }
+    if (costs->sums) memcpy(better, scales, (size_t)n * sizeof(double));
+    else refined(costs, scales, belows, n, better);
+    judge(costs, better, n, parts, found);
+}
+
+/* Candidates, dense where the error is least. */
+static void explore(const Search *how, Scratch *scratch, double *parts) {
+    Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    int64_t places[AT_ONCE];
+    found->size = 0;
+    judge_coarse(how->seeds ? &scratch->thinned : costs, how, parts, found);
+    if (found->is_full) return;
+    if (how->seeds) {
+        int64_t *order = sorted(found->error, found->size, &scratch->order);
+        double scales[AT_ONCE];
+        scales[0] = costs->span.full;
+        for (int64_t i = 0; order && i < how->seeds; i++) scales[1 + i] = found->scale[order[i]];
+        found->size = 0;
+        judge(costs, scales, 1 + how->seeds, parts, found);
+    }
+    if (how->starts) {
+        valleys(found, how->starts, &scratch->order, places);
+        judge_refined(costs, places, how->starts, parts, found);
+    }
+    for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {
+        int64_t basins = round ? 1 : how->basins;
+        valleys(found, basins, &scratch->order, places);
+        for (int64_t i = 0; i < basins; i++) {
+            if (i && places[i] == places[0]) { /* the best again: it is judged, but has its place in the ranks */
+                int64_t n = how->fine[round].size, from = found->size - i * n;
+                for (int64_t j = 0; j < n; j++)
+                    add(found, found->scale[from + j], found->below[from + j], found->error[from + j]);
+            } else judge_around(costs, found->scale[places[i]], how->fine[round], parts, found);
+        }
+    }
+    for (int64_t i = 0; i < how->refinements && !found->is_full; i++) {
+        places[0] = first_least(found->error, found->size);
+        judge_refined(costs, places, 1, parts, found);
+    }
+}
+
+/* --- which of them is best */
+
+/* The candidate of least loss; of equal ones the largest scale up to the full one, else the smallest above it, then
+   the one of more levels below zero. */
+static int64_t least(const double *loss, const Candidates *found, double full, double same) {
+    double limit = loss[first_least(loss, found->size)] * (1 + same);
+    int64_t narrow = -1, wide = -1;
+    for (int64_t i = 0; i < found->size; i++) {
+        if (!(loss[i] <= limit)) continue;
+        double scale = found->scale[i];
+        int64_t *best = scale <= full * (1 + ROUNDING) ? &narrow : &wide;
+        int is_better = *best < 0 || (best == &narrow ? scale > found->scale[*best] : scale < found->scale[*best]);
+        if (is_better || (scale == found->scale[*best] && found->below[i] > found->below[*best])) *best = i;
+    }
+    return narrow >= 0 ? narrow : wide;
+}
+
+static double divergence(const Search *how, Scratch *scratch, double scale, int64_t below) {
+    const Scheme *scheme = &how->scheme;
+    const Pieces *pieces = &scratch->pieces;
+    if (pieces->exact)
+        return divergence_of_points(pieces, scratch->costs.total, scheme, &how->bins, scale, below,
+                                    scratch->places.start);
+    return divergence_of_buckets(&scratch->sums, scheme, &how->bins, scale, below, scratch->places.start);
+}
+
+/* The losses of the candidates from one on: D and the price of the error; infinite where the error is. */
+static void losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t from, double price,
+                   double *loss) {
+    for (int64_t i = from; i < some->size; i++) {
+        double scale = some->scale[i] > 0 ? some->scale[i] : 1;
+        loss[i] = price * some->error[i] + divergence(how, scratch, scale, some->below[i]);
+    }
+}
+
+/* Further scales on either side of one, and those next to it that divide the range. */
+static void judge_near(const Search *how, const Costs *costs, double scale, double *parts, Candidates *some) {
+    judge_around(costs, scale, how->near, parts, some);
+    if (!how->thoroughly) return;
+    double end = costs->max > -costs->min ? costs->max : -costs->min;
+    for (int beyond = 0; beyond < 2; beyond++)
+        for (int i = -NEAR; i <= NEAR; i++) {
+            double steps = rint(end / scale) + i;
+            double wanted = end / ((steps > 1 ? steps : 1) - beyond * BEYOND);
+            judge(costs, &wanted, 1, parts, some);
+        }
+}
+
+/* The candidate of least D + weight · MSE / (2 · MSE*), of some whose MSE alone does not exceed what the best has. */
+static void least_divergent(const Search *how, Scratch *scratch, Candidates *some, double *parts, double *scale,
+                            int64_t *below) {
+    const Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    double error = found->error[first_least(found->error, found->size)], price = how->weight / (2 * error);
+    double start = *scale, limit = price * error + divergence(how, scratch, start, *below);
+    double low = INFINITY, high = 0;
+    int64_t hopeful = 0;
+    double *by = room(&scratch->losses, 2 * (size_t)(found->size + AT_ONCE) * sizeof(double));
+    if (!by) return;
+    for (int64_t i = 0; i < found->size; i++) {
+        int can_win = price * found->error[i] <= limit;
+        by[i] = can_win ? found->error[i] : INFINITY;
+        if (!can_win) continue;
+        hopeful++;
+        low = found->scale[i] < low ? found->scale[i] : low;
+        high = found->scale[i] > high ? found->scale[i] : high;
+    }
+    int64_t *order = sorted(by, found->size, &scratch->order), last = hopeful > 1 ? hopeful - 1 : 0;
+    if (!order) return;
+    some->size = 0;
+    add(some, start, *below, error);
+    for (int64_t i = 0; i < how->evenly; i++) {
+        double share = how->evenly > 1 ? (double)i * (1.0 / (double)(how->evenly - 1)) : 0;
+        if (i + 1 == how->evenly) share = 1;
+        int64_t place = order[(int64_t)(share * (double)last)];
+        add(some, found->scale[place], found->below[place], found->error[place]);
+    }
+    for (int64_t i = 0; i < how->between; i++) {
+        double wanted = low + (high - low) * ((double)i / (double)(how->between - 1));
+        judge(costs, &wanted, 1, parts, some);
+    }
+    double *loss = room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
+    if (!loss || some->is_full) return;
+    losses(how, scratch, some, 0, price, loss);
+    int64_t known = some->size;
+    judge_near(how, costs, some->scale[first_least(loss, known)], parts, some);
+    losses(how, scratch, some, known, price, loss);
+    int64_t best = least(loss, some, start, ROUNDING);
+    *scale = some->scale[best];
+    *below = some->below[best];
+}
+
+/* --- one unit after the other */
+
+static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
+    Pieces *pieces = &scratch->pieces;
+    Costs *costs = &scratch->costs;
+    if (!load(pieces, units, unit)) return 0;
+    double total = total_count(pieces);
+    *energy = total_energy(pieces);
+    int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
+    size_t most = (size_t)(bins > pieces->size ? bins : pieces->size);
+    if (!room(&scratch->places, most * sizeof(double))) return 0;
+    int decides = how->bins.sub > 1 && total >= how->enough;
+    if (!pieces->exact && decides && !how->by_buckets && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+    if (how->by_buckets) {
+        if (!prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+        *costs = (Costs){.scheme = &how->scheme, .span = span, .sums = &scratch->sums, .min = pieces->min,
+                         .max = pieces->max, .total = total, .gap = pieces->max - pieces->min,
+                         .memory = costs->memory, .tails = costs->tails};
+        return 1;
+    }
+    if (!fill_costs(costs, &how->scheme, span, pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max,
+                    total))
+        return 0;
+    return !how->seeds || fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin);
+}
+
+static int search_unit(const Search *how, Scratch *scratch, Candidates *some, double energy, double narrow,
+                       int64_t full_below, double *scale, int64_t *below) {
+    Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    double *parts = scratch->parts.start;
+    explore(how, scratch, parts);
+    if (narrow >= 0 && !found->is_full) { /* what a narrower kind of zero point has found */
+        double known = narrow > 0 ? narrow : 1, error;
+        int64_t zero = how->scheme.size / 2, same = zero;
+        if (costs->sums) bucket_error(costs, known, zero, parts, &same, &error);
+        else errors_of(costs, &known, &zero, 1, &error);
+        add(found, narrow, zero, is_valid(costs, narrow, zero) ? error : INFINITY);
+    }
+    double nothing = NO_ERROR * energy;
+    double *error = room(&scratch->losses, (size_t)(found->size + 1) * sizeof(double));
+    if (!error || found->is_full) return 0;
+    for (int64_t i = 0; i < found->size; i++) error[i] = found->error[i] > nothing ? found->error[i] : nothing;
+    double least_error = error[first_least(error, found->size)];
+    if (isfinite(least_error)) {
+        int64_t best = least(error, found, costs->span.full, how->same);
+        *scale = found->scale[best];
+        *below = found->below[best];
+    } else { /* the values are so far beyond the range that all errors are one */
+        *scale = costs->span.full;
+        *below = full_below;
+    }
+    if (how->bins.sub > 1 && least_error > nothing && costs->total >= how->enough)
+        least_divergent(how, scratch, some, parts, scale, below);
+    return !some->is_full;
+}
+
+static void release(Scratch *scratch, Candidates *some) {
+    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->thinned.memory,
+                     &scratch->thinned.tails, &scratch->thin, &scratch->parts, &scratch->order, &scratch->places,
+                     &scratch->losses};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->start);
+    release_sums(&scratch->sums);
+    Candidates *lists[] = {&scratch->found, some};
+    for (int i = 0; i < 2; i++) {
+        free(lists[i]->scale);
+        free(lists[i]->error);
+        free(lists[i]->below);
+    }
+}
+
+/* What is chosen for some units, by their numbers; how many of them were done before memory ran out.
+
+   narrow: what a narrower kind has found for each unit, or null. low to full_below: of each unit. */
+PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const double *low,
+                            const double *high, const uint8_t *bounded, const double *full, const int64_t *full_below,
+                            const double *narrow, double *scale, int64_t *below) {
+    Scratch scratch = {0};
+    Candidates some = {0};
+    int64_t done = 0;
+    if (room(&scratch.parts, 2 * (size_t)(how->scheme.size + 1) * sizeof(double)))
+        for (; done < n; done++) {
+            int64_t unit = numbers[done];
+            Span span = {low[unit], high[unit], full[unit], bounded[unit]};
+            double energy;
+            if (!prepare(how, units, unit, span, &scratch, &energy)) break;
+            if (!search_unit(how, &scratch, &some, energy, narrow ? narrow[unit] : -1, full_below[unit], &scale[unit],
+                             &below[unit]))
+                break;
+        }
+    release(&scratch, &some);
+    return done;
+}
+
+#endif

@@ -1,0 +1,96 @@
+"""Sums and logarithms in one order, to the same bits on every machine and in C: ``source/numbers.h``, ``pieces.h``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LOGARITHMS", "last_axis_sum", "log", "placed_sums", "power_of_two", "unit_sums"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+LANES = 8  # independent sums of float64: a register of AVX-512, two of AVX2
+LAST_TERM = 21  # of the series of the logarithm: the next one is below the last bit
+LN2 = float.fromhex("0x1.62e42fefa39efp-1")
+ROOT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
+POWER_TERMS = 18  # of the series of 2^x for |x| ≤ 1: the next one is below the last bit
+
+
+def unit_sums(terms: Floats, starts: Integers) -> Floats:
+    """The sum of the terms of each unit, (units,); unit u owns starts[u] to starts[u + 1], perhaps none.
+
+    Term i of a unit is added to lane i mod 8, one after the other; then the upper half of the lanes to the lower one.
+
+    >>> unit_sums(np.arange(10.0), np.array([0, 3, 3, 10])).tolist()
+    [3.0, 0.0, 42.0]
+    """
+    sizes = np.diff(starts)
+    lane = np.arange(terms.size) - np.repeat(starts[:-1], sizes)
+    lane %= LANES
+    lane += np.repeat(np.arange(sizes.size) * LANES, sizes)
+    return _joined(placed_sums(lane, terms, sizes.size * LANES).reshape(-1, LANES))
+
+
+def placed_sums(places: Integers, terms: Floats, size: int) -> Floats:
+    """The sum of the terms of each place, (size,), one added after the other."""
+    sums: Any = np.bincount(places, terms, size)
+    return sums  # type: ignore[no-any-return]  # NumPy types it as counts
+
+
+def last_axis_sum(terms: Floats) -> Floats:
+    """The same over the last axis of an array.
+
+    >>> float(last_axis_sum(np.arange(10.0)))
+    45.0
+    """
+    size = terms.shape[-1]
+    room = np.zeros((*terms.shape[:-1], -(-size // LANES) * LANES))
+    room[..., :size] = terms
+    return _joined(np.add.reduce(room.reshape(*terms.shape[:-1], -1, LANES), axis=-2))
+
+
+def _joined(lanes: Floats) -> Floats:
+    half = lanes[..., :4] + lanes[..., 4:]
+    quarter = half[..., :2] + half[..., 2:]
+    total: Floats = quarter[..., 0] + quarter[..., 1]
+    return total
+
+
+def log(values: npt.ArrayLike) -> Floats:
+    """The natural logarithm of normal numbers above 0: 2·artanh((m − 1)/(m + 1)) of the mantissa, by its series.
+
+    Platforms differ in the last bit of theirs; a divergence that is compared must not.
+
+    >>> bool(np.abs(log(np.array([1e-300, 0.7, 1.0, 3.0])) - np.log([1e-300, 0.7, 1.0, 3.0])).max() < 1e-13)
+    True
+    """
+    mantissa, exponent = np.frexp(np.asarray(values, np.float64))
+    is_small = mantissa < ROOT_HALF
+    mantissa = np.where(is_small, 2 * mantissa, mantissa)
+    part = (mantissa - 1) / (mantissa + 1)
+    square = part * part
+    series = np.full(part.shape, 1 / LAST_TERM)
+    for odd in range(LAST_TERM - 2, 0, -2):
+        series = series * square + 1 / odd
+    found: Floats = (exponent - is_small) * LN2 + 2 * part * series
+    return found
+
+
+LOGARITHMS = np.append(0.0, log(np.arange(1.0, 1 << 13)))
+"""Those of 0 (nothing), 1, 2, …: of the counts that occur most."""
+
+
+def power_of_two(exponents: npt.ArrayLike) -> Floats:
+    """2^x for |x| ≤ 1, by the series of the exponential function.
+
+    >>> power_of_two([-1, 0, 0.5, 1]).round(12).tolist()
+    [0.5, 1.0, 1.414213562373, 2.0]
+    """
+    nats = np.asarray(exponents, np.float64) * LN2
+    found = np.ones(nats.shape)
+    for term in range(POWER_TERMS, 0, -1):
+        found = 1 + found * nats / term
+    return found

@@ -1,0 +1,49 @@
+"""The figures of the table: what a quantizer for each unit does to its values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.kernels.library import library
+from klcal.quantizers.scheme import Scheme
+from klcal.search.compiled import compiled_figures
+from klcal.search.divergences import divergences
+from klcal.search.exact_costs import exact_costs
+from klcal.sketches.distribution import Distribution
+
+__all__ = ["Figures", "figures"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+class Figures(NamedTuple):
+    """Of each unit: (units,)."""
+
+    kl: Floats  # D(P‖Q) in nats; NaN where no cell is cut
+    squared_error: Floats  # Σ(x − x̂)²
+    energy: Floats  # Σx²
+    clipped: Floats  # values that round beyond the lowest or the highest level
+    rounded_to_zero: Floats  # values that become 0
+
+
+def figures(distribution: Distribution, scheme: Scheme, sub: int, scale: Floats, below: Integers) -> Figures:
+    """What a quantizer for each unit does to its nonzero values.
+
+    Args:
+        distribution: of the units.
+        scheme: what they are quantized to.
+        sub: into how many sub-bins each cell is cut for D.
+        scale: (units,), positive.
+        below: (units,): levels below zero.
+    """
+    if library() is not None:
+        return Figures(*compiled_figures(distribution, scheme, sub, scale, below))
+    kl = np.full(scale.size, np.nan)
+    if sub > 1:
+        kl = divergences(distribution, scheme, scale[:, None], below[:, None], sub)[:, 0]
+    error, clipped, lost = exact_costs(distribution, scheme, scale, below)
+    return Figures(kl, error, distribution.energy, clipped, lost)
