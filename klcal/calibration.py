@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 TENSOR = PerTensor()
-PIECES_AT_ONCE = 1 << 16  # of a distribution, looked at together: its arrays of 512 KiB stay in a core's L2 cache
+PIECES_AT_ONCE = 1 << 20  # of a distribution, looked at together: Python's own work vanishes, and memory is bounded
 UNITS_AT_ONCE = 1 << 14  # looked at together, where they have few pieces
 CHOSEN = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero")
 """What is known of a unit that has a scale."""

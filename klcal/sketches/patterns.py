@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = [
     "FEW",
     "MANTISSA_BITS",
+    "MOST",
     "PATTERN_BITS",
     "SIGN",
     "TENSOR",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from klcal.errors import UsageError
 from klcal.quantizers.granularity import Grid
 from klcal.sketches.patterns import (
+    MOST,
     TENSOR,
     Bools,
     Floats,
@@ -131,11 +133,17 @@ class Sketch:
         is_whole: Bools = self.exact & (self.pieces <= self.resolution.few)
         return is_whole
 
-    @property
+    @cached_property
     def nonzero(self) -> Integers:
         """How many values of each unit are finite and not zero."""
-        total = np.append(0, np.cumsum(self.counts, dtype=np.int64))
-        return np.diff(total[self.starts])
+        total = np.zeros(self.units, np.int64)
+        occupied = self.starts[1:] > self.starts[:-1]
+        if occupied.any():
+            fits = self.counts.dtype == np.int32 and self.counts.sum() <= MOST  # then without a cast, in half the time
+            total[occupied] = np.add.reduceat(
+                self.counts, self.starts[:-1][occupied], dtype=np.int32 if fits else np.int64
+            )
+        return total
 
     @property
     def finite(self) -> Integers:

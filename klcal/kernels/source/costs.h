@@ -7,6 +7,7 @@
 
 #define MAX_INVERSE 1e30 /* of a scale: values are near 1, so a smaller one is of no use */
 #define AT_ONCE 64       /* candidates that the loops over values are called with */
+#define COUNTED 64       /* values that are counted faster than searched */
 #define HALF_STEP (0.5 + 1e-9)
 #define FLOAT32_STEP 0x1p-23
 #define OUTERMOST 32 /* pieces at either end that a first look sees all of */
@@ -43,7 +44,7 @@ typedef struct {
     const PrefixSums *sums; /* of a unit that is looked at by them; else null */
     int64_t size;           /* values, padded */
     float *values, *counts; /* in units of a power of two; counts are null where all are 1 */
-    double power, min, max, total, gap;
+    double power, inverse_power, min, max, total, gap;
     Tail above, below;
     Memory memory, tails;
 } Costs;
@@ -74,15 +75,32 @@ static int fill_tail(Tail *tail, char *memory, const float *values, const float 
     return 1;
 }
 
-/* The least distance of two values, or of one from 0. */
-static double gap_of(const float *values, int64_t size) {
-    float least = INFINITY;
+/* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
+VARIANTS static double gap_of(const float *values, int64_t size) {
+    uint32_t least = UINT32_MAX; /* less one, so that 0 is the greatest: small values may have become 0, or equal */
     for (int64_t i = 0; i < size; i++) {
-        float magnitude = fabsf(values[i]), step = i ? values[i] - values[i - 1] : INFINITY;
-        if (magnitude > 0 && magnitude < least) least = magnitude; /* small ones may have become 0, or equal */
-        if (step > 0 && step < least) least = step;
+        union { float value; uint32_t bits; } magnitude = {values[i]};
+        uint32_t each = (magnitude.bits & ~SIGN) - 1;
+        least = each < least ? each : least;
     }
-    return least;
+    for (int64_t i = 1; i < size; i++) {
+        union { float value; uint32_t bits; } step = {values[i] - values[i - 1]};
+        uint32_t each = (step.bits & ~SIGN) - 1;
+        least = each < least ? each : least;
+    }
+    return least == UINT32_MAX ? INFINITY : float_of(least + 1);
+}
+
+/* Values and counts as float32; whether all counts are 1. */
+VARIANTS static int narrowed(const double *restrict values, const double *restrict counts, int64_t size,
+                             double inverse, float *restrict narrow_values, float *restrict narrow_counts) {
+    int64_t others = 0;
+    for (int64_t i = 0; i < size; i++) {
+        narrow_values[i] = (float)(values[i] * inverse);
+        narrow_counts[i] = (float)counts[i];
+        others += counts[i] != 1;
+    }
+    return others == 0;
 }
 
 /* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
@@ -91,7 +109,7 @@ static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const doubl
     int64_t padded = (size + PADDING - 1) / PADDING * PADDING;
     float *memory = room(&costs->memory, 2 * (size_t)padded * sizeof(float));
     if (!memory) return 0;
-    int exponent, once = 1;
+    int exponent;
     frexp(max > -min ? max : -min, &exponent);
     costs->scheme = scheme;
     costs->span = span;
@@ -100,15 +118,11 @@ static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const doubl
     costs->values = memory;
     costs->counts = memory + padded;
     costs->power = ldexp(1, exponent - 1);
+    costs->inverse_power = ldexp(1, 1 - exponent);
     costs->min = min;
     costs->max = max;
     costs->total = total;
-    double inverse = ldexp(1, 1 - exponent);
-    for (int64_t i = 0; i < size; i++) {
-        costs->values[i] = (float)(values[i] * inverse);
-        costs->counts[i] = (float)counts[i];
-        once &= counts[i] == 1;
-    }
+    int once = narrowed(values, counts, size, costs->inverse_power, costs->values, costs->counts);
     for (int64_t i = size; i < padded; i++) costs->values[i] = costs->counts[i] = 0;
     costs->gap = gap_of(costs->values, size) * costs->power;
     if (once) costs->counts = NULL;
@@ -145,7 +159,13 @@ INLINE double clamped(double value, double low, double high) {
 }
 
 static void allowed_belows(const Costs *costs, double scale, int64_t *fewest, int64_t *most) {
-    double last = (double)(costs->scheme->size - 1), reach = floor(FLOAT32_MAX * (1 + FLOAT32_STEP) / scale);
+    double last = (double)(costs->scheme->size - 1);
+    if (!costs->span.bounded && last * scale <= FLOAT32_MAX) {
+        *fewest = 0;
+        *most = costs->scheme->size - 1;
+        return;
+    }
+    double reach = floor(FLOAT32_MAX * (1 + FLOAT32_STEP) / scale);
     reach = reach < last ? reach : last;
     *fewest = (int64_t)(last - reach);
     *most = (int64_t)reach;
@@ -177,7 +197,7 @@ static void sums_under(const Costs *costs, const double *scale, const int64_t *b
                        float *found) {
     float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE];
     for (int64_t i = 0; i < n; i++) {
-        double one = 1 / (scale[i] / costs->power);
+        double one = 1 / (scale[i] * costs->inverse_power);
         inverse[i] = (float)(one < MAX_INVERSE ? one : MAX_INVERSE);
         low[i] = (float)below[i];
         high[i] = (float)(costs->scheme->size - 1 - below[i]);
@@ -197,30 +217,37 @@ static void errors_of(const Costs *costs, const double *scale, const int64_t *be
 
 /* The scales of least error where values keep the levels that they are rounded to. */
 static void refined(const Costs *costs, const double *scale, const int64_t *below, int64_t n, double *better) {
-    float squares[AT_ONCE], products[AT_ONCE];
+    float sums[2 * AT_ONCE];
     for (int64_t first = 0; first < n; first += AT_ONCE) {
         int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
-        sums_under(costs, scale + first, below + first, some, SQUARES, squares);
-        sums_under(costs, scale + first, below + first, some, PRODUCTS, products);
+        sums_under(costs, scale + first, below + first, some, SQUARES, sums);
         for (int64_t i = 0; i < some; i++) {
-            double square = squares[i], old = scale[first + i] / costs->power;
-            better[first + i] = (square > 0 ? (double)products[i] / square : old) * costs->power;
+            double square = sums[2 * i], product = sums[2 * i + 1], old = scale[first + i] * costs->inverse_power;
+            better[first + i] = (square > 0 ? product / square : old) * costs->power;
         }
     }
 }
 
-/* Σ(x − end)₊ of the values beyond an end > 0. */
-static double beyond_end(const Tail *tail, double end) {
-    int64_t low = 0, high = tail->size;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (tail->values[middle] <= end) low = middle + 1;
-        else high = middle;
+/* Σ(x − end)₊ of the values beyond an end > 0. They are found without branches, which would be guessed wrong. */
+INLINE double beyond_end(const Tail *tail, double end) {
+    float single = (float)(end < FLOAT32_MAX ? end : FLOAT32_MAX);
+    union { float value; uint32_t bits; } below = {single};
+    below.bits -= single > end; /* the next float32 */
+    single = below.value;
+    const float *values = tail->values;
+    int64_t left = tail->size;
+    while (left > COUNTED) {
+        int64_t half = left / 2;
+        values += -(int64_t)(values[half - 1] <= single) & half;
+        left -= half;
     }
-    return tail->total[low] - end * tail->number[low];
+    int32_t within = 0;
+    for (int32_t i = 0; i < (int32_t)left; i++) within += values[i] <= single;
+    int64_t place = values - tail->values + within;
+    return tail->total[place] - end * tail->number[place];
 }
 
-static int is_fine(const Costs *costs, int64_t below, double scale) {
+VARIANTS static int is_fine(const Costs *costs, int64_t below, double scale) {
     double above = beyond_end(&costs->above, ((double)(costs->scheme->size - 1 - below) + 0.5) * scale);
     return above <= beyond_end(&costs->below, ((double)below + 0.5) * scale);
 }
@@ -329,7 +356,7 @@ static void least_errors(const Costs *costs, const double *scale, int64_t n, dou
             int64_t fewest, most;
             allowed_belows(costs, scale[at], &fewest, &most);
             if (guess >= 0) guess = (int64_t)((double)guess * step / scale[at]);
-            guess = balanced(costs, scale[at] / costs->power, guess);
+            guess = balanced(costs, scale[at] * costs->inverse_power, guess);
             step = scale[at];
             below[at] = guess < fewest ? fewest : guess > most ? most : guess;
             other[i] = below[at] + 1 < most ? below[at] + 1 : most;

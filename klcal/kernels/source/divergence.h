@@ -101,22 +101,25 @@ static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *
     mass[number - 1] += beyond > 0 ? beyond : 0;
 }
 
-/* Σ m·(ln m − ln o) in lanes; o counts as 1 where it is null. */
-VARIANTS static double entropy_of(const double *mass, const double *occupied, int64_t n) {
+/* m·(ln m − ln o) of each mass, in its place; 0 where there is none. */
+VARIANTS static void entropies_of(double *restrict mass, const double *restrict occupied, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        double known = mass[i] > 0 ? mass[i] : 1, cells = occupied[i] > 0 ? occupied[i] : 1;
+        mass[i] *= logarithm(known) - logarithm(cells);
+    }
+}
+
+/* The same where each lies in one cell. */
+VARIANTS static void plain_entropies_of(double *restrict mass, int64_t n) {
+    for (int64_t i = 0; i < n; i++) mass[i] *= logarithm(mass[i] > 0 ? mass[i] : 1);
+}
+
+static double lane_total(const double *terms, int64_t n) {
     double lanes[SUM_LANES] = {0};
     int64_t whole = n / SUM_LANES * SUM_LANES;
     for (int64_t i = 0; i < whole; i += SUM_LANES)
-        for (int j = 0; j < SUM_LANES; j++) {
-            double each = mass[i + j], known = each > 0 ? each : 1;
-            double nats = logarithm(known);
-            if (occupied) nats -= logarithm(occupied[i + j] > 0 ? occupied[i + j] : 1);
-            lanes[j] += each * nats;
-        }
-    for (int64_t i = whole; i < n; i++) {
-        double each = mass[i], known = each > 0 ? each : 1, nats = logarithm(known);
-        if (occupied) nats -= logarithm(occupied[i] > 0 ? occupied[i] : 1);
-        lanes[i - whole] += each * nats;
-    }
+        for (int j = 0; j < SUM_LANES; j++) lanes[j] += terms[i + j];
+    for (int64_t i = whole; i < n; i++) lanes[i - whole] += terms[i];
     return sum_of_lanes(lanes);
 }
 
@@ -135,7 +138,9 @@ static double divergence_of_buckets(const PrefixSums *sums, const Scheme *scheme
         cells[cell] = sum;
         occupied[cell] = some;
     }
-    double nats = (entropy_of(mass, NULL, number) - entropy_of(cells, occupied, scheme->size)) / sums->size;
+    plain_entropies_of(mass, number);
+    entropies_of(cells, occupied, scheme->size);
+    double nats = (lane_total(mass, number) - lane_total(cells, scheme->size)) / sums->size;
     return nats > 0 ? nats : 0;
 }
 

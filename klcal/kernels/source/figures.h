@@ -108,7 +108,7 @@ static void fill_ladder(Ladder *ladder, double *memory) {
 }
 
 static void unit_figures(const Search *how, Scratch *scratch, Ladder *ladders, double scale, int64_t below,
-                         double *found) {
+                         double energy, double *found) {
     const Scheme *scheme = &how->scheme;
     const Pieces *pieces = &scratch->pieces;
     double under = scheme->is_float ? scheme->under_end : (double)below;
@@ -129,7 +129,7 @@ static void unit_figures(const Search *how, Scratch *scratch, Ladder *ladders, d
     }
     found[0] = how->bins.sub > 1 ? divergence(how, scratch, scale, below) : NAN;
     found[1] = sums[0] * (scale * scale);
-    found[2] = total_energy(pieces);
+    found[2] = energy;
     found[3] = sums[1];
     found[4] = sums[2];
 }
@@ -153,11 +153,10 @@ PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t n, c
             if (!load(pieces, units, unit)) break;
             int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
             if (!room(&scratch.places, (size_t)(bins > pieces->size ? bins : pieces->size) * sizeof(double))) break;
-            scratch.costs.total = total_count(pieces);
-            if (!pieces->exact && how->bins.sub > 1 &&
-                !prefix_sums(&scratch.sums, pieces, scratch.costs.total, total_energy(pieces)))
-                break;
-            unit_figures(how, &scratch, ladders, scale[unit], below[unit], found + FIGURES * unit);
+            double energy, *total = &scratch.costs.total;
+            totals(pieces, total, &energy);
+            if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch.sums, pieces, *total, energy)) break;
+            unit_figures(how, &scratch, ladders, scale[unit], below[unit], energy, found + FIGURES * unit);
         }
     }
     free(memory);

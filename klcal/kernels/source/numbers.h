@@ -10,16 +10,24 @@
 /* ln x of a normal x > 0: x = 2^e·m with m from √½ to √2, and ln m = 2·artanh((m − 1)/(m + 1)) by its series, of
    which the eleventh term is below the last bit. */
 INLINE double logarithm(double x) {
-    union { double value; uint64_t bits; } each = {x};
-    int64_t exponent = (int64_t)(each.bits >> 52) - 1023;
+    union { double value; uint64_t bits; } each = {x}, exponent;
+    exponent.bits = (each.bits >> 52) | 0x4330000000000000u; /* 2⁵² and it: AVX2 cannot convert 64-bit integers */
     each.bits = (each.bits & 0xfffffffffffffu) | 0x3ff0000000000000u;
-    double m = each.value, e = (double)exponent;
+    double m = each.value, e = exponent.value - (0x1p52 + 1023);
     int is_large = m >= 0x1.6a09e667f3bcdp0;
     m = is_large ? m / 2 : m;
     e = is_large ? e + 1 : e;
-    double s = (m - 1) / (m + 1), z = s * s, sum = 1.0 / 21;
-    for (int odd = 19; odd > 0; odd -= 2) sum = sum * z + 1.0 / odd;
-    return e * LN2 + 2 * s * sum;
+    double s = (m - 1) / (m + 1), z = s * s, sum = 1.0 / 21; /* no loop, so that one around it is vectorised */
+    sum = sum * z + 1.0 / 19;
+    sum = sum * z + 1.0 / 17;
+    sum = sum * z + 1.0 / 15;
+    sum = sum * z + 1.0 / 13;
+    sum = sum * z + 1.0 / 11;
+    sum = sum * z + 1.0 / 9;
+    sum = sum * z + 1.0 / 7;
+    sum = sum * z + 1.0 / 5;
+    sum = sum * z + 1.0 / 3;
+    return e * LN2 + 2 * s * (sum * z + 1.0);
 }
 
 /* x·ln x; a table has those of small whole numbers. */

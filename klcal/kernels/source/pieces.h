@@ -86,38 +86,63 @@ static void interval_of(const Units *units, uint32_t key, double minimum, double
     *outer = end;
 }
 
+/* Values and counts of one sign, from a key on, forward or backward. */
+VARIANTS static void load_points(const uint32_t *keys, int64_t n, int backward, double sign, double *restrict inner,
+                                 double *restrict values) {
+    for (int64_t i = 0; i < n; i++) {
+        union { uint32_t bits; float value; } each = {keys[backward ? n - 1 - i : i] & ~SIGN};
+        inner[i] = each.value;
+        values[i] = sign * inner[i];
+    }
+}
+
+VARIANTS static void load_counts(const int32_t *counts, int64_t n, int backward, double *restrict found) {
+    for (int64_t i = 0; i < n; i++) found[i] = counts[backward ? n - 1 - i : i];
+}
+
+/* Pieces from ``from`` on, which are the keys from ``first`` on, in the other order where they are negative. */
+static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t from, int64_t first, int64_t n,
+                      int backward) {
+    double *inner = pieces->inner + from, *outer = pieces->outer + from, *values = pieces->values + from;
+    double *counts = pieces->counts + from, sign = backward ? -1 : 1;
+    if (units->type_of_counts == INT32) load_counts((const int32_t *)units->counts + first, n, backward, counts);
+    else
+        for (int64_t i = 0; i < n; i++) counts[i] = count_of(units, first + (backward ? n - 1 - i : i));
+    if (pieces->exact) {
+        load_points(units->keys + first, n, backward, sign, inner, values);
+        return;
+    }
+    double minimum = units->minimum[unit], maximum = units->maximum[unit];
+    int64_t top = exponent_of(maximum > -minimum ? maximum : -minimum);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t key = units->keys[first + (backward ? n - 1 - i : i)];
+        interval_of(units, key, minimum, maximum, top, &inner[i], &outer[i]);
+        values[i] = sign * 0.5 * (inner[i] + outer[i]);
+    }
+}
+
 /* The pieces of one unit; 0 where there is no memory. */
 static int load(Pieces *pieces, const Units *units, int64_t unit) {
-    int64_t first = units->starts[unit], end = units->starts[unit + 1], size = end - first;
+    int64_t first = units->starts[unit], size = units->starts[unit + 1] - first;
     double *memory = room(&pieces->memory, 4 * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
-    double minimum = units->minimum[unit], maximum = units->maximum[unit];
     pieces->size = size;
     pieces->exact = units->exact[unit];
     pieces->inner = memory;
     pieces->outer = pieces->exact ? memory : memory + size;
     pieces->counts = memory + 2 * size;
     pieces->values = memory + 3 * size;
-    pieces->min = minimum < 0 ? minimum : 0;
-    pieces->max = maximum > 0 ? maximum : 0;
+    pieces->min = units->minimum[unit] < 0 ? units->minimum[unit] : 0;
+    pieces->max = units->maximum[unit] > 0 ? units->maximum[unit] : 0;
     int64_t positive = 0, last = size;
     while (positive < last) { /* the keys ascend: those without the sign come first */
         int64_t middle = (positive + last) / 2;
         if (units->keys[first + middle] & SIGN) last = middle;
         else positive = middle + 1;
     }
-    int64_t negative = size - positive;
-    pieces->negative = negative;
-    int64_t top = exponent_of(maximum > -minimum ? maximum : -minimum);
-    for (int64_t i = 0; i < size; i++) {
-        int64_t from = i < negative ? end - 1 - i : first + i - negative;
-        uint32_t key = units->keys[from];
-        if (pieces->exact) pieces->inner[i] = float_of(key & ~SIGN);
-        else interval_of(units, key, minimum, maximum, top, &pieces->inner[i], &pieces->outer[i]);
-        pieces->counts[i] = count_of(units, from);
-    }
-    for (int64_t i = 0; i < size; i++)
-        pieces->values[i] = (i < negative ? -0.5 : 0.5) * (pieces->inner[i] + pieces->outer[i]);
+    pieces->negative = size - positive;
+    load_side(pieces, units, unit, 0, first + positive, size - positive, 1);
+    load_side(pieces, units, unit, size - positive, first, positive, 0);
     return 1;
 }
 
@@ -126,20 +151,47 @@ INLINE double sum_of_lanes(const double *lanes) {
     return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-static double total_count(const Pieces *pieces) {
-    double lanes[SUM_LANES] = {0};
-    for (int64_t i = 0; i < pieces->size; i++) lanes[i % SUM_LANES] += pieces->counts[i];
-    return sum_of_lanes(lanes);
+/* How many values there are, and their Σ x²: of each piece the square of its middle and its variance, w²/12. */
+VARIANTS static void totals_of(const double *restrict inner, const double *restrict outer,
+                               const double *restrict counts, int64_t n, double *total, double *energy) {
+    double number[SUM_LANES] = {0}, squares[SUM_LANES] = {0};
+    int64_t whole = n / SUM_LANES * SUM_LANES;
+    for (int64_t i = 0; i < whole; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++) {
+            double sum = inner[i + j] + outer[i + j], width = outer[i + j] - inner[i + j];
+            number[j] += counts[i + j];
+            squares[j] += counts[i + j] * (sum * sum / 4 + width * width / 12);
+        }
+    for (int64_t i = whole; i < n; i++) {
+        double sum = inner[i] + outer[i], width = outer[i] - inner[i];
+        number[i - whole] += counts[i];
+        squares[i - whole] += counts[i] * (sum * sum / 4 + width * width / 12);
+    }
+    *total = sum_of_lanes(number);
+    *energy = sum_of_lanes(squares);
 }
 
-/* Σ x²: of each piece the square of its middle and its variance, w²/12. */
-static double total_energy(const Pieces *pieces) {
-    double lanes[SUM_LANES] = {0};
-    for (int64_t i = 0; i < pieces->size; i++) {
-        double sum = pieces->inner[i] + pieces->outer[i], width = pieces->outer[i] - pieces->inner[i];
-        lanes[i % SUM_LANES] += pieces->counts[i] * (sum * sum / 4 + width * width / 12);
+/* The same of points: the bits are equal, for the square of twice a number is four times its square. */
+VARIANTS static void totals_of_points(const double *restrict values, const double *restrict counts, int64_t n,
+                                      double *total, double *energy) {
+    double number[SUM_LANES] = {0}, squares[SUM_LANES] = {0};
+    int64_t whole = n / SUM_LANES * SUM_LANES;
+    for (int64_t i = 0; i < whole; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++) {
+            number[j] += counts[i + j];
+            squares[j] += counts[i + j] * (values[i + j] * values[i + j]);
+        }
+    for (int64_t i = whole; i < n; i++) {
+        number[i - whole] += counts[i];
+        squares[i - whole] += counts[i] * (values[i] * values[i]);
     }
-    return sum_of_lanes(lanes);
+    *total = sum_of_lanes(number);
+    *energy = sum_of_lanes(squares);
+}
+
+static void totals(const Pieces *pieces, double *total, double *energy) {
+    if (pieces->exact) totals_of_points(pieces->inner, pieces->counts, pieces->size, total, energy);
+    else totals_of(pieces->inner, pieces->outer, pieces->counts, pieces->size, total, energy);
 }
 
 #endif

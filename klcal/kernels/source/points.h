@@ -61,53 +61,60 @@ INLINE float tree(float *lanes, int64_t size) {
     return lanes[0] + lanes[1];
 }
 
-enum { ERROR, SQUARES, PRODUCTS }; /* c·(x/s − q)², c·q², c·x·q */
+enum { ERROR, SQUARES }; /* Σ c·(x/s − q)²; Σ c·q² and, behind it, Σ c·x·q */
 
-INLINE float term(float value, float count, float inverse, float low, float high, int kind, const Rounding *rounding,
-                  int what) {
-    float step = value * inverse, level = rounded(step, low, high, kind, rounding);
-    if (what == ERROR) {
-        float error = step - level;
-        return error * error * count;
+INLINE void add_term(float value, float count, float inverse, float low, float high, int kind,
+                     const Rounding *rounding, int what, float *sum, float *products) {
+    float step = value * inverse, level = rounded(step, low, high, kind, rounding), error = step - level;
+    if (what == ERROR) *sum += error * error * count;
+    else {
+        *sum += level * level * count;
+        *products += level * value * count;
     }
-    return (what == SQUARES ? level * level : level * value) * count;
 }
 
-INLINE float lane_sum(const float *restrict values, const float *restrict counts, int64_t size, float inverse,
-                      float low, float high, int kind, const Rounding *rounding, int what, int counted) {
-    float lanes[LANES] __attribute__((aligned(64)));
+INLINE void lane_sums(const float *restrict values, const float *restrict counts, int64_t size, float inverse,
+                      float low, float high, int kind, const Rounding *rounding, int what, int counted, float *found) {
+    float lanes[LANES] __attribute__((aligned(64))), products[LANES] __attribute__((aligned(64)));
+    int64_t all = LANES;
     if (size <= LANES) {
-        int64_t all = PADDING;
-        while (all < size) all *= 2;
-        for (int64_t i = 0; i < size; i++)
-            lanes[i] = term(values[i], counted ? counts[i] : 1.0f, inverse, low, high, kind, rounding, what);
-        for (int64_t i = size; i < all; i++) lanes[i] = 0;
-        return tree(lanes, all);
-    }
-    for (int64_t first = 0; first < LANES; first += TOGETHER) {
-        float some[TOGETHER] __attribute__((aligned(64)));
-        for (int j = 0; j < TOGETHER; j++) some[j] = 0;
-        for (int64_t i = first; i < size; i += LANES)
-            for (int j = 0; j < TOGETHER; j++)
-                some[j] += term(values[i + j], counted ? counts[i + j] : 1.0f, inverse, low, high, kind, rounding, what);
-        for (int j = 0; j < TOGETHER; j++) lanes[first + j] = some[j];
-    }
-    return tree(lanes, LANES);
+        for (all = PADDING; all < size;) all *= 2;
+        for (int64_t i = 0; i < size; i++) {
+            float sum = 0, product = 0;
+            add_term(values[i], counted ? counts[i] : 1.0f, inverse, low, high, kind, rounding, what, &sum, &product);
+            lanes[i] = sum;
+            if (what != ERROR) products[i] = product;
+        }
+        for (int64_t i = size; i < all; i++) {
+            lanes[i] = 0;
+            if (what != ERROR) products[i] = 0;
+        }
+    } else
+        for (int64_t first = 0; first < LANES; first += TOGETHER) {
+            float some[TOGETHER] __attribute__((aligned(64))), more[TOGETHER] __attribute__((aligned(64)));
+            for (int j = 0; j < TOGETHER; j++) some[j] = more[j] = 0;
+            for (int64_t i = first; i < size; i += LANES)
+                for (int j = 0; j < TOGETHER; j++)
+                    add_term(values[i + j], counted ? counts[i + j] : 1.0f, inverse, low, high, kind, rounding, what,
+                             &some[j], &more[j]);
+            for (int j = 0; j < TOGETHER; j++) lanes[first + j] = some[j];
+            if (what != ERROR)
+                for (int j = 0; j < TOGETHER; j++) products[first + j] = more[j];
+        }
+    found[0] = tree(lanes, all);
+    if (what != ERROR) found[1] = tree(products, all);
 }
 
 /* One function for each kind of rounding, because a choice within the loop would keep it from being vectorised. */
-#define SUMS(name, kind, counted)                                                                                      \
-    VARIANTS static void name(const float *values, const float *counts, int64_t size, const float *inverse,           \
-                              const float *low, const float *high, int64_t candidates, const Rounding *rounding,      \
-                              int64_t what, float *found) {                                                           \
-        for (int64_t i = 0; i < candidates; i++) {                                                                    \
-            if (what == ERROR)                                                                                        \
-                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, ERROR, counted); \
-            else if (what == SQUARES)                                                                                 \
-                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, SQUARES, counted); \
-            else                                                                                                      \
-                found[i] = lane_sum(values, counts, size, inverse[i], low[i], high[i], kind, rounding, PRODUCTS, counted); \
-        }                                                                                                             \
+#define SUMS(name, kind, counted)                                                                                     \
+    VARIANTS static void name(const float *values, const float *counts, int64_t size, const float *inverse,          \
+                              const float *low, const float *high, int64_t candidates, const Rounding *rounding,     \
+                              int64_t what, float *found) {                                                          \
+        for (int64_t i = 0; i < candidates; i++) {                                                                   \
+            float x = inverse[i], least = low[i], most = high[i];                                                    \
+            if (what == ERROR) lane_sums(values, counts, size, x, least, most, kind, rounding, ERROR, counted, found + i); \
+            else lane_sums(values, counts, size, x, least, most, kind, rounding, SQUARES, counted, found + 2 * i);     \
+        }                                                                                                            \
     }
 SUMS(sums_of_integers, INTEGERS, 0)
 SUMS(sums_of_counted_integers, INTEGERS, 1)

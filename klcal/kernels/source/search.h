@@ -180,15 +180,20 @@ static void judge_on_gap(const Costs *costs, double full, double widest, double 
 static void judge_first(const Costs *costs, const Search *how, double *parts, Candidates *found) {
     double full = costs->span.full, end = costs->max > -costs->min ? costs->max : -costs->min;
     judge_around(costs, full, how->first, parts, found);
-    for (int64_t i = 0; i < how->on_levels; i++) {
-        double scale = end / how->on_level[i];
-        judge(costs, &scale, 1, parts, found);
+    double scales[AT_ONCE];
+    for (int64_t first = 0; first < how->on_levels; first += AT_ONCE) {
+        int64_t some = how->on_levels - first < AT_ONCE ? how->on_levels - first : AT_ONCE;
+        for (int64_t i = 0; i < some; i++) scales[i] = end / how->on_level[first + i];
+        judge(costs, scales, some, parts, found);
     }
     if (how->lattice) judge_on_gap(costs, full, full * how->first.ratio[how->first.size - 1], parts, found);
-    for (int64_t i = 0; i < how->wider.size; i++) {
-        double scale = full * how->wider.ratio[i], steps = rint(end / scale);
-        scale = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
-        judge(costs, &scale, 1, parts, found);
+    for (int64_t first = 0; first < how->wider.size; first += AT_ONCE) {
+        int64_t some = how->wider.size - first < AT_ONCE ? how->wider.size - first : AT_ONCE;
+        for (int64_t i = 0; i < some; i++) {
+            double scale = full * how->wider.ratio[first + i], steps = rint(end / scale);
+            scales[i] = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
+        }
+        judge(costs, scales, some, parts, found);
     }
 }
 
@@ -375,8 +380,8 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     Pieces *pieces = &scratch->pieces;
     Costs *costs = &scratch->costs;
     if (!load(pieces, units, unit)) return 0;
-    double total = total_count(pieces);
-    *energy = total_energy(pieces);
+    double total;
+    totals(pieces, &total, energy);
     int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
     size_t most = (size_t)(bins > pieces->size ? bins : pieces->size);
     if (!room(&scratch->places, most * sizeof(double))) return 0;
