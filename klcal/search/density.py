@@ -65,8 +65,8 @@ def density_of(scheme: Scheme, how: int) -> Density:
     if scheme.size <= FEW_LEVELS // 8:
         return Density(coarse=32, fine=(4,), starts=4, refinements=2)
     if has_few_levels:
-        coarse, starts = (32, 8) if how <= How.TINY else (16, 4)
-        return Density(coarse=coarse, fine=(4,), starts=starts, refinements=2, seeds=SEEDS.get(How(how), 0))
+        coarse = 24 if how <= How.TINY else 16
+        return Density(coarse=coarse, fine=(4,), starts=4, refinements=2, seeds=SEEDS.get(How(how), 0))
     if how <= How.TINY or scheme.size > MAX_LEVELS // 2:
         return Density(coarse=192, fine=(6, 3), basins=6, starts=24, refinements=2, wider=True)
     if how == How.SHORT:

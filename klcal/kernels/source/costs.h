@@ -106,7 +106,7 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
 /* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
 static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const double *values, const double *counts,
                       int64_t size, double min, double max, double total) {
-    int64_t padded = (size + PADDING - 1) / PADDING * PADDING;
+    int64_t multiple = size <= LANES ? PADDING : TOGETHER, padded = (size + multiple - 1) / multiple * multiple;
     float *memory = room(&costs->memory, 2 * (size_t)padded * sizeof(float));
     if (!memory) return 0;
     int exponent;

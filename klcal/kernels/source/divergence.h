@@ -28,17 +28,12 @@ VARIANTS static void places_among_integers(const double *values, int64_t n, doub
     }
 }
 
-static void places_among_floats(const double *values, int64_t n, double scale, const Scheme *scheme, const Bins *bins,
+VARIANTS static void places_among_floats(const double *values, int64_t n, double scale, const Scheme *scheme, const Bins *bins,
                                 int32_t *place) {
     double sub = (double)bins->sub;
     for (int64_t i = 0; i < n; i++) {
         double step = values[i] / scale;
-        int64_t low = 0, high = scheme->size - 1; /* the edges between cells that lie below */
-        while (low < high) {
-            int64_t middle = (low + high) / 2;
-            if (bins->edges[1 + middle] < step) low = middle + 1;
-            else high = middle;
-        }
+        int64_t low = number_below(bins->edges + 1, scheme->size - 1, step);
         double part = (step - bins->edges[low]) / (bins->edges[low + 1] - bins->edges[low]) * sub;
         part = part < 0 ? 0 : part;
         part = part > sub - 1 ? sub - 1 : part;

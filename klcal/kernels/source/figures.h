@@ -19,14 +19,8 @@ typedef struct {
 INLINE double cube(double x) { return x * x * x; }
 
 /* The number of the level nearest to a magnitude; the lower one of a tie. */
-static int64_t level_of(const Ladder *ladder, double step) {
-    int64_t low = 0, high = ladder->size - 1;
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (ladder->middles[middle] < step) low = middle + 1;
-        else high = middle;
-    }
-    return low;
+INLINE int64_t level_of(const Ladder *ladder, double step) {
+    return number_below(ladder->middles, ladder->size - 1, step);
 }
 
 /* ∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use. */

@@ -44,6 +44,17 @@ INLINE double log_of(double x, const Logarithms *known) {
     return logarithm(x);
 }
 
+/* How many of some ascending numbers lie below one: without branches, which would be guessed wrong. */
+INLINE int64_t number_below(const double *numbers, int64_t size, double limit) {
+    const double *first = numbers;
+    while (size > 1) {
+        int64_t half = size / 2;
+        first += -(int64_t)(first[half - 1] < limit) & half;
+        size -= half;
+    }
+    return first - numbers + (size && *first < limit);
+}
+
 typedef struct {
     int64_t is_float32;
     int64_t mantissa_bits, min_exponent;

@@ -1,6 +1,6 @@
 /* Σ over the values of a unit, under many candidates: klcal/kernels/points.py says the same in NumPy, to the bit.
 
-   Values are float32 near 1, padded with zeros to a multiple of PADDING. Value i is added to lane i mod 256, then the
+   Values are float32 near 1, padded with zeros to a multiple of PADDING or TOGETHER. Value i is added to lane i mod 256, then the
    upper half of the lanes to the lower one until one is left: one order wherever a sum is computed. */
 #ifndef KLCAL_POINTS_H
 #define KLCAL_POINTS_H
@@ -9,7 +9,7 @@
 
 #define LANES 256
 #define TOGETHER 64 /* lanes that fit into registers */
-#define PADDING 64
+#define PADDING 16 /* of few values; of more than LANES of them it is TOGETHER */
 #define NEAREST 12582912.0f /* 1.5·2²³: adding and taking it away rounds a smaller float32 to the nearest even integer */
 #define MAX_LEVELS 16 /* of a format that is looked up: nf4 */
 
@@ -51,14 +51,16 @@ INLINE float rounded(float step, float low, float high, int kind, const Rounding
     return rounded_level(step, rounding);
 }
 
+typedef float Eight __attribute__((vector_size(32), may_alias));
+typedef float Four __attribute__((vector_size(16), may_alias));
+
 /* Adds the upper half of the lanes to the lower one, until one is left; a power of two of them, at least 16. */
 INLINE float tree(float *lanes, int64_t size) {
     for (int64_t half = size / 2; half >= 16; half /= 2)
         for (int64_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    for (int i = 0; i < 8; i++) lanes[i] += lanes[i + 8];
-    for (int i = 0; i < 4; i++) lanes[i] += lanes[i + 4];
-    for (int i = 0; i < 2; i++) lanes[i] += lanes[i + 2];
-    return lanes[0] + lanes[1];
+    union { Eight eight; Four four[2]; } half = {*(Eight *)lanes + *(Eight *)(lanes + 8)};
+    Four quarter = half.four[0] + half.four[1];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
 enum { ERROR, SQUARES }; /* Σ c·(x/s − q)²; Σ c·q² and, behind it, Σ c·x·q */

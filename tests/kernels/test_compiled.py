@@ -1,0 +1,124 @@
+"""The compiled kernel gives what NumPy gives, to the bit: choices and figures, of every format, scheme and method."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import klcal
+from klcal.errors import UsageError
+from klcal.quantizers.code_points import FLOATS
+from klcal.quantizers.scale_formats import SCALE_FORMATS
+from klcal.quantizers.scheme import KINDS
+from klcal.search import compiled
+from tests.support.kernels import KERNELS, kernel
+from tests.support.samples import DISTRIBUTIONS, cut, sample
+
+INTEGERS = ("int2", "int3", "int4", "uint4", "int5", "int8", "uint8", "int12", "uint16")
+METHODS = ("mse", "kl", "kl:bins=300", "kl:bins=40,weight=0.5", "minmax", "percentile:99")
+SIZES = st.one_of(st.integers(9, 140), st.integers(140, 1_500), st.sampled_from([2_000, 4_096, 5_000, 9_000, 30_000]))
+
+
+def columns(row: klcal.Row) -> dict[str, Any]:
+    """All numbers of a row, and of its units."""
+    found = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "units"}
+    if row.units is not None:
+        found |= {f"unit.{field.name}": getattr(row.units, field.name) for field in fields(row.units)}
+    return found
+
+
+def differing(one: klcal.Row, other: klcal.Row) -> list[str]:
+    """What differs, by a bit: a repr tells all floats apart, and NaN equals NaN."""
+    mine, theirs = columns(one), columns(other)
+    return [name for name in mine if repr(np.array(mine[name]).tolist()) != repr(np.array(theirs[name]).tolist())]
+
+
+def by_each_kernel(values: np.ndarray, **asked: Any) -> list[klcal.Row]:
+    rows = []
+    for name in KERNELS:
+        with kernel(name):
+            rows.append(klcal.calibrate(values, **asked))
+    return rows
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict[str, Any]:
+    """How a tensor is calibrated."""
+    dtype = draw(st.sampled_from((*INTEGERS, *FLOATS)))
+    scheme = "auto" if dtype in FLOATS else draw(st.sampled_from(KINDS))
+    low, high = draw(st.sampled_from([-2.0, -0.3, 0.0])), draw(st.sampled_from([0.7, 3.0]))
+    return {
+        "dtype": dtype,
+        "scheme": scheme,
+        "method": draw(st.sampled_from(METHODS)),
+        "scale_format": draw(st.one_of(st.just("float32"), st.sampled_from(sorted(SCALE_FORMATS)))),
+        "bounds": draw(st.one_of(st.none(), st.none(), st.just((low, high)))),
+    }
+
+
+@given(requests(), SIZES, st.sampled_from(sorted(DISTRIBUTIONS)), st.booleans(), st.integers(0, 999))
+@settings(max_examples=150)
+def test_both_kernels_choose_and_judge_alike_to_the_bit(asked, size, name, is_cut, seed):
+    rng = np.random.default_rng(seed)
+    units = np.stack([sample(rng, name, size), sample(rng, name, size), np.roll(sample(rng, name, size), 1)])
+    values = (cut(units) if is_cut else units).astype(np.float32)
+    try:
+        one, other = by_each_kernel(values, per="channel", **asked)
+    except UsageError:  # a scheme without such scales
+        return
+    assert not differing(one, other)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"dtype": "int8"},
+        {"dtype": "uint8"},
+        {"dtype": "uint4", "method": "mse"},
+        {"dtype": "float8_e4m3fn"},
+        {"dtype": "int16"},
+    ],
+    ids=str,
+)
+def test_both_kernels_choose_alike_for_a_tensor_of_many_buckets(asked):
+    values = np.random.default_rng(5).laplace(size=300_000).astype(np.float32)
+    assert not differing(*by_each_kernel(values, **asked))
+
+
+EXTREMES = [
+    [1e-45, 3e-45, -1e-40, 2e-38],
+    [3.4e38, -3.4e38, 1.0, 1e-30],
+    [5.0],
+    [-5.0, -5.0, -5.0],
+    [1e-30] * 40 + [1e30],
+    list(np.linspace(-1, 1, 255)),
+    [0.0] * 50 + [1.0],
+]
+
+
+@pytest.mark.parametrize("values", EXTREMES, ids=range(len(EXTREMES)))
+@pytest.mark.parametrize("dtype", ["int4", "uint8", "float4_e2m1fn", "float8_e5m2", "nf4"])
+def test_both_kernels_choose_alike_at_the_ends_of_floats(values, dtype):
+    assert not differing(*by_each_kernel(np.float32(values * 5), dtype=dtype))
+
+
+def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
+    """The broken twin: every scale is the next float32."""
+    values = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
+    with kernel("compiled"):
+        row = klcal.calibrate(values, per="channel")
+        right = compiled.compiled_search
+
+        def wrong(*arguments: Any) -> None:
+            right(*arguments)
+            arguments[-1].scale[:] = np.nextafter(np.float32(arguments[-1].scale), np.float32(9))
+
+        monkeypatch.setattr("klcal.search.units.compiled_search", wrong)
+        off = klcal.calibrate(values, per="channel")
+    assert "unit.scale" in differing(row, off)
+    assert not differing(row, replace(row))
