@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
+from klcal.kernels.threads import at_most_threads
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
@@ -36,7 +37,7 @@ __all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
-UNIT_BYTE_SECONDS = 2e-8  # to read, count and search a byte where channels or groups have a scale each
+UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 32  # small tensors in a task: the search is as fast per tensor as with more, and the last worker not late
 
@@ -196,15 +197,24 @@ def _estimate(task: _Task) -> float:
 def outcomes(
     work: Callable[[Task], Outcome], tasks: Sequence[Task], seconds: float, jobs: int
 ) -> Iterator[Iterator[Outcome]]:
-    """What comes of each task, in their order: by several processes, where an estimate says that it pays."""
-    jobs = min(jobs, len(tasks))
-    if jobs > 1 and seconds > PARALLEL_SECONDS:
+    """What comes of each task, in their order: by several processes, where an estimate says that it pays.
+
+    Where there are fewer tasks than jobs, each has several threads.
+    """
+    processes = min(jobs, len(tasks)) if seconds > PARALLEL_SECONDS else 1
+    limited = partial(_limited, work, max(1, jobs // max(1, processes)))
+    if processes > 1:
         from klcal.pipeline.workers import workers
 
-        with workers(work, tasks, jobs) as found:
+        with workers(limited, tasks, processes) as found:
             yield found
     else:
-        yield map(work, tasks)
+        yield map(limited, tasks)
+
+
+def _limited(work: Callable[[Task], Outcome], threads: int, task: Task) -> Outcome:
+    with at_most_threads(threads):
+        return work(task)
 
 
 def _run(request: Request, task: _Task) -> list[_Outcome]:
