@@ -17,13 +17,14 @@ import numpy.typing as npt
 from klcal.kernels.library import address, library
 from klcal.kernels.sums import LOGARITHMS
 from klcal.kernels.threads import spread
-from klcal.quantizers.code_points import FLOATS
+from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import cell_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
+from klcal.search.few_values import MAX_MIDDLES, middles_of
 from klcal.search.point_costs import ARITHMETIC
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS
@@ -55,6 +56,8 @@ class _Rounding(ctypes.Structure):
         ("levels", INT),
         ("level", ctypes.c_float * MAX_LEVELS),
         ("middle", ctypes.c_float * MAX_LEVELS),
+        ("few_level", DOUBLE * MAX_LEVELS),
+        ("few_middle", DOUBLE * MAX_LEVELS),
     ]
 
 
@@ -88,10 +91,11 @@ class _Search(ctypes.Structure):
     _fields_ = [
         ("scheme", _Scheme),
         ("bins", _Bins),
-        *_fields(INT, "by_buckets starts seeds basins refinements rounds"),
+        *_fields(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
         *_fields(_Ratios, "first wider coarse"),
         ("fine", _Ratios * MAX_FINE),
         ("near", _Ratios),
+        ("middles", _Ratios),
         ("on_level", POINTER),
         *_fields(INT, "on_levels lattice"),
         *_fields(DOUBLE, "slack weight enough same"),
@@ -140,6 +144,8 @@ class _Words:
         found.coarse = self._ratios(density.octave)
         for number, ratios in enumerate(density.around):
             found.fine[number] = self._ratios(ratios)
+        found.few, found.by_few_alone = density.few, scheme.size <= 2 * MAX_MIDDLES
+        found.middles = self._ratios(middles_of(scheme) if density.few else np.empty(0))
         found.near = self._ratios(np.array(loss.near))
         found.on_level, found.on_levels = self._kept(first.on_level), first.on_level.size
         found.lattice = not scheme.is_float
@@ -188,10 +194,12 @@ def _rounding(scheme: Scheme) -> _Rounding:
         return _Rounding(
             kind=ARITHMETIC_FLOATS, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
         )
-    levels = FLOATS[scheme.dtype].astype(np.float32)
-    middles = (levels[1:] + levels[:-1]) / 2
-    found = _Rounding(kind=LEVELS, levels=levels.size)
-    found.level[: levels.size], found.middle[: middles.size] = levels.tolist(), middles.tolist()
+    levels = FLOATS[scheme.dtype]
+    single, size = levels.astype(np.float32), levels.size
+    found = _Rounding(kind=LEVELS, levels=size)
+    found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
+    found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
+    found.few_middle[: size - 1] = middles(levels).tolist()
     return found
 
 

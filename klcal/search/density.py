@@ -54,6 +54,8 @@ def hows(distribution: Distribution, scheme: Scheme) -> npt.NDArray[np.int64]:
 
 def density_of(scheme: Scheme, how: int) -> Density:
     """How closely the scales of such units are looked at."""
+    if how == How.ROUNDINGS:
+        return density_of(scheme, How.MINI)._replace(few=True)
     if scheme.scale_format == "e8m0":
         return Density(coarse=1, fine=(), refinements=0, by_buckets=how == How.BUCKETS)
     has_few_levels = scheme.size <= FEW_LEVELS

@@ -70,6 +70,7 @@ class Density(NamedTuple):
     seeds: int = 0  # best scales of a first look at some of the values; 0 where it is at all of them
     wider: bool = False  # scales above the full one that do not cut the range into whole steps
     by_buckets: bool = False  # units of many buckets are looked at by prefix sums
+    few: bool = False  # all ways in which a few values can be rounded are tried, too
     starts: int = 0  # scales that are better than their neighbours, from which a step of least squares is taken
     refinements: int = 1  # such steps from the best of all
 

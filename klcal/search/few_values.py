@@ -9,12 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from klcal.quantizers.qparams import level_ends
+from klcal.quantizers.scale_formats import ABOVE
 from klcal.quantizers.scheme import Scheme
 from klcal.search.choices import Candidates, joined
 from klcal.search.explore import judged
 from klcal.search.point_costs import PointCosts
 
-__all__ = ["MAX_MIDDLES", "best_of_few"]
+__all__ = ["MAX_MIDDLES", "best_of_few", "middles_of"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,21 +24,37 @@ MAX_MIDDLES = 256  # between levels; of formats with more, the last ones, which 
 OCTAVES = 4  # of scales below the full one that are tried; one octave above it
 
 
-def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats) -> Candidates:
+def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats, slack: float) -> Candidates:
     """One candidate for each way in which the values of each unit can be rounded, and the full scale."""
-    middles = _middles(scheme)
+    middles = middles_of(scheme)
     points = np.abs(costs.values)[:, :, None] * costs.power[:, None, None] / middles
-    first, last = full[:, None] * 2.0**-OCTAVES, full[:, None] * 2.0
+    widest = judged(costs, scheme, full[:, None])
+    smallest = _smallest_scale(costs, scheme, slack * widest.error)
+    first, last = np.maximum(full[:, None] * 2.0**-OCTAVES, smallest), full[:, None] * 2.0
     points = np.sort(np.clip(points.reshape(full.size, -1), first, last), axis=1)
+    points = points[:, np.count_nonzero(points <= first, axis=1).min() :]
     points = np.concatenate([first, points, last], axis=1)
     between = (points[:, 1:] + points[:, :-1]) / 2
     below, _ = costs.least_errors(between)
     scales = costs.refined(between, below)
     scales = np.clip(scales, points[:, :-1], points[:, 1:])
-    return joined([judged(costs, scheme, full[:, None]), judged(costs, scheme, scales)])
+    scales = np.where(points[:, 1:] > points[:, :-1], scales, full[:, None])  # nothing lies between equal ones
+    return joined([widest, judged(costs, scheme, scales)])
 
 
-def _middles(scheme: Scheme) -> Floats:
+def _smallest_scale(costs: PointCosts, scheme: Scheme, limit: Floats) -> Floats:
+    """A scale of each unit, (units, 1), below which clipping alone costs more than a limit, however it is rounded."""
+    root, kept = np.sqrt(limit), 1 - 2 * ABOVE[scheme.scale_format]
+    low, high = costs.min[:, None], costs.max[:, None]
+    if scheme.kind == "affine":
+        smallest = (high - low - root * np.sqrt(1.0 + ((low < 0) & (high > 0)))) / (scheme.size - 1)
+    else:
+        under, above = (ends.max() for ends in level_ends(scheme.belows, scheme))
+        smallest = np.maximum((high - root) / above, (-low - root) / under)
+    return np.where(np.isfinite(root) & (kept > 0), smallest * kept, 0.0)
+
+
+def middles_of(scheme: Scheme) -> Floats:
     """Magnitudes between the neighbouring levels of either side, in steps."""
     sides = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
     return np.unique(np.concatenate([(side[1:] + side[:-1]) / 2 for side in sides]))[-MAX_MIDDLES:]

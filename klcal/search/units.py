@@ -62,7 +62,7 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     how = hows(distribution, scheme)
     for kind in np.unique(how).tolist():
         units, loss = np.flatnonzero(how == kind), _loss(scheme, kind, sub, weight)
-        if library() is not None and kind != How.ROUNDINGS:
+        if library() is not None:
             density = density_of(scheme, kind)
             compiled_search(distribution, units, scheme, spans, full, density, loss, narrow, found)
             continue
@@ -81,7 +81,7 @@ def _loss(scheme: Scheme, how: int, sub: int, weight: float) -> Loss:
         sub=sub,
         weight=weight,
         enough=VALUES_PER_BIN * scheme.size * sub,
-        slack=float(1 + 2 * log(sub) / weight) if how >= How.MEDIUM else 1.0,  # else D does not decide
+        slack=1.0 if How.ROUNDINGS < how < How.MEDIUM else float(1 + 2 * log(sub) / weight),  # D does not decide there
         same=POINT_ROUNDING if How.MINI <= how <= How.MIDDLES else ROUNDING,
         evenly=evenly,
         between=between,
@@ -137,17 +137,16 @@ def _costs(distribution: Distribution, scheme: Scheme, spans: Spans, how: int) -
 def _candidates(
     distribution: Distribution, costs: PointCosts | BucketCosts, full: Floats, how: int, loss: Loss
 ) -> Candidates:
+    density = density_of(costs.scheme, how)
     few = []
-    if how == How.ROUNDINGS and isinstance(costs, PointCosts):
-        few.append(best_of_few(costs, costs.scheme, full))
+    if density.few and isinstance(costs, PointCosts):
+        few.append(best_of_few(costs, costs.scheme, full, loss.slack))
         if costs.scheme.size <= 2 * MAX_MIDDLES:
             return few[0]
-        how = How.MINI
-    density = density_of(costs.scheme, how)
     thinned: PointCosts | BucketCosts = costs
     if density.seeds:
         thinned = PointCosts.of_some(distribution, costs.scheme, costs.spans)
-    return joined([*few, explore(costs, thinned, costs.scheme, full, density=density, slack=loss.slack)])
+    return joined([explore(costs, thinned, costs.scheme, full, density=density, slack=loss.slack), *few])
 
 
 def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:

@@ -7,6 +7,7 @@
 
 #define MAX_INVERSE 1e30 /* of a scale: values are near 1, so a smaller one is of no use */
 #define AT_ONCE 64       /* candidates that the loops over values are called with */
+#define FEW_LEVELS 16    /* up to so many, each zero point is looked at where a unit has few values */
 #define COUNTED 64       /* values that are counted faster than searched */
 #define HALF_STEP (0.5 + 1e-9)
 #define FLOAT32_STEP 0x1p-23
@@ -35,6 +36,7 @@ typedef struct {
 typedef struct {
     int64_t size;
     float *values;
+    double *few;            /* the same as float64 */
     double *number, *total; /* of the values from each on, and their sum */
 } Tail;
 
@@ -44,35 +46,44 @@ typedef struct {
     const PrefixSums *sums; /* of a unit that is looked at by them; else null */
     int64_t size;           /* values, padded */
     float *values, *counts; /* in units of a power of two; counts are null where all are 1 */
+    double *few, *few_counts; /* the same as float64, where there are a few; else null */
+    int every_zero_point;
     double power, inverse_power, min, max, total, gap;
     Tail above, below;
-    Memory memory, tails;
+    Memory memory, tails, exact;
 } Costs;
 
 /* --- the values of a unit */
 
-static int fill_tail(Tail *tail, char *memory, const float *values, const float *counts, int64_t size, int sign) {
+/* The bytes that the tail of so many values takes. */
+static size_t bytes_of_tail(int64_t size) {
+    return ((size_t)(size + 2) / 2 + 3 * (size_t)(size + 1)) * sizeof(double);
+}
+
+/* The values of one sign, outward from zero. */
+static void fill_tail(Tail *tail, char *memory, const Costs *costs, int64_t size, int sign) {
     tail->values = (float *)memory;
     tail->number = (double *)(memory + (size_t)(size + 2) / 2 * sizeof(double));
     tail->total = tail->number + size + 1;
+    tail->few = tail->total + size + 1;
     int64_t known = 0;
-    for (int64_t i = 0; i < size; i++) { /* outward from zero */
+    for (int64_t i = 0; i < size; i++) {
         int64_t from = sign > 0 ? i : size - 1 - i;
-        float value = sign > 0 ? values[from] : -values[from];
+        double value = sign * (costs->few ? costs->few[from] : costs->values[from]);
         if (value > 0) {
-            tail->values[known] = value;
-            tail->number[known++] = counts ? counts[from] : 1;
+            tail->values[known] = (float)value;
+            tail->few[known] = value;
+            tail->number[known++] = costs->few ? costs->few_counts[from] : costs->counts ? costs->counts[from] : 1;
         }
     }
     tail->size = known;
     double number = 0, total = 0;
     for (int64_t i = known - 1; i >= 0; i--) {
         double count = tail->number[i];
-        tail->total[i] = total = total + count * tail->values[i];
+        tail->total[i] = total = total + count * tail->few[i];
         tail->number[i] = number = number + count;
     }
     tail->number[known] = tail->total[known] = 0;
-    return 1;
 }
 
 /* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
@@ -103,6 +114,15 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
     return others == 0;
 }
 
+static int fill_tails(Costs *costs, int64_t size) {
+    size_t bytes = bytes_of_tail(size);
+    char *tails = room(&costs->tails, 2 * bytes);
+    if (!tails) return 0;
+    fill_tail(&costs->above, tails, costs, size, 1);
+    fill_tail(&costs->below, tails + bytes, costs, size, -1);
+    return 1;
+}
+
 /* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
 static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const double *values, const double *counts,
                       int64_t size, double min, double max, double total) {
@@ -126,11 +146,30 @@ static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const doubl
     for (int64_t i = size; i < padded; i++) costs->values[i] = costs->counts[i] = 0;
     costs->gap = gap_of(costs->values, size) * costs->power;
     if (once) costs->counts = NULL;
-    if (scheme->kind != AFFINE) return 1;
-    size_t bytes = ((size_t)(size + 2) / 2 + 2 * (size_t)(size + 1)) * sizeof(double);
-    char *tails = room(&costs->tails, 2 * bytes);
-    return tails && fill_tail(&costs->above, tails, costs->values, costs->counts, size, 1) &&
-           fill_tail(&costs->below, tails + bytes, costs->values, costs->counts, size, -1);
+    costs->few = NULL;
+    return scheme->kind != AFFINE || fill_tails(costs, size);
+}
+
+/* The same of at most MOST_OF_FEW values, which are looked at more precisely, and under more zero points. */
+static int fill_few(Costs *costs, const double *values, const double *counts, int64_t size) {
+    int64_t padded = size <= 8 ? 8 : size <= 16 ? 16 : MOST_OF_FEW;
+    double *memory = room(&costs->exact, 2 * (size_t)padded * sizeof(double));
+    if (!memory) return 0;
+    costs->few = memory;
+    costs->few_counts = memory + padded;
+    costs->size = padded;
+    for (int64_t i = size; i < padded; i++) costs->few[i] = costs->few_counts[i] = 0;
+    costs->every_zero_point = costs->scheme->kind == AFFINE && costs->scheme->size <= FEW_LEVELS;
+    double least = INFINITY;
+    for (int64_t i = 0; i < size; i++) {
+        costs->few[i] = values[i] * costs->inverse_power;
+        costs->few_counts[i] = counts[i];
+        double step = i ? costs->few[i] - costs->few[i - 1] : INFINITY, magnitude = fabs(costs->few[i]);
+        if (magnitude > 0 && magnitude < least) least = magnitude;
+        if (step > 0 && step < least) least = step;
+    }
+    costs->gap = least * costs->power;
+    return costs->scheme->kind != AFFINE || fill_tails(costs, size);
 }
 
 /* The same of some of the values, for a first look: the outermost, and every eighth of the others for its neighbours. */
@@ -194,30 +233,43 @@ static int is_valid(const Costs *costs, double scale, int64_t below) {
 
 /* Sums of some candidates, at most AT_ONCE, of which ``below`` levels lie below zero. */
 static void sums_under(const Costs *costs, const double *scale, const int64_t *below, int64_t n, int64_t what,
-                       float *found) {
-    float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE];
+                       double *found) {
+    float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE], sums[2 * AT_ONCE];
+    double few_inverse[AT_ONCE];
+    int64_t width = what == ERROR ? 1 : 2;
     for (int64_t i = 0; i < n; i++) {
         double one = 1 / (scale[i] * costs->inverse_power);
-        inverse[i] = (float)(one < MAX_INVERSE ? one : MAX_INVERSE);
+        one = one < MAX_INVERSE ? one : MAX_INVERSE;
+        few_inverse[i] = one;
+        inverse[i] = (float)one;
         low[i] = (float)below[i];
         high[i] = (float)(costs->scheme->size - 1 - below[i]);
     }
-    sums_of(costs->values, costs->counts, costs->size, inverse, low, high, n, &costs->scheme->rounding, what, found);
+    if (costs->few) {
+        void (*sums_of_few[])(const double *, const double *, int64_t, const double *, const float *, const float *,
+                              int64_t, const Rounding *, int64_t, double *) = {
+            few_sums_of_integers, few_sums_of_floats, few_sums_of_levels};
+        const Rounding *rounding = &costs->scheme->rounding;
+        sums_of_few[rounding->kind](costs->few, costs->few_counts, costs->size, few_inverse, low, high, n, rounding,
+                                    what, found);
+        return;
+    }
+    sums_of(costs->values, costs->counts, costs->size, inverse, low, high, n, &costs->scheme->rounding, what, sums);
+    for (int64_t i = 0; i < width * n; i++) found[i] = sums[i];
 }
 
 /* Σ(x − x̂)² of each candidate. */
 static void errors_of(const Costs *costs, const double *scale, const int64_t *below, int64_t n, double *error) {
-    float found[AT_ONCE];
     for (int64_t first = 0; first < n; first += AT_ONCE) {
         int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
-        sums_under(costs, scale + first, below + first, some, ERROR, found);
-        for (int64_t i = 0; i < some; i++) error[first + i] = (double)found[i] * (scale[first + i] * scale[first + i]);
+        sums_under(costs, scale + first, below + first, some, ERROR, error + first);
+        for (int64_t i = first; i < first + some; i++) error[i] *= scale[i] * scale[i];
     }
 }
 
 /* The scales of least error where values keep the levels that they are rounded to. */
 static void refined(const Costs *costs, const double *scale, const int64_t *below, int64_t n, double *better) {
-    float sums[2 * AT_ONCE];
+    double sums[2 * AT_ONCE];
     for (int64_t first = 0; first < n; first += AT_ONCE) {
         int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
         sums_under(costs, scale + first, below + first, some, SQUARES, sums);
@@ -229,7 +281,12 @@ static void refined(const Costs *costs, const double *scale, const int64_t *belo
 }
 
 /* Σ(x − end)₊ of the values beyond an end > 0. They are found without branches, which would be guessed wrong. */
-INLINE double beyond_end(const Tail *tail, double end) {
+INLINE double beyond_end(const Tail *tail, double end, int few) {
+    if (few) {
+        int64_t place = 0;
+        for (int64_t i = 0; i < tail->size; i++) place += tail->few[i] <= end;
+        return tail->total[place] - end * tail->number[place];
+    }
     float single = (float)(end < FLOAT32_MAX ? end : FLOAT32_MAX);
     union { float value; uint32_t bits; } below = {single};
     below.bits -= single > end; /* the next float32 */
@@ -248,8 +305,9 @@ INLINE double beyond_end(const Tail *tail, double end) {
 }
 
 VARIANTS static int is_fine(const Costs *costs, int64_t below, double scale) {
-    double above = beyond_end(&costs->above, ((double)(costs->scheme->size - 1 - below) + 0.5) * scale);
-    return above <= beyond_end(&costs->below, ((double)below + 0.5) * scale);
+    int few = costs->few != NULL;
+    double above = beyond_end(&costs->above, ((double)(costs->scheme->size - 1 - below) + 0.5) * scale, few);
+    return above <= beyond_end(&costs->below, ((double)below + 0.5) * scale, few);
 }
 
 /* The most levels below zero with which no more is cut off above than below, looked for from a guess on. */
@@ -335,12 +393,33 @@ static void bucket_error(const Costs *costs, double scale, int64_t wanted, doubl
     *error = least * sums->size;
 }
 
+/* The best of all numbers of levels below zero that are allowed; at most FEW_LEVELS of them. */
+static void least_of_every(const Costs *costs, double scale, int64_t *below, double *error) {
+    int64_t fewest, most, n = 0, options[FEW_LEVELS];
+    double scales[FEW_LEVELS], errors[FEW_LEVELS] = {0};
+    allowed_belows(costs, scale, &fewest, &most);
+    for (int64_t i = most; i >= fewest; i--) { /* of equal ones the first is taken */
+        scales[n] = scale;
+        options[n++] = i;
+    }
+    errors_of(costs, scales, options, n, errors);
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (errors[i] < errors[best]) best = i;
+    *error = errors[best];
+    *below = options[best];
+}
+
 /* The best number of levels below zero for each scale, and its Σ(x − x̂)². */
 static void least_errors(const Costs *costs, const double *scale, int64_t n, double *parts, int64_t *below,
                          double *error) {
     const Scheme *scheme = costs->scheme;
     if (costs->sums) {
         for (int64_t i = 0; i < n; i++) bucket_error(costs, scale[i], -1, parts, &below[i], &error[i]);
+        return;
+    }
+    if (costs->few && costs->every_zero_point) {
+        for (int64_t i = 0; i < n; i++) least_of_every(costs, scale[i], &below[i], &error[i]);
         return;
     }
     int64_t other[AT_ONCE];

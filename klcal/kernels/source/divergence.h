@@ -7,8 +7,6 @@
 
 #include "costs.h"
 
-#define INTEGER_ROUNDING 0x1.8p52 /* adding and taking it away rounds a smaller float64 to the nearest even integer */
-
 typedef struct {
     int64_t sub;         /* sub-bins of a cell */
     const double *edges; /* of the cells of a floating-point format, in steps: as many as levels, and one */

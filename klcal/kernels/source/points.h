@@ -22,6 +22,7 @@ typedef struct {
     float max;
     int64_t levels; /* LEVELS: how many, ascending, and the middles between them */
     float level[MAX_LEVELS], middle[MAX_LEVELS];
+    double few_level[MAX_LEVELS], few_middle[MAX_LEVELS];
 } Rounding;
 
 INLINE float rounded_float(float step, float normal, float ulp, float max) {
@@ -137,5 +138,72 @@ static void sums_of(const float *values, const float *counts, int64_t size, cons
     (counts ? counted : plain)[rounding->kind](values, counts, size, inverse, low, high, candidates, rounding, what,
                                                found);
 }
+
+/* --- a few values, as float64: where they are fitted so well that float32 cannot tell how well */
+
+#define INTEGER_ROUNDING 0x1.8p52 /* adding and taking it away rounds a smaller float64 to the nearest even integer */
+#define MOST_OF_FEW 32
+
+INLINE double few_rounded(double step, double low, double high, int kind, const Rounding *rounding) {
+    if (kind == LEVELS) {
+        int64_t place = 0;
+        for (int64_t i = 0; i + 1 < rounding->levels; i++) place += step > rounding->few_middle[i];
+        return rounding->few_level[place];
+    }
+    if (kind == FLOATS) {
+        union { double value; uint64_t bits; } power = {step};
+        power.bits &= (uint64_t)0x7ff << 52;
+        double unit = (power.value > rounding->normal ? power.value : rounding->normal) * rounding->ulp * INTEGER_ROUNDING;
+        double level = (step + unit) - unit, max = rounding->max;
+        level = level < -max ? -max : level;
+        return level > max ? max : level;
+    }
+    double kept = step < -low ? -low : step;
+    kept = kept > high ? high : kept;
+    return (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING;
+}
+
+INLINE double few_tree(double *lanes, int size) {
+    for (int half = size / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+INLINE void few_lane_sums(const double *values, const double *counts, int size, double inverse, double low,
+                          double high, int kind, const Rounding *rounding, int what, double *found) {
+    double lanes[MOST_OF_FEW] __attribute__((aligned(64))), products[MOST_OF_FEW] __attribute__((aligned(64)));
+    for (int i = 0; i < size; i++) {
+        double step = values[i] * inverse, level = few_rounded(step, low, high, kind, rounding), error = step - level;
+        lanes[i] = (what == ERROR ? error * error : level * level) * counts[i];
+        if (what != ERROR) products[i] = level * values[i] * counts[i];
+    }
+    found[0] = few_tree(lanes, size);
+    if (what != ERROR) found[1] = few_tree(products, size);
+}
+
+INLINE void few_sums_of(const double *values, const double *counts, int size, const double *inverse, const float *low,
+                        const float *high, int64_t candidates, int kind, const Rounding *rounding, int64_t what,
+                        double *found) {
+    for (int64_t i = 0; i < candidates; i++) {
+        if (what == ERROR)
+            few_lane_sums(values, counts, size, inverse[i], low[i], high[i], kind, rounding, ERROR, found + i);
+        else few_lane_sums(values, counts, size, inverse[i], low[i], high[i], kind, rounding, SQUARES, found + 2 * i);
+    }
+}
+
+/* Σ c·(x/s − q)², or Σ c·q² and, behind it, Σ c·x·q, of 8, 16 or 32 values. */
+#define FEW_SUMS(name, kind)                                                                                           \
+    VARIANTS static void name(const double *values, const double *counts, int64_t size, const double *inverse,       \
+                              const float *low, const float *high, int64_t candidates, const Rounding *rounding,     \
+                              int64_t what, double *found) {                                                         \
+        if (size == 8) few_sums_of(values, counts, 8, inverse, low, high, candidates, kind, rounding, what, found);  \
+        else if (size == 16)                                                                                         \
+            few_sums_of(values, counts, 16, inverse, low, high, candidates, kind, rounding, what, found);            \
+        else few_sums_of(values, counts, MOST_OF_FEW, inverse, low, high, candidates, kind, rounding, what, found);  \
+    }
+FEW_SUMS(few_sums_of_integers, INTEGERS)
+FEW_SUMS(few_sums_of_floats, FLOATS)
+FEW_SUMS(few_sums_of_levels, LEVELS)
+#undef FEW_SUMS
 
 #endif

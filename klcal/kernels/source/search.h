@@ -21,8 +21,9 @@ typedef struct {
 typedef struct {
     Scheme scheme;
     Bins bins;
-    int64_t by_buckets, starts, seeds, basins, refinements, rounds; /* rounds of fine scales */
+    int64_t few, by_few_alone, by_buckets, starts, seeds, basins, refinements, rounds; /* rounds of fine scales */
     Ratios first, wider, coarse, fine[MAX_FINE], near;
+    Ratios middles; /* between neighbouring levels, of magnitudes: of few values, all ways to round them are tried */
     const double *on_level; /* of a float format: where the outermost value may lie */
     int64_t on_levels, lattice; /* whether scales that cut the least distance of two values are among the first */
     double slack, weight, enough, same; /* same: relative difference of equal errors */
@@ -250,7 +251,6 @@ static void explore(const Search *how, Scratch *scratch, double *parts) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
     int64_t places[AT_ONCE];
-    found->size = 0;
     judge_coarse(how->seeds ? &scratch->thinned : costs, how, parts, found);
     if (found->is_full) return;
     if (how->seeds) {
@@ -279,6 +279,60 @@ static void explore(const Search *how, Scratch *scratch, double *parts) {
     for (int64_t i = 0; i < how->refinements && !found->is_full; i++) {
         places[0] = first_least(found->error, found->size);
         judge_refined(costs, places, 1, parts, found);
+    }
+}
+
+/* A scale below which clipping alone costs more than a limit, whatever the format rounds it to. */
+static double smallest_scale(const Costs *costs, double limit) {
+    const Scheme *scheme = costs->scheme;
+    double root = sqrt(limit), kept = 1 - 2 * scheme->format.above;
+    if (!isfinite(root) || kept <= 0) return 0;
+    double above = (costs->max - root) / scheme->above_end, below = (-costs->min - root) / scheme->under_end;
+    if (scheme->kind == AFFINE)
+        above = below = (costs->max - costs->min - root * sqrt(1.0 + (costs->min < 0 && costs->max > 0))) /
+                        (double)(scheme->size - 1);
+    return (above > below ? above : below) * kept;
+}
+
+/* Candidates of at most MOST_OF_FEW values: one for each way in which they can be rounded, and the full scale.
+
+   As a scale falls, a value moves to the next level where it passes the middle between two. Between two such points, of
+   all values, every value keeps its level, and the best scale is that of least squares, as far as it lies between. */
+static void judge_few(const Search *how, Scratch *scratch, double *parts) {
+    Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    int64_t n = 0, size = scratch->pieces.size, all = size * how->middles.size;
+    double full = costs->span.full, first = full / 16, last = full * 2;
+    judge(costs, &full, 1, parts, found);
+    if (found->is_full) return;
+    double smallest = smallest_scale(costs, how->slack * found->error[found->size - 1]);
+    first = smallest > first ? smallest : first;
+    double *point = room(&scratch->thin, 2 * (size_t)(all + 2) * sizeof(double)), *ascending = point + all + 2;
+    if (!point) {
+        found->is_full = 1;
+        return;
+    }
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t j = 0; j < how->middles.size; j++)
+            point[n++] = clamped(fabs(costs->few[i]) * costs->power / how->middles.ratio[j], first, last);
+    int64_t *order = sorted(point, n, &scratch->order);
+    if (!order) {
+        found->is_full = 1;
+        return;
+    }
+    int64_t known = 0;
+    ascending[known++] = first;
+    for (int64_t i = 0; i < n; i++)
+        if (point[order[i]] > ascending[known - 1]) ascending[known++] = point[order[i]];
+    if (last > ascending[known - 1]) ascending[known++] = last;
+    for (int64_t from = 0; from < known - 1; from += AT_ONCE) {
+        int64_t some = known - 1 - from < AT_ONCE ? known - 1 - from : AT_ONCE, belows[AT_ONCE];
+        double between[AT_ONCE], scales[AT_ONCE], errors[AT_ONCE];
+        for (int64_t i = 0; i < some; i++) between[i] = (ascending[from + i + 1] + ascending[from + i]) / 2;
+        least_errors(costs, between, some, parts, belows, errors);
+        refined(costs, between, belows, some, scales);
+        for (int64_t i = 0; i < some; i++) scales[i] = clamped(scales[i], ascending[from + i], ascending[from + i + 1]);
+        judge(costs, scales, some, parts, found);
     }
 }
 
@@ -397,6 +451,7 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     if (!fill_costs(costs, &how->scheme, span, pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max,
                     total))
         return 0;
+    if (how->few && !fill_few(costs, pieces->values, pieces->counts, pieces->size)) return 0;
     return !how->seeds || fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin);
 }
 
@@ -405,7 +460,9 @@ static int search_unit(const Search *how, Scratch *scratch, Candidates *some, do
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
     double *parts = scratch->parts.start;
-    explore(how, scratch, parts);
+    found->size = 0;
+    if (!how->few || !how->by_few_alone) explore(how, scratch, parts);
+    if (how->few) judge_few(how, scratch, parts);
     if (narrow >= 0 && !found->is_full) { /* what a narrower kind of zero point has found */
         double known = narrow > 0 ? narrow : 1, error;
         int64_t zero = how->scheme.size / 2, same = zero;
@@ -432,7 +489,7 @@ static int search_unit(const Search *how, Scratch *scratch, Candidates *some, do
 }
 
 static void release(Scratch *scratch, Candidates *some) {
-    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->thinned.memory,
+    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->costs.exact, &scratch->thinned.memory,
                      &scratch->thinned.tails, &scratch->thin, &scratch->parts, &scratch->order, &scratch->places,
                      &scratch->losses};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->start);
