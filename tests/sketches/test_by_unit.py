@@ -54,7 +54,7 @@ def test_float64_over_and_underflows_in_the_unit_it_belongs_to(values, per):
 def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, chunk, block, resolution):
     expected = whole(values, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK", "SORTED_ALONE"):
+        for name in ("BLOCK", "COMPILED_BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK", "SORTED_ALONE"):
             patch.setattr(by_unit, name, block)
         assert whole(values, per, chunk=chunk, resolution=resolution) == expected
         patch.setattr(by_unit, "LONG", 1)  # each counted as a tensor is
@@ -130,5 +130,6 @@ def test_a_sort_that_mixes_neighbours_is_noticed(monkeypatch):
     values = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
     expected = one_by_one(list(values), Resolution(few=0))
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) == expected
+    monkeypatch.setattr(by_unit, "library", lambda: None)
     monkeypatch.setattr(by_unit, "_sort_each", lambda patterns, _: patterns.sort())
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) != expected
