@@ -1,5 +1,7 @@
 """Builds the compiled kernel where there is a C compiler, and succeeds without one: NumPy does the same then."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
@@ -38,7 +40,7 @@ setup(
         Extension(
             "klcal.kernels.compiled",
             sources=["klcal/kernels/source/klcal.c"],
-            depends=["klcal/kernels/source/common.h"],
+            depends=sorted(map(str, Path("klcal/kernels/source").glob("*.h"))),
             extra_compile_args=FLAGS,
             optional=True,
         )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import address, library
 
-__all__ = ["COUNTERS", "LANES", "Counted", "counted_units"]
+__all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units"]
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -24,6 +24,7 @@ COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
 KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in source/patterns.h
 BYTES = 4  # the kind of all values that are one byte
 LANES = 16  # units sorted at once
+MOST_IN_LANES = 1 << 15  # values of such a unit, as in source/units.h
 MOST = (1 << 31) - 1  # values of a unit: its counts are int32
 
 
@@ -88,8 +89,9 @@ def counted_units(
         counts[:pieces],
         np.append(0, np.cumsum(numbers[0])),
         dict(zip(COUNTERS, numbers[1:], strict=True)),
-        *extremes,
-        exact=exact,
+        extremes[0],
+        extremes[1],
+        exact,
     )
 
 

@@ -2,6 +2,6 @@
 #include "common.h"
 #include "units.h"
 
-#define VERSION 1
+#define VERSION 2
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }

@@ -18,6 +18,9 @@
 #define MOST_IN_LANES (1 << 15)  /* values of a unit: sixteen of them are 2 MiB */
 #define MOST_IN_SLOW_LANES 128   /* where no instruction finds the smaller of two unsigned integers */
 #define SLACK (2 * LANES)        /* patterns behind a unit that are loaded with it */
+/* What is asked for at least, though not touched. Once so much was freed, glibc's malloc keeps as much for the next
+ * arrays. Else the system clears the pages of each: 3 ns a value. */
+#define KEPT_BYTES (1 << 24)
 
 /* Where the values are, and which of them belong together. */
 struct source {
@@ -31,9 +34,10 @@ struct source {
 
 /* What is sorted in. */
 struct room {
-    uint32_t *lanes, *sorted, *other;
-    char *raw;      /* values of units that take turns, brought together */
-    int64_t stride; /* patterns between units in `sorted`, and values in `raw` */
+    uint32_t *lanes; /* where all of it begins */
+    uint32_t *sorted, *other;
+    char *raw;      /* values of a unit whose runs take turns, brought together */
+    int64_t stride; /* patterns between units in `sorted` */
 };
 
 INLINE int64_t size_of(const struct source *from, int64_t unit) { return from->starts[unit + 1] - from->starts[unit]; }
@@ -74,6 +78,14 @@ INLINE void note(const struct rounded *rounded, struct sketch *to, int64_t unit)
     to->counters[UNDERFLOWED][unit] = rounded->to_zero;
 }
 
+/* The patterns of a unit's values. */
+INLINE void load_unit(const struct source *from, int64_t unit, char *raw, uint32_t *patterns, struct sketch *to)
+{
+    struct rounded rounded = {0, 0, 0};
+    patterns_of(from->kind, together(from, unit, raw), size_of(from, unit), from->table, patterns, &rounded);
+    note(&rounded, to, unit);
+}
+
 /* Units whose single values take turns: their rows are those of the lanes. */
 INLINE void load_rows(const struct source *from, int64_t first, int64_t units, int64_t rows, uint32_t *lanes)
 {
@@ -91,32 +103,39 @@ INLINE void load_rows(const struct source *from, int64_t first, int64_t units, i
     }
 }
 
-/* Any units: 16 values of each at a time are turned. */
-INLINE void load_tiles(const struct source *from, int64_t first, int64_t units, int64_t rows, struct room *room,
-                       struct sketch *to)
+/* Tiles of 16 patterns of each of 16 units, which lie `stride` apart, to rows of lanes. */
+INLINE void into_lanes(const uint32_t *units, int64_t stride, int64_t rows, uint32_t *lanes)
 {
-    int64_t width = WIDTHS[from->kind], sizes[LANES] = {0};
-    const char *values[LANES];
-    struct rounded rounded[LANES] = {{0, 0, 0}};
-    for (int64_t lane = 0; lane < units; lane++) {
-        sizes[lane] = size_of(from, first + lane);
-        values[lane] = together(from, first + lane, room->raw + lane * room->stride * width);
-    }
     for (int64_t row = 0; row < rows; row += LANES) {
         uint32_t tile[TILE];
-        for (int64_t lane = 0; lane < LANES; lane++) {
-            uint32_t *some = tile + lane * LANES;
-            int64_t left = present(row, sizes[lane], LANES);
-            if (left == LANES) {
-                patterns_of(from->kind, values[lane] + row * width, LANES, from->table, some, rounded + lane);
-                continue;
-            }
-            memset(some, 0xFF, LANES * sizeof *some);
-            if (left) patterns_of(from->kind, values[lane] + row * width, left, from->table, some, rounded + lane);
-        }
-        turn(tile, room->lanes + row * LANES);
+        for (int64_t lane = 0; lane < LANES; lane++)
+            memcpy(tile + lane * LANES, units + lane * stride + row, LANES * sizeof *tile);
+        turn(tile, lanes + row * LANES);
     }
-    for (int64_t lane = 0; lane < units; lane++) note(rounded + lane, to, first + lane);
+}
+
+/* And back. */
+INLINE void out_of_lanes(const uint32_t *lanes, int64_t rows, uint32_t *units, int64_t stride)
+{
+    for (int64_t row = 0; row < rows; row += LANES) {
+        uint32_t tile[TILE];
+        turn(lanes + row * LANES, tile);
+        for (int64_t lane = 0; lane < LANES; lane++)
+            memcpy(units + lane * stride + row, tile + lane * LANES, LANES * sizeof *tile);
+    }
+}
+
+/* Any units: one after the other, because memory is read best in order, and then turned. */
+INLINE void load_units(const struct source *from, int64_t first, int64_t units, int64_t rows, struct room *room,
+                       struct sketch *to)
+{
+    for (int64_t lane = 0; lane < LANES; lane++) {
+        uint32_t *patterns = room->sorted + lane * room->stride;
+        int64_t size = lane < units ? size_of(from, first + lane) : 0;
+        if (size) load_unit(from, first + lane, room->raw, patterns, to);
+        memset(patterns + size, 0xFF, (rows - size) * sizeof *patterns);
+    }
+    into_lanes(room->sorted, room->stride, rows, room->lanes);
 }
 
 /* Sixteen units, or fewer, sorted at once. */
@@ -128,14 +147,9 @@ INLINE int64_t sketch_in_lanes(const struct source *from, int64_t first, int64_t
     if (one_turn && from->run == 1 && from->kind != FLOAT64)
         load_rows(from, first, units, rows, room->lanes);
     else
-        load_tiles(from, first, units, rows, room, to);
+        load_units(from, first, units, rows, room, to);
     sort_columns(room->lanes, (most + EIGHT - 1) / EIGHT * EIGHT);
-    for (int64_t row = 0; row < rows; row += LANES) {
-        uint32_t tile[TILE];
-        turn(room->lanes + row * LANES, tile);
-        for (int64_t lane = 0; lane < units; lane++)
-            memcpy(room->sorted + lane * room->stride + row, tile + lane * LANES, LANES * sizeof *tile);
-    }
+    out_of_lanes(room->lanes, rows, room->sorted, room->stride);
     for (int64_t lane = 0; lane < units; lane++)
         at = unit_sketch(room->sorted + lane * room->stride, size_of(from, first + lane), kept, to, first + lane, at);
     return at;
@@ -146,9 +160,7 @@ INLINE int64_t sketch_by_digits(const struct source *from, int64_t unit, struct 
                                 struct sketch *to, int64_t at)
 {
     int64_t size = size_of(from, unit);
-    struct rounded rounded = {0, 0, 0};
-    patterns_of(from->kind, together(from, unit, room->raw), size, from->table, room->sorted, &rounded);
-    note(&rounded, to, unit);
+    load_unit(from, unit, room->raw, room->sorted, to);
     return unit_sketch(by_digits(room->sorted, room->other, size), size, kept, to, unit, at);
 }
 
@@ -162,24 +174,19 @@ INLINE int in_lanes(const struct source *from, int64_t first, int64_t units, int
 /* Room for the longest of some units; whether there is. */
 INLINE int make_room(const struct source *from, int64_t first, int64_t last, int64_t limit, struct room *room)
 {
-    int64_t longest = 0, near;
+    int64_t longest = 1, near, sorted, bytes;
     for (int64_t unit = first; unit < last; unit++) longest = size_of(from, unit) > longest ? size_of(from, unit) : longest;
     near = longest < limit ? longest : limit;
-    room->stride = (near + 2 * LANES) / LANES * LANES + LANES; /* an odd number of cache lines, or nearly */
-    int64_t sorted = LANES * room->stride > longest + SLACK ? LANES * room->stride : longest + SLACK;
-    room->lanes = malloc(LANES * room->stride * sizeof(uint32_t));
-    room->sorted = malloc(sorted * sizeof(uint32_t));
-    room->other = malloc((longest + SLACK) * sizeof(uint32_t));
-    room->raw = from->columns ? malloc(sorted * WIDTHS[from->kind]) : NULL;
-    return room->lanes && room->sorted && room->other && (room->raw || !from->columns);
-}
-
-INLINE void give_back(struct room *room)
-{
-    free(room->lanes);
-    free(room->sorted);
-    free(room->other);
-    free(room->raw);
+    room->stride = (near + LANES - 1) / LANES * LANES + SLACK + LANES / 2;
+    sorted = LANES * room->stride > longest + SLACK ? LANES * room->stride : longest + SLACK;
+    bytes = (LANES * room->stride + sorted + longest + SLACK) * (int64_t)sizeof(uint32_t);
+    if (from->columns) bytes += longest * WIDTHS[from->kind];
+    room->lanes = malloc(bytes > KEPT_BYTES ? bytes : KEPT_BYTES);
+    if (!room->lanes) return 0;
+    room->sorted = room->lanes + LANES * room->stride;
+    room->other = room->sorted + sorted;
+    room->raw = (char *)(room->other + longest + SLACK);
+    return 1;
 }
 
 /* The sketches of the units from `first` to `last`, which have at most 2³¹ − 1 values each.
@@ -202,10 +209,7 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
     int64_t limit = lanes_are_fast() ? MOST_IN_LANES : MOST_IN_SLOW_LANES, at = starts[first];
     for (int each = ZEROS; each <= UNDERFLOWED; each++) to.counters[each] = numbers + (each + 1) * units;
     to.minimum = extremes, to.maximum = extremes + units;
-    if (!make_room(&from, first, last, limit, &room)) {
-        give_back(&room);
-        return -1;
-    }
+    if (!make_room(&from, first, last, limit, &room)) return -1;
     for (int64_t unit = first; unit < last;) {
         int64_t some = last - unit < LANES ? last - unit : LANES, most = 0;
         for (int64_t i = 0; i < some; i++) most = size_of(&from, unit + i) > most ? size_of(&from, unit + i) : most;
@@ -216,7 +220,7 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
         }
         unit += some;
     }
-    give_back(&room);
+    free(room.lanes);
     return at - starts[first];
 }
 #endif
