@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,32 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klcal.kernels.library import library
+from klcal.kernels import units
+from klcal.kernels.library import address
 from klcal.kernels.units import Counted, counted_units
 from klcal.sketches import by_unit
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
+from tests.support.two_kernels import IS_COMPILED, both
 
-pytestmark = pytest.mark.skipif(library() is None, reason="the kernel was not built")
+pytestmark = IS_COMPILED
 
 SIZES = (0, 1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000)
 LONG_SIZES = (4095, 4096, 4097, 10_000)
 DTYPES = st.sampled_from(list(FLOAT_DTYPES))
 RESOLUTIONS = st.sampled_from([UNITS, TENSOR, Resolution(least_bits=7, few=0), Resolution(least_bits=8, few=20)])
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-@contextmanager
-def kernel(name: str) -> Iterator[None]:
-    """The kernel of this name, for a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KLCAL_KERNEL", name)
-        library.cache_clear()
-        try:
-            yield
-        finally:
-            library.cache_clear()
 
 
 # --- values
@@ -95,14 +83,10 @@ def same(one: Sketch, other: Sketch) -> bool:
     return one == other and one.counts.dtype == other.counts.dtype and one.starts.dtype == other.starts.dtype
 
 
-def both(values: np.ndarray, dtype: str, sizes: list[int], resolution: Resolution) -> tuple[Sketch, Sketch]:
+def by_both(values: np.ndarray, dtype: str, sizes: list[int], resolution: Resolution) -> tuple[Sketch, Sketch]:
     """What each kernel counts."""
     starts = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    found = []
-    for name in ("compiled", "numpy"):
-        with kernel(name):
-            found.append(by_unit._counted(values, dtype, starts, resolution))
-    return found[0], found[1]
+    return both(lambda: by_unit._counted(values, dtype, starts, resolution))
 
 
 # --- units that lie one behind the other
@@ -117,7 +101,7 @@ def both(values: np.ndarray, dtype: str, sizes: list[int], resolution: Resolutio
     SEEDS,
 )
 def test_units_of_any_sizes_are_counted_as_by_numpy(dtype, sizes, law, order, resolution, seed):
-    assert same(*both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
+    assert same(*by_both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
 
 
 @given(
@@ -131,7 +115,7 @@ def test_units_of_any_sizes_are_counted_as_by_numpy(dtype, sizes, law, order, re
 )
 def test_units_of_one_size_are_counted_as_by_numpy(dtype, size, units, law, order, resolution, seed):
     sizes = [size] * units
-    assert same(*both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
+    assert same(*by_both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
 
 
 @settings(max_examples=30)
@@ -146,13 +130,13 @@ def test_units_of_one_size_are_counted_as_by_numpy(dtype, size, units, law, orde
 )
 def test_long_units_are_counted_as_by_numpy(dtype, size, units, law, order, resolution, seed):
     sizes = [size] * units
-    assert same(*both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
+    assert same(*by_both(stored(dtype, law, order, sum(sizes), seed), dtype, sizes, resolution))
 
 
 @pytest.mark.parametrize("sizes", [[70_000], [40_000] * 16, [5000] + [1] * 15, [0] * 20, [1] * 33], ids=str)
 @pytest.mark.parametrize("law", LAWS)
 def test_units_too_long_or_too_different_for_lanes_are_counted_as_by_numpy(sizes, law):
-    assert same(*both(stored("float32", law, "as drawn", sum(sizes), 0), "float32", sizes, UNITS))
+    assert same(*by_both(stored("float32", law, "as drawn", sum(sizes), 0), "float32", sizes, UNITS))
 
 
 # --- units that take turns
@@ -172,11 +156,7 @@ def test_units_that_take_turns_are_counted_as_by_numpy(dtype, shape, law, data, 
     if slabs == 1:
         first = data.draw(st.integers(0, columns - 1))
         units = slice(first, data.draw(st.integers(first + 1, columns)))
-    found = []
-    for name in ("compiled", "numpy"):
-        with kernel(name):
-            found.append(by_unit._of_turns(values, dtype, (columns, run), turns * run, units, UNITS))
-    assert same(*found)
+    assert same(*both(lambda: by_unit._of_turns(values, dtype, (columns, run), turns * run, units, UNITS)))
 
 
 # --- and what these tests would notice
@@ -195,9 +175,9 @@ def zeros_of_one_sign(found: Counted) -> Counted:
 @pytest.mark.parametrize("twin", [miscounted, zeros_of_one_sign])
 def test_a_kernel_that_miscounts_is_noticed(twin, monkeypatch):
     values = np.array([0.0, -0.0, 1.5, -2.0] * 40, np.float32)
-    assert same(*both(values, "float32", [80, 80], UNITS))
+    assert same(*by_both(values, "float32", [80, 80], UNITS))
     monkeypatch.setattr(by_unit, "counted_units", lambda *args, **more: twin(counted_units(*args, **more)))
-    assert not same(*both(values, "float32", [80, 80], UNITS))
+    assert not same(*by_both(values, "float32", [80, 80], UNITS))
 
 
 def test_a_kernel_that_cuts_otherwise_is_noticed(monkeypatch):
@@ -206,10 +186,38 @@ def test_a_kernel_that_cuts_otherwise_is_noticed(monkeypatch):
     monkeypatch.setattr(
         by_unit, "counted_units", lambda v, d, s, _, *args, **more: counted_units(v, d, s, kept, *args, **more)
     )
-    assert not same(*both(values, "float32", [5000], UNITS))
+    assert not same(*by_both(values, "float32", [5000], UNITS))
 
 
 def test_what_is_kept_of_few_values_does_not_hold_on_to_the_room_for_many():
-    found = both(np.zeros(100_000, np.float32), "float32", [50_000, 50_000], UNITS)[0]
+    found = by_both(np.zeros(100_000, np.float32), "float32", [50_000, 50_000], UNITS)[0]
     assert found.keys.base is None or found.keys.base.size < 100
     assert found.zeros.tolist() == [50_000, 50_000]
+
+
+def test_stretches_of_units_may_be_counted_apart():
+    """As by several threads: each writes what is its own."""
+    sizes = [40, 0, 300, 7, 129, 1] * 20
+    starts = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    values = stored("float32", "lattice", "as drawn", int(starts[-1]), 0).copy()
+    whole = by_both(values, "float32", sizes, UNITS)[0]
+    keys, counts = np.zeros(values.size, np.uint32), np.zeros(values.size, np.int32)
+    numbers, extremes, exact = (
+        np.zeros((7, len(sizes)), np.int64),
+        np.empty((2, len(sizes))),
+        np.empty(len(sizes), bool),
+    )
+    function = units._klcal_units()
+    found = []
+    for first, last in ((50, len(sizes)), (0, 50)):
+        size = function(
+            *(address(values), 0, None, address(starts), 0, 1, len(sizes), first, last),
+            *(UNITS.few, UNITS.mantissa_bits, UNITS.least_bits),
+            *(address(each) for each in (keys, counts, numbers, extremes, exact)),
+        )
+        found.append(slice(starts[first], starts[first] + size))
+    assert np.array_equal(np.concatenate([keys[some] for some in found[::-1]]), whole.keys)
+    assert np.array_equal(np.concatenate([counts[some] for some in found[::-1]]), whole.counts)
+    assert np.array_equal(numbers[0], whole.pieces)
+    assert np.array_equal(numbers[1], whole.zeros)
+    assert np.array_equal(extremes, [whole.minimum, whole.maximum])

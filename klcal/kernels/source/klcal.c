@@ -1,5 +1,6 @@
 /* The compiled kernel: one translation unit, loaded by klcal/kernels/library.py, which knows the same VERSION. */
 #include "common.h"
+#include "added.h"
 #include "units.h"
 
 #define VERSION 2

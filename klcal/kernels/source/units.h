@@ -44,10 +44,12 @@ INLINE int64_t size_of(const struct source *from, int64_t unit) { return from->s
 
 INLINE int lanes_are_fast(void)
 {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") != 0;
-#else
+#if !defined(__x86_64__) || defined(__AVX2__)
     return 1;
+#elif defined(__GLIBC__) && !defined(KLCAL_ONE_VARIANT)
+    return __builtin_cpu_supports("avx2") != 0; /* then that variant runs */
+#else
+    return 0;
 #endif
 }
 
