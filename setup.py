@@ -1,9 +1,12 @@
 """Builds the compiled kernel where there is a C compiler, and succeeds without one: NumPy does the same then."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+SOURCE = Path("klcal/kernels/source")
 FLAGS = [
     "-std=c11",
     "-O3",
@@ -38,8 +41,8 @@ setup(
     ext_modules=[
         Extension(
             "klcal.kernels.compiled",
-            sources=["klcal/kernels/source/klcal.c"],
-            depends=["klcal/kernels/source/common.h"],
+            sources=sorted(map(str, SOURCE.glob("*.c"))),
+            depends=sorted(map(str, SOURCE.glob("*.h"))),
             extra_compile_args=FLAGS,
             optional=True,
         )

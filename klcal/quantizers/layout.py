@@ -75,9 +75,12 @@ class Layout:
         return self.axes[-1].extent
 
     @property
-    def periodic(self) -> bool:
-        """Whether the unit of a value depends on its position within a period alone, in which each has one full run."""
-        return all(axis.units == 1 for axis in self.axes[:-1]) and self.period % self.run == 0
+    def slab(self) -> int:
+        """After how many values some units are complete whose runs took turns, each as often; 0 where it is not so."""
+        first, *others = self.axes[:-1] or [_Axis(1, 1)]
+        takes_turns = all(axis.units == 1 for axis in others) and first.extent % first.tile == 0
+        turns = first.tile * prod(axis.extent for axis in others)
+        return turns * self.period if takes_turns and self.period % self.run == 0 else 0
 
     def runs(self, start: int, count: int) -> tuple[Integers, Integers]:
         """Where, among ``count`` values from position ``start`` on, a unit begins or goes on, and which unit it is."""

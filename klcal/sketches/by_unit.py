@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise, repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
+from klcal.kernels.units import LANES, MOST_IN_LANES, counted_units
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
-from klcal.sketches.counting import counter, values_of
+from klcal.sketches.counting import counter, pattern_values, values_of
 from klcal.sketches.patterns import UNITS, Integers, Patterns, Resolution, runs
 from klcal.sketches.sketch import Sketch
 
 __all__ = ["unit_sketches"]
 
-BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache
-WIDE_BLOCK = 1 << 22  # values brought together at a time, where those of a unit lie apart: some 100 MB
+BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache, and are not given back to the system
+WIDE_BLOCK = 1 << 24  # values brought together at most, where those of a unit lie apart: 64 MiB of float32
 LONG = 1 << 17  # values of a unit from which clearing and scanning a table of buckets for it pays
+COMPILED_LONG = 1 << 18  # and where sorting is compiled: 4.1 ns a float32, against 7 then and 12 for half as many
 MOST_UNITS = 1 << 12  # counted at a time then
 SORTED_ALONE = 1 << 10  # values from which a call to sort some units of one size pays
 
@@ -41,11 +44,15 @@ def unit_sketches(
         chunks: the values, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
         dtype: of the values.
         layout: to which units they belong. Where the values of a unit lie together, each piece is given as soon as it
-            is complete, else at the end.
+            is complete, else as soon as the units are that take turns with it.
         resolution: of the sketches.
     """
-    together = _complete if layout.run < LONG else _one_by_one
-    counted = together if layout.ordered else _scattered
+    if layout.ordered:
+        counted = _complete if layout.run < (COMPILED_LONG if library() else LONG) else _one_by_one
+    else:
+        counted = _scattered
+        if layout.slab and layout.period <= WIDE_BLOCK:
+            counted = _taking_turns if layout.slab <= WIDE_BLOCK else _in_parts
     yield from counted(chunks, dtype, layout, resolution)
 
 
@@ -67,29 +74,98 @@ def _blocks(chunks: Iterable[Array], size: int) -> Iterator[Array]:
     return (chunk[start : start + size] for chunk in chunks for start in range(0, chunk.size, size))
 
 
+def _filled(chunks: Iterable[Array], sizes: Iterable[int]) -> Iterator[Array]:
+    """The values in blocks of these sizes; the last may be shorter. Each is valid until the next is asked for."""
+    wanted = iter(sizes)
+    size, used, held = next(wanted), 0, np.empty(0)
+    for chunk in chunks:
+        start = 0
+        while start < chunk.size:
+            some = chunk[start : start + size - used]
+            start += some.size
+            if some.size < size:
+                held = held if held.size >= size else np.empty(size, chunk.dtype)
+                held[used : used + some.size] = some
+            used += some.size
+            if used == size:
+                yield some if some.size == size else held[:size]
+                size, used = next(wanted), 0
+    if used:
+        yield held[:used]
+
+
+def _at_once(size: int) -> int:
+    """How many values are sorted together, in units of a size: the compiled kernel takes so many units at once."""
+    return max(BLOCK, LANES * size) if library() and size <= MOST_IN_LANES else BLOCK
+
+
 def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
     """Of units that lie together."""
-    position = 0
-    begun: Sketch | None = None  # the unit that the last block did not finish
-    for block in _blocks(chunks, BLOCK):
+    position, rest = 0, np.empty(0)  # of the unit that the last block did not finish
+    for some in _filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run)):
+        block = np.concatenate([rest, some]) if rest.size else some
         begins, unit = layout.runs(position, block.size)
-        position += block.size
-        found = _counted(block, dtype, np.append(begins, block.size), resolution)
-        if begun is not None:
-            found = Sketch.stack([begun + found[:1], found[1:]])
-        whole = found.units if layout.ends(int(unit[-1]), position) else found.units - 1
-        begun = found[whole:] if whole < found.units else None
-        if whole:
-            yield found[:whole]
+        starts = np.append(begins, block.size)
+        if not layout.ends(int(unit[-1]), position + block.size):
+            starts = starts[:-1]
+        rest = block[starts[-1] :].copy()
+        position += int(starts[-1])
+        if starts.size > 1:
+            yield _counted(block[: starts[-1]], dtype, starts, resolution)
+
+
+def _taking_turns(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+    """Of units whose runs take turns, as those of columns do: all values of some of them are there at once."""
+    slabs = max(1, BLOCK // layout.slab)
+    for block in _filled(chunks, repeat(slabs * layout.slab)):
+        yield from _of_slabs(block, dtype, layout, layout.slab, resolution)
+
+
+def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+    """The same of more values than there is room for at once: sketches of some turns are added."""
+    part = WIDE_BLOCK // layout.period * layout.period
+    sizes = [min(part, layout.slab - first) for first in range(0, layout.slab, part)]
+    found: list[Sketch] = []
+    for number, block in enumerate(_filled(chunks, cycle(sizes))):
+        some = _of_slabs(block, dtype, layout, block.size, resolution)
+        found = [one + other for one, other in zip(found, some, strict=True)] if number % len(sizes) else list(some)
+        if number % len(sizes) == len(sizes) - 1:
+            yield from found
+
+
+def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: Resolution) -> Iterator[Sketch]:
+    """Of the units of some slabs, or of parts of one, some units at a time."""
+    columns = layout.period // layout.run
+    size = slab // columns  # of a unit
+    if slab < block.size:
+        yield _of_turns(block, dtype, (columns, layout.run), size, slice(0, block.size // size), resolution)
+        return
+    width = max(1, BLOCK * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
+    for first in range(0, columns, width):
+        units = slice(first, min(first + width, columns))
+        yield _of_turns(block, dtype, (columns, layout.run), size, units, resolution)
+
+
+def _of_turns(
+    block: Array, dtype: str, turns: tuple[int, int], size: int, units: slice, resolution: Resolution
+) -> Sketch:
+    """Of units of one size whose runs take turns."""
+    starts = np.arange(units.stop - units.start + 1) * size
+    if library():
+        return _compiled(block, dtype, starts, resolution, turns, units.start)
+    columns, run = turns
+    slabs = block.reshape(-1, size // run, columns, run)
+    some = slabs[:, :, units] if len(slabs) == 1 else slabs
+    return _counted(some.swapaxes(1, 2).ravel(), dtype, starts, resolution)
 
 
 def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
-    """Of units whose values lie apart: many are brought together before they are counted, a few units at a time."""
+    """Of units whose values lie apart: as many as there is room for are brought together, and the sketches added."""
     width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
     firsts = range(0, layout.rows, width)
     found = [Sketch.empty(min(width, layout.rows - first), resolution) for first in firsts]
     position = 0
-    for block in _wide(chunks, layout.period):
+    for block in _filled(chunks, repeat(WIDE_BLOCK)):
         values, starts = _by_unit(block, position, layout)
         position += block.size
         for number, first in enumerate(firsts):
@@ -99,25 +175,8 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
     yield from found
 
 
-def _wide(chunks: Iterable[Array], period: int) -> Iterator[Array]:
-    """Many values at a time, and every index of the axis as often, where that is not too many."""
-    held: list[Array] = []
-    for chunk in chunks:
-        held.append(chunk.copy())  # which is only valid until the next one is asked for
-        if sum(each.size for each in held) >= WIDE_BLOCK:
-            block = np.concatenate(held)
-            whole = block.size // period * period or block.size
-            yield block[:whole]
-            held = [block[whole:].copy()]
-    if sum(each.size for each in held):
-        yield np.concatenate(held)
-
-
 def _by_unit(block: Array, position: int, layout: Layout) -> tuple[Array, Integers]:
     """The values from a position on, unit by unit, and where in that order each unit begins and ends."""
-    if layout.periodic and position % layout.period == block.size % layout.period == 0:
-        matrix = block.reshape(-1, layout.rows, layout.run).swapaxes(0, 1)
-        return matrix.ravel(), np.arange(layout.rows + 1) * (block.size // layout.rows)
     begins, unit = layout.runs(position, block.size)
     if layout.rows <= 1 << 16:
         unit = unit.astype(np.uint16)  # whose sort is one by digits
@@ -128,6 +187,8 @@ def _by_unit(block: Array, position: int, layout: Layout) -> tuple[Array, Intege
 
 def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution) -> Sketch:
     """The sketch of units whose values stand one unit behind the other."""
+    if library():
+        return _compiled(block, dtype, starts, resolution)
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32)  # a copy: it is sorted in place
     patterns = values.view(np.uint32)
@@ -143,6 +204,26 @@ def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution)
         pos_inf=found.pos_inf - above,
         overflowed=below + above,
         underflowed=underflowed,
+    )
+
+
+def _compiled(
+    block: Array, dtype: str, starts: Integers, resolution: Resolution, turns: tuple[int, int] = (0, 1), first: int = 0
+) -> Sketch:
+    """The same by the compiled kernel, wherever the values lie."""
+    kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
+    bytes_as = pattern_values(dtype).view(np.uint32) if block.itemsize == 1 else None
+    found = counted_units(block, dtype, starts, kept, bytes_as, turns, first=first)
+    numbers: dict[str, Any] = dict(found.counters)
+    return Sketch(
+        keys=found.keys,
+        counts=found.counts,
+        starts=found.starts,
+        **numbers,
+        minimum=found.minimum,
+        maximum=found.maximum,
+        exact=found.exact,
+        resolution=resolution,
     )
 
 

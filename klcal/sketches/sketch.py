@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
+from klcal.kernels.added import Pieces, added
 from klcal.quantizers.granularity import Grid
 from klcal.sketches.patterns import (
     MOST,
@@ -179,6 +180,9 @@ class Sketch:
                 f"sketches of {_units_in_words(self)} and of {_units_in_words(other)} cannot be added",
                 "sketch both per the same channels or groups",
             )
+        found = _compiled_sum(self, other)
+        if found is not None:
+            return replace(found, grid=self.grid)
         return _laid_out(_sums(self, other), self.keys.size + other.keys.size, self.grid)
 
     def __radd__(self, other: int) -> Sketch:
@@ -284,6 +288,33 @@ def settled(found: Sketch) -> Sketch:
     return replace(found, keys=keys, counts=counts, starts=starts, exact=exact)
 
 
+def _compiled_sum(one: Sketch, other: Sketch) -> Sketch | None:
+    """The sum by the compiled kernel; None where it cannot."""
+    numbers = _added_numbers(one, other)
+    tops = exponents(numbers["minimum"], numbers["maximum"])
+    kept = one.resolution.few, one.resolution.mantissa_bits, one.resolution.least_bits
+    found = added(
+        Pieces(one.keys, one.counts, one.starts),
+        Pieces(other.keys, other.counts, other.starts),
+        numbers.pop("exact"),
+        tops,
+        kept,
+    )
+    if found is None:
+        return None
+    return Sketch(**found.pieces._asdict(), **numbers, exact=found.exact, resolution=one.resolution)
+
+
+def _added_numbers(one: Sketch, other: Sketch) -> dict[str, Any]:
+    """Of each unit of a sum, but for what is cut."""
+    return {
+        **{name: getattr(one, name) + getattr(other, name) for name in COUNTERS},
+        "minimum": np.minimum(one.minimum, other.minimum),
+        "maximum": np.maximum(one.maximum, other.maximum),
+        "exact": one.exact & other.exact,
+    }
+
+
 def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
     """The sum of two sketches of the same units, a stretch of units at a time."""
     ends = one.starts + other.starts
@@ -308,10 +339,7 @@ def _sum(one: Sketch, other: Sketch) -> Sketch:
             keys=keys,
             counts=counts,
             starts=starts,
-            **{name: getattr(one, name) + getattr(other, name) for name in COUNTERS},
-            minimum=np.minimum(one.minimum, other.minimum),
-            maximum=np.maximum(one.maximum, other.maximum),
-            exact=one.exact & other.exact,
+            **_added_numbers(one, other),
             resolution=one.resolution,
         )
     )

@@ -229,7 +229,9 @@ def _float_dtype(name: str) -> str:
 def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
     """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
     storage = np.dtype(FLOAT_DTYPES[dtype])
-    if array.dtype.name == storage.name:
+    if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
+        yield array.ravel(order="K")  # no copy
+    elif array.dtype.name == storage.name:
         blocks: Any = np.nditer(
             array,
             flags=["external_loop", "buffered", "zerosize_ok"],

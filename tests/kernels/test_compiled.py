@@ -21,7 +21,12 @@ from tests.support.samples import DISTRIBUTIONS, cut, sample
 
 INTEGERS = ("int2", "int3", "int4", "uint4", "int5", "int8", "uint8", "int12", "uint16")
 METHODS = ("mse", "kl", "kl:bins=300", "kl:bins=40,weight=0.5", "minmax", "percentile:99")
-SIZES = st.one_of(st.integers(1, 30), st.integers(9, 140), st.integers(140, 1_500), st.sampled_from([2_000, 4_096, 5_000, 9_000, 30_000]))
+SIZES = st.one_of(
+    st.integers(1, 30),
+    st.integers(9, 140),
+    st.integers(140, 1_500),
+    st.sampled_from([2_000, 4_096, 5_000, 9_000, 30_000]),
+)
 
 
 def columns(row: klcal.Row) -> dict[str, Any]:

@@ -115,9 +115,23 @@ def test_runs_are_as_long_as_they_are_said_to_be_and_periods_repeat(tensor):
     begins, _ = place.runs(0, whole.size)
     assert set(range(0, whole.size, place.period)) <= set(begins.tolist())
     assert np.diff(begins, append=whole.size).max() == place.run
-    lines = whole.reshape(-1, place.period)
-    full_runs = place.period % place.run == 0 and lines.max() + 1 == place.period // place.run
-    assert place.periodic == bool((lines == lines[0]).all() and full_runs)
+
+
+@given(tensors_of_units())
+def test_units_that_take_turns_are_complete_after_a_slab(tensor):
+    per, shape, order = tensor
+    place = layout(per, shape, order)
+    whole = units_by_value(place, int(np.prod(shape)))
+
+    def is_slab(size: int) -> bool:
+        columns = place.period // place.run
+        turns = np.arange(whole.size) % place.period // place.run + np.arange(whole.size) // size * columns
+        return whole.size % size == 0 and np.array_equal(whole, turns)
+
+    possible = [size for size in range(place.period, whole.size + 1, place.period) if is_slab(size)]
+    if place.period % place.run:
+        possible = []
+    assert possible == [place.slab] * bool(place.slab)
 
 
 @pytest.mark.parametrize(

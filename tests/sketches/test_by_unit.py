@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from klcal.quantizers.granularity import PerChannel, PerGroup
+from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup
 from klcal.quantizers.layout import layout
 from klcal.sketches import by_unit
 from klcal.sketches.by_unit import unit_sketches
@@ -19,7 +19,7 @@ from klcal.sketches.values import sketch
 from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import FLOATS
 
-PERS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1))
+PERS = (PerChannel(0), PerChannel(1), PerGroup(3), PerGroup(2, 0), PerGroup(1), PerGroup(7, 1), PerBlock(2, 3))
 
 
 def matrices(dtype=np.float32, elements=FLOATS):
@@ -57,7 +57,8 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, ch
         for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK", "SORTED_ALONE"):
             patch.setattr(by_unit, name, block)
         assert whole(values, per, chunk=chunk, resolution=resolution) == expected
-        patch.setattr(by_unit, "LONG", 1)  # each counted as a tensor is
+        for name in ("LONG", "COMPILED_LONG"):
+            patch.setattr(by_unit, name, 1)  # each counted as a tensor is
         assert whole(values, per, chunk=chunk, resolution=resolution) == expected
 
 
@@ -130,5 +131,6 @@ def test_a_sort_that_mixes_neighbours_is_noticed(monkeypatch):
     values = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
     expected = one_by_one(list(values), Resolution(few=0))
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) == expected
+    monkeypatch.setattr(by_unit, "library", lambda: None)
     monkeypatch.setattr(by_unit, "_sort_each", lambda patterns, _: patterns.sort())
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) != expected

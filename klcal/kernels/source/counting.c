@@ -1,0 +1,3 @@
+/* The compiled kernel, first half: from values to sketches. */
+#include "added.h"
+#include "units.h"

@@ -1,6 +1,0 @@
-/* The compiled kernel: one translation unit, loaded by klcal/kernels/library.py, which knows the same VERSION. */
-#include "figures.h"
-
-#define VERSION 1
-
-PUBLIC int64_t klcal_version(void) { return VERSION; }

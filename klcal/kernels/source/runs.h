@@ -1,0 +1,149 @@
+/* Sorted patterns of a unit to its sketch: what is special is counted, equal ones are, and many are cut. */
+#ifndef KLCAL_RUNS_H
+#define KLCAL_RUNS_H
+
+#include "common.h"
+#include "patterns.h"
+
+#define AT_ONCE 16      /* patterns looked at together: if all differ, there is nothing to count */
+#define FINE_OCTAVES 2  /* below the largest magnitude, at full precision, as klcal/sketches/patterns.py has it */
+
+enum counter { ZEROS, NANS, NEG_INFS, POS_INFS, OVERFLOWED, UNDERFLOWED };
+
+/* What a unit with more than `few` distinct values keeps of them: see Resolution in klcal/sketches/patterns.py. */
+struct resolution {
+    int64_t few, mantissa_bits, least_bits;
+};
+
+/* The sketch of some units, where it is to be written. Keys and counts of all follow one another without a gap. */
+struct sketch {
+    uint32_t *keys;
+    int32_t *counts;
+    int64_t end;      /* of the room for keys */
+    int64_t *pieces;  /* of each unit, as all below */
+    int64_t *counters[UNDERFLOWED + 1];
+    double *minimum, *maximum;
+    uint8_t *exact;
+};
+
+/* How many of some sorted patterns are less than a key. */
+INLINE int64_t less(const uint32_t *sorted, int64_t size, uint32_t key)
+{
+    int64_t found = 0;
+    while (size > 0) {
+        int64_t half = (size + 1) / 2;
+        found += sorted[found + half - 1] < key ? half : 0;
+        size -= half;
+    }
+    return found;
+}
+
+INLINE double value_of(uint32_t pattern)
+{
+    float value;
+    memcpy(&value, &pattern, sizeof value);
+    return value;
+}
+
+/* Runs of equal patterns, written from `at` on; where they end. What lies behind the last pattern may be read. */
+INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch *to, int64_t at)
+{
+    uint32_t *restrict keys = to->keys;
+    int32_t *restrict counts = to->counts;
+    int64_t begin = 0, end = to->end; /* of a run, and of the room */
+    for (int64_t i = 0; i < size; i += AT_ONCE) {
+        const uint32_t *some = sorted + i;
+        int32_t here = size - i < AT_ONCE ? (int32_t)(size - i) : AT_ONCE, equal = 0;
+        int32_t pairs = size - i > AT_ONCE ? AT_ONCE : here - 1;
+        for (int32_t k = 0; k < AT_ONCE; k++) equal |= (some[k] == some[k + 1]) & (k < pairs);
+        if (!equal && at + AT_ONCE <= end) { /* what is too much will be overwritten */
+            memcpy(keys + at, some, AT_ONCE * sizeof *keys);
+            for (int64_t k = 0; k < AT_ONCE; k++) counts[at + k] = 1;
+            counts[at] = (int32_t)(i + 1 - begin);
+            at += here;
+            begin = i + here;
+            continue;
+        }
+        for (int64_t k = i; k < i + here; k++) {
+            int64_t last = (k + 1 == size) | (sorted[k] != sorted[k + 1]);
+            keys[at] = sorted[k];
+            counts[at] = (int32_t)(k + 1 - begin);
+            begin = last ? k + 1 : begin;
+            at += last;
+        }
+    }
+    return at;
+}
+
+/* How many different ones there are. */
+INLINE int64_t distinct(const uint32_t *sorted, int64_t size)
+{
+    int32_t turns = 0;
+    for (int64_t i = 0; i + 1 < size; i++) turns += sorted[i] != sorted[i + 1];
+    return size ? turns + 1 : 0;
+}
+
+/* Cuts patterns to a resolution; whether nothing was lost. `top` is the exponent of the unit's largest magnitude. */
+INLINE int cut(uint32_t *sorted, int64_t size, int32_t top, const struct resolution *kept)
+{
+    int32_t least = PATTERN_BITS - (int32_t)kept->mantissa_bits, most = PATTERN_BITS - (int32_t)kept->least_bits;
+    uint32_t lost = 0;
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t pattern = sorted[i];
+        int32_t octaves = top - (int32_t)((pattern & ~SIGN) >> PATTERN_BITS);
+        int32_t dropped = octaves + least - FINE_OCTAVES + 1;
+        dropped = dropped < least ? least : dropped;
+        dropped = dropped > most ? most : dropped;
+        sorted[i] = pattern >> dropped << dropped;
+        lost |= sorted[i] ^ pattern;
+    }
+    return !lost;
+}
+
+/* The special patterns of one sign are left out of [first, last), which are sorted; `counted` are infinite. */
+INLINE void leave_out(const uint32_t *sorted, int64_t *first, int64_t *last, uint32_t sign, struct sketch *to,
+                      int64_t unit, enum counter infinite)
+{
+    if (*first == *last) return;
+    if (sorted[*first] == sign) {
+        int64_t zeros = less(sorted + *first, *last - *first, sign + 1);
+        to->counters[ZEROS][unit] += zeros;
+        *first += zeros;
+    }
+    if (sorted[*last - 1] >= (sign | INFINITE)) {
+        int64_t finite = *first + less(sorted + *first, *last - *first, sign | INFINITE);
+        int64_t numbers = finite + less(sorted + finite, *last - finite, (sign | INFINITE) + 1);
+        to->counters[infinite][unit] += numbers - finite;
+        to->counters[NANS][unit] += *last - numbers;
+        *last = finite;
+    }
+}
+
+/* The sketch of a unit, its keys from `at` on; where they end. */
+INLINE int64_t unit_sketch(uint32_t *sorted, int64_t size, const struct resolution *kept, struct sketch *to, int64_t unit,
+                           int64_t at)
+{
+    int64_t split = less(sorted, size, SIGN), first = 0, positive = split, negative = split, last = size;
+    leave_out(sorted, &first, &positive, 0, to, unit, POS_INFS);
+    leave_out(sorted, &negative, &last, SIGN, to, unit, NEG_INFS);
+    int64_t above = positive - first, below = last - negative, begin = at;
+    to->minimum[unit] = below ? value_of(sorted[last - 1]) : above ? value_of(sorted[first]) : HUGE_VAL;
+    to->maximum[unit] = above ? value_of(sorted[positive - 1]) : below ? value_of(sorted[negative]) : -HUGE_VAL;
+    to->exact[unit] = 1;
+    if (above + below > kept->few &&
+        distinct(sorted + first, above) + distinct(sorted + negative, below) > kept->few) {
+        uint32_t greatest = above ? sorted[positive - 1] : 0, other = below ? sorted[last - 1] & ~SIGN : 0;
+        int32_t top = (int32_t)((greatest > other ? greatest : other) >> PATTERN_BITS);
+        int above_exact = cut(sorted + first, above, top, kept), below_exact = cut(sorted + negative, below, top, kept);
+        to->exact[unit] = (uint8_t)(above_exact & below_exact);
+    }
+    if (positive == negative) {
+        at = runs(sorted + first, above + below, to, at);
+    } else {
+        at = runs(sorted + first, above, to, at);
+        at = runs(sorted + negative, below, to, at);
+    }
+    to->pieces[unit] = at - begin;
+    return at;
+}
+#endif
