@@ -49,21 +49,33 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     """The candidate of least D(P‖Q) + weight · MSE / (2 · MSE*) of each unit; of least MSE where sub is 1.
 
     MSE* is the least of any candidate. Where it is 0, or a unit has too few values for D to decide, the answer is the
-    MSE optimum.
+    MSE optimum. Where values have weights, what is chosen without these is a candidate too.
     """
     scale, below = np.empty(distribution.units), np.empty(distribution.units, np.int64)
     full = full_choices(scheme, spans)
     narrow = None
     if scheme.kind in NARROWER:
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
+    plain = _unweighted(distribution, scheme, spans, sub, weight)
     for units, how in _blocks(distribution, scheme):
         some, within = distribution.select(units), spans.select(units)
         costs = _costs(some, scheme, within, how)
         found = _candidates(some, costs, full.scale[units], how, sub, weight)
         if narrow is not None:
             found = joined([found, _of_fixed_zero(costs, narrow[units])])
+        if plain is not None:
+            found = joined([found, _of_choices(costs, plain.select(units))])
         scale[units], below[units] = _best(some, costs, found, full.select(units), how, sub, weight)
     return Choices(scale, below)
+
+
+def _unweighted(distribution: Distribution, scheme: Scheme, spans: Spans, sub: int, weight: float) -> Choices | None:
+    """What would be chosen if no value had a weight; None if none has."""
+    plain = distribution.unweighted
+    if plain is None:
+        return None
+    low, high = np.where(spans.bounded, spans.low, plain.min), np.where(spans.bounded, spans.high, plain.max)
+    return least_loss(plain, scheme, Spans(low, high, spans.bounded), sub, weight)
 
 
 def _blocks(distribution: Distribution, scheme: Scheme) -> Iterator[tuple[Integers, int]]:
@@ -112,6 +124,15 @@ def _candidates(
     return joined([*few, explore(costs, thinned, costs.scheme, full, density=density, slack=slack)])
 
 
+def _of_choices(costs: PointCosts | BucketCosts, choices: Choices) -> Candidates:
+    """One candidate of each unit; with the best of the zero points, where there are not many."""
+    scale, below = choices.scale[:, None], choices.below[:, None]
+    if costs.scheme.kind != "affine":
+        return judged(costs, costs.scheme, scale)
+    error = costs.errors(np.where(scale > 0, scale, 1.0), below)
+    return Candidates(scale, below, np.where(valid(costs.scheme, scale, below, costs.spans), error, np.inf))
+
+
 def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
     """Candidates of some scales, one for each unit, with the zero point of the symmetric kinds."""
     scheme, scales = costs.scheme, scale[:, None]
@@ -136,7 +157,7 @@ def _best(
     unknown = ~np.isfinite(error.min(axis=1))  # the values are so far beyond the range that all errors are one
     best = Choices(np.where(unknown, full.scale, best.scale), np.where(unknown, full.below, best.below))
     enough = VALUES_PER_BIN * costs.scheme.size * sub
-    decides = (error.min(axis=1) > nothing) & (distribution.size >= enough) & (sub > 1)
+    decides = (error.min(axis=1) > nothing) & (distribution.number >= enough) & (sub > 1)
     if not decides.any():
         return best
     units = np.flatnonzero(decides)

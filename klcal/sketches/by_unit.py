@@ -18,10 +18,22 @@ from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
 from klcal.sketches.counting import counter, values_of
-from klcal.sketches.patterns import UNITS, Integers, Patterns, Resolution, runs
+from klcal.sketches.importance import Importance
+from klcal.sketches.patterns import (
+    TENSOR,
+    UNITS,
+    Floats,
+    Integers,
+    Patterns,
+    Resolution,
+    Weights,
+    is_special,
+    runs,
+    summed_weights,
+)
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["unit_sketches"]
+__all__ = ["unit_sketches", "weighted_sketch"]
 
 BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache
 WIDE_BLOCK = 1 << 22  # values brought together at a time, where those of a unit lie apart: some 100 MB
@@ -33,7 +45,11 @@ Array = npt.NDArray[Any]
 
 
 def unit_sketches(
-    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution = UNITS
+    chunks: Iterable[Array],
+    dtype: str,
+    layout: Layout,
+    resolution: Resolution = UNITS,
+    importance: Importance | None = None,
 ) -> Iterator[Sketch]:
     """Sketches of consecutive units, in the order of the values; together they have every unit once.
 
@@ -43,10 +59,27 @@ def unit_sketches(
         layout: to which units they belong. Where the values of a unit lie together, each piece is given as soon as it
             is complete, else at the end.
         resolution: of the sketches.
+        importance: of the values, in their order; None where all count alike.
     """
-    together = _complete if layout.run < LONG else _one_by_one
-    counted = together if layout.ordered else _scattered
-    yield from counted(chunks, dtype, layout, resolution)
+    if not layout.ordered:
+        yield from _scattered(chunks, dtype, layout, resolution, importance)
+    elif layout.run < LONG or importance is not None:
+        yield from _complete(chunks, dtype, layout, resolution, importance)
+    else:
+        yield from _one_by_one(chunks, dtype, layout, resolution)
+
+
+def weighted_sketch(
+    chunks: Iterable[Array], dtype: str, importance: Importance, resolution: Resolution = TENSOR
+) -> Sketch:
+    """The sketch of a tensor as one unit, each of whose values has a weight."""
+    found = Sketch.empty(1, resolution)
+    position = 0
+    for block in _blocks(chunks, BLOCK):
+        weights = importance.at(position, block.size)
+        found += _weighted(block, weights, dtype, np.array([0, block.size]), importance.heaviest, resolution)
+        position += block.size
+    return found
 
 
 def _one_by_one(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
@@ -67,14 +100,21 @@ def _blocks(chunks: Iterable[Array], size: int) -> Iterator[Array]:
     return (chunk[start : start + size] for chunk in chunks for start in range(0, chunk.size, size))
 
 
-def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _complete(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance | None
+) -> Iterator[Sketch]:
     """Of units that lie together."""
     position = 0
     begun: Sketch | None = None  # the unit that the last block did not finish
     for block in _blocks(chunks, BLOCK):
         begins, unit = layout.runs(position, block.size)
+        starts = np.append(begins, block.size)
+        if importance is None:
+            found = _counted(block, dtype, starts, resolution)
+        else:
+            weights = importance.at(position, block.size)
+            found = _weighted(block, weights, dtype, starts, importance.heaviest[unit], resolution)
         position += block.size
-        found = _counted(block, dtype, np.append(begins, block.size), resolution)
         if begun is not None:
             found = Sketch.stack([begun + found[:1], found[1:]])
         whole = found.units if layout.ends(int(unit[-1]), position) else found.units - 1
@@ -83,7 +123,9 @@ def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
             yield found[:whole]
 
 
-def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _scattered(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance | None
+) -> Iterator[Sketch]:
     """Of units whose values lie apart: many are brought together before they are counted, a few units at a time."""
     width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
     firsts = range(0, layout.rows, width)
@@ -91,11 +133,18 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
     position = 0
     for block in _wide(chunks, layout.period):
         values, starts = _by_unit(block, position, layout)
+        weights = None if importance is None else _by_unit(importance.at(position, block.size), position, layout)[0]
         position += block.size
         for number, first in enumerate(firsts):
             some = starts[first : first + width + 1]
-            if some[0] < some[-1]:
-                found[number] += _counted(values[some[0] : some[-1]], dtype, some - some[0], resolution)
+            if some[0] == some[-1]:
+                continue
+            mine, its_starts = slice(some[0], some[-1]), some - some[0]
+            if weights is None or importance is None:
+                found[number] += _counted(values[mine], dtype, its_starts, resolution)
+            else:
+                heaviest = importance.heaviest[first : first + width]
+                found[number] += _weighted(values[mine], weights[mine], dtype, its_starts, heaviest, resolution)
     yield from found
 
 
@@ -134,6 +183,11 @@ def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution)
     rounded = _rounded_away(block, values, starts) if dtype == "float64" else {}
     _sort_each(patterns, starts)
     found = counted_patterns(*runs(patterns, starts), resolution)
+    return _less_rounded(found, rounded)
+
+
+def _less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
+    """The sketch, in which what is beyond float32 was counted as infinite."""
     if not rounded:
         return found
     below, above, underflowed = rounded["below"], rounded["above"], rounded["underflowed"]
@@ -144,6 +198,28 @@ def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution)
         overflowed=below + above,
         underflowed=underflowed,
     )
+
+
+def _weighted(
+    block: Array, weights: Weights, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
+) -> Sketch:
+    """``_counted`` of values that have weights, relative to the heaviest of each unit."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = values_of(block, dtype).astype(np.float32, copy=False)
+    rounded = _rounded_away(block, values, starts) if dtype == "float64" else {}
+    patterns = values.view(np.uint32)
+    decides = np.flatnonzero((weights > 0) & ~is_special(patterns))
+    unit = np.repeat(np.arange(starts.size - 1, dtype=np.uint64), np.diff(starts))
+    order = np.argsort((unit << np.uint64(32)) | patterns)
+    patterns = patterns[order]
+    found = counted_patterns(
+        *runs(patterns, starts),
+        resolution,
+        summed_weights(patterns, weights[order], starts),
+        heaviest=heaviest,
+        weighed=np.diff(np.searchsorted(decides, starts)),
+    )
+    return _less_rounded(found, rounded)
 
 
 def _rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers) -> dict[str, Integers]:

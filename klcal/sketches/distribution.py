@@ -6,7 +6,7 @@ negative ones first, by falling magnitude.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,10 +37,12 @@ class Distribution:
     negative: Bools  # (pieces,), as those that follow
     inner: Floats  # magnitudes
     outer: Floats  # equal to inner for points
-    counts: Floats
+    counts: Floats  # how many values; or how much they weigh beside the others of their unit
+    number: Floats  # (units,): how many values these are
     exact: Bools  # (units,): all pieces are points
     min: Floats  # (units,): the least value, or 0 if none is negative
     max: Floats
+    unweighted: Distribution | None = None  # where values have weights: of all of them, each counted once
 
     @staticmethod
     def of(sketch: Sketch) -> Distribution:
@@ -51,10 +53,6 @@ class Distribution:
         """
         keys, counts = _ascending(sketch)
         negative = keys >= SIGN
-        ends = {
-            "min": np.where(sketch.minimum < 0, sketch.minimum, 0.0),
-            "max": np.where(sketch.maximum > 0, sketch.maximum, 0.0),
-        }
         if sketch.exact.all():
             inner = outer = (keys & ~SIGN).view(np.float32).astype(np.float64)
         else:
@@ -65,9 +63,67 @@ class Distribution:
             inner=inner,
             outer=outer,
             counts=counts.astype(np.float64),
+            number=sketch.nonzero.astype(np.float64),
             exact=sketch.exact,
-            **ends,
+            min=np.where(sketch.minimum < 0, sketch.minimum, 0.0),
+            max=np.where(sketch.maximum > 0, sketch.maximum, 0.0),
         )
+
+    @staticmethod
+    def weighted(sketch: Sketch) -> Distribution:
+        """What decides where values have weights: each counts as much as it weighs, those of weight 0 are absent.
+
+        Counts add up to the number of values that weigh something. Where an outermost value then counts less than one,
+        all of its unit are multiplied: the search gives a scale up once clipping that value, counted once, costs too
+        much. A unit in which no value weighs anything is as if it had no weights.
+        """
+        plain = Distribution.of(sketch)
+        if sketch.weights is None:
+            return plain
+        has_weights = sketch.weighed > 0
+        mass = np.empty(plain.counts.size)
+        mass[_by_value(sketch)] = sketch.weights
+        mass = np.where(has_weights[plain.unit], mass, plain.counts)
+        kept = mass > 0
+        found = plain._of_pieces(kept)
+        mass = mass[kept]
+        number = np.where(has_weights, sketch.weighed, plain.number)
+        total = found.sums(mass)
+        share = np.divide(number, total, out=np.zeros(total.size), where=total > 0)
+        found = replace(found, counts=mass * share[found.unit], number=number)
+        return replace(found, counts=found.counts * found._raising()[found.unit], unweighted=plain)
+
+    def _of_pieces(self, kept: Bools) -> Distribution:
+        """Some of the pieces. Where an outermost one is gone, the next one ends the range."""
+        found = replace(
+            self,
+            starts=np.append(0, kept.cumsum())[self.starts],
+            negative=self.negative[kept],
+            inner=self.inner[kept],
+            outer=self.outer[kept],
+            counts=self.counts[kept],
+        )
+        some = found.pieces > 0
+        (first, last), (low, high) = found._outermost(some), self._outermost(some)
+        least = np.where(found.negative[first], -found.outer[first], 0.0)
+        greatest = np.where(found.negative[last], 0.0, found.outer[last])
+        ends = self.min.copy(), self.max.copy()
+        ends[0][some] = np.where(kept[low], self.min[some], least)
+        ends[1][some] = np.where(kept[high], self.max[some], greatest)
+        return replace(found, min=ends[0], max=ends[1])
+
+    def _outermost(self, units: Bools) -> tuple[Integers, Integers]:
+        """The first and the last piece of units that have some."""
+        return self.starts[:-1][units], self.starts[1:][units] - 1
+
+    def _raising(self) -> Floats:
+        """A power of two for each unit, by which an outermost piece, of either sign, counts one at least."""
+        factor = np.ones(self.units)
+        for number, end in enumerate((self.min, self.max)):
+            has_end = (self.pieces > 0) & (end != 0)
+            lightest = np.minimum(self.counts[self._outermost(has_end)[number]], 1.0)
+            factor[has_end] = np.maximum(factor[has_end], np.exp2(1 - np.frexp(lightest)[1]))
+        return factor
 
     @property
     def units(self) -> int:
@@ -120,9 +176,11 @@ class Distribution:
             inner=self.inner[some],
             outer=self.outer[some],
             counts=self.counts[some],
+            number=self.number[units],
             exact=self.exact[units],
             min=self.min[units],
             max=self.max[units],
+            unweighted=None if self.unweighted is None else self.unweighted.select(units),
         )
 
     def prefix_sums(self, unit: int) -> PrefixSums:
@@ -158,6 +216,7 @@ class Distribution:
             inner=self.inner[middle],
             outer=self.outer[middle],
             counts=np.add.reduceat(self.counts, begins),
+            number=self.number,
             exact=self.exact,
             min=self.min,
             max=self.max,
@@ -194,16 +253,22 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
 
 
 def _ascending(sketch: Sketch) -> tuple[Patterns, npt.NDArray[Any]]:
-    """Keys and counts by ascending value: a sketch has the positive ones first, and each side by magnitude."""
+    """Keys and counts by ascending value."""
+    target = _by_value(sketch)
+    keys, counts = np.empty_like(sketch.keys), np.empty_like(sketch.counts)
+    keys[target], counts[target] = sketch.keys, sketch.counts
+    return keys, counts
+
+
+def _by_value(sketch: Sketch) -> Integers:
+    """The place of each piece by ascending value: a sketch has the positive ones first, and each side by magnitude."""
     negative = sketch.keys >= SIGN
     negatives = np.diff(np.append(0, negative.cumsum())[sketch.starts])
     place = np.arange(sketch.keys.size)
     last = sketch.starts[1:] + sketch.starts[:-1] - 1  # a negative one's place from the end is its place by value
     backward, forward = (np.repeat(each, sketch.pieces) for each in (last, negatives))
-    target = np.where(negative, backward - place, place + forward)
-    keys, counts = np.empty_like(sketch.keys), np.empty_like(sketch.counts)
-    keys[target], counts[target] = sketch.keys, sketch.counts
-    return keys, counts
+    target: Integers = np.where(negative, backward - place, place + forward)
+    return target
 
 
 def _intervals(sketch: Sketch, keys: Patterns, negative: Bools) -> tuple[Floats, Floats]:
