@@ -56,7 +56,9 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     narrow = None
     if scheme.kind in NARROWER:
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
-    plain = _unweighted(distribution, scheme, spans, sub, weight)
+    plain = None
+    if distribution.unweighted is not None:
+        plain = least_loss(distribution.unweighted, scheme, spans, sub, weight)
     for units, how in _blocks(distribution, scheme):
         some, within = distribution.select(units), spans.select(units)
         costs = _costs(some, scheme, within, how)
@@ -67,15 +69,6 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
             found = joined([found, _of_choices(costs, plain.select(units))])
         scale[units], below[units] = _best(some, costs, found, full.select(units), how, sub, weight)
     return Choices(scale, below)
-
-
-def _unweighted(distribution: Distribution, scheme: Scheme, spans: Spans, sub: int, weight: float) -> Choices | None:
-    """What would be chosen if no value had a weight; None if none has."""
-    plain = distribution.unweighted
-    if plain is None:
-        return None
-    low, high = np.where(spans.bounded, spans.low, plain.min), np.where(spans.bounded, spans.high, plain.max)
-    return least_loss(plain, scheme, Spans(low, high, spans.bounded), sub, weight)
 
 
 def _blocks(distribution: Distribution, scheme: Scheme) -> Iterator[tuple[Integers, int]]:

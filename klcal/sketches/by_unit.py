@@ -26,8 +26,6 @@ from klcal.sketches.patterns import (
     Integers,
     Patterns,
     Resolution,
-    Weights,
-    is_special,
     runs,
     summed_weights,
 )
@@ -201,24 +199,18 @@ def _less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
 
 
 def _weighted(
-    block: Array, weights: Weights, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
+    block: Array, weights: Integers, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
 ) -> Sketch:
-    """``_counted`` of values that have weights, relative to the heaviest of each unit."""
+    """``_counted`` of values that have a weight each, relative to the heaviest of their unit."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32, copy=False)
     rounded = _rounded_away(block, values, starts) if dtype == "float64" else {}
     patterns = values.view(np.uint32)
-    decides = np.flatnonzero((weights > 0) & ~is_special(patterns))
     unit = np.repeat(np.arange(starts.size - 1, dtype=np.uint64), np.diff(starts))
     order = np.argsort((unit << np.uint64(32)) | patterns)
-    patterns = patterns[order]
-    found = counted_patterns(
-        *runs(patterns, starts),
-        resolution,
-        summed_weights(patterns, weights[order], starts),
-        heaviest=heaviest,
-        weighed=np.diff(np.searchsorted(decides, starts)),
-    )
+    patterns, weights = patterns[order], weights[order]
+    together = summed_weights(patterns, np.stack([weights, weights > 0]), starts)
+    found = counted_patterns(*runs(patterns, starts), resolution, together, heaviest=heaviest)
     return _less_rounded(found, rounded)
 
 

@@ -51,7 +51,7 @@ def counted_patterns(
         seen: dict[str, Any] = {name: _sums(unit[mask], counts[at[mask]], found.units) for name, mask in masks}
         found = replace(found, **seen)
         patterns, counts = patterns[~special], counts[~special]
-        weights = None if weights is None else weights[~special]
+        weights = None if weights is None else weights[:, ~special]
         starts = starts - np.searchsorted(at, starts)
     minimum, maximum = extremes(patterns, starts)
     found = replace(found, keys=patterns, counts=narrow(counts), weights=weights, starts=starts)

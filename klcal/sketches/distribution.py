@@ -42,7 +42,7 @@ class Distribution:
     exact: Bools  # (units,): all pieces are points
     min: Floats  # (units,): the least value, or 0 if none is negative
     max: Floats
-    unweighted: Distribution | None = None  # where values have weights: of all of them, each counted once
+    unweighted: Distribution | None = None  # where values have weights: those above 0, each counted once
 
     @staticmethod
     def of(sketch: Sketch) -> Distribution:
@@ -80,18 +80,16 @@ class Distribution:
         plain = Distribution.of(sketch)
         if sketch.weights is None:
             return plain
-        has_weights = sketch.weighed > 0
-        mass = np.empty(plain.counts.size)
-        mass[_by_value(sketch)] = sketch.weights
-        mass = np.where(has_weights[plain.unit], mass, plain.counts)
-        kept = mass > 0
-        found = plain._of_pieces(kept)
-        mass = mass[kept]
-        number = np.where(has_weights, sketch.weighed, plain.number)
-        total = found.sums(mass)
-        share = np.divide(number, total, out=np.zeros(total.size), where=total > 0)
-        found = replace(found, counts=mass * share[found.unit], number=number)
-        return replace(found, counts=found.counts * found._raising()[found.unit], unweighted=plain)
+        weights = np.empty(sketch.weights.shape)
+        weights[:, _by_value(sketch)] = sketch.weights
+        mass, numbers = np.where((sketch.weighed > 0)[plain.unit], weights, plain.counts)
+        once = replace(plain, counts=numbers)._of_pieces(mass > 0)
+        once = replace(once, number=once.size)
+        mass = mass[mass > 0]
+        total = once.sums(mass)
+        share = np.divide(once.number, total, out=np.zeros(total.size), where=total > 0)
+        found = replace(once, counts=mass * share[once.unit], unweighted=once)
+        return replace(found, counts=found.counts * found._raising()[found.unit])
 
     def _of_pieces(self, kept: Bools) -> Distribution:
         """Some of the pieces. Where an outermost one is gone, the next one ends the range."""

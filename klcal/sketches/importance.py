@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.layout import Layout
-from klcal.sketches.patterns import Floats, Weights
+from klcal.sketches.patterns import Floats, Integers
 
 __all__ = ["HEAVIEST", "Importance", "checked_importance"]
 
@@ -25,7 +25,7 @@ HEAVIEST = 2.0**40  # the largest weight: ratios are kept to 12 digits, and 2Â²Â
 class Importance:
     """The weights of a tensor's values, which come in some order."""
 
-    weights: npt.NDArray[np.int64]  # of the tensor's axes in the order of the values; those of columns are repeated
+    weights: Integers  # of the tensor's axes in the order of the values; those of columns are repeated
     heaviest: Floats  # (units,), in the order of the values: the largest importance of each
 
     @staticmethod
@@ -42,7 +42,7 @@ class Importance:
         aligned = importance if importance.shape == shape else importance.reshape((1,) * (len(shape) - 1) + (-1,))
         heaviest = _largest(aligned, tiles)
         each = _repeated(heaviest, tiles, aligned.shape)
-        weights = aligned / np.where(each > 0, each, 1.0)
+        weights = np.asarray(aligned / np.where(each > 0, each, 1.0))
         weights *= HEAVIEST  # in place: an importance may be as large as the tensor
         np.maximum(np.rint(weights, out=weights), aligned > 0, out=weights)
         listed = order or tuple(range(len(shape)))
@@ -51,7 +51,7 @@ class Importance:
         in_order = of_units.ravel() if place is None else place.in_value_order(of_units)
         return Importance(np.broadcast_to(weights.astype(np.int64), shape).transpose(full), in_order)
 
-    def at(self, start: int, count: int) -> Weights:
+    def at(self, start: int, count: int) -> Integers:
         """The weights of so many values from a position on."""
         return self.weights.flat[start : start + count]
 

@@ -50,7 +50,7 @@ Numbers = npt.NDArray[np.signedinteger[Any]]  # int32 where they fit, else int64
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Patterns = npt.NDArray[np.uint32]
-Weights = npt.NDArray[np.int64]  # of values, or summed over those of a piece
+Weights = npt.NDArray[np.int64]  # (2, pieces): what the values of each weigh together, and how many weigh something
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def summed_weights(keys: Patterns, weights: Weights, starts: Integers) -> Weight
         InputError: those of one key come to more than an int64 holds.
     """
     begins = run_begins(keys, starts)
-    if weights.sum(dtype=np.float64) >= MOST_WEIGHT:  # of all keys together, which is known faster
-        _check_weight(float(np.add.reduceat(weights, begins, dtype=np.float64).max()))
-    return weights if begins.size == keys.size else np.add.reduceat(weights, begins)
+    if weights[0].sum(dtype=np.float64) >= MOST_WEIGHT:  # of all keys together, which is known faster
+        _check_weight(float(np.add.reduceat(weights[0], begins, dtype=np.float64).max()))
+    return weights if begins.size == keys.size else np.add.reduceat(weights, begins, axis=1)
 
 
 def multiplied(weights: Weights, times: int) -> Weights:
@@ -151,7 +151,7 @@ def multiplied(weights: Weights, times: int) -> Weights:
     Raises:
         InputError: as ``summed_weights``.
     """
-    _check_weight(float(weights.max(initial=0)) * times)
+    _check_weight(float(weights[0].max(initial=0)) * times)
     return weights * times
 
 

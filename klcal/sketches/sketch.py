@@ -42,7 +42,7 @@ SAME_IMPORTANCE = "sketch both with the same importance"
 
 ADDED_AT_ONCE = 1 << 18  # pieces: what adding needs beside its result is some 20 MB
 
-COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed", "weighed")
+COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
 PER_UNIT = (*COUNTERS, "heaviest", "minimum", "maximum", "exact")
 
 
@@ -62,7 +62,7 @@ class Sketch:
     few; beyond, some 80 kB for a million values of a bell-shaped law. Adding needs the result and a little beside it.
 
     Values that have an importance have weights: integers, relative to the largest of their unit, and so these add up
-    exactly as well (``klcal.sketches.importance``). They double what a piece takes. The laws hold for them too, where
+    exactly as well (``klcal.sketches.importance``). A piece takes 16 bytes more. The laws hold for them too, where
     the largest weight of a unit is the same in both sketches; else, or where only one of them has weights, they do not
     add.
 
@@ -74,7 +74,7 @@ class Sketch:
 
     keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
     counts: Numbers  # (pieces,): int32 where every count fits, else int64
-    weights: Weights | None = None  # (pieces,): of the values of each piece together; None without importance
+    weights: Weights | None = None  # (2, pieces): what values weigh together, how many weigh more than 0
     starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
     zeros: Integers  # (units,), as all below
     nan: Integers
@@ -82,7 +82,6 @@ class Sketch:
     pos_inf: Integers
     overflowed: Integers  # finite float64 values beyond float32: in no bucket, and not infinite
     underflowed: Integers  # float64 values that round to 0 as float32; they are counted in zeros too
-    weighed: Integers  # values in pieces whose weight is above 0; 0 without importance
     heaviest: Floats  # the largest importance of the unit, which a weight of 2⁴⁰ stands for; 0 without
     minimum: Floats  # of the finite values that are not zero; inf where there are none
     maximum: Floats  # the same; -inf
@@ -153,6 +152,13 @@ class Sketch:
         return np.diff(total[self.starts])
 
     @property
+    def weighed(self) -> Integers:
+        """How many of these weigh something; 0 without importance."""
+        if self.weights is None:
+            return np.zeros(self.units, np.int64)
+        return np.diff(np.append(0, np.cumsum(self.weights[1]))[self.starts])
+
+    @property
     def finite(self) -> Integers:
         """How many values of each unit are finite as float32, zeros included."""
         return self.nonzero + self.zeros
@@ -213,7 +219,7 @@ class Sketch:
         return Sketch(
             keys=self.keys[pieces],
             counts=self.counts[pieces],
-            weights=None if self.weights is None else self.weights[pieces],
+            weights=None if self.weights is None else self.weights[:, pieces],
             starts=starts - starts[0],
             **per_unit,
             resolution=self.resolution,
@@ -231,7 +237,7 @@ class Sketch:
         return Sketch(
             keys=self.keys[pieces],
             counts=self.counts[pieces],
-            weights=None if self.weights is None else self.weights[pieces],
+            weights=None if self.weights is None else self.weights[:, pieces],
             starts=starts,
             **per_unit,
             resolution=self.resolution,
@@ -322,7 +328,7 @@ def _sum(one: Sketch, other: Sketch) -> Sketch:
         places = keys if one.units == 1 else (np.concatenate([one.unit, other.unit]) << 32) + keys
         order = np.argsort(places, kind="stable")  # which merges two ascending runs
         keys, counts = keys[order], counts[order]
-        weights = None if weights is None else weights[order]
+        weights = None if weights is None else weights[:, order]
     starts = one.starts + other.starts
     weights = None if weights is None else summed_weights(keys, weights, starts)
     keys, counts, starts = summed(keys, counts, starts)
@@ -346,7 +352,7 @@ def _side_by_side(parts: Sequence[Weights | None]) -> Weights | None:
     """The weights of some sketches behind one another; those without any have no pieces, or all are without."""
     if all(each is None for each in parts):
         return None
-    return np.concatenate([np.empty(0, np.int64) if each is None else each for each in parts])
+    return np.concatenate([np.empty((2, 0), np.int64) if each is None else each for each in parts], axis=1)
 
 
 def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:

@@ -127,9 +127,7 @@ def sketch(
         if wanted != PerTensor():
             raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")
         if importance is not None:
-            raise UsageError(
-                "a sketch has no columns that have an importance", "hand it to klcal.sketch, with the values"
-            )
+            raise UsageError("a sketch has no columns to weigh", "hand the importance to klcal.sketch, with the values")
         return values
     if isinstance(values, str):
         raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")

@@ -55,7 +55,6 @@ def _unit(values: list[float], resolution: Resolution) -> dict:
         "pos_inf": values.count(math.inf),
         "overflowed": sum(map(math.isinf, rounded)),
         "underflowed": rounded.count(0) - values.count(0),
-        "weighed": 0,
         "heaviest": 0.0,
         "minimum": min(kept, default=math.inf),
         "maximum": max(kept, default=-math.inf),
