@@ -16,7 +16,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.layout import Layout
 from klcal.sketches.patterns import Floats, Integers
 
-__all__ = ["HEAVIEST", "Importance", "checked_importance"]
+__all__ = ["HEAVIEST", "Importance", "check_shape", "checked_importance"]
 
 HEAVIEST = 2.0**40  # the largest weight: ratios are kept to 12 digits, and 2²² equal values add up
 
@@ -56,16 +56,21 @@ class Importance:
         return self.weights.flat[start : start + count]
 
 
+def check_shape(importance: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises UsageError unless an importance of this shape has a weight for each column of a tensor, or each value."""
+    if importance not in (shape, shape[-1:]):
+        columns = f"{list(shape[-1:])}, a weight for each column, or " if len(shape) > 1 else ""
+        what = f"the importance has the shape {list(importance)}, the tensor {list(shape)}"
+        raise UsageError(what, f"it needs {columns}{list(shape)}, one for each value")
+
+
 def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> Floats:
     """The importance of a tensor as float64: a weight for each index of its last axis, or for each of its values.
 
     Raises:
         UsageError: it has another shape, or weights that are negative or not finite.
     """
-    if importance.shape not in (shape, shape[-1:]):
-        columns = f"{list(shape[-1:])}, a weight for each column, or " if len(shape) > 1 else ""
-        what = f"the importance has the shape {list(importance.shape)}, the tensor {list(shape)}"
-        raise UsageError(what, f"it needs {columns}{list(shape)}, one for each value")
+    check_shape(importance.shape, shape)
     weights = importance.astype(np.float64)
     for wrong, what in ((~np.isfinite(weights), "not finite"), (weights < 0, "negative")):
         if wrong.any():

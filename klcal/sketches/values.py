@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,7 @@ from klcal.quantizers.layout import Layout, layout
 from klcal.sketches.by_unit import unit_sketches, weighted_sketch
 from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
-from klcal.sketches.importance import Importance, checked_importance
+from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -175,15 +176,19 @@ def weights_of(
         UsageError: it does not fit the shape, or is no importance.
         InputError: it is in a file, which is damaged.
     """
-    array = _stored_importance(importance) if isinstance(importance, Stored) else _held_importance(importance)
+    array = _stored_importance(importance, shape) if isinstance(importance, Stored) else _held_importance(importance)
     return Importance.of(checked_importance(array, shape), shape, order, place)
 
 
-def _stored_importance(stored: Stored) -> npt.NDArray[Any]:
+def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if stored.status != "ok" or stored.order is None:
         reason = stored.reason or UNORDERED.what
         raise InputError(f"the importance cannot be used: {reason}", "save it as a contiguous float32 array")
-    chunks = [values_of(chunk, stored.dtype).copy() for chunk in stored_chunks(stored.parts)]
+    check_shape(stored.shape, shape)  # before any of it is read
+    try:
+        chunks = [values_of(chunk, stored.dtype).copy() for chunk in stored_chunks(stored.parts)]
+    except InputError as error:
+        raise InputError(f"the importance cannot be used: {error.what}", error.hint) from None
     flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     listed = stored.order or tuple(range(len(stored.shape)))
     full = (*listed, *(axis for axis in range(len(stored.shape)) if axis not in listed))
@@ -192,10 +197,11 @@ def _stored_importance(stored: Stored) -> npt.NDArray[Any]:
 
 
 def _held_importance(importance: Held) -> npt.NDArray[Any]:
-    if not is_tensor(importance):
-        array = np.asarray(importance)
-        if array.dtype.kind in "iu":
-            return array
+    if is_tensor(importance) and not importance.is_floating_point():
+        importance = importance.detach().cpu().numpy()
+    with suppress(ValueError):  # which is explained below
+        if not is_tensor(importance) and np.asarray(importance).dtype.kind in "iu":
+            return np.asarray(importance)
     array, dtype = stored_array(importance)
     return values_of(array.reshape(-1), dtype).reshape(array.shape)
 

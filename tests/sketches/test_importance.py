@@ -268,10 +268,13 @@ def test_an_importance_that_does_not_fit_is_an_error_that_says_why(weights, mess
 def test_importance_is_what_numpy_and_torch_hold():
     values = np.float32([[1, 2], [3, 4]])
     expected = klcal.sketch(values, importance=[1.0, 2.0])
-    for same in ([1, 2], np.array([1, 2], np.uint8), np.float16([1, 2]), torch.tensor([1, 2], dtype=torch.bfloat16)):
+    half = torch.tensor([1, 2], dtype=torch.bfloat16)
+    for same in ([1, 2], np.array([1, 2], np.uint8), np.float16([1, 2]), np.array([1, 2], ">f4"), half, half.long()):
         assert klcal.sketch(values, importance=same) == expected
     with pytest.raises(UsageError, match="complex128 values are not calibrated"):
         klcal.sketch(values, importance=[1j, 2])
+    with pytest.raises(UsageError, match="their lengths differ"):
+        klcal.sketch(values, importance=[[1, 2], [1]])
     with pytest.raises(UsageError, match="a sketch has no columns to weigh"):
         klcal.sketch(expected, importance=[1.0, 2.0])
 
