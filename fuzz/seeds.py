@@ -15,6 +15,7 @@ from klcal.tables.table import Table
 from klcal.writers import WRITERS
 from tests.support import tables
 from tests.support.files import zipped
+from tests.support.imatrix import imatrix
 from tests.support.pickles import (
     FLOAT,
     GOOD,
@@ -98,6 +99,7 @@ def _table() -> list[bytes]:
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "npy": _npy,
+    "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
     "zip": _zip,
     "pickle": _pickle,
     "legacy_pt": _legacy_pt,
@@ -119,6 +121,7 @@ WORDS: dict[str, list[bytes]] = {
         b"'|O'",
         b"[('a', '<i2', (2,))]",
     ],
+    "imatrix": [bytes(4), b"\1\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"],
     "zip": [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\1\0\x1c\0", b"\xff\xff\xff\xff", b"\x08\0"],
     "pickle": [
         *(

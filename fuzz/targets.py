@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import index_file, npy_file, safetensors_file
+from klcal.readers import imatrix_file, index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -52,6 +52,12 @@ def safetensors(data: bytes) -> None:
 
 def npy(data: bytes) -> None:
     npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
+
+
+def imatrix(data: bytes) -> None:
+    """An importance matrix, and its values."""
+    for found in imatrix_file.describe(in_memory(data)):
+        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == found.shape[0]
 
 
 def zip_directory(data: bytes) -> None:
@@ -101,6 +107,7 @@ def table(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
+    "imatrix": imatrix,
     "zip": zip_directory,
     "pickle": pickle,
     "legacy_pt": legacy_pt,

@@ -24,14 +24,16 @@ from klcal.search.settings import Nonfinite, Settings
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Distribution
+from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Stored, sketch
+from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.values import Values
+    from klcal.sketches.values import Values, Weighing
 
 __all__ = [
     "calibrate",
@@ -62,6 +64,7 @@ def calibrate(
     per: str | Per = TENSOR,
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
+    importance: Weighing | None = None,
 ) -> Row:
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 
@@ -79,13 +82,17 @@ def calibrate(
         bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
             much on both sides of zero: there the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
+        importance: how much the error of each value counts in the choice: see ``klcal.sketch``. Where a weight meets
+            inputs, the mean square of those is the importance of its column. Only ratios within a unit matter. The
+            figures of the row are unweighted. A unit whose nonzero values all have the importance 0 is chosen as if
+            there were none, and the row's note says so. For methods with a cost: kl, kl-classic and mse.
 
     Returns:
         A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
         one each.
 
     Raises:
-        UsageError: an argument is not understood.
+        UsageError: an argument is not understood; the importance does not fit the values, or the method.
         InputError: a tensor in a file is damaged.
 
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))
@@ -106,13 +113,15 @@ def calibrate(
     if not isinstance(unit, PerTensor | PerChannel | PerGroup | PerBlock):
         raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
+    if importance is not None or (isinstance(values, Sketch) and values.weights is not None):
+        methods.check_importance(chosen)
     if not isinstance(values, Stored):
-        row = _of_units(sketch(values, per=unit), unit, settings)
+        row = _of_units(sketch(values, per=unit, importance=importance), unit, settings)
         return row if isinstance(values, Sketch) or row.units is None else replace(row, shape=tuple(np.shape(values)))
     if values.status != "ok":
         row = Row(status=cast(Status, values.status), reason=values.reason)
     else:
-        row = _of_units(sketch(values, per=unit), unit, settings)
+        row = _of_units(sketch(values, per=unit, importance=importance), unit, settings)
     return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
@@ -135,7 +144,7 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     if found.grid is None and found.units != 1:
         raise UsageError(f"a sketch of {found.units} units without a grid", "calibrate them one by one: sketch[i:i+1]")
     settings = _relative(settings, [found]) if found.grid else replace(settings, scheme=settings.scheme.of_one_unit)
-    return _row(outcomes_of(found, settings), settings, found.grid)
+    return _row(outcomes_of(found, settings), settings, found.grid, found.weights is not None)
 
 
 def calibrate_tensors(sketches: Sequence[Sketch], settings: Settings) -> list[Row]:
@@ -143,10 +152,17 @@ def calibrate_tensors(sketches: Sequence[Sketch], settings: Settings) -> list[Ro
     settings = replace(settings, scheme=settings.scheme.of_one_unit)
     outcomes = outcomes_of(Sketch.stack(sketches), settings)
     alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(len(sketches)))
-    return [_row(each, settings, None) for each in alone]
+    weighs = [each.weights is not None for each in sketches]
+    return [_row(each, settings, None, weighed) for each, weighed in zip(alone, weighs, strict=True)]
 
 
-def calibrate_units(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layout, settings: Settings) -> Row:
+def calibrate_units(
+    chunks: Iterable[npt.NDArray[Any]],
+    dtype: str,
+    layout: Layout,
+    settings: Settings,
+    importance: Importance | None = None,
+) -> Row:
     """The row of a tensor whose channels, groups or blocks have a scale each; a few of them are held at a time.
 
     Args:
@@ -154,13 +170,16 @@ def calibrate_units(chunks: Iterable[npt.NDArray[Any]], dtype: str, layout: Layo
         dtype: of the values.
         layout: which of them belong together.
         settings: how each unit is calibrated.
+        importance: of the values, in their order.
     """
     sketches: Iterable[Sketch] = unit_sketches(chunks, dtype, layout)
+    if importance is not None:
+        sketches = weighted_unit_sketches(chunks, dtype, layout, importance)
     if settings.scheme.is_relative:
         sketches = list(sketches)
         settings = _relative(settings, sketches)
     outcomes = joined(outcomes_of(each, settings) for each in sketches)
-    return _row(outcomes.each(layout.in_own_order), settings, layout.grid)
+    return _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
 
 
 def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
@@ -168,18 +187,24 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
     scheme = settings.scheme
     if not scheme.is_relative:
         return settings
-    low = min(min(float(each.minimum.min()) for each in sketches), 0.0)
-    high = max(max(float(each.maximum.max()) for each in sketches), 0.0)
+    decides = [each if each.weights is None else Distribution.weighted(each) for each in sketches]
+    low = min(min(float(each.min.min()) for each in decides), 0.0)
+    high = max(max(float(each.max.max()) for each in decides), 0.0)
     span = Spans(np.array([low]), np.array([high]), np.zeros(1, bool))
     full = float(full_choices(scheme.of_one_unit, span).scale[0]) if low < high else 0.0
     return replace(settings, scheme=replace(scheme, global_scale=global_scale_of(full) or 1.0))
 
 
-def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None) -> Row:
-    few = (outcomes.status == OK) & (outcomes.nonzero < _least_values(settings))
+def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
+    ok = outcomes.status == OK
+    few = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < _least_values(settings))
     by_mse = isinstance(settings.method, KL) and _sub_bins(settings) > 1 and few.any()
     note = f"chosen by mse: fewer than {_least_values(settings):,} nonzero values" if by_mse else None
-    return row_of(outcomes, settings.scheme, str(settings.method), grid, note=note)
+    idle = np.count_nonzero(ok & (outcomes.weighed == 0)) if weighed else 0
+    where = "" if grid is None else f" in {idle} of {ok.size} units"
+    also = f"chosen without importance, which is 0 for all nonzero values{where}" if idle else None
+    notes = "; ".join(each for each in (note, also) if each) or None
+    return row_of(outcomes, settings.scheme, str(settings.method), grid, importance=weighed, note=notes)
 
 
 def _sub_bins(settings: Settings) -> int:
@@ -223,12 +248,13 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
     good = np.flatnonzero(status == OK)
     columns = np.full((len(CHOSEN), found.units), np.nan)
     if good.size:
-        status[good], columns[:, good] = _chosen(Distribution.of(found.take(good)), settings)
+        status[good], columns[:, good] = _chosen(found.take(good), settings)
     chosen: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
     return Outcomes(
         status=status,
         **chosen,
         nonzero=nonzero,
+        weighed=found.weighed,
         finite=finite,
         minimum=found.min,
         maximum=found.max,
@@ -241,16 +267,21 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
     )
 
 
-def _chosen(distribution: Distribution, settings: Settings) -> tuple[Integers, Floats]:
-    """The status of each unit that has values, and the columns of its outcome, ``chosen`` to ``rounded_to_zero``."""
-    scheme, spans = settings.scheme, Spans.of(distribution, settings.bounds)
-    scale, below = settings.method(distribution, scheme, spans)
-    wanted, fits = _wanted(distribution, settings, spans, scale)
+def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:
+    """The status of each unit that has values, and the columns of its outcome, ``chosen`` to ``rounded_to_zero``.
+
+    Importance decides what is chosen; what it costs is told of all values alike.
+    """
+    distribution = Distribution.of(found)
+    decides = distribution if found.weights is None else Distribution.weighted(found)
+    scheme, spans = settings.scheme, Spans.of(decides, settings.bounds)
+    scale, below = settings.method(decides, scheme, spans)
+    wanted, fits = _wanted(decides, settings, spans, scale)
     rounded = rounded_scales(scale, below, scheme)
     status = np.where(fits > 0, OVERFLOW, np.where((fits < 0) | (rounded == 0), UNDERFLOW, OK))
     known = np.where(rounded > 0, rounded, 1.0)
-    found = figures(distribution, scheme, _sub_bins(settings), known, below)
-    return status, np.stack([wanted, deployed_scales(scale, below, scheme), below, *found])
+    costs = figures(distribution, scheme, _sub_bins(settings), known, below)
+    return status, np.stack([wanted, deployed_scales(scale, below, scheme), below, *costs])
 
 
 def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:

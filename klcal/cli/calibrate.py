@@ -23,6 +23,8 @@ Examples:
     klcal calibrate model/ --dtype int8 --per '*.weight=channel'
   Groups of 128 for a language model in 4 bits:
     klcal calibrate model/ --dtype int4 --include '*proj.weight' --per group:128
+  The same, where columns count by the mean square of their inputs:
+    klcal calibrate model/ --dtype int4 --per group:128 --importance energy.npz
   From stdin to another program:
     klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
 
@@ -50,6 +52,7 @@ def calibrate(
     scheme: options.SchemeOption = "auto",
     scale_format: options.ScaleFormatOption = "float32",
     per: options.PerOption = None,
+    importance: options.ImportanceOption = None,
     bins: options.BinsOption = None,
     range_: options.RangeOption = None,
     format_: options.FormatOption = "auto",
@@ -84,8 +87,8 @@ def calibrate(
 
     from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
 
-    request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules)
-    with destination(output, paths) as deliver:
+    request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules, importance)
+    with destination(output, [*paths, *([] if importance is None else [importance])]) as deliver:
         with progress() as shown:
             table = calibrate_files(
                 paths,

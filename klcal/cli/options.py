@@ -129,6 +129,18 @@ PerOption = Annotated[
         "first that matches holds.",
     ),
 ]
+ImportanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--importance",
+        metavar="FILE",
+        rich_help_panel=METHOD,
+        help="How much the error of each value counts in the choice, by tensor name: a weight for each column (an "
+        "index of the last axis), best the mean square of its inputs, or for each value. .safetensors, .npz, a .npy "
+        "for a single tensor, or a .dat of llama-imatrix, for tensors with GGUF's names. Only ratios count. For "
+        "methods with a cost: kl, kl-classic, mse. The figures stay unweighted.",
+    ),
+]
 BinsOption = Annotated[
     int | None,
     typer.Option(

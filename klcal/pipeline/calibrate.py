@@ -19,15 +19,18 @@ from typing import NamedTuple, Protocol, TypeVar
 from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import at_most_threads
+from klcal.pipeline.importance import Weighed, read_importance
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rules import Rules, per_of
-from klcal.readers import Part, find
+from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
+from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import REPEATED, sketch_parts, stored_chunks
+from klcal.sketches.values import REPEATED, UNORDERED, sketch_parts, stored_chunks
+from klcal.sketches.weighted import weighted_sketch
 from klcal.tables.rows import Row
 from klcal.tables.status import nonfinite_counts
 from klcal.tables.table import Config, Table
@@ -64,6 +67,7 @@ class Request(Settings):
 
     device: str = "cpu"
     rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
+    importance: str | None = None  # a file of weights, by the names of tensors
 
 
 class _Tensor(NamedTuple):
@@ -73,6 +77,7 @@ class _Tensor(NamedTuple):
     dtype: str
     parts: tuple[Part, ...]
     layout: Layout | None = None  # of channels, groups or blocks, if there are any
+    weighed: Weighed | None = None  # as a whole, if it has an importance
 
     @property
     def nbytes(self) -> int:
@@ -116,15 +121,24 @@ def calibrate_files(
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
 
     Raises:
-        UsageError: a tensor has not the axis whose channels or groups are asked for; nothing was counted.
+        UsageError: a tensor has not the axis whose channels or groups are asked for; the importance cannot be used;
+            nothing was counted.
     """
+    importance = None
+    if request.importance is not None:
+        check_importance(request.method)
+        importance = read_importance(request.importance)
     found = find(paths)
     errors = list(found.errors)
     described = list(described_tensors(found.sources, errors))
     tensors = selected(described, include, exclude)
-    rows = list(_rows(tensors, request, jobs, progress))
+    counted = [each for each in tensors if each.description.status == "ok"]
+    alone = len(counted) == 1
+    weights = [importance.of(each, alone=alone) if importance else None for each in counted]
+    rows = list(_rows(tensors, weights, request, jobs, progress))
     globs = unmatched(described, include, [glob for glob, _ in request.rules if glob != "*"])
-    warnings = sorted({*found.warnings, *globs, *_left_out(rows)})
+    unweighed = importance.warnings(described, counted) if importance else ()
+    warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
     scheme = request.scheme
     per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
     config = Config(str(request.method), scheme.dtype, scheme.kind, per, scheme.scale_format)
@@ -139,17 +153,28 @@ def _left_out(rows: Iterable[Row]) -> Iterator[str]:
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
 
-def _rows(tensors: Sequence[Selected], request: Request, jobs: int, progress: Progress | None) -> Iterator[Row]:
+def _rows(
+    tensors: Sequence[Selected],
+    weights: Sequence[Description | None],
+    request: Request,
+    jobs: int,
+    progress: Progress | None,
+) -> Iterator[Row]:
+    """The rows of all tensors, of which those that can be counted may have an importance."""
     yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
-    counted, layouts = [], []
-    for each in (each for each in tensors if each.description.status == "ok"):
-        per = per_of(names_of(each.description), request.rules)
-        if each.description.order is None and per != PerTensor():
-            yield replace(_uncounted(each), status="unsupported", reason=str(REPEATED))
-        else:
-            counted.append(each)
-            layouts.append(_layout(each, per))
-    tasks = list(_tasks(counted, layouts))
+    counted: list[Selected] = []
+    prepared: list[_Tensor] = []
+    countable = (each for each in tensors if each.description.status == "ok")
+    for each, importance in zip(countable, weights, strict=True):
+        description = each.description
+        per = per_of(names_of(description), request.rules)
+        if description.order is None and (per != PerTensor() or importance):
+            yield replace(_uncounted(each), status="unsupported", reason=str(UNORDERED if importance else REPEATED))
+            continue
+        weighed = Weighed(description, importance) if importance else None
+        prepared.append(_Tensor(len(counted), description.dtype, description.parts, _layout(each, per), weighed))
+        counted.append(each)
+    tasks = list(_tasks(prepared))
     seconds = sum(map(_estimate, tasks))
     with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
@@ -171,16 +196,15 @@ def _layout(tensor: Selected, per: Per) -> Layout | None:
         raise UsageError(f"{tensor.source}: {description.name}: {error.what}", error.hint) from None
 
 
-def _tasks(tensors: Sequence[Selected], layouts: Sequence[Layout | None]) -> Iterator[_Task]:
+def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
     small: list[_Tensor] = []
-    for number, (each, place) in enumerate(zip(tensors, layouts, strict=True)):
-        description = each.description
-        tensor = _Tensor(number, description.dtype, description.parts, place)
-        if place is not None or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+    for tensor in tensors:
+        alone = tensor.layout is not None or tensor.weighed is not None
+        if alone or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
             yield _Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
-            yield from (_Task((tensor._replace(parts=(part,)),), False) for part in description.parts)
+            yield from (_Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
         else:
             small.append(tensor)
     yield from (_Task(tuple(small[i : i + TOGETHER]), True) for i in range(0, len(small), TOGETHER))
@@ -188,7 +212,8 @@ def _tasks(tensors: Sequence[Selected], layouts: Sequence[Layout | None]) -> Ite
 
 def _estimate(task: _Task) -> float:
     """Seconds of work."""
-    if task.tensors[0].layout is not None:
+    first = task.tensors[0]
+    if first.layout is not None or first.weighed is not None:
         return UNIT_BYTE_SECONDS * task.nbytes
     return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
@@ -237,8 +262,11 @@ def _calibrated(request: Request, sketches: Sequence[Sketch]) -> Iterator[Row | 
 
 
 def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:
+    weights = None if tensor.weighed is None else tensor.weighed.weights(tensor.layout)
     if tensor.layout is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request)
+        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request, weights)
+    if weights is not None:
+        return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
     return sketch_parts(tensor.parts, tensor.dtype, request.device)
 
 

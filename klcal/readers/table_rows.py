@@ -30,6 +30,7 @@ def row_2(row: Json, units: Json | None) -> Row:
     """A row of version 2; its units apart, as lists or arrays."""
     if "unit" in row:
         raise UsageError("it has a line for each unit, as --units writes it; write it without")
+    row = {"importance": None, **row}  # which the first tables of this version lack
     found = {name: check(row[name]) for name, check in FIELDS.items()}
     return _plausible(Row(**found, units=None if units is None else _units(units)))
 
@@ -103,6 +104,12 @@ def _one_of(*known: object) -> Callable[[Any], Any]:
     return check
 
 
+def _flag(value: Any) -> bool:
+    if type(value) not in (bool, type(None)):
+        raise TypeError
+    return value is True
+
+
 def _whole(value: Any) -> int:
     if type(value) is not int:
         raise TypeError
@@ -148,6 +155,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "status": _one_of(*STATUSES),
     "cause": _one_of(None, "data", "bug"),
     "target": _one_of(None, *DTYPES),
+    "importance": _flag,
     **dict.fromkeys(("scale", "global_scale", "low", "high", "min", "max"), _optional(_number)),
     **dict.fromkeys(("kl", "mse", "sqnr_db", "clipped", "rounded_to_zero"), _optional(_number)),
     **dict.fromkeys(("zero_point", "qmin", "qmax"), _optional(_whole)),

@@ -107,7 +107,7 @@ class _Units(ctypes.Structure):
     _fields_ = [
         *_fields(POINTER, "keys counts"),
         ("type_of_counts", INT),
-        *_fields(POINTER, "starts exact minimum maximum"),
+        *_fields(POINTER, "starts exact minimum maximum tops number"),
         *_fields(INT, "fewest_dropped most_dropped fine_octaves"),
     ]
 
@@ -221,12 +221,10 @@ def _scale_format(scheme: Scheme) -> _ScaleFormat:
 def _units(distribution: Distribution) -> tuple[_Units, list[npt.NDArray[Any]]]:
     """The units as C has them, and the arrays that these point to."""
     sketch = distribution.sketch
-    counts = sketch.counts
-    arrays = [
-        np.ascontiguousarray(each)
-        for each in (sketch.keys, counts, sketch.starts, sketch.exact, sketch.minimum, sketch.maximum)
-    ]
-    keys, counts_at, starts, exact, minimum, maximum = map(address, arrays)
+    counts = sketch.counts if distribution.weights is None else distribution.weights
+    per_unit = sketch.starts, sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
+    arrays = [np.ascontiguousarray(each) for each in (sketch.keys, counts, *per_unit)]
+    keys, counts_at, starts, exact, minimum, maximum, tops, number = map(address, arrays)
     bits = sketch.resolution
     return _Units(
         keys=keys,
@@ -236,6 +234,8 @@ def _units(distribution: Distribution) -> tuple[_Units, list[npt.NDArray[Any]]]:
         exact=exact,
         minimum=minimum,
         maximum=maximum,
+        tops=tops,
+        number=number,
         fewest_dropped=PATTERN_BITS - bits.mantissa_bits,
         most_dropped=PATTERN_BITS - bits.least_bits,
         fine_octaves=FINE_OCTAVES,
@@ -256,6 +256,7 @@ def compiled_search(
     density: Density,
     loss: Loss,
     narrow: Floats | None,
+    plain: Choices | None,
     found: Choices,
 ) -> None:
     """Searches some units of a distribution, by their numbers, all alike; writes what is chosen to ``found``.
@@ -269,6 +270,7 @@ def compiled_search(
         density: how closely to look.
         loss: what is minimised.
         narrow: (units,): the scales that a narrower kind has found, or None.
+        plain: what is chosen where all values weigh alike, or None.
         found: (units,), contiguous.
     """
     kernel = library()
@@ -276,8 +278,9 @@ def compiled_search(
         raise AssertionError("there is no compiled kernel")
     words = _Words(scheme, density, loss)
     units, kept = _units(distribution)
-    each = [np.ascontiguousarray(array) for array in (*spans, *full, *(() if narrow is None else (narrow,)))]
-    places = [*map(address, each), *((None,) if narrow is None else ())]
+    given = *spans, *full, narrow, *(plain or (None, None))
+    each = [None if array is None else np.ascontiguousarray(array) for array in given]
+    places = [None if array is None else address(array) for array in each]
     order = np.ascontiguousarray(numbers)
 
     def search(first: int, last: int) -> int:
@@ -311,7 +314,7 @@ def compiled_figures(
 
     def figures(first: int, last: int) -> int:
         some = _Units.from_buffer_copy(units)
-        for name, size in (("starts", 8), ("exact", 1), ("minimum", 8), ("maximum", 8)):
+        for name, size in (("starts", 8), ("exact", 1), ("minimum", 8), ("maximum", 8), ("tops", 8), ("number", 8)):
             setattr(some, name, getattr(units, name) + first * size)
         done: int = kernel.klcal_figures(
             words.reference,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "MinMax",
     "Percentile",
+    "check_importance",
     "parse",
     "sub_bins_per_cell",
 ]
@@ -68,6 +69,8 @@ def _shortest(number: float) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Text:
     """Parameters to text: ``name:field=value,…``."""
+
+    has_cost: ClassVar[bool] = True  # that values share in, so that some may count more than others
 
     def __str__(self) -> str:
         name = next(name for name, method in METHODS.items() if type(self) is method)
@@ -111,6 +114,8 @@ class MSE(_Text):
 class MinMax(_Text):
     """The whole range."""
 
+    has_cost: ClassVar[bool] = False
+
     def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
         """Covers the spans."""
         del distribution
@@ -125,6 +130,7 @@ class Percentile(_Text):
     so that a ReLU does not move it.
     """
 
+    has_cost: ClassVar[bool] = False
     percent: float
 
     def __post_init__(self) -> None:
@@ -176,6 +182,12 @@ METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {
     "percentile": Percentile,
     "minmax": MinMax,
 }
+
+
+def check_importance(method: Method) -> None:
+    """Raises UsageError where a method has no cost that an importance could weigh."""
+    if not getattr(method, "has_cost", True):
+        raise UsageError(f"importance changes nothing for the method {method}", "use kl, mse or kl-classic")
 
 
 def parse(text: str, bins: int | None = None) -> Method:

@@ -52,24 +52,27 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     """The candidate of least D(P‖Q) + weight · MSE / (2 · MSE*) of each unit; of least MSE where sub is 1.
 
     MSE* is the least of any candidate. Where it is 0, or a unit has too few values for D to decide, the answer is the
-    MSE optimum.
+    MSE optimum. Where values have weights, what is chosen without these is a candidate too.
     """
     full = full_choices(scheme, spans)
     narrow = None
     if scheme.kind in NARROWER:
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
+    plain = None
+    if distribution.unweighted is not None:
+        plain = least_loss(distribution.unweighted, scheme, spans, sub, weight)
     found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
     how = hows(distribution, scheme)
     for kind in np.unique(how).tolist():
         units, loss = np.flatnonzero(how == kind), _loss(scheme, kind, sub, weight)
         if library() is not None:
             density = density_of(scheme, kind)
-            compiled_search(distribution, units, scheme, spans, full, density, loss, narrow, found)
+            compiled_search(distribution, units, scheme, spans, full, density, loss, narrow, plain, found)
             continue
         for some in _blocks(distribution, units, kind):
-            before = None if narrow is None else narrow[some]
             within, widest = spans.select(some), full.select(some)
-            chosen = _searched(distribution.select(some), scheme, within, widest, kind, loss, before)
+            before = None if narrow is None else narrow[some], None if plain is None else plain.select(some)
+            chosen = _searched(distribution.select(some), scheme, within, widest, kind, loss, *before)
             found.scale[some], found.below[some] = chosen
     return found
 
@@ -119,12 +122,15 @@ def _searched(
     how: int,
     loss: Loss,
     narrow: Floats | None,
+    plain: Choices | None,
 ) -> Choices:
     """Some units that are searched alike, in NumPy."""
     costs = _costs(distribution, scheme, spans, how)
     found = _candidates(distribution, costs, full.scale, how, loss)
     if narrow is not None:
         found = joined([found, _of_fixed_zero(costs, narrow)])
+    if plain is not None:
+        found = joined([found, _of_choices(costs, plain)])
     return _best(distribution, costs, found, full, loss)
 
 
@@ -149,6 +155,15 @@ def _candidates(
     return joined([explore(costs, thinned, costs.scheme, full, density=density, slack=loss.slack), *few])
 
 
+def _of_choices(costs: PointCosts | BucketCosts, choices: Choices) -> Candidates:
+    """One candidate of each unit; with the best of the zero points, where there are not many."""
+    scale, below = choices.scale[:, None], choices.below[:, None]
+    if costs.scheme.kind != "affine":
+        return judged(costs, costs.scheme, scale)
+    error = costs.errors(np.where(scale > 0, scale, 1.0), below)
+    return Candidates(scale, below, np.where(valid(costs.scheme, scale, below, costs.spans), error, np.inf))
+
+
 def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
     """Candidates of some scales, one for each unit, with the zero point of the symmetric kinds."""
     scheme, scales = costs.scheme, scale[:, None]
@@ -166,7 +181,7 @@ def _best(
     best = least(error, found, full.scale, loss.same)
     unknown = ~np.isfinite(error.min(axis=1))  # the values are so far beyond the range that all errors are one
     best = Choices(np.where(unknown, full.scale, best.scale), np.where(unknown, full.below, best.below))
-    decides = ~unknown & (error.min(axis=1) > nothing) & (distribution.size >= loss.enough) & (loss.sub > 1)
+    decides = ~unknown & (error.min(axis=1) > nothing) & (distribution.number >= loss.enough) & (loss.sub > 1)
     if not decides.any():
         return best
     units = np.flatnonzero(decides)

@@ -23,7 +23,7 @@ from klcal.sketches.counting import counter, pattern_values, values_of
 from klcal.sketches.patterns import UNITS, Integers, Patterns, Resolution, runs
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["unit_sketches"]
+__all__ = ["brought_together", "filled", "less_rounded", "rounded_away", "unit_sketches"]
 
 BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache, and are not given back to the system
 WIDE_BLOCK = 1 << 24  # values brought together at most, where those of a unit lie apart: 64 MiB of float32
@@ -74,7 +74,7 @@ def _blocks(chunks: Iterable[Array], size: int) -> Iterator[Array]:
     return (chunk[start : start + size] for chunk in chunks for start in range(0, chunk.size, size))
 
 
-def _filled(chunks: Iterable[Array], sizes: Iterable[int]) -> Iterator[Array]:
+def filled(chunks: Iterable[Array], sizes: Iterable[int]) -> Iterator[Array]:
     """The values in blocks of these sizes; the last may be shorter. Each is valid until the next is asked for."""
     wanted = iter(sizes)
     size, used, held = next(wanted), 0, np.empty(0)
@@ -102,7 +102,7 @@ def _at_once(size: int) -> int:
 def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
     """Of units that lie together."""
     position, rest = 0, np.empty(0)  # of the unit that the last block did not finish
-    for some in _filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run)):
+    for some in filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run)):
         block = np.concatenate([rest, some]) if rest.size else some
         begins, unit = layout.runs(position, block.size)
         starts = np.append(begins, block.size)
@@ -117,7 +117,7 @@ def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
 def _taking_turns(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
     """Of units whose runs take turns, as those of columns do: all values of some of them are there at once."""
     slabs = max(1, BLOCK // layout.slab)
-    for block in _filled(chunks, repeat(slabs * layout.slab)):
+    for block in filled(chunks, repeat(slabs * layout.slab)):
         yield from _of_slabs(block, dtype, layout, layout.slab, resolution)
 
 
@@ -126,7 +126,7 @@ def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
     part = WIDE_BLOCK // layout.period * layout.period
     sizes = [min(part, layout.slab - first) for first in range(0, layout.slab, part)]
     found: list[Sketch] = []
-    for number, block in enumerate(_filled(chunks, cycle(sizes))):
+    for number, block in enumerate(filled(chunks, cycle(sizes))):
         some = _of_slabs(block, dtype, layout, block.size, resolution)
         found = [one + other for one, other in zip(found, some, strict=True)] if number % len(sizes) else list(some)
         if number % len(sizes) == len(sizes) - 1:
@@ -165,8 +165,8 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
     firsts = range(0, layout.rows, width)
     found = [Sketch.empty(min(width, layout.rows - first), resolution) for first in firsts]
     position = 0
-    for block in _filled(chunks, repeat(WIDE_BLOCK)):
-        values, starts = _by_unit(block, position, layout)
+    for block in filled(chunks, repeat(WIDE_BLOCK)):
+        values, starts = brought_together(block, position, layout)
         position += block.size
         for number, first in enumerate(firsts):
             some = starts[first : first + width + 1]
@@ -175,7 +175,7 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
     yield from found
 
 
-def _by_unit(block: Array, position: int, layout: Layout) -> tuple[Array, Integers]:
+def brought_together(block: Array, position: int, layout: Layout) -> tuple[Array, Integers]:
     """The values from a position on, unit by unit, and where in that order each unit begins and ends."""
     begins, unit = layout.runs(position, block.size)
     if layout.rows <= 1 << 16:
@@ -192,9 +192,14 @@ def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution)
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32)  # a copy: it is sorted in place
     patterns = values.view(np.uint32)
-    rounded = _rounded_away(block, values, starts) if dtype == "float64" else {}
+    rounded = rounded_away(block, values, starts) if dtype == "float64" else {}
     _sort_each(patterns, starts)
     found = counted_patterns(*runs(patterns, starts), resolution)
+    return less_rounded(found, rounded)
+
+
+def less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
+    """The sketch, in which what is beyond float32 was counted as infinite."""
     if not rounded:
         return found
     below, above, underflowed = rounded["below"], rounded["above"], rounded["underflowed"]
@@ -223,11 +228,12 @@ def _compiled(
         minimum=found.minimum,
         maximum=found.maximum,
         exact=found.exact,
+        heaviest=np.zeros(starts.size - 1),
         resolution=resolution,
     )
 
 
-def _rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers) -> dict[str, Integers]:
+def rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers) -> dict[str, Integers]:
     """How many finite float64 values of each unit become -inf, +inf or 0 as float32; nothing where none does."""
     beyond = np.isinf(values) & np.isfinite(block)
     masks = {"below": beyond & (block < 0), "above": beyond & (block > 0), "underflowed": (values == 0) & (block != 0)}

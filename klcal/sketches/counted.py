@@ -7,14 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from klcal.sketches.patterns import TENSOR, Integers, Numbers, Patterns, Resolution, extremes, is_special, kinds, narrow
+from klcal.sketches.patterns import (
+    TENSOR,
+    Integers,
+    Numbers,
+    Patterns,
+    Resolution,
+    Weights,
+    extremes,
+    is_special,
+    kinds,
+    narrow,
+)
 from klcal.sketches.sketch import COUNTERS, Sketch, settled
 
 __all__ = ["counted_buckets", "counted_patterns"]
 
 
 def counted_patterns(
-    patterns: Patterns, counts: Numbers, starts: Integers, resolution: Resolution = TENSOR, **float64: Any
+    patterns: Patterns,
+    counts: Numbers,
+    starts: Integers,
+    resolution: Resolution = TENSOR,
+    weights: Weights | None = None,
+    **known: Any,
 ) -> Sketch:
     """The sketch of units whose distinct values are known, whatever these are.
 
@@ -23,9 +39,10 @@ def counted_patterns(
         counts: how often each of them occurs.
         starts: (units + 1,), where the patterns of each unit begin and end.
         resolution: of the sketch.
-        **float64: the counters ``overflowed`` and ``underflowed``, if there is something to count.
+        weights: of the values of each pattern together, if these have any.
+        **known: other numbers of the units, such as ``overflowed``, if there is something to count.
     """
-    found = replace(Sketch.empty(starts.size - 1, resolution), **float64)
+    found = replace(Sketch.empty(starts.size - 1, resolution), **known)
     special = is_special(patterns)
     if special.any():
         at = np.flatnonzero(special)
@@ -34,10 +51,11 @@ def counted_patterns(
         seen: dict[str, Any] = {name: _sums(unit[mask], counts[at[mask]], found.units) for name, mask in masks}
         found = replace(found, **seen)
         patterns, counts = patterns[~special], counts[~special]
+        weights = None if weights is None else weights[:, ~special]
         starts = starts - np.searchsorted(at, starts)
     minimum, maximum = extremes(patterns, starts)
-    whole = replace(found, keys=patterns, counts=narrow(counts), starts=starts, minimum=minimum, maximum=maximum)
-    return settled(whole)
+    found = replace(found, keys=patterns, counts=narrow(counts), weights=weights, starts=starts)
+    return settled(replace(found, minimum=minimum, maximum=maximum))
 
 
 def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:
@@ -64,6 +82,7 @@ def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution:
         starts=np.array([0, keys.size]),
         exact=np.array([exact]),
         resolution=resolution,
+        heaviest=np.zeros(1),
         **numbers,
     )
     return settled(found)

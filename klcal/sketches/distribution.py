@@ -6,15 +6,15 @@ negative ones first, by falling magnitude.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.sums import placed_sums, unit_sums
-from klcal.sketches.patterns import Patterns
+from klcal.sketches.patterns import Patterns, extremes
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
@@ -47,11 +47,43 @@ class Distribution:
     """
 
     sketch: Sketch
+    weights: Floats | None = None  # of the pieces, in the sketch's order: how much they count beside the others
+    tops: Integers  # (units,): the exponents by which the buckets were cut
+    unweighted: Distribution | None = None  # where values have weights: those above 0, each counted once
 
     @staticmethod
     def of(sketch: Sketch) -> Distribution:
         """The distribution of each unit of a sketch."""
-        return Distribution(sketch=sketch)
+        return Distribution(sketch=sketch, tops=sketch.tops)
+
+    @staticmethod
+    def weighted(sketch: Sketch) -> Distribution:
+        """What decides where values have weights: each counts as much as it weighs, those of weight 0 are absent.
+
+        Counts add up to the number of values that weigh something. Where an outermost value then counts less than one,
+        all of its unit are multiplied: the search gives a scale up once clipping that value, counted once, costs too
+        much. A unit in which no value weighs anything is as if it had no weights.
+        """
+        if sketch.weights is None:
+            return Distribution.of(sketch)
+        mass, numbers = np.where((sketch.weighed > 0)[sketch.unit], sketch.weights, sketch.counts)
+        once = Distribution(sketch=_of_pieces(sketch, mass > 0, numbers), tops=sketch.tops)
+        weights = mass[mass > 0].astype(np.float64)
+        total = unit_sums(weights, once.starts)
+        share = np.divide(once.number, total, out=np.zeros(total.size), where=total > 0)
+        weights = weights * share[once.unit]
+        found = replace(once, weights=weights, unweighted=once)
+        return replace(found, weights=weights * found._raising()[found.unit])
+
+    def _raising(self) -> Floats:
+        """A power of two for each unit, by which an outermost piece, of either sign, counts one at least."""
+        factor = np.ones(self.units)
+        outermost = self.starts[:-1], self.starts[1:] - 1
+        for place, end in zip(outermost, (self.min, self.max), strict=True):
+            has_end = (self.pieces > 0) & (end != 0)
+            lightest = np.minimum(self.counts[place[has_end]], 1.0)
+            factor[has_end] = np.maximum(factor[has_end], np.ldexp(1.0, 1 - np.frexp(lightest)[1]))
+        return factor
 
     @property
     def starts(self) -> Integers:
@@ -74,9 +106,17 @@ class Distribution:
         return np.where(self.sketch.maximum > 0, self.sketch.maximum, 0.0)
 
     @cached_property
+    def number(self) -> Floats:
+        """(units,): how many values there are, whatever they weigh."""
+        return self.sketch.nonzero.astype(np.float64)
+
+    @cached_property
     def _ascending(self) -> tuple[Patterns, Floats]:
-        keys, counts = _ascending(self.sketch)
-        return keys, counts.astype(np.float64)
+        target = _by_value(self.sketch)
+        keys, counts = np.empty_like(self.sketch.keys), np.empty(target.size)
+        keys[target] = self.sketch.keys
+        counts[target] = self.sketch.counts if self.weights is None else self.weights
+        return keys, counts
 
     @cached_property
     def negative(self) -> Bools:
@@ -85,14 +125,14 @@ class Distribution:
 
     @property
     def counts(self) -> Floats:
-        """(pieces,): how many values each has."""
+        """(pieces,): how many values each has, or how much they weigh beside the others of their unit."""
         return self._ascending[1]
 
     @cached_property
     def _intervals(self) -> tuple[Floats, Floats]:
         keys, _ = self._ascending
         if not self.exact.all():
-            return _intervals(self.sketch, keys, self.negative)
+            return _intervals(self.sketch, keys, self.negative, self.tops)
         magnitudes = (keys & ~SIGN).view(np.float32).astype(np.float64)
         return magnitudes, magnitudes
 
@@ -144,7 +184,17 @@ class Distribution:
         """Some units, in the order given."""
         if np.array_equal(units, np.arange(self.units)):
             return self
-        return Distribution(sketch=self.sketch.take(units))
+        weights = self.weights
+        if weights is not None:
+            sizes = self.pieces[units]
+            starts = np.append(0, np.cumsum(sizes))
+            weights = weights[np.arange(starts[-1]) + np.repeat(self.starts[units] - starts[:-1], sizes)]
+        return Distribution(
+            sketch=self.sketch.take(units),
+            weights=weights,
+            tops=self.tops[units],
+            unweighted=None if self.unweighted is None else self.unweighted.select(units),
+        )
 
     def prefix_sums(self, unit: int) -> PrefixSums:
         """The prefix sums of one unit, made once."""
@@ -210,24 +260,50 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
 
 
-def _ascending(sketch: Sketch) -> tuple[Patterns, npt.NDArray[Any]]:
-    """Keys and counts by ascending value: a sketch has the positive ones first, and each side by magnitude."""
+def _of_pieces(sketch: Sketch, kept: Bools, counts: Integers) -> Sketch:
+    """Some of the pieces, with other counts. Where an outermost one is gone, the next one ends the range."""
+    keys = sketch.keys[kept]
+    starts = np.append(0, kept.cumsum())[sketch.starts]
+    low, high = extremes(keys, starts)
+    ends = _far_end(sketch, low), _far_end(sketch, high)
+    minimum = np.where(sketch.minimum < 0, np.maximum(sketch.minimum, ends[0]), low)
+    maximum = np.where(sketch.maximum > 0, np.minimum(sketch.maximum, ends[1]), high)
+    return replace(
+        sketch,
+        keys=keys,
+        counts=counts[kept],
+        weights=None,
+        starts=starts,
+        minimum=np.where(low < 0, minimum, np.maximum(low, sketch.minimum)),
+        maximum=np.where(high > 0, maximum, np.minimum(high, sketch.maximum)),
+    )
+
+
+def _far_end(sketch: Sketch, begin: Floats) -> Floats:
+    """Where the bucket ends that begins at a value of each unit; that value where it is kept whole."""
+    known = np.where(np.isfinite(begin), begin, 1.0)
+    patterns = known.astype(np.float32).view(np.uint32)
+    dropped = np.where(sketch.exact, np.uint32(0), sketch.resolution.dropped(patterns, sketch.tops))
+    _, outer = _edges(patterns & ~SIGN, dropped)
+    return np.where(np.isfinite(begin), np.where(sketch.exact, known, np.copysign(outer, known)), begin)
+
+
+def _by_value(sketch: Sketch) -> Integers:
+    """The place of each piece by ascending value: a sketch has the positive ones first, and each side by magnitude."""
     negative = sketch.keys >= SIGN
     negatives = np.diff(np.append(0, negative.cumsum())[sketch.starts])
     place = np.arange(sketch.keys.size)
     last = sketch.starts[1:] + sketch.starts[:-1] - 1  # a negative one's place from the end is its place by value
     backward, forward = (np.repeat(each, sketch.pieces) for each in (last, negatives))
-    target = np.where(negative, backward - place, place + forward)
-    keys, counts = np.empty_like(sketch.keys), np.empty_like(sketch.counts)
-    keys[target], counts[target] = sketch.keys, sketch.counts
-    return keys, counts
+    target: Integers = np.where(negative, backward - place, place + forward)
+    return target
 
 
-def _intervals(sketch: Sketch, keys: Patterns, negative: Bools) -> tuple[Floats, Floats]:
+def _intervals(sketch: Sketch, keys: Patterns, negative: Bools, tops: Integers) -> tuple[Floats, Floats]:
     """Where the pieces begin and end: a value kept whole is a point, a bucket an interval."""
     unit = sketch.unit
     exact = sketch.exact[unit]
-    dropped = sketch.resolution.dropped(keys, sketch.tops.astype(np.int32)[unit])
+    dropped = sketch.resolution.dropped(keys, tops.astype(np.int32)[unit])
     inner, outer = _edges(keys & ~SIGN, np.where(exact, np.uint32(0), dropped))
     least = np.where(negative, -sketch.maximum[unit], sketch.minimum[unit])
     inner = np.maximum(inner, least)

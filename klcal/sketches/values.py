@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -17,15 +17,18 @@ from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
 from klcal.sketches.by_unit import unit_sketches
-from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count
+from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
+from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "REPEATED",
+    "UNORDERED",
     "Stored",
     "Stretch",
     "array_chunks",
@@ -34,9 +37,12 @@ __all__ = [
     "sketch_parts",
     "stored_array",
     "stored_chunks",
+    "weights_of",
 ]
 
 REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
+
+UNORDERED = InputError("a value of it stands for several elements", "save a contiguous copy to weigh them")
 
 
 class Stretch(Protocol):
@@ -86,9 +92,16 @@ class Stored(Protocol):
 if TYPE_CHECKING:
     Held: TypeAlias = npt.ArrayLike | torch.Tensor
     Values: TypeAlias = Held | Stored
+    Weighing: TypeAlias = Values
 
 
-def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | None = None) -> Sketch:
+def sketch(
+    values: Values | Sketch,
+    *,
+    per: str | Per = "tensor",
+    device: str | None = None,
+    importance: Weighing | None = None,
+) -> Sketch:
     """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
     Args:
@@ -98,10 +111,14 @@ def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | 
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
             values, is one unit: a tensor.
         device: where a tensor is counted as one unit; by default where it is. Channels and groups are counted on the
-            CPU. The result does not depend on it.
+            CPU, as are values that have an importance. The result does not depend on it.
+        importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
+            of the last axis, or for each value; finite and at least 0. Weights are relative to the largest of their
+            unit, which has to be the same in sketches that are added.
 
     Raises:
-        UsageError: the values are not floating point; a device is named for an array; there are no such units.
+        UsageError: the values are not floating point; a device is named for an array; there are no such units; the
+            importance does not fit.
         InputError: a tensor in a file cannot be calibrated, or is damaged.
 
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
@@ -111,32 +128,83 @@ def sketch(values: Values | Sketch, *, per: str | Per = "tensor", device: str | 
     if isinstance(values, Sketch):
         if wanted != PerTensor():
             raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")
+        if importance is not None:
+            raise UsageError("a sketch has no columns to weigh", "hand the importance to klcal.sketch, with the values")
         return values
     if isinstance(values, str):
         raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
     if isinstance(values, Stored):
-        return _stored_sketch(values, wanted, device or "cpu")
+        return _stored_sketch(values, wanted, device or "cpu", importance)
     if device not in (None, "cpu") and not is_tensor(values):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
-    if wanted != PerTensor():
+    if wanted != PerTensor() or importance is not None:
         array, dtype = stored_array(values)
         place = layout(wanted, array.shape) if array.size else None
+        weights = None if importance is None else weights_of(importance, array.shape, (), place)
         if place is not None:
-            return _units(array_chunks(array, dtype, "C"), dtype, place)
+            return _units(array_chunks(array, dtype, "C"), dtype, place, weights)
+        if weights is not None:
+            return weighted_sketch(array_chunks(array, dtype, "C"), dtype, weights)
     return _tensor_sketch(values, device)
 
 
-def _stored_sketch(stored: Stored, per: Per, device: str) -> Sketch:
+def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing | None) -> Sketch:
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
-    if per == PerTensor() or not prod(stored.shape):
-        return sketch_parts(stored.parts, stored.dtype, device)
+    place = None
+    if per != PerTensor() and 0 not in stored.shape:
+        if stored.order is None:
+            raise REPEATED
+        place = layout(per, stored.shape, stored.order)
+    if importance is None:
+        if place is None:
+            return sketch_parts(stored.parts, stored.dtype, device)
+        return _units(stored_chunks(stored.parts), stored.dtype, place)
     if stored.order is None:
-        raise REPEATED
-    place = layout(per, stored.shape, stored.order)
+        raise UNORDERED
+    weights = weights_of(importance, stored.shape, stored.order, place)
     if place is None:
-        return sketch_parts(stored.parts, stored.dtype, device)
-    return _units(stored_chunks(stored.parts), stored.dtype, place)
+        return weighted_sketch(stored_chunks(stored.parts), stored.dtype, weights)
+    return _units(stored_chunks(stored.parts), stored.dtype, place, weights)
+
+
+def weights_of(
+    importance: Weighing, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None
+) -> Importance:
+    """What an importance is for the values of a tensor: see ``klcal.sketches.importance``.
+
+    Raises:
+        UsageError: it does not fit the shape, or is no importance.
+        InputError: it is in a file, which is damaged.
+    """
+    array = _stored_importance(importance, shape) if isinstance(importance, Stored) else _held_importance(importance)
+    return Importance.of(checked_importance(array, shape), shape, order, place)
+
+
+def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if stored.status != "ok" or stored.order is None:
+        reason = stored.reason or UNORDERED.what
+        raise InputError(f"the importance cannot be used: {reason}", "save it as a contiguous float32 array")
+    check_shape(stored.shape, shape)  # before any of it is read
+    try:
+        chunks = [values_of(chunk, stored.dtype).copy() for chunk in stored_chunks(stored.parts)]
+    except InputError as error:
+        raise InputError(f"the importance cannot be used: {error.what}", error.hint) from None
+    flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
+    listed = stored.order or tuple(range(len(stored.shape)))
+    full = (*listed, *(axis for axis in range(len(stored.shape)) if axis not in listed))
+    there: npt.NDArray[Any] = flat.reshape([stored.shape[axis] for axis in full])
+    return there.transpose(np.argsort(full))
+
+
+def _held_importance(importance: Held) -> npt.NDArray[Any]:
+    if is_tensor(importance) and not importance.is_floating_point():
+        importance = importance.detach().cpu().numpy()
+    with suppress(ValueError):  # which is explained below
+        if not is_tensor(importance) and np.asarray(importance).dtype.kind in "iu":
+            return np.asarray(importance)
+    array, dtype = stored_array(importance)
+    return values_of(array.reshape(-1), dtype).reshape(array.shape)
 
 
 def _tensor_sketch(values: Held, device: str | None) -> Sketch:
@@ -149,9 +217,14 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     return count(array_chunks(array, dtype, "K"), dtype)
 
 
-def _units(chunks: Iterable[npt.NDArray[Any]], dtype: str, place: Layout) -> Sketch:
+def _units(
+    chunks: Iterable[npt.NDArray[Any]], dtype: str, place: Layout, importance: Importance | None = None
+) -> Sketch:
     """The sketch of all units of a tensor, in the order of its own axes."""
-    found = Sketch.stack(unit_sketches(chunks, dtype, place), place.grid)
+    sketches = unit_sketches(chunks, dtype, place)
+    if importance is not None:
+        sketches = weighted_unit_sketches(chunks, dtype, place, importance)
+    found = Sketch.stack(sketches, place.grid)
     own = place.in_own_order(np.arange(place.rows))
     return found if (own[1:] > own[:-1]).all() else found.take(own, place.grid)
 

@@ -45,6 +45,7 @@ class Outcomes(NamedTuple):
     clipped: Floats  # values that round beyond qmin or qmax
     rounded_to_zero: Floats  # nonzero values that become 0
     nonzero: Integers  # finite values that are not 0
+    weighed: Integers  # those of them whose importance is above 0; 0 without importance
     finite: Integers  # finite values, zeros included
     minimum: Floats  # of the finite values, zeros included; inf where there are none
     maximum: Floats
@@ -73,6 +74,7 @@ def row_of(
     method: str,
     grid: Grid | None,
     *,
+    importance: bool = False,
     note: str | None = None,
 ) -> Row:
     """The row of a tensor, but for its name, source, dtype, shape and aliases.
@@ -82,6 +84,7 @@ def row_of(
         scheme: what it is quantized to; its global scale is the tensor's.
         method: how it was chosen, ``str`` of it.
         grid: which units they are; None for a tensor with one scale, whose row has no units.
+        importance: whether values had one.
         note: what was done otherwise than asked for.
     """
     ok = outcomes.status == OK
@@ -106,6 +109,7 @@ def row_of(
         target=scheme.dtype,
         scheme=scheme.kind,
         method=method,
+        importance=importance,
         **values,
         **_counts(outcomes),
     )

@@ -174,6 +174,8 @@ def headline(table: Table) -> str:
     sources = sorted({row.source for row in table.rows} - {""})
     where = sources if len(sources) == 1 else []
     how = [config.method, f"{config.dtype} {config.scheme}", f"per {config.per}"]
+    if weighed := sum(isinstance(row, Row) and row.importance for row in table.rows):
+        how.append(f"importance for {weighed} of {len(table.rows)}")
     return " · ".join([*where, *how, _counts(table)])
 
 

@@ -109,7 +109,7 @@ def _cell(value: Value) -> str:
         return ""
     if isinstance(value, str):
         return escape(value)
-    if isinstance(value, list):
+    if isinstance(value, list | bool):
         return json.dumps(value, separators=(",", ":"))
     return repr(value)
 

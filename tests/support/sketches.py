@@ -55,6 +55,7 @@ def _unit(values: list[float], resolution: Resolution) -> dict:
         "pos_inf": values.count(math.inf),
         "overflowed": sum(map(math.isinf, rounded)),
         "underflowed": rounded.count(0) - values.count(0),
+        "heaviest": 0.0,
         "minimum": min(kept, default=math.inf),
         "maximum": max(kept, default=-math.inf),
     }
@@ -80,7 +81,7 @@ def differences(left: Sketch, right: Sketch) -> list[str]:
     ]
     if left.units != right.units:
         return [*found, f"units: {left.units} are not {right.units}"]
-    for f in fields(Sketch)[3:-2]:
+    for f in fields(Sketch)[4:-2]:
         mine, theirs = getattr(left, f.name), getattr(right, f.name)
         found += [f"{f.name} of unit {u}: {mine[u]} is not {theirs[u]}" for u in np.flatnonzero(mine != theirs)[:3]]
     for unit in range(left.units):

@@ -78,7 +78,7 @@ TABLE = Table.of(
     [
         *map(ok, NASTY),
         ok("tied", aliases=("head\n.weight",), shape=(), kl=None, sqnr_db=float("inf")),
-        ok("other", source="[b]\x1b.pt"),
+        ok("other", source="[b]\x1b.pt", importance=True),
         lost("counter", "skipped", "integers are not calibrated"),
         lost("bias[/x]", "nonfinite", "3 NaN\x1b[31m of 4096 | values\n`x`"),
     ],

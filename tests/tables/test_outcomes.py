@@ -31,7 +31,7 @@ def outcomes(units: int = 1, **changes: object) -> Outcomes:
         "minimum": -4.0,
         "maximum": 7.0,
         "zeros": 1,
-        **dict.fromkeys(("nan", "neg_inf", "pos_inf", "overflowed", "underflowed"), 0),
+        **dict.fromkeys(("nan", "neg_inf", "pos_inf", "overflowed", "underflowed", "weighed"), 0),
         **changes,
     }
     return Outcomes(**{name: np.broadcast_to(np.array(value), units).copy() for name, value in values.items()})

@@ -20,7 +20,9 @@ typedef struct {
     int64_t type_of_counts;
     const int64_t *starts;
     const uint8_t *exact;
-    const double *minimum, *maximum;    /* of the values that are not zero */
+    const double *minimum, *maximum; /* of the values that are not zero */
+    const int64_t *tops;             /* the exponents by which buckets were cut */
+    const double *number;            /* of values, whatever they weigh */
     int64_t fewest_dropped, most_dropped; /* bits of a pattern that its bucket lacks, in the largest octaves and below */
     int64_t fine_octaves;
 } Units;
@@ -59,11 +61,6 @@ INLINE double count_of(const Units *units, int64_t i) {
     if (units->type_of_counts == INT32) return ((const int32_t *)units->counts)[i];
     if (units->type_of_counts == INT64) return (double)((const int64_t *)units->counts)[i];
     return ((const double *)units->counts)[i];
-}
-
-INLINE int64_t exponent_of(double value) {
-    union { float value; uint32_t bits; } each = {(float)value};
-    return (each.bits & ~SIGN) >> 23;
 }
 
 /* Where a bucket begins and ends: within the extremes of its sign, a point in its middle where it is subnormal. */
@@ -113,7 +110,7 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
         return;
     }
     double minimum = units->minimum[unit], maximum = units->maximum[unit];
-    int64_t top = exponent_of(maximum > -minimum ? maximum : -minimum);
+    int64_t top = units->tops[unit];
     for (int64_t i = 0; i < n; i++) {
         uint32_t key = units->keys[first + (backward ? n - 1 - i : i)];
         interval_of(units, key, minimum, maximum, top, &inner[i], &outer[i]);

@@ -439,7 +439,7 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
     size_t most = (size_t)(bins > pieces->size ? bins : pieces->size);
     if (!room(&scratch->places, most * sizeof(double))) return 0;
-    int decides = how->bins.sub > 1 && total >= how->enough;
+    int decides = how->bins.sub > 1 && units->number[unit] >= how->enough;
     if (!pieces->exact && decides && !how->by_buckets && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
     if (how->by_buckets) {
         if (!prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
@@ -455,21 +455,41 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     return !how->seeds || fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin);
 }
 
-static int search_unit(const Search *how, Scratch *scratch, Candidates *some, double energy, double narrow,
-                       int64_t full_below, double *scale, int64_t *below) {
+/* What was chosen for a unit otherwise: by a narrower kind of zero point, and where all values weigh alike. */
+typedef struct {
+    double narrow, plain; /* scales; negative where there is none */
+    int64_t plain_below;
+} Others;
+
+static void judge_others(const Search *how, const Costs *costs, Others others, double *parts, Candidates *found) {
+    double error, known = others.narrow > 0 ? others.narrow : 1;
+    int64_t zero = how->scheme.size / 2, same = zero;
+    if (others.narrow >= 0) {
+        if (costs->sums) bucket_error(costs, known, zero, parts, &same, &error);
+        else errors_of(costs, &known, &zero, 1, &error);
+        add(found, others.narrow, zero, is_valid(costs, others.narrow, zero) ? error : INFINITY);
+    }
+    if (others.plain < 0) return;
+    if (how->scheme.kind != AFFINE) {
+        judge(costs, &others.plain, 1, parts, found);
+        return;
+    }
+    known = others.plain > 0 ? others.plain : 1;
+    same = others.plain_below;
+    if (costs->sums) bucket_error(costs, known, same, parts, &same, &error);
+    else errors_of(costs, &known, &same, 1, &error);
+    add(found, others.plain, others.plain_below, is_valid(costs, others.plain, others.plain_below) ? error : INFINITY);
+}
+
+static int search_unit(const Search *how, Scratch *scratch, Candidates *some, double energy, double number,
+                       Others others, int64_t full_below, double *scale, int64_t *below) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
     double *parts = scratch->parts.start;
     found->size = 0;
     if (!how->few || !how->by_few_alone) explore(how, scratch, parts);
     if (how->few) judge_few(how, scratch, parts);
-    if (narrow >= 0 && !found->is_full) { /* what a narrower kind of zero point has found */
-        double known = narrow > 0 ? narrow : 1, error;
-        int64_t zero = how->scheme.size / 2, same = zero;
-        if (costs->sums) bucket_error(costs, known, zero, parts, &same, &error);
-        else errors_of(costs, &known, &zero, 1, &error);
-        add(found, narrow, zero, is_valid(costs, narrow, zero) ? error : INFINITY);
-    }
+    if (!found->is_full) judge_others(how, costs, others, parts, found);
     double nothing = NO_ERROR * energy;
     double *error = room(&scratch->losses, (size_t)(found->size + 1) * sizeof(double));
     if (!error || found->is_full) return 0;
@@ -483,7 +503,7 @@ static int search_unit(const Search *how, Scratch *scratch, Candidates *some, do
         *scale = costs->span.full;
         *below = full_below;
     }
-    if (how->bins.sub > 1 && least_error > nothing && costs->total >= how->enough)
+    if (how->bins.sub > 1 && isfinite(least_error) && least_error > nothing && number >= how->enough)
         least_divergent(how, scratch, some, parts, scale, below);
     return !some->is_full;
 }
@@ -504,10 +524,11 @@ static void release(Scratch *scratch, Candidates *some) {
 
 /* What is chosen for some units, by their numbers; how many of them were done before memory ran out.
 
-   narrow: what a narrower kind has found for each unit, or null. low to full_below: of each unit. */
+   narrow, plain, plain_below: what was chosen otherwise, or null. low to full_below: of each unit. */
 PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const double *low,
                             const double *high, const uint8_t *bounded, const double *full, const int64_t *full_below,
-                            const double *narrow, double *scale, int64_t *below) {
+                            const double *narrow, const double *plain, const int64_t *plain_below, double *scale,
+                            int64_t *below) {
     Scratch scratch = {0};
     Candidates some = {0};
     int64_t done = 0;
@@ -517,7 +538,8 @@ PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t
             Span span = {low[unit], high[unit], full[unit], bounded[unit]};
             double energy;
             if (!prepare(how, units, unit, span, &scratch, &energy)) break;
-            if (!search_unit(how, &scratch, &some, energy, narrow ? narrow[unit] : -1, full_below[unit], &scale[unit],
+            Others others = {narrow ? narrow[unit] : -1, plain ? plain[unit] : -1, plain ? plain_below[unit] : 0};
+            if (!search_unit(how, &scratch, &some, energy, units->number[unit], others, full_below[unit], &scale[unit],
                              &below[unit]))
                 break;
         }

@@ -1,0 +1,97 @@
+"""Which tensors of the input have an importance, by name, and what of both is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from klcal.errors import InputError, UsageError
+from klcal.pipeline.selection import Selected, names_of
+from klcal.quantizers.layout import Layout
+from klcal.readers import Description, formats, imatrix_file
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import RegularFile, open_regular
+from klcal.sketches.importance import Importance
+from klcal.sketches.values import weights_of
+
+__all__ = ["NamedImportance", "Weighed", "read_importance"]
+
+SHOWN = 3  # names in a warning
+IMATRIX = ".dat"  # what llama.cpp calls its file; the format has no mark of its own
+NAMELESS = b"\x93NUMPY"  # how a .npy begins, which has no names
+GGUF = b"GGUF"
+
+
+class Weighed(NamedTuple):
+    """A tensor and its importance."""
+
+    description: Description
+    importance: Description
+
+    def weights(self, place: Layout | None) -> Importance:
+        """The weights of the tensor's values, in their order, of which a layout says the units.
+
+        Raises:
+            InputError: the importance does not fit, or is damaged: it costs this tensor alone.
+        """
+        try:
+            return weights_of(self.importance, self.description.shape, self.description.order or (), place)
+        except UsageError as error:
+            raise InputError(error.what, error.hint) from None
+
+
+@dataclass(frozen=True)
+class NamedImportance:
+    """The entries of a file: each is the importance of the tensor of its name."""
+
+    entries: dict[str, Description]
+    is_nameless: bool = False
+
+    def of(self, tensor: Selected, *, alone: bool) -> Description | None:
+        """That of a tensor, under any of its names; ``alone`` if no other is calibrated."""
+        if alone and self.is_nameless:
+            return next(iter(self.entries.values()))
+        return next((self.entries[name] for name in names_of(tensor.description) if name in self.entries), None)
+
+    def warnings(self, described: Iterable[Selected], wanted: Sequence[Selected]) -> Iterator[str]:
+        """What is calibrated without importance, and what is the importance of nothing."""
+        without = [each.description.name for each in wanted if self.of(each, alone=len(wanted) == 1) is None]
+        if without:
+            yield f"--importance has nothing for {len(without)} of {len(wanted)} tensors: {_shown(without)}"
+        known = {name for each in described for name in names_of(each.description)}
+        idle = [name for name in self.entries if name not in known]
+        if idle and not (self.is_nameless and len(wanted) == 1):
+            yield f"--importance has entries that match no tensor, {len(idle)} of {len(self.entries)}: {_shown(idle)}"
+
+
+def read_importance(path: str) -> NamedImportance:
+    """The importance in a .safetensors, .npz or .npy file, or an importance matrix of llama.cpp (.dat).
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    try:
+        file = open_regular(path)
+        found = _described(file, Path(path).name)
+    except InputError as error:
+        raise UsageError(f"--importance '{path}': {error.what}", error.hint) from None
+    if not found:
+        raise UsageError(f"--importance '{path}': it has no tensors", "name a file with a weight for each column")
+    is_nameless = file.read(0, min(file.size, len(NAMELESS))) == NAMELESS
+    return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless)
+
+
+def _described(file: RegularFile, source: str) -> list[Description]:
+    if file.read(0, min(file.size, len(GGUF))) == GGUF:
+        raise InputError("it is a GGUF file", "make it again with llama-imatrix --output-format dat")
+    if source.lower().endswith(IMATRIX):
+        return imatrix_file.describe(file)
+    return formats.describe(file, source)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names in the order of the alphabet."""
+    some = ", ".join(map(quoted, sorted(names)[:SHOWN]))
+    return f"{some}, …" if len(names) > SHOWN else some

@@ -1,0 +1,104 @@
+"""Sketches of values that have a weight each: of a tensor, and of its units.
+
+The values of each unit are sorted together with their weights, in NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.layout import Layout
+from klcal.sketches.by_unit import BLOCK, MOST_UNITS, brought_together, filled, less_rounded, rounded_away
+from klcal.sketches.counted import counted_patterns
+from klcal.sketches.counting import values_of
+from klcal.sketches.importance import Importance
+from klcal.sketches.patterns import TENSOR, UNITS, Floats, Integers, Resolution, runs, summed_weights
+from klcal.sketches.sketch import Sketch
+
+__all__ = ["weighted_sketch", "weighted_unit_sketches"]
+
+WIDE_BLOCK = 1 << 22  # values brought together at a time, where those of a unit lie apart: some 200 MB with weights
+
+Array = npt.NDArray[Any]
+
+
+def weighted_sketch(
+    chunks: Iterable[Array], dtype: str, importance: Importance, resolution: Resolution = TENSOR
+) -> Sketch:
+    """The sketch of a tensor as one unit, each of whose values has a weight."""
+    found = Sketch.empty(1, resolution)
+    position = 0
+    for block in filled(chunks, repeat(BLOCK)):
+        weights = importance.at(position, block.size)
+        found += _counted(block, weights, dtype, np.array([0, block.size]), importance.heaviest, resolution)
+        position += block.size
+    return found
+
+
+def weighted_unit_sketches(
+    chunks: Iterable[Array], dtype: str, layout: Layout, importance: Importance, resolution: Resolution = UNITS
+) -> Iterator[Sketch]:
+    """The same of consecutive units, in the order of the values: see ``klcal.sketches.by_unit.unit_sketches``."""
+    together = _complete if layout.ordered else _scattered
+    yield from together(chunks, dtype, layout, resolution, importance)
+
+
+def _complete(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
+) -> Iterator[Sketch]:
+    """Of units that lie together."""
+    position = 0
+    begun: Sketch | None = None  # the unit that the last block did not finish
+    for block in filled(chunks, repeat(BLOCK)):
+        begins, unit = layout.runs(position, block.size)
+        starts, weights = np.append(begins, block.size), importance.at(position, block.size)
+        found = _counted(block, weights, dtype, starts, importance.heaviest[unit], resolution)
+        position += block.size
+        if begun is not None:
+            found = Sketch.stack([begun + found[:1], found[1:]])
+        whole = found.units if layout.ends(int(unit[-1]), position) else found.units - 1
+        begun = found[whole:] if whole < found.units else None
+        if whole:
+            yield found[:whole]
+
+
+def _scattered(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
+) -> Iterator[Sketch]:
+    """Of units whose values lie apart: many are brought together before they are counted, a few units at a time."""
+    width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
+    firsts = range(0, layout.rows, width)
+    found = [Sketch.empty(min(width, layout.rows - first), resolution) for first in firsts]
+    position = 0
+    for block in filled(chunks, repeat(WIDE_BLOCK)):
+        values, starts = brought_together(block, position, layout)
+        weights, _ = brought_together(importance.at(position, block.size), position, layout)
+        position += block.size
+        for number, first in enumerate(firsts):
+            some = starts[first : first + width + 1]
+            if some[0] == some[-1]:
+                continue
+            mine, heaviest = slice(some[0], some[-1]), importance.heaviest[first : first + width]
+            found[number] += _counted(values[mine], weights[mine], dtype, some - some[0], heaviest, resolution)
+    yield from found
+
+
+def _counted(
+    block: Array, weights: Integers, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
+) -> Sketch:
+    """The sketch of units whose values stand one unit behind the other; weights are relative to their heaviest."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = values_of(block, dtype).astype(np.float32, copy=False)
+    rounded = rounded_away(block, values, starts) if dtype == "float64" else {}
+    patterns = values.view(np.uint32)
+    unit = np.repeat(np.arange(starts.size - 1, dtype=np.uint64), np.diff(starts))
+    order = np.argsort((unit << np.uint64(32)) | patterns)
+    patterns, weights = patterns[order], weights[order]
+    together = summed_weights(patterns, np.stack([weights, weights > 0]), starts)
+    found = counted_patterns(*runs(patterns, starts), resolution, together, heaviest=heaviest)
+    return less_rounded(found, rounded)
