@@ -26,7 +26,7 @@ from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Stored, sketch
+from klcal.sketches.values import Stored, sketch, units_of
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined, row_of
 from klcal.tables.rows import Row
@@ -115,17 +115,26 @@ def calibrate(
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if importance is not None or (isinstance(values, Sketch) and values.weights is not None):
         methods.check_importance(chosen)
+    if isinstance(values, Sketch):
+        return _of_one(sketch(values, per=unit, importance=importance), unit, settings)
     if not isinstance(values, Stored):
-        row = _of_units(sketch(values, per=unit, importance=importance), unit, settings)
-        return row if isinstance(values, Sketch) or row.units is None else replace(row, shape=tuple(np.shape(values)))
+        row = _of_values(values, unit, settings, importance)
+        return row if row.units is None else replace(row, shape=tuple(np.shape(values)))
     if values.status != "ok":
         row = Row(status=cast(Status, values.status), reason=values.reason)
     else:
-        row = _of_units(sketch(values, per=unit, importance=importance), unit, settings)
+        row = _of_values(values, unit, settings, importance)
     return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
-def _of_units(found: Sketch, asked: Per, settings: Settings) -> Row:
+def _of_values(values: Values, per: Per, settings: Settings, importance: Weighing | None) -> Row:
+    units = units_of(values, per, importance)
+    if units is not None:
+        return calibrate_units(*units[:3], settings, units.importance)
+    return _of_one(sketch(values, importance=importance), per, settings)
+
+
+def _of_one(found: Sketch, asked: Per, settings: Settings) -> Row:
     row = calibrate_sketch(found, settings)
     return noted(row, ONE_AXIS) if asked != TENSOR and found.grid is None and row.numel else row
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ __all__ = [
     "sketch_parts",
     "stored_array",
     "stored_chunks",
+    "units_of",
     "weights_of",
 ]
 
@@ -137,35 +138,62 @@ def sketch(
         return _stored_sketch(values, wanted, device or "cpu", importance)
     if device not in (None, "cpu") and not is_tensor(values):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
-    if wanted != PerTensor() or importance is not None:
+    units = units_of(values, wanted, importance)
+    if units is not None:
+        return _sketch_of(units)
+    if importance is None:
+        return _tensor_sketch(values, device)
+    array, dtype = stored_array(values)
+    return weighted_sketch(array_chunks(array, dtype, "C"), dtype, weights_of(importance, array.shape, (), None))
+
+
+class Units(NamedTuple):
+    """The values of a tensor that has several units, where these lie, and how much each value counts."""
+
+    chunks: Iterable[npt.NDArray[Any]]
+    dtype: str
+    layout: Layout
+    importance: Importance | None
+
+
+def units_of(values: Held | Stored, per: Per, importance: Weighing | None) -> Units | None:
+    """What a tensor has to be cut into; None where it is one unit.
+
+    Raises:
+        UsageError: the values are not floating point; there are no such units; the importance does not fit.
+        InputError: a value of a tensor in a file stands for several elements, or the importance is damaged.
+    """
+    if per == PerTensor() or isinstance(values, str):
+        return None
+    if isinstance(values, Stored):
+        if 0 in values.shape:
+            return None
+        if values.order is None:
+            raise REPEATED
+        dtype, shape, order = values.dtype, values.shape, values.order
+        chunks: Iterable[npt.NDArray[Any]] = stored_chunks(values.parts)
+    else:
         array, dtype = stored_array(values)
-        place = layout(wanted, array.shape) if array.size else None
-        weights = None if importance is None else weights_of(importance, array.shape, (), place)
-        if place is not None:
-            return _units(array_chunks(array, dtype, "C"), dtype, place, weights)
-        if weights is not None:
-            return weighted_sketch(array_chunks(array, dtype, "C"), dtype, weights)
-    return _tensor_sketch(values, device)
+        shape, order, chunks = array.shape, (), array_chunks(array, dtype, "C")
+    place = None if 0 in shape else layout(per, shape, order)
+    if place is None:
+        return None
+    weights = None if importance is None else weights_of(importance, shape, order, place)
+    return Units(chunks, dtype, place, weights)
 
 
 def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing | None) -> Sketch:
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
-    place = None
-    if per != PerTensor() and 0 not in stored.shape:
-        if stored.order is None:
-            raise REPEATED
-        place = layout(per, stored.shape, stored.order)
+    units = units_of(stored, per, importance)
+    if units is not None:
+        return _sketch_of(units)
     if importance is None:
-        if place is None:
-            return sketch_parts(stored.parts, stored.dtype, device)
-        return _units(stored_chunks(stored.parts), stored.dtype, place)
+        return sketch_parts(stored.parts, stored.dtype, device)
     if stored.order is None:
         raise UNORDERED
-    weights = weights_of(importance, stored.shape, stored.order, place)
-    if place is None:
-        return weighted_sketch(stored_chunks(stored.parts), stored.dtype, weights)
-    return _units(stored_chunks(stored.parts), stored.dtype, place, weights)
+    weights = weights_of(importance, stored.shape, stored.order, None)
+    return weighted_sketch(stored_chunks(stored.parts), stored.dtype, weights)
 
 
 def weights_of(
@@ -217,10 +245,9 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     return count(array_chunks(array, dtype, "K"), dtype)
 
 
-def _units(
-    chunks: Iterable[npt.NDArray[Any]], dtype: str, place: Layout, importance: Importance | None = None
-) -> Sketch:
+def _sketch_of(units: Units) -> Sketch:
     """The sketch of all units of a tensor, in the order of its own axes."""
+    chunks, dtype, place, importance = units
     sketches = unit_sketches(chunks, dtype, place)
     if importance is not None:
         sketches = weighted_unit_sketches(chunks, dtype, place, importance)
