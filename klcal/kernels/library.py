@@ -18,7 +18,7 @@ from klcal.errors import UsageError
 
 __all__ = ["address", "library", "name"]
 
-VERSION = 1  # of the functions' arguments; an older library than this text is not used
+VERSION = 2  # of the functions' arguments; an older library than this text is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
 

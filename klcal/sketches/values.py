@@ -227,9 +227,14 @@ def _float_dtype(name: str) -> str:
 
 
 def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
-    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
+    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped.
+
+    In C order they are of at most ``BLOCK`` values, which units are made of.
+    """
     storage = np.dtype(FLOAT_DTYPES[dtype])
-    if array.dtype.name == storage.name:
+    if order == "K" and array.dtype == storage and array.flags.forc:
+        yield array.ravel(order="K")
+    elif array.dtype.name == storage.name:
         blocks: Any = np.nditer(
             array,
             flags=["external_loop", "buffered", "zerosize_ok"],
