@@ -18,7 +18,7 @@ from klcal.errors import UsageError
 
 __all__ = ["address", "library", "name"]
 
-VERSION = 2  # of the functions' arguments; an older library than this text is not used
+VERSION = 3  # of the functions' arguments; an older library than this text is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from klcal.sketches.patterns import (
     TENSOR,
@@ -18,10 +19,11 @@ from klcal.sketches.patterns import (
     is_special,
     kinds,
     narrow,
+    summed,
 )
 from klcal.sketches.sketch import COUNTERS, Sketch, settled
 
-__all__ = ["counted_buckets", "counted_patterns"]
+__all__ = ["counted_buckets", "counted_patterns", "counted_values"]
 
 
 def counted_patterns(
@@ -56,6 +58,14 @@ def counted_patterns(
     minimum, maximum = extremes(patterns, starts)
     found = replace(found, keys=patterns, counts=narrow(counts), weights=weights, starts=starts)
     return settled(replace(found, minimum=minimum, maximum=maximum))
+
+
+def counted_values(values: npt.NDArray[np.float32], counts: Numbers, resolution: Resolution) -> Sketch:
+    """The sketch of one unit, of values in any order, of which some may be equal, and of how often each occurs."""
+    patterns = values.view(np.uint32)
+    order = np.argsort(patterns)
+    found = summed(patterns[order], counts[order], np.array([0, patterns.size]))  # all NaN have one pattern
+    return counted_patterns(*found, resolution)
 
 
 def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:

@@ -12,17 +12,19 @@ L2), so torch counts nothing there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
 from klcal.quantizers.code_points import float8
-from klcal.sketches.counted import counted_buckets, counted_patterns
+from klcal.sketches.compiled_counting import CompiledFloats, CompiledPatterns
+from klcal.sketches.counted import counted_buckets, counted_values
 from klcal.sketches.few import Few
-from klcal.sketches.patterns import MANTISSA_BITS, SIGN, TENSOR, Resolution, summed
+from klcal.sketches.patterns import MANTISSA_BITS, SIGN, TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
 
 __all__ = [
@@ -69,7 +71,7 @@ class Counter(Protocol):
     """Counts flat arrays that come one after the other, as one unit."""
 
     def add(self, block: Array) -> None:
-        """Count at most ``BLOCK`` values more."""
+        """Count values more, contiguous ones. The more at a time the better, where they are in memory."""
 
     def sketch(self) -> Sketch:
         """What all of them were."""
@@ -77,18 +79,23 @@ class Counter(Protocol):
 
 def counter(dtype: str, resolution: Resolution = TENSOR) -> Counter:
     """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first."""
+    is_compiled = library() is not None
     if dtype in ("float32", "float64"):
-        return _FloatCounter(resolution)
-    return _PatternCounter(pattern_values(dtype), resolution)
+        return CompiledFloats(resolution) if is_compiled else _FloatCounter(resolution)
+    values = pattern_values(dtype)
+    return CompiledPatterns(values, resolution) if is_compiled else _PatternCounter(values, resolution)
 
 
 def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
     """Counts flat arrays of any size: see ``counter``."""
     found = counter(dtype, resolution)
     for chunk in chunks:
-        for start in range(0, chunk.size, BLOCK):
-            found.add(chunk[start : start + BLOCK])
+        found.add(chunk)
     return found.sketch()
+
+
+def _blocks(values: Array) -> Iterator[Array]:
+    return (values[start : start + BLOCK] for start in range(0, values.size, BLOCK))
 
 
 def merge_buckets(
@@ -123,6 +130,10 @@ class _FloatCounter:
         self.minimum, self.maximum, self.exact = np.inf, -np.inf, True  # of what is in the tally
 
     def add(self, block: Array) -> None:
+        for some in _blocks(block):
+            self._add(some)
+
+    def _add(self, block: Array) -> None:
         values, low, high = _extremes(block)
         if not np.isfinite(low - high):
             self._count_nonfinite(block)
@@ -246,14 +257,12 @@ class _PatternCounter:
         self.resolution = resolution
 
     def add(self, block: Array) -> None:
-        self.tally.add(block.view(f"u{block.itemsize}").astype(np.intp))
+        for some in _blocks(block):
+            self.tally.add(some.view(f"u{some.itemsize}").astype(np.intp))
 
     def sketch(self) -> Sketch:
-        own, counts = self.tally.buckets()
-        patterns = self.values[own].view(np.uint32)
-        order = np.argsort(patterns)
-        found = summed(patterns[order], counts[order], np.array([0, patterns.size]))  # all NaN have one pattern
-        return counted_patterns(*found, self.resolution)
+        patterns, counts = self.tally.buckets()
+        return counted_values(self.values[patterns], counts, self.resolution)
 
 
 def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:

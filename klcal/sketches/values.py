@@ -327,7 +327,10 @@ def _float_dtype(name: str) -> str:
 
 
 def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
-    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped."""
+    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped.
+
+    In C order they are of at most ``BLOCK`` values, which units are made of.
+    """
     storage = np.dtype(FLOAT_DTYPES[dtype])
     if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
         yield array.ravel(order="K")  # no copy

@@ -1,8 +1,8 @@
-/* The compiled kernel, second half: from sketches to quantizers and what they cost.
+/* The compiled kernel, its third part: from sketches to quantizers and what they cost.
 
-   klcal/kernels/library.py loads both, and knows the same VERSION. */
+   klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "figures.h"
 
-#define VERSION 2
+#define VERSION 3
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }

@@ -1,0 +1,235 @@
+/* How often each float32 key, or each 16- or 8-bit pattern, occurs in an array: klcal/sketches/counting.py says the same
+   in NumPy. Nothing is kept between calls but what the caller hands in, so threads may count on tables of their own. */
+#ifndef KLCAL_COUNTING_H
+#define KLCAL_COUNTING_H
+
+#include "common.h"
+
+#define KEY_SHIFT 13          /* bits of a float32 pattern below its key */
+#define BUCKETS (1 << 19)     /* keys of all patterns */
+#define SPARE 32              /* places after them where zeros are counted, in turn: one place would wait for itself */
+#define BLOCK 192             /* values looked at before they are counted: 1.6 passes; from 320 on it is 3 (Zen 5) */
+#define MAGNITUDE 0x7fffffffu /* of a pattern: all but its sign */
+#define INFINITE 0x7f800000u  /* the magnitude of infinities; those of NaN are greater */
+
+/* Tables side by side, taken in turn: equal values that follow each other do not wait for each other's sum.
+   kernels/counting.py knows them, and the places of a bin, too. */
+#define FLOAT_WAYS 2
+#define SHORT_WAYS 4
+#define BYTE_WAYS 8
+
+/* The distinct patterns, as long as there are few, lie in bins of two, with FLOAT_WAYS counts each: a bin has room for
+   both at once, and is half a cache line. Two are compared without a branch, which would often be guessed wrong: of
+   4,000 values 1 % are elsewhere than in their own bin. Patterns are inverted, so that 0, of an empty place, is a NaN. */
+#define GOLDEN 0x9e3779b1u /* 2³² over the golden ratio: multiples of it lie far apart */
+
+typedef uint32_t __attribute__((aligned(1), may_alias)) Bits; /* a pattern, wherever it lies */
+typedef double __attribute__((aligned(1), may_alias)) Double;
+typedef uint64_t __attribute__((aligned(1), may_alias)) Word;
+typedef uint16_t __attribute__((aligned(1), may_alias)) Short;
+
+/* What the values were beside their keys; kernels/counting.py names the fields in this order. */
+typedef struct {
+    int64_t zeros; /* less what was replaced by a zero; where keys are counted, their zeros are in SPARE */
+    int64_t nan, neg_inf, pos_inf, overflowed, underflowed;
+    int64_t top, bottom; /* greatest pattern as a signed and as an unsigned number: of either sign, if there is one */
+    int64_t nearest;     /* least magnitude but 0 */
+    int64_t bits;        /* all bits that are set in any pattern; these four are of values in buckets */
+} Seen;
+
+typedef struct {
+    int64_t number_bits; /* there are 2^number_bits bins */
+    int64_t limit, distinct; /* most values there may be, and how many there are; zeros do not count */
+    int64_t in_use;
+} Few;
+
+INLINE int has_nonfinite(const Bits *bits, int64_t size) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t magnitude = bits[i] & MAGNITUDE;
+        most = magnitude > most ? magnitude : most;
+    }
+    return most >= INFINITE;
+}
+
+/* The values with zeros for those that are not finite, which are counted. */
+INLINE void without_nonfinite(const Bits *bits, int64_t size, uint32_t *finite, Seen *seen) {
+    uint32_t nan = 0, negative = 0, positive = 0;
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE;
+        nan += magnitude > INFINITE;
+        positive += pattern == INFINITE;
+        negative += pattern == (INFINITE | ~MAGNITUDE);
+        finite[i] = magnitude >= INFINITE ? 0 : pattern;
+    }
+    seen->nan += nan;
+    seen->neg_inf += negative;
+    seen->pos_inf += positive;
+    seen->zeros -= (int64_t)nan + negative + positive;
+}
+
+/* float64 values as float32, with zeros for those beyond it, which are counted. */
+INLINE void rounded_singles(const Double *values, int64_t size, uint32_t *singles, Seen *seen) {
+    uint32_t overflowed = 0, underflowed = 0;
+    for (int64_t i = 0; i < size; i++) {
+        double value = values[i];
+        union { float value; uint32_t bits; } single = {(float)value};
+        uint32_t magnitude = single.bits & MAGNITUDE;
+        uint32_t is_beyond = (magnitude == INFINITE) & (fabs(value) < INFINITY);
+        overflowed += is_beyond;
+        underflowed += (magnitude == 0) & (value != 0);
+        singles[i] = is_beyond ? 0 : single.bits;
+    }
+    seen->overflowed += overflowed;
+    seen->underflowed += underflowed;
+    seen->zeros -= overflowed;
+}
+
+/* Where an inverted pattern has its place, perhaps a new one; -1 where it is one too many. */
+static int64_t place_of(uint32_t *bins, uint32_t inverted, Few *few) {
+    uint32_t last = (2u << few->number_bits) - 1, place = ((inverted * GOLDEN) >> (32 - few->number_bits)) * 2;
+    while (bins[place] && bins[place] != inverted) place = (place + 1) & last;
+    if (bins[place]) return place;
+    int is_value = (~inverted & MAGNITUDE) != 0;
+    if (is_value && few->distinct == few->limit) return -1;
+    few->distinct += is_value;
+    bins[place] = inverted;
+    return place;
+}
+
+/* Finite patterns, at most BLOCK, counted among the few: how many were, until there was one too many. All are found
+   before any is counted: a sum that waits for one before it then holds up nothing else. */
+INLINE int64_t counted_few(const Bits *bits, int64_t size, uint32_t *bins, Few *few) {
+    uint32_t shift = 32 - (uint32_t)few->number_bits, places[BLOCK], elsewhere = 0;
+    uint32_t *counts = bins + ((uint64_t)2 << few->number_bits);
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t inverted = ~bits[i];
+        int32_t place = (int32_t)(((inverted * GOLDEN) >> shift) * 2);
+        uint32_t is_first = bins[place] == inverted, is_second = bins[place + 1] == inverted;
+        places[i] = (uint32_t)place + !is_first;
+        elsewhere |= !(is_first | is_second);
+    }
+    int64_t found = size, i = 0;
+    if (elsewhere) {
+        for (found = 0; found < size; found++) {
+            if (bins[places[found]] == ~bits[found]) continue;
+            int64_t place = place_of(bins, ~bits[found], few);
+            if (place < 0) break;
+            places[found] = (uint32_t)place;
+        }
+    }
+    for (; i + 4 <= found; i += 4)
+        for (int64_t way = 0; way < 4; way++) counts[(uint64_t)places[i + way] * FLOAT_WAYS + way % FLOAT_WAYS]++;
+    for (; i < found; i++) counts[(uint64_t)places[i] * FLOAT_WAYS]++;
+    return found;
+}
+
+/* The keys of finite patterns, places in SPARE for zeros, and what else is known of them. */
+INLINE void keys_of(const Bits *bits, int64_t size, uint32_t *keys, Seen *seen) {
+    int32_t top = 0;
+    uint32_t bottom = 0, nearest = UINT32_MAX, any = 0;
+    for (int64_t i = 0; i < size; i++) {
+        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE, before = magnitude - 1; /* of a zero the greatest */
+        top = (int32_t)pattern > top ? (int32_t)pattern : top;
+        bottom = pattern > bottom ? pattern : bottom;
+        nearest = before < nearest ? before : nearest;
+        any |= pattern;
+        keys[i] = magnitude ? pattern >> KEY_SHIFT : BUCKETS + (uint32_t)i % SPARE;
+    }
+    seen->top = top > seen->top ? top : seen->top;
+    seen->bottom = bottom > seen->bottom ? bottom : seen->bottom;
+    seen->nearest = (int64_t)nearest + 1 < seen->nearest ? (int64_t)nearest + 1 : seen->nearest;
+    seen->bits |= any;
+}
+
+INLINE void counted_keys(const uint32_t *keys, int64_t size, uint32_t *table) {
+    int64_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+        table[(uint64_t)keys[i] * FLOAT_WAYS]++;
+        table[(uint64_t)keys[i + 1] * FLOAT_WAYS + 1 % FLOAT_WAYS]++;
+        table[(uint64_t)keys[i + 2] * FLOAT_WAYS + 2 % FLOAT_WAYS]++;
+        table[(uint64_t)keys[i + 3] * FLOAT_WAYS + 3 % FLOAT_WAYS]++;
+    }
+    for (; i < size; i++) table[(uint64_t)keys[i] * FLOAT_WAYS]++;
+}
+
+/* Counts values: among the few as long as these are in use, then in the table, (BUCKETS + SPARE, FLOAT_WAYS); without
+   one, their keys are written down. How many there were after the few. */
+PUBLIC VARIANTS int64_t klcal_count_floats(const void *values, int64_t size, int64_t is_double, uint32_t *bins,
+                                           Few *few, uint32_t *table, uint32_t *keys, Seen *seen) {
+    uint32_t singles[BLOCK], finite[BLOCK], own_keys[BLOCK];
+    int64_t after = 0;
+    for (int64_t start = 0; start < size; start += BLOCK) {
+        int64_t some = size - start < BLOCK ? size - start : BLOCK, known = 0;
+        const Bits *bits = (const Bits *)values + start;
+        if (is_double) {
+            rounded_singles((const Double *)values + start, some, singles, seen);
+            bits = singles;
+        }
+        if (has_nonfinite(bits, some)) {
+            without_nonfinite(bits, some, finite, seen);
+            bits = finite;
+        }
+        if (few->in_use) {
+            known = counted_few(bits, some, bins, few);
+            few->in_use = known == some;
+        }
+        if (known == some) continue;
+        keys_of(bits + known, some - known, table ? own_keys : keys + after, seen);
+        if (table) counted_keys(own_keys, some - known, table);
+        after += some - known;
+    }
+    return after;
+}
+
+/* Counts 16-bit patterns in a table, (2¹⁶, SHORT_WAYS). */
+PUBLIC VARIANTS void klcal_count_shorts(const Short *values, int64_t size, uint32_t *table) {
+    int64_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+        uint64_t word = *(const Word *)(values + i);
+        table[(word & 0xffff) * SHORT_WAYS]++;
+        table[(word >> 16 & 0xffff) * SHORT_WAYS + 1 % SHORT_WAYS]++;
+        table[(word >> 32 & 0xffff) * SHORT_WAYS + 2 % SHORT_WAYS]++;
+        table[(word >> 48) * SHORT_WAYS + 3 % SHORT_WAYS]++;
+    }
+    for (; i < size; i++) table[values[i] * SHORT_WAYS]++;
+}
+
+/* Counts 8-bit patterns in a table, (2⁸, BYTE_WAYS). */
+PUBLIC VARIANTS void klcal_count_bytes(const uint8_t *values, int64_t size, uint32_t *table) {
+    int64_t i = 0;
+    for (; i + 8 <= size; i += 8) {
+        uint64_t word = *(const Word *)(values + i);
+        for (int way = 0; way < 8; way++) table[(word >> 8 * way & 0xff) * BYTE_WAYS + way]++;
+    }
+    for (; i < size; i++) table[values[i] * BYTE_WAYS]++;
+}
+
+/* The keys from first to last that occur, and how often each does; the table forgets them. How many there are. */
+INLINE int64_t taken(uint32_t *table, int64_t ways, int64_t first, int64_t last, int64_t *keys, int64_t *counts) {
+    int64_t found = 0;
+    for (int64_t start = first; start < last; start += 16) { /* most keys of an ordinary tensor do not occur */
+        int64_t end = start + 16 < last ? start + 16 : last;
+        uint32_t any = 0;
+        for (int64_t i = start * ways; i < end * ways; i++) any |= table[i];
+        if (!any) continue;
+        for (int64_t key = start; key < end; key++) {
+            int64_t count = 0;
+            for (int64_t way = 0; way < ways; way++) count += table[key * ways + way];
+            keys[found] = key;
+            counts[found] = count;
+            found += count != 0;
+        }
+        memset(table + start * ways, 0, (size_t)((end - start) * ways) * sizeof *table);
+    }
+    return found;
+}
+
+PUBLIC VARIANTS int64_t klcal_take_counts(uint32_t *table, int64_t ways, int64_t first, int64_t last, int64_t *keys,
+                                          int64_t *counts) {
+    if (ways == FLOAT_WAYS) return taken(table, FLOAT_WAYS, first, last, keys, counts);
+    if (ways == SHORT_WAYS) return taken(table, SHORT_WAYS, first, last, keys, counts);
+    return taken(table, ways, first, last, keys, counts);
+}
+
+#endif

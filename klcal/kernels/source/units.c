@@ -1,0 +1,3 @@
+/* The compiled kernel, its second part: from the values of units to sketches, and these added. */
+#include "added.h"
+#include "units.h"
