@@ -33,7 +33,7 @@ from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.values import Values, Weighing
+    from klcal.sketches.values import Values
 
 __all__ = [
     "calibrate",
@@ -64,7 +64,7 @@ def calibrate(
     per: str | Per = TENSOR,
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
-    importance: Weighing | None = None,
+    importance: Values | None = None,
 ) -> Row:
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 

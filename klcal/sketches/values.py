@@ -91,7 +91,6 @@ class Stored(Protocol):
 if TYPE_CHECKING:
     Held: TypeAlias = npt.ArrayLike | torch.Tensor
     Values: TypeAlias = Held | Stored
-    Weighing: TypeAlias = Values
 
 
 def sketch(
@@ -99,7 +98,7 @@ def sketch(
     *,
     per: str | Per = "tensor",
     device: str | None = None,
-    importance: Weighing | None = None,
+    importance: Values | None = None,
 ) -> Sketch:
     """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
@@ -147,7 +146,7 @@ def sketch(
     return _tensor_sketch(values, device)
 
 
-def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing | None) -> Sketch:
+def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | None) -> Sketch:
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
     place = None
@@ -167,9 +166,7 @@ def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing |
     return _units(stored_chunks(stored.parts), stored.dtype, place, weights)
 
 
-def weights_of(
-    importance: Weighing, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None
-) -> Importance:
+def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None) -> Importance:
     """What an importance is for the values of a tensor: see ``klcal.sketches.importance``.
 
     Raises:
