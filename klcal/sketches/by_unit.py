@@ -18,7 +18,7 @@ from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
 from klcal.sketches.counting import counter, values_of
-from klcal.sketches.importance import Importance
+from klcal.sketches.importance import Importance, split_weights
 from klcal.sketches.patterns import (
     TENSOR,
     UNITS,
@@ -209,7 +209,7 @@ def _weighted(
     unit = np.repeat(np.arange(starts.size - 1, dtype=np.uint64), np.diff(starts))
     order = np.argsort((unit << np.uint64(32)) | patterns)
     patterns, weights = patterns[order], weights[order]
-    together = summed_weights(patterns, np.stack([weights, weights > 0]), starts)
+    together = summed_weights(patterns, split_weights(weights), starts)
     found = counted_patterns(*runs(patterns, starts), resolution, together, heaviest=heaviest)
     return _less_rounded(found, rounded)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klcal.sketches.importance import joined_weights
 from klcal.sketches.patterns import Patterns
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
@@ -80,8 +81,8 @@ class Distribution:
         plain = Distribution.of(sketch)
         if sketch.weights is None:
             return plain
-        weights = np.empty(sketch.weights.shape)
-        weights[:, _by_value(sketch)] = sketch.weights
+        weights = np.empty((2, plain.counts.size))
+        weights[:, _by_value(sketch)] = joined_weights(sketch.weights), sketch.weights[2]
         mass, numbers = np.where((sketch.weighed > 0)[plain.unit], weights, plain.counts)
         once = replace(plain, counts=numbers)._of_pieces(mass > 0)
         once = replace(once, number=once.size)
