@@ -33,7 +33,7 @@ from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.values import Values, Weighing
+    from klcal.sketches.values import Values
 
 __all__ = [
     "calibrate",
@@ -64,7 +64,7 @@ def calibrate(
     per: str | Per = TENSOR,
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
-    importance: Weighing | None = None,
+    importance: Values | None = None,
 ) -> Row:
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 
@@ -127,7 +127,7 @@ def calibrate(
     return replace(row, name=values.name, dtype=values.dtype, shape=values.shape)
 
 
-def _of_values(values: Values, per: Per, settings: Settings, importance: Weighing | None) -> Row:
+def _of_values(values: Values, per: Per, settings: Settings, importance: Values | None) -> Row:
     units = units_of(values, per, importance)
     if units is not None:
         return calibrate_units(*units[:3], settings, units.importance)

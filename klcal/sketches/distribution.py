@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.sums import placed_sums, unit_sums
+from klcal.sketches.importance import joined_weights
 from klcal.sketches.patterns import Patterns, extremes
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
@@ -66,9 +67,11 @@ class Distribution:
         """
         if sketch.weights is None:
             return Distribution.of(sketch)
-        mass, numbers = np.where((sketch.weighed > 0)[sketch.unit], sketch.weights, sketch.counts)
+        has_some = (sketch.weighed > 0)[sketch.unit]
+        mass = np.where(has_some, joined_weights(sketch.weights), sketch.counts)
+        numbers = np.where(has_some, sketch.weights[2], sketch.counts)
         once = Distribution(sketch=_of_pieces(sketch, mass > 0, numbers), tops=sketch.tops)
-        weights = mass[mass > 0].astype(np.float64)
+        weights = mass[mass > 0]
         total = unit_sums(weights, once.starts)
         share = np.divide(once.number, total, out=np.zeros(total.size), where=total > 0)
         weights = weights * share[once.unit]

@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.layout import Layout
-from klcal.sketches.patterns import Floats, Integers
+from klcal.sketches.patterns import Floats, Integers, Weights
 
-__all__ = ["HEAVIEST", "Importance", "check_shape", "checked_importance"]
+__all__ = ["HEAVIEST", "Importance", "check_shape", "checked_importance", "joined_weights", "split_weights"]
 
-HEAVIEST = 2.0**40  # the largest weight: ratios are kept to 12 digits, and 2²² equal values add up
+HEAVIEST = 2.0**40  # the largest weight: ratios are kept to 12 digits
+PART = 20  # bits of a weight in each of its two parts: 2⁴² of them add up in an int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,17 @@ class Importance:
     def at(self, start: int, count: int) -> Integers:
         """The weights of so many values from a position on."""
         return self.weights.flat[start : start + count]
+
+
+def split_weights(weights: Integers) -> Weights:
+    """Weights of single values in the form that adds up: two parts, and whether there is any."""
+    return np.stack([weights >> PART, weights & ((1 << PART) - 1), weights > 0])
+
+
+def joined_weights(weights: Weights) -> Floats:
+    """What the values of each piece weigh together."""
+    found: Floats = weights[0] * 2.0**PART + weights[1]
+    return found
 
 
 def check_shape(importance: tuple[int, ...], shape: tuple[int, ...]) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.errors import InputError
-
 __all__ = [
     "FEW",
     "MANTISSA_BITS",
@@ -29,7 +27,6 @@ __all__ = [
     "extremes",
     "is_special",
     "kinds",
-    "multiplied",
     "narrow",
     "runs",
     "summed",
@@ -44,14 +41,13 @@ FINE_OCTAVES = 2  # below the largest magnitude, at full precision: a threshold 
 SIGN = np.uint32(1 << 31)  # the pattern of -0.0
 INFINITY = np.uint32(0xFF << PATTERN_BITS)  # the pattern of +inf; those of NaN are greater
 MOST = np.iinfo(np.int32).max  # counts of the narrow kind
-MOST_WEIGHT = 2.0**62  # of a piece: sums stay within int64
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.signedinteger[Any]]  # int32 where they fit, else int64
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Patterns = npt.NDArray[np.uint32]
-Weights = npt.NDArray[np.int64]  # (2, pieces): what the values of each weigh together, and how many weigh something
+Weights = npt.NDArray[np.int64]  # (3, pieces): see Sketch.weights
 
 
 @dataclass(frozen=True)
@@ -135,32 +131,9 @@ def summed(keys: Patterns, counts: Numbers, starts: Integers) -> tuple[Patterns,
 
 
 def summed_weights(keys: Patterns, weights: Weights, starts: Integers) -> Weights:
-    """The weights of the keys that ``summed`` and ``runs`` leave.
-
-    Raises:
-        InputError: those of one key come to more than an int64 holds.
-    """
+    """The weights of the keys that ``summed`` and ``runs`` leave."""
     begins = run_begins(keys, starts)
-    if weights[0].sum(dtype=np.float64) >= MOST_WEIGHT:  # of all keys together, which is known faster
-        _check_weight(float(np.add.reduceat(weights[0], begins, dtype=np.float64).max()))
     return weights if begins.size == keys.size else np.add.reduceat(weights, begins, axis=1)
-
-
-def multiplied(weights: Weights, times: int) -> Weights:
-    """Weights that stand so often.
-
-    Raises:
-        InputError: as ``summed_weights``.
-    """
-    _check_weight(float(weights[0].max(initial=0)) * times)
-    return weights * times
-
-
-def _check_weight(most: float) -> None:
-    if most >= MOST_WEIGHT:
-        raise InputError(
-            "too many of its values are equal for their weights to be added", "calibrate it without importance"
-        )
 
 
 def runs(keys: Patterns, starts: Integers) -> tuple[Patterns, Numbers, Integers]:

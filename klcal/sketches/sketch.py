@@ -33,7 +33,6 @@ from klcal.sketches.patterns import (
     Resolution,
     Weights,
     exponents,
-    multiplied,
     narrow,
     summed,
     summed_weights,
@@ -65,7 +64,7 @@ class Sketch:
     few; beyond, some 80 kB for a million values of a bell-shaped law. Adding needs the result and a little beside it.
 
     Values that have an importance have weights: integers, relative to the largest of their unit, and so these add up
-    exactly as well (``klcal.sketches.importance``). A piece takes 16 bytes more. The laws hold for them too, where
+    exactly as well (``klcal.sketches.importance``). A piece takes 24 bytes more. The laws hold for them too, where
     the largest weight of a unit is the same in both sketches; else, or where only one of them has weights, they do not
     add.
 
@@ -77,7 +76,7 @@ class Sketch:
 
     keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
     counts: Numbers  # (pieces,): int32 where every count fits, else int64
-    weights: Weights | None = None  # (2, pieces): what values weigh together, how many weigh more than 0
+    weights: Weights | None = None  # (3, pieces): what values weigh together, in units of 2²⁰ and the rest; how many do
     starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
     zeros: Integers  # (units,), as all below
     nan: Integers
@@ -165,7 +164,7 @@ class Sketch:
         """How many of these weigh something; 0 without importance."""
         if self.weights is None:
             return np.zeros(self.units, np.int64)
-        return np.diff(np.append(0, np.cumsum(self.weights[1]))[self.starts])
+        return np.diff(np.append(0, np.cumsum(self.weights[2]))[self.starts])
 
     @property
     def finite(self) -> Integers:
@@ -266,8 +265,8 @@ class Sketch:
         if not times:
             return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}
-        found = replace(self, counts=narrow(self.counts.astype(np.int64) * times), **counters)
-        return found if self.weights is None else replace(found, weights=multiplied(self.weights, times))
+        weights = None if self.weights is None else self.weights * times
+        return replace(self, counts=narrow(self.counts.astype(np.int64) * times), weights=weights, **counters)
 
     def coarsen(self, mantissa_bits: int) -> Sketch:
         """The sketch that counting with so many mantissa bits gives, however few the distinct values are.
@@ -389,7 +388,7 @@ def _side_by_side(parts: Sequence[Weights | None]) -> Weights | None:
     """The weights of some sketches behind one another; those without any have no pieces, or all are without."""
     if all(each is None for each in parts):
         return None
-    return np.concatenate([np.empty((2, 0), np.int64) if each is None else each for each in parts], axis=1)
+    return np.concatenate([np.empty((3, 0), np.int64) if each is None else each for each in parts], axis=1)
 
 
 def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:

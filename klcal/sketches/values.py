@@ -93,7 +93,6 @@ class Stored(Protocol):
 if TYPE_CHECKING:
     Held: TypeAlias = npt.ArrayLike | torch.Tensor
     Values: TypeAlias = Held | Stored
-    Weighing: TypeAlias = Values
 
 
 def sketch(
@@ -101,7 +100,7 @@ def sketch(
     *,
     per: str | Per = "tensor",
     device: str | None = None,
-    importance: Weighing | None = None,
+    importance: Values | None = None,
 ) -> Sketch:
     """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
@@ -156,7 +155,7 @@ class Units(NamedTuple):
     importance: Importance | None
 
 
-def units_of(values: Held | Stored, per: Per, importance: Weighing | None) -> Units | None:
+def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Units | None:
     """What a tensor has to be cut into; None where it is one unit.
 
     Raises:
@@ -182,7 +181,7 @@ def units_of(values: Held | Stored, per: Per, importance: Weighing | None) -> Un
     return Units(chunks, dtype, place, weights)
 
 
-def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing | None) -> Sketch:
+def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | None) -> Sketch:
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
     units = units_of(stored, per, importance)
@@ -196,9 +195,7 @@ def _stored_sketch(stored: Stored, per: Per, device: str, importance: Weighing |
     return weighted_sketch(stored_chunks(stored.parts), stored.dtype, weights)
 
 
-def weights_of(
-    importance: Weighing, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None
-) -> Importance:
+def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None) -> Importance:
     """What an importance is for the values of a tensor: see ``klcal.sketches.importance``.
 
     Raises:

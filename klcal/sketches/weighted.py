@@ -16,7 +16,7 @@ from klcal.quantizers.layout import Layout
 from klcal.sketches.by_unit import BLOCK, MOST_UNITS, brought_together, filled, less_rounded, rounded_away
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import values_of
-from klcal.sketches.importance import Importance
+from klcal.sketches.importance import Importance, split_weights
 from klcal.sketches.patterns import TENSOR, UNITS, Floats, Integers, Resolution, runs, summed_weights
 from klcal.sketches.sketch import Sketch
 
@@ -99,6 +99,6 @@ def _counted(
     unit = np.repeat(np.arange(starts.size - 1, dtype=np.uint64), np.diff(starts))
     order = np.argsort((unit << np.uint64(32)) | patterns)
     patterns, weights = patterns[order], weights[order]
-    together = summed_weights(patterns, np.stack([weights, weights > 0]), starts)
+    together = summed_weights(patterns, split_weights(weights), starts)
     found = counted_patterns(*runs(patterns, starts), resolution, together, heaviest=heaviest)
     return less_rounded(found, rounded)

@@ -84,6 +84,8 @@ def differences(left: Sketch, right: Sketch) -> list[str]:
     for f in fields(Sketch)[4:-2]:
         mine, theirs = getattr(left, f.name), getattr(right, f.name)
         found += [f"{f.name} of unit {u}: {mine[u]} is not {theirs[u]}" for u in np.flatnonzero(mine != theirs)[:3]]
+    if not np.array_equal(left.weights, right.weights):
+        found.append(f"weights: {left.weights} are not {right.weights}")
     for unit in range(left.units):
         mine, theirs = (
             dict(zip(each.keys.tolist(), each.counts.tolist(), strict=True))
