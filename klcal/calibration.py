@@ -156,13 +156,12 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     return _row(outcomes_of(found, settings), settings, found.grid, found.weights is not None)
 
 
-def calibrate_tensors(sketches: Sequence[Sketch], settings: Settings) -> list[Row]:
-    """The rows of some tensors, each a sketch of one unit, searched together: to the bit what each alone gives."""
+def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
+    """The rows of some tensors, each a unit of a sketch, searched together: to the bit what each alone gives."""
     settings = replace(settings, scheme=settings.scheme.of_one_unit)
-    outcomes = outcomes_of(Sketch.stack(sketches), settings)
-    alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(len(sketches)))
-    weighs = [each.weights is not None for each in sketches]
-    return [_row(each, settings, None, weighed) for each, weighed in zip(alone, weighs, strict=True)]
+    outcomes = outcomes_of(found, settings)
+    alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(found.units))
+    return [_row(each, settings, None, found.weights is not None) for each in alone]
 
 
 def calibrate_units(

@@ -14,7 +14,10 @@ from functools import partial
 from itertools import groupby
 from math import prod
 from operator import add
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
@@ -28,6 +31,8 @@ from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
+from klcal.sketches.by_unit import sketch_each
+from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import REPEATED, UNORDERED, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
@@ -42,7 +47,7 @@ BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
-TOGETHER = 32  # small tensors in a task: the search is as fast per tensor as with more, and the last worker not late
+TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -205,6 +210,8 @@ def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
             yield _Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
             yield from (_Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
+        elif any(part.repeats != 1 for part in tensor.parts):
+            yield _Task((tensor,), True)
         else:
             small.append(tensor)
     yield from (_Task(tuple(small[i : i + TOGETHER]), True) for i in range(0, len(small), TOGETHER))
@@ -244,21 +251,41 @@ def _limited(work: Callable[[Task], Outcome], threads: int, task: Task) -> Outco
 
 def _run(request: Request, task: _Task) -> list[_Outcome]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
-    counted = [attempt(partial(_counted, request, tensor)) for tensor in task.tensors]
-    sketches = [each for each in counted if isinstance(each, Sketch)]
-    if not task.whole or not sketches:
-        return counted
-    found = _calibrated(request, sketches)
-    return [next(found) if isinstance(each, Sketch) else each for each in counted]
+    if len(task.tensors) > 1:
+        return _run_together(request, task.tensors)
+    found = attempt(partial(_counted, request, task.tensors[0]))
+    if task.whole and isinstance(found, Sketch):
+        return [attempt(partial(calibrate_sketch, found, request))]
+    return [found]
 
 
-def _calibrated(request: Request, sketches: Sequence[Sketch]) -> Iterator[Row | InputError]:
-    """The rows of some tensors, searched together; one by one where that fails: none costs the others theirs."""
-    rows = attempt(partial(calibrate_tensors, sketches, request))
+def _run_together(request: Request, tensors: Sequence[_Tensor]) -> list[_Outcome]:
+    """Small tensors: those of one dtype are counted and searched together."""
+    outcomes: dict[int, _Outcome] = {}
+    read: dict[str, dict[int, npt.NDArray[Any]]] = {}
+    for place, tensor in enumerate(tensors):
+        values = attempt(partial(_values, tensor))
+        if isinstance(values, InputError):
+            outcomes[place] = values
+        else:
+            read.setdefault(tensor.dtype, {})[place] = values
+    for dtype, arrays in read.items():
+        outcomes.update(zip(arrays, _rows_of(request, dtype, [*arrays.values()]), strict=True))
+    return [outcomes[place] for place in range(len(tensors))]
+
+
+def _rows_of(request: Request, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[_Outcome]:
+    """The rows of some tensors; one by one where that fails: none costs the others theirs."""
+    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), request))
     if not isinstance(rows, InputError):
-        yield from rows
-    else:
-        yield from (attempt(partial(calibrate_sketch, each, request)) for each in sketches)
+        return [*rows]
+    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(request, dtype, [each])]
+
+
+def _values(tensor: _Tensor) -> npt.NDArray[Any]:
+    """All values of a small tensor, in storage form."""
+    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # which are valid until the next is asked for
+    return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
 
 
 def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:

@@ -6,7 +6,7 @@ a matrix; where they lie apart, many are brought together before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, pairwise, repeat
 from typing import Any
@@ -20,10 +20,10 @@ from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
 from klcal.sketches.counting import counter, pattern_values, values_of
-from klcal.sketches.patterns import UNITS, Integers, Patterns, Resolution, runs
+from klcal.sketches.patterns import TENSOR, UNITS, Integers, Patterns, Resolution, runs
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["brought_together", "filled", "less_rounded", "rounded_away", "unit_sketches"]
+__all__ = ["brought_together", "filled", "less_rounded", "rounded_away", "sketch_each", "unit_sketches"]
 
 BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache, and are not given back to the system
 WIDE_BLOCK = 1 << 24  # values brought together at most, where those of a unit lie apart: 64 MiB of float32
@@ -183,6 +183,12 @@ def brought_together(block: Array, position: int, layout: Layout) -> tuple[Array
     each = unit if unit.size == block.size else np.repeat(unit, np.diff(begins, append=block.size))
     starts = np.append(0, np.cumsum(np.bincount(each, minlength=layout.rows)))
     return block[np.argsort(each, kind="stable")], starts
+
+
+def sketch_each(arrays: Sequence[Array], dtype: str) -> Sketch:
+    """The sketch of some tensors, each of one unit."""
+    starts = np.append(0, np.cumsum([array.size for array in arrays]))
+    return _counted(np.concatenate(arrays), dtype, starts, TENSOR)
 
 
 def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution) -> Sketch:

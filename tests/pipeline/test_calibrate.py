@@ -16,7 +16,6 @@ from klcal.pipeline.calibrate import Request, calibrate_files
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Source, regular
 from klcal.search.methods import KL, MSE
-from klcal.sketches.sketch import Sketch
 from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
 from tests.support.lazy import torch
 
@@ -104,8 +103,8 @@ def test_rows_of_small_tensors_that_see_one_another_are_noticed(here, monkeypatc
     """The broken twin: each is given the scale of the greatest of its task."""
     calibrate_tensors = pipeline.calibrate_tensors
 
-    def shared(sketches, settings):
-        rows = calibrate_tensors(sketches, settings)
+    def shared(found, settings):
+        rows = calibrate_tensors(found, settings)
         return [replace(row, scale=row.scale and max(each.scale or 0.0 for each in rows)) for row in rows]
 
     monkeypatch.setattr(pipeline, "calibrate_tensors", shared)
@@ -130,7 +129,7 @@ def fails_on(numel: int, error, calibrate):
     """Wherever a tensor of so many values is among those that are calibrated."""
 
     def replaced(found, settings):
-        if any(numel in each.numel for each in ([found] if isinstance(found, Sketch) else found)):
+        if numel in found.numel:
             raise error
         return calibrate(found, settings)
 
