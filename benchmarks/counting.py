@@ -1,4 +1,4 @@
-"""The sketch of much data on one core and on two, against NumPy's own pass and a loop in C."""
+"""The sketch of much data by either kernel on one core, and on two, against NumPy's own pass and a loop in C."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
+from klcal.kernels.library import NAMES, VARIABLE, library
 from klcal.pipeline.calibrate import Request, calibrate_files
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import find
 from klcal.search.methods import MinMax
+from klcal.sketches.counting import count
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch, sketch_parts
 
 VALUES = 1 << 26  # 256 MiB of float32
 LARGE_VALUES = 1 << 28  # 1 GiB
+PASS = "numpy min() + max()"
 C_LOOP = """
 #include <stdint.h>
 #include <stddef.h>
@@ -47,34 +51,49 @@ def run() -> None:
 
 def _one_core(folder: str, values: np.ndarray) -> None:
     (described,) = find([f"{folder}/values.npy"]).sources[0].describe()
-    whole = sketch(values)
-    bfloat16 = (values.view(np.uint32) >> 16).astype(np.uint16)
-    relu = np.maximum(values, 0)
-
-    def from_file() -> None:
-        assert sketch_parts(described.parts, described.dtype) == whole
-
-    def of_bfloat16() -> None:
-        assert count_patterns([bfloat16], "bfloat16").numel[0] == VALUES
-
-    from klcal.sketches.counting import count as count_patterns
-
-    candidates: dict[str, Callable[[], object]] = {
-        "numpy min() + max()": lambda: (values.min(), values.max()),
-        "sketch of an array": lambda: sketch(values),
-        "sketch of a file": from_file,
-        "sketch of an array, half of it zeros": lambda: sketch(relu),
-        "sketch of bfloat16": of_bfloat16,
+    bits = values.view(np.uint32)
+    float64 = values[: VALUES // 2].astype(np.float64)
+    data = {
+        "an array": (values, "float32"),
+        "an array, half of it zeros": (np.maximum(values, 0), "float32"),
+        "an array of 40 values": (np.rint(values * 4) * np.float32(0.0137), "float32"),
+        "an array of 4,000 values": (np.clip(np.rint(values * 500), -2000, 1999) * np.float32(0.0137), "float32"),
+        "an array, nine in ten of it one value": (np.where(bits % 10 > 0, np.float32(0.37), values), "float32"),
+        "float64": (float64, "float64"),
+        "bfloat16": ((bits >> 16).astype(np.uint16), "bfloat16"),
+        "float16": (values.astype(np.float16), "float16"),
+        "float8": ((bits >> 24).astype(np.uint8), "float8_e5m2"),
     }
-    if c_loop := _c_loop(folder, values, whole):
+    candidates: dict[str, Callable[[], object]] = {PASS: lambda: (values.min(), values.max())}
+    sizes = {PASS: VALUES}
+    for kernel in NAMES:
+        for name, (array, dtype) in data.items():
+            candidates[f"{kernel}: {name}"] = _by(kernel, partial(count, [array], dtype))
+            sizes[f"{kernel}: {name}"] = array.size
+        candidates[f"{kernel}: a file"] = _by(kernel, partial(sketch_parts, described.parts, described.dtype))
+    if c_loop := _c_loop(folder, values, sketch(values)):
         candidates["a loop in C that only counts"] = c_loop
     with one_core():
-        times = in_turns(candidates, rounds=5)
-    per_value = {name: [second / VALUES * 1e9 for second in seconds] for name, seconds in times.items()}
-    rows = [(name, f"{min(nanoseconds):.2f} ns") for name, nanoseconds in per_value.items()]
-    pass_ = "numpy min() + max()"
-    rows += [(f"{name} / {pass_}", f"{ratio(times, name, pass_):.1f}") for name in candidates if name != pass_]
-    report("Counting on one core, per value (at most 9 times min + max, torch not needed)", rows)
+        times = in_turns(candidates, rounds=3)
+    nanoseconds = {name: min(times[name]) / sizes.get(name, VALUES) * 1e9 for name in candidates}
+    rows = [
+        (name, f"{nanoseconds[name]:.2f} ns {ratio(times, name, PASS) * VALUES / sizes.get(name, VALUES):5.1f}")
+        for name in candidates
+    ]
+    report("Counting on one core: a value, and in passes of min + max over float32", rows)
+
+
+def _by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
+    """The work done by a kernel."""
+
+    def timed() -> None:
+        os.environ[VARIABLE] = kernel
+        library.cache_clear()
+        work()
+        del os.environ[VARIABLE]
+        library.cache_clear()
+
+    return timed
 
 
 def _c_loop(folder: str, values: np.ndarray, whole: Sketch) -> Callable[[], object] | None:

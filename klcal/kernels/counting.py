@@ -1,7 +1,7 @@
 """How often each float32 key or narrow pattern occurs, in C (``source/counting.h``): functions on arrays.
 
 All that a count needs between two calls is in the arrays that these functions give and take, so several threads may
-count at once, each into arrays of its own. Counts are uint32: a table takes 2³² − 1 values, and is emptied before.
+count at once, each into arrays of its own. Counts are uint32: they are to be taken out before there are 2³² values.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from klcal.kernels.library import address, library
 
 __all__ = [
     "FIELDS",
-    "KEYS",
     "count_floats",
     "count_patterns",
     "few_bins",
     "few_counts",
     "float_table",
+    "is_few",
     "key_counts",
     "none_seen",
     "pattern_counts",
@@ -61,9 +61,9 @@ def none_seen() -> Integers:
     return seen
 
 
-def few_bins(limit: int, size: int) -> tuple[Table, Integers]:
-    """Room for at most ``limit`` distinct values of ``size``, and the numbers that describe it; zeros come on top."""
-    number_bits = max(1, (min(BINS_PER_VALUE * limit, size) + 1).bit_length())
+def few_bins(limit: int) -> tuple[Table, Integers]:
+    """Room for at most ``limit`` distinct values, and the numbers that describe it; zeros come on top."""
+    number_bits = (BINS_PER_VALUE * limit + 1).bit_length()
     return np.zeros((2 << number_bits) * (1 + FLOAT_WAYS), np.uint32), np.array([number_bits, limit, 0, 1])
 
 
@@ -72,39 +72,37 @@ def float_table() -> Table:
     return np.zeros((KEYS + SPARE) * FLOAT_WAYS, np.uint32)
 
 
-def pattern_table(itemsize: int) -> Table:
-    """The same, of patterns of one or two bytes."""
-    return np.zeros(BYTE_WAYS << 8 if itemsize == 1 else SHORT_WAYS << 16, np.uint32)
+def pattern_table(patterns: int) -> Table:
+    """The same, of 2⁸ or 2¹⁶ patterns."""
+    return np.zeros(patterns * (BYTE_WAYS if patterns == 1 << 8 else SHORT_WAYS), np.uint32)
 
 
-def count_floats(
-    values: Array, bins: Table, few: Integers, table: Table | None, seen: Integers
-) -> npt.NDArray[np.uint32]:
-    """Counts float32 or float64 values, among the few as long as they are; then in a table.
-
-    Without a table their keys are given, and ``KEYS`` or more for zeros.
-    """
-    keys = np.empty(values.size if table is None else 0, np.uint32)
-    written = _kernel().klcal_count_floats(
+def count_floats(values: Array, bins: Table, few: Integers, table: Table, seen: Integers) -> None:
+    """Counts float32 or float64 values, among the few as long as they are; then in a table."""
+    _kernel().klcal_count_floats(
         _pointer(values),
         ctypes.c_int64(values.size),
         ctypes.c_int64(values.dtype == np.float64),
         _pointer(bins),
         _pointer(few),
-        None if table is None else _pointer(table),
-        _pointer(keys),
+        _pointer(table),
         _pointer(seen),
     )
-    return keys[:written]
+
+
+def is_few(few: Integers) -> bool:
+    """Whether all values so far are among the few."""
+    return bool(few[3])
 
 
 def few_counts(bins: Table, few: Integers) -> tuple[npt.NDArray[np.uint32], Integers]:
     """The patterns that were counted among the few, ascending, and how often each was."""
     inverted, counts = np.split(bins, [2 << int(few[0])])
     places = np.flatnonzero(inverted)
-    patterns = ~inverted[places]
-    order = np.argsort(patterns)
-    return patterns[order], counts.reshape(-1, FLOAT_WAYS)[places[order]].sum(axis=1, dtype=np.int64)
+    sums = counts.reshape(-1, FLOAT_WAYS)[places].sum(axis=1, dtype=np.uint64)
+    pairs = (~inverted[places]).astype(np.uint64) << np.uint64(32) | sums
+    pairs.sort()  # in a fifth of the time of an argsort
+    return (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32).astype(np.int64)
 
 
 def key_counts(table: Table, seen: Integers) -> tuple[Integers, Integers, int]:
@@ -147,7 +145,7 @@ def _taken(table: Table, ways: int, first: int, last: int) -> tuple[Integers, In
 def _kernel() -> Any:
     kernel = library()
     assert kernel is not None  # who calls has asked
-    kernel.klcal_count_floats.restype = kernel.klcal_take_counts.restype = ctypes.c_int64
+    kernel.klcal_take_counts.restype = ctypes.c_int64
     return kernel
 
 

@@ -6,6 +6,8 @@ else follows from the law of sketches: that of all values is the sum of those of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,12 +15,12 @@ import numpy.typing as npt
 
 from klcal.kernels.counting import (
     FIELDS,
-    KEYS,
     count_floats,
     count_patterns,
     few_bins,
     few_counts,
     float_table,
+    is_few,
     key_counts,
     none_seen,
     pattern_counts,
@@ -28,10 +30,10 @@ from klcal.sketches.counted import counted_buckets, counted_patterns, counted_va
 from klcal.sketches.patterns import SIGN, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
-__all__ = ["CompiledFloats", "CompiledPatterns"]
+__all__ = ["CompiledCounter", "LargeFloats", "LargePatterns"]
 
-SMALL = 1 << 13  # values up to which sorting keys beats clearing and scanning a table
-FLUSH = 1 << 30  # values of a part: no uint32 count in its tables can overflow
+SMALL = 1 << 13  # values that are kept, and sorted if no more come: a table is faster from here on (0.3 ms)
+FLUSH = 1 << 30  # values of a part: no uint32 count of it can overflow
 SHIFT = 13  # bits of a float32 pattern below its key
 BELOW_KEY = (1 << SHIFT) - 1
 
@@ -39,7 +41,7 @@ Array = npt.NDArray[Any]
 
 
 class Part(Protocol):
-    """At most ``FLUSH`` values on their way to a sketch."""
+    """Some values on their way to a sketch, as flat arrays: at most ``FLUSH`` where the kernel counts."""
 
     def add(self, block: Array) -> None:
         """Count values more."""
@@ -48,12 +50,17 @@ class Part(Protocol):
         """What all of them were. Nothing is counted after that."""
 
 
-class _Counter:
-    """A ``Counter`` in parts; few values are kept until all of them have come, and need no table then."""
+class CompiledCounter:
+    """A ``Counter`` in parts.
 
-    def __init__(self, resolution: Resolution) -> None:
-        self.resolution = resolution
-        self.before = Sketch.empty(resolution=resolution)
+    Args:
+        small: begins a part that needs no table: for all of the values, if they are few.
+        large: begins a part in the kernel.
+    """
+
+    def __init__(self, small: Callable[[], Part], large: Callable[[], Part]) -> None:
+        self.small, self.large = small, large
+        self.before: Sketch | None = None  # of the parts that are complete
         self._begin()
 
     def _begin(self) -> None:
@@ -61,11 +68,8 @@ class _Counter:
         self.size = 0
         self.part: Part | None = None
 
-    def _part(self, size: int) -> Part:
-        """For ``size`` values."""
-        raise NotImplementedError
-
     def add(self, block: Array) -> None:
+        """Count values more, of any number."""
         for start in range(0, block.size, FLUSH):
             self._add(np.ascontiguousarray(block[start : start + FLUSH]))
 
@@ -78,71 +82,52 @@ class _Counter:
             self.held.append(block.copy())  # which is only valid until the next one comes
             return
         if self.part is None:
-            self.part = self._part(FLUSH)
-            for each in self.held:
-                self.part.add(each)
-            self.held.clear()
-        self.part.add(block)
+            self.part = self.large()
+        for each in (*self.held, block):
+            self.part.add(each)
+        self.held.clear()
 
     def sketch(self) -> Sketch:
-        part = self.part or self._part(self.size)
+        """What all of them were."""
+        part = self.part or self.small()
         if self.held:
             part.add(np.concatenate(self.held))
-        return self.before + part.sketch()
+        found = part.sketch()
+        return found if self.before is None else self.before + found
 
 
-class CompiledFloats(_Counter):
-    """Of float32, and of float64 as that."""
+class LargeFloats:
+    """A part of float32, and of float64 as that."""
 
-    def _part(self, size: int) -> Part:
-        return _Floats(size, self.resolution)
-
-
-class CompiledPatterns(_Counter):
-    """Of 16- and 8-bit floats: of their bit patterns; ``values`` is what each of them stands for."""
-
-    def __init__(self, values: npt.NDArray[np.float32], resolution: Resolution) -> None:
-        self.values = values
-        super().__init__(resolution)
-
-    def _part(self, size: int) -> Part:
-        return _Patterns(self.values, size, self.resolution)
-
-
-class _Floats:
-    def __init__(self, size: int, resolution: Resolution) -> None:
+    def __init__(self, resolution: Resolution) -> None:
         self.resolution = resolution
-        self.bins, self.few = few_bins(resolution.few, size)
-        self.table = float_table() if size > SMALL else None
-        self.keys = np.empty(0, np.uint32)  # of the only block, where there is no table
+        self.bins, self.few = few_bins(resolution.few)
+        self.table = float_table()
         self.seen = none_seen()
 
     def add(self, block: Array) -> None:
-        self.keys = count_floats(block, self.bins, self.few, self.table, self.seen)
+        """Count values more."""
+        count_floats(block, self.bins, self.few, self.table, self.seen)
 
     def sketch(self) -> Sketch:
+        """What all of them were; the tables are empty then."""
         patterns, counts = few_counts(self.bins, self.few)
         whole = counted_patterns(patterns, counts, np.array([0, patterns.size]), self.resolution)
-        return self._in_buckets() + whole
-
-    def _in_buckets(self) -> Sketch:
         seen = dict(zip(FIELDS, self.seen.tolist(), strict=True))
-        if self.table is None:
-            keys, counts = np.unique(self.keys[self.keys < KEYS].astype(np.int64), return_counts=True)
-            zeros = self.keys.size - int(counts.sum())
-        else:
-            keys, counts, zeros = key_counts(self.table, self.seen)
-        seen["zeros"] += zeros
+        if is_few(self.few):
+            return replace(whole, **{name: getattr(whole, name) + seen[name] for name in COUNTERS})
+        keys, counts, zeros = key_counts(self.table, self.seen)
         minimum, maximum = _extremes(seen)
-        return counted_buckets(
+        in_buckets = counted_buckets(
             keys.astype(np.uint32) << np.uint32(SHIFT),
             counts,
             exact=not seen["bits"] & BELOW_KEY,
             resolution=self.resolution,
             minimum=minimum,
             maximum=maximum,
-            **{name: seen[name] for name in COUNTERS},
+            **{name: seen[name] + (zeros if name == "zeros" else 0) for name in COUNTERS},
         )
+        return in_buckets + whole
 
 
 def _extremes(seen: dict[str, int]) -> tuple[float, float]:
@@ -156,18 +141,18 @@ def _extremes(seen: dict[str, int]) -> tuple[float, float]:
     return low, high
 
 
-class _Patterns:
-    def __init__(self, values: npt.NDArray[np.float32], size: int, resolution: Resolution) -> None:
+class LargePatterns:
+    """A part of 16- or 8-bit floats: their bit patterns; ``values`` is what each of them stands for."""
+
+    def __init__(self, values: npt.NDArray[np.float32], resolution: Resolution) -> None:
         self.values, self.resolution = values, resolution
-        self.table = pattern_table(1 if values.size == 1 << 8 else 2) if size > SMALL else None
-        self.few: tuple[Array, Array] = np.empty(0, np.uint16), np.empty(0, np.int64)  # where there is no table
+        self.table = pattern_table(values.size)
 
     def add(self, block: Array) -> None:
-        if self.table is not None:
-            count_patterns(block, self.table)
-        else:
-            self.few = np.unique(block.view(f"u{block.itemsize}"), return_counts=True)
+        """Count values more."""
+        count_patterns(block, self.table)
 
     def sketch(self) -> Sketch:
-        patterns, counts = self.few if self.table is None else pattern_counts(self.table)
+        """What all of them were; the tables are empty then."""
+        patterns, counts = pattern_counts(self.table)
         return counted_values(self.values[patterns], counts, self.resolution)

@@ -5,15 +5,15 @@ bucket is an interval of fixed relative width (2⁻¹⁰, 0.1 %), no range has t
 bfloat16, float16 and float8 value has a bucket of its own. Only integers and exact extremes come out, so the
 result does not depend on how the values were cut, ordered or where they were counted.
 
-NumPy counts here; ``device_counting`` gives the same integers by torch. On a CPU NumPy is the faster one (add.at on
-an int32 table: 2.0 ns per value, torch.bincount 2.5, np.bincount 2.9, measured side by side on one core with 512 KiB of
-L2), so torch counts nothing there.
+NumPy counts here, where the compiled kernel does not: ``counter`` decides. ``device_counting`` gives the same integers
+by torch. On a CPU even NumPy is faster than that (add.at on an int32 table: 2.0 ns per value, torch.bincount 2.5,
+np.bincount 2.9, measured side by side on one core with 512 KiB of L2), so torch counts nothing there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import library
 from klcal.quantizers.code_points import float8
-from klcal.sketches.compiled_counting import CompiledFloats, CompiledPatterns
+from klcal.sketches.compiled_counting import CompiledCounter, LargeFloats, LargePatterns
 from klcal.sketches.counted import counted_buckets, counted_values
 from klcal.sketches.few import Few
 from klcal.sketches.patterns import MANTISSA_BITS, SIGN, TENSOR, Resolution
@@ -79,17 +79,22 @@ class Counter(Protocol):
 
 def counter(dtype: str, resolution: Resolution = TENSOR) -> Counter:
     """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first."""
-    is_compiled = library() is not None
+    small, large = _parts(dtype, resolution)
+    return small() if library() is None else CompiledCounter(small, large)
+
+
+def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], Callable[[], Counter]]:
+    """What begins to count by NumPy, and by the compiled kernel."""
     if dtype in ("float32", "float64"):
-        return CompiledFloats(resolution) if is_compiled else _FloatCounter(resolution)
+        return partial(_FloatCounter, resolution), partial(LargeFloats, resolution)
     values = pattern_values(dtype)
-    return CompiledPatterns(values, resolution) if is_compiled else _PatternCounter(values, resolution)
+    return partial(_PatternCounter, values, resolution), partial(LargePatterns, values, resolution)
 
 
 def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
     """Counts flat arrays of any size: see ``counter``."""
     found = counter(dtype, resolution)
-    for chunk in chunks:
+    for chunk in chunks:  # parts of a long one could be counted at once, by counters of their own: their sketches add
         found.add(chunk)
     return found.sketch()
 
