@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ __all__ = ["at_most_threads", "spread", "threads"]
 LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
 PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
 
+Outcome = TypeVar("Outcome")
 LIMIT: ContextVar[int | None] = ContextVar("LIMIT", default=None)
 
 
@@ -44,7 +46,7 @@ def at_most_threads(number: int) -> Iterator[None]:
         LIMIT.reset(token)
 
 
-def spread(work: Callable[[int, int], int], costs: npt.NDArray[np.int64]) -> list[int]:
+def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64]) -> list[Outcome]:
     """The outcomes of ``work(first, last)`` for stretches of units, in their order, on several threads where it pays.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import address, library
+from klcal.kernels.threads import spread
 
 __all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units"]
 
@@ -75,24 +76,35 @@ def counted_units(
     flat = np.ascontiguousarray(values)
     begins = np.ascontiguousarray(starts - starts[0], np.int64)
     offset = (first * run if columns else int(starts[0])) * flat.itemsize
-    pieces = _klcal_units()(
-        *(address(flat) + offset, KINDS.get(dtype, BYTES), None if bytes_as is None else address(bytes_as)),
-        *(address(begins), columns, run, units, 0, units, *kept),
-        *(address(keys), address(counts), address(numbers), address(extremes), address(exact)),
-    )
-    if pieces < 0:
-        raise MemoryError("no room to sort the values of some units in")
-    if 2 * pieces < size:  # what is kept does not hold on to so much more
-        keys, counts = keys[:pieces].copy(), counts[:pieces].copy()
+    function = _klcal_units()
+
+    def count(some: int, last: int) -> slice:
+        pieces = function(
+            *(address(flat) + offset, KINDS.get(dtype, BYTES), None if bytes_as is None else address(bytes_as)),
+            *(address(begins), columns, run, units, some, last, *kept),
+            *(address(keys), address(counts), address(numbers), address(extremes), address(exact)),
+        )
+        if pieces < 0:
+            raise MemoryError("no room to sort the values of some units in")
+        return slice(begins[some], begins[some] + pieces)
+
+    parts = spread(count, np.diff(begins))
     return Counted(
-        keys[:pieces],
-        counts[:pieces],
+        _gathered(keys, parts),
+        _gathered(counts, parts),
         np.append(0, np.cumsum(numbers[0])),
         dict(zip(COUNTERS, numbers[1:], strict=True)),
         extremes[0],
         extremes[1],
         exact,
     )
+
+
+def _gathered(pieces: Array, parts: list[slice]) -> Array:
+    """Parts of an array behind one another: itself where they fill it, else none of what lies between them."""
+    if sum(part.stop - part.start for part in parts) == pieces.size:
+        return pieces
+    return np.concatenate([pieces[part] for part in parts])
 
 
 def _klcal_units() -> Any:
