@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from klcal.kernels.library import VARIABLE, library
+
 PYTHON = sys.executable
 # Modules are compiled once, as in any installation, whatever this shell says.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -63,3 +65,18 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """The kernel of this name, for a while."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    library.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+        library.cache_clear()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.side_by_side import in_turns, one_core, ratio, report
-from klcal.kernels.library import VARIABLE, library
+from benchmarks.side_by_side import in_turns, kernel, one_core, ratio, report
+from klcal.kernels.library import library
 from klcal.quantizers.granularity import parse_per
 from klcal.quantizers.layout import layout
 from klcal.sketches.by_unit import unit_sketches
@@ -22,21 +20,6 @@ LAYOUTS = ("channel:0", "channel:1", "group:128", "group:32", "group:32,0", "blo
 LIMITS = "channels of 4,096 at most 3 ns, groups 1.5 to 2, channel:1 8"
 PASS = "numpy min() + max()"
 ROUNDS = {"compiled": 5, "numpy": 2}
-
-
-@contextmanager
-def kernel(name: str) -> Iterator[None]:
-    """The kernel of this name, for a while."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    library.cache_clear()
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
-        library.cache_clear()
 
 
 def run() -> None:
