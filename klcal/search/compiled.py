@@ -21,7 +21,7 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import cell_edges
+from klcal.search.candidate_costs import cell_edges, relative_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
 from klcal.search.few_values import MAX_MIDDLES, middles_of
@@ -84,7 +84,7 @@ class _Ratios(ctypes.Structure):
 
 
 class _Bins(ctypes.Structure):
-    _fields_ = [("sub", INT), ("edges", POINTER), ("logarithms", _Ratios)]
+    _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
 
 
 class _Search(ctypes.Structure):
@@ -180,7 +180,8 @@ class _Words:
 
     def _bins(self, scheme: Scheme, sub: int) -> _Bins:
         edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
-        return _Bins(sub, self._kept(edges), self._ratios(LOGARITHMS))
+        relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
+        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(LOGARITHMS))
 
     @cached_property
     def reference(self) -> Any:

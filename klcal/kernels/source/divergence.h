@@ -10,6 +10,7 @@
 typedef struct {
     int64_t sub;         /* sub-bins of a cell */
     const double *edges; /* of the cells of a floating-point format, in steps: as many as levels, and one */
+    const double *relative; /* of all sub-bins, in steps from the lowest level */
     Logarithms logarithms;
 } Bins;
 
@@ -66,32 +67,49 @@ static double divergence_of_points(const Pieces *pieces, double size, const Sche
     return nats > 0 ? nats : 0;
 }
 
-/* Values in each sub-bin: what is clipped counts in the outermost. */
-static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale, int64_t below,
-                      double *mass) {
-    int64_t number = scheme->size * bins->sub, cell = 0, part = 0;
-    double sub = (double)bins->sub, before = -sums->sides[1].size;
-    double clipped = 0;
-    for (int64_t i = 0; i <= number; i++) {
-        double relative;
-        if (!scheme->is_float) relative = (double)i / sub - 0.5 - (double)below;
-        else if (i == number) relative = bins->edges[scheme->size];
-        else relative = bins->edges[cell] + (bins->edges[cell + 1] - bins->edges[cell]) * ((double)part / sub);
-        if (++part == bins->sub) {
-            part = 0;
-            cell++;
-        }
-        double edge = relative * scale, within = 0;
-        if (edge > 0) within = mass_within(&sums->sides[0], edge);
-        if (edge < 0) within = -mass_within(&sums->sides[1], -edge);
-        double each = within - before;
-        if (i) mass[i - 1] = each > 0 ? each : 0;
-        else clipped = each > 0 ? each : 0;
-        before = within;
+/* How many values of a sign lie within each of some magnitudes ≥ 0: see mass_within, without its branches. */
+VARIANTS static void masses_within(const Side *side, const double *restrict points, int64_t n, double sign,
+                                   double *restrict within) {
+    if (!side->rows) {
+        for (int64_t i = 0; i < n; i++) within[i] = sign * mass_within(side, sign * points[i]);
+        return;
     }
-    mass[0] += clipped;
-    double beyond = sums->sides[0].size - before;
-    mass[number - 1] += beyond > 0 ? beyond : 0;
+    const int32_t *row = side->row;
+    const double *edge = side->edge, *constant = side->mass[0], *slope = side->mass[1];
+    int64_t base = side->base, last = side->size_of_row - 1;
+    double least = side->least, extreme = side->extreme, size = side->size;
+    for (int64_t i = 0; i < n; i++) {
+        double point = sign * points[i];
+        int64_t key = (bits_of(point) >> SHIFT) - base;
+        key = key < 0 ? 0 : key;
+        key = key < last ? key : last;
+        int64_t place = point >= least ? row[key] : 0;
+        double mass = constant[place] + (point - edge[place]) * slope[place];
+        within[i] = sign * (point < extreme ? mass : size);
+    }
+}
+
+VARIANTS static void differences_of(const double *restrict within, int64_t n, double *restrict mass) {
+    for (int64_t i = 0; i < n; i++) {
+        double each = within[i + 1] - within[i];
+        mass[i] = each > 0 ? each : 0;
+    }
+}
+
+/* Values in each sub-bin: what is clipped counts in the outermost. ``scratch`` has room for two for each edge. */
+static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale, int64_t below,
+                      double *mass, double *scratch) {
+    int64_t number = scheme->size * bins->sub, first = 0, last;
+    double *edge = scratch, *within = scratch + number + 1, zero = scheme->is_float ? 0 : (double)below;
+    for (int64_t i = 0; i <= number; i++) edge[i] = (bins->relative[i] - zero) * scale;
+    while (first <= number && edge[first] < 0) first++;
+    for (last = first; last <= number && edge[last] == 0;) within[last++] = 0;
+    masses_within(&sums->sides[1], edge, first, -1, within);
+    masses_within(&sums->sides[0], edge + last, number + 1 - last, 1, within + last);
+    differences_of(within, number, mass);
+    double under = within[0] + sums->sides[1].size, over = sums->sides[0].size - within[number];
+    mass[0] += under > 0 ? under : 0;
+    mass[number - 1] += over > 0 ? over : 0;
 }
 
 /* m·(ln m − ln o) of each mass, in its place; 0 where there is none. */
@@ -121,7 +139,7 @@ static double divergence_of_buckets(const PrefixSums *sums, const Scheme *scheme
                                     int64_t below, double *mass) {
     int64_t sub = bins->sub, number = scheme->size * sub;
     double *cells = mass + number, *occupied = cells + scheme->size;
-    masses_of(sums, scheme, bins, scale, below, mass);
+    masses_of(sums, scheme, bins, scale, below, mass, occupied + scheme->size);
     for (int64_t cell = 0; cell < scheme->size; cell++) {
         double sum = 0, some = 0;
         for (int64_t i = cell * sub; i < (cell + 1) * sub; i++) {

@@ -145,7 +145,7 @@ PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t n, c
         for (; unit < n; unit++) {
             Pieces *pieces = &scratch.pieces;
             if (!load(pieces, units, unit)) break;
-            int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
+            int64_t bins = room_for_bins(how);
             if (!room(&scratch.places, (size_t)(bins > pieces->size ? bins : pieces->size) * sizeof(double))) break;
             double energy, *total = &scratch.costs.total;
             totals(pieces, total, &energy);

@@ -428,6 +428,12 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
     *below = some->below[best];
 }
 
+/* Numbers that a divergence takes: masses of sub-bins and cells, and two of each edge. */
+static int64_t room_for_bins(const Search *how) {
+    int64_t number = how->scheme.size * how->bins.sub;
+    return number + 2 * how->scheme.size + 2 * (number + 1);
+}
+
 /* --- one unit after the other */
 
 static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
@@ -436,7 +442,7 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     if (!load(pieces, units, unit)) return 0;
     double total;
     totals(pieces, &total, energy);
-    int64_t bins = how->scheme.size * how->bins.sub + 2 * how->scheme.size;
+    int64_t bins = room_for_bins(how);
     size_t most = (size_t)(bins > pieces->size ? bins : pieces->size);
     if (!room(&scratch->places, most * sizeof(double))) return 0;
     int decides = how->bins.sub > 1 && units->number[unit] >= how->enough;
