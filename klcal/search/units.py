@@ -33,7 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 VALUES_PER_BIN = 4  # on average, from which D says more of the values than of their number
 FEW_AT_ONCE = 16  # units of few values searched together: of 2,000 candidates each
-DIVERGENCES = {How.MIDDLES: (3, 8)}  # computed for a unit: of candidates of small error, of scales between these
+DIVERGENCES = {How.MIDDLES: (2, 5)}  # computed for a unit: of candidates of small error, of scales between these
 MORE_DIVERGENCES = 8, 32  # where one takes less
 NEAR, NEAR_STEP = 3, 1 / 140  # further ones on either side of the best, in steps of 0.5 %
 BEYOND = (
