@@ -9,7 +9,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt golden bench torture fuzz clean
+.PHONY: help demo test check fmt golden bench torture fuzz sanitize clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ torture: .venv/ready  ## run the whole corpus of bad files through the command: 
 fuzz: .venv/ready  ## run each parser a million times on mutated files
 	-$(VENV)/pip install --quiet --group fuzz
 	$(VENV)/python -m fuzz
+
+sanitize: .venv/ready  ## run the kernel's tests on a copy that checks every address and operation (needs gcc's libasan)
+	$(VENV)/python -m tests.sanitized
 
 clean:  ## remove what was installed
 	rm -rf .demo .venv build *.egg-info

@@ -37,6 +37,10 @@ Exit codes:
   4  some tensors or files failed, the rest was written
   5  a bug in klcal (KLCAL_DEBUG=1 shows where)
   130 interrupted, 143 terminated, 129 hung up, 141 the reader of stdout went away
+
+\b
+Environment:
+  KLCAL_KERNEL=numpy  the compiled kernel is not used: the same answer, more slowly
 """
 
 
@@ -69,6 +73,7 @@ def calibrate(
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
+    from klcal.kernels.threads import cores
     from klcal.quantizers.granularity import PerTensor
     from klcal.quantizers.rules import parse_rules
     from klcal.quantizers.scheme import Scheme, parse_range
@@ -95,7 +100,7 @@ def calibrate(
                 request,
                 include=include or (),
                 exclude=exclude or (),
-                jobs=jobs or options.usable_cores(),
+                jobs=jobs or cores(),
                 progress=shown,
             )
         deliver(lambda out: writer(table.expanded() if units else table, out))

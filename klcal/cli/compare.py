@@ -25,7 +25,7 @@ Examples:
     klcal compare yesterday/ today/ --fail-on 'kl > 0.01' --fail-on 'js > 0.005'
 
 \b
-Exit codes are those of klcal calibrate. With --fail-on, a tensor that only one side
+Exit codes and environment are those of klcal calibrate. With --fail-on, a tensor that only one side
 has is a finding too.
 """
 
@@ -91,6 +91,7 @@ def compare(
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
+    from klcal.kernels.threads import cores
     from klcal.writers import WRITERS
 
     if (q is None) == (table is None):
@@ -113,7 +114,7 @@ def compare(
                 sort=sort,
                 include=include or (),
                 exclude=exclude or (),
-                jobs=jobs or options.usable_cores(),
+                jobs=jobs or cores(),
                 progress=shown,
             )
         deliver(lambda out: writer(found, out))

@@ -41,14 +41,22 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"klcal {version('klcal')}")
+        from klcal.kernels import library
+
+        typer.echo(f"klcal {version('klcal')}, {library.name()} kernel")
         raise typer.Exit
 
 
 @app.callback()
 def klcal(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version and the kernel, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Scales and zero points for post-training quantization, straight from tensor files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,13 +12,6 @@ INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of -
 
 Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors"]
 Nonfinite = Literal["fail", "ignore"]
-
-
-def usable_cores() -> int:
-    """How many cores this process may use, which in a container is fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 Paths = Annotated[
@@ -71,7 +63,7 @@ JobsOption = Annotated[
         metavar="N",
         show_default="the cores this process may use",
         rich_help_panel=INPUT,
-        help="How many workers read and count. The result is the same.",
+        help="How many cores are used. The result is the same.",
     ),
 ]
 MethodOption = Annotated[

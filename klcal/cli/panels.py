@@ -1,4 +1,4 @@
-"""``--help`` as plain text, its options under headings: fast, the same in every terminal, nothing interpreted."""
+"""What all commands have: ``--help`` as plain text under headings, nothing interpreted; and an environment to check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ __all__ = ["PanelCommand"]
 
 
 class PanelCommand(TyperCommand):
-    """A command whose options stand under the ``rich_help_panel`` they name."""
+    """A command whose options stand under the ``rich_help_panel`` they name, and whose environment is right."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # private types
+        """Refuse an unusable ``KLCAL_KERNEL`` before anything is read; help needs none."""
+        from klcal.kernels.library import library
+
+        library()
+        return super().invoke(ctx)
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # private types
         """Write each panel in the order in which its first parameter was declared."""

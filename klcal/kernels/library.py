@@ -21,6 +21,7 @@ __all__ = ["address", "library", "name"]
 VERSION = 3  # of the functions' arguments; an older library than this text is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
+FILE = Path(__file__).with_name("compiled.so")
 
 
 @cache
@@ -36,7 +37,7 @@ def library() -> ctypes.CDLL | None:
     if wanted == "numpy":
         return None
     try:
-        found = ctypes.CDLL(str(Path(__file__).with_name("compiled.so")))
+        found = ctypes.CDLL(str(FILE))
         found.klcal_version.restype = ctypes.c_int64
         if found.klcal_version() == VERSION:
             return found

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import library
 
-__all__ = ["at_most_threads", "spread", "threads"]
+__all__ = ["at_most_threads", "cores", "spread", "threads"]
 
 LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
 PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
@@ -31,8 +31,11 @@ def threads() -> int:
     if library() is None:
         return 1
     limit = LIMIT.get()
-    if limit is not None:
-        return limit
+    return cores() if limit is None else limit
+
+
+def cores() -> int:
+    """How many cores this process may use, which in a container is fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

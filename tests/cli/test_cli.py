@@ -4,17 +4,22 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from typer.main import get_command
 
+from klcal.cli.main import app
+from klcal.kernels.library import NAMES, VARIABLE, library
 from klcal.pipeline import calibrate as pipeline
 from klcal.search.methods import METHODS
 from klcal.writers import BINARY, WRITERS
 from tests.support import tables
 from tests.support.command import COMMAND, SAMPLES, environment, klcal, klcal_process, normal, one_message
+from tests.support.kernels import working
 
 TEXTS = sorted(set(WRITERS) - BINARY)
 
@@ -132,8 +137,19 @@ def test_the_installed_script_is_the_module(here):
     assert done.stdout == klcal_process("calibrate", "x.npy").out
 
 
-def test_version_and_help_are_answers():
-    assert klcal("--version").out.startswith("klcal 0.")
+def test_the_version_says_which_kernel_computes(kernel):
+    assert klcal("--version").out == f"klcal {version('klcal')}, {kernel} kernel\n"
+
+
+def test_the_answer_does_not_depend_on_the_kernel(here):
+    texts = []
+    for kernel in NAMES:
+        with working(kernel):
+            texts.append(klcal("calibrate", "x.npy", "--format", "json").out)
+    assert texts[0] == texts[1]
+
+
+def test_help_is_an_answer():
     for arguments in (["--help"], ["-h"], ["calibrate", "-h"], ["calibrate", "--help"]):
         result = klcal(*arguments)
         assert (result.code, result.err) == (0, "")
@@ -142,6 +158,20 @@ def test_version_and_help_are_answers():
 
 
 # --- what is refused
+
+
+@pytest.mark.parametrize("command", sorted(get_command(app).commands))
+def test_a_kernel_that_is_not_there_is_refused_by_every_command_and_help_is_given(command, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "fast")
+    library.cache_clear()
+    try:
+        for arguments in ([command, "absent.npy", "absent.npy"], ["--version"]):
+            result = klcal(*arguments)
+            assert (result.code, result.out) == (2, "")
+            assert one_message(result).endswith("KLCAL_KERNEL is 'fast'; set it to compiled or numpy, or not at all")
+        assert klcal(command, "--help").code == 0
+    finally:
+        library.cache_clear()
 
 
 @pytest.mark.parametrize(
