@@ -10,11 +10,12 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from klcal.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["address", "library", "name"]
 

@@ -251,12 +251,14 @@ def _limited(work: Callable[[Task], Outcome], threads: int, task: Task) -> Outco
 
 def _run(request: Request, task: _Task) -> list[_Outcome]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
-    if len(task.tensors) > 1:
+    if len(task.tensors) > 1 and request.device == "cpu":
         return _run_together(request, task.tensors)
-    found = attempt(partial(_counted, request, task.tensors[0]))
-    if task.whole and isinstance(found, Sketch):
-        return [attempt(partial(calibrate_sketch, found, request))]
-    return [found]
+    return [attempt(partial(_run_alone, request, tensor, task.whole)) for tensor in task.tensors]
+
+
+def _run_alone(request: Request, tensor: _Tensor, whole: bool) -> Sketch | Row:
+    found = _counted(request, tensor)
+    return calibrate_sketch(found, request) if whole and isinstance(found, Sketch) else found
 
 
 def _run_together(request: Request, tensors: Sequence[_Tensor]) -> list[_Outcome]:

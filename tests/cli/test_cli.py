@@ -19,7 +19,7 @@ from klcal.search.methods import METHODS
 from klcal.writers import BINARY, WRITERS
 from tests.support import tables
 from tests.support.command import COMMAND, SAMPLES, environment, klcal, klcal_process, normal, one_message
-from tests.support.kernels import working
+from tests.support.kernels import kernel as working
 
 TEXTS = sorted(set(WRITERS) - BINARY)
 

@@ -184,6 +184,7 @@ INLINE int make_room(const struct source *from, int64_t first, int64_t last, int
     bytes = (LANES * room->stride + sorted + longest + SLACK) * (int64_t)sizeof(uint32_t);
     if (from->columns) bytes += longest * WIDTHS[from->kind];
     room->lanes = malloc(bytes > KEPT_BYTES ? bytes : KEPT_BYTES);
+    if (!room->lanes) room->lanes = malloc(bytes); /* where memory is short, what is needed is enough */
     if (!room->lanes) return 0;
     room->sorted = room->lanes + LANES * room->stride;
     room->other = room->sorted + sorted;
