@@ -49,12 +49,13 @@ def at_most_threads(number: int) -> Iterator[None]:
         LIMIT.reset(token)
 
 
-def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64]) -> list[Outcome]:
+def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64], parts: int = PARTS) -> list[Outcome]:
     """The outcomes of ``work(first, last)`` for stretches of units, in their order, on several threads where it pays.
 
     Args:
         work: lets go of Python's lock.
         costs: of each unit, in pieces.
+        parts: of the work for each thread.
     """
     number = threads()
     total = costs.cumsum()
@@ -62,7 +63,7 @@ def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64]) ->
         return [work(0, costs.size)]
     from concurrent.futures import ThreadPoolExecutor
 
-    parts = number * PARTS
+    parts *= number
     ends = np.searchsorted(total, total[-1] * np.arange(1, parts) // parts, side="left") + 1
     edges = np.unique(np.concatenate([[0], ends, [costs.size]])).tolist()
     with ThreadPoolExecutor(number) as pool:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import library
+from klcal.kernels.threads import spread, threads
 from klcal.quantizers.code_points import float8
 from klcal.sketches.compiled_counting import CompiledCounter, LargeFloats, LargePatterns
 from klcal.sketches.counted import counted_buckets, counted_values
@@ -48,6 +49,8 @@ ONE = np.int32(1)  # a Python int would take add.at off its fast path
 
 BLOCK = 1 << 16  # values counted at a time: their int64 keys (512 KiB) stay in a core's L2 cache
 SMALL = 1 << 13  # values up to which sorting keys beats clearing and scanning a 2 MiB table
+SHARE = 1 << 20  # values of a long array that one thread counts at least
+LONG = 1 << 23  # values from which a second thread, which clears and scans tables of its own, pays: 4 ms of work
 FLUSH = 1 << 30  # values after which the int32 table is emptied: no count in it can overflow
 
 FLOAT_DTYPES: dict[str, type[np.generic]] = {
@@ -92,10 +95,22 @@ def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], C
 
 
 def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
-    """Counts flat arrays of any size: see ``counter``."""
+    """Counts flat arrays of any size; parts of a long one at once, as their sketches add: see ``counter``."""
     found = counter(dtype, resolution)
-    for chunk in chunks:  # parts of a long one could be counted at once, by counters of their own: their sketches add
-        found.add(chunk)
+    others: list[Sketch] = []
+    for chunk in chunks:
+        if chunk.size < LONG or threads() == 1:
+            found.add(chunk)
+        else:
+            work = partial(_counted, chunk, dtype, resolution)
+            others += spread(work, np.full(-(-chunk.size // SHARE), SHARE), parts=1)
+    return sum(others, found.sketch())
+
+
+def _counted(chunk: Array, dtype: str, resolution: Resolution, first: int, last: int) -> Sketch:
+    """The sketch of some shares of a long array."""
+    found = counter(dtype, resolution)
+    found.add(chunk[first * SHARE : last * SHARE])
     return found.sketch()
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import klcal
 from klcal.kernels import threads as module
 from klcal.kernels.threads import at_most_threads, spread, threads
+from klcal.sketches import counting
+from klcal.sketches.counting import count
 from tests.support.kernels import kernel
 
 
@@ -66,3 +68,19 @@ def test_an_answer_does_not_depend_on_the_number_of_threads(number, monkeypatch)
     one, other = rows
     for name in ("scale", "zero_point", "kl", "mse", "clipped"):
         assert np.array_equal(getattr(one.units, name), getattr(other.units, name))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_sketch_of_a_long_array_does_not_depend_on_the_number_of_threads(dtype, monkeypatch):
+    monkeypatch.setattr(counting, "SHARE", 100)
+    monkeypatch.setattr(counting, "LONG", 1_000)
+    monkeypatch.setattr(module, "LEAST", 1)
+    values = np.random.default_rng(0).standard_t(3, 30_050).astype(np.float32)
+    stored = values if dtype == "float32" else (values.view(np.uint32) >> 16).astype(np.uint16)
+    with kernel("compiled"):
+        found = []
+        for number in (1, 2, 3):
+            with at_most_threads(number):
+                found.append(count([stored[:20_000], stored[20_000:20_500], stored[20_500:]], dtype))
+    assert found[0] == found[1] == found[2]
+    assert found[0].numel.tolist() == [30_050]
