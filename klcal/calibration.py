@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
+from klcal.kernels.threads import worked_ahead
 from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerBlock, PerChannel, PerGroup, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
 from klcal.quantizers.qparams import deployed_scales, rounded_scales
@@ -46,7 +47,7 @@ __all__ = [
 
 TENSOR = PerTensor()
 PIECES_AT_ONCE = 1 << 20  # of a distribution, looked at together: Python's own work vanishes, and memory is bounded
-UNITS_AT_ONCE = 1 << 14  # looked at together, where they have few pieces
+UNITS_AT_ONCE = 1 << 16  # looked at together, where they have few pieces
 CHOSEN = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero")
 """What is known of a unit that has a scale."""
 
@@ -186,7 +187,7 @@ def calibrate_units(
     if settings.scheme.is_relative:
         sketches = list(sketches)
         settings = _relative(settings, sketches)
-    outcomes = joined(outcomes_of(each, settings) for each in sketches)
+    outcomes = joined(worked_ahead(lambda each: outcomes_of(each, settings), sketches))
     return _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
 
 

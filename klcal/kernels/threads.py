@@ -1,29 +1,35 @@
 """Work on several cores in this process: the compiled kernel lets go of Python's lock, so nothing has to be copied.
 
-Threads live as long as a call: a process that was forked has none that are not its own, and to start some takes
-0.1 ms.
+Threads are kept from one call to the next, and ended before processes are forked.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import library
 
-__all__ = ["at_most_threads", "cores", "spread", "threads"]
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+__all__ = ["at_most_threads", "cores", "spread", "stop_threads", "threads", "worked_ahead"]
 
 LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
 PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
 
+Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 LIMIT: ContextVar[int | None] = ContextVar("LIMIT", default=None)
+_POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def threads() -> int:
@@ -61,10 +67,58 @@ def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64], pa
     total = costs.cumsum()
     if number == 1 or costs.size < 2 or total[-1] < LEAST:
         return [work(0, costs.size)]
-    from concurrent.futures import ThreadPoolExecutor
-
     parts *= number
     ends = np.searchsorted(total, total[-1] * np.arange(1, parts) // parts, side="left") + 1
     edges = np.unique(np.concatenate([[0], ends, [costs.size]])).tolist()
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(work, edges[:-1], edges[1:]))
+    begun = [_pool(number).submit(work, first, last) for first, last in pairwise(edges)]
+    try:
+        return [each.result() for each in begun]
+    finally:  # where one failed, or the user interrupted, nothing that is left need begin
+        for each in begun:
+            each.cancel()
+
+
+def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list[Outcome]:
+    """The outcomes of all items, in their order: while some are worked on, the next ones are made.
+
+    Not many are held at a time. What works on one, or makes one, has a single thread.
+    """
+    number = threads()
+    if number == 1:
+        return list(map(work, items))
+    found: list[Outcome] = []
+    begun: deque[Future[Outcome]] = deque()
+    try:
+        with at_most_threads(1):
+            for item in items:
+                begun.append(_pool(number).submit(_alone, work, item))
+                if len(begun) > number:
+                    found.append(begun.popleft().result())
+        found += [each.result() for each in begun]
+    finally:
+        for each in begun:
+            each.cancel()
+    return found
+
+
+def _alone(work: Callable[[Item], Outcome], item: Item) -> Outcome:
+    with at_most_threads(1):
+        return work(item)
+
+
+def _pool(number: int) -> ThreadPoolExecutor:
+    """So many threads, kept for the next call: one that has just begun waits for milliseconds beside its parent."""
+    from concurrent.futures import ThreadPoolExecutor  # 8 ms, which small work does not need
+
+    key = os.getpid(), number  # a process that was forked has none that are not its own
+    if key not in _POOLS:
+        _POOLS[key] = ThreadPoolExecutor(number, thread_name_prefix="klcal")
+    return _POOLS[key]
+
+
+def stop_threads() -> None:
+    """Ends them, as before processes are forked."""
+    while _POOLS:
+        (process, _), pool = _POOLS.popitem()
+        if process == os.getpid():
+            pool.shutdown()

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar, cast
 
+from klcal.kernels.threads import stop_threads
+
 __all__ = ["workers"]
 
 Task = TypeVar("Task")
@@ -46,6 +48,7 @@ def workers(
         jobs: how many processes.
         at_once: tasks handed to a worker together; many small ones travel better in company.
     """
+    stop_threads()
     processes = []
     pipes = []
     try:

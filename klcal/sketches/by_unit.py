@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import library
-from klcal.kernels.threads import threads
 from klcal.kernels.units import LANES, MOST_IN_LANES, counted_units
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
@@ -28,7 +27,7 @@ __all__ = ["brought_together", "filled", "less_rounded", "rounded_away", "sketch
 
 BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache, and are not given back to the system
 WIDE_BLOCK = 1 << 24  # values brought together at most, where those of a unit lie apart: 64 MiB of float32
-TOGETHER = 4  # such blocks for each thread of the compiled kernel: what a call costs vanishes
+TOGETHER = 8  # such blocks at once for the compiled kernel: what a call costs vanishes; more lose time to new memory
 LONG = 1 << 17  # values of a unit from which clearing and scanning a table of buckets for it pays
 COMPILED_LONG = 1 << 18  # and where sorting is compiled: 4.1 ns a float32, against 7 then and 12 for half as many
 MOST_UNITS = 1 << 12  # counted at a time then
@@ -100,7 +99,7 @@ def _at_once(size: int) -> int:
     """How many values are sorted together, in units of a size: the compiled kernel takes so many units at once."""
     if not library():
         return BLOCK
-    return TOGETHER * threads() * max(BLOCK, LANES * size if size <= MOST_IN_LANES else 0)
+    return TOGETHER * max(BLOCK, LANES * size if size <= MOST_IN_LANES else 0)
 
 
 def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import klcal
 from klcal.kernels import threads as module
-from klcal.kernels.threads import at_most_threads, spread, threads
+from klcal.kernels.threads import at_most_threads, spread, stop_threads, threads, worked_ahead
 from klcal.sketches import counting
 from klcal.sketches.counting import count
 from tests.support.kernels import kernel
@@ -84,3 +84,47 @@ def test_the_sketch_of_a_long_array_does_not_depend_on_the_number_of_threads(dty
                 found.append(count([stored[:20_000], stored[20_000:20_500], stored[20_500:]], dtype))
     assert found[0] == found[1] == found[2]
     assert found[0].numel.tolist() == [30_050]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_items_are_worked_on_in_their_order_each_by_one_thread(number):
+    def work(item: int) -> tuple[int, int]:
+        return item, threads()
+
+    with kernel("compiled"), at_most_threads(number):
+        assert worked_ahead(work, iter(range(20))) == [(item, 1) for item in range(20)]
+        assert threads() == number
+
+
+def test_only_a_few_items_are_held_at_a_time():
+    made, done = [], []
+
+    def items():
+        for item in range(30):
+            made.append(item)
+            assert len(made) - len(done) <= 2 * 2 + 1
+            yield item
+
+    with kernel("compiled"), at_most_threads(2):
+        worked_ahead(done.append, items())
+    assert sorted(done) == made
+
+
+def test_an_error_of_an_item_or_of_what_makes_them_is_raised():
+    def broken():
+        yield 1
+        raise MemoryError
+
+    with kernel("compiled"), at_most_threads(2):
+        with pytest.raises(MemoryError):
+            worked_ahead(str, broken())
+        with pytest.raises(ZeroDivisionError):
+            worked_ahead(lambda item: 1 // item, iter([1, 0, 1]))
+
+
+def test_threads_end_before_processes_are_forked():
+    with kernel("compiled"), at_most_threads(2):
+        assert worked_ahead(str, iter([1, 2])) == ["1", "2"]
+    assert [each for each in threading.enumerate() if each.name.startswith("klcal")]
+    stop_threads()
+    assert not [each for each in threading.enumerate() if each.name.startswith("klcal")]
