@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import LEAST, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import sub_bins
+from klcal.search.candidate_costs import relative_edges, sub_bins
 from klcal.search.choices import Candidates, Choices, Spans, full_choices, least, valid
 from klcal.sketches.prefix_sums import PrefixSums
 
@@ -149,8 +149,11 @@ def _allowed(unit: _Unit, scales: Floats) -> npt.NDArray[np.bool_]:
 
 def _clipped(unit: _Unit, scales: Floats, below: Integers) -> Floats:
     """The share of the values that each candidate clips."""
-    outside = sub_bins(unit.sums, unit.scheme, scales, below, 1)[:, [0, -1]]
-    share: Floats = outside.sum(axis=1) / unit.sums.size
+    positive, negative = unit.sums.sides
+    relative, zeros = relative_edges(unit.scheme, below, 1)
+    low, high = ((relative[end] - zeros) * scales for end in (0, -1))
+    kept = positive.mass_within(np.maximum(high, 0.0)) + negative.mass_within(np.maximum(-low, 0.0))
+    share: Floats = (positive.size + negative.size - kept) / unit.sums.size
     return share
 
 
