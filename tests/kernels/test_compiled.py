@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS
 from klcal.search import compiled
-from tests.support.kernels import KERNELS, kernel
+from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
 
 INTEGERS = ("int2", "int3", "int4", "uint4", "int5", "int8", "uint8", "int12", "uint16")
@@ -27,20 +27,6 @@ SIZES = st.one_of(
     st.integers(140, 1_500),
     st.sampled_from([2_000, 4_096, 5_000, 9_000, 30_000]),
 )
-
-
-def columns(row: klcal.Row) -> dict[str, Any]:
-    """All numbers of a row, and of its units."""
-    found = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "units"}
-    if row.units is not None:
-        found |= {f"unit.{field.name}": getattr(row.units, field.name) for field in fields(row.units)}
-    return found
-
-
-def differing(one: klcal.Row, other: klcal.Row) -> list[str]:
-    """What differs, by a bit: a repr tells all floats apart, and NaN equals NaN."""
-    mine, theirs = columns(one), columns(other)
-    return [name for name in mine if repr(np.array(mine[name]).tolist()) != repr(np.array(theirs[name]).tolist())]
 
 
 def by_each_kernel(values: np.ndarray, **asked: Any) -> list[klcal.Row]:

@@ -1,12 +1,16 @@
-"""Both kernels in one process."""
+"""Both kernels in one process, and what differs between their rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
 import pytest
 
+import klcal
 from klcal.kernels.library import VARIABLE, library
 
 KERNELS = ("compiled", "numpy")
@@ -24,3 +28,17 @@ def kernel(name: str) -> Iterator[None]:
         library.cache_clear()
         yield
     library.cache_clear()
+
+
+def columns(row: klcal.Row) -> dict[str, Any]:
+    """All numbers of a row, and of its units."""
+    found = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "units"}
+    if row.units is not None:
+        found |= {f"unit.{field.name}": getattr(row.units, field.name) for field in fields(row.units)}
+    return found
+
+
+def differing(one: klcal.Row, other: klcal.Row) -> list[str]:
+    """What differs, by a bit: a repr tells all floats apart, and NaN equals NaN."""
+    mine, theirs = columns(one), columns(other)
+    return [name for name in mine if repr(np.array(mine[name]).tolist()) != repr(np.array(theirs[name]).tolist())]

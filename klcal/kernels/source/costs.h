@@ -434,7 +434,8 @@ static void least_errors(const Costs *costs, const double *scale, int64_t n, dou
             if (scheme->kind != AFFINE) continue;
             int64_t fewest, most;
             allowed_belows(costs, scale[at], &fewest, &most);
-            if (guess >= 0) guess = (int64_t)((double)guess * step / scale[at]);
+            double near = (double)guess * step / scale[at]; /* beyond int64 where a scale underflowed, and 1 stands for it */
+            guess = guess >= 0 && near < (double)scheme->size ? (int64_t)near : -1;
             guess = balanced(costs, scale[at] * costs->inverse_power, guess);
             step = scale[at];
             below[at] = guess < fewest ? fewest : guess > most ? most : guess;

@@ -130,7 +130,7 @@ static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
 }
 
 /* The candidates that no neighbouring scale is better than, the best of them first; the best again where they are few. */
-static void valleys(const Candidates *found, int64_t number, Memory *memory, int64_t *places) {
+static void valleys(Candidates *found, int64_t number, Memory *memory, int64_t *places) {
     int64_t best = first_least(found->error, found->size), ties = 0, known = 0;
     for (int64_t i = 0; i < found->size; i++) ties += found->error[i] == found->error[best];
     if (number == 1 && ties == 1) {
@@ -138,6 +138,7 @@ static void valleys(const Candidates *found, int64_t number, Memory *memory, int
         return;
     }
     int64_t *order = sorted(found->scale, found->size, memory);
+    if (!order) found->is_full = 1;
     for (int64_t i = 0; order && i < found->size; i++) {
         double error = found->error[order[i]];
         double left = i ? found->error[order[i - 1]] : INFINITY;
@@ -255,9 +256,11 @@ static void explore(const Search *how, Scratch *scratch, double *parts) {
     if (found->is_full) return;
     if (how->seeds) {
         int64_t *order = sorted(found->error, found->size, &scratch->order);
+        found->is_full |= !order;
+        if (found->is_full) return;
         double scales[AT_ONCE];
         scales[0] = costs->span.full;
-        for (int64_t i = 0; order && i < how->seeds; i++) scales[1 + i] = found->scale[order[i]];
+        for (int64_t i = 0; i < how->seeds; i++) scales[1 + i] = found->scale[order[i]];
         found->size = 0;
         judge(costs, scales, 1 + how->seeds, parts, found);
     }
@@ -268,7 +271,7 @@ static void explore(const Search *how, Scratch *scratch, double *parts) {
     for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {
         int64_t basins = round ? 1 : how->basins;
         valleys(found, basins, &scratch->order, places);
-        for (int64_t i = 0; i < basins; i++) {
+        for (int64_t i = 0; i < basins && !found->is_full; i++) {
             if (i && places[i] == places[0]) { /* the best again: it is judged, but has its place in the ranks */
                 int64_t n = how->fine[round].size, from = found->size - i * n;
                 for (int64_t j = 0; j < n; j++)
@@ -394,6 +397,7 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
     double low = INFINITY, high = 0;
     int64_t hopeful = 0;
     double *by = room(&scratch->losses, 2 * (size_t)(found->size + AT_ONCE) * sizeof(double));
+    some->is_full |= !by;
     if (!by) return;
     for (int64_t i = 0; i < found->size; i++) {
         int can_win = price * found->error[i] <= limit;
@@ -404,6 +408,7 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
         high = found->scale[i] > high ? found->scale[i] : high;
     }
     int64_t *order = sorted(by, found->size, &scratch->order), last = hopeful > 1 ? hopeful - 1 : 0;
+    some->is_full |= !order;
     if (!order) return;
     some->size = 0;
     add(some, start, *below, error);
@@ -418,10 +423,12 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
         judge(costs, &wanted, 1, parts, some);
     }
     double *loss = room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
-    if (!loss || some->is_full) return;
+    some->is_full |= !loss;
+    if (some->is_full) return;
     losses(how, scratch, some, 0, price, loss);
     int64_t known = some->size;
     judge_near(how, costs, some->scale[first_least(loss, known)], parts, some);
+    if (some->is_full) return;
     losses(how, scratch, some, known, price, loss);
     int64_t best = least(loss, some, start, ROUNDING);
     *scale = some->scale[best];
