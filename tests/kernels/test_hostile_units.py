@@ -102,3 +102,19 @@ def test_a_unit_of_as_many_values_as_can_be_counted():
     one, other = by_each_kernel(sketch, {"dtype": "int8"})
     assert not differing(one, other)
     assert (one.status, one.numel) == ("ok", MOST_COUNTED // 3 * 3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    ("scale_format", "least"), [("float32", 2.0**-149), ("bfloat16", 2.0**-133), ("float16", 2.0**-24)]
+)
+@pytest.mark.parametrize("share", [0.51, 0.8, 1.2])
+def test_scales_about_the_least_of_their_format_are_found_by_both(dtype, scale_format, least, share):
+    """Some candidates underflow and those beside them do not: no zero point may be guessed from one to the next."""
+    size = 256 if dtype == "uint8" else 65536
+    values = np.linspace(-0.3, 0.7, 60) * (share * least * (size - 1))
+    for count in (12, 60):
+        sketch = klcal.sketch(values[:count].astype(np.float32))
+        asked = {"dtype": dtype, "scale_format": scale_format, "method": "mse"}
+        one, other = by_each_kernel(sketch, asked)
+        assert not differing(one, other)
