@@ -55,14 +55,16 @@ def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below:
     """
     counts = sub_bins(sums, scheme, scales, below, sub)
     inside = counts[:, 1:-1].reshape(scales.size, scheme.size, sub)
-    occupied = np.maximum(np.count_nonzero(inside, axis=2), 1)
+    is_occupied = inside > 0
+    occupied = np.maximum(is_occupied.sum(axis=2, dtype=np.int32), 1)
     even = inside.sum(axis=2) / occupied
-    q = np.where(inside > 0, even[:, :, None], 0.0).reshape(scales.size, -1)
+    with np.errstate(divide="ignore"):
+        log_even = np.log(even)[:, :, None]  # of each level, not of each of its sub-bins
+    log_q = np.where(is_occupied, log_even, -np.inf).reshape(scales.size, -1)
     p = counts[:, 1:-1]
     p[:, 0] += counts[:, 0]
     p[:, -1] += counts[:, -1]
-    with np.errstate(divide="ignore"):
-        terms = p * np.where(p > 0, np.log(np.where(p > 0, p, 1.0)) - np.log(q), 0.0)
+    terms = p * np.where(p > 0, np.log(np.where(p > 0, p, 1.0)) - log_q, 0.0)
     nats: Floats = np.maximum(terms.sum(axis=1) / sums.size, 0.0)
     return nats
 
