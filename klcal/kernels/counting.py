@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.kernels.library import address, library
+from klcal.kernels.library import address, compiled
 
 __all__ = [
     "FIELDS",
@@ -143,8 +143,7 @@ def _taken(table: Table, ways: int, first: int, last: int) -> tuple[Integers, In
 
 
 def _kernel() -> Any:
-    kernel = library()
-    assert kernel is not None  # who calls has asked
+    kernel = compiled()
     kernel.klcal_take_counts.restype = ctypes.c_int64
     return kernel
 

@@ -17,7 +17,7 @@ from klcal.errors import UsageError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["address", "library", "name"]
+__all__ = ["address", "compiled", "library", "name"]
 
 VERSION = 3  # of the functions' arguments; an older library than this text is not used
 VARIABLE = "KLCAL_KERNEL"
@@ -47,6 +47,14 @@ def library() -> ctypes.CDLL | None:
     if wanted:
         raise UsageError(f"{VARIABLE} is {wanted!r}, and it was not built", "install klcal where there is a C compiler")
     return None
+
+
+def compiled() -> ctypes.CDLL:
+    """The compiled kernel, where whoever calls has asked whether it is there."""
+    found = library()
+    if found is None:
+        raise AssertionError("there is no compiled kernel")
+    return found
 
 
 def name() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LOGARITHMS", "last_axis_sum", "log", "placed_sums", "power_of_two", "unit_sums"]
+__all__ = ["last_axis_sum", "log", "logarithms", "placed_sums", "power_of_two", "unit_sums"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -79,8 +80,10 @@ def log(values: npt.ArrayLike) -> Floats:
     return found
 
 
-LOGARITHMS = np.append(0.0, log(np.arange(1.0, 1 << 13)))
-"""Those of 0 (nothing), 1, 2, …: of the counts that occur most."""
+@cache
+def logarithms() -> Floats:
+    """Those of 0 (nothing), 1, 2, …: of the counts that occur most."""
+    return np.append(0.0, log(np.arange(1.0, 1 << 13)))
 
 
 def power_of_two(exponents: npt.ArrayLike) -> Floats:

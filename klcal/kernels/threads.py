@@ -21,7 +21,7 @@ from klcal.kernels.library import library
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["at_most_threads", "cores", "spread", "stop_threads", "threads", "worked_ahead"]
+__all__ = ["at_most_threads", "cores", "limited", "spread", "stop_threads", "threads", "worked_ahead"]
 
 LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
 PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
@@ -91,7 +91,7 @@ def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list
     try:
         with at_most_threads(1):
             for item in items:
-                begun.append(_pool(number).submit(_alone, work, item))
+                begun.append(_pool(number).submit(limited, work, 1, item))
                 if len(begun) > number:
                     found.append(begun.popleft().result())
         found += [each.result() for each in begun]
@@ -101,8 +101,9 @@ def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list
     return found
 
 
-def _alone(work: Callable[[Item], Outcome], item: Item) -> Outcome:
-    with at_most_threads(1):
+def limited(work: Callable[[Item], Outcome], number: int, item: Item) -> Outcome:
+    """The outcome of one item, worked on by so many threads."""
+    with at_most_threads(number):
         return work(item)
 
 

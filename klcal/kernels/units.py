@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.kernels.library import address, library
+from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
 
 __all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units"]
@@ -108,10 +108,7 @@ def _gathered(pieces: Array, parts: list[slice]) -> Array:
 
 
 def _klcal_units() -> Any:
-    found = library()
-    if found is None:
-        raise AssertionError("there is no compiled kernel")
-    function = found.klcal_units
+    function = compiled().klcal_units
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, integer, pointer, pointer, *[integer] * 8, *[pointer] * 5]
     function.restype = integer

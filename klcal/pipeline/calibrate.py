@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
-from klcal.kernels.threads import at_most_threads
+from klcal.kernels.threads import limited
 from klcal.pipeline.importance import Weighed, read_importance
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
@@ -234,19 +234,14 @@ def outcomes(
     Where there are fewer tasks than jobs, each has several threads.
     """
     processes = min(jobs, len(tasks)) if seconds > PARALLEL_SECONDS else 1
-    limited = partial(_limited, work, max(1, jobs // max(1, processes)))
+    by_threads = partial(limited, work, max(1, jobs // max(1, processes)))
     if processes > 1:
         from klcal.pipeline.workers import workers
 
-        with workers(limited, tasks, processes) as found:
+        with workers(by_threads, tasks, processes) as found:
             yield found
     else:
-        yield map(limited, tasks)
-
-
-def _limited(work: Callable[[Task], Outcome], threads: int, task: Task) -> Outcome:
-    with at_most_threads(threads):
-        return work(task)
+        yield map(by_threads, tasks)
 
 
 def _run(request: Request, task: _Task) -> list[_Outcome]:

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from klcal.kernels.library import address, library
-from klcal.kernels.sums import LOGARITHMS
+from klcal.kernels.library import address, compiled
+from klcal.kernels.sums import logarithms
 from klcal.kernels.threads import spread
 from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
@@ -181,7 +181,7 @@ class _Words:
     def _bins(self, scheme: Scheme, sub: int) -> _Bins:
         edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
         relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
-        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(LOGARITHMS))
+        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
 
     @cached_property
     def reference(self) -> Any:
@@ -274,9 +274,7 @@ def compiled_search(
         plain: what is chosen where all values weigh alike, or None.
         found: (units,), contiguous.
     """
-    kernel = library()
-    if kernel is None:
-        raise AssertionError("there is no compiled kernel")
+    kernel = compiled()
     words = _Words(scheme, density, loss)
     units, kept = _units(distribution)
     given = *spans, *full, narrow, *(plain or (None, None))
@@ -303,9 +301,7 @@ def compiled_figures(
     distribution: Distribution, scheme: Scheme, sub: int, scale: Floats, below: Integers
 ) -> tuple[Floats, ...]:
     """D(P‖Q), Σ(x − x̂)², Σx², values clipped and values that become 0, of a quantizer for each unit: (units,) each."""
-    kernel = library()
-    if kernel is None:
-        raise AssertionError("there is no compiled kernel")
+    kernel = compiled()
     words = _Words(scheme, None, Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ()))
     units, kept = _units(distribution)
     levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]

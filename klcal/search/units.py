@@ -160,16 +160,19 @@ def _of_choices(costs: PointCosts | BucketCosts, choices: Choices) -> Candidates
     scale, below = choices.scale[:, None], choices.below[:, None]
     if costs.scheme.kind != "affine":
         return judged(costs, costs.scheme, scale)
-    error = costs.errors(np.where(scale > 0, scale, 1.0), below)
-    return Candidates(scale, below, np.where(valid(costs.scheme, scale, below, costs.spans), error, np.inf))
+    return _as_they_are(costs, scale, below)
 
 
 def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
     """Candidates of some scales, one for each unit, with the zero point of the symmetric kinds."""
-    scheme, scales = costs.scheme, scale[:, None]
-    below = np.full(scales.shape, scheme.size // 2)
-    error = costs.errors(np.where(scales > 0, scales, 1.0), below)
-    return Candidates(scales, below, np.where(valid(scheme, scales, below, costs.spans), error, np.inf))
+    scales = scale[:, None]
+    return _as_they_are(costs, scales, np.full(scales.shape, costs.scheme.size // 2))
+
+
+def _as_they_are(costs: PointCosts | BucketCosts, scale: Floats, below: Integers) -> Candidates:
+    """Candidates whose scales and zero points are known: (units, n)."""
+    error = costs.errors(np.where(scale > 0, scale, 1.0), below)
+    return Candidates(scale, below, np.where(valid(costs.scheme, scale, below, costs.spans), error, np.inf))
 
 
 def _best(

@@ -27,14 +27,14 @@ from klcal.kernels.counting import (
     pattern_table,
 )
 from klcal.sketches.counted import counted_buckets, counted_patterns, counted_values
-from klcal.sketches.patterns import SIGN, Resolution
+from klcal.sketches.patterns import MANTISSA_BITS, PATTERN_BITS, SIGN, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
 __all__ = ["CompiledCounter", "LargeFloats", "LargePatterns"]
 
 SMALL = 1 << 13  # values that are kept, and sorted if no more come: a table is faster from here on (0.3 ms)
 FLUSH = 1 << 30  # values of a part: no uint32 count of it can overflow
-SHIFT = 13  # bits of a float32 pattern below its key
+SHIFT = PATTERN_BITS - MANTISSA_BITS  # bits of a float32 pattern below its key
 BELOW_KEY = (1 << SHIFT) - 1
 
 Array = npt.NDArray[Any]

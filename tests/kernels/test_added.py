@@ -14,7 +14,7 @@ from klcal.sketches import sketch as sketches
 from klcal.sketches.by_unit import _counted
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
-from tests.support.two_kernels import IS_COMPILED, both
+from tests.support.kernels import IS_COMPILED, both
 
 pytestmark = IS_COMPILED
 

@@ -16,7 +16,7 @@ from klcal.sketches import by_unit
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
-from tests.support.two_kernels import IS_COMPILED, both
+from tests.support.kernels import IS_COMPILED, both
 
 pytestmark = IS_COMPILED
 

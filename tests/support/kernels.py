@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ import klcal
 from klcal.kernels.library import VARIABLE, library
 
 KERNELS = ("compiled", "numpy")
+Answer = TypeVar("Answer")
+IS_COMPILED = pytest.mark.skipif(library() is None, reason="the kernel was not built")
 
 
 @contextmanager
@@ -26,8 +28,18 @@ def kernel(name: str) -> Iterator[None]:
             pytest.skip("klcal was installed without a C compiler")
         patch.setenv(VARIABLE, name)
         library.cache_clear()
-        yield
-    library.cache_clear()
+        try:
+            yield
+        finally:
+            library.cache_clear()
+
+
+def both(compute: Callable[[], Answer]) -> tuple[Answer, Answer]:
+    """What each kernel computes."""
+    with kernel("compiled"):
+        compiled = compute()
+    with kernel("numpy"):
+        return compiled, compute()
 
 
 def columns(row: klcal.Row) -> dict[str, Any]:

@@ -474,24 +474,20 @@ typedef struct {
     int64_t plain_below;
 } Others;
 
+/* Adds a quantizer whose scale and zero point are known. */
+static void judge_as_it_is(const Costs *costs, double scale, int64_t below, double *parts, Candidates *found) {
+    double error, known = scale > 0 ? scale : 1;
+    int64_t same = below;
+    if (costs->sums) bucket_error(costs, known, below, parts, &same, &error);
+    else errors_of(costs, &known, &below, 1, &error);
+    add(found, scale, below, is_valid(costs, scale, below) ? error : INFINITY);
+}
+
 static void judge_others(const Search *how, const Costs *costs, Others others, double *parts, Candidates *found) {
-    double error, known = others.narrow > 0 ? others.narrow : 1;
-    int64_t zero = how->scheme.size / 2, same = zero;
-    if (others.narrow >= 0) {
-        if (costs->sums) bucket_error(costs, known, zero, parts, &same, &error);
-        else errors_of(costs, &known, &zero, 1, &error);
-        add(found, others.narrow, zero, is_valid(costs, others.narrow, zero) ? error : INFINITY);
-    }
+    if (others.narrow >= 0) judge_as_it_is(costs, others.narrow, how->scheme.size / 2, parts, found);
     if (others.plain < 0) return;
-    if (how->scheme.kind != AFFINE) {
-        judge(costs, &others.plain, 1, parts, found);
-        return;
-    }
-    known = others.plain > 0 ? others.plain : 1;
-    same = others.plain_below;
-    if (costs->sums) bucket_error(costs, known, same, parts, &same, &error);
-    else errors_of(costs, &known, &same, 1, &error);
-    add(found, others.plain, others.plain_below, is_valid(costs, others.plain, others.plain_below) ? error : INFINITY);
+    if (how->scheme.kind == AFFINE) judge_as_it_is(costs, others.plain, others.plain_below, parts, found);
+    else judge(costs, &others.plain, 1, parts, found);
 }
 
 static int search_unit(const Search *how, Scratch *scratch, Candidates *some, double energy, double number,
