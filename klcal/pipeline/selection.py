@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
 from klcal.errors import InputError
 from klcal.readers import Description, Source
+from klcal.readers.quoting import quoted
 from klcal.tables.status import Cause
-from klcal.tables.table import FileError
+from klcal.tables.table import FileError, in_order
 
-__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "names_of", "selected", "unmatched"]
+__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "listed", "names_of", "selected", "unmatched"]
 
-NEAREST = 3  # names shown where a glob matches none
+NEAREST = 3  # names shown where one is not found
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
 COMPARED_CHARACTERS = 200  # of such a name; longer ones are like no glob that people type, and take seconds each
 NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
@@ -68,6 +69,16 @@ def attempt(work: Callable[[], Result]) -> Result | InputError:
 def names_of(description: Description) -> tuple[str, ...]:
     """All names of a tensor's data."""
     return description.name, *description.aliases
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names in their order, quoted.
+
+    >>> listed({"b", "a"}), listed(["w10", "w9", "w8", "w2"])
+    ("'a', 'b'", "'w2', 'w8', 'w9', …")
+    """
+    some = ", ".join(map(quoted, sorted(names, key=in_order)[:NEAREST]))
+    return f"{some}, …" if len(names) > NEAREST else some
 
 
 def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
