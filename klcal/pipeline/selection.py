@@ -98,9 +98,11 @@ def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> boo
     return is_included and not any(fnmatchcase(name, glob) for glob in exclude)
 
 
-def unmatched(described: Sequence[Selected], include: Sequence[str], rules: Sequence[str] = ()) -> Iterator[str]:
-    """A warning for each glob, of ``--include`` and ``--per``, that no tensor matches, with the nearest names."""
-    globs = [*(("--include", glob) for glob in include), *(("--per", glob) for glob in rules)]
+def unmatched(
+    described: Sequence[Selected], include: Sequence[str], rules: Iterable[tuple[str, str]] = ()
+) -> Iterator[str]:
+    """A warning for each glob, of ``--include`` and other options, that no tensor matches, with the nearest names."""
+    globs = [*(("--include", glob) for glob in include), *rules]
     names = {name for each in described for name in names_of(each.description)} if globs else set()
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):

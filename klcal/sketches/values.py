@@ -124,7 +124,7 @@ def sketch(
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
     ([6], [3, 3])
     """
-    wanted = parse_per(per) if isinstance(per, str) else per
+    wanted = parse_per(per)
     if isinstance(values, Sketch):
         if wanted != PerTensor():
             raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")

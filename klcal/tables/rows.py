@@ -48,6 +48,8 @@ class Row:
     target: str | None = None  # the number format that values are quantized to
     scheme: str | None = None
     method: str | None = None
+    per: str | None = None  # what has a scale of its own, with the axis that it is
+    scale_format: str | None = None
     importance: bool = False  # the choice weighed some values more than others; figures never do
     scale: float | None = None
     global_scale: float | None = None  # float32, of which every scale is a multiple by a float8

@@ -14,10 +14,9 @@ import safetensors.numpy
 import klcal as library
 from klcal.errors import ExitCode
 from klcal.pipeline import calibrate as pipeline
-from klcal.pipeline.calibrate import Request, calibrate_files
-from klcal.quantizers.scheme import Scheme
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.readers import regular
-from klcal.search.methods import MSE
 from tests.support.command import klcal, normal, one_message
 from tests.support.imatrix import imatrix
 from tests.support.lazy import torch
@@ -134,7 +133,7 @@ def test_an_array_alone_is_for_the_only_tensor(here):
 def test_neither_parts_nor_workers_change_anything(saved, monkeypatch, jobs):
     weights = {**WEIGHTS, "b.bias": energy(6, 3)}
     np.savez("energy.npz", **weights)
-    request = Request(MSE(), Scheme.parse("int4"), importance="energy.npz")
+    request = Request.parse(method="mse", dtype="int4", importance="energy.npz")
     expected = calibrate_files(["m.safetensors"], request)
     monkeypatch.setattr(regular, "PART_BYTES", 64)
     monkeypatch.setattr(pipeline, "PART_BYTES", 64)

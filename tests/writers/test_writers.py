@@ -168,8 +168,8 @@ def test_the_document_is_that_of_the_schema():
     assert document["tool"] == {"name": "klcal", "version": "0.0.0"}
     assert list(document["config"]) == ["method", "dtype", "scheme", "per", "scale_format"]
     order = (
-        "name source dtype shape status reason cause note target scheme method importance scale global_scale "
-        "zero_point qmin qmax low high min max numel zeros nan neg_inf pos_inf kl mse sqnr_db clipped "
+        "name source dtype shape status reason cause note target scheme method per scale_format importance scale "
+        "global_scale zero_point qmin qmax low high min max numel zeros nan neg_inf pos_inf kl mse sqnr_db clipped "
         "rounded_to_zero aliases units"
     )
     assert all(list(tensor) == order.split() for tensor in document["tensors"])
