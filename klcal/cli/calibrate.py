@@ -7,6 +7,8 @@ import sys
 import typer
 
 from klcal.cli import options
+from klcal.tables.schema import NUMERIC_FIELDS, check_field
+from klcal.tables.table import Table
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -19,6 +21,8 @@ Examples:
     klcal calibrate activations/ --dtype int8 --output scales.json
   A CI job that fails where quantization loses too much:
     klcal calibrate model.pt --include '*.weight' --fail-on 'sqnr_db < 30'
+  The ten channels that lose most:
+    klcal calibrate model/ --dtype int8 --per channel --units --sort sqnr_db --top 10
   A scale for each output channel of the weights, one for all else:
     klcal calibrate model/ --dtype int8 --per '*.weight=channel'
   Groups of 128 for a language model in 4 bits, its embedding in 8:
@@ -61,6 +65,8 @@ def calibrate(
     range_: options.RangeOption = None,
     format_: options.FormatOption = "auto",
     units: options.UnitsOption = False,
+    sort: options.SortOption = None,
+    top: options.TopOption = None,
     output: options.OutputOption = None,
     fail_on: options.FailOnOption = None,
 ) -> None:
@@ -79,6 +85,8 @@ def calibrate(
     from klcal.sketches.device_counting import usable_device
     from klcal.writers import WRITERS
 
+    if sort is not None:
+        check_field(sort, NUMERIC_FIELDS)
     conditions = [parse_condition(text) for text in fail_on or ()]
     request = Request.parse(
         dtype=dtype or (),
@@ -108,5 +116,12 @@ def calibrate(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(table.expanded() if units else table, out))
+        deliver(lambda out: writer(_shown(table, units, sort, top), out))
     raise typer.Exit(judge(table, conditions))
+
+
+def _shown(table: Table, units: bool, sort: str | None, top: int | None) -> Table:
+    """The rows that were asked for. What is judged is the whole table."""
+    table = table.expanded() if units else table
+    table = table if sort is None else table.worst_first(sort)
+    return table if top is None else table.top(top)

@@ -159,6 +159,20 @@ RangeOption = Annotated[
         "A symmetric scheme takes the larger of -LO and HI for both sides.",
     ),
 ]
+
+
+def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
+    return typer.Option(
+        "--sort",
+        metavar="FIELD",
+        show_default=usual or "by file and name",
+        rich_help_panel=OUTPUT,
+        help=f"What is worst comes first, what has no such number last: {', '.join(fields)}.",
+    )
+
+
+SortOption = Annotated[str | None, _sort(None, NUMERIC_FIELDS)]
+DifferenceSortOption = Annotated[str, _sort("js", DIFFERENCE_FIELDS)]
 FormatOption = Annotated[
     Format,
     typer.Option(
@@ -167,6 +181,10 @@ FormatOption = Annotated[
         help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
         "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
     ),
+]
+TopOption = Annotated[
+    int | None,
+    typer.Option("--top", min=1, metavar="N", rich_help_panel=OUTPUT, help="Only the first N rows are written."),
 ]
 UnitsOption = Annotated[
     bool,

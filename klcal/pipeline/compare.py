@@ -23,14 +23,13 @@ from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import DIFFERENCE_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS, check_field
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Comparison, FileError, Table, in_order
+from klcal.tables.table import Comparison, FileError, Table
 
 __all__ = ["BASES", "compare_files"]
 
 BASES = {"e": math.e, "2": 2.0, "10": 10.0}
-BEST_FIRST = ("cosine", "sqnr_db")  # fields in which a small number is the worse one
 
 
 class _Pair(NamedTuple):
@@ -79,8 +78,7 @@ def compare_files(
     """
     if base not in BASES:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
-    if sort not in DIFFERENCE_FIELDS:
-        raise UsageError(f"unknown field {sort!r} to sort by", f"use one of {', '.join(DIFFERENCE_FIELDS)}")
+    check_field(sort, DIFFERENCE_FIELDS)
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
@@ -95,20 +93,8 @@ def compare_files(
         sides.append(selected(described, include, exclude))
     pairs = _matched(*sides) if quantizers is None else _quantized(sides[0], quantizers)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
-    rows.sort(key=partial(_badness, sort))
-    return Table(
-        Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1]),
-        tuple(rows),
-        tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
-        tuple(sorted(set(warnings))),
-    )
-
-
-def _badness(sort: str, row: Difference) -> tuple[object, ...]:
-    """Worst first; what could not be compared comes last."""
-    value = getattr(row, sort)
-    badness = 0.0 if value is None else (value if sort in BEST_FIRST else -value)
-    return value is None, badness, in_order(row.source), in_order(row.name)
+    config = Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1])
+    return Table.of(config, rows, errors, sorted(set(warnings))).worst_first(sort)
 
 
 # --- which tensors belong together

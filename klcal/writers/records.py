@@ -16,7 +16,7 @@ from klcal.tables.units import Units
 from klcal.writers.floats import printed, shortest
 from klcal.writers.text import escape
 
-__all__ = ["Value", "cells", "dump", "json_text", "record", "several_sources", "summary"]
+__all__ = ["Value", "cells", "dump", "json_text", "left_out", "record", "several_sources", "summary"]
 
 Value: TypeAlias = "str | int | float | list[Any] | None"
 
@@ -30,8 +30,14 @@ def summary(table: Table) -> dict[str, Any]:
         "tool": {"name": "klcal", "version": version("klcal")},
         "config": asdict(table.config),
         "errors": [asdict(error) for error in table.errors],
-        "warnings": list(table.warnings),
+        "warnings": [*table.warnings, *left_out(table)],
     }
+
+
+def left_out(table: Table) -> list[str]:
+    """What has to be said where only some rows are there."""
+    count = len(table.rows)
+    return [f"only the first {count} of {count + table.left_out} rows are here"] if table.left_out else []
 
 
 def dump(value: object) -> str:
