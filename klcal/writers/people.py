@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,8 @@ def columns(table: Table) -> list[Column]:
         return []
     chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
+    if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
+        shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
     if not several_sources(table):
         hidden.add("source")
@@ -113,15 +115,15 @@ _COLUMNS: _Columns = (
     ("scale in", lambda row: row.scale_format or "", False, 10),
     ("unit", lambda row: "" if row.unit is None else str(row.unit), True, 1),
     ("units", lambda row: "" if row.units is None else str(len(row.units)), True, 8),
-    ("min scale", lambda row: _one(row, "scale", min, SCALE_DIGITS), True, 4),
+    ("min scale", lambda row: _one(row, "scale", min, SCALE_DIGITS), True, 6),
     ("scale", lambda row: _one(row, "scale", median, SCALE_DIGITS), True, 1),
-    ("max scale", lambda row: _one(row, "scale", max, SCALE_DIGITS), True, 3),
-    ("zero point", _zero_points, True, 2),
+    ("max scale", lambda row: _one(row, "scale", max, SCALE_DIGITS), True, 5),
+    ("zero point", _zero_points, True, 3),
     ("low", lambda row: _one(row, "low", min), True, 10),
     ("high", lambda row: _one(row, "high", max), True, 9),
     ("kl", lambda row: for_people(row.kl), True, 12),
-    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 6),
-    ("worst dB", _worst_sqnr, True, 7),
+    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 2),
+    ("worst dB", _worst_sqnr, True, 4),
     ("worst unit", _worst_unit, True, 7),
     ("clipped %", lambda row: _percent(row.clipped), True, 14),
 )
