@@ -50,7 +50,7 @@ def compare_files(
     p: str,
     q: str | None,
     *,
-    table: str | None = None,
+    table: str | Table | None = None,
     base: str = "e",
     bins: int | None = None,
     sort: str = "js",
@@ -64,7 +64,7 @@ def compare_files(
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
         q: what approximates it; None to take P itself, quantized by a table.
-        table: a table of ``klcal calibrate``, as JSON or binary.
+        table: a table of scales, or its file, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: at most so many, of equal mass; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
@@ -76,7 +76,7 @@ def compare_files(
     Raises:
         UsageError: an argument is not understood, or the table is none.
     """
-    if base not in BASES:
+    if base not in [*BASES]:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
     check_field(sort, DIFFERENCE_FIELDS)
     if (bins := MASS_BINS if bins is None else bins) < 1:
@@ -93,7 +93,8 @@ def compare_files(
         sides.append(selected(described, include, exclude))
     pairs = _matched(*sides) if quantizers is None else _quantized(sides[0], quantizers)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
-    config = Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1])
+    by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
+    config = Comparison(base, bins, by)
     return Table.of(config, rows, errors, sorted(set(warnings))).worst_first(sort)
 
 

@@ -74,9 +74,9 @@ def read_importance(path: str) -> NamedImportance:
         file = open_regular(path)
         found = _described(file, Path(path).name)
     except InputError as error:
-        raise UsageError(f"--importance '{path}': {error.what}", error.hint) from None
+        raise UsageError(f"the importance '{path}': {error.what}", error.hint) from None
     if not found:
-        raise UsageError(f"--importance '{path}': it has no tensors", "name a file with a weight for each column")
+        raise UsageError(f"the importance '{path}': it has no tensors", "name a file with a weight for each column")
     is_nameless = file.read(0, min(file.size, len(NAMELESS))) == NAMELESS
     return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless)
 

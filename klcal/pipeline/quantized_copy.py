@@ -17,6 +17,7 @@ from klcal.readers.table_file import read_table
 from klcal.sketches.counting import values_of
 from klcal.sketches.values import stored_chunks
 from klcal.tables.rows import Row
+from klcal.tables.table import Config, Table
 
 __all__ = ["Quantizers", "quantized_copy", "read_quantizers"]
 
@@ -84,17 +85,19 @@ class Quantizers:
         return f"the table has no tensor of this name; it has {self.known}"
 
 
-def read_quantizers(path: str) -> Quantizers:
-    """The rows of a table.
+def read_quantizers(table: str | Table) -> Quantizers:
+    """The rows of a table, or of its file.
 
     Raises:
-        UsageError: the file is no table, or cannot be read.
+        UsageError: it is no table of scales, or cannot be read.
     """
     try:
-        table = read_table(path)
+        found = read_table(table) if isinstance(table, str) else table
     except InputError as error:
-        raise UsageError(f"--table '{path}': {error.what}", error.hint) from None
-    return Quantizers(tuple(row for row in table.rows if isinstance(row, Row)))
+        raise UsageError(f"the table '{table}': {error.what}", error.hint) from None
+    if not isinstance(found.config, Config):
+        raise UsageError("the table has no scales: it is a comparison", "hand in one of klcal.calibrate_files")
+    return Quantizers(tuple(row for row in found.rows if isinstance(row, Row)))
 
 
 def quantized_copy(tensor: Selected, quantizers: Quantizers, *, alone: bool) -> Selected | str:

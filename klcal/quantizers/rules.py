@@ -78,6 +78,8 @@ def rules_of(
     pairs: list[tuple[str, Any]]
     if isinstance(given, Mapping):
         pairs = list(given.items())
+        if wrong := [glob for glob in given if not isinstance(glob, str)]:
+            raise UsageError(f"the {name} of {wrong[0]!r}", "rules are by globs of names, which are texts")
     elif isinstance(given, str) or not isinstance(given, Sequence):
         pairs = [_pair(given, words)]
     else:

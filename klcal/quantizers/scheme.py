@@ -74,7 +74,7 @@ class Scheme:
             raise UsageError(f"{dtype} has no zero point to search", "use the scheme symmetric")
         if scheme not in ("auto", "symmetric") and dtype in FLOATS:
             raise UsageError(f"{dtype} has its own levels on both sides of zero", "use the scheme symmetric")
-        if scale_format not in SCALE_FORMATS:
+        if scale_format not in [*SCALE_FORMATS]:
             raise UsageError(f"unknown scale format {scale_format!r}", f"use one of {', '.join(SCALE_FORMATS)}")
         if scheme == "symmetric-signed" and scale_format in UNSIGNED:
             raise UsageError(f"{scale_format} has no negative scales", "use the scheme symmetric-full")

@@ -135,8 +135,12 @@ class Percentile(_Text):
     percent: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.percent <= 100:
-            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", PERCENTILE)
+        try:
+            is_percentage = 0 < self.percent <= 100
+        except TypeError:
+            is_percentage = False
+        if not is_percentage:
+            raise UsageError(f"percentile {str(self.percent).removesuffix('.0')} is not in (0, 100]", PERCENTILE)
 
     def __str__(self) -> str:
         return f"percentile:{_shortest(self.percent)}"

@@ -5,10 +5,12 @@ Everything left of the tables computes, everything right of them formats.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from klcal.tables.differences import Difference
@@ -78,6 +80,33 @@ class Table:
     def expanded(self) -> Table:
         """With a row for each channel, group or block."""
         return replace(self, rows=tuple(each for row in self.rows if isinstance(row, Row) for each in row.each_unit()))
+
+    def write(self, path: str | os.PathLike[str], format: str = "auto") -> None:  # noqa: A002 - what the command calls it
+        """Writes the table to a file, all of it or nothing.
+
+        Args:
+            path: the file; one that is there is replaced, but for tensor files.
+            format: "json", "jsonl", "csv", "md", "plain", "table" or "safetensors"; "auto" is by the file's suffix.
+
+        Raises:
+            UsageError: there can be no such file, or its suffix names no format.
+            OutputError: it could not be written after all.
+        """
+        import_module("klcal.files").write_table(self, path, format)
+
+    def to_dict(self) -> dict[str, object]:
+        """The document that the JSON has, as plain Python values."""
+        found: dict[str, object] = import_module("klcal.writers.json_table").as_dict(self)
+        return found
+
+    def __repr__(self) -> str:
+        headline: str = import_module("klcal.writers.people").headline(self)
+        return f"<Table: {headline}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        found: str = import_module("klcal.writers.html").fragment(self)
+        return found
 
     def worst_first(self, field: str) -> Table:
         """Sorted by a number of the rows: what loses most first, what has no such number last.

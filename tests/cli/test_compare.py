@@ -312,7 +312,7 @@ def test_a_miss_says_what_differs(tmp_path):
 )
 def test_what_is_no_table_is_a_usage_error(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
-    with pytest.raises(UsageError, match="--table"):
+    with pytest.raises(UsageError, match="the table"):
         compare_files(saved(tmp_path / "a.safetensors", w=normal(3)), None, table=str(tmp_path / "t.json"))
 
 
