@@ -57,15 +57,6 @@ BinsOption = Annotated[
         help="Common bins of equal mass; an infinite kl says that Q lacks a whole bin of P.",
     ),
 ]
-SortOption = Annotated[
-    str,
-    typer.Option(
-        "--sort",
-        metavar="FIELD",
-        rich_help_panel=options.OUTPUT,
-        help=f"What is worst comes first: {', '.join(DIFFERENCE_FIELDS)}.",
-    ),
-]
 
 
 def compare(
@@ -77,7 +68,8 @@ def compare(
     jobs: options.JobsOption = None,
     base: BaseOption = "e",
     bins: BinsOption = None,
-    sort: SortOption = "js",
+    sort: options.DifferenceSortOption = "js",
+    top: options.TopOption = None,
     format_: options.FormatOption = "auto",
     output: options.OutputOption = None,
     fail_on: options.DifferenceFailOnOption = None,
@@ -117,5 +109,5 @@ def compare(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found, out))
+        deliver(lambda out: writer(found if top is None else found.top(top), out))
     raise typer.Exit(judge(found, conditions))

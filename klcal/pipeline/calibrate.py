@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from math import prod
@@ -23,10 +23,12 @@ from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_uni
 from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import limited
 from klcal.pipeline.importance import Weighed, read_importance
+from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
-from klcal.quantizers.rules import Rules, per_of
+from klcal.quantizers.rules import Rules
+from klcal.quantizers.scheme import Scheme
 from klcal.readers import Description, Part, find
 from klcal.readers.description import PART_BYTES
 from klcal.search.methods import check_importance
@@ -38,9 +40,9 @@ from klcal.sketches.values import REPEATED, UNORDERED, sketch_parts, stored_chun
 from klcal.sketches.weighted import weighted_sketch
 from klcal.tables.rows import Row
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Config, Table
+from klcal.tables.table import Table
 
-__all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
+__all__ = ["Progress", "calibrate_files", "outcomes"]
 
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
@@ -66,21 +68,13 @@ class Progress(Protocol):
         """The tensor of this name is done."""
 
 
-@dataclass(frozen=True)
-class Request(Settings):
-    """How every tensor is calibrated, and by what."""
-
-    device: str = "cpu"
-    rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
-    importance: str | None = None  # a file of weights, by the names of tensors
-
-
 class _Tensor(NamedTuple):
     """Some parts of a tensor, or all of them."""
 
     number: int
     dtype: str
     parts: tuple[Part, ...]
+    settings: Settings
     layout: Layout | None = None  # of channels, groups or blocks, if there are any
     weighed: Weighed | None = None  # as a whole, if it has an importance
 
@@ -131,7 +125,6 @@ def calibrate_files(
     """
     importance = None
     if request.importance is not None:
-        check_importance(request.method)
         importance = read_importance(request.importance)
     found = find(paths)
     errors = list(found.errors)
@@ -141,13 +134,10 @@ def calibrate_files(
     alone = len(counted) == 1
     weights = [importance.of(each, alone=alone) if importance else None for each in counted]
     rows = list(_rows(tensors, weights, request, jobs, progress))
-    globs = unmatched(described, include, [glob for glob, _ in request.rules if glob != "*"])
+    globs = unmatched(described, include, request.globs())
     unweighed = importance.warnings(described, counted) if importance else ()
     warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
-    scheme = request.scheme
-    per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
-    config = Config(str(request.method), scheme.dtype, scheme.kind, per, scheme.scale_format)
-    return Table.of(config, rows, errors, warnings)
+    return Table.of(request.config, rows, errors, warnings)
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
@@ -172,38 +162,45 @@ def _rows(
     countable = (each for each in tensors if each.description.status == "ok")
     for each, importance in zip(countable, weights, strict=True):
         description = each.description
-        per = per_of(names_of(description), request.rules)
+        per = request.per.of(names_of(description))
         if description.order is None and (per != PerTensor() or importance):
             yield replace(_uncounted(each), status="unsupported", reason=str(UNORDERED if importance else REPEATED))
             continue
         weighed = Weighed(description, importance) if importance else None
-        prepared.append(_Tensor(len(counted), description.dtype, description.parts, _layout(each, per), weighed))
+        with _named(each):
+            settings, place = request.settings(names_of(description)), _layout(description, per)
+            if weighed:
+                check_importance(settings.method)
+        prepared.append(_Tensor(len(counted), description.dtype, description.parts, settings, place, weighed))
         counted.append(each)
     tasks = list(_tasks(prepared))
     seconds = sum(map(_estimate, tasks))
-    with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
+    with outcomes(partial(_run, request.device), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in _merged(zip(tasks, found, strict=True), progress):
-            yield _row(counted[number], outcome, request)
+            yield _row(counted[number], outcome, prepared[number].settings, request.per)
             if progress is not None:
                 progress.finish(counted[number].description.name)
 
 
-def _layout(tensor: Selected, per: Per) -> Layout | None:
+def _layout(description: Description, per: Per) -> Layout | None:
     """Of its channels or groups; None where it has one scale."""
-    description = tensor.description
-    if not prod(description.shape):
-        return None
+    return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
+
+
+@contextmanager
+def _named(tensor: Selected) -> Iterator[None]:
+    """What cannot be asked for of a tensor is told with its name."""
     try:
-        return layout(per, description.shape, description.order or ())
+        yield
     except UsageError as error:
-        raise UsageError(f"{tensor.source}: {description.name}: {error.what}", error.hint) from None
+        raise UsageError(f"{tensor.source}: {tensor.description.name}: {error.what}", error.hint) from None
 
 
 def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
-    small: list[_Tensor] = []
+    small: dict[tuple[int, Scheme], list[_Tensor]] = {}  # what is searched together is searched alike
     for tensor in tensors:
         alone = tensor.layout is not None or tensor.weighed is not None
         if alone or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
@@ -213,8 +210,9 @@ def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
         elif any(part.repeats != 1 for part in tensor.parts):
             yield _Task((tensor,), True)
         else:
-            small.append(tensor)
-    yield from (_Task(tuple(small[i : i + TOGETHER]), True) for i in range(0, len(small), TOGETHER))
+            small.setdefault((id(tensor.settings.method), tensor.settings.scheme), []).append(tensor)
+    for alike in small.values():
+        yield from (_Task(tuple(alike[i : i + TOGETHER]), True) for i in range(0, len(alike), TOGETHER))
 
 
 def _estimate(task: _Task) -> float:
@@ -244,20 +242,20 @@ def outcomes(
         yield map(by_threads, tasks)
 
 
-def _run(request: Request, task: _Task) -> list[_Outcome]:
+def _run(device: str, task: _Task) -> list[_Outcome]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
-    if len(task.tensors) > 1 and request.device == "cpu":
-        return _run_together(request, task.tensors)
-    return [attempt(partial(_run_alone, request, tensor, task.whole)) for tensor in task.tensors]
+    if len(task.tensors) > 1 and device == "cpu":
+        return _run_together(task.tensors)
+    return [attempt(partial(_run_alone, device, tensor, task.whole)) for tensor in task.tensors]
 
 
-def _run_alone(request: Request, tensor: _Tensor, whole: bool) -> Sketch | Row:
-    found = _counted(request, tensor)
-    return calibrate_sketch(found, request) if whole and isinstance(found, Sketch) else found
+def _run_alone(device: str, tensor: _Tensor, whole: bool) -> Sketch | Row:
+    found = _counted(device, tensor)
+    return calibrate_sketch(found, tensor.settings) if whole and isinstance(found, Sketch) else found
 
 
-def _run_together(request: Request, tensors: Sequence[_Tensor]) -> list[_Outcome]:
-    """Small tensors: those of one dtype are counted and searched together."""
+def _run_together(tensors: Sequence[_Tensor]) -> list[_Outcome]:
+    """Small tensors, to be searched alike: those of one dtype are counted and searched together."""
     outcomes: dict[int, _Outcome] = {}
     read: dict[str, dict[int, npt.NDArray[Any]]] = {}
     for place, tensor in enumerate(tensors):
@@ -267,16 +265,16 @@ def _run_together(request: Request, tensors: Sequence[_Tensor]) -> list[_Outcome
         else:
             read.setdefault(tensor.dtype, {})[place] = values
     for dtype, arrays in read.items():
-        outcomes.update(zip(arrays, _rows_of(request, dtype, [*arrays.values()]), strict=True))
+        outcomes.update(zip(arrays, _rows_of(tensors[0].settings, dtype, [*arrays.values()]), strict=True))
     return [outcomes[place] for place in range(len(tensors))]
 
 
-def _rows_of(request: Request, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[_Outcome]:
+def _rows_of(settings: Settings, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[_Outcome]:
     """The rows of some tensors; one by one where that fails: none costs the others theirs."""
-    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), request))
+    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), settings))
     if not isinstance(rows, InputError):
         return [*rows]
-    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(request, dtype, [each])]
+    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(settings, dtype, [each])]
 
 
 def _values(tensor: _Tensor) -> npt.NDArray[Any]:
@@ -285,13 +283,13 @@ def _values(tensor: _Tensor) -> npt.NDArray[Any]:
     return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
 
 
-def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:
+def _counted(device: str, tensor: _Tensor) -> Sketch | Row:
     weights = None if tensor.weighed is None else tensor.weighed.weights(tensor.layout)
     if tensor.layout is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request, weights)
+        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
-    return sketch_parts(tensor.parts, tensor.dtype, request.device)
+    return sketch_parts(tensor.parts, tensor.dtype, device)
 
 
 def _merged(found: Iterable[tuple[_Task, list[_Outcome]]], progress: Progress | None) -> Iterator[tuple[int, _Outcome]]:
@@ -310,13 +308,12 @@ def _merged(found: Iterable[tuple[_Task, list[_Outcome]]], progress: Progress | 
         yield from merged.items()
 
 
-def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
-    found = attempt(partial(calibrate_sketch, outcome, request)) if isinstance(outcome, Sketch) else outcome
+def _row(tensor: Selected, outcome: _Outcome, settings: Settings, per: Rules[Per]) -> Row:
+    found = attempt(partial(calibrate_sketch, outcome, settings)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
         return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
-    asked = per_of(names_of(description), request.rules)
-    one_axis = asked != PerTensor() and len(description.shape) < 2 and found.numel
+    one_axis = per.of(names_of(description)) != PerTensor() and len(description.shape) < 2 and found.numel
     return replace(
         noted(found, ONE_AXIS) if one_axis else found,
         name=description.name,

@@ -16,21 +16,20 @@ from klcal.divergence.probabilities import DIVERGENCES, entropy
 from klcal.divergence.samples import MASS_BINS, mass_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
-from klcal.pipeline.quantized_copy import quantized_copy, read_quantizers
+from klcal.pipeline.quantized_copy import Quantizers, quantized_copy, read_quantizers
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.readers import Description, find
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import DIFFERENCE_FIELDS
+from klcal.tables.schema import DIFFERENCE_FIELDS, check_field
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Comparison, FileError, Table, in_order
+from klcal.tables.table import Comparison, FileError, Table
 
 __all__ = ["BASES", "compare_files"]
 
 BASES = {"e": math.e, "2": 2.0, "10": 10.0}
-BEST_FIRST = ("cosine", "sqnr_db")  # fields in which a small number is the worse one
 
 
 class _Pair(NamedTuple):
@@ -38,6 +37,7 @@ class _Pair(NamedTuple):
 
     p: Selected | None
     q: Selected | None
+    lacking: str = "Q does not have it"  # why P's has no partner
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def compare_files(
     p: str,
     q: str | None,
     *,
-    table: str | None = None,
+    table: str | Table | None = None,
     base: str = "e",
     bins: int | None = None,
     sort: str = "js",
@@ -64,7 +64,7 @@ def compare_files(
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
         q: what approximates it; None to take P itself, quantized by a table.
-        table: a table of ``klcal calibrate``, as JSON or binary.
+        table: a table of scales, or its file, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: at most so many, of equal mass; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
@@ -76,10 +76,9 @@ def compare_files(
     Raises:
         UsageError: an argument is not understood, or the table is none.
     """
-    if base not in BASES:
+    if base not in [*BASES]:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
-    if sort not in DIFFERENCE_FIELDS:
-        raise UsageError(f"unknown field {sort!r} to sort by", f"use one of {', '.join(DIFFERENCE_FIELDS)}")
+    check_field(sort, DIFFERENCE_FIELDS)
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
@@ -92,27 +91,11 @@ def compare_files(
         described = list(described_tensors(found.sources, errors))
         warnings += [*found.warnings, *unmatched(described, include)]
         sides.append(selected(described, include, exclude))
-    pairs = (
-        _matched(*sides)
-        if q is not None
-        else [_Pair(each, quantized_copy(each, quantizers or {})) for each in sides[0]]
-    )
-    lacking = "Q does not have it" if quantizers is None else "the table has no scale for it, or not for all of it"
-    rows = list(_rows(pairs, lacking, _Request(BASES[base], bins), jobs, progress))
-    rows.sort(key=partial(_badness, sort))
-    return Table(
-        Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1]),
-        tuple(rows),
-        tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
-        tuple(sorted(set(warnings))),
-    )
-
-
-def _badness(sort: str, row: Difference) -> tuple[object, ...]:
-    """Worst first; what could not be compared comes last."""
-    value = getattr(row, sort)
-    badness = 0.0 if value is None else (value if sort in BEST_FIRST else -value)
-    return value is None, badness, in_order(row.source), in_order(row.name)
+    pairs = _matched(*sides) if quantizers is None else _quantized(sides[0], quantizers)
+    rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
+    by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
+    config = Comparison(base, bins, by)
+    return Table.of(config, rows, errors, sorted(set(warnings))).worst_first(sort)
 
 
 # --- which tensors belong together
@@ -132,6 +115,14 @@ def _matched(p: Sequence[Selected], q: Sequence[Selected]) -> list[_Pair]:
     return pairs + [_Pair(None, each) for each in q if id(each) not in taken]
 
 
+def _quantized(p: Sequence[Selected], quantizers: Quantizers) -> list[_Pair]:
+    """Pairs of tensors and what a table makes of them."""
+    usable = [each for each in p if each.description.status == "ok"]
+    copies = {id(each): quantized_copy(each, quantizers, alone=len(usable) == 1) for each in usable}
+    found = ((each, copies.get(id(each), "")) for each in p)
+    return [_Pair(each, None, copy) if isinstance(copy, str) else _Pair(each, copy) for each, copy in found]
+
+
 def _repeated(tensors: Iterable[Selected]) -> set[str]:
     times = Counter(name for each in tensors for name in names_of(each.description))
     return {name for name, count in times.items() if count > 1}
@@ -145,12 +136,12 @@ def _keys(tensor: Selected, repeated: set[str]) -> list[tuple[str, str]]:
 # --- how they differ
 
 
-def _rows(
-    pairs: Sequence[_Pair], lacking: str, request: _Request, jobs: int, progress: Progress | None
-) -> Iterator[Difference]:
-    comparable = [pair for pair in pairs if _status(pair, lacking) is None]
-    yield from (row for pair in pairs if (row := _status(pair, lacking)) is not None)
-    sizes = [sum(part.nbytes for each in pair if each for part in each.description.parts) for pair in comparable]
+def _rows(pairs: Sequence[_Pair], request: _Request, jobs: int, progress: Progress | None) -> Iterator[Difference]:
+    comparable = [pair for pair in pairs if _status(pair) is None]
+    yield from (row for pair in pairs if (row := _status(pair)) is not None)
+    sizes = [
+        sum(part.nbytes for each in (pair.p, pair.q) if each for part in each.description.parts) for pair in comparable
+    ]
     seconds = 2 * BYTE_SECONDS * sum(sizes) + TENSOR_SECONDS * len(sizes)
     with outcomes(partial(_difference, request), comparable, seconds, jobs) as found:
         if progress is not None:
@@ -164,7 +155,7 @@ def _rows(
 
 def _plain(pair: _Pair) -> Difference:
     """The row of a pair before any data is read."""
-    p, q = pair
+    p, q = pair.p, pair.q
     shown = p or q
     assert shown is not None
     row = Difference(name=shown.description.name, source=shown.source, status="ok")
@@ -177,15 +168,15 @@ def _plain(pair: _Pair) -> Difference:
     return row
 
 
-def _status(pair: _Pair, lacking: str) -> Difference | None:
-    """The row of a pair that cannot be compared, or None; ``lacking`` says why a tensor of P has no partner."""
-    p, q = pair
+def _status(pair: _Pair) -> Difference | None:
+    """The row of a pair that cannot be compared, or None."""
+    p, q = pair.p, pair.q
     if p is None:
         return replace(_plain(pair), status="extra", reason="P does not have it")
     if p.description.status != "ok":
         return replace(_plain(pair), status=p.description.status, reason=p.description.reason)
     if q is None:
-        return replace(_plain(pair), status="missing", reason=lacking)
+        return replace(_plain(pair), status="missing", reason=pair.lacking)
     if q.description.status != "ok":
         return replace(_plain(pair), status=q.description.status, reason=f"in Q: {q.description.reason}")
     return None

@@ -5,10 +5,9 @@ NumPy arrays and files are read in pieces, whatever their order, strides and byt
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
+from klcal.quantizers.rounding import is_tensor
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
@@ -125,7 +125,7 @@ def sketch(
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
     ([6], [3, 3])
     """
-    wanted = parse_per(per) if isinstance(per, str) else per
+    wanted = parse_per(per)
     if isinstance(values, Sketch):
         if wanted != PerTensor():
             raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")
@@ -275,12 +275,6 @@ def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Ske
     if device == "cpu":
         return count(chunks, dtype)
     return count_on_device((as_tensor(chunk, dtype) for chunk in chunks), dtype, device)
-
-
-def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
-    """Whether the values are a torch tensor; who hands one in has imported torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(values, torch.Tensor)
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:

@@ -12,17 +12,16 @@ import safetensors.numpy
 from klcal.errors import ExitCode, InputError
 from klcal.pipeline import calibrate as pipeline
 from klcal.pipeline import workers
-from klcal.pipeline.calibrate import Request, calibrate_files
-from klcal.quantizers.scheme import Scheme
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.readers import Source, regular
-from klcal.search.methods import KL, MSE
 from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
 from tests.support.lazy import torch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
 )  # of a process that other tests gave threads
-REQUEST = Request(KL(), Scheme.parse("uint8"))
+REQUEST = Request.parse()
 VALUES = normal(50_000) * np.exp(normal(50_000, 1))
 
 
@@ -88,7 +87,7 @@ def small_tensors() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(
-    "request_", [REQUEST, Request(MSE(), Scheme.parse("int4")), Request(MSE(), Scheme.parse("nf4"))]
+    "request_", [REQUEST, Request.parse(method="mse", dtype="int4"), Request.parse(method="mse", dtype="nf4")]
 )
 def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, jobs, request_):
     monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
