@@ -70,9 +70,10 @@ def calibrate(
     and their quantized copy. The answer goes to stdout or to --output,
     errors and progress go to stderr.
     """
+    from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge, parse_condition
+    from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
     from klcal.quantizers.granularity import PerTensor
     from klcal.quantizers.rules import parse_rules
@@ -103,5 +104,5 @@ def calibrate(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(table.expanded() if units else table, out))
+        deliver(lambda out: writer(table.expanded() if units else table, out), table.usable)
     raise typer.Exit(judge(table, conditions))

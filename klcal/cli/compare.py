@@ -88,15 +88,16 @@ def compare(
     Wasserstein distance on common bins; cosine, greatest difference, MSE and
     SQNR element by element where shapes match.
     """
+    from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge, parse_condition
+    from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
     from klcal.writers import WRITERS
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
-    conditions = [parse_condition(text, DIFFERENCE_FIELDS) for text in fail_on or ()]
+    conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it is for scales, not for comparisons"
     writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
@@ -117,5 +118,5 @@ def compare(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found, out))
+        deliver(lambda out: writer(found, out), found.usable)
     raise typer.Exit(judge(found, conditions))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from klcal.divergence.elementwise import Elementwise, side_by_side
 from klcal.divergence.probabilities import DIVERGENCES, entropy
@@ -23,13 +22,13 @@ from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import DIFFERENCE_FIELDS
+from klcal.tables.schema import BASES, DIFFERENCE_FIELDS
 from klcal.tables.status import nonfinite_counts
 from klcal.tables.table import Comparison, FileError, Table, in_order
 
-__all__ = ["BASES", "compare_files"]
+__all__ = ["compare_files"]
 
-BASES = {"e": math.e, "2": 2.0, "10": 10.0}
+NOT_COMPARABLE = "it is no float tensor"
 BEST_FIRST = ("cosine", "sqnr_db")  # fields in which a small number is the worse one
 
 
@@ -180,14 +179,19 @@ def _plain(pair: _Pair) -> Difference:
 def _status(pair: _Pair, lacking: str) -> Difference | None:
     """The row of a pair that cannot be compared, or None; ``lacking`` says why a tensor of P has no partner."""
     p, q = pair
+    plain = _plain(pair)
     if p is None:
-        return replace(_plain(pair), status="extra", reason="P does not have it")
+        return replace(plain, status="extra", reason="P does not have it")
+    if p.description.status == "skipped" and q is not None and q.description.status == "ok":
+        return replace(plain, status="extra", reason=f"{NOT_COMPARABLE} in P: {p.description.reason}")
+    if q is not None and q.description.status == "skipped" and p.description.status == "ok":
+        return replace(plain, status="missing", reason=f"{NOT_COMPARABLE} in Q: {q.description.reason}")
     if p.description.status != "ok":
-        return replace(_plain(pair), status=p.description.status, reason=p.description.reason)
+        return replace(plain, status=p.description.status, reason=p.description.reason)
     if q is None:
-        return replace(_plain(pair), status="missing", reason=lacking)
+        return replace(plain, status="missing", reason=lacking)
     if q.description.status != "ok":
-        return replace(_plain(pair), status=q.description.status, reason=f"in Q: {q.description.reason}")
+        return replace(plain, status=q.description.status, reason=f"in Q: {q.description.reason}")
     return None
 
 
@@ -198,6 +202,14 @@ def _difference(request: _Request, pair: _Pair) -> Difference:
     return found
 
 
+_EMPTY: dict[tuple[bool, bool], dict[str, Any]] = {
+    (False, False): {"status": "empty", "reason": "P and Q have no values"},
+    (False, True): {"status": "extra", "reason": "P has no values"},
+    (True, False): {"status": "missing", "reason": "Q has no values"},
+}
+"""What a pair is of which not both sides have values."""
+
+
 def _compared(request: _Request, pair: _Pair) -> Difference:
     assert pair.p is not None
     assert pair.q is not None
@@ -205,12 +217,12 @@ def _compared(request: _Request, pair: _Pair) -> Difference:
     row = _plain(pair)
     a, b, elements = _counted(p, q)
     for side, found in (("P", a), ("Q", b)):
-        if not found.numel[0]:
-            return replace(row, status="empty", reason=f"{side} has no values")
         if reason := _nonfinite(found):
             return replace(row, status="nonfinite", reason=f"{reason} in {side}")
+    if not a.numel[0] or not b.numel[0]:
+        return replace(row, **_EMPTY[bool(a.numel[0]), bool(b.numel[0])])
     row = _with_divergences(row, a, b, request)
-    return row if elements is None else _with_elements(row, elements)
+    return _with_elements(row, elements, all_zeros=not (a.nonzero[0] or b.nonzero[0]))
 
 
 def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwise | None]:
@@ -243,5 +255,13 @@ def _with_divergences(row: Difference, a: Sketch, b: Sketch, request: _Request) 
     )
 
 
-def _with_elements(row: Difference, found: Elementwise) -> Difference:
-    return replace(row, cosine=found.cosine, max_abs_diff=found.max_abs_diff, mse=found.mse, sqnr_db=found.sqnr_db)
+def _with_elements(row: Difference, found: Elementwise | None, *, all_zeros: bool) -> Difference:
+    if found is None:
+        shapes = [list(shape or ()) for shape in (row.shape, row.other_shape)]
+        differ = f"the shapes {shapes[0]} and {shapes[1]} differ"
+        order = "the elements of P and Q are stored in different orders"
+        return replace(row, note=f"not compared element by element: {differ if shapes[0] != shapes[1] else order}")
+    row = replace(row, cosine=found.cosine, max_abs_diff=found.max_abs_diff, mse=found.mse, sqnr_db=found.sqnr_db)
+    if all_zeros:
+        return replace(row, status="zero", reason="every value is 0, in P and in Q")
+    return row if found.cosine is not None else replace(row, note="no cosine: every value of one side is 0")

@@ -15,7 +15,8 @@ class Difference:
 
     Divergences are on common bins of equal mass, exact zeros a bin of their own, in the unit of the base.
     ``wasserstein`` is in the unit of the values; what compares element by element (``cosine``, ``max_abs_diff``,
-    ``mse``, ``sqnr_db``) needs equal shapes.
+    ``mse``, ``sqnr_db``) needs equal shapes, and a cosine two sides that are not all zeros; else ``note`` says why not.
+    Two equal tensors of zeros are ``zero``.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Difference:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
+    note: str | None = None  # why there are no figures element by element
     numel: int | None = None  # of P
     kl: float | None = None  # D(P‖Q)
     reverse_kl: float | None = None  # D(Q‖P)

@@ -6,9 +6,11 @@ lists in a row where channels or groups have a scale each; it is still read.
 
 from __future__ import annotations
 
+import math
 import re
 
 __all__ = [
+    "BASES",
     "COMPARISON",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
@@ -37,6 +39,9 @@ DIFFERENCE_FIELDS = (
     *("cosine", "max_abs_diff", "mse", "sqnr_db"),
 )
 """The numbers of a comparison."""
+
+BASES = {"e": math.e, "2": 2.0, "10": 10.0}
+"""Of a comparison's logarithms, by what they are called."""
 
 DOCUMENT = "table"  # the metadata of a binary table: its JSON, but for the arrays of units; beside it, the "schema"
 MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, by its library

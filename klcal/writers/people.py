@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -117,6 +118,7 @@ _COLUMNS: _Columns = (
     ("worst dB", _worst_sqnr, True, 7),
     ("worst unit", _worst_unit, True, 7),
     ("clipped %", lambda row: _percent(row.clipped), True, 14),
+    ("to zero %", lambda row: _percent(row.rounded_to_zero), True, 14),
 )
 
 _DIFFERENCES: _Columns = (
@@ -158,10 +160,18 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done otherwise than asked for, and for how many tensors."""
-    said = [row.note.split("; ") for row in table.rows if isinstance(row, Row) and row.note]
-    counts = Counter(note for several in said for note in several)
-    return [f"{count} tensor{'s' * (count > 1)}: {note}" for note, count in sorted(counts.items())]
+    """What was done otherwise than asked for, and for how many tensors; of those that differ in numbers, the first."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for row in table.rows:
+        for note in row.note.split("; ") if row.note else ():
+            alike.setdefault(re.sub(r"[-+.e\d]*\d", "0", note), []).append((row.name, note))
+    return [_together(alike[key]) for key in sorted(alike)]
+
+
+def _together(said: Sequence[tuple[str, str]]) -> str:
+    (name, note), count = said[0], len(said)
+    such_as = f" such as {name}" if len({each for _, each in said}) > 1 else ""
+    return f"{count} tensor{'s' * (count > 1)}{such_as}: {note}"
 
 
 def headline(table: Table) -> str:
