@@ -38,7 +38,7 @@ SETTLED = ("zero", "empty", "skipped")  # rows that lack a number because they n
 SHARES = ("clipped", "rounded_to_zero")
 LIMITS = {
     **dict.fromkeys(("numel", "zeros", "nan", "neg_inf", "pos_inf", "kl", "mse", "global_scale"), (0.0, math.inf)),
-    **dict.fromkeys(("reverse_kl", "cross_entropy", "entropy", "other_entropy"), (0.0, math.inf)),
+    **dict.fromkeys(("kl_common", "reverse_kl", "cross_entropy", "entropy", "other_entropy"), (0.0, math.inf)),
     **dict.fromkeys(("wasserstein", "max_abs_diff", "high"), (0.0, math.inf)),
     **dict.fromkeys(SHARES, (0.0, 1.0)),
     "low": (-math.inf, 0.0),

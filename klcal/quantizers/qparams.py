@@ -12,7 +12,7 @@ import numpy.typing as npt
 from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
 from klcal.quantizers.scheme import Scheme
 
-__all__ = ["Qparams", "deployed_scales", "level_ends", "qparams", "rounded_scales", "zero_points"]
+__all__ = ["Qparams", "deployed_scales", "level_ends", "levels_below", "qparams", "rounded_scales", "zero_points"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -61,6 +61,18 @@ def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats
 def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
     """The zero point of each option of an integer format; fixed where it is symmetric, whatever the scale's sign."""
     return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
+
+
+def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Integers:
+    """How many levels lie below zero, of deployed scales and zero points: the other way round.
+
+    >>> scheme = Scheme("int4", "symmetric-signed")
+    >>> levels_below(np.array([0.125, -0.125]), np.zeros(2), scheme)
+    array([8, 7])
+    """
+    if scheme.symmetric:
+        return np.where(scales < 0, scheme.zero - 1, scheme.zero)
+    return np.asarray(points).astype(np.int64) - scheme.integers[0]
 
 
 def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:

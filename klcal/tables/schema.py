@@ -35,7 +35,7 @@ NUMERIC_FIELDS = (
 """The numbers of a row."""
 
 DIFFERENCE_FIELDS = (
-    *("numel", "kl", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
+    *("numel", "kl", "kl_common", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
     *("cosine", "max_abs_diff", "mse", "sqnr_db"),
 )
 """The numbers of a comparison."""

@@ -44,6 +44,8 @@ def columns(table: Table) -> list[Column]:
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
         hidden.add("unit")
+    if not (isinstance(table.config, Comparison) and table.config.quantized_by):
+        hidden.add("kl common")  # which is kl
     return [column for column in shown if column.title not in hidden]
 
 
@@ -126,6 +128,7 @@ _DIFFERENCES: _Columns = (
     ("source", lambda row: row.source, False, 5),
     ("shape", shape, False, 10),
     ("kl", lambda row: _bounded(row.kl), True, 1),
+    ("kl common", lambda row: _bounded(row.kl_common), True, 7),
     ("reverse kl", lambda row: _bounded(row.reverse_kl), True, 7),
     ("js", lambda row: for_people(row.js), True, 3),
     ("entropy", lambda row: for_people(row.entropy), True, 9),
@@ -180,7 +183,8 @@ def headline(table: Table) -> str:
     if isinstance(config, Comparison):
         unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
         by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []
-        return " · ".join(["P against Q", *by, f"{config.bins} bins, in {unit}", _counts(table)])
+        cells = "kl on the quantizers' cells, all else on " if by else ""
+        return " · ".join(["P against Q", *by, f"{cells}{config.bins} common bins, in {unit}", _counts(table)])
     sources = sorted({row.source for row in table.rows} - {""})
     where = sources if len(sources) == 1 else []
     how = [config.method, f"{config.dtype} {config.scheme}", f"per {config.per}"]
