@@ -42,6 +42,9 @@ LIMITS = {
     **dict.fromkeys(("wasserstein", "max_abs_diff", "high"), (0.0, math.inf)),
     **dict.fromkeys(SHARES, (0.0, 1.0)),
     "low": (-math.inf, 0.0),
+    "zero_point": (-(2.0**15), 2.0**16 - 1),
+    "qmin": (-(2.0**15), 1.0),
+    "qmax": (1.0, 2.0**16 - 1),
     "cosine": (-1.0, 1.0),
 }
 """Between what a number lies, whatever the tensor."""
@@ -88,12 +91,12 @@ class Condition:
 
     def _unknown(self, row: Row | Difference) -> str:
         """That it is not known whether the condition is met, why, and what to do."""
-        why, hint = row.reason, "judge it by another field"
+        why = row.reason
         if why is None and isinstance(row, Difference):
-            why, hint = row.note, "js, kl and wasserstein are known"
+            why = next((note for note in (row.note or "").split("; ") if note.startswith("no ")), None)
         elif isinstance(row, Row) and row.status == "ok":
             why = "its scale is relative to none" if self.field == "global_scale" else f"{row.target} has none"
-        return f"{self.field} {self._tail} cannot be tried: {why or 'it is not known'}; {hint}"
+        return f"{self.field} {self._tail} cannot be tried: {why or 'it is not known'}; judge it by another field"
 
 
 def _known(row: Row | Difference, field: str) -> float | None:

@@ -231,6 +231,8 @@ def _compared(request: _Request, pair: Pair) -> Difference:
     if quantizer is not None and quantizer.status == "ok":
         nats = cell_divergence(pair.p, a, quantizer)
         row = replace(row, kl=None if nats is None else nats / nats_per_unit(request.base))
+        if nats is None and a.nonzero[0]:
+            row = _noted(row, "no kl: the table's numbers are no quantizer of its scheme")
     return _with_elements(row, elements, all_zeros=not (a.nonzero[0] or b.nonzero[0]))
 
 
@@ -280,7 +282,7 @@ def _with_elements(row: Difference, found: Elementwise | None, *, all_zeros: boo
         shapes = [list(shape or ()) for shape in (row.shape, row.other_shape)]
         differ = f"the shapes {shapes[0]} and {shapes[1]} differ"
         order = "the elements of P and Q are stored in different orders"
-        return _noted(row, f"not compared element by element: {differ if shapes[0] != shapes[1] else order}")
+        return _noted(row, f"no figures element by element: {differ if shapes[0] != shapes[1] else order}")
     row = replace(row, cosine=found.cosine, max_abs_diff=found.max_abs_diff, mse=found.mse, sqnr_db=found.sqnr_db)
     if all_zeros:
         return replace(row, status="zero", reason="every value is 0, in P and in Q")

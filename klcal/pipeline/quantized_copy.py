@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from klcal.calibration import stretches
 from klcal.errors import InputError, UsageError
@@ -25,6 +26,8 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import stored_chunks
 from klcal.tables.rows import Row
+
+Floats = npt.NDArray[np.float64]
 
 __all__ = ["cell_divergence", "quantized_copy", "read_quantizers"]
 
@@ -101,11 +104,11 @@ def cell_divergence(tensor: Selected, found: Sketch, row: Row) -> float | None:
         row: of a table, with scales for all of the tensor.
 
     Returns:
-        0 where no cell is cut; None where all values are 0, or the row does not say its format.
+        0 where no cell is cut; None where all values are 0, or the row's numbers are no quantizer of its scheme.
     """
-    if row.target is None:
+    scheme = _scheme_of(row)
+    if scheme is None:
         return None
-    scheme = Scheme.parse(row.target, row.scheme or "auto")
     sub = sub_bins_per_cell(_bins_of(row), scheme.size)
     if sub == 1:
         return 0.0
@@ -115,20 +118,39 @@ def cell_divergence(tensor: Selected, found: Sketch, row: Row) -> float | None:
         place = layout(per_at(row.units.axis, row.units.size), description.shape, description.order or ())
         assert place is not None
         sketches = unit_sketches(stored_chunks(description.parts), description.dtype, place)
-        scale = place.in_value_order(row.units.scale)
-        points = scale if row.units.zero_point is None else place.in_value_order(row.units.zero_point)
-    below = levels_below(scale, np.nan_to_num(points), scheme)
+        columns = row.units.scale, row.units.scale if row.units.zero_point is None else row.units.zero_point
+        scale, points = (place.in_value_order(each) for each in columns)
+    below = levels_below(scale, points, scheme)
+    known = ~np.isnan(scale)
+    if ((below < 0) | (below >= scheme.size))[known].any():
+        return None
+    return _mean_divergence(sketches, scheme, sub, np.where(known, np.abs(scale), 0.0), below)
+
+
+def _mean_divergence(
+    sketches: Iterator[Sketch], scheme: Scheme, sub: int, scale: Floats, below: Floats
+) -> float | None:
+    """Of the units that have a scale, (units,), each by its number of nonzero values; None if there are none."""
     first, total, number = 0, 0.0, 0
-    for each in (some for sketch in sketches for some in stretches(sketch)):
-        units = np.arange(each.units) + first
-        first += each.units
-        known = np.flatnonzero((each.nonzero > 0) & ~np.isnan(scale[units]))
-        if known.size:
-            distribution, chosen = Distribution.of(each.take(known)), units[known]
-            kl = figures(distribution, scheme, sub, np.abs(scale[chosen]), below[chosen]).kl
-            total += float((kl * each.nonzero[known]).sum())
-            number += int(each.nonzero[known].sum())
+    for some in (each for sketch in sketches for each in stretches(sketch)):
+        units = first + np.flatnonzero((some.nonzero > 0) & (scale[first : first + some.units] > 0))
+        if units.size:
+            distribution = Distribution.of(some.take(units - first))
+            kl = figures(distribution, scheme, sub, scale[units], below[units].astype(np.int64)).kl
+            total += float((kl * distribution.number).sum())
+            number += int(distribution.number.sum())
+        first += some.units
     return total / number if number else None
+
+
+def _scheme_of(row: Row) -> Scheme | None:
+    """What a row quantizes to; None if it does not say it, or says it of other integers."""
+    try:
+        scheme = Scheme.parse(row.target or "", row.scheme or "auto")
+    except UsageError:
+        return None
+    ends = (scheme.integers[0], scheme.integers[-1])
+    return scheme if scheme.is_float or (row.qmin, row.qmax) == ends else None
 
 
 def _bins_of(row: Row) -> int:

@@ -63,16 +63,18 @@ def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
     return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
 
 
-def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Integers:
+def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Floats:
     """How many levels lie below zero, of deployed scales and zero points: the other way round.
 
-    >>> scheme = Scheme("int4", "symmetric-signed")
-    >>> levels_below(np.array([0.125, -0.125]), np.zeros(2), scheme)
-    array([8, 7])
+    What is no such number, as from a table of somebody else's, is less than 0 or not less than there are levels.
+
+    >>> levels_below(np.array([0.125, -0.125]), np.zeros(2), Scheme("int4", "symmetric-signed"))
+    array([8., 7.])
     """
-    if scheme.symmetric:
-        return np.where(scales < 0, scheme.zero - 1, scheme.zero)
-    return np.asarray(points).astype(np.int64) - scheme.integers[0]
+    if scheme.is_float:
+        return np.full(scales.shape, float(scheme.zero))
+    under = points - scheme.integers[0]
+    return np.where(scales < 0, scheme.size - 1 - under, under)
 
 
 def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:

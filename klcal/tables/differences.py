@@ -30,7 +30,7 @@ class Difference:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
-    note: str | None = None  # what figures lack, and why; several are joined by "; "
+    note: str | None = None  # what figures are, or why there are "no " such; several are joined by "; "
     numel: int | None = None  # of P
     kl: float | None = None  # D(P‖Q); of a copy that a table makes, on the cells of its quantizers
     kl_common: float | None = None  # D(P‖Q) on the common bins: cross_entropy − entropy

@@ -110,6 +110,40 @@ def test_the_others_stay_on_common_bins_and_the_output_says_so():
     assert "kl common" not in klcal("compare", "x.npy", "y.npy", "--format", "table").out
 
 
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"target": "int8"', '"target": null'),
+        ('"target": "int8"', '"target": "uint4"'),
+        ('"scheme": "symmetric"', '"scheme": "other"'),
+        ('"scheme": "symmetric"', '"scheme": "affine"'),
+        ('"zero_point": 0', '"zero_point": 999999'),
+        ('"zero_point": [0', '"zero_point": [-999999'),
+        ('"zero_point": [0', '"zero_point": [128'),
+        ('"method": "kl:bins=2048,weight=4"', '"method": "other"'),
+        ('"method": "kl:bins=2048,weight=4"', '"method": null'),
+    ],
+)
+def test_numbers_that_are_no_quantizer_are_not_measured(per, change):
+    """A table of somebody else's: nothing is assumed, a gate fails, and only what is known is told."""
+    np.save("x.npy", normal().reshape(4, 250))
+    klcal("calibrate", "x.npy", "--dtype", "int8", "--per", per, "-o", "scales.json")
+    before = Path("scales.json").read_text()
+    promised = klcal("compare", "x.npy", "--table", "scales.json", "--format", "json").tensors["x"]["kl"]
+    head, rows = before.split('"tensors"')
+    Path("scales.json").write_text(f'{head}"tensors"{rows.replace(*change)}')
+    result = klcal("compare", "x.npy", "--table", "scales.json", "--format", "json", "--fail-on", "kl > 9")
+    row = result.tensors["x"]
+    if rows.replace(*change) == rows or "method" in change[0]:
+        assert (result.code, row["kl"]) == (0, promised)
+    elif row["status"] == "ok":
+        assert (result.code, row["kl"]) == (1, None)
+        assert "kl > 9 cannot be tried: no kl: " in result.err
+    else:
+        assert (result.code, row["status"]) in ((3, "missing"), (3, "nonfinite"))
+
+
 # --- copies
 
 
