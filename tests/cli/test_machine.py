@@ -202,7 +202,7 @@ def rewrite(first: Table, second: Table) -> None:
     while True:
         for table in (first, second):
             with destination("out.json", []) as deliver:
-                deliver(lambda out, table=table: WRITERS["json"](table, out))
+                deliver(lambda out, table=table: WRITERS["json"](table, out), True)
 
 
 def forked(work) -> int:
