@@ -62,6 +62,7 @@ def calibrate(
     format_: options.FormatOption = "auto",
     units: options.UnitsOption = False,
     output: options.OutputOption = None,
+    verbose: options.VerboseOption = False,
     fail_on: options.FailOnOption = None,
 ) -> None:
     """Choose a scale and a zero point for every tensor in PATHS.
@@ -70,6 +71,7 @@ def calibrate(
     and their quantized copy. The answer goes to stdout or to --output,
     errors and progress go to stderr.
     """
+    from klcal.cli.messages import of_plan, say
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge, parse_condition
@@ -78,7 +80,7 @@ def calibrate(
     from klcal.quantizers.rules import parse_rules
     from klcal.quantizers.scheme import Scheme, parse_range
     from klcal.search import methods
-    from klcal.sketches.device_counting import usable_device
+    from klcal.sketches.device_counting import usable_devices
     from klcal.writers import WRITERS
 
     conditions = [parse_condition(text) for text in fail_on or ()]
@@ -92,7 +94,8 @@ def calibrate(
 
     from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
 
-    request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules, importance)
+    usable_devices(device)
+    request = Request(chosen, grid, bounds, nonfinite, device, rules, importance)
     with destination(output, [*paths, *([] if importance is None else [importance])]) as deliver:
         with progress() as shown:
             table = calibrate_files(
@@ -102,6 +105,7 @@ def calibrate(
                 exclude=exclude or (),
                 jobs=jobs or cores(),
                 progress=shown,
+                told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
         deliver(lambda out: writer(table.expanded() if units else table, out))
     raise typer.Exit(judge(table, conditions))

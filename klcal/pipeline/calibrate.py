@@ -22,6 +22,7 @@ import numpy.typing as npt
 from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
 from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import limited
+from klcal.pipeline.devices import Plan, chosen_devices, feeding
 from klcal.pipeline.importance import Weighed, read_importance
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
@@ -33,6 +34,7 @@ from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
+from klcal.sketches.device_feeding import Feed
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import REPEATED, UNORDERED, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
@@ -70,7 +72,7 @@ class Progress(Protocol):
 class Request(Settings):
     """How every tensor is calibrated, and by what."""
 
-    device: str = "cpu"
+    device: str = "cpu"  # auto, cpu, cuda, cuda:N or cuda:all: where tensors with a single scale are counted
     rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
     importance: str | None = None  # a file of weights, by the names of tensors
 
@@ -87,6 +89,11 @@ class _Tensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def is_one_unit(self) -> bool:
+        """Whether it has a single scale, and all its values count alike: what a device counts."""
+        return self.layout is None and self.weighed is None
 
 
 class _Task(NamedTuple):
@@ -111,6 +118,7 @@ def calibrate_files(
     exclude: Sequence[str] = (),
     jobs: int = 1,
     progress: Progress | None = None,
+    told: Callable[[Plan], None] | None = None,
 ) -> Table:
     """The table of all tensors in some files.
 
@@ -121,6 +129,7 @@ def calibrate_files(
         exclude: globs, none of which it may match.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
+        told: is told what works, and why, before it begins.
 
     Returns:
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
@@ -140,7 +149,7 @@ def calibrate_files(
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weights = [importance.of(each, alone=alone) if importance else None for each in counted]
-    rows = list(_rows(tensors, weights, request, jobs, progress))
+    rows = list(_rows(tensors, weights, request, jobs, progress, told))
     globs = unmatched(described, include, [glob for glob, _ in request.rules if glob != "*"])
     unweighed = importance.warnings(described, counted) if importance else ()
     warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
@@ -164,6 +173,7 @@ def _rows(
     request: Request,
     jobs: int,
     progress: Progress | None,
+    told: Callable[[Plan], None] | None,
 ) -> Iterator[Row]:
     """The rows of all tensors, of which those that can be counted may have an importance."""
     yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
@@ -180,8 +190,12 @@ def _rows(
         prepared.append(_Tensor(len(counted), description.dtype, description.parts, _layout(each, per), weighed))
         counted.append(each)
     tasks = list(_tasks(prepared))
-    seconds = sum(map(_estimate, tasks))
-    with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
+    plan = _plan(request.device, tasks, jobs)
+    if told is not None:
+        told(plan)
+    if plan.devices:  # which take no parts of a tensor, nor several together
+        tasks = [_Task((tensor,), True) for tensor in prepared]
+    with _worked_on(request, tasks, plan, jobs) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in _merged(zip(tasks, found, strict=True), progress):
@@ -205,8 +219,7 @@ def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
     small: list[_Tensor] = []
     for tensor in tensors:
-        alone = tensor.layout is not None or tensor.weighed is not None
-        if alone or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
             yield _Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
             yield from (_Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
@@ -219,22 +232,40 @@ def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
 
 def _estimate(task: _Task) -> float:
     """Seconds of work."""
-    first = task.tensors[0]
-    if first.layout is not None or first.weighed is not None:
+    if not task.tensors[0].is_one_unit:
         return UNIT_BYTE_SECONDS * task.nbytes
     return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
+
+
+def _plan(device: str, tasks: Sequence[_Task], jobs: int) -> Plan:
+    """What works on some tasks."""
+    whole = [task for task in tasks if task.tensors[0].is_one_unit]
+    seconds = sum(map(_estimate, tasks))
+    processes, threads = _shared(len(tasks), seconds, jobs)
+    searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole)
+    rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
+    nbytes = sum(task.nbytes for task in whole)
+    devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
+    unfit = len(tasks) - len(whole) if devices else 0
+    return Plan(devices, 1, jobs, why, unfit) if devices and whole else Plan((), processes, threads, why, unfit)
+
+
+def _shared(tasks: int, seconds: float, jobs: int) -> tuple[int, int]:
+    """How many processes work, and on how many threads each: several processes where an estimate says that it pays.
+
+    Where there are fewer tasks than jobs, each has several threads.
+    """
+    processes = max(1, min(jobs, tasks)) if seconds > PARALLEL_SECONDS else 1
+    return processes, max(1, jobs // processes)
 
 
 @contextmanager
 def outcomes(
     work: Callable[[Task], Outcome], tasks: Sequence[Task], seconds: float, jobs: int
 ) -> Iterator[Iterator[Outcome]]:
-    """What comes of each task, in their order: by several processes, where an estimate says that it pays.
-
-    Where there are fewer tasks than jobs, each has several threads.
-    """
-    processes = min(jobs, len(tasks)) if seconds > PARALLEL_SECONDS else 1
-    by_threads = partial(limited, work, max(1, jobs // max(1, processes)))
+    """What comes of each task, in their order."""
+    processes, threads = _shared(len(tasks), seconds, jobs)
+    by_threads = partial(limited, work, threads)
     if processes > 1:
         from klcal.pipeline.workers import workers
 
@@ -244,9 +275,33 @@ def outcomes(
         yield map(by_threads, tasks)
 
 
+@contextmanager
+def _worked_on(request: Request, tasks: Sequence[_Task], plan: Plan, jobs: int) -> Iterator[Iterator[list[_Outcome]]]:
+    """What comes of each task, in their order."""
+    if not plan.devices:
+        with outcomes(partial(_run, request), tasks, sum(map(_estimate, tasks)), jobs) as found:
+            yield found
+        return
+    fed = [task.tensors[0] for task in tasks if task.tensors[0].is_one_unit]
+    with feeding(plan.devices, _begun, fed) as begun:
+        yield map(partial(limited, partial(_run_behind, request, begun), plan.threads), tasks)
+
+
+def _begun(feed: Feed, tensor: _Tensor) -> Callable[[], Sketch] | InputError:
+    return attempt(partial(feed.count, tensor.parts, tensor.dtype))
+
+
+def _run_behind(request: Request, begun: Iterator[Callable[[], Sketch] | InputError], task: _Task) -> list[_Outcome]:
+    """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
+    if not task.tensors[0].is_one_unit:
+        return _run(request, task)
+    sketch = next(begun)
+    return [sketch if isinstance(sketch, InputError) else attempt(lambda: calibrate_sketch(sketch(), request))]
+
+
 def _run(request: Request, task: _Task) -> list[_Outcome]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
-    if len(task.tensors) > 1 and request.device == "cpu":
+    if len(task.tensors) > 1:
         return _run_together(request, task.tensors)
     return [attempt(partial(_run_alone, request, tensor, task.whole)) for tensor in task.tensors]
 
@@ -291,7 +346,7 @@ def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:
         return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
-    return sketch_parts(tensor.parts, tensor.dtype, request.device)
+    return sketch_parts(tensor.parts, tensor.dtype)
 
 
 def _merged(found: Iterable[tuple[_Task, list[_Outcome]]], progress: Progress | None) -> Iterator[tuple[int, _Outcome]]:

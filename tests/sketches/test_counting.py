@@ -210,5 +210,5 @@ def test_a_driver_that_is_too_old_is_called_that(monkeypatch):
     idle_devices(monkeypatch, 0)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "init", init)
-    with pytest.raises(UsageError, match="the NVIDIA driver is too old for torch .* with CUDA 13.0; use --device cpu"):
+    with pytest.raises(UsageError, match=r"the NVIDIA driver is too old for torch .* with CUDA 13\.0; use --device"):
         usable_devices("cuda")

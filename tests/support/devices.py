@@ -129,8 +129,9 @@ class Idle:
         self.begin(lambda: self.shim.launch(*arguments))
 
     def begin(self, work: Callable[[], object]) -> Until:
-        self.begun.append(work)
-        return Until(self, self.done + len(self.begun))
+        with LOCK:
+            self.begun.append(work)
+            return Until(self, self.done + len(self.begun))
 
     def do(self, number: int) -> None:
         """All of the first so many things that were begun."""
