@@ -101,8 +101,9 @@ def sketch(
             ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
             values, is one unit: a tensor.
-        device: where a tensor is counted as one unit; by default where it is. Channels and groups are counted on the
-            CPU, as are values that have an importance. The result does not depend on it.
+        device: where a tensor is counted as one unit: "cpu", "cuda", "cuda:N"; by default where it is, and the CPU
+            for one in a file. Channels and groups are counted on the CPU, as are values that have an importance. The
+            result does not depend on it.
         importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
             of the last axis, or for each value; finite and at least 0. Weights are relative to the largest of their
             unit, which has to be the same in sketches that are added.
@@ -110,7 +111,7 @@ def sketch(
     Raises:
         UsageError: the values are not floating point; a device is named for an array; there are no such units; the
             importance does not fit.
-        InputError: a tensor in a file cannot be calibrated, or is damaged.
+        InputError: a tensor in a file cannot be calibrated, or is damaged; a device has no room, or stopped working.
 
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
     ([6], [3, 3])
