@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from klcal.errors import UsageError
+from klcal.kernels import cuda
 from klcal.pipeline import calibrate as pipeline
 from klcal.pipeline import devices
 from klcal.pipeline.devices import chosen_devices, feeding
 from tests.support.command import SAMPLES, klcal, normal
 from tests.support.devices import idle_devices, real_device
+from tests.support.lazy import torch
 
 FIT = "is for tensors that have a single scale and no importance; the CPU takes the"
 UNITS = "*conv*=channel"
@@ -148,6 +151,34 @@ def test_all_devices_of_a_machine_without_one(here, monkeypatch):
     result = klcal("calibrate", "x.npy", "--device", "cuda:all")
     assert (result.code, result.out) == (2, "")
     assert "there is no device 'cuda:all'" in result.err
+
+
+@pytest.fixture
+def bare_device(monkeypatch):
+    """One device that torch finds; nothing else is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    cuda.kernels.cache_clear()
+    yield
+    cuda.kernels.cache_clear()
+
+
+def test_without_cuda_core_the_message_says_what_to_install(here, bare_device, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    result = klcal("calibrate", "x.npy", "--device", "cuda")
+    assert (result.code, result.out) == (2, "")
+    what = "a CUDA device needs cuda-core; pip install 'klcal[cuda]', or use --device cpu"
+    assert result.messages == [f"klcal: error: {what}"]
+
+
+def test_a_device_that_is_too_old_is_refused(here, bare_device, monkeypatch):
+    known = SimpleNamespace(major=7, minor=5)
+    monkeypatch.setattr(cuda, "_cuda_core", lambda: (None, None))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+    result = klcal("calibrate", "x.npy", "--device", "cuda:0")
+    assert (result.code, result.out) == (2, "")
+    what = "cuda:0 has compute capability 7.5: klcal needs 8.0; use --device cpu; the result is the same"
+    assert result.messages == [f"klcal: error: {what}"]
 
 
 def test_a_device_that_is_lost_costs_what_it_was_to_count(here, monkeypatch):
