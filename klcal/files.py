@@ -57,7 +57,7 @@ def calibrate_files(
         importance: a file of weights, by the names of tensors.
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
-        device: where values are counted: "auto", "cpu", "cuda" or "cuda:N".
+        device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
 
     Returns:
@@ -70,7 +70,7 @@ def calibrate_files(
     """
     from klcal.pipeline import calibrate
     from klcal.pipeline.request import Request
-    from klcal.sketches.device_counting import usable_device
+    from klcal.sketches.device_counting import usable_devices
 
     request = Request.parse(
         dtype=dtype,
@@ -80,9 +80,10 @@ def calibrate_files(
         per=per,
         bounds=bounds,
         nonfinite=nonfinite,
-        device=usable_device(_text("device", device)),
+        device=_text("device", device),
         importance=None if importance is None else _path("importance", importance),
     )
+    usable_devices(request.device)
     several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
     return calibrate.calibrate_files(
         [_path("paths", each) for each in several],

@@ -14,6 +14,7 @@ TORCH_MODULES = (
     "kernels.cuda",
     "kernels.cuda_counting",
     "sketches.device_counting",
+    "sketches.device_feeding",
     "sketches.values",
     "quantizers.rounding",
 )

@@ -68,6 +68,7 @@ def calibrate(
     sort: options.SortOption = None,
     top: options.TopOption = None,
     output: options.OutputOption = None,
+    verbose: options.VerboseOption = False,
     fail_on: options.FailOnOption = None,
 ) -> None:
     """Choose a scale and a zero point for every tensor in PATHS.
@@ -77,13 +78,14 @@ def calibrate(
     errors and progress go to stderr.
     """
     from klcal.cli.conditions import parse_condition
+    from klcal.cli.messages import of_plan, say
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
     from klcal.pipeline.request import Request
     from klcal.quantizers.scheme import parse_range
-    from klcal.sketches.device_counting import usable_device
+    from klcal.sketches.device_counting import usable_devices
     from klcal.writers import WRITERS
 
     if sort is not None:
@@ -98,7 +100,7 @@ def calibrate(
         bins=bins,
         bounds=None if range_ is None else parse_range(range_),
         nonfinite=nonfinite,
-        device=usable_device(device),
+        device=device,
         importance=importance,
     )
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -107,6 +109,7 @@ def calibrate(
 
     from klcal.pipeline.calibrate import calibrate_files  # after what can be wrong with the command line
 
+    usable_devices(device)
     with destination(output, [*paths, *([] if importance is None else [importance])]) as deliver:
         with progress() as shown:
             table = calibrate_files(
@@ -116,6 +119,7 @@ def calibrate(
                 exclude=exclude or (),
                 jobs=jobs or cores(),
                 progress=shown,
+                told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
         deliver(lambda out: writer(_shown(table, units, sort, top), out), table.usable)
     raise typer.Exit(judge(table, conditions))

@@ -52,7 +52,9 @@ DeviceOption = Annotated[
         "--device",
         metavar="DEVICE",
         rich_help_panel=INPUT,
-        help="Where values are counted: auto, cpu, cuda or cuda:N. The result is the same.",
+        help="Where the values of tensors with a single scale are counted: cpu, cuda, cuda:N, cuda:all (several "
+        "devices share the tensors), or auto: the CPU, unless much is to be read and few cores are there. Channels, "
+        "groups and weighted values are counted on the CPU. The result is the same.",
     ),
 ]
 JobsOption = Annotated[
@@ -64,6 +66,14 @@ JobsOption = Annotated[
         show_default="the cores this process may use",
         rich_help_panel=INPUT,
         help="How many cores are used. The result is the same.",
+    ),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        rich_help_panel=OUTPUT,
+        help="Say on stderr what works, and why: devices, processes, threads, the kernel.",
     ),
 ]
 MethodOption = Annotated[

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
 from klcal.kernels.cuda import kernels
@@ -27,59 +26,82 @@ from klcal.sketches.sketch import COUNTERS, Sketch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DeviceCounter", "as_tensor", "count_on_device", "usable_device"]
+__all__ = [
+    "DeviceCounter",
+    "count_on_device",
+    "sketch_counted",
+    "stopped_devices",
+    "usable_device",
+    "usable_devices",
+]
 
 CPU_INSTEAD = "use --device cpu; the result is the same"
+ALL = "cuda:all"
 COPIED = 1 << 26  # values of a tensor with gaps that are copied at a time
-
-Array = npt.NDArray[Any]
 
 
 def usable_device(name: str) -> str:
-    """The device of a name, where it can be used; "auto" is the CPU.
+    """The device of a name, where it can be used; "auto" is the CPU: what lies on a device is counted there anyhow.
 
-    Values come from files, and the cores of a machine count them faster than a disk delivers them; a tensor
-    that lies on a device already is counted there.
+    Raises:
+        UsageError: there is no such device here, or not what reaches it.
+    """
+    if name == ALL:
+        raise UsageError("a tensor is counted on one device", "use auto, cpu, cuda or cuda:N")
+    return next(iter(usable_devices(name)), "cpu")
+
+
+def usable_devices(name: str) -> tuple[str, ...]:
+    """The CUDA devices of a name, where they can be used: none for "auto" and "cpu", all there are for "cuda:all".
 
     Raises:
         UsageError: there is no such device here, or not what reaches it.
     """
     if name in ("auto", "cpu"):
-        return "cpu"
-    if not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N")
+        return ()
+    if name != ALL and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r}", f"use auto, cpu, cuda or cuda:N, or {ALL} to calibrate files")
+    there = _number_of_devices(name)
+    numbers = range(there) if name == ALL else [int(name.partition(":")[2] or 0)]
+    if not there or numbers[-1] >= there:
+        raise UsageError(f"there is no device {name!r}: {_found(there)}", CPU_INSTEAD)
+    with stopped_devices(name):
+        for number in numbers:
+            kernels(number)
+    return tuple(f"cuda:{number}" for number in numbers) if name == ALL else (name,)
+
+
+def _number_of_devices(name: str) -> int:
     try:
         import torch
 
-        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
     except ImportError:
         raise UsageError(f"--device {name} needs torch", "pip install 'klcal[cuda]'") from None
     except Exception:  # OSError, RuntimeError, …: a library or the driver is missing, or another one than torch's
         what = f"torch cannot reach {name!r}: its installation or the driver is broken"
         raise UsageError(what, CPU_INSTEAD) from None
-    number = int(name.partition(":")[2] or 0)
-    if number >= devices:
-        what = f"there is no device {name!r}: torch {torch.__version__} finds {devices} CUDA devices"
-        raise UsageError(what, CPU_INSTEAD)
-    with stopped_devices(name):
-        kernels(number)
-    return name
 
 
-def as_tensor(chunk: Array, dtype: str) -> torch.Tensor:
-    """A flat array of ``FLOAT_DTYPES[dtype]`` as the torch tensor of that dtype."""
+def _found(devices: int) -> str:
+    """What torch finds; where it is nothing, why."""
     import torch
 
-    signed = chunk.view(f"i{chunk.itemsize}")  # torch views signed integers as any type of their size
-    return torch.from_numpy(signed).view(getattr(torch, dtype))
+    if not devices and torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    try:
+        torch.cuda.init()  # which tells what `is_available` keeps to itself
+    except Exception as error:
+        if "too old" in str(error):
+            return f"the NVIDIA driver is too old for torch {torch.__version__} with CUDA {torch.version.cuda}"
+    return f"torch {torch.__version__} finds {devices} CUDA devices"
 
 
 def count_on_device(chunks: Iterable[torch.Tensor], dtype: str, device: str, resolution: Resolution = TENSOR) -> Sketch:
     """The sketch of some tensors as one unit, counted on a CUDA device.
 
     Raises:
-        MemoryError: there is no room on the device; they are never counted elsewhere instead.
-        InputError: the device stopped working.
+        InputError: there is no room on the device, or it stopped working; they are never counted elsewhere instead.
     """
     with stopped_devices(device):
         found = DeviceCounter(dtype, device, resolution)
@@ -93,18 +115,16 @@ def stopped_devices(name: str) -> Iterator[None]:
     """What a device, its driver or the run-time compiler raise, in our words.
 
     Raises:
-        MemoryError: there is no room on the device.
-        InputError: it does not work, or no longer.
+        InputError: there is no room on the device, or it does not work, or no longer.
     """
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise MemoryError from None
     except RuntimeError as error:  # torch's, and cuda-core's CUDAError
         if type(error).__module__.partition(".")[0] not in ("torch", "cuda") and "CUDA" not in str(error):
             raise
+        if "out of memory" in str(error).lower().replace("_", " "):
+            what = f"there is not enough memory for it on the device {name!r}"
+            raise InputError(what, f"free some there, or {CPU_INSTEAD}") from error
         raise InputError(f"the device {name!r} does not work, or no longer", CPU_INSTEAD) from error
 
 
@@ -137,16 +157,21 @@ class DeviceCounter:
     def sketch(self) -> Sketch:
         """What all of them were."""
         self.order.before_reading()
-        found = taken(self.state, self.dtype)
-        if self.dtype.startswith("float8"):
-            return counted_values(pattern_values(self.dtype)[found.keys], found.key_counts, self.resolution)
-        if self.dtype in ("float16", "bfloat16"):
-            shift = np.uint32(16 if self.dtype == "bfloat16" else 13)
-            patterns = found.keys.astype(np.uint32) << shift
-            whole = counted_patterns(patterns, found.key_counts, np.array([0, patterns.size]), self.resolution)
-            return replace(whole, **{name: getattr(whole, name) + found.seen[name] for name in COUNTERS})
-        buckets = None if found.is_few else (found.keys, found.key_counts)
-        return sketch_of_floats((found.patterns, found.counts), buckets, found.seen, self.resolution)
+        return sketch_counted(self.state, self.dtype, self.resolution)
+
+
+def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TENSOR) -> Sketch:
+    """The sketch of what a device counted; waits for it, unless the state was copied from there."""
+    found = taken(state, dtype)
+    if dtype.startswith("float8"):
+        return counted_values(pattern_values(dtype)[found.keys], found.key_counts, resolution)
+    if dtype in ("float16", "bfloat16"):
+        shift = np.uint32(16 if dtype == "bfloat16" else 13)
+        patterns = found.keys.astype(np.uint32) << shift
+        whole = counted_patterns(patterns, found.key_counts, np.array([0, patterns.size]), resolution)
+        return replace(whole, **{name: getattr(whole, name) + found.seen[name] for name in COUNTERS})
+    buckets = None if found.is_few else (found.keys, found.key_counts)
+    return sketch_of_floats((found.patterns, found.counts), buckets, found.seen, resolution)
 
 
 class Order:

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 import klcal as library
 from klcal.errors import ExitCode
-from klcal.pipeline import calibrate as pipeline
+from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
 from klcal.readers import regular

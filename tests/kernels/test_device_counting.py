@@ -15,9 +15,9 @@ from klcal.errors import InputError
 from klcal.kernels.cuda import OPTIONS, SOURCE, source_text
 from klcal.kernels.cuda_counting import MOST_FEW, PLACES
 from klcal.sketches.counting import FLOAT_DTYPES
-from klcal.sketches.device_counting import as_tensor, stopped_devices
+from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.sketch import Sketch
-from tests.support.devices import Shim, counted_on_a_device, real_device
+from tests.support.devices import Shim, as_tensor, counted_on_a_device, real_device
 from tests.support.lazy import torch
 from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import floats
@@ -204,10 +204,17 @@ def test_a_device_that_stops_working_is_told_in_one_line(error):
         stopped_devices("cuda:1"),
     ):
         raise error
-    with pytest.raises(MemoryError), stopped_devices("cuda:1"):
-        raise torch.OutOfMemoryError
     with pytest.raises(RuntimeError, match="a bug of ours"), stopped_devices("cuda:1"):
         raise RuntimeError("a bug of ours")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), CudaError("CUDA_ERROR_OUT_OF_MEMORY: the API call")]
+)
+def test_a_device_without_room_is_told_by_its_name(error):
+    what = "there is not enough memory for it on the device 'cuda:1'; free some there, or use --device cpu"
+    with pytest.raises(InputError, match=what), stopped_devices("cuda:1"):
+        raise error
 
 
 def test_a_tensor_is_made_of_what_is_stored():

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from klcal.errors import ExitCode, InputError
-from klcal.pipeline import calibrate as pipeline
-from klcal.pipeline import workers
+from klcal.pipeline import calibrate, workers
+from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
 from klcal.readers import Source, regular
@@ -229,14 +229,14 @@ def test_progress_counts_every_byte_and_every_tensor(here, small_parts, jobs):
 def test_a_part_that_is_lost_costs_its_tensor_and_no_other(here, small_parts, monkeypatch, jobs):
     for name in "abc":
         np.save(f"{name}.npy", VALUES)
-    tasks = pipeline._tasks
+    tasks = pipeline.tasks_of
 
     def after_a_cut(*arguments):
         """The file is cut once it has been described."""
         os.truncate("b.npy", 100_000)
         return tasks(*arguments)
 
-    monkeypatch.setattr(pipeline, "_tasks", after_a_cut)
+    monkeypatch.setattr(calibrate, "tasks_of", after_a_cut)
     rows = calibrate_files(["a.npy", "b.npy", "c.npy"], REQUEST, jobs=jobs).rows
     assert [row.status for row in rows] == ["ok", "failed", "ok"]
     assert rows[1].reason.startswith("the file changed while it was read")
@@ -325,7 +325,7 @@ def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts,
             raise error
         return calibrate_sketch(found, settings)
 
-    monkeypatch.setattr(pipeline, "calibrate_sketch", broken)
+    monkeypatch.setattr(calibrate, "calibrate_sketch", broken)
     assert [row.status for row in calibrate_files(["cut.npy", "good.npy"], REQUEST).rows] == ["failed", "ok"]
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from klcal.errors import UsageError
 from klcal.sketches import counting
 from klcal.sketches.counting import FLOAT_DTYPES, count
-from klcal.sketches.device_counting import as_tensor, usable_device
+from klcal.sketches.device_counting import usable_device, usable_devices
 from klcal.sketches.patterns import FEW, TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
-from tests.support.devices import counted_on_a_device
+from tests.support.devices import as_tensor, counted_on_a_device, idle_devices
 from tests.support.lazy import torch
 from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import floats
@@ -191,3 +191,24 @@ def test_an_absent_device_is_refused():
     with pytest.raises(UsageError, match=f"there is no device '{absent}'"):
         usable_device(absent)
     assert usable_device("auto") == usable_device("cpu") == "cpu"
+    assert usable_devices("auto") == usable_devices("cpu") == ()
+
+
+def test_all_devices_are_those_that_torch_finds(monkeypatch):
+    idle_devices(monkeypatch, 2)
+    assert usable_devices("cuda:all") == ("cuda:0", "cuda:1")
+    assert (usable_devices("cuda"), usable_devices("cuda:1")) == (("cuda",), ("cuda:1",))
+    idle_devices(monkeypatch, 0)
+    with pytest.raises(UsageError, match="there is no device 'cuda:all': torch"):
+        usable_devices("cuda:all")
+
+
+def test_a_driver_that_is_too_old_is_called_that(monkeypatch):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    idle_devices(monkeypatch, 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(UsageError, match=r"the NVIDIA driver is too old for torch .* with CUDA 13\.0; use --device"):
+        usable_devices("cuda")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from shutil import which
 from tempfile import mkdtemp
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from klcal.kernels import cuda_counting
 from klcal.kernels.cuda import SOURCE
+from klcal.sketches import device_counting, device_feeding
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.patterns import TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
@@ -21,6 +29,7 @@ from tests.support.lazy import torch
 COMPILER = os.environ.get("CC", "cc")
 FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
 SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
+LOCK = threading.RLock()  # the shim has one block at a time
 
 
 class Shim:
@@ -78,3 +87,86 @@ def shim(file: str) -> ctypes.CDLL:
     flags = [*FLAGS, *os.environ.get("KLCAL_SHIM_FLAGS", "").split()]
     subprocess.run([COMPILER, "-x", "c", *flags, "-o", library, SOURCE / file], check=True)
     return ctypes.CDLL(str(library))
+
+
+def as_tensor(chunk: np.ndarray, dtype: str) -> torch.Tensor:
+    """A flat array of ``FLOAT_DTYPES[dtype]`` as the torch tensor of that dtype."""
+    signed = chunk.view(f"i{chunk.itemsize}")  # torch views signed integers as any type of their size
+    return torch.from_numpy(signed).view(getattr(torch, dtype))
+
+
+class Idle:
+    """The lane and the launcher of a device that does nothing before it is waited for.
+
+    So what is written over too early, or read too early, is seen.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device("cpu")
+        self.name = device
+        self.launcher = self
+        self.shim = Shim()
+        self.multiprocessors = self.shim.multiprocessors
+        self.share = self.shim.share
+        self.begun: deque[Callable[[], object]] = deque()
+        self.done = 0
+        self.nbytes = 0
+
+    def entered(self):
+        return nullcontext()
+
+    def pinned(self, size: int, dtype):
+        found = torch.full((size,), 0x55, dtype=dtype)
+        self.nbytes += found.nbytes
+        return found
+
+    on_device = pinned
+
+    def copy(self, target, source) -> Until:
+        return self.begin(lambda: target.copy_(source))
+
+    def launch(self, *arguments) -> None:
+        self.begin(lambda: self.shim.launch(*arguments))
+
+    def begin(self, work: Callable[[], object]) -> Until:
+        with LOCK:
+            self.begun.append(work)
+            return Until(self, self.done + len(self.begun))
+
+    def do(self, number: int) -> None:
+        """All of the first so many things that were begun."""
+        with LOCK:
+            while self.done < number:
+                self.begun.popleft()()
+                self.done += 1
+
+
+class Until(NamedTuple):
+    """An event in a lane."""
+
+    lane: Idle
+    number: int
+
+    def synchronize(self) -> None:
+        self.lane.do(self.number)
+
+
+def idle_devices(monkeypatch, number: int) -> list[Idle]:
+    """So many CUDA devices, as the command finds them, which are idle; the lanes that are made on them."""
+    lanes: list[Idle] = []
+    states = []  # are kept, because what is begun has only their address
+
+    def lane(device: str) -> Idle:
+        lanes.append(Idle(device))
+        return lanes[-1]
+
+    def none_counted(*arguments):
+        states.append(cuda_counting.none_counted(*arguments))
+        return states[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(device_counting, "kernels", lambda _: None)
+    monkeypatch.setattr(device_counting, "none_counted", none_counted)
+    monkeypatch.setattr(device_feeding, "Lane", lane)
+    return lanes
