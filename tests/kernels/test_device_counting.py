@@ -17,7 +17,7 @@ from klcal.kernels.cuda_counting import MOST_FEW, PLACES
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.sketch import Sketch
-from tests.support.devices import Shim, as_tensor, counted_on_a_device, real_device
+from tests.support.devices import Shim, as_tensor, counted_on_a_device, never_waiting, real_device
 from tests.support.lazy import torch
 from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import floats
@@ -90,6 +90,14 @@ def test_neither_the_number_of_blocks_nor_their_memory_matters(blocks, shared):
             assert counted_on_a_device([tensor], dtype, launcher=launcher) == klcal.sketch(tensor), (name, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float8_e4m3fn"])
+def test_threads_wait_for_one_another_wherever_they_have_to(dtype):
+    launcher = Shim(has_threads=True)
+    for name, values in data().items():
+        tensor = tensor_of(values, dtype)
+        assert counted_on_a_device([tensor], dtype, launcher=launcher) == klcal.sketch(tensor), name
+
+
 VIEWS = {
     "turned": lambda x: x.transpose(0, 2),
     "with gaps": lambda x: x[:, :, ::2],
@@ -133,13 +141,14 @@ def test_the_places_that_all_blocks_share_are_the_source_s():
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-def test_the_run_time_compiler_takes_the_kernels_without_a_word(arch, capfd):
+@pytest.mark.parametrize("file", [path.name for path in sorted(SOURCE.glob("*.cu"))])
+def test_the_run_time_compiler_takes_the_kernels_without_a_word(file, arch, capfd):
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("the run-time compiler finds its parts only without a sanitizer")
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
     options = core.ProgramOptions(arch=arch, **OPTIONS)
     try:
-        program = core.Program(source_text("device_counting.cu"), "c++", options)
+        program = core.Program(source_text(file), "c++", options)
     except Exception as error:
         pytest.skip(f"the run-time compiler is not installed: {error!r}"[:80])
     assert len(program.compile("cubin").code) > 1000
@@ -165,13 +174,10 @@ def test_an_accumulator_on_a_device_never_waits_before_it_is_read():
     batches, expected = klcal.Accumulator(), Sketch.empty()
     many = [torch.randn(1 << 18, device=device) * scale for scale in (1, 30, 0.1)]
     klcal.sketch(many[0])  # what is compiled at the first use is compiled
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         for each in many:
             batches.add(each)
             batches.add(each.bfloat16())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for each in many:
         expected += klcal.sketch(each.cpu()) + klcal.sketch(each.bfloat16().cpu())
     assert batches.sketch() == expected
