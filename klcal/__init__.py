@@ -1,6 +1,7 @@
 """Scales and zero points for post-training quantization, by KL divergence, straight from tensors.
 
     sketch(values) → Sketch         what calibration needs to know of a tensor: exact, and sketches add
+    Accumulator()                   the same of batches, without waiting for the device that they lie on
     calibrate(values) → Row         a scale and a zero point, and what they cost
     read(path) → {name: tensor}     the tensors of a file, for both
     quantize, dequantize            the reference rounding, by a row alone
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from klcal.quantizers.rounding import dequantize, quantize
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
+    from klcal.sketches.accumulator import Accumulator
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
     from klcal.tables.rows import Row
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KL",
     "MSE",
+    "Accumulator",
     "Description",
     "InputError",
     "KLClassic",
@@ -74,6 +77,7 @@ _HOMES = {
     "quantizers.qparams": ("Qparams",),
     "quantizers.rounding": ("dequantize", "quantize"),
     "readers": ("Description", "read"),
+    "sketches.accumulator": ("Accumulator",),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
     "tables.rows": ("Row",),

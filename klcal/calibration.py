@@ -43,6 +43,7 @@ __all__ = [
     "calibrate_units",
     "kl_divergence_calibration",
     "noted",
+    "stretches",
 ]
 
 TENSOR = PerTensor()
@@ -223,10 +224,10 @@ def _least_values(settings: Settings) -> int:
 
 def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
     """What is chosen for each unit of a sketch, and what it costs: some units at a time."""
-    return joined(_outcomes(some, settings) for some in _stretches(found))
+    return joined(_outcomes(some, settings) for some in stretches(found))
 
 
-def _stretches(found: Sketch) -> Iterator[Sketch]:
+def stretches(found: Sketch) -> Iterator[Sketch]:
     """Some units after the others, of not too many pieces together."""
     first = 0
     while first < found.units:

@@ -101,6 +101,7 @@ def compare(
     base: str = "e",
     bins: int | None = None,
     sort: str = "js",
+    strip_prefix: str = "",
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     jobs: int = 1,
@@ -115,6 +116,7 @@ def compare(
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: common bins of equal mass, 64 by default.
         sort: the field of which the worst comes first.
+        strip_prefix: is taken off the names that begin with it, on either side: "module.".
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
         jobs: how many cores are used. The result does not depend on it.
@@ -136,6 +138,7 @@ def compare(
         base=base,
         bins=None if bins is None else _count("bins", bins),
         sort=sort,
+        strip_prefix=_text("strip_prefix", strip_prefix),
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
         jobs=_count("jobs", jobs),
@@ -171,7 +174,7 @@ def write_table(table: Table, path: Path, format_: str = "auto") -> None:
     texts_only = "" if isinstance(table.config, Config) else "it is for scales, not for comparisons"
     writer = WRITERS[choose_format(format_, name, terminal=False, texts_only=texts_only)]
     with destination(name, []) as deliver:
-        deliver(lambda out: writer(table, out))
+        deliver(lambda out: writer(table, out), True)
 
 
 # --- arguments

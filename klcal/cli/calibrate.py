@@ -76,9 +76,10 @@ def calibrate(
     and their quantized copy. The answer goes to stdout or to --output,
     errors and progress go to stderr.
     """
+    from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge, parse_condition
+    from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
     from klcal.pipeline.request import Request
     from klcal.quantizers.scheme import parse_range
@@ -116,7 +117,7 @@ def calibrate(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(_shown(table, units, sort, top), out))
+        deliver(lambda out: writer(_shown(table, units, sort, top), out), table.usable)
     raise typer.Exit(judge(table, conditions))
 
 

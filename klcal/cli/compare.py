@@ -21,6 +21,8 @@ Examples:
   What a table of scales does to the tensors that it was made from:
     klcal calibrate model.pt --output scales.json
     klcal compare model.pt --table scales.json --sort sqnr_db
+  Checkpoints whose names differ by what a wrapper puts in front:
+    klcal compare model.pt ddp.pt --strip-prefix module.
   A CI job that fails where activations drift:
     klcal compare yesterday/ today/ --fail-on 'kl > 0.01' --fail-on 'js > 0.005'
 
@@ -42,6 +44,16 @@ TableOption = Annotated[
         help="Compare P with P itself, quantized by this table of klcal calibrate: .json or .safetensors.",
     ),
 ]
+StripPrefixOption = Annotated[
+    str,
+    typer.Option(
+        "--strip-prefix",
+        metavar="PREFIX",
+        show_default=False,
+        rich_help_panel=options.INPUT,
+        help="Take this off all names that begin with it, on either side: 'module.', '_orig_mod.'.",
+    ),
+]
 BaseOption = Annotated[
     Literal["e", "2", "10"],
     typer.Option("--base", rich_help_panel=options.METHOD, help="Of the logarithms: e (nats), 2 (bits), 10 (bans)."),
@@ -54,7 +66,8 @@ BinsOption = Annotated[
         metavar="N",
         show_default="64",
         rich_help_panel=options.METHOD,
-        help="Common bins of equal mass; an infinite kl says that Q lacks a whole bin of P.",
+        help="Common bins of equal mass, at most; those of one side alone are merged, so that divergences are lower "
+        "bounds, and infinite where the sides lie apart.",
     ),
 ]
 
@@ -70,6 +83,7 @@ def compare(
     bins: BinsOption = None,
     sort: options.DifferenceSortOption = "js",
     top: options.TopOption = None,
+    strip_prefix: StripPrefixOption = "",
     format_: options.FormatOption = "auto",
     output: options.OutputOption = None,
     fail_on: options.DifferenceFailOnOption = None,
@@ -78,17 +92,19 @@ def compare(
 
     For each: KL both ways, Jensen-Shannon, cross-entropy, entropies and
     Wasserstein distance on common bins; cosine, greatest difference, MSE and
-    SQNR element by element where shapes match.
+    SQNR element by element where shapes match. With --table, kl is what
+    calibrate calls kl, measured again, and kl_common that on common bins.
     """
+    from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge, parse_condition
+    from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
     from klcal.writers import WRITERS
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
-    conditions = [parse_condition(text, DIFFERENCE_FIELDS) for text in fail_on or ()]
+    conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it is for scales, not for comparisons"
     writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
@@ -104,10 +120,11 @@ def compare(
                 base=base,
                 bins=bins,
                 sort=sort,
+                strip_prefix=strip_prefix,
                 include=include or (),
                 exclude=exclude or (),
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found if top is None else found.top(top), out))
+        deliver(lambda out: writer(found if top is None else found.top(top), out), found.usable)
     raise typer.Exit(judge(found, conditions))

@@ -202,8 +202,8 @@ OutputOption = Annotated[
         metavar="FILE",
         show_default="stdout",
         rich_help_panel=OUTPUT,
-        help="Write the answer here, all of it or nothing: .json, .jsonl, .csv, .md, .tsv, .txt, "
-        ".safetensors; - for stdout.",
+        help="Write the answer here, all of it or nothing, and over no file where no tensor is usable: .json, .jsonl, "
+        ".csv, .md, .tsv, .txt, .safetensors; - for stdout.",
     ),
 ]
 
@@ -214,10 +214,10 @@ def _fail_on(example: str, fields: tuple[str, ...], more: str = "") -> Any:
         metavar="'FIELD OP NUMBER'",
         rich_help_panel=CI,
         help=f"Exit with 1 if a tensor meets this, such as {example}; may be repeated. "
-        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}{more}.",
+        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}{more}. What is not known fails.",
     )
 
 
-OF_WORST = "; unit.FIELD, such as unit.sqnr_db, is about the worst channel, group or block"
-FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 0.01'", NUMERIC_FIELDS, OF_WORST)]
+OF_WORST = " (shares also in percent); unit.FIELD, such as unit.sqnr_db, is about the worst channel, group or block"
+FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 1%'", NUMERIC_FIELDS, OF_WORST)]
 DifferenceFailOnOption = Annotated[list[str] | None, _fail_on("'kl > 0.01' or 'cosine < 0.99'", DIFFERENCE_FIELDS)]

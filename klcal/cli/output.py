@@ -16,14 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from klcal.cli.messages import silence
+from klcal.cli.messages import line, say, silence
 from klcal.errors import InputError, OutputError, UsageError
 from klcal.writers import BINARY, SUFFIXES
 
 __all__ = ["Deliver", "ReaderGone", "Render", "choose_format", "destination", "to_stdout"]
 
 Render = Callable[[TextIO], None]
-Deliver = Callable[[Render], None]
+Deliver = Callable[[Render, bool], None]
+"""Brings the answer to where it goes; the second argument says whether it is usable, else it replaces no file."""
 
 NEW_FILE_MODE = 0o666  # less the umask, like any file a shell creates
 PERMISSIONS = 0o777
@@ -82,7 +83,8 @@ def _format(requested: str, output: str | None, terminal: bool) -> str:
 def destination(output: str | None, inputs: Sequence[str]) -> Iterator[Deliver]:
     """Check where the answer goes, and give the function that brings it there.
 
-    Until it has been called to the end, a file of that name is as it was; whatever happens, no other file stays.
+    Until it has been called to the end, a file of that name is as it was, and stays so where no row of the answer is
+    usable; whatever happens, no other file stays.
 
     Args:
         output: a path; None and "-" are stdout.
@@ -95,7 +97,7 @@ def destination(output: str | None, inputs: Sequence[str]) -> Iterator[Deliver]:
     if output is None or _is_stdout(output):
         if sys.stdout is None:
             raise OutputError("stdout is closed", "redirect it, or name a file with --output")
-        yield to_stdout
+        yield lambda render, _: to_stdout(render)
     elif _is_special(output):
         yield partial(_write_through, output)
     else:
@@ -139,7 +141,7 @@ def _is_special(output: str) -> bool:
     return False
 
 
-def _write_through(output: str, render: Render) -> None:
+def _write_through(output: str, render: Render, _: bool) -> None:
     try:
         with Path(output).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             render(stream)
@@ -161,7 +163,8 @@ def _replacement(output: str, inputs: Sequence[str]) -> Iterator[Deliver]:
             f"cannot write '{output}': {_reason(error)}", "name a file in a directory that exists and is writable"
         ) from error
     try:
-        yield partial(_replace, output, target, temporary, stream)
+        replace = partial(_replace, output, target, temporary, stream)
+        yield lambda render, usable: _keep(output) if mode is not None and not usable else replace(render)
     finally:
         with contextlib.suppress(OSError):
             stream.close()
@@ -236,6 +239,11 @@ def _replace(output: str, target: Path, temporary: Path, stream: TextIO, render:
         _sync(target.parent)
     except OSError as error:
         raise OutputError(f"cannot write '{output}': {_reason(error)}", "make room, or name another file") from error
+
+
+def _keep(output: str) -> None:
+    what = f"--output '{output}' is as it was: no tensor is usable, and such an answer replaces no file"
+    say([line(kind="error", text=f"{what}; mend the input, or name another file")])
 
 
 def _sync(directory: Path) -> None:

@@ -5,13 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
+
+from klcal.errors import UsageError
 
 __all__ = ["PanelCommand"]
 
 
 class PanelCommand(TyperCommand):
-    """A command whose options stand under the ``rich_help_panel`` they name, and whose environment is right."""
+    """A command whose options stand under the ``rich_help_panel`` they name, and whose environment is right.
+
+    An option that takes one value is given once.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # private types
+        """Refuse an option that takes one value and is given twice: the first would be lost in silence."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        once = [param for param in given if isinstance(param, TyperOption) and not (param.multiple or param.is_flag)]
+        twice = next((param.opts[0] for param in once if once.count(param) > 1), None)
+        if twice and not ctx.resilient_parsing:
+            raise UsageError(f"{twice} takes one value and is given twice", "give it once")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # private types
         """Refuse an unusable ``KLCAL_KERNEL`` before anything is read; help needs none."""

@@ -19,7 +19,7 @@ Information, 2003.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,16 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["Pair", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+__all__ = ["Pair", "common_bins", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
 
 EVEN_BINS = 2048  # what histograms of calibration tools have
 MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
+VALUES_PER_BIN, FEWEST_BINS = 2, 2  # of the smaller sample
+LEAST_TURNS = 4  # that two samples without a common bin take, of which each rounds the other's values
+BUCKET = 2.0**-10  # the width of a sketch's buckets, relative to their values
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class Pair:
     counts_p: Floats  # (bins,): whole numbers, but for even bins, which cut through buckets
     counts_q: Floats
     positions: Floats  # (bins,): the middle of each, ascending
+    merged: int = 0  # how many bins there were more, before those of one side alone were merged
 
     @property
     def p(self) -> Floats:
@@ -141,9 +148,69 @@ def mass_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
     run = np.minimum((middle * bins).astype(np.int64), bins - 1) * 2 + (fine.positions > 0)
     run[atom] = -1
     _, index = np.unique(run, return_inverse=True)
-    weights = shares + atom
-    summed = [np.bincount(index, each) for each in (fine.counts_p, fine.counts_q, weights * fine.positions, weights)]
-    counts_p, counts_q, moments, masses = (each.astype(np.float64) for each in summed)
+    return _summed(fine, index, shares + atom)
+
+
+def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
+    """``mass_bins`` in which, as far as the samples lie among each other, every bin has values of both.
+
+    For a sample and its copy, rounded to other values: each bin of one side alone is merged with the nearest that the
+    other side has, of two equally near with the one towards zero. Exact zeros stay a bin of their own where both have
+    some. What is left of a divergence is a lower bound, by the data-processing inequality: it sees how much mass moved
+    from merged bins to others, not what happened within them.
+
+    Bins are left as they are, so that a divergence is +inf, where merging would hide that the samples lie beside each
+    other: where it leaves a single bin, or where no bin is shared and they do not take turns at least four times. (A
+    single bin is left of samples that are equal within 0.1 %.) There are fewer bins where a sample has fewer than two
+    values for each.
+
+    Raises:
+        InputError: a sketch has no finite value.
+        UsageError: there is less than one bin.
+
+    >>> from klcal.sketches.values import sketch
+    >>> values = np.random.default_rng(1).normal(size=1000)
+    >>> pair = common_bins(sketch(values), sketch(values.round()))
+    >>> pair.positions.size, pair.merged, round(float(kl(pair.p, pair.q)), 4), round(float(kl(pair.q, pair.p)), 4)
+    (7, 43, 0.0207, 0.0169)
+    """
+    least = int(min(a.finite[0], b.finite[0]))
+    pair = mass_bins(a, b, min(bins, max(FEWEST_BINS, least // VALUES_PER_BIN)))
+    of_both = (pair.counts_p > 0) & (pair.counts_q > 0)
+    some = np.flatnonzero(~(of_both & (pair.positions == 0)))  # but for the zeros of both
+    positions, has_p, has_q = pair.positions[some], pair.counts_p[some] > 0, pair.counts_q[some] > 0
+    if of_both[some].all() or not (has_p.any() and has_q.any()):
+        return pair
+    group = _groups(positions, has_p, has_q)
+    turns = 1 + np.count_nonzero(np.diff(has_p.astype(int)))
+    lie_among = group[-1] > 0 and (of_both[some].any() or turns >= LEAST_TURNS)
+    if not lie_among and np.ptp(positions) > BUCKET * np.abs(positions).max():
+        return pair
+    index = np.arange(pair.positions.size) + some.size
+    index[some] = group
+    _, index = np.unique(index, return_inverse=True)
+    return replace(_summed(pair, index, pair.p + pair.q), merged=int(some.size - group[-1] - 1))
+
+
+def _groups(positions: Floats, has_p: Bools, has_q: Bools) -> Integers:
+    """Which bins belong together, numbered in their order: (bins,). Those of a group are neighbours."""
+    reach = np.zeros(positions.size + 1, np.int64)  # change of how many mergers reach over the gap
+    for mine, theirs in ((has_p, has_q), (has_q, has_p)):
+        alone, there = np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs)
+        after = np.searchsorted(there, alone)
+        pair = there[np.clip([after - 1, after], 0, there.size - 1)]
+        away = np.abs(positions[pair] - positions[alone])
+        outer = np.abs(positions[pair[1]]) > np.abs(positions[pair[0]])
+        partner = np.where((away[0] < away[1]) | ((away[0] == away[1]) & outer), pair[0], pair[1])
+        np.add.at(reach, np.minimum(alone, partner) + 1, 1)
+        np.add.at(reach, np.maximum(alone, partner) + 1, -1)
+    return np.cumsum(np.cumsum(reach[:-1]) == 0) - 1
+
+
+def _summed(pair: Pair, index: Integers, weights: Floats) -> Pair:
+    """Bins of the same index added up, at the mean of their positions, in ascending order."""
+    sums = (pair.counts_p, pair.counts_q, weights * pair.positions, weights)
+    counts_p, counts_q, moments, masses = (np.bincount(index, each).astype(np.float64) for each in sums)
     positions = moments / masses
     order = np.argsort(positions)
     return Pair(counts_p[order], counts_q[order], positions[order])
@@ -163,7 +230,7 @@ def _with_zeros(a: Sketch, b: Sketch, counts_p: Floats, counts_q: Floats, positi
     if not zeros_a + zeros_b:
         return Pair(counts_p, counts_q, positions)
     at = int(np.searchsorted(positions, 0.0))
-    return Pair(*(np.insert(each, at, new) for each, new in ((counts_p, zeros_a), (counts_q, zeros_b), (positions, 0))))
+    return Pair(np.insert(counts_p, at, zeros_a), np.insert(counts_q, at, zeros_b), np.insert(positions, at, 0.0))
 
 
 def _check_finite(*sketches: Sketch) -> None:

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from klcal.divergence.arrays import nats_per_unit
 from klcal.divergence.elementwise import Elementwise, side_by_side
 from klcal.divergence.probabilities import DIVERGENCES, entropy
-from klcal.divergence.samples import MASS_BINS, mass_bins, sketch_bins
+from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
-from klcal.pipeline.quantized_copy import Quantizers, quantized_copy, read_quantizers
+from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
+from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
 from klcal.readers import Description, find
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import DIFFERENCE_FIELDS, check_field
+from klcal.tables.schema import BASES, DIFFERENCE_FIELDS, check_field
 from klcal.tables.status import nonfinite_counts
 from klcal.tables.table import Comparison, FileError, Table
 
-__all__ = ["BASES", "compare_files"]
+__all__ = ["compare_files"]
 
-BASES = {"e": math.e, "2": 2.0, "10": 10.0}
-
-
-class _Pair(NamedTuple):
-    """A tensor of P and the one of Q that has its name, or neither's partner."""
-
-    p: Selected | None
-    q: Selected | None
-    lacking: str = "Q does not have it"  # why P's has no partner
+NOT_COMPARABLE = "it is no float tensor"
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,7 @@ def compare_files(
     base: str = "e",
     bins: int | None = None,
     sort: str = "js",
+    strip_prefix: str = "",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
@@ -66,8 +60,9 @@ def compare_files(
         q: what approximates it; None to take P itself, quantized by a table.
         table: a table of scales, or its file, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
-        bins: at most so many, of equal mass; by default ``klcal.divergence.samples.MASS_BINS``.
+        bins: at most so many common ones; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
+        strip_prefix: is taken off the names that begin with it, on either side.
         include: globs, one of which a tensor's name has to match.
         exclude: globs, none of which it may match.
         jobs: how many processes work. The result does not depend on it.
@@ -82,66 +77,70 @@ def compare_files(
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
-    errors: list[FileError] = []
-    warnings: list[str] = []
-    sides = []
-    for path in (p, q) if q is not None else (p,):
-        found = find([path])
-        errors += found.errors
-        described = list(described_tensors(found.sources, errors))
-        warnings += [*found.warnings, *unmatched(described, include)]
-        sides.append(selected(described, include, exclude))
-    pairs = _matched(*sides) if quantizers is None else _quantized(sides[0], quantizers)
+    sides, errors, warnings = _sides((p,) if q is None else (p, q), include, exclude, strip_prefix)
+    pairs, hints = _pairs(sides, quantizers, strip_prefix)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
     by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
-    config = Comparison(base, bins, by)
-    return Table.of(config, rows, errors, sorted(set(warnings))).worst_first(sort)
+    found = Table.of(Comparison(base, bins, by), rows, errors, sorted({*warnings, *hints}))
+    return found.worst_first(sort)
 
 
-# --- which tensors belong together
+class _Side(NamedTuple):
+    """The tensors of P or of Q, and the files that could not be read, all of which are ""."""
+
+    tensors: list[Selected]
+    lost: set[str]
 
 
-def _matched(p: Sequence[Selected], q: Sequence[Selected]) -> list[_Pair]:
-    """Pairs by name, or the only two tensors whatever they are called."""
-    if len(p) == len(q) == 1:
-        return [_Pair(p[0], q[0])]
-    twice = _repeated(p) | _repeated(q)
-    partners = {key: each for each in q for key in _keys(each, twice)}
-    pairs, taken = [], set()
-    for each in p:
-        partner = next((partners[key] for key in _keys(each, twice) if key in partners), None)
-        pairs.append(_Pair(each, partner))
-        taken.add(id(partner))
-    return pairs + [_Pair(None, each) for each in q if id(each) not in taken]
+def _sides(
+    paths: Sequence[str], include: Sequence[str], exclude: Sequence[str], prefix: str
+) -> tuple[list[_Side], list[FileError], list[str]]:
+    """Of each path the tensors that are wanted; and what went wrong."""
+    sides, errors, warnings = [], list[FileError](), list[str]()
+    for path in paths:
+        found = find([path])
+        lost = list(found.errors)
+        described = without_prefix(list(described_tensors(found.sources, lost)), prefix)
+        warnings += [*found.warnings, *unmatched(described, include)]
+        sources = {each.source for each in lost} if described or not lost else {""}
+        sides.append(_Side(selected(described, include, exclude), sources))
+        errors += lost
+    return sides, errors, warnings
 
 
-def _quantized(p: Sequence[Selected], quantizers: Quantizers) -> list[_Pair]:
-    """Pairs of tensors and what a table makes of them."""
-    usable = [each for each in p if each.description.status == "ok"]
-    copies = {id(each): quantized_copy(each, quantizers, alone=len(usable) == 1) for each in usable}
-    found = ((each, copies.get(id(each), "")) for each in p)
-    return [_Pair(each, None, copy) if isinstance(copy, str) else _Pair(each, copy) for each, copy in found]
+def _pairs(sides: Sequence[_Side], quantizers: Quantizers | None, prefix: str) -> tuple[list[Pair], list[str]]:
+    """What is compared with what; and a hint, where nothing is."""
+    p, q = sides[0], sides[-1]
+    names_p, names_q = ({name for each in side.tensors for name in names_of(each.description)} for side in (p, q))
+    if quantizers is None:
+        there, pairs = "Q", matched(p.tensors, q.tensors)
+    else:
+        known = quantizers.without_prefix(prefix)
+        there, names_q = "the table", set(known.by_name)
+        usable = [each for each in p.tensors if each.description.status == "ok"]
+        pairs = [_quantized(each, known, alone=len(usable) == 1) for each in p.tensors]
+    met = any(pair.p is not None and pair.q is not None for pair in pairs)
+    return list(without(pairs, p.lost, q.lost)), [] if met else prefix_hint(names_p, names_q, there)
 
 
-def _repeated(tensors: Iterable[Selected]) -> set[str]:
-    times = Counter(name for each in tensors for name in names_of(each.description))
-    return {name for name, count in times.items() if count > 1}
-
-
-def _keys(tensor: Selected, repeated: set[str]) -> list[tuple[str, str]]:
-    """What a tensor is found by: its names, with its file where a name occurs in several."""
-    return [(tensor.source if name in repeated else "", name) for name in names_of(tensor.description)]
+def _quantized(tensor: Selected, quantizers: Quantizers, *, alone: bool) -> Pair:
+    """A tensor and what the table makes of it."""
+    if tensor.description.status != "ok":
+        return Pair(tensor, None)
+    row = quantizers.of(tensor, alone=alone)
+    copy = row if isinstance(row, str) else quantized_copy(tensor, row)
+    if isinstance(row, str) or isinstance(copy, str):
+        return Pair(tensor, None, lacking=str(copy))
+    return Pair(tensor, copy, row)
 
 
 # --- how they differ
 
 
-def _rows(pairs: Sequence[_Pair], request: _Request, jobs: int, progress: Progress | None) -> Iterator[Difference]:
+def _rows(pairs: Sequence[Pair], request: _Request, jobs: int, progress: Progress | None) -> Iterator[Difference]:
     comparable = [pair for pair in pairs if _status(pair) is None]
     yield from (row for pair in pairs if (row := _status(pair)) is not None)
-    sizes = [
-        sum(part.nbytes for each in (pair.p, pair.q) if each for part in each.description.parts) for pair in comparable
-    ]
+    sizes = [sum(part.nbytes for each in pair[:2] if each for part in each.description.parts) for pair in comparable]
     seconds = 2 * BYTE_SECONDS * sum(sizes) + TENSOR_SECONDS * len(sizes)
     with outcomes(partial(_difference, request), comparable, seconds, jobs) as found:
         if progress is not None:
@@ -153,7 +152,7 @@ def _rows(pairs: Sequence[_Pair], request: _Request, jobs: int, progress: Progre
                 progress.finish(row.name)
 
 
-def _plain(pair: _Pair) -> Difference:
+def _plain(pair: Pair) -> Difference:
     """The row of a pair before any data is read."""
     p, q = pair.p, pair.q
     shown = p or q
@@ -168,40 +167,61 @@ def _plain(pair: _Pair) -> Difference:
     return row
 
 
-def _status(pair: _Pair) -> Difference | None:
+def _status(pair: Pair) -> Difference | None:
     """The row of a pair that cannot be compared, or None."""
     p, q = pair.p, pair.q
+    plain = _plain(pair)
     if p is None:
-        return replace(_plain(pair), status="extra", reason="P does not have it")
+        return replace(plain, status="extra", reason="P does not have it")
+    if p.description.status == "skipped" and q is not None and q.description.status == "ok":
+        return replace(plain, status="extra", reason=f"{NOT_COMPARABLE} in P: {p.description.reason}")
+    if q is not None and q.description.status == "skipped" and p.description.status == "ok":
+        return replace(plain, status="missing", reason=f"{NOT_COMPARABLE} in Q: {q.description.reason}")
     if p.description.status != "ok":
-        return replace(_plain(pair), status=p.description.status, reason=p.description.reason)
+        return replace(plain, status=p.description.status, reason=p.description.reason)
     if q is None:
-        return replace(_plain(pair), status="missing", reason=pair.lacking)
+        return replace(plain, status="missing", reason=pair.lacking)
     if q.description.status != "ok":
-        return replace(_plain(pair), status=q.description.status, reason=f"in Q: {q.description.reason}")
+        return replace(plain, status=q.description.status, reason=f"in Q: {q.description.reason}")
     return None
 
 
-def _difference(request: _Request, pair: _Pair) -> Difference:
+def _difference(request: _Request, pair: Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
     if isinstance(found, InputError):
         return replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
     return found
 
 
-def _compared(request: _Request, pair: _Pair) -> Difference:
+_EMPTY: dict[tuple[bool, bool], dict[str, Any]] = {
+    (False, False): {"status": "empty", "reason": "P and Q have no values"},
+    (False, True): {"status": "extra", "reason": "P has no values"},
+    (True, False): {"status": "missing", "reason": "Q has no values"},
+}
+"""What a pair is of which not both sides have values."""
+
+
+def _compared(request: _Request, pair: Pair) -> Difference:
     assert pair.p is not None
     assert pair.q is not None
     p, q = pair.p.description, pair.q.description
     row = _plain(pair)
     a, b, elements = _counted(p, q)
     for side, found in (("P", a), ("Q", b)):
-        if not found.numel[0]:
-            return replace(row, status="empty", reason=f"{side} has no values")
         if reason := _nonfinite(found):
             return replace(row, status="nonfinite", reason=f"{reason} in {side}")
+    if not a.numel[0] or not b.numel[0]:
+        return replace(row, **_EMPTY[bool(a.numel[0]), bool(b.numel[0])])
+    quantizer = pair.quantizer
+    if quantizer is not None and quantizer.status == "zero" and a.nonzero[0]:
+        return replace(row, status="missing", reason="the table has no scale for it: every value was 0")
     row = _with_divergences(row, a, b, request)
-    return row if elements is None else _with_elements(row, elements)
+    if quantizer is not None and quantizer.status == "ok":
+        nats = cell_divergence(pair.p, a, quantizer)
+        row = replace(row, kl=None if nats is None else nats / nats_per_unit(request.base))
+        if nats is None and a.nonzero[0]:
+            row = _noted(row, "no kl: the table's numbers are no quantizer of its scheme")
+    return _with_elements(row, elements, all_zeros=not (a.nonzero[0] or b.nonzero[0]))
 
 
 def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwise | None]:
@@ -220,19 +240,38 @@ def _nonfinite(found: Sketch) -> str:
 
 
 def _with_divergences(row: Difference, a: Sketch, b: Sketch, request: _Request) -> Difference:
-    pair, fine = mass_bins(a, b, request.bins), sketch_bins(a, b)
+    pair, fine = common_bins(a, b, request.bins), sketch_bins(a, b)
     p, q, base = pair.p, pair.q, request.base
-    return replace(
+    row = replace(
         row,
-        kl=float(DIVERGENCES["kl"](p, q, base=base)),
-        reverse_kl=float(DIVERGENCES["reverse_kl"](p, q, base=base)),
+        kl=(kl := float(DIVERGENCES["kl"](p, q, base=base))),
+        kl_common=kl,
+        reverse_kl=(reverse_kl := float(DIVERGENCES["reverse_kl"](p, q, base=base))),
         js=float(DIVERGENCES["js"](p, q, base=base)),
         cross_entropy=float(DIVERGENCES["cross_entropy"](p, q, base=base)),
         entropy=float(entropy(p, base=base)),
         other_entropy=float(entropy(q, base=base)),
         wasserstein=float(DIVERGENCES["wasserstein_1"](fine.p, fine.q, positions=fine.positions)),
     )
+    if pair.merged:
+        before = pair.merged + pair.positions.size
+        row = _noted(row, f"lower bounds of divergences: {pair.merged} of {before} common bins were merged with others")
+    if math.inf in (kl, reverse_kl):
+        row = _noted(row, "a divergence is infinite: one side has values where the other has none near by")
+    return row
 
 
-def _with_elements(row: Difference, found: Elementwise) -> Difference:
-    return replace(row, cosine=found.cosine, max_abs_diff=found.max_abs_diff, mse=found.mse, sqnr_db=found.sqnr_db)
+def _noted(row: Difference, note: str) -> Difference:
+    return replace(row, note=note if row.note is None else f"{row.note}; {note}")
+
+
+def _with_elements(row: Difference, found: Elementwise | None, *, all_zeros: bool) -> Difference:
+    if found is None:
+        shapes = [list(shape or ()) for shape in (row.shape, row.other_shape)]
+        differ = f"the shapes {shapes[0]} and {shapes[1]} differ"
+        order = "the elements of P and Q are stored in different orders"
+        return _noted(row, f"no figures element by element: {differ if shapes[0] != shapes[1] else order}")
+    row = replace(row, cosine=found.cosine, max_abs_diff=found.max_abs_diff, mse=found.mse, sqnr_db=found.sqnr_db)
+    if all_zeros:
+        return replace(row, status="zero", reason="every value is 0, in P and in Q")
+    return row if found.cosine is not None else _noted(row, "no cosine: every value of one side is 0")

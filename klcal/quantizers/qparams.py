@@ -12,7 +12,7 @@ import numpy.typing as npt
 from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
 from klcal.quantizers.scheme import Scheme
 
-__all__ = ["Qparams", "deployed_scales", "level_ends", "qparams", "rounded_scales", "zero_points"]
+__all__ = ["Qparams", "deployed_scales", "level_ends", "levels_below", "qparams", "rounded_scales", "zero_points"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -61,6 +61,20 @@ def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats
 def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
     """The zero point of each option of an integer format; fixed where it is symmetric, whatever the scale's sign."""
     return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
+
+
+def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Floats:
+    """How many levels lie below zero, of deployed scales and zero points: the other way round.
+
+    What is no such number, as from a table of somebody else's, is less than 0 or not less than there are levels.
+
+    >>> levels_below(np.array([0.125, -0.125]), np.zeros(2), Scheme("int4", "symmetric-signed"))
+    array([8., 7.])
+    """
+    if scheme.is_float:
+        return np.full(scales.shape, float(scheme.zero))
+    under = points - scheme.integers[0]
+    return np.where(scales < 0, scheme.size - 1 - under, under)
 
 
 def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:

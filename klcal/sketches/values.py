@@ -32,6 +32,7 @@ __all__ = [
     "Stored",
     "Stretch",
     "array_chunks",
+    "checked_tensor",
     "is_tensor",
     "sketch",
     "sketch_parts",
@@ -235,9 +236,8 @@ def _held_importance(importance: Held) -> npt.NDArray[Any]:
 def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     if is_tensor(values):
         place = usable_device(device) if device else str(values.device)
-        if place not in ("cpu", "meta"):
-            _float_dtype(str(values.dtype).removeprefix("torch."))
-            return count_on_device([_dense(values)], place)
+        if place.startswith("cuda"):
+            return count_on_device([values], checked_tensor(values), place)
     array, dtype = stored_array(values)
     return count(array_chunks(array, dtype, "K"), dtype)
 
@@ -274,7 +274,7 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
 def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Sketch:
     if device == "cpu":
         return count(chunks, dtype)
-    return count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device)
+    return count_on_device((as_tensor(chunk, dtype) for chunk in chunks), dtype, device)
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
@@ -284,7 +284,7 @@ def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
         UsageError: they are no array, or not floating point.
     """
     if is_tensor(values):
-        return _tensor_array(_dense(values))
+        return _tensor_array(values)
     if isinstance(values, np.ma.MaskedArray):
         raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
     try:
@@ -292,6 +292,15 @@ def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
     except ValueError:
         raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
     return array, _float_dtype(array.dtype.name)
+
+
+def checked_tensor(tensor: torch.Tensor) -> str:
+    """The dtype of a tensor that can be counted.
+
+    Raises:
+        UsageError: it is not floating point, or has no values to count.
+    """
+    return _float_dtype(str(_dense(tensor).dtype).removeprefix("torch."))
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
@@ -304,7 +313,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
     import torch
 
-    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
+    dtype = checked_tensor(tensor)
     unsigned = {1: torch.uint8, 2: torch.uint16}
     plain = tensor.detach().cpu().resolve_neg()
     native = dtype in ("float64", "float32", "float16")

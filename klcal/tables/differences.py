@@ -14,9 +14,11 @@ __all__ = ["Difference"]
 class Difference:
     """Two tensors, P and Q. What does not apply, or is infinite, is None in the formats for machines.
 
-    Divergences are on common bins of equal mass, exact zeros a bin of their own, in the unit of the base.
-    ``wasserstein`` is in the unit of the values; what compares element by element (``cosine``, ``max_abs_diff``,
-    ``mse``, ``sqnr_db``) needs equal shapes.
+    Divergences are on common bins (``klcal.divergence.samples.common_bins``), in the unit of the base; they are lower
+    bounds where bins of one side alone were merged, and ``note`` says so. Only ``kl`` of a copy that a table makes is
+    what calibration calls ``kl``, measured again. ``wasserstein`` is in the unit of the values. Figures element by
+    element (``cosine``, ``max_abs_diff``, ``mse``, ``sqnr_db``) need equal shapes, and a cosine two sides that are not
+    all zeros; else ``note`` says why it is not there. Two equal tensors of zeros are ``zero``.
     """
 
     name: str
@@ -29,8 +31,10 @@ class Difference:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
+    note: str | None = None  # what figures are, or why there are "no " such; several are joined by "; "
     numel: int | None = None  # of P
-    kl: float | None = None  # D(P‖Q)
+    kl: float | None = None  # D(P‖Q); of a copy that a table makes, on the cells of its quantizers
+    kl_common: float | None = None  # D(P‖Q) on the common bins: cross_entropy − entropy
     reverse_kl: float | None = None  # D(Q‖P)
     js: float | None = None
     cross_entropy: float | None = None  # H(P, Q)

@@ -28,6 +28,9 @@ ROUNDING_NOISE = 2.0**-44
 """Σ(x − x̂)² / Σx² of values that lie on the levels: value, scale and their product are each rounded to a float32, so
 (x − x̂)² ≤ (3 · 2⁻²⁴)² · x² < 2⁻⁴⁴ · x²."""
 
+MOST = 0.5  # of the nonzero values
+MANY_LEVELS = 15  # fewer are so far apart that most values become 0 without any outlier
+
 
 class Outcomes(NamedTuple):
     """What is known of each unit: arrays (units,), in the order of the tensor's axes.
@@ -101,7 +104,7 @@ def row_of(
         values["zero_point"] = int(values["zero_point"]) if "zero_point" in values else None
     else:
         values["units"] = _units(clean, quantizers, grid)
-    notes = (note, grid.note if grid else None, *(_float32_notes(outcomes) if status == "ok" else ()))
+    notes = (note, grid.note if grid else None, *(_data_notes(outcomes, ok, scheme) if status == "ok" else ()))
     return Row(
         status=status,
         reason=_reason(outcomes, status, scheme.scale_format),
@@ -189,12 +192,26 @@ def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Uni
     )
 
 
-def _float32_notes(outcomes: Outcomes) -> tuple[str | None, ...]:
+def _data_notes(outcomes: Outcomes, ok: Bools, scheme: Scheme) -> tuple[str | None, ...]:
     beyond, below = int(outcomes.overflowed.sum()), int(outcomes.underflowed.sum())
     return (
         f"values beyond float32 were left out: {beyond} of them" if beyond else None,
         f"values that are 0 as float32 were counted so: {below} of them" if below else None,
+        _lost_note(outcomes, ok) if scheme.size >= MANY_LEVELS else None,
     )
+
+
+def _lost_note(outcomes: Outcomes, ok: Bools) -> str | None:
+    """Where outliers take the levels: no other figure shows it, as what becomes 0 is small beside them."""
+    lost = np.where(ok, outcomes.rounded_to_zero, 0.0) / np.maximum(outcomes.nonzero, 1)
+    most, worst = int(np.count_nonzero(lost > MOST)), int(lost.argmax())
+    if not most:
+        return None
+    low, high = float(outcomes.minimum[worst]), float(outcomes.maximum[worst])
+    scale, farthest = abs(outcomes.scale[worst]), low if -low > high else high
+    found = f"{100 * lost[worst]:.3g} % of the nonzero values become 0"
+    where = f" in unit {worst}, and most in {most} of {lost.size} units" if lost.size > 1 else ""
+    return f"{found}{where}: the scale {scale:.5g} is for values as far out as {farthest:.6g}"
 
 
 def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None:

@@ -6,12 +6,14 @@ lists in a row where channels or groups have a scale each; it is still read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from klcal.errors import UsageError
 
 __all__ = [
+    "BASES",
     "COMPARISON",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
@@ -38,13 +40,15 @@ NUMERIC_FIELDS = (
 """The numbers of a row."""
 
 DIFFERENCE_FIELDS = (
-    *("numel", "kl", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
+    *("numel", "kl", "kl_common", "reverse_kl", "js", "cross_entropy", "entropy", "other_entropy", "wasserstein"),
     *("cosine", "max_abs_diff", "mse", "sqnr_db"),
 )
 """The numbers of a comparison."""
 
 LEAST_FIRST = frozenset({"cosine", "sqnr_db", "low", "min"})
 """Numbers of which the smallest comes first where they are sorted: elsewhere large ones tell of a loss."""
+BASES = {"e": math.e, "2": 2.0, "10": 10.0}
+"""Of a comparison's logarithms, by what they are called."""
 
 DOCUMENT = "table"  # the metadata of a binary table: its JSON, but for the arrays of units; beside it, the "schema"
 MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, by its library

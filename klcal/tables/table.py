@@ -69,6 +69,11 @@ class Table:
         return TABLE if isinstance(self.config, Config) else COMPARISON
 
     @property
+    def usable(self) -> bool:
+        """Whether a row is an answer: one is ``ok``, or all zeros."""
+        return any(row.status in ("ok", "zero") for row in self.rows)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The names of a row's fields, in their order: the keys of the JSON, the columns of the plain formats."""
         if not isinstance(self.config, Config):

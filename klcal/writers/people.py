@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -47,6 +48,8 @@ def columns(table: Table) -> list[Column]:
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
         hidden.add("unit")
+    if not (isinstance(table.config, Comparison) and table.config.quantized_by):
+        hidden.add("kl common")  # which is kl
     return [column for column in shown if column.title not in hidden]
 
 
@@ -126,6 +129,7 @@ _COLUMNS: _Columns = (
     ("worst dB", _worst_sqnr, True, 4),
     ("worst unit", _worst_unit, True, 7),
     ("clipped %", lambda row: _percent(row.clipped), True, 14),
+    ("to zero %", lambda row: _percent(row.rounded_to_zero), True, 14),
 )
 
 _DIFFERENCES: _Columns = (
@@ -133,6 +137,7 @@ _DIFFERENCES: _Columns = (
     ("source", lambda row: row.source, False, 5),
     ("shape", shape, False, 10),
     ("kl", lambda row: _bounded(row.kl), True, 1),
+    ("kl common", lambda row: _bounded(row.kl_common), True, 7),
     ("reverse kl", lambda row: _bounded(row.reverse_kl), True, 7),
     ("js", lambda row: for_people(row.js), True, 3),
     ("entropy", lambda row: for_people(row.entropy), True, 9),
@@ -167,13 +172,18 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done otherwise than asked for, and for how many tensors."""
-    said = [row.note.split("; ") for row in table.rows if isinstance(row, Row) and row.note]
-    counts = Counter(note for several in said for note in several)
-    return [
-        *(f"{count} tensor{'s' * (count > 1)}: {note}" for note, count in sorted(counts.items())),
-        *left_out(table),
-    ]
+    """What was done otherwise than asked for, and for how many tensors; of those that differ in numbers, the first."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for row in table.rows:
+        for note in row.note.split("; ") if row.note else ():
+            alike.setdefault(re.sub(r"[-+.e\d]*\d", "0", note), []).append((row.name, note))
+    return [*(_together(alike[key]) for key in sorted(alike)), *left_out(table)]
+
+
+def _together(said: Sequence[tuple[str, str]]) -> str:
+    (name, note), count = said[0], len(said)
+    such_as = f" such as {name}" if len({each for _, each in said}) > 1 else ""
+    return f"{count} tensor{'s' * (count > 1)}{such_as}: {note}"
 
 
 def headline(table: Table) -> str:
@@ -182,7 +192,8 @@ def headline(table: Table) -> str:
     if isinstance(config, Comparison):
         unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
         by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []
-        return " · ".join(["P against Q", *by, f"{config.bins} bins, in {unit}", _counts(table)])
+        cells = "kl on the quantizers' cells, all else on " if by else ""
+        return " · ".join(["P against Q", *by, f"{cells}{config.bins} common bins, in {unit}", _counts(table)])
     sources = sorted({row.source for row in table.rows} - {""})
     where = sources if len(sources) == 1 else []
     how = [config.method, f"{config.dtype} {config.scheme}", f"per {config.per}"]

@@ -241,7 +241,7 @@ def test_a_condition_is_met_by_the_worst_channel(here):
     assert " < 36 in unit 5, 1 of 8 units" in result.err
 
 
-def test_a_condition_on_a_figure_that_is_null_is_not_met(here):
+def test_a_divergence_that_is_null_is_0_to_a_condition(here):
     np.save("m.npy", matrix())
     for dtype, code in (("int8", ExitCode.FINDINGS), ("int16", 0)):  # whose cells are not cut: there is no divergence
         assert klcal("calibrate", "m.npy", "--per", "channel", "--dtype", dtype, "--fail-on", "kl>0").code == code

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from klcal.calibration import calibrate
 from klcal.divergence import entropy, js, kl
 from klcal.divergence.elementwise import side_by_side
-from klcal.divergence.samples import mass_bins
+from klcal.divergence.samples import common_bins
 from klcal.errors import UsageError
 from klcal.pipeline.compare import compare_files
 from klcal.pipeline.quantized_copy import read_quantizers
@@ -101,7 +101,7 @@ def test_the_figures_are_those_of_the_library(tmp_path):
     row = compare_files(saved(tmp_path / "a.safetensors", w=a), saved(tmp_path / "b.safetensors", w=b), base="2").rows[
         0
     ]
-    pair = mass_bins(sketch(a), sketch(b))
+    pair = common_bins(sketch(a), sketch(b))
     assert row.kl == pytest.approx(float(kl(pair.p, pair.q, base=2)))
     assert row.reverse_kl == pytest.approx(float(kl(pair.q, pair.p, base=2)))
     assert row.js == pytest.approx(float(js(pair.p, pair.q, base=2)))
@@ -117,7 +117,8 @@ def test_a_tensor_against_itself_is_at_no_distance(tmp_path):
         tmp_path / "a.safetensors", w=normal(40, 50), zeros=np.zeros(4, np.float32), one=np.ones(1, np.float32)
     )
     for row in compare_files(path, path).rows:
-        assert (row.status, row.kl, row.js, row.wasserstein, row.mse) == ("ok", 0, 0, 0, 0)
+        status = "zero" if row.name == "zeros" else "ok"
+        assert (row.status, row.kl, row.js, row.wasserstein, row.mse) == (status, 0, 0, 0, 0)
         assert row.sqnr_db in (math.inf, None)
 
 
@@ -226,10 +227,16 @@ def test_the_promise_for_float32_is_kept_to_a_percent(tmp_path):
 
 
 def test_tensors_that_a_table_does_not_know_are_missing(tmp_path):
-    path = saved(tmp_path / "a.safetensors", w=normal(9), z=np.zeros(3, np.float32))
+    path = saved(tmp_path / "a.safetensors", w=normal(9), z=np.zeros(3, np.float32), y=np.zeros(3, np.float32))
     klcal("calibrate", path, "-o", str(tmp_path / "scales.json"))
+    saved(tmp_path / "a.safetensors", w=normal(9), v=normal(9), z=np.zeros(3, np.float32), y=normal(3))
     found = rows(compare_files(path, None, table=str(tmp_path / "scales.json")))
-    assert (found["z"].status, found["z"].reason) == ("missing", "the table has no scale for it: every value is 0")
+    assert (found["v"].status, found["v"].reason) == (
+        "missing",
+        "the table has no tensor of this name; it has 'w', 'y', 'z'",
+    )
+    assert (found["y"].status, found["y"].reason) == ("missing", "the table has no scale for it: every value was 0")
+    assert (found["z"].status, found["w"].status) == ("zero", "ok")
 
 
 def table_of(paths, name, *options):

@@ -61,7 +61,7 @@ def here(tmp_path, monkeypatch):
         (["good.npy", "--fail-on", "numel > 999"], 1),
         (["good.npy", "--fail-on", "numel > 1000"], 0),
         (["good.npy", "--fail-on", "numel > 1000", "--fail-on", "scale>0"], 1),
-        (["zeros.npy", "--fail-on", "scale < 1"], 0),  # null never trips
+        (["zeros.npy", "--fail-on", "scale < 1"], 0),  # it needs no scale
         (["zeros.npy", "--fail-on", "zeros >= 9"], 1),
         (["good.npy", "--dtype", "foo"], 2),
         (["absent.npy"], 3),

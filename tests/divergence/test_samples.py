@@ -13,7 +13,16 @@ from scipy import stats
 
 from klcal.divergence import DIVERGENCES, entropy, kl, wasserstein
 from klcal.divergence.densities import kl_normal
-from klcal.divergence.samples import Pair, even_bins, kl_bias, mass_bins, plug_in_entropy, plug_in_kl, sketch_bins
+from klcal.divergence.samples import (
+    Pair,
+    common_bins,
+    even_bins,
+    kl_bias,
+    mass_bins,
+    plug_in_entropy,
+    plug_in_kl,
+    sketch_bins,
+)
 from klcal.errors import InputError, UsageError
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch
@@ -127,6 +136,72 @@ def test_the_estimate_of_normal_laws_is_near_the_closed_form():
     assert plug_in_kl(mass_bins(b, a)) == pytest.approx(kl_normal(0.5, 1.5, 0, 1), rel=0.1)  # tails are merged
     assert plug_in_kl(mass_bins(b, a, 8)) < plug_in_kl(mass_bins(b, a)) < kl_normal(0.5, 1.5, 0, 1)
     assert plug_in_kl(even_bins(a, b)) == math.inf  # in the tails, where bins are nearly empty
+
+
+# --- common bins
+
+
+def check_common(binned, a, b):
+    """All values are there, each bin has some of both or none was merged, and nothing is told further apart."""
+    pair, bins = binned(a, b), max(2, min(64, int(min(a.finite[0], b.finite[0])) // 2))
+    fine = mass_bins(a, b, bins)
+    assert (pair.counts_p.sum(), pair.counts_q.sum()) == (a.finite[0], b.finite[0])
+    assert (np.diff(pair.positions) > 0).all()
+    assert pair.positions.size + pair.merged == fine.positions.size
+    if pair.merged:
+        assert (pair.counts_p > 0).all()
+        assert (pair.counts_q > 0).all()
+        assert pair.positions.size > 1 or np.ptp(fine.positions) <= 2.0**-10 * np.abs(fine.positions).max()
+    for zeros in (each.counts_p[each.positions == 0] for each in (pair, fine) if a.zeros[0] and b.zeros[0]):
+        assert zeros.tolist() == [a.zeros[0]], "a bin of their own"
+    for name in ("kl", "reverse_kl", "js", "total_variation", "hellinger"):
+        divergence = DIVERGENCES[name]
+        assert divergence(pair.p, pair.q) <= divergence(fine.p, fine.q) + 1e-12
+
+
+@settings(max_examples=200)
+@given(tensors(60), tensors(60), st.integers(0, 3))
+def test_common_bins_are_merged_where_one_side_is_alone(a, b, step):
+    copy = (np.rint(a * 2.0**step) / 2.0**step).astype(np.float32)
+    for other in (b, copy):
+        check_common(common_bins, sketch(a), sketch(other))
+        pair, turned = common_bins(sketch(a), sketch(other)), common_bins(sketch(other), sketch(a))
+        assert (pair.counts_p.tolist(), pair.counts_q.tolist()) == (turned.counts_q.tolist(), turned.counts_p.tolist())
+
+
+@pytest.mark.parametrize("keep", ["both", "zeros"])
+def test_the_check_refuses_bins_that_are_dropped(keep):
+    def dropped(a, b):
+        pair = mass_bins(a, b, 4)
+        kept = (pair.counts_p > 0) & (pair.counts_q > 0) if keep == "both" else pair.positions != 0
+        return Pair(pair.counts_p[kept], pair.counts_q[kept], pair.positions[kept], int((~kept).sum()))
+
+    with pytest.raises(AssertionError):
+        check_common(dropped, sketch([0.0, 1, 1, 2, 2, 3, 3, 4]), sketch([0.0, 1, 1, 1, 3, 3, 3, 3]))
+
+
+def bins_of(p, q):
+    pair = common_bins(sketch(np.float32(p)), sketch(np.float32(q)))
+    return list(zip(pair.counts_p.tolist(), pair.counts_q.tolist(), strict=True)), pair.merged
+
+
+def test_common_bins_by_hand():
+    """Four bins of eight values, one for each distinct one: 2 lies between 1 and 3, and goes towards zero."""
+    assert bins_of([1, 1, 2, 2, 3, 3, 4, 4], [1, 1, 1, 1, 3, 3, 3, 3]) == ([(4, 4), (4, 4)], 2)
+    assert bins_of([-1, -1, -2, -2, -3, -3, -4, -4], [-1, -1, -1, -1, -3, -3, -3, -3]) == ([(4, 4), (4, 4)], 2)
+    assert bins_of([0, 1, 1, 1, 3, 3, 3, 3], [0, 0, 1, 1, 3, 3, 3, 3]) == ([(1, 2), (3, 2), (4, 4)], 0)
+    assert bins_of([1, 1, 1, 1, 4, 4, 4, 4], [0, 0, 1, 1, 4, 4, 4, 4]) == ([(4, 4), (4, 4)], 1)  # zeros of one side
+    assert bins_of([1, 1, 2, 2], [5, 5, 6, 6]) == ([(4, 0), (0, 4)], 0)  # beside each other
+    assert bins_of([-9, 9, -9, 9], [-1, -1, 1, 1]) == ([(2, 2), (2, 2)], 0)  # too few to tell
+    assert bins_of([-9, 9] * 8, [-1, 1] * 8) == ([(8, 0), (0, 8), (0, 8), (8, 0)], 0)
+    assert bins_of([1.0] * 8, [1.0 - 2.0**-24] * 8) == ([(8, 8)], 1)  # a rounding error
+    assert bins_of([1.0] * 8, [1.01] * 8) == ([(8, 0), (0, 8)], 0)
+
+
+def test_very_many_bins_are_merged_as_few_are():
+    rng = np.random.default_rng(0)
+    pair = common_bins(sketch(rng.normal(size=100_000)), sketch(rng.normal(size=100_000)), 10**9)
+    assert plug_in_kl(pair) < math.inf
 
 
 # --- bias

@@ -304,7 +304,7 @@ def test_markdown_has_a_row_per_name_and_no_markup_outside_code(names):
     assert all(char.isprintable() or char == "\n" for char in text)
     grid = [line for line in text.splitlines() if line.startswith("|")]
     assert len(grid) == 2 + len(names)
-    assert {len(cells(line)) for line in grid} == {10}
+    assert {len(cells(line)) for line in grid} == {11}
 
 
 def cells(line: str) -> list[str]:

@@ -1,0 +1,178 @@
+"""Conditions of ``--fail-on``: what they say, whether anything can meet them, and what does.
+
+A condition is on a number of the row, on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit where units have
+their own, and on any number of the worst unit as ``unit.FIELD``. Infinite is more than any number. What is not known
+meets every condition: a gate fails towards the unknown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from klcal.errors import UsageError
+from klcal.tables.differences import Difference
+from klcal.tables.rows import Row
+from klcal.tables.schema import BASES, NUMERIC_FIELDS, UNIT_FIELDS
+from klcal.tables.units import Units
+from klcal.writers.floats import printed, shortest
+
+__all__ = ["Condition", "parse_condition"]
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
+OF_UNITS = "unit."  # before a field: of the worst unit
+FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"
+SETTLED = ("zero", "empty", "skipped")  # rows that lack a number because they need none
+
+SHARES = ("clipped", "rounded_to_zero")
+LIMITS = {
+    **dict.fromkeys(("numel", "zeros", "nan", "neg_inf", "pos_inf", "kl", "mse", "global_scale"), (0.0, math.inf)),
+    **dict.fromkeys(("kl_common", "reverse_kl", "cross_entropy", "entropy", "other_entropy"), (0.0, math.inf)),
+    **dict.fromkeys(("wasserstein", "max_abs_diff", "high"), (0.0, math.inf)),
+    **dict.fromkeys(SHARES, (0.0, 1.0)),
+    "low": (-math.inf, 0.0),
+    "zero_point": (-(2.0**15), 2.0**16 - 1),
+    "qmin": (-(2.0**15), 1.0),
+    "qmax": (1.0, 2.0**16 - 1),
+    "cosine": (-1.0, 1.0),
+}
+"""Between what a number lies, whatever the tensor."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison that no row should meet, and where it says so, no unit of one."""
+
+    field: str
+    op: str
+    number: float
+    of_units: bool = False
+
+    def met_by(self, row: Row | Difference) -> str | None:
+        """What meets it, in words: the row's value, as the JSON has it, that of its worst unit, or that none is known.
+
+        None if nothing does. What a row without a scale lacks meets nothing: it needs none, or its failure is told.
+        """
+        units = row.units if isinstance(row, Row) else None
+        if units is not None and (self.of_units or self.field in QUANTIZER_FIELDS):
+            return self._met_by_units(row, units)
+        value = _known(row, self.field)
+        if value is None:
+            return None if row.status in SETTLED or row.failed else self._unknown(row)
+        return f"{self.field} {value!r} {self._tail}" if OPERATORS[self.op](value, self.number) else None
+
+    def _met_by_units(self, row: Row | Difference, units: Units) -> str | None:
+        import numpy as np  # a run with units has it
+
+        values, ok = _of_units(row, units, self.field)
+        if np.isnan(values[ok]).any():
+            return self._unknown(row)
+        met = np.flatnonzero(ok & cast(Any, OPERATORS[self.op])(values, self.number))
+        if not met.size:
+            return None
+        unit = met[(np.argmin if self.op in ("<", "<=") else np.argmax)(values[met])]
+        value = int(values[unit]) if self.field == "zero_point" else float(values[unit])
+        return f"{self.field} {value!r} {self._tail} in unit {unit}, {met.size} of {len(units)} units"
+
+    @property
+    def _tail(self) -> str:
+        return f"{self.op} {self.number:g}"
+
+    def _unknown(self, row: Row | Difference) -> str:
+        """That it is not known whether the condition is met, why, and what to do."""
+        why = row.reason
+        if why is None and isinstance(row, Difference):
+            why = next((note for note in (row.note or "").split("; ") if note.startswith("no ")), None)
+        elif isinstance(row, Row) and row.status == "ok":
+            why = "its scale is relative to none" if self.field == "global_scale" else f"{row.target} has none"
+        return f"{self.field} {self._tail} cannot be tried: {why or 'it is not known'}; judge it by another field"
+
+
+def _known(row: Row | Difference, field: str) -> float | None:
+    """A number of a row as the JSON has it, or what its null stands for; None where it is not known."""
+    value: float | None = getattr(row, field)
+    if value is None and isinstance(row, Row) and row.status == "ok" and row.mse is not None:
+        if field == "kl":  # no cell is cut
+            return 0.0
+        return math.inf if field == "sqnr_db" and row.mse == 0 else None
+    return shortest(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _of_units(row: Row | Difference, units: Units, field: str) -> tuple[Any, Any]:
+    """The same of each unit, NaN where it is not known, and which of them have a scale."""
+    import numpy as np
+
+    ok = np.full(len(units), row.status == "ok") if units.status is None else units.status == "ok"
+    column = getattr(units, field)
+    values = np.full(len(units), math.nan) if column is None else printed(column)
+    if field == "kl":
+        values = np.where(np.isnan(values), 0.0, values)
+    elif field == "sqnr_db":
+        values = np.where(units.mse == 0, math.inf, values)
+    return values, ok
+
+
+def parse_condition(text: str, fields: Sequence[str] = NUMERIC_FIELDS, base: str = "e") -> Condition:
+    """The condition of ``FIELD OP NUMBER``, for a share also ``FIELD OP NUMBER%``.
+
+    Args:
+        text: the condition.
+        fields: the fields there are.
+        base: of the logarithms of a comparison.
+
+    Raises:
+        UsageError: the text is no condition, there is no such field, or nothing can meet it.
+
+    >>> parse_condition("sqnr_db<20"), parse_condition("clipped > 1%").number
+    (Condition(field='sqnr_db', op='<', number=20.0, of_units=False), 0.01)
+    """
+    match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([^\s<>=%]+)\s*(%?)\s*", text)
+    if match is None:
+        raise UsageError(f"--fail-on '{text}' is not a condition", f"{FORM}; OP is one of {' '.join(OPERATORS)}")
+    name, op, number, percent = match.groups()
+    known = (*fields, *(OF_UNITS + each for each in UNIT_FIELDS)) if fields == NUMERIC_FIELDS else fields
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"--fail-on '{text}': no field '{name}'", f"{hint}use one of {', '.join(known)}")
+    field = name.removeprefix(OF_UNITS)
+    if percent and field not in SHARES:
+        raise UsageError(f"--fail-on '{text}': {name} is no share", "write a number without a percent sign")
+    condition = Condition(field, op, _number(text, number, percent), name != field)
+    _check_limits(text, condition, base)
+    return condition
+
+
+def _number(text: str, number: str, percent: str) -> float:
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--fail-on '{text}': '{number}' is not a number", FORM)
+    return value
+
+
+def _check_limits(text: str, condition: Condition, base: str) -> None:
+    """Raises UsageError for a condition that no value can meet: it would pass for ever."""
+    bit = math.log(2) / math.log(BASES[base])
+    low, high = {**LIMITS, "js": (0.0, bit)}.get(condition.field, (-math.inf, math.inf))
+    extreme = low if condition.op in ("<", "<=") else high
+    if math.isinf(extreme) or OPERATORS[condition.op](extreme, condition.number):
+        return
+    hint = "write a number that it can reach"
+    if condition.field in SHARES and condition.number >= 1:
+        hint = f"it is a share: write '{condition.field} {condition.op} {condition.number:g}%' for percent"
+    side = "least" if extreme == low else "most"
+    raise UsageError(f"--fail-on '{text}' can never be met: {condition.field} is at {side} {extreme:g}", hint)
