@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory", "cuda")
+NAMES = (
+    *("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory", "tables"),
+    "cuda",
+)
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

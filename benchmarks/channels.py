@@ -42,7 +42,6 @@ def own():  # getrusage's counts what this process was before it became Python a
 before = own()
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
-from klcal.quantizers.scheme import Scheme
 request = Request.parse(method=sys.argv[3], dtype=sys.argv[4], per=sys.argv[5])
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
 units = sum(1 if row.units is None else len(row.units) for row in table.rows)

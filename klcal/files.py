@@ -1,4 +1,4 @@
-"""The functions of the library for files: what the commands do, from Python; and where a table is written.
+"""The functions of the library for files: what the commands do, from Python.
 
 ``klcal.calibrate``, ``klcal.sketch`` and ``klcal.read`` are for values; these read files, one tensor at a time.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
 
-__all__ = ["calibrate_files", "compare", "load_table", "write_table"]
+__all__ = ["calibrate_files", "compare", "load_table"]
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -156,26 +156,6 @@ def load_table(path: Path) -> Table:
     from klcal.readers.table_file import read_table
 
     return read_table(_path("path", path))
-
-
-def write_table(table: Table, path: Path, format_: str = "auto") -> None:
-    """Writes a table to a file: all of it, or nothing. See ``Table.write``.
-
-    Raises:
-        UsageError: there can be no such file, or its name says no format.
-        OutputError: it could not be written after all.
-    """
-    from klcal.cli.output import choose_format, destination
-    from klcal.tables.table import Config
-    from klcal.writers import WRITERS
-
-    if format_ not in ("auto", *WRITERS):
-        raise UsageError(f"unknown format {format_!r}", f"use one of {', '.join(WRITERS)}")
-    name = _path("path", path)
-    texts_only = "" if isinstance(table.config, Config) else "it is for scales, not for comparisons"
-    writer = WRITERS[choose_format(format_, name, terminal=False, texts_only=texts_only)]
-    with destination(name, []) as deliver:
-        deliver(lambda out: writer(table, out), True)
 
 
 # --- arguments

@@ -104,11 +104,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(here):
         (("absent/t.json",), "cannot write 'absent/t.json'"),
         (("m.safetensors",), "'m.safetensors' would replace a tensor file; name another file"),
         (("t.pt",), "'t.pt' is the name of a tensor file"),
-        ((3,), "path is 3; give the path of a file"),
+        ((3,), "the path is 3; give that of a file"),
     ):
         with pytest.raises(UsageError, match=told):
             table.write(*wrong)
-    with pytest.raises(UsageError, match="it is for scales, not for comparisons"):
+    with pytest.raises(UsageError, match="safetensors is for scales, not for comparisons"):
         klcal.compare("m.safetensors", "m.safetensors").write("c.safetensors")
     assert Path("t.json").read_bytes() == before
     table.write("t.out", "csv")

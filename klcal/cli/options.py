@@ -155,8 +155,8 @@ BinsOption = Annotated[
         metavar="N",
         show_default="the method's, 2048",
         rich_help_panel=METHOD,
-        help="Histogram bins over the range that is kept, up to 65536: short for --method METHOD:bins=N. With fewer "
-        "than 1.5 per level no cell is cut, and kl is mse.",
+        help="Histogram bins over the range that is kept, up to 65536: short for --method METHOD:bins=N, for each "
+        "METHOD. With fewer than 1.5 per level no cell is cut, and kl is mse.",
     ),
 ]
 RangeOption = Annotated[

@@ -89,6 +89,7 @@ class Request:
             Scheme.parse("int8", scale_format=scale_format).check_units(have_units)
         if not (self.dtype.globs or self.scheme.globs or self.scale_format.globs):
             self.settings(())
+        self.config  # noqa: B018 - it is refused where a scheme and the one number format do not go together
         Settings(self.method.values[0], Scheme.parse("int8"), self.bounds, self.nonfinite)
         if self.importance is not None and not any(map(has_cost, self.method.values)):
             check_importance(self.method.values[0])

@@ -57,14 +57,14 @@ def rules_of(
 ) -> Rules[Other]:
     """The rules of a value for all; of some texts, ``VALUE`` and ``GLOB=VALUE``; or of values by their globs.
 
-    What has no glob comes last. Where the value may hold an equals sign, the last glob is taken that leaves a value.
+    What has no glob comes last. A name may hold an equals sign, and so may a value: the longest glob is taken behind
+    which a known word begins.
 
     Args:
         name: what they are rules of, for messages.
         given: a text, or any other value; texts; or a mapping.
         default: what holds where they say nothing.
         words: what a value begins with: letters, digits, "-" and "_".
-
         parse: what makes a value of a text; it is given any value.
 
     Raises:

@@ -13,6 +13,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from klcal.errors import UsageError
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.schema import COMPARISON, DIFFERENCE_FIELDS, LEAST_FIRST, NUMERIC_FIELDS, TABLE, check_field
@@ -97,7 +98,9 @@ class Table:
             UsageError: there can be no such file, or its suffix names no format.
             OutputError: it could not be written after all.
         """
-        import_module("klcal.files").write_table(self, path, format)
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"the path is {path!r}", "give that of a file, a text or a pathlib.Path")
+        import_module("klcal.writers.file").write(self, os.fspath(path), format)
 
     def to_dict(self) -> dict[str, object]:
         """The document that the JSON has, as plain Python values."""

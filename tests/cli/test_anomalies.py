@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from klcal.cli import main, output
+from klcal.cli import main
+from klcal.writers import file
 from tests.support.command import klcal, normal, one_message
 from tests.support.pickles import checkpoint, dict_of, storage, tensor
 
@@ -164,7 +165,7 @@ def test_a_write_that_fails_leaves_the_old_output(here, error, for_ever):
     writes = 0
     arguments = ["in/x.npy", "-o", "out.json"]
     for result, anomaly in runs(
-        arguments, lambda patch, anomaly: patch.setattr(output.os, "fdopen", on_disk(anomaly)), error, for_ever
+        arguments, lambda patch, anomaly: patch.setattr(file.os, "fdopen", on_disk(anomaly)), error, for_ever
     ):
         check(result, anomaly, new)
         if anomaly.failed:
@@ -224,8 +225,8 @@ def test_a_stderr_that_fails_changes_neither_the_answer_nor_the_code(here, error
 
 def test_the_loop_notices_an_output_that_is_written_in_place(here, monkeypatch):
     """The broken twin: with a temporary file that is the output itself, a failed write loses both."""
-    monkeypatch.setattr(output.os, "fdopen", on_disk(Anomaly(FAILURES["EIO"], 3, True)))
-    monkeypatch.setattr(output, "_create", lambda *_: output.os.fdopen(os.open("out.json", os.O_WRONLY | os.O_TRUNC)))
+    monkeypatch.setattr(file.os, "fdopen", on_disk(Anomaly(FAILURES["EIO"], 3, True)))
+    monkeypatch.setattr(file, "_create", lambda *_: file.os.fdopen(os.open("out.json", os.O_WRONLY | os.O_TRUNC)))
     Path("out.json").write_text("old")
     result = klcal("calibrate", "in", "-o", "out.json")
     with pytest.raises((AssertionError, ValueError)):

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from klcal.cli import output
 from klcal.cli.output import choose_format
 from klcal.errors import UsageError
 from klcal.pipeline import calibrate as pipeline
 from klcal.readers.table_file import read_table
-from klcal.writers import BINARY, WRITERS
+from klcal.writers import BINARY, WRITERS, file
 from tests.support.command import COMMAND, FULL, klcal, klcal_process, normal, one_message, with_full
 
 unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -244,7 +243,7 @@ def test_whatever_fails_the_file_is_the_old_or_the_new_one(here, name, code, num
         elif name == "write":
             patch.setitem(WRITERS, "json", failing(WRITERS["json"], number, code))
         else:
-            patch.setattr(output.os, name, failing(getattr(os, name), number, code))
+            patch.setattr(file.os, name, failing(getattr(os, name), number, code))
         result = klcal("calibrate", "x.npy", "-o", "x.json")
     assert files() == ["new.json", "x.json", "x.npy"]
     content = Path("x.json").read_text()
@@ -264,7 +263,7 @@ def test_a_run_that_stops_leaves_the_old_file(here, monkeypatch, error):
         raise error
 
     Path("x.json").write_text("old")
-    for place in (pipeline, output):
+    for place in (pipeline, file):
         monkeypatch.setattr(place, "find" if place is pipeline else "_sync", broken)
         code = klcal("calibrate", "x.npy", "-o", "x.json").code
         assert code != 0

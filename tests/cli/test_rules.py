@@ -100,12 +100,13 @@ def test_a_rule_that_no_tensor_matches_is_warned_of_by_its_option(model):
             {"dtype": ["head=nf4"], "scheme": ["affine"]},
             "m.safetensors: head: nf4 has no zero point to search; use the scheme symmetric",
         ),
+        ({"dtype": ["nf4"], "scheme": ["absent=affine"]}, "nf4 has no zero point to search; use the scheme symmetric"),
         ({"scale_format": ["head=float8_e4m3fn"]}, "float8_e4m3fn scales are relative to a global scale"),
         ({"method": ["kl", "head=minmax:bins=3"]}, "method minmax has no parameter 'bins'"),
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error_before_anything_is_counted(model, monkeypatch, rules, told):
-    monkeypatch.setattr("klcal.pipeline.tasks._counted", None)
+    monkeypatch.setattr("klcal.pipeline.tasks.outcomes", None)
     result = klcal("calibrate", "m.safetensors", *options(rules), "-o", "scales.json")
     assert result.code == 2
     assert told in one_message(result)
