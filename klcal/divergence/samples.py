@@ -159,7 +159,7 @@ def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
     divergence is a lower bound, by the data-processing inequality: it sees what moved from merged bins to others.
 
     Where merging would hide that the samples lie apart, bins are left as they are, and a divergence is +inf: where it
-    leaves one (but of samples equal within 0.1 %), or two, of which one sample reaches over four times as far. There are
+    leaves one (but of samples equal within 0.1 %), or two while one sample reaches over four times as far. There are
     fewer bins where a sample has fewer than two values for each.
 
     Raises:
