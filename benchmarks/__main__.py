@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory")
+NAMES = ("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory", "cuda")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

@@ -40,11 +40,10 @@ import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetenso
 def own():  # getrusage's counts what this process was before it became Python as well
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = own()
-from klcal.quantizers.rules import parse_rules
-from klcal.search.methods import parse
-from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.quantizers.scheme import Scheme
-request = Request(parse(sys.argv[3]), Scheme.parse(sys.argv[4]), rules=parse_rules([sys.argv[5]]))
+request = Request.parse(method=sys.argv[3], dtype=sys.argv[4], per=sys.argv[5])
 table = calibrate_files([sys.argv[1]], request, jobs=int(sys.argv[2]))
 units = sum(1 if row.units is None else len(row.units) for row in table.rows)
 workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -15,10 +15,9 @@ import numpy as np
 
 from benchmarks.side_by_side import in_turns, one_core, ratio, report, seconds
 from klcal.kernels.library import NAMES, VARIABLE, library
-from klcal.pipeline.calibrate import Request, calibrate_files
-from klcal.quantizers.scheme import Scheme
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.readers import find
-from klcal.search.methods import MinMax
 from klcal.sketches.counting import count
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch, sketch_parts
@@ -116,7 +115,7 @@ def _c_loop(folder: str, values: np.ndarray, whole: Sketch) -> Callable[[], obje
 
 
 def _two_cores(folder: str) -> None:
-    request = Request(MinMax(), Scheme.parse("int8"))
+    request = Request.parse(method="minmax", dtype="int8")
 
     def with_jobs(jobs: int) -> Callable[[], object]:
         def calibrate() -> None:

@@ -22,9 +22,10 @@ import json, resource, sys
 peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
 before = peak(resource.RUSAGE_SELF)
 from klcal.search.methods import KL
-from klcal.pipeline.calibrate import Request, calibrate_files
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.quantizers.scheme import Scheme
-table = calibrate_files([sys.argv[1]], Request(KL(), Scheme.parse("int8")), jobs=int(sys.argv[2]))
+table = calibrate_files([sys.argv[1]], Request.parse(dtype="int8"), jobs=int(sys.argv[2]))
 numel = sum(row.numel for row in table.rows)
 print(json.dumps([before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN), len(table.rows), numel,
                   sorted({{row.status for row in table.rows}})]))

@@ -1,10 +1,14 @@
 """Scales and zero points for post-training quantization, by KL divergence, straight from tensors.
 
     sketch(values) → Sketch         what calibration needs to know of a tensor: exact, and sketches add
+    Accumulator()                   the same of batches, without waiting for the device that they lie on
     calibrate(values) → Row         a scale and a zero point, and what they cost
     read(path) → {name: tensor}     the tensors of a file, for both
     quantize, dequantize            the reference rounding, by a row alone
-    read_table(path) → Table        a table that was written, for both
+    calibrate_files(paths) → Table  a row for every tensor of some files; Table.write(path) writes it
+    load_table(path) → Table        a table that was written, for all of these
+    compare(p, q) → Table           how far tensors are from others, or from their quantized copy
+    divergence                      information theory, as a library of its own
 
 Names are resolved when they are first used, so that importing klcal costs nothing.
 """
@@ -15,14 +19,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from klcal import divergence
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
+    from klcal.files import calibrate_files, compare, load_table
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
     from klcal.readers import Description, read
-    from klcal.readers.table_file import read_table
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
+    from klcal.sketches.accumulator import Accumulator
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
     from klcal.tables.rows import Row
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KL",
     "MSE",
+    "Accumulator",
     "Description",
     "InputError",
     "KLClassic",
@@ -50,23 +57,27 @@ __all__ = [
     "Units",
     "UsageError",
     "calibrate",
+    "calibrate_files",
+    "compare",
     "dequantize",
+    "divergence",
     "kl_divergence_calibration",
+    "load_table",
     "quantize",
     "read",
-    "read_table",
     "sketch",
 ]
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
+    "files": ("calibrate_files", "compare", "load_table"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
     "quantizers.qparams": ("Qparams",),
     "quantizers.rounding": ("dequantize", "quantize"),
     "readers": ("Description", "read"),
-    "readers.table_file": ("read_table",),
+    "sketches.accumulator": ("Accumulator",),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
     "tables.rows": ("Row",),
@@ -81,6 +92,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("klcal")
+    if name == "divergence":
+        return import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import worked_ahead
-from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerBlock, PerChannel, PerGroup, PerTensor, parse_per
+from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
 from klcal.quantizers.qparams import deployed_scales, rounded_scales
 from klcal.quantizers.scale_formats import global_scale_of, held
-from klcal.quantizers.scheme import Scheme, check_range
+from klcal.quantizers.scheme import Scheme
 from klcal.search import methods
 from klcal.search.choices import Choices, Spans, full_choices
 from klcal.search.figures import figures
@@ -103,17 +103,9 @@ def calibrate(
     >>> calibrate([[1.0, -0.5], [0.25, 0.5]], dtype="int4", per="channel", method="minmax").units.scale
     array([0.14285715, 0.07142857])
     """
-    chosen = methods.parse(method) if isinstance(method, str) else method
-    if isinstance(chosen, type) or not hasattr(chosen, "__call__"):  # noqa: B004 - anything may be handed in
-        raise UsageError(f"the method is {chosen!r}", "use its name, or a value such as klcal.KL(weight=1)")
-    if bounds is not None:
-        check_range(bounds)
-    if nonfinite not in ("fail", "ignore"):
-        raise UsageError(f"nonfinite is {nonfinite!r}", "use 'fail' or 'ignore'")
+    chosen = methods.parse(method)
     settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
-    unit = parse_per(per) if isinstance(per, str) else per
-    if not isinstance(unit, PerTensor | PerChannel | PerGroup | PerBlock):
-        raise UsageError(f"the unit is {per!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
+    unit = parse_per(per)
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if importance is not None or (isinstance(values, Sketch) and values.weights is not None):
         methods.check_importance(chosen)

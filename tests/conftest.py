@@ -14,6 +14,8 @@ settings.register_profile("klcal", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "klcal")
 
+os.environ.pop("COLUMNS", None)  # which pytest's workers have: tables would be as narrow
+
 
 def pytest_assertrepr_compare(op, left, right):
     """Which field, unit and key of two sketches differ."""

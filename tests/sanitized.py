@@ -24,7 +24,8 @@ FLAGS = [
     "-shared",
     "-fPIC",
 ]
-FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-Wall", "-Wextra"]
+CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+FLAGS += [*CHECKS, "-Wall", "-Wextra"]
 FLAGS += ["-DKLCAL_ONE_VARIANT"]  # which copy to use is asked before the sanitizer is there to ask
 COMPILER = os.environ.get("CC", "cc")
 TESTS = """
@@ -46,6 +47,7 @@ def main() -> int:
         runtime = subprocess.run(name, capture_output=True, text=True, check=True).stdout.strip()
         leaks = "detect_leaks=0"  # of Python's, which frees nothing at its end
         env = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": leaks, "KLCAL_KERNEL": "compiled"}
+        env |= {"KLCAL_SHIM_FLAGS": " ".join(CHECKS)}
         paths = sys.argv[1:] or ["tests/kernels"]
         return subprocess.run([sys.executable, "-c", TESTS, library, *paths], cwd=ROOT, env=env).returncode
 

@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "klcal"
 MARK = "Imports go strictly down:"
-TORCH_MODULES = ("sketches.device_counting", "sketches.values", "quantizers.rounding")
+TORCH_MODULES = (
+    "kernels.cuda",
+    "kernels.cuda_counting",
+    "sketches.device_counting",
+    "sketches.device_feeding",
+    "sketches.values",
+    "quantizers.rounding",
+)
 TERMINAL = ("typer", "rich")
 TERMINAL_MODULES = ("cli", "writers.rich_table")
 

@@ -7,6 +7,8 @@ import sys
 import typer
 
 from klcal.cli import options
+from klcal.tables.schema import NUMERIC_FIELDS, check_field
+from klcal.tables.table import Table
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -19,10 +21,12 @@ Examples:
     klcal calibrate activations/ --dtype int8 --output scales.json
   A CI job that fails where quantization loses too much:
     klcal calibrate model.pt --include '*.weight' --fail-on 'sqnr_db < 30'
+  The ten channels that lose most:
+    klcal calibrate model/ --dtype int8 --per channel --units --sort sqnr_db --top 10
   A scale for each output channel of the weights, one for all else:
     klcal calibrate model/ --dtype int8 --per '*.weight=channel'
-  Groups of 128 for a language model in 4 bits:
-    klcal calibrate model/ --dtype int4 --include '*proj.weight' --per group:128
+  Groups of 128 for a language model in 4 bits, its embedding in 8:
+    klcal calibrate model/ --dtype int4 --dtype '*embed*=int8' --per '*.weight=group:128'
   The same, where columns count by the mean square of their inputs:
     klcal calibrate model/ --dtype int4 --per group:128 --importance energy.npz
   From stdin to another program:
@@ -51,17 +55,20 @@ def calibrate(
     nonfinite: options.NonfiniteOption = "fail",
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
-    method: options.MethodOption = "kl",
-    dtype: options.DtypeOption = "uint8",
-    scheme: options.SchemeOption = "auto",
-    scale_format: options.ScaleFormatOption = "float32",
+    method: options.MethodOption = None,
+    dtype: options.DtypeOption = None,
+    scheme: options.SchemeOption = None,
+    scale_format: options.ScaleFormatOption = None,
     per: options.PerOption = None,
     importance: options.ImportanceOption = None,
     bins: options.BinsOption = None,
     range_: options.RangeOption = None,
     format_: options.FormatOption = "auto",
     units: options.UnitsOption = False,
+    sort: options.SortOption = None,
+    top: options.TopOption = None,
     output: options.OutputOption = None,
+    verbose: options.VerboseOption = False,
     fail_on: options.FailOnOption = None,
 ) -> None:
     """Choose a scale and a zero point for every tensor in PATHS.
@@ -71,29 +78,38 @@ def calibrate(
     errors and progress go to stderr.
     """
     from klcal.cli.conditions import parse_condition
+    from klcal.cli.messages import of_plan, say
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
-    from klcal.quantizers.granularity import PerTensor
-    from klcal.quantizers.rules import parse_rules
-    from klcal.quantizers.scheme import Scheme, parse_range
-    from klcal.search import methods
-    from klcal.sketches.device_counting import usable_device
+    from klcal.pipeline.request import Request
+    from klcal.quantizers.scheme import parse_range
+    from klcal.sketches.device_counting import usable_devices
     from klcal.writers import WRITERS
 
+    if sort is not None:
+        check_field(sort, NUMERIC_FIELDS)
     conditions = [parse_condition(text) for text in fail_on or ()]
-    chosen, grid = methods.parse(method, bins), Scheme.parse(dtype, scheme, scale_format)
-    rules = parse_rules(per or ())
-    grid.check_units(any(unit != PerTensor() for _, unit in rules))
-    bounds = None if range_ is None else parse_range(range_)
+    request = Request.parse(
+        dtype=dtype or (),
+        method=method or (),
+        scheme=scheme or (),
+        scale_format=scale_format or (),
+        per=per or (),
+        bins=bins,
+        bounds=None if range_ is None else parse_range(range_),
+        nonfinite=nonfinite,
+        device=device,
+        importance=importance,
+    )
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
     writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
 
-    from klcal.pipeline.calibrate import Request, calibrate_files  # after what can be wrong with the command line
+    from klcal.pipeline.calibrate import calibrate_files  # after what can be wrong with the command line
 
-    request = Request(chosen, grid, bounds, nonfinite, usable_device(device), rules, importance)
+    usable_devices(device)
     with destination(output, [*paths, *([] if importance is None else [importance])]) as deliver:
         with progress() as shown:
             table = calibrate_files(
@@ -103,6 +119,14 @@ def calibrate(
                 exclude=exclude or (),
                 jobs=jobs or cores(),
                 progress=shown,
+                told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
-        deliver(lambda out: writer(table.expanded() if units else table, out), table.usable)
+        deliver(lambda out: writer(_shown(table, units, sort, top), out), table.usable)
     raise typer.Exit(judge(table, conditions))
+
+
+def _shown(table: Table, units: bool, sort: str | None, top: int | None) -> Table:
+    """The rows that were asked for. What is judged is the whole table."""
+    table = table.expanded() if units else table
+    table = table if sort is None else table.worst_first(sort)
+    return table if top is None else table.top(top)

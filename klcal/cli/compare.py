@@ -70,15 +70,6 @@ BinsOption = Annotated[
         "bounds, and infinite where the sides lie apart.",
     ),
 ]
-SortOption = Annotated[
-    str,
-    typer.Option(
-        "--sort",
-        metavar="FIELD",
-        rich_help_panel=options.OUTPUT,
-        help=f"What is worst comes first: {', '.join(DIFFERENCE_FIELDS)}.",
-    ),
-]
 
 
 def compare(
@@ -90,7 +81,8 @@ def compare(
     jobs: options.JobsOption = None,
     base: BaseOption = "e",
     bins: BinsOption = None,
-    sort: SortOption = "js",
+    sort: options.DifferenceSortOption = "js",
+    top: options.TopOption = None,
     strip_prefix: StripPrefixOption = "",
     format_: options.FormatOption = "auto",
     output: options.OutputOption = None,
@@ -134,5 +126,5 @@ def compare(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found, out), found.usable)
+        deliver(lambda out: writer(found if top is None else found.top(top), out), found.usable)
     raise typer.Exit(judge(found, conditions))

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from klcal.errors import ExitCode
 from klcal.tables.differences import Difference
@@ -16,7 +16,10 @@ from klcal.tables.rows import Row
 from klcal.tables.table import Config, Table
 from klcal.writers.text import escape, shorten
 
-__all__ = ["capped", "line", "of_table", "say", "silence"]
+if TYPE_CHECKING:
+    from klcal.pipeline.devices import Plan
+
+__all__ = ["capped", "line", "of_plan", "of_table", "say", "silence"]
 
 LINE_LENGTH = 300  # what a log shows without wrapping for ever
 PLACE_LENGTH = 90  # of a file's or a tensor's name, so that room for the reason is left
@@ -49,6 +52,23 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
         failed = [line(kind="error", text=f"no tensor was {done}: {_counts(table)}")]
     warnings = [line(kind="warning", text=warning) for warning in table.warnings]
     return capped(warnings) + capped(failed)
+
+
+def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
+    """What works, and why; without being asked, only where it is not what was asked for."""
+    lines = []
+    if verbose:
+        from klcal.kernels import library
+
+        who = f"{', '.join(plan.devices)} counts, the CPU searches" if plan.devices else "the CPU counts and searches"
+        processes = f"{plan.processes} process{'es' * (plan.processes > 1)}"
+        how = f"{processes} of {plan.threads} thread{'s' * (plan.threads > 1)}, {library.name()} kernel"
+        lines.append(line(text=f"{who}, {how}: {plan.why}"))
+    if plan.unfit:
+        fit = "tensors that have a single scale and no importance"
+        what = f"{plan.why} is for {fit}; the CPU takes the {plan.unfit} others, to the same result"
+        lines.append(line(kind="warning", text=what))
+    return lines
 
 
 def _failures(table: Table) -> Iterable[Row | Difference]:

@@ -52,7 +52,9 @@ DeviceOption = Annotated[
         "--device",
         metavar="DEVICE",
         rich_help_panel=INPUT,
-        help="Where values are counted: auto, cpu, cuda or cuda:N. The result is the same.",
+        help="Where the values of tensors with a single scale are counted: cpu, cuda, cuda:N, cuda:all (several "
+        "devices share the tensors), or auto: the CPU, unless much is to be read and few cores are there. Channels, "
+        "groups and weighted values are counted on the CPU. The result is the same.",
     ),
 ]
 JobsOption = Annotated[
@@ -66,30 +68,42 @@ JobsOption = Annotated[
         help="How many cores are used. The result is the same.",
     ),
 ]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        rich_help_panel=OUTPUT,
+        help="Say on stderr what works, and why: devices, processes, threads, the kernel.",
+    ),
+]
 MethodOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--method",
         metavar="METHOD",
+        show_default="kl",
         rich_help_panel=METHOD,
         help="How the range is chosen: kl, kl-classic, mse, percentile, minmax; with parameters after a colon: "
-        "kl:weight=1, percentile:99.99.",
+        "kl:weight=1, percentile:99.99. For this option and the next four, 'GLOB=VALUE' is for the tensors of which a "
+        "name matches; may be repeated, the first that matches holds.",
     ),
 ]
 DtypeOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--dtype",
         metavar="DTYPE",
+        show_default="uint8",
         rich_help_panel=METHOD,
         help="What to quantize to: int2 to int16, uint2 to uint16, float8_e4m3fn, float8_e5m2, float4_e2m1fn, nf4.",
     ),
 ]
 SchemeOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--scheme",
         metavar="SCHEME",
+        show_default="auto",
         rich_help_panel=METHOD,
         help="symmetric (fixed zero point; int4: -7..7), symmetric-full (-8..7, which four-bit consumers have: half a "
         "dB better), symmetric-signed (-8..7 and a scale that may be negative, for consumers that multiply by any "
@@ -98,10 +112,11 @@ SchemeOption = Annotated[
     ),
 ]
 ScaleFormatOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--scale-format",
         metavar="FORMAT",
+        show_default="float32",
         rich_help_panel=METHOD,
         help="What the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two: MXFP4), or "
         "float8_e4m3fn (units' scales, relative to one float32 of the tensor: NVFP4, with --per group:16). What is "
@@ -117,8 +132,7 @@ PerOption = Annotated[
         rich_help_panel=METHOD,
         help="What gets a scale of its own: tensor, channel (along the first axis), channel:AXIS, group:SIZE (along "
         "the last axis), group:SIZE,AXIS, block:ROWS,COLUMNS (of the last two axes; float8 checkpoints have "
-        "block:128,128). 'GLOB=UNIT' is for the tensors whose name matches; may be repeated, the "
-        "first that matches holds.",
+        "block:128,128).",
     ),
 ]
 ImportanceOption = Annotated[
@@ -155,6 +169,20 @@ RangeOption = Annotated[
         "A symmetric scheme takes the larger of -LO and HI for both sides.",
     ),
 ]
+
+
+def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
+    return typer.Option(
+        "--sort",
+        metavar="FIELD",
+        show_default=usual or "by file and name",
+        rich_help_panel=OUTPUT,
+        help=f"What is worst comes first, what has no such number last: {', '.join(fields)}.",
+    )
+
+
+SortOption = Annotated[str | None, _sort(None, NUMERIC_FIELDS)]
+DifferenceSortOption = Annotated[str, _sort("js", DIFFERENCE_FIELDS)]
 FormatOption = Annotated[
     Format,
     typer.Option(
@@ -163,6 +191,10 @@ FormatOption = Annotated[
         help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
         "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
     ),
+]
+TopOption = Annotated[
+    int | None,
+    typer.Option("--top", min=1, metavar="N", rich_help_panel=OUTPUT, help="Only the first N rows are written."),
 ]
 UnitsOption = Annotated[
     bool,

@@ -72,10 +72,10 @@ def _format(requested: str, output: str | None, terminal: bool) -> str:
     from klcal.readers.formats import SUFFIXES as READ
 
     if suffix in READ:
-        what = f"--output '{output}': it has the name of a tensor file, which the answer is not"
+        what = f"'{output}' is the name of a tensor file, which the answer is not"
         raise UsageError(what, f"end it in one of {', '.join(SUFFIXES)}")
     raise UsageError(
-        f"--output '{output}': its suffix names no format", f"add --format, or end it in one of {', '.join(SUFFIXES)}"
+        f"the suffix of '{output}' names no format", f"name the format, or end it in one of {', '.join(SUFFIXES)}"
     )
 
 
@@ -188,9 +188,9 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
 
     is_tensor_file = target.suffix.lower() in READ and not is_binary_table(str(target))
     if is_tensor_file or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
-        raise UsageError(f"--output '{output}' would replace a tensor file", "name another file")
+        raise UsageError(f"'{output}' would replace a tensor file", "name another file")
     if any(_reads(path, target) for given in inputs for path in _paths(given)):
-        raise UsageError(f"--output '{output}' is one of the inputs", "name another file")
+        raise UsageError(f"'{output}' is one of the inputs", "name another file")
     return stat.S_IMODE(found.st_mode) & PERMISSIONS
 
 

@@ -119,6 +119,10 @@ def nats_per_unit(base: float) -> float:
     Raises:
         UsageError: the base is not a number above 1.
     """
-    if not 1 < base < math.inf:
-        raise UsageError(f"a logarithm to base {base} measures nothing", "use e for nats, 2 for bits, 10 for bans")
+    try:
+        measures = 1 < base < math.inf
+    except TypeError:
+        measures = False
+    if not measures:
+        raise UsageError(f"a logarithm to base {base!r} measures nothing", "use e for nats, 2 for bits, 10 for bans")
     return math.log(base)

@@ -1,106 +1,33 @@
-"""Files to a table: the only module that sees both ends.
-
-A large tensor is cut into tasks of bounded size, each of which is counted on its own, and the sketches are added; small
-tensors are one task together, and searched together. So memory is bounded by a chunk, and neither which worker did what
-nor which tensors stood beside each other can change the answer.
-"""
+"""Files to a table: the only module that sees both ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from math import prod
-from operator import add
-from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units, noted
+from klcal.calibration import calibrate_sketch, noted
 from klcal.errors import InputError, UsageError
-from klcal.kernels.threads import limited
+from klcal.pipeline.devices import Plan
 from klcal.pipeline.importance import Weighed, read_importance
+from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
-from klcal.quantizers.rules import Rules, per_of
-from klcal.readers import Description, Part, find
-from klcal.readers.description import PART_BYTES
+from klcal.quantizers.rules import Rules
+from klcal.readers import Description, find
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
-from klcal.sketches.by_unit import sketch_each
-from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import REPEATED, UNORDERED, sketch_parts, stored_chunks
-from klcal.sketches.weighted import weighted_sketch
+from klcal.sketches.values import REPEATED, UNORDERED
 from klcal.tables.rows import Row
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Config, Table
+from klcal.tables.table import Table
 
-__all__ = ["Progress", "Request", "calibrate_files", "outcomes"]
-
-PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
-BYTE_SECONDS = 0.6e-9  # to read and count a byte
-TENSOR_SECONDS = 3e-3  # to search a tensor
-UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
-SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
-TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
-
-Task = TypeVar("Task")
-Outcome = TypeVar("Outcome")
-
-
-class Progress(Protocol):
-    """Is told how far the work is."""
-
-    def start(self, tensors: int, nbytes: int) -> None:
-        """So many tensors, of so many bytes together, are about to be read."""
-
-    def advance(self, nbytes: int) -> None:
-        """So many further bytes were read."""
-
-    def finish(self, name: str) -> None:
-        """The tensor of this name is done."""
-
-
-@dataclass(frozen=True)
-class Request(Settings):
-    """How every tensor is calibrated, and by what."""
-
-    device: str = "cpu"
-    rules: Rules = ()  # what has a scale of its own; a tensor where none says otherwise
-    importance: str | None = None  # a file of weights, by the names of tensors
-
-
-class _Tensor(NamedTuple):
-    """Some parts of a tensor, or all of them."""
-
-    number: int
-    dtype: str
-    parts: tuple[Part, ...]
-    layout: Layout | None = None  # of channels, groups or blocks, if there are any
-    weighed: Weighed | None = None  # as a whole, if it has an importance
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
-
-
-class _Task(NamedTuple):
-    """What is counted together: a tensor, a part of one, or some small tensors."""
-
-    tensors: tuple[_Tensor, ...]
-    whole: bool
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
-
-
-_Outcome = Sketch | Row | InputError
+__all__ = ["calibrate_files"]
 
 
 def calibrate_files(
@@ -111,6 +38,7 @@ def calibrate_files(
     exclude: Sequence[str] = (),
     jobs: int = 1,
     progress: Progress | None = None,
+    told: Callable[[Plan], None] | None = None,
 ) -> Table:
     """The table of all tensors in some files.
 
@@ -121,6 +49,7 @@ def calibrate_files(
         exclude: globs, none of which it may match.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
+        told: is told what works, and why, before it begins.
 
     Returns:
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
@@ -131,7 +60,6 @@ def calibrate_files(
     """
     importance = None
     if request.importance is not None:
-        check_importance(request.method)
         importance = read_importance(request.importance)
     found = find(paths)
     errors = list(found.errors)
@@ -140,14 +68,11 @@ def calibrate_files(
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weights = [importance.of(each, alone=alone) if importance else None for each in counted]
-    rows = list(_rows(tensors, weights, request, jobs, progress))
-    globs = unmatched(described, include, [glob for glob, _ in request.rules if glob != "*"])
+    rows = list(_rows(tensors, weights, request, jobs, progress, told))
+    globs = unmatched(described, include, request.globs())
     unweighed = importance.warnings(described, counted) if importance else ()
     warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
-    scheme = request.scheme
-    per = ",".join(str(unit) if glob == "*" else f"{glob}={unit}" for glob, unit in request.rules) or "tensor"
-    config = Config(str(request.method), scheme.dtype, scheme.kind, per, scheme.scale_format)
-    return Table.of(config, rows, errors, warnings)
+    return Table.of(request.config, rows, errors, warnings)
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
@@ -164,159 +89,61 @@ def _rows(
     request: Request,
     jobs: int,
     progress: Progress | None,
+    told: Callable[[Plan], None] | None,
 ) -> Iterator[Row]:
     """The rows of all tensors, of which those that can be counted may have an importance."""
     yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
     counted: list[Selected] = []
-    prepared: list[_Tensor] = []
+    prepared: list[Tensor] = []
     countable = (each for each in tensors if each.description.status == "ok")
     for each, importance in zip(countable, weights, strict=True):
         description = each.description
-        per = per_of(names_of(description), request.rules)
+        per = request.per.of(names_of(description))
         if description.order is None and (per != PerTensor() or importance):
             yield replace(_uncounted(each), status="unsupported", reason=str(UNORDERED if importance else REPEATED))
             continue
         weighed = Weighed(description, importance) if importance else None
-        prepared.append(_Tensor(len(counted), description.dtype, description.parts, _layout(each, per), weighed))
+        with _named(each):
+            settings, place = request.settings(names_of(description)), _layout(description, per)
+            if weighed:
+                check_importance(settings.method)
+        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed))
         counted.append(each)
-    tasks = list(_tasks(prepared))
-    seconds = sum(map(_estimate, tasks))
-    with outcomes(partial(_run, request), tasks, seconds, jobs if request.device == "cpu" else 1) as found:
+    tasks = list(tasks_of(prepared))
+    plan = plan_of(request.device, tasks, jobs)
+    if told is not None:
+        told(plan)
+    if plan.devices:  # which take no parts of a tensor, nor several together
+        tasks = [Task((tensor,), True) for tensor in prepared]
+    with worked_on(tasks, plan, jobs) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
-        for number, outcome in _merged(zip(tasks, found, strict=True), progress):
-            yield _row(counted[number], outcome, request)
+        for number, outcome in merged(zip(tasks, found, strict=True), progress):
+            yield _row(counted[number], outcome, prepared[number].settings, request.per)
             if progress is not None:
                 progress.finish(counted[number].description.name)
 
 
-def _layout(tensor: Selected, per: Per) -> Layout | None:
+def _layout(description: Description, per: Per) -> Layout | None:
     """Of its channels or groups; None where it has one scale."""
-    description = tensor.description
-    if not prod(description.shape):
-        return None
-    try:
-        return layout(per, description.shape, description.order or ())
-    except UsageError as error:
-        raise UsageError(f"{tensor.source}: {description.name}: {error.what}", error.hint) from None
-
-
-def _tasks(tensors: Sequence[_Tensor]) -> Iterator[_Task]:
-    """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
-    small: list[_Tensor] = []
-    for tensor in tensors:
-        alone = tensor.layout is not None or tensor.weighed is not None
-        if alone or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
-            yield _Task((tensor,), True)
-        elif tensor.nbytes > PART_BYTES:
-            yield from (_Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
-        elif any(part.repeats != 1 for part in tensor.parts):
-            yield _Task((tensor,), True)
-        else:
-            small.append(tensor)
-    yield from (_Task(tuple(small[i : i + TOGETHER]), True) for i in range(0, len(small), TOGETHER))
-
-
-def _estimate(task: _Task) -> float:
-    """Seconds of work."""
-    first = task.tensors[0]
-    if first.layout is not None or first.weighed is not None:
-        return UNIT_BYTE_SECONDS * task.nbytes
-    return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
+    return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
 
 
 @contextmanager
-def outcomes(
-    work: Callable[[Task], Outcome], tasks: Sequence[Task], seconds: float, jobs: int
-) -> Iterator[Iterator[Outcome]]:
-    """What comes of each task, in their order: by several processes, where an estimate says that it pays.
-
-    Where there are fewer tasks than jobs, each has several threads.
-    """
-    processes = min(jobs, len(tasks)) if seconds > PARALLEL_SECONDS else 1
-    by_threads = partial(limited, work, max(1, jobs // max(1, processes)))
-    if processes > 1:
-        from klcal.pipeline.workers import workers
-
-        with workers(by_threads, tasks, processes) as found:
-            yield found
-    else:
-        yield map(by_threads, tasks)
+def _named(tensor: Selected) -> Iterator[None]:
+    """What cannot be asked for of a tensor is told with its name."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{tensor.source}: {tensor.description.name}: {error.what}", error.hint) from None
 
 
-def _run(request: Request, task: _Task) -> list[_Outcome]:
-    """Counts each tensor of a task and, where all of it is there, calibrates."""
-    if len(task.tensors) > 1 and request.device == "cpu":
-        return _run_together(request, task.tensors)
-    return [attempt(partial(_run_alone, request, tensor, task.whole)) for tensor in task.tensors]
-
-
-def _run_alone(request: Request, tensor: _Tensor, whole: bool) -> Sketch | Row:
-    found = _counted(request, tensor)
-    return calibrate_sketch(found, request) if whole and isinstance(found, Sketch) else found
-
-
-def _run_together(request: Request, tensors: Sequence[_Tensor]) -> list[_Outcome]:
-    """Small tensors: those of one dtype are counted and searched together."""
-    outcomes: dict[int, _Outcome] = {}
-    read: dict[str, dict[int, npt.NDArray[Any]]] = {}
-    for place, tensor in enumerate(tensors):
-        values = attempt(partial(_values, tensor))
-        if isinstance(values, InputError):
-            outcomes[place] = values
-        else:
-            read.setdefault(tensor.dtype, {})[place] = values
-    for dtype, arrays in read.items():
-        outcomes.update(zip(arrays, _rows_of(request, dtype, [*arrays.values()]), strict=True))
-    return [outcomes[place] for place in range(len(tensors))]
-
-
-def _rows_of(request: Request, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[_Outcome]:
-    """The rows of some tensors; one by one where that fails: none costs the others theirs."""
-    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), request))
-    if not isinstance(rows, InputError):
-        return [*rows]
-    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(request, dtype, [each])]
-
-
-def _values(tensor: _Tensor) -> npt.NDArray[Any]:
-    """All values of a small tensor, in storage form."""
-    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # which are valid until the next is asked for
-    return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
-
-
-def _counted(request: Request, tensor: _Tensor) -> Sketch | Row:
-    weights = None if tensor.weighed is None else tensor.weighed.weights(tensor.layout)
-    if tensor.layout is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, request, weights)
-    if weights is not None:
-        return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
-    return sketch_parts(tensor.parts, tensor.dtype, request.device)
-
-
-def _merged(found: Iterable[tuple[_Task, list[_Outcome]]], progress: Progress | None) -> Iterator[tuple[int, _Outcome]]:
-    """The number and the outcome of each tensor: of parts of one, the first error or the sum of their sketches."""
-    for _, group in groupby(found, key=lambda pair: pair[0].tensors[0].number):
-        merged: dict[int, _Outcome] = {}
-        for task, outcome in group:
-            if progress is not None:
-                progress.advance(task.nbytes)
-            for tensor, each in zip(task.tensors, outcome, strict=True):
-                before = merged.get(tensor.number)
-                if isinstance(before, Sketch) and isinstance(each, Sketch):
-                    merged[tensor.number] = attempt(partial(add, before, each))
-                elif before is None or isinstance(before, Sketch):
-                    merged[tensor.number] = each
-        yield from merged.items()
-
-
-def _row(tensor: Selected, outcome: _Outcome, request: Request) -> Row:
-    found = attempt(partial(calibrate_sketch, outcome, request)) if isinstance(outcome, Sketch) else outcome
+def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[Per]) -> Row:
+    found = attempt(partial(calibrate_sketch, outcome, settings)) if isinstance(outcome, Sketch) else outcome
     if isinstance(found, InputError):
         return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
-    asked = per_of(names_of(description), request.rules)
-    one_axis = asked != PerTensor() and len(description.shape) < 2 and found.numel
+    one_axis = per.of(names_of(description)) != PerTensor() and len(description.shape) < 2 and found.numel
     return replace(
         noted(found, ONE_AXIS) if one_axis else found,
         name=description.name,

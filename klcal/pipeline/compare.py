@@ -15,23 +15,22 @@ from klcal.divergence.elementwise import Elementwise, side_by_side
 from klcal.divergence.probabilities import DIVERGENCES, entropy
 from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.calibrate import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
-from klcal.pipeline.quantized_copy import cell_divergence, quantized_copy, read_quantizers
+from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
 from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.readers import Description, find
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import BASES, DIFFERENCE_FIELDS
+from klcal.tables.schema import BASES, DIFFERENCE_FIELDS, check_field
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Comparison, FileError, Table, in_order
+from klcal.tables.table import Comparison, FileError, Table
 
 __all__ = ["compare_files"]
 
 NOT_COMPARABLE = "it is no float tensor"
-BEST_FIRST = ("cosine", "sqnr_db")  # fields in which a small number is the worse one
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def compare_files(
     p: str,
     q: str | None,
     *,
-    table: str | None = None,
+    table: str | Table | None = None,
     base: str = "e",
     bins: int | None = None,
     sort: str = "js",
@@ -59,7 +58,7 @@ def compare_files(
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
         q: what approximates it; None to take P itself, quantized by a table.
-        table: a table of ``klcal calibrate``, as JSON or binary.
+        table: a table of scales, or its file, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
         bins: at most so many common ones; by default ``klcal.divergence.samples.MASS_BINS``.
         sort: the field that says what is worst.
@@ -72,24 +71,18 @@ def compare_files(
     Raises:
         UsageError: an argument is not understood, or the table is none.
     """
-    if base not in BASES:
+    if base not in [*BASES]:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
-    if sort not in DIFFERENCE_FIELDS:
-        raise UsageError(f"unknown field {sort!r} to sort by", f"use one of {', '.join(DIFFERENCE_FIELDS)}")
+    check_field(sort, DIFFERENCE_FIELDS)
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
     sides, errors, warnings = _sides((p,) if q is None else (p, q), include, exclude, strip_prefix)
     pairs, hints = _pairs(sides, quantizers, strip_prefix)
-    lacking = "Q does not have it" if quantizers is None else "the table has no scale for it, or not for all of it"
-    rows = list(_rows(pairs, lacking, _Request(BASES[base], bins), jobs, progress))
-    rows.sort(key=partial(_badness, sort))
-    return Table(
-        Comparison(base, bins, None if table is None else table.rsplit("/", 1)[-1]),
-        tuple(rows),
-        tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
-        tuple(sorted({*warnings, *hints})),
-    )
+    rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
+    by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
+    found = Table.of(Comparison(base, bins, by), rows, errors, sorted({*warnings, *hints}))
+    return found.worst_first(sort)
 
 
 class _Side(NamedTuple):
@@ -115,43 +108,38 @@ def _sides(
     return sides, errors, warnings
 
 
-def _pairs(
-    sides: Sequence[_Side], quantizers: dict[tuple[str, str], Row] | None, prefix: str
-) -> tuple[list[Pair], list[str]]:
+def _pairs(sides: Sequence[_Side], quantizers: Quantizers | None, prefix: str) -> tuple[list[Pair], list[str]]:
     """What is compared with what; and a hint, where nothing is."""
     p, q = sides[0], sides[-1]
     names_p, names_q = ({name for each in side.tensors for name in names_of(each.description)} for side in (p, q))
     if quantizers is None:
         there, pairs = "Q", matched(p.tensors, q.tensors)
     else:
-        known = {(source, name.removeprefix(prefix)): row for (source, name), row in quantizers.items()}
-        there, names_q = "the table", {name for _, name in known}
-        pairs = [_quantized(each, known) for each in p.tensors]
+        known = quantizers.without_prefix(prefix)
+        there, names_q = "the table", set(known.by_name)
+        usable = [each for each in p.tensors if each.description.status == "ok"]
+        pairs = [_quantized(each, known, alone=len(usable) == 1) for each in p.tensors]
     met = any(pair.p is not None and pair.q is not None for pair in pairs)
     return list(without(pairs, p.lost, q.lost)), [] if met else prefix_hint(names_p, names_q, there)
 
 
-def _quantized(tensor: Selected, quantizers: dict[tuple[str, str], Row]) -> Pair:
+def _quantized(tensor: Selected, quantizers: Quantizers, *, alone: bool) -> Pair:
     """A tensor and what the table makes of it."""
-    copy = quantized_copy(tensor, quantizers)
-    return Pair(tensor, copy, None if copy is None else quantizers[tensor.source, tensor.description.name])
-
-
-def _badness(sort: str, row: Difference) -> tuple[object, ...]:
-    """Worst first; what could not be compared comes last."""
-    value = getattr(row, sort)
-    badness = 0.0 if value is None else (value if sort in BEST_FIRST else -value)
-    return value is None, badness, in_order(row.source), in_order(row.name)
+    if tensor.description.status != "ok":
+        return Pair(tensor, None)
+    row = quantizers.of(tensor, alone=alone)
+    copy = row if isinstance(row, str) else quantized_copy(tensor, row)
+    if isinstance(row, str) or isinstance(copy, str):
+        return Pair(tensor, None, lacking=str(copy))
+    return Pair(tensor, copy, row)
 
 
 # --- how they differ
 
 
-def _rows(
-    pairs: Sequence[Pair], lacking: str, request: _Request, jobs: int, progress: Progress | None
-) -> Iterator[Difference]:
-    comparable = [pair for pair in pairs if _status(pair, lacking) is None]
-    yield from (row for pair in pairs if (row := _status(pair, lacking)) is not None)
+def _rows(pairs: Sequence[Pair], request: _Request, jobs: int, progress: Progress | None) -> Iterator[Difference]:
+    comparable = [pair for pair in pairs if _status(pair) is None]
+    yield from (row for pair in pairs if (row := _status(pair)) is not None)
     sizes = [sum(part.nbytes for each in pair[:2] if each for part in each.description.parts) for pair in comparable]
     seconds = 2 * BYTE_SECONDS * sum(sizes) + TENSOR_SECONDS * len(sizes)
     with outcomes(partial(_difference, request), comparable, seconds, jobs) as found:
@@ -166,7 +154,7 @@ def _rows(
 
 def _plain(pair: Pair) -> Difference:
     """The row of a pair before any data is read."""
-    p, q, _ = pair
+    p, q = pair.p, pair.q
     shown = p or q
     assert shown is not None
     row = Difference(name=shown.description.name, source=shown.source, status="ok")
@@ -179,9 +167,9 @@ def _plain(pair: Pair) -> Difference:
     return row
 
 
-def _status(pair: Pair, lacking: str) -> Difference | None:
-    """The row of a pair that cannot be compared, or None; ``lacking`` says why a tensor of P has no partner."""
-    p, q, _ = pair
+def _status(pair: Pair) -> Difference | None:
+    """The row of a pair that cannot be compared, or None."""
+    p, q = pair.p, pair.q
     plain = _plain(pair)
     if p is None:
         return replace(plain, status="extra", reason="P does not have it")
@@ -192,7 +180,7 @@ def _status(pair: Pair, lacking: str) -> Difference | None:
     if p.description.status != "ok":
         return replace(plain, status=p.description.status, reason=p.description.reason)
     if q is None:
-        return replace(plain, status="missing", reason=lacking)
+        return replace(plain, status="missing", reason=pair.lacking)
     if q.description.status != "ok":
         return replace(plain, status=q.description.status, reason=f"in Q: {q.description.reason}")
     return None

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.selection import Selected, names_of
+from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.layout import Layout
 from klcal.readers import Description, formats, imatrix_file
-from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, open_regular
 from klcal.sketches.importance import Importance
 from klcal.sketches.values import weights_of
 
 __all__ = ["NamedImportance", "Weighed", "read_importance"]
 
-SHOWN = 3  # names in a warning
 IMATRIX = ".dat"  # what llama.cpp calls its file; the format has no mark of its own
 NAMELESS = b"\x93NUMPY"  # how a .npy begins, which has no names
 GGUF = b"GGUF"
@@ -59,11 +57,11 @@ class NamedImportance:
         """What is calibrated without importance, and what is the importance of nothing."""
         without = [each.description.name for each in wanted if self.of(each, alone=len(wanted) == 1) is None]
         if without:
-            yield f"--importance has nothing for {len(without)} of {len(wanted)} tensors: {_shown(without)}"
+            yield f"--importance has nothing for {len(without)} of {len(wanted)} tensors: {listed(without)}"
         known = {name for each in described for name in names_of(each.description)}
         idle = [name for name in self.entries if name not in known]
         if idle and not (self.is_nameless and len(wanted) == 1):
-            yield f"--importance has entries that match no tensor, {len(idle)} of {len(self.entries)}: {_shown(idle)}"
+            yield f"--importance has entries that match no tensor, {len(idle)} of {len(self.entries)}: {listed(idle)}"
 
 
 def read_importance(path: str) -> NamedImportance:
@@ -76,9 +74,9 @@ def read_importance(path: str) -> NamedImportance:
         file = open_regular(path)
         found = _described(file, Path(path).name)
     except InputError as error:
-        raise UsageError(f"--importance '{path}': {error.what}", error.hint) from None
+        raise UsageError(f"the importance '{path}': {error.what}", error.hint) from None
     if not found:
-        raise UsageError(f"--importance '{path}': it has no tensors", "name a file with a weight for each column")
+        raise UsageError(f"the importance '{path}': it has no tensors", "name a file with a weight for each column")
     is_nameless = file.read(0, min(file.size, len(NAMELESS))) == NAMELESS
     return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless)
 
@@ -89,9 +87,3 @@ def _described(file: RegularFile, source: str) -> list[Description]:
     if source.lower().endswith(IMATRIX):
         return imatrix_file.describe(file)
     return formats.describe(file, source)
-
-
-def _shown(names: Sequence[str]) -> str:
-    """The first names in the order of the alphabet."""
-    some = ", ".join(map(quoted, sorted(names)[:SHOWN]))
-    return f"{some}, …" if len(names) > SHOWN else some

@@ -20,6 +20,7 @@ class Pair(NamedTuple):
     p: Selected | None
     q: Selected | None
     quantizer: Row | None = None  # that makes Q of P
+    lacking: str = "Q does not have it"  # why P's has no partner
 
 
 def matched(p: Sequence[Selected], q: Sequence[Selected]) -> list[Pair]:

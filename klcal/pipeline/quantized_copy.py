@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.calibration import stretches
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.selection import Selected
+from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import layout
 from klcal.quantizers.qparams import levels_below
 from klcal.quantizers.rounding import ByUnit, Rounding, one_for_all, restored, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Chunk, Description
+from klcal.readers.quoting import quoted
 from klcal.readers.table_file import read_table
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, parse, sub_bins_per_cell
@@ -26,10 +28,11 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import stored_chunks
 from klcal.tables.rows import Row
+from klcal.tables.table import Config, Table
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["cell_divergence", "quantized_copy", "read_quantizers"]
+__all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers"]
 
 
 @dataclass(frozen=True)
@@ -58,36 +61,83 @@ class _Quantized:
             yield restored(self.rounding.quantized(values, *numbers), *numbers)
 
 
-def read_quantizers(path: str) -> dict[tuple[str, str], Row]:
-    """The rows of a table that have scales or need none, by source and name.
+@dataclass(frozen=True)
+class Quantizers:
+    """The rows of a table, by the tensors that they are for."""
+
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Row]]:
+        """The rows that have a name, be it an alias."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            for name in (row.name, *row.aliases):
+                found.setdefault(name, []).append(row)
+        return found
+
+    @cached_property
+    def known(self) -> str:
+        """Some of the names, for people."""
+        return listed(self.by_name) or "none"
+
+    def without_prefix(self, prefix: str) -> Quantizers:
+        """The same, a prefix taken off the names that begin with it."""
+
+        def short(row: Row) -> Row:
+            aliases = tuple(name.removeprefix(prefix) for name in row.aliases)
+            return replace(row, name=row.name.removeprefix(prefix), aliases=aliases)
+
+        return Quantizers(tuple(map(short, self.rows))) if prefix else self
+
+    def of(self, tensor: Selected, *, alone: bool) -> Row | str:
+        """The row of a tensor, or why there is none: that of its file and name, else of its name if only one has it.
+
+        A table of one row is for the only tensor, if it is ``alone``, whatever that is called: as another batch.
+        """
+        same = [self.by_name.get(name, []) for name in names_of(tensor.description)]
+        here = [[row for row in rows if row.source == tensor.source] for rows in same]
+        counted = [row for row in self.rows if row.target] if alone and not any(same) else []
+        for rows in (*here, *same, counted):
+            if len(rows) == 1:
+                return rows[0]
+        if any(same):
+            sources = listed({row.source for rows in same for row in rows})
+            return f"the table has it for {sources}, and not for {quoted(tensor.source)}; rename the file"
+        return f"the table has no tensor of this name; it has {self.known}"
+
+
+def read_quantizers(table: str | Table) -> Quantizers:
+    """The rows of a table, or of its file.
 
     Raises:
-        UsageError: the file is no table, or cannot be read.
+        UsageError: it is no table of scales, or cannot be read.
     """
     try:
-        table = read_table(path)
+        found = read_table(table) if isinstance(table, str) else table
     except InputError as error:
-        raise UsageError(f"--table '{path}': {error.what}", error.hint) from None
-    return {(row.source, row.name): row for row in table.rows if isinstance(row, Row) and row.status in ("ok", "zero")}
+        raise UsageError(f"the table '{table}': {error.what}", error.hint) from None
+    if not isinstance(found.config, Config):
+        raise UsageError("the table has no scales: it is a comparison", "hand in one of klcal.calibrate_files")
+    return Quantizers(tuple(row for row in found.rows if isinstance(row, Row)))
 
 
-def quantized_copy(tensor: Selected, quantizers: dict[tuple[str, str], Row]) -> Selected | None:
-    """The tensor, quantized and restored; None where the table has no scale for all of it, or for another shape.
+def quantized_copy(tensor: Selected, row: Row) -> Selected | str:
+    """The tensor, quantized and restored by its row of a table; or why that makes none of it.
 
     One that was all zeros is its own copy.
     """
-    description = tensor.description
-    row = quantizers.get((tensor.source, description.name))
-    if row is None or description.status != "ok":
-        return None
     if row.status == "zero":
         return tensor
+    if row.status != "ok":
+        return f"the table has no scale for it: {row.reason or row.status}"
+    description = tensor.description
     try:
         rounding, by_unit = rounding_of(row), None
         if row.units is not None and 0 not in description.shape:
             by_unit = ByUnit.of(row.units, description.shape, description.order or ())
-    except UsageError:
-        return None
+    except UsageError as error:
+        return f"in the table: {error}"
     part = _Quantized(description, rounding, row, by_unit)
     parts = (part,) if description.parts else ()
     return Selected(tensor.source, replace(description, dtype="float32", parts=parts))

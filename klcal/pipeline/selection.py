@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
 from klcal.errors import InputError
 from klcal.readers import Description, Source
+from klcal.readers.quoting import quoted
 from klcal.tables.status import Cause
-from klcal.tables.table import FileError
+from klcal.tables.table import FileError, in_order
 
-__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "names_of", "selected", "unmatched"]
+__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "listed", "names_of", "selected", "unmatched"]
 
-NEAREST = 3  # names shown where a glob matches none
+NEAREST = 3  # names shown where one is not found
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
 COMPARED_CHARACTERS = 200  # of such a name; longer ones are like no glob that people type, and take seconds each
 NO_MEMORY = InputError("there is not enough memory for it", "give this process more, or use fewer --jobs")
@@ -70,6 +71,16 @@ def names_of(description: Description) -> tuple[str, ...]:
     return description.name, *description.aliases
 
 
+def listed(names: Collection[str]) -> str:
+    """The first names in their order, quoted.
+
+    >>> listed({"b", "a"}), listed(["w10", "w9", "w8", "w2"])
+    ("'a', 'b'", "'w2', 'w8', 'w9', …")
+    """
+    some = ", ".join(map(quoted, sorted(names, key=in_order)[:NEAREST]))
+    return f"{some}, …" if len(names) > NEAREST else some
+
+
 def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
     """The tensors of which a name is wanted. Tied weights have several: the first that is becomes the name."""
     found = []
@@ -87,9 +98,11 @@ def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> boo
     return is_included and not any(fnmatchcase(name, glob) for glob in exclude)
 
 
-def unmatched(described: Sequence[Selected], include: Sequence[str], rules: Sequence[str] = ()) -> Iterator[str]:
-    """A warning for each glob, of ``--include`` and ``--per``, that no tensor matches, with the nearest names."""
-    globs = [*(("--include", glob) for glob in include), *(("--per", glob) for glob in rules)]
+def unmatched(
+    described: Sequence[Selected], include: Sequence[str], rules: Iterable[tuple[str, str]] = ()
+) -> Iterator[str]:
+    """A warning for each glob, of ``--include`` and other options, that no tensor matches, with the nearest names."""
+    globs = [*(("--include", glob) for glob in include), *rules]
     names = {name for each in described for name in names_of(each.description)} if globs else set()
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):

@@ -10,6 +10,7 @@ from klcal.errors import UsageError
 
 __all__ = [
     "ONE_AXIS",
+    "UNIT_WORDS",
     "Grid",
     "Per",
     "PerBlock",
@@ -22,6 +23,7 @@ __all__ = [
 
 ONE_AXIS = "one scale for all: the tensor has a single axis"
 """Said where channels, groups or blocks were asked for."""
+UNIT_WORDS = ("tensor", "channel", "group", "block")
 FORMS = "use tensor, channel, channel:AXIS, group:SIZE, group:SIZE,AXIS or block:ROWS,COLUMNS"
 
 
@@ -99,15 +101,21 @@ def _check_axis(axis: object, is_default: bool) -> None:
 Per: TypeAlias = PerTensor | PerChannel | PerGroup | PerBlock
 
 
-def parse_per(text: str) -> Per:
+def parse_per(text: str | Per) -> Per:
     """The unit of "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS" or "block:ROWS,COLUMNS".
 
-    Raises:
-        UsageError: the text is none of these.
+    One that is parsed already stays what it is.
 
-    >>> parse_per("group:128"), parse_per("channel:-1")
-    (PerGroup(size=128, axis=-1), PerChannel(axis=-1))
+    Raises:
+        UsageError: it is none of these.
+
+    >>> parse_per("group:128"), parse_per("channel:-1"), parse_per(PerChannel(0))
+    (PerGroup(size=128, axis=-1), PerChannel(axis=-1), PerChannel(axis=0))
     """
+    if isinstance(text, PerTensor | PerChannel | PerGroup | PerBlock):
+        return text
+    if not isinstance(text, str):
+        raise UsageError(f"the unit is {text!r}", 'use "channel", klcal.PerChannel(0), klcal.PerGroup(128), …')
     if text == "tensor":
         return PerTensor()
     if match := re.fullmatch(r"channel(?::(-?\d{1,3}))?", text):
@@ -116,7 +124,7 @@ def parse_per(text: str) -> Per:
         return PerGroup(int(match[1]), -1 if match[2] is None else int(match[2]))
     if match := re.fullmatch(r"block:(\d{1,18}),(\d{1,18})", text):
         return PerBlock(int(match[1]), int(match[2]))
-    raise UsageError(f"--per '{text}' is not known", FORMS)
+    raise UsageError(f"unknown unit {text!r}", FORMS)
 
 
 def per_at(axis: int | tuple[int, ...], size: int | tuple[int, ...] | None) -> Per:

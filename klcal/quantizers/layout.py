@@ -168,8 +168,8 @@ def _tiles(per: PerChannel | PerGroup | PerBlock, shape: tuple[int, ...]) -> tup
         axis = _axis(per, shape)
         if per.size > shape[axis]:
             raise UsageError(
-                f"--per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
-                "write --per 'GLOB=group:SIZE' for those that have so many, or a smaller size",
+                f"per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
+                "use a smaller size, or a rule 'GLOB=group:SIZE' for the tensors that have so many",
             )
         units = (*shape[:axis], -(-shape[axis] // per.size), *shape[axis + 1 :])
         tiles = [per.size if i == axis else 1 for i in range(len(shape))]
@@ -184,7 +184,7 @@ def _axis(per: PerChannel | PerGroup, shape: tuple[int, ...]) -> int:
     axis = per.axis or 0
     if not -len(shape) <= axis < len(shape):
         raise UsageError(
-            f"--per {per}: the shape {list(shape)} has the axes 0 to {len(shape) - 1}",
-            "write --per 'GLOB=UNIT' for the tensors that have this axis",
+            f"per {per}: the shape {list(shape)} has the axes 0 to {len(shape) - 1}",
+            "use one of these, or a rule 'GLOB=UNIT' for the tensors that have this axis",
         )
     return axis % len(shape)

@@ -9,7 +9,7 @@ have no zero point: q is the value of the format that is nearest to x / scale.
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,18 @@ from klcal.quantizers.code_points import FLOATS, nearest
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import Layout, layout
 
-__all__ = ["ByUnit", "Rounding", "dequantize", "one_for_all", "quantize", "restored", "rounding_of"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ByUnit", "Rounding", "dequantize", "is_tensor", "one_for_all", "quantize", "restored", "rounding_of"]
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 
+Quantized: TypeAlias = npt.NDArray[np.int64] | Singles
+"""Integers, or values of a floating-point format."""
+
+NOT_NUMBERS = "OSUmMc"  # kinds of dtypes
 BLOCK = 1 << 20  # values whose scales are looked up together
 
 
@@ -44,6 +51,7 @@ class HasUnits(Protocol):
     def status(self) -> npt.NDArray[np.object_] | None: ...
 
 
+@runtime_checkable
 class HasQparams(Protocol):
     """A row of a table, or a ``Qparams``; a row has ``target``, ``units`` and ``unit`` as well."""
 
@@ -57,7 +65,15 @@ class HasQparams(Protocol):
     def qmax(self) -> int | None: ...
 
 
-def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
+@overload
+def quantize(values: torch.Tensor, by: HasQparams, dtype: str | None = None) -> torch.Tensor: ...
+@overload
+def quantize(  # type: ignore[overload-cannot-match]  # torch's types are not looked at here
+    values: npt.ArrayLike, by: HasQparams, dtype: str | None = None
+) -> Quantized: ...
+def quantize(
+    values: npt.ArrayLike | torch.Tensor, by: HasQparams, dtype: str | None = None
+) -> Quantized | torch.Tensor:
     """The integers of an array or torch tensor, as int64 of the same kind and shape.
 
     For a floating-point format they are not integers but values of that format, in units of the scale, as float32: ties
@@ -78,13 +94,13 @@ def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
     >>> quantize([0.3, -9.0], Qparams(0.5), "float4_e2m1fn").tolist()
     [0.5, -6.0]
     """
+    _check_quantizer(by)
     rounding = rounding_of(by, dtype)
-    torch = sys.modules.get("torch")
-    is_tensor = torch is not None and isinstance(values, torch.Tensor)
-    array = values if is_tensor else np.asarray(values, np.float32)
-    scale, zero_point = _of_each_value(by, tuple(array.shape))
-    if torch is None or not is_tensor:
-        return rounding.quantized(array, scale, zero_point)
+    if not is_tensor(values):
+        array = _array(values).astype(np.float32, copy=False)
+        return rounding.quantized(array, *_of_each_value(by, array.shape))
+    torch = sys.modules["torch"]
+    scale, zero_point = _of_each_value(by, tuple(values.shape))
     if rounding.target is not None:
         single = values.detach().cpu().to(torch.float32).numpy()
         return torch.from_numpy(rounding.quantized(single, scale, zero_point)).to(values.device)
@@ -93,7 +109,13 @@ def quantize(values: Any, by: HasQparams, dtype: str | None = None) -> Any:
     return shifted.clamp(rounding.qmin, rounding.qmax).to(torch.int64)
 
 
-def dequantize(integers: Any, by: HasQparams) -> Any:
+@overload
+def dequantize(integers: torch.Tensor, by: HasQparams) -> torch.Tensor: ...
+@overload
+def dequantize(  # type: ignore[overload-cannot-match]
+    integers: npt.ArrayLike, by: HasQparams
+) -> Singles: ...
+def dequantize(integers: npt.ArrayLike | torch.Tensor, by: HasQparams) -> Singles | torch.Tensor:
     """What integers, or the values of a floating-point format, stand for: float32 of the same kind and shape.
 
     Raises:
@@ -103,14 +125,35 @@ def dequantize(integers: Any, by: HasQparams) -> Any:
     >>> dequantize([0, 128], Qparams(0.5, 128, 0, 255)).tolist()
     [-64.0, 0.0]
     """
-    torch = sys.modules.get("torch")
-    is_tensor = torch is not None and isinstance(integers, torch.Tensor)
-    array = integers if is_tensor else np.asarray(integers)
-    scale, zero_point = _of_each_value(by, tuple(array.shape))
-    if torch is None or not is_tensor:
-        return restored(array, scale, zero_point)
+    _check_quantizer(by)
+    if not is_tensor(integers):
+        array = _array(integers)
+        return restored(array, *_of_each_value(by, array.shape))
+    torch = sys.modules["torch"]
+    scale, zero_point = _of_each_value(by, tuple(integers.shape))
     steps = integers if integers.is_floating_point() else integers - torch.from_numpy(zero_point).to(integers.device)
     return steps.to(torch.float32) * torch.from_numpy(scale).to(integers.device)
+
+
+def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
+    """Whether the values are a torch tensor; who hands one in has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
+
+
+def _array(values: object) -> npt.NDArray[Any]:
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError):
+        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
+    if found.dtype.kind in NOT_NUMBERS:
+        raise UsageError(f"{found.dtype.name} values are no numbers", "hand in an array of them, or a torch tensor")
+    return found
+
+
+def _check_quantizer(by: object) -> None:
+    if not isinstance(by, HasQparams):
+        raise UsageError(f"{by!r} is no quantizer", "hand in a row of klcal.calibrate or of a table, or klcal.Qparams")
 
 
 # --- what values are rounded to
@@ -217,7 +260,13 @@ def one_for_all(by: HasQparams) -> tuple[Singles, Singles]:
     """
     if by.scale is None:
         raise UsageError("the row has no scale", "calibrate the tensor first; the row's reason says why it has none")
-    return np.array(by.scale, np.float32), np.array(by.zero_point or 0, np.float32)
+    try:
+        numbers = np.array(by.scale, np.float32), np.array(by.zero_point or 0, np.float32)
+    except (TypeError, ValueError):
+        numbers = np.zeros((), np.float32), np.zeros((), np.float32)
+    if not np.isfinite(numbers[0]) or not numbers[0]:
+        raise UsageError(f"the scale is {by.scale!r}", "a quantizer has a finite one, which is not 0")
+    return numbers
 
 
 def _of_each_value(by: HasQparams, shape: tuple[int, ...]) -> tuple[Singles, Singles]:

@@ -1,40 +1,104 @@
-"""Which tensor gets what: rules by globs of names."""
+"""Which tensor gets what: rules by globs of names, for anything that may differ from tensor to tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, Generic, TypeVar
 
 from klcal.errors import UsageError
-from klcal.quantizers.granularity import Per, PerTensor, parse_per
 
-__all__ = ["Rules", "parse_rules", "per_of"]
+__all__ = ["ALL", "Rules", "rules_of"]
 
-Rules: TypeAlias = tuple[tuple[str, Per], ...]
-"""Globs of names, and what the tensors that match have scales for; the first that matches holds."""
+ALL = "*"  # the glob of what is for all tensors that no other matches
+
+Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
-def parse_rules(texts: Sequence[str]) -> Rules:
-    """The rules of some ``UNIT`` and ``GLOB=UNIT``: the unit without a glob is for what no glob matches.
+@dataclass(frozen=True)
+class Rules(Generic[Value]):
+    """Globs of names, and what holds for the tensors that match: the first that does. The last one is ``ALL``."""
+
+    pairs: tuple[tuple[str, Value], ...]
+
+    def of(self, names: Iterable[str]) -> Value:
+        """What holds for a tensor that has these names."""
+        known = list(names)
+        matching = (value for glob, value in self.pairs if any(fnmatchcase(name, glob) for name in known))
+        return next(matching, self.pairs[-1][1])
+
+    def each(self, change: Callable[[Value], Other]) -> Rules[Other]:
+        """The same globs, with other values."""
+        return Rules(tuple((glob, change(value)) for glob, value in self.pairs))
+
+    @property
+    def values(self) -> list[Value]:
+        """All that may hold."""
+        return [value for _, value in self.pairs]
+
+    @property
+    def globs(self) -> list[str]:
+        """Those that a tensor's name may fail to match."""
+        return [glob for glob, _ in self.pairs if glob != ALL]
+
+    def __str__(self) -> str:
+        return "; ".join(str(value) if glob == ALL else f"{glob}={value}" for glob, value in self.pairs)
+
+
+def rules_of(
+    name: str,
+    given: object,
+    default: str,
+    words: Collection[str],
+    parse: Callable[[Any], Other],
+) -> Rules[Other]:
+    """The rules of a value for all; of some texts, ``VALUE`` and ``GLOB=VALUE``; or of values by their globs.
+
+    What has no glob comes last. Where the value may hold an equals sign, the last glob is taken that leaves a value.
+
+    Args:
+        name: what they are rules of, for messages.
+        given: a text, or any other value; texts; or a mapping.
+        default: what holds where they say nothing.
+        words: what a value begins with: letters, digits, "-" and "_".
+
+        parse: what makes a value of a text; it is given any value.
 
     Raises:
-        UsageError: a text is neither, or two have no glob.
+        UsageError: two have no glob; or as ``parse``.
 
-    >>> parse_rules(["tensor", "*.weight=channel:0"])
-    (('*.weight', PerChannel(axis=0)), ('*', PerTensor()))
+    >>> str(rules_of("unit", ["tensor", "*.weight=channel:0"], "tensor", ["tensor", "channel"], str))
+    '*.weight=channel:0; tensor'
+    >>> rules_of("method", "a=b=kl:weight=1", "kl", ["kl"], str).pairs
+    (('a=b', 'kl:weight=1'), ('*', 'kl'))
     """
-    split = [text.rpartition("=") for text in texts]
-    everywhere = [unit for _, equals, unit in split if not equals]
+    pairs: list[tuple[str, Any]]
+    if isinstance(given, Mapping):
+        pairs = list(given.items())
+        if wrong := [glob for glob in given if not isinstance(glob, str)]:
+            raise UsageError(f"the {name} of {wrong[0]!r}", "rules are by globs of names, which are texts")
+    elif isinstance(given, str) or not isinstance(given, Sequence):
+        pairs = [_pair(given, words)]
+    else:
+        pairs = [_pair(text, words) for text in given]
+    everywhere = [value for glob, value in pairs if glob == ALL]
     if len(everywhere) > 1:
-        raise UsageError(
-            f"--per is given twice for all tensors, as {everywhere[0]} and {everywhere[1]}", "give it once"
-        )
-    rules = [(glob, parse_per(unit)) for glob, equals, unit in split if equals]
-    return (*rules, *(("*", parse_per(unit)) for unit in everywhere))
+        twice = f"{everywhere[0]} and {everywhere[1]}"
+        raise UsageError(f"the {name} is given twice for all tensors, as {twice}", "give it once, or as 'GLOB=VALUE'")
+    pairs = [pair for pair in pairs if pair[0] != ALL]
+    return Rules((*pairs, (ALL, everywhere[0] if everywhere else default))).each(parse)
 
 
-def per_of(names: Iterable[str], rules: Rules) -> Per:
-    """What the first rule that matches one of a tensor's names asks for; a tensor where none does."""
-    known = list(names)
-    return next((per for glob, per in rules if any(fnmatchcase(name, glob) for name in known)), PerTensor())
+def _pair(given: object, words: Collection[str]) -> tuple[str, object]:
+    """The glob and the value: behind the last equals sign that a known word follows, else behind the first."""
+    if not isinstance(given, str):
+        return ALL, given
+    signs = [match.start() for match in re.finditer("=", given)]
+    for sign in (*reversed(signs), -1):
+        if re.match(r"[\w-]*", given[sign + 1 :])[0] in words:  # type: ignore[index]  # it matches nothing, too
+            return (given[:sign] if sign >= 0 else ALL), given[sign + 1 :]
+    glob, equals, value = given.partition("=")
+    return (glob, value) if equals else (ALL, given)

@@ -71,13 +71,13 @@ class Scheme:
         if scheme not in ("auto", *KINDS):
             raise UsageError(f"unknown scheme {scheme!r}", f"use auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         if scheme == "affine" and dtype in FLOATS:
-            raise UsageError(f"{dtype} has no zero point to search", "use --scheme symmetric")
+            raise UsageError(f"{dtype} has no zero point to search", "use the scheme symmetric")
         if scheme not in ("auto", "symmetric") and dtype in FLOATS:
-            raise UsageError(f"{dtype} has its own levels on both sides of zero", "use --scheme symmetric")
-        if scale_format not in SCALE_FORMATS:
+            raise UsageError(f"{dtype} has its own levels on both sides of zero", "use the scheme symmetric")
+        if scale_format not in [*SCALE_FORMATS]:
             raise UsageError(f"unknown scale format {scale_format!r}", f"use one of {', '.join(SCALE_FORMATS)}")
         if scheme == "symmetric-signed" and scale_format in UNSIGNED:
-            raise UsageError(f"{scale_format} has no negative scales", "use --scheme symmetric-full")
+            raise UsageError(f"{scale_format} has no negative scales", "use the scheme symmetric-full")
         if scheme == "auto":
             scheme = "affine" if dtype.startswith("uint") else "symmetric"
         return Scheme(dtype, cast(Kind, scheme), scale_format)
@@ -109,7 +109,7 @@ class Scheme:
         if self.is_relative and not some:
             raise UsageError(
                 f"{self.scale_format} scales are relative to a global scale of their tensor",
-                "give its units scales with --per group:16, channel or block:128,128, or use --scale-format float32",
+                "give its units scales, per group:16, channel or block:128,128, or use the scale format float32",
             )
 
     @property

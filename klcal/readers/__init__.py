@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from klcal.errors import InputError
+from klcal.errors import InputError, UsageError
 from klcal.readers.description import Chunk, Description, Part
 from klcal.readers.find import Found, Source, find
 
@@ -23,7 +23,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Description]:
 
     Raises:
         InputError: the path leads to nothing that can be used.
+        UsageError: it is none.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"the path is {path!r}", "give that of a file or a directory, a text or a pathlib.Path")
     found = find([os.fspath(path)])
     for error in found.errors:
         raise InputError(f"{error.source}: {error.reason}")

@@ -22,7 +22,7 @@ from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, 
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import fault, open_regular
 from klcal.readers.standard_input import spooled
-from klcal.tables.table import FileError
+from klcal.tables.table import FileError, in_order
 
 __all__ = ["Found", "Source", "find"]
 
@@ -55,7 +55,7 @@ class Source:
 class Found:
     """What the arguments stand for."""
 
-    sources: tuple[Source, ...] = ()  # sorted by name
+    sources: tuple[Source, ...] = ()  # sorted by name, the numbers in it by their value
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -159,7 +159,7 @@ def find(paths: Sequence[str]) -> Found:
         except InputError as error:
             search.errors.append(FileError(STDIN, str(error)))
     return Found(
-        tuple(sorted(sources, key=lambda source: source.name)),
+        tuple(sorted(sources, key=lambda source: in_order(source.name))),
         tuple(search.errors),
         tuple(dict.fromkeys(search.warnings)),
     )

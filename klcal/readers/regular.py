@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -84,13 +85,21 @@ class RegularFile:
             InputError: As ``read``; that the file has changed may be known only after the last piece.
         """
         self.require(offset, length)
+        yield from self.blocks_in(repeat(memoryview(bytearray(min(block_bytes, length)))), offset, length)
+
+    def blocks_in(self, rooms: Iterator[memoryview], offset: int, length: int) -> Iterator[memoryview]:
+        """The same bytes, each piece read to the next room and as large as that; only the last one is shorter.
+
+        Raises:
+            InputError: As ``read``; that the file has changed may be known only after the last piece.
+        """
+        self.require(offset, length)
         if not length:
             return
-        buffer = memoryview(bytearray(min(block_bytes, length)))
         with self._opened() as descriptor:
             position, end = offset, offset + length
             while position < end:
-                block = buffer[: end - position]
+                block = next(rooms)[: end - position]
                 filled = 0
                 while filled < len(block):
                     count = os.preadv(descriptor, [block[filled:]], position + filled)
@@ -140,8 +149,15 @@ class FileSpan:
         Raises:
             InputError: If the file is shorter, has changed, or cannot be read.
         """
+        return self._values(self.file.blocks(self.offset, self.length))
+
+    def chunks_in(self, rooms: Iterator[memoryview]) -> Iterator[Chunk]:
+        """The same values, each array read to the next room, whose size any type of values divides."""
+        return self._values(self.file.blocks_in(rooms, self.offset, self.length))
+
+    def _values(self, blocks: Iterator[memoryview]) -> Iterator[Chunk]:
         dtype = np.dtype(self.storage)
-        for block in self.file.blocks(self.offset, self.length):
+        for block in blocks:
             values = np.frombuffer(block, dtype)
             if not dtype.isnative:
                 values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))

@@ -30,7 +30,7 @@ def row_2(row: Json, units: Json | None) -> Row:
     """A row of version 2; its units apart, as lists or arrays."""
     if "unit" in row:
         raise UsageError("it has a line for each unit, as --units writes it; write it without")
-    row = {"importance": None, **row}  # which the first tables of this version lack
+    row = {**dict.fromkeys(("per", "scale_format", "importance")), **row}  # which tables may lack
     found = {name: check(row[name]) for name, check in FIELDS.items()}
     return _plausible(Row(**found, units=None if units is None else _units(units)))
 
@@ -150,7 +150,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 FIELDS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("name", "source"), _text),
-    **dict.fromkeys(("dtype", "reason", "note", "scheme", "method"), _optional(_text)),
+    **dict.fromkeys(("dtype", "reason", "note", "scheme", "method", "per", "scale_format"), _optional(_text)),
     "shape": _optional(_shape),
     "status": _one_of(*STATUSES),
     "cause": _one_of(None, "data", "bug"),

@@ -1,329 +1,74 @@
-"""The search and the figures of units in C: ``klcal/kernels/source/search.h`` and ``figures.h``.
-
-What is here only says in the words of C what is searched. What the structures hold is told where the same is in NumPy.
-"""
+"""The search and the figures of units in C, on the CPU: on several threads where it pays."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import address, compiled
-from klcal.kernels.sums import logarithms
 from klcal.kernels.threads import spread
-from klcal.quantizers.code_points import FLOATS, middles
-from klcal.quantizers.qparams import level_ends
-from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import cell_edges, relative_edges
-from klcal.search.choices import Choices, Spans, greatest_scale
-from klcal.search.explore import Density, first_ratios
-from klcal.search.few_values import MAX_MIDDLES, middles_of
-from klcal.search.point_costs import ARITHMETIC
+from klcal.search.explore import Density
+from klcal.search.structures import FIGURES, Loss, Structure, chosen_of, search_of, units_of
 from klcal.sketches.distribution import Distribution
-from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS
 
-__all__ = ["Loss", "compiled_figures", "compiled_search"]
+__all__ = ["compiled_figures", "compiled_search"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)
-KINDS = {"symmetric": 0, "symmetric-full": 0, "symmetric-signed": 1, "affine": 2}
-MAX_LEVELS = 16  # of a format that is looked up
-MAX_FINE = 3
-COUNTS = {np.dtype(np.int32): 0, np.dtype(np.int64): 1, np.dtype(np.float64): 2}
-FIGURES = 5  # D, Σ(x − x̂)², Σx², values clipped, values that become 0
-
-DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
-Fields: TypeAlias = "list[tuple[str, Any]]"
-
-
-def _fields(kind: Any, names: str) -> Fields:
-    return [(name, kind) for name in names.split()]
-
-
-class _Rounding(ctypes.Structure):
-    _fields_ = [
-        ("kind", INT),
-        *_fields(ctypes.c_float, "low high normal ulp max"),
-        ("levels", INT),
-        ("level", ctypes.c_float * MAX_LEVELS),
-        ("middle", ctypes.c_float * MAX_LEVELS),
-        ("few_level", DOUBLE * MAX_LEVELS),
-        ("few_middle", DOUBLE * MAX_LEVELS),
-    ]
-
-
-class _ScaleFormat(ctypes.Structure):
-    _fields_ = [
-        *_fields(INT, "is_float32 mantissa_bits min_exponent"),
-        *_fields(DOUBLE, "max above least global_scale limit"),
-    ]
-
-
-class _Scheme(ctypes.Structure):
-    _fields_ = [
-        *_fields(INT, "kind size zero is_float"),
-        *_fields(DOUBLE, "under_end above_end widest"),
-        *_fields(POINTER, "above below"),
-        *_fields(INT, "aboves belows"),
-        ("rounding", _Rounding),
-        ("format", _ScaleFormat),
-    ]
-
-
-class _Ratios(ctypes.Structure):
-    _fields_ = [("ratio", POINTER), ("size", INT)]
-
-
-class _Bins(ctypes.Structure):
-    _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
-
-
-class _Search(ctypes.Structure):
-    _fields_ = [
-        ("scheme", _Scheme),
-        ("bins", _Bins),
-        *_fields(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
-        *_fields(_Ratios, "first wider coarse"),
-        ("fine", _Ratios * MAX_FINE),
-        ("near", _Ratios),
-        ("middles", _Ratios),
-        ("on_level", POINTER),
-        *_fields(INT, "on_levels lattice"),
-        *_fields(DOUBLE, "slack weight enough same"),
-        *_fields(INT, "evenly between thoroughly"),
-    ]
-
-
-class _Units(ctypes.Structure):
-    _fields_ = [
-        *_fields(POINTER, "keys counts"),
-        ("type_of_counts", INT),
-        *_fields(POINTER, "starts exact minimum maximum tops number"),
-        *_fields(INT, "fewest_dropped most_dropped fine_octaves"),
-    ]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What is minimised: D(P‖Q) + weight · MSE / (2 · MSE*), and which divergences are computed for it."""
-
-    sub: int
-    weight: float
-    enough: int  # values from which D decides
-    slack: float  # candidates are wanted whose error is up to so many times the least
-    same: float  # relative difference of equal errors
-    evenly: int
-    between: int
-    thoroughly: bool
-    near: tuple[float, ...]  # ratios
-
-
-@lru_cache(maxsize=64)
-class _Words:
-    """A scheme, a density and a loss as C has them, and the arrays that these point to."""
-
-    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss) -> None:
-        self.kept: list[npt.NDArray[Any]] = []
-        self.search = _Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
-        if density is None:
-            return
-        found = self.search
-        found.by_buckets, found.starts, found.seeds = density.by_buckets, density.starts, density.seeds
-        found.basins, found.refinements, found.rounds = density.basins, density.refinements, len(density.fine)
-        first = first_ratios(scheme, density)
-        found.first, found.wider = self._ratios(first.full), self._ratios(first.end)
-        found.coarse = self._ratios(density.octave)
-        for number, ratios in enumerate(density.around):
-            found.fine[number] = self._ratios(ratios)
-        found.few, found.by_few_alone = density.few, scheme.size <= 2 * MAX_MIDDLES
-        found.middles = self._ratios(middles_of(scheme) if density.few else np.empty(0))
-        found.near = self._ratios(np.array(loss.near))
-        found.on_level, found.on_levels = self._kept(first.on_level), first.on_level.size
-        found.lattice = not scheme.is_float
-        for name in ("slack", "weight", "enough", "same", "evenly", "between", "thoroughly"):
-            setattr(found, name, getattr(loss, name))
-
-    def _kept(self, array: npt.NDArray[Any]) -> int:
-        self.kept.append(np.ascontiguousarray(array))
-        return address(self.kept[-1])
-
-    def _ratios(self, ratios: Floats) -> _Ratios:
-        return _Ratios(self._kept(ratios), ratios.size)
-
-    def _scheme(self, scheme: Scheme) -> _Scheme:
-        under, above = (float(ends.max()) for ends in level_ends(scheme.belows, scheme))
-        widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
-        return _Scheme(
-            kind=KINDS[scheme.kind],
-            size=scheme.size,
-            zero=scheme.zero,
-            is_float=scheme.is_float,
-            under_end=under,
-            above_end=above,
-            widest=widest,
-            above=self._kept(scheme.above),
-            below=self._kept(scheme.below),
-            aboves=scheme.above.size,
-            belows=scheme.below.size,
-            rounding=_rounding(scheme),
-            format=_scale_format(scheme),
-        )
-
-    def _bins(self, scheme: Scheme, sub: int) -> _Bins:
-        edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
-        relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
-        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
-
-    @cached_property
-    def reference(self) -> Any:
-        return ctypes.byref(self.search)
-
-
-def _rounding(scheme: Scheme) -> _Rounding:
-    if not scheme.is_float:
-        return _Rounding(kind=INTEGERS)
-    if known := ARITHMETIC.get(scheme.dtype):
-        return _Rounding(
-            kind=ARITHMETIC_FLOATS, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
-        )
-    levels = FLOATS[scheme.dtype]
-    single, size = levels.astype(np.float32), levels.size
-    found = _Rounding(kind=LEVELS, levels=size)
-    found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
-    found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
-    found.few_middle[: size - 1] = middles(levels).tolist()
-    return found
-
-
-def _scale_format(scheme: Scheme) -> _ScaleFormat:
-    name = scheme.scale_format
-    mantissa_bits, min_exponent = MANTISSA[name]
-    return _ScaleFormat(
-        is_float32=name == "float32",
-        mantissa_bits=mantissa_bits,
-        min_exponent=min_exponent,
-        max=GREATEST[name],
-        above=ABOVE[name],
-        least=LEAST[name],
-        global_scale=scheme.global_scale,
-        limit=greatest_scale(scheme),
-    )
-
-
-def _units(distribution: Distribution) -> tuple[_Units, list[npt.NDArray[Any]]]:
-    """The units as C has them, and the arrays that these point to."""
-    sketch = distribution.sketch
-    counts = sketch.counts if distribution.weights is None else distribution.weights
-    per_unit = sketch.starts, sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
-    arrays = [np.ascontiguousarray(each) for each in (sketch.keys, counts, *per_unit)]
-    keys, counts_at, starts, exact, minimum, maximum, tops, number = map(address, arrays)
-    bits = sketch.resolution
-    return _Units(
-        keys=keys,
-        counts=counts_at,
-        type_of_counts=COUNTS[counts.dtype],
-        starts=starts,
-        exact=exact,
-        minimum=minimum,
-        maximum=maximum,
-        tops=tops,
-        number=number,
-        fewest_dropped=PATTERN_BITS - bits.mantissa_bits,
-        most_dropped=PATTERN_BITS - bits.least_bits,
-        fine_octaves=FINE_OCTAVES,
-    ), arrays
-
-
-def _check(done: Iterable[int], wanted: int) -> None:
-    if sum(done) < wanted:
-        raise MemoryError
+INT, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
 def compiled_search(
-    distribution: Distribution,
-    numbers: Integers,
-    scheme: Scheme,
-    spans: Spans,
-    full: Choices,
-    density: Density,
-    loss: Loss,
-    narrow: Floats | None,
-    plain: Choices | None,
-    found: Choices,
+    distribution: Distribution, numbers: Integers, scheme: Scheme, density: Density, loss: Loss, wanted: Structure
 ) -> None:
-    """Searches some units of a distribution, by their numbers, all alike; writes what is chosen to ``found``.
+    """Searches some units of a distribution, by their numbers, all alike; writes what is chosen to where it is wanted.
 
     Args:
         distribution: of all units.
         numbers: of those that are searched.
         scheme: what they are quantized to.
-        spans: the widest range of each unit.
-        full: the quantizer that covers it.
         density: how closely to look.
         loss: what is minimised.
-        narrow: (units,): the scales that a narrower kind has found, or None.
-        plain: what is chosen where all values weigh alike, or None.
-        found: (units,), contiguous.
+        wanted: of all units: see ``klcal.search.structures.wanted_of``.
+
+    Raises:
+        MemoryError: there was no room.
     """
     kernel = compiled()
-    words = _Words(scheme, density, loss)
-    units, kept = _units(distribution)
-    given = *spans, *full, narrow, *(plain or (None, None))
-    each = [None if array is None else np.ascontiguousarray(array) for array in given]
-    places = [None if array is None else address(array) for array in each]
+    search, units = search_of(scheme, density, loss), units_of(distribution)
     order = np.ascontiguousarray(numbers)
 
-    def search(first: int, last: int) -> int:
-        done: int = kernel.klcal_search(
-            words.reference,
-            ctypes.byref(units),
-            POINTER(address(order) + first * order.itemsize),
-            INT(last - first),
-            *map(POINTER, places),
-            *(POINTER(address(array)) for array in found),
-        )
+    def some(first: int, last: int) -> int:
+        begin = POINTER(address(order) + first * order.itemsize)
+        structures = ctypes.byref(search), ctypes.byref(units.structure)
+        done: int = kernel.klcal_search(*structures, begin, INT(last - first), ctypes.byref(wanted.structure))
         return done
 
-    _check(spread(search, distribution.pieces[order]), order.size)
-    del kept
+    _check(spread(some, distribution.pieces[order]), order.size)
 
 
 def compiled_figures(
-    distribution: Distribution, scheme: Scheme, sub: int, scale: Floats, below: Integers
+    distribution: Distribution, scheme: Scheme, loss: Loss, scale: Floats, below: Integers
 ) -> tuple[Floats, ...]:
     """D(P‖Q), Σ(x − x̂)², Σx², values clipped and values that become 0, of a quantizer for each unit: (units,) each."""
     kernel = compiled()
-    words = _Words(scheme, None, Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ()))
-    units, kept = _units(distribution)
-    levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
-    given = [np.ascontiguousarray(each) for each in (scale, below)]
     found = np.empty((distribution.units, FIGURES))
-    sides = [(POINTER(address(side)), INT(side.size)) for side in levels]
+    search, units = search_of(scheme, None, loss), units_of(distribution)
+    chosen = chosen_of(scheme, scale, below, found)
 
-    def figures(first: int, last: int) -> int:
-        some = _Units.from_buffer_copy(units)
-        for name, size in (("starts", 8), ("exact", 1), ("minimum", 8), ("maximum", 8), ("tops", 8), ("number", 8)):
-            setattr(some, name, getattr(units, name) + first * size)
-        done: int = kernel.klcal_figures(
-            words.reference,
-            ctypes.byref(some),
-            INT(last - first),
-            *sides[0],
-            *sides[1],
-            *(POINTER(address(each) + first * each.itemsize) for each in given),
-            POINTER(address(found) + first * FIGURES * found.itemsize),
-        )
+    def some(first: int, last: int) -> int:
+        structures = ctypes.byref(search), ctypes.byref(units.structure)
+        done: int = kernel.klcal_figures(*structures, INT(first), INT(last), ctypes.byref(chosen.structure))
         return done
 
-    _check(spread(figures, distribution.pieces), distribution.units)
-    del kept
+    _check(spread(some, distribution.pieces), distribution.units)
     return tuple(found.T)
+
+
+def _check(done: Iterable[int], wanted: int) -> None:
+    if sum(done) < wanted:
+        raise MemoryError

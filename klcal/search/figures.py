@@ -12,6 +12,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search.compiled import compiled_figures
 from klcal.search.divergences import divergences
 from klcal.search.exact_costs import exact_costs
+from klcal.search.structures import figures_alone
 from klcal.sketches.distribution import Distribution
 
 __all__ = ["Figures", "figures"]
@@ -41,7 +42,7 @@ def figures(distribution: Distribution, scheme: Scheme, sub: int, scale: Floats,
         below: (units,): levels below zero.
     """
     if library() is not None:
-        return Figures(*compiled_figures(distribution, scheme, sub, scale, below))
+        return Figures(*compiled_figures(distribution, scheme, figures_alone(sub), scale, below))
     kl = np.full(scale.size, np.nan)
     if sub > 1:
         kl = divergences(distribution, scheme, scale[:, None], below[:, None], sub)[:, 0]

@@ -28,6 +28,7 @@ __all__ = [
     "MinMax",
     "Percentile",
     "check_importance",
+    "has_cost",
     "parse",
     "sub_bins_per_cell",
 ]
@@ -134,8 +135,12 @@ class Percentile(_Text):
     percent: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.percent <= 100:
-            raise UsageError(f"percentile {self.percent:g} is not in (0, 100]", PERCENTILE)
+        try:
+            is_percentage = 0 < self.percent <= 100
+        except TypeError:
+            is_percentage = False
+        if not is_percentage:
+            raise UsageError(f"percentile {str(self.percent).removesuffix('.0')} is not in (0, 100]", PERCENTILE)
 
     def __str__(self) -> str:
         return f"percentile:{_shortest(self.percent)}"
@@ -184,17 +189,22 @@ METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {
 }
 
 
+def has_cost(method: Method) -> bool:
+    """Whether a method has one, that values share in; one of somebody else's is taken for such."""
+    return getattr(method, "has_cost", True)
+
+
 def check_importance(method: Method) -> None:
     """Raises UsageError where a method has no cost that an importance could weigh."""
-    if not getattr(method, "has_cost", True):
+    if not has_cost(method):
         raise UsageError(f"importance changes nothing for the method {method}", "use kl, mse or kl-classic")
 
 
-def parse(text: str, bins: int | None = None) -> Method:
+def parse(text: str | Method, bins: int | None = None) -> Method:
     """The method of ``name``, ``name:field=value,…`` or ``percentile:P``.
 
     Args:
-        text: what ``str(method)`` gives; fields that are left out have their defaults.
+        text: what ``str(method)`` gives; fields that are left out have their defaults. Or a method.
         bins: short for the method's own ``bins=``.
 
     Raises:
@@ -203,6 +213,10 @@ def parse(text: str, bins: int | None = None) -> Method:
     >>> str(parse("kl:weight=1")), parse("percentile:99.9")
     ('kl:bins=2048,weight=1', Percentile(percent=99.9))
     """
+    if not isinstance(text, str):
+        if isinstance(text, type) or not callable(text):
+            raise UsageError(f"the method is {text!r}", "use its name, or a value such as klcal.KL(weight=1)")
+        return text
     name, _, rest = text.partition(":")
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
@@ -219,7 +233,7 @@ def parse(text: str, bins: int | None = None) -> Method:
     known = {f.name for f in fields(METHODS[name])}
     if bins is not None:
         if "bins" in given:
-            raise UsageError(f"bins are given twice, in {text!r} and by --bins", "give them once")
+            raise UsageError(f"bins are given twice, in {text!r} and beside it", "give them once")
         given["bins"] = bins
     if unknown := [field for field in given if field not in known]:
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes no parameters"

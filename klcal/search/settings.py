@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from klcal.quantizers.scheme import Scheme
+from klcal.errors import UsageError
+from klcal.quantizers.scheme import Scheme, check_range
 from klcal.search.methods import Method
 
 __all__ = ["Nonfinite", "Settings"]
@@ -15,9 +16,19 @@ Nonfinite = Literal["fail", "ignore"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The same for every tensor."""
+    """What holds for a tensor.
+
+    Raises:
+        UsageError: the bounds are no range around zero, or it is not said what becomes of NaN.
+    """
 
     method: Method
     scheme: Scheme
     bounds: tuple[float, float] | None = None  # the widest range that a candidate may keep
     nonfinite: Nonfinite = "fail"  # what becomes of a tensor with NaN or infinity
+
+    def __post_init__(self) -> None:
+        if self.bounds is not None:
+            check_range(self.bounds)
+        if self.nonfinite not in get_args(Nonfinite):
+            raise UsageError(f"nonfinite is {self.nonfinite!r}", "use 'fail' or 'ignore'")

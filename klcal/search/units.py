@@ -18,12 +18,13 @@ from klcal.kernels.sums import log
 from klcal.quantizers.scheme import Kind, Scheme
 from klcal.search.bucket_costs import BucketCosts
 from klcal.search.choices import NO_ERROR, ROUNDING, Candidates, Choices, Spans, full_choices, joined, least, valid
-from klcal.search.compiled import Loss, compiled_search
+from klcal.search.compiled import compiled_search
 from klcal.search.density import How, density_of, hows
 from klcal.search.divergences import divergences
 from klcal.search.explore import explore, judged, ratios_around, times
 from klcal.search.few_values import MAX_MIDDLES, best_of_few
 from klcal.search.point_costs import PointCosts
+from klcal.search.structures import Loss, wanted_of
 from klcal.sketches.distribution import Distribution
 
 __all__ = ["VALUES_PER_BIN", "least_loss"]
@@ -63,11 +64,11 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
         plain = least_loss(distribution.unweighted, scheme, spans, sub, weight)
     found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
     how = hows(distribution, scheme)
+    wanted = wanted_of(spans, full, narrow, plain, found) if library() is not None else None
     for kind in np.unique(how).tolist():
         units, loss = np.flatnonzero(how == kind), _loss(scheme, kind, sub, weight)
-        if library() is not None:
-            density = density_of(scheme, kind)
-            compiled_search(distribution, units, scheme, spans, full, density, loss, narrow, plain, found)
+        if wanted is not None:
+            compiled_search(distribution, units, scheme, density_of(scheme, kind), loss, wanted)
             continue
         for some in _blocks(distribution, units, kind):
             within, widest = spans.select(some), full.select(some)

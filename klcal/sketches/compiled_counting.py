@@ -27,10 +27,10 @@ from klcal.kernels.counting import (
     pattern_table,
 )
 from klcal.sketches.counted import counted_buckets, counted_patterns, counted_values
-from klcal.sketches.patterns import MANTISSA_BITS, PATTERN_BITS, SIGN, Resolution
+from klcal.sketches.patterns import MANTISSA_BITS, PATTERN_BITS, SIGN, Integers, Patterns, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
-__all__ = ["CompiledCounter", "LargeFloats", "LargePatterns"]
+__all__ = ["CompiledCounter", "LargeFloats", "LargePatterns", "sketch_of_floats"]
 
 SMALL = 1 << 13  # values that are kept, and sorted if no more come: a table is faster from here on (0.3 ms)
 FLUSH = 1 << 30  # values of a part: no uint32 count of it can overflow
@@ -111,23 +111,44 @@ class LargeFloats:
 
     def sketch(self) -> Sketch:
         """What all of them were; the tables are empty then."""
-        patterns, counts = few_counts(self.bins, self.few)
-        whole = counted_patterns(patterns, counts, np.array([0, patterns.size]), self.resolution)
         seen = dict(zip(FIELDS, self.seen.tolist(), strict=True))
         if is_few(self.few):
-            return replace(whole, **{name: getattr(whole, name) + seen[name] for name in COUNTERS})
+            return sketch_of_floats(few_counts(self.bins, self.few), None, seen, self.resolution)
         keys, counts, zeros = key_counts(self.table, self.seen)
-        minimum, maximum = _extremes(seen)
-        in_buckets = counted_buckets(
-            keys.astype(np.uint32) << np.uint32(SHIFT),
-            counts,
-            exact=not seen["bits"] & BELOW_KEY,
-            resolution=self.resolution,
-            minimum=minimum,
-            maximum=maximum,
-            **{name: seen[name] + (zeros if name == "zeros" else 0) for name in COUNTERS},
-        )
-        return in_buckets + whole
+        seen["zeros"] += zeros
+        return sketch_of_floats(few_counts(self.bins, self.few), (keys, counts), seen, self.resolution)
+
+
+def sketch_of_floats(
+    few: tuple[Patterns, Integers],
+    buckets: tuple[Integers, Integers] | None,
+    seen: dict[str, int],
+    resolution: Resolution,
+) -> Sketch:
+    """The sketch of values of which some were counted whole and the others, if there are any, in buckets.
+
+    Args:
+        few: patterns, ascending, and how often each was counted.
+        buckets: keys, ascending, and how many values fell into each; None where all values were counted whole.
+        seen: the ``klcal.kernels.counting.FIELDS``.
+        resolution: of the sketch.
+    """
+    patterns, counts = few
+    whole = counted_patterns(patterns, counts, np.array([0, patterns.size]), resolution)
+    if buckets is None:
+        return replace(whole, **{name: getattr(whole, name) + seen[name] for name in COUNTERS})
+    keys, counts = buckets
+    minimum, maximum = _extremes(seen)
+    in_buckets = counted_buckets(
+        keys.astype(np.uint32) << np.uint32(SHIFT),
+        counts,
+        exact=not seen["bits"] & BELOW_KEY,
+        resolution=resolution,
+        minimum=minimum,
+        maximum=maximum,
+        **{name: seen[name] for name in COUNTERS},
+    )
+    return in_buckets + whole
 
 
 def _extremes(seen: dict[str, int]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The same sketch by torch, on a CUDA device or any other; nothing but counting happens there.
+"""The same sketch, counted on a CUDA device: nothing waits for the device before the sketch is read.
 
 Only integers come out, so the order in which a device's threads add them is of no consequence.
 """
@@ -6,156 +6,220 @@ Only integers come out, so the order in which a device's threads add them is of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from klcal.errors import UsageError
-from klcal.sketches.counted import counted_buckets
-from klcal.sketches.counting import BELOW_KEY, BUCKETS, SHIFT
-from klcal.sketches.few import Few
+from klcal.errors import InputError, UsageError
+from klcal.kernels.cuda import kernels
+from klcal.kernels.cuda_counting import MOST_FEW, Launcher, count, none_counted, taken
+from klcal.sketches.compiled_counting import sketch_of_floats
+from klcal.sketches.counted import counted_patterns, counted_values
+from klcal.sketches.counting import pattern_values
 from klcal.sketches.patterns import TENSOR, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_tensor", "count_on_device", "usable_device"]
+__all__ = [
+    "DeviceCounter",
+    "count_on_device",
+    "sketch_counted",
+    "stopped_devices",
+    "usable_device",
+    "usable_devices",
+]
 
-Array = npt.NDArray[Any]
-
-DEVICE_BLOCK = 1 << 20  # values counted at a time on a device: amortises clearing its table
+CPU_INSTEAD = "use --device cpu; the result is the same"
+ALL = "cuda:all"
+COPIED = 1 << 26  # values of a tensor with gaps that are copied at a time
 
 
 def usable_device(name: str) -> str:
-    """The device of a name, where it can be used; "auto" is the CPU.
-
-    Values come from files, and the cores of a machine count them faster than a disk delivers them; a tensor
-    that lies on a device already is counted there.
+    """The device of a name, where it can be used; "auto" is the CPU: what lies on a device is counted there anyhow.
 
     Raises:
-        UsageError: there is no such device here, or no torch to reach it.
+        UsageError: there is no such device here, or not what reaches it.
+    """
+    if name == ALL:
+        raise UsageError("a tensor is counted on one device", "use auto, cpu, cuda or cuda:N")
+    return next(iter(usable_devices(name)), "cpu")
+
+
+def usable_devices(name: str) -> tuple[str, ...]:
+    """The CUDA devices of a name, where they can be used: none for "auto" and "cpu", all there are for "cuda:all".
+
+    Raises:
+        UsageError: there is no such device here, or not what reaches it.
     """
     if name in ("auto", "cpu"):
-        return "cpu"
-    if not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N")
+        return ()
+    if name != ALL and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r}", f"use auto, cpu, cuda or cuda:N, or {ALL} to calibrate files")
+    there = _number_of_devices(name)
+    numbers = range(there) if name == ALL else [int(name.partition(":")[2] or 0)]
+    if not there or numbers[-1] >= there:
+        raise UsageError(f"there is no device {name!r}: {_found(there)}", CPU_INSTEAD)
+    with stopped_devices(name):
+        for number in numbers:
+            kernels(number)
+    return tuple(f"cuda:{number}" for number in numbers) if name == ALL else (name,)
+
+
+def _number_of_devices(name: str) -> int:
     try:
         import torch
 
-        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
     except ImportError:
-        raise UsageError(f"--device {name} needs torch", "pip install 'klcal[torch]'") from None
+        raise UsageError(f"--device {name} needs torch", "pip install 'klcal[cuda]'") from None
     except Exception:  # OSError, RuntimeError, …: a library or the driver is missing, or another one than torch's
         what = f"torch cannot reach {name!r}: its installation or the driver is broken"
-        raise UsageError(what, "use --device cpu; the result is the same") from None
-    if int(name.partition(":")[2] or 0) >= devices:
-        what = f"there is no device {name!r}: torch {torch.__version__} finds {devices} CUDA devices"
-        raise UsageError(what, "use --device cpu; the result is the same")
-    return name
+        raise UsageError(what, CPU_INSTEAD) from None
 
 
-def as_tensor(chunk: Array, dtype: str) -> torch.Tensor:
-    """A flat array of ``FLOAT_DTYPES[dtype]`` as the torch tensor of that dtype."""
+def _found(devices: int) -> str:
+    """What torch finds; where it is nothing, why."""
     import torch
 
-    signed = chunk.view(f"i{chunk.itemsize}")  # torch views signed integers as any type of their size
-    return torch.from_numpy(signed).view(getattr(torch, dtype))
+    if not devices and torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    try:
+        torch.cuda.init()  # which tells what `is_available` keeps to itself
+    except Exception as error:
+        if "too old" in str(error):
+            return f"the NVIDIA driver is too old for torch {torch.__version__} with CUDA {torch.version.cuda}"
+    return f"torch {torch.__version__} finds {devices} CUDA devices"
 
 
-def count_on_device(chunks: Iterable[torch.Tensor], device: str, resolution: Resolution = TENSOR) -> Sketch:
-    """The sketch of some tensors as one unit, counted by torch on a CPU or CUDA device; nothing else happens there.
-
-    Counting adds integers, so the order in which threads add them is of no consequence.
+def count_on_device(chunks: Iterable[torch.Tensor], dtype: str, device: str, resolution: Resolution = TENSOR) -> Sketch:
+    """The sketch of some tensors as one unit, counted on a CUDA device.
 
     Raises:
-        MemoryError: there is no room on the device for even one block; it is never counted elsewhere instead.
+        InputError: there is no room on the device, or it stopped working; they are never counted elsewhere instead.
     """
-    import torch
-
-    try:
-        found = _DeviceCounter(device, resolution)
+    with stopped_devices(device):
+        found = DeviceCounter(dtype, device, resolution)
         for chunk in chunks:
-            for block in chunk.detach().reshape(-1).split(DEVICE_BLOCK):
-                found.add(block.to(device))
+            found.add(chunk.to(device))
         return found.sketch()
-    except torch.OutOfMemoryError:
-        raise MemoryError from None
 
 
-class _DeviceCounter:
-    """As ``klcal.sketches.counting.counter``: whole values while there are few of them, buckets of what comes then."""
+@contextmanager
+def stopped_devices(name: str) -> Iterator[None]:
+    """What a device, its driver or the run-time compiler raise, in our words.
 
-    def __init__(self, device: str, resolution: Resolution) -> None:
-        self.device = device
-        self.resolution = resolution
-        self.few = Few(resolution.few)
-        self.are_few = True
-        self.table: torch.Tensor | None = None
-        self.counters = dict.fromkeys(COUNTERS, 0)
-        self.minimum, self.maximum, self.exact = np.inf, -np.inf, True
+    Raises:
+        InputError: there is no room on the device, or it does not work, or no longer.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's, and cuda-core's CUDAError
+        if type(error).__module__.partition(".")[0] not in ("torch", "cuda") and "CUDA" not in str(error):
+            raise
+        if "out of memory" in str(error).lower().replace("_", " "):
+            what = f"there is not enough memory for it on the device {name!r}"
+            raise InputError(what, f"free some there, or {CPU_INSTEAD}") from error
+        raise InputError(f"the device {name!r} does not work, or no longer", CPU_INSTEAD) from error
 
-    def add(self, block: torch.Tensor) -> None:
-        """Count a flat tensor more."""
-        import torch
 
-        values = block.to(torch.float32)
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            self._count_nonfinite(block, values)
-            block, values = block[finite], values[finite]
-        nonzero = values != 0
-        self.counters["underflowed"] += int((~nonzero & (block != 0)).sum()) if block.dtype == torch.float64 else 0
-        if not bool(nonzero.all()):
-            self.counters["zeros"] += int((~nonzero).sum())
-            values = values[nonzero]
-        if values.numel():
-            self._add_nonzero(values)
+class DeviceCounter:
+    """Counts tensors on a device, as ``klcal.sketches.counting.Counter`` does arrays; only ``sketch`` waits for it.
 
-    def _count_nonfinite(self, block: torch.Tensor, values: torch.Tensor) -> None:
-        import torch
+    Args:
+        dtype: of the tensors.
+        device: of them.
+        resolution: of the sketch.
+        launcher: what runs the kernels; by default the device itself.
+    """
 
-        nan, below, above = (int(mask.sum()) for mask in (torch.isnan(block), block == -np.inf, block == np.inf))
-        lost = int((~torch.isfinite(values)).sum()) - nan - below - above
-        for name, count in {"nan": nan, "neg_inf": below, "pos_inf": above, "overflowed": lost}.items():
-            self.counters[name] += count
+    def __init__(
+        self, dtype: str, device: str, resolution: Resolution = TENSOR, launcher: Launcher | None = None
+    ) -> None:
+        if resolution.few > MOST_FEW:
+            raise AssertionError(f"at most {MOST_FEW} values are told apart on a device")
+        self.dtype, self.resolution = dtype, resolution
+        self.state = none_counted(dtype, device)
+        self.launcher = launcher or kernels(self.state.device.index)
+        self.order = Order(self.state)
 
-    def _add_nonzero(self, values: torch.Tensor) -> None:
-        import torch
-
-        bits = values.view(torch.int32)
-        self.are_few = self.are_few and self._few(bits)
-        if self.are_few:
-            return
-        low, high = values.aminmax()
-        self.minimum, self.maximum = min(self.minimum, float(low)), max(self.maximum, float(high))
-        self.exact = self.exact and not bool((bits & int(BELOW_KEY)).any())
-        found = torch.bincount((bits >> SHIFT) & (BUCKETS - 1), minlength=BUCKETS)
-        self.table = found if self.table is None else self.table + found
-
-    def _few(self, bits: torch.Tensor) -> bool:
-        """Counts whole patterns, where they are few with those before; whether they are."""
-        import torch
-
-        if torch.unique(bits[: 2 * self.few.few]).numel() > self.few.few:
-            return False
-        patterns, counts = (each.cpu().numpy() for each in torch.unique(bits, return_counts=True))
-        order = np.argsort(patterns.view(np.uint32))
-        return self.few.add_distinct(patterns.view(np.uint32)[order], counts[order])
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count values more: of any shape and strides."""
+        self.order.before_adding()
+        for values, times in _contiguous(tensor.detach()):
+            count(values, self.dtype, self.state, self.launcher, self.resolution.few, times)
 
     def sketch(self) -> Sketch:
-        """Of all of it."""
-        counts = np.empty(0, np.int64) if self.table is None else self.table.cpu().numpy()
-        keys = np.flatnonzero(counts)
-        in_buckets = counted_buckets(
-            keys.astype(np.uint32) << np.uint32(SHIFT),
-            counts[keys],
-            exact=self.exact,
-            resolution=self.resolution,
-            minimum=self.minimum,
-            maximum=self.maximum,
-            **self.counters,
-        )
-        return in_buckets + self.few.sketch(self.resolution)
+        """What all of them were."""
+        self.order.before_reading()
+        return sketch_counted(self.state, self.dtype, self.resolution)
+
+
+def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TENSOR) -> Sketch:
+    """The sketch of what a device counted; waits for it, unless the state was copied from there."""
+    found = taken(state, dtype)
+    if dtype.startswith("float8"):
+        return counted_values(pattern_values(dtype)[found.keys], found.key_counts, resolution)
+    if dtype in ("float16", "bfloat16"):
+        shift = np.uint32(16 if dtype == "bfloat16" else 13)
+        patterns = found.keys.astype(np.uint32) << shift
+        whole = counted_patterns(patterns, found.key_counts, np.array([0, patterns.size]), resolution)
+        return replace(whole, **{name: getattr(whole, name) + found.seen[name] for name in COUNTERS})
+    buckets = None if found.is_few else (found.keys, found.key_counts)
+    return sketch_of_floats((found.patterns, found.counts), buckets, found.seen, resolution)
+
+
+class Order:
+    """What may come before what, where several of torch's streams add to one tensor; none of them waits on the host."""
+
+    def __init__(self, state: torch.Tensor) -> None:
+        import torch
+
+        self.device = state.device
+        self.is_on_device = state.is_cuda
+        if self.is_on_device:
+            self.home = torch.cuda.current_stream(self.device)
+            self.ready = self.home.record_event()
+            self.others: set[torch.cuda.Stream] = set()
+
+    def before_adding(self) -> None:
+        """The current stream waits until the tensor is there."""
+        import torch
+
+        if not self.is_on_device:
+            return
+        current = torch.cuda.current_stream(self.device)
+        if current != self.home and current not in self.others:
+            current.wait_event(self.ready)
+            self.others.add(current)
+
+    def before_reading(self) -> None:
+        """The current stream waits for all that add."""
+        import torch
+
+        if not self.is_on_device:
+            return
+        current = torch.cuda.current_stream(self.device)
+        for stream in (self.home, *self.others):
+            current.wait_stream(stream)
+
+
+def _contiguous(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
+    """The values in contiguous pieces, in any order, and how often each stands in the tensor."""
+    repeated = [axis for axis, stride in enumerate(tensor.stride()) if stride == 0 and tensor.shape[axis] > 1]
+    times = prod(tensor.shape[axis] for axis in repeated)
+    for axis in repeated:
+        tensor = tensor.narrow(axis, 0, 1)
+    tensor = tensor.resolve_neg().squeeze()
+    tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    if tensor.is_contiguous() or tensor.numel() <= COPIED:
+        yield tensor.contiguous(), times
+        return
+    rows = max(1, COPIED * tensor.shape[0] // tensor.numel())
+    for part in tensor.split(rows):
+        yield part.contiguous(), times

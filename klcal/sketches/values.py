@@ -5,10 +5,9 @@ NumPy arrays and files are read in pieces, whatever their order, strides and byt
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,14 @@ import numpy.typing as npt
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
+from klcal.quantizers.rounding import is_tensor
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
-from klcal.sketches.device_counting import as_tensor, count_on_device, usable_device
+from klcal.sketches.device_counting import count_on_device, usable_device
+from klcal.sketches.device_feeding import Feed
 from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.stretch import Stretch
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ __all__ = [
     "REPEATED",
     "UNORDERED",
     "Stored",
-    "Stretch",
     "array_chunks",
+    "checked_tensor",
     "is_tensor",
     "sketch",
     "sketch_parts",
@@ -44,17 +46,6 @@ __all__ = [
 REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
 
 UNORDERED = InputError("a value of it stands for several elements", "save a contiguous copy to weigh them")
-
-
-class Stretch(Protocol):
-    """Some of a tensor's values, wherever they lie."""
-
-    @property
-    def repeats(self) -> int:
-        """How often each of them stands in the tensor."""
-
-    def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """The values as flat arrays in storage form: see ``klcal.sketches.counting.FLOAT_DTYPES``."""
 
 
 @runtime_checkable
@@ -110,8 +101,9 @@ def sketch(
             ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
             values, is one unit: a tensor.
-        device: where a tensor is counted as one unit; by default where it is. Channels and groups are counted on the
-            CPU, as are values that have an importance. The result does not depend on it.
+        device: where a tensor is counted as one unit: "cpu", "cuda", "cuda:N"; by default where it is, and the CPU
+            for one in a file. Channels and groups are counted on the CPU, as are values that have an importance. The
+            result does not depend on it.
         importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
             of the last axis, or for each value; finite and at least 0. Weights are relative to the largest of their
             unit, which has to be the same in sketches that are added.
@@ -119,12 +111,12 @@ def sketch(
     Raises:
         UsageError: the values are not floating point; a device is named for an array; there are no such units; the
             importance does not fit.
-        InputError: a tensor in a file cannot be calibrated, or is damaged.
+        InputError: a tensor in a file cannot be calibrated, or is damaged; a device has no room, or stopped working.
 
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
     ([6], [3, 3])
     """
-    wanted = parse_per(per) if isinstance(per, str) else per
+    wanted = parse_per(per)
     if isinstance(values, Sketch):
         if wanted != PerTensor():
             raise UsageError(f"a sketch has no axes to sketch per {wanted}", "hand in the values")
@@ -134,7 +126,7 @@ def sketch(
     if isinstance(values, str):
         raise UsageError(f"{values!r} is text, not values", "klcal.read gives the tensors of a file")
     if isinstance(values, Stored):
-        return _stored_sketch(values, wanted, device or "cpu", importance)
+        return _stored_sketch(values, wanted, usable_device(device or "cpu"), importance)
     if device not in (None, "cpu") and not is_tensor(values):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
     units = units_of(values, wanted, importance)
@@ -235,9 +227,8 @@ def _held_importance(importance: Held) -> npt.NDArray[Any]:
 def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     if is_tensor(values):
         place = usable_device(device) if device else str(values.device)
-        if place not in ("cpu", "meta"):
-            _float_dtype(str(values.dtype).removeprefix("torch."))
-            return count_on_device([_dense(values)], place)
+        if place.startswith("cuda"):
+            return count_on_device([values], checked_tensor(values), place)
     array, dtype = stored_array(values)
     return count(array_chunks(array, dtype, "K"), dtype)
 
@@ -268,19 +259,9 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
     Raises:
         InputError: the file is damaged.
     """
-    return sum((_counted(part.chunks(), dtype, device).repeat(part.repeats) for part in parts), Sketch.empty())
-
-
-def _counted(chunks: Iterable[npt.NDArray[Any]], dtype: str, device: str) -> Sketch:
-    if device == "cpu":
-        return count(chunks, dtype)
-    return count_on_device((as_tensor(chunk, dtype) for chunk in chunks), device)
-
-
-def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
-    """Whether the values are a torch tensor; who hands one in has imported torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(values, torch.Tensor)
+    if device != "cpu":
+        return Feed(device).count(parts, dtype)()
+    return sum((count(part.chunks(), dtype).repeat(part.repeats) for part in parts), Sketch.empty())
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
@@ -290,7 +271,7 @@ def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
         UsageError: they are no array, or not floating point.
     """
     if is_tensor(values):
-        return _tensor_array(_dense(values))
+        return _tensor_array(values)
     if isinstance(values, np.ma.MaskedArray):
         raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
     try:
@@ -298,6 +279,15 @@ def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
     except ValueError:
         raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
     return array, _float_dtype(array.dtype.name)
+
+
+def checked_tensor(tensor: torch.Tensor) -> str:
+    """The dtype of a tensor that can be counted.
+
+    Raises:
+        UsageError: it is not floating point, or has no values to count.
+    """
+    return _float_dtype(str(_dense(tensor).dtype).removeprefix("torch."))
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
@@ -310,7 +300,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
     import torch
 
-    dtype = _float_dtype(str(tensor.dtype).removeprefix("torch."))
+    dtype = checked_tensor(tensor)
     unsigned = {1: torch.uint8, 2: torch.uint16}
     plain = tensor.detach().cpu().resolve_neg()
     native = dtype in ("float64", "float32", "float16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
 from klcal.tables.status import FAILURES, Cause, Status
 
@@ -48,6 +49,11 @@ class Difference:
     def __post_init__(self) -> None:
         if self.cause is None and self.status in FAILURES:
             object.__setattr__(self, "cause", "data")
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields that the JSON has, as plain Python values."""
+        found: dict[str, object] = import_module("klcal.writers.records").as_dict(self)
+        return found
 
     @property
     def failed(self) -> bool:

@@ -112,6 +112,8 @@ def row_of(
         target=scheme.dtype,
         scheme=scheme.kind,
         method=method,
+        per="tensor" if grid is None else str(grid.per),
+        scale_format=scheme.scale_format,
         importance=importance,
         **values,
         **_counts(outcomes),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
+from klcal.errors import UsageError
 from klcal.tables.schema import UNIT_FIELDS
-from klcal.tables.status import FAILURES, Cause, Status
+from klcal.tables.status import FAILURES, STATUSES, Cause, Status
 from klcal.tables.units import Units
 
 __all__ = ["Row"]
@@ -48,6 +50,8 @@ class Row:
     target: str | None = None  # the number format that values are quantized to
     scheme: str | None = None
     method: str | None = None
+    per: str | None = None  # what has a scale of its own, with the axis that it is
+    scale_format: str | None = None
     importance: bool = False  # the choice weighed some values more than others; figures never do
     scale: float | None = None
     global_scale: float | None = None  # float32, of which every scale is a multiple by a float8
@@ -76,11 +80,24 @@ class Row:
         for name in ("shape", "aliases"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
+        if self.status not in STATUSES:
+            raise UsageError(f"the status of a row is {self.status!r}", f"it is one of {', '.join(STATUSES)}")
         units: Any = self.units
-        if isinstance(units, Mapping):
-            object.__setattr__(self, "units", Units(**units))
+        if units is not None and not isinstance(units, Units):
+            object.__setattr__(self, "units", Units.of(units))
         if self.cause is None and self.status in FAILURES:
             object.__setattr__(self, "cause", "data")
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields that the JSON has, as plain Python values: ``klcal.Row(**row.to_dict())`` quantizes alike."""
+        found: dict[str, object] = import_module("klcal.writers.records").as_dict(self)
+        return found
+
+    def __repr__(self) -> str:
+        names = ("name", "unit", "status", "reason", "target", "scale", "zero_point", "units", "kl", "sqnr_db")
+        known = {name: getattr(self, name) for name in names}
+        shown = ", ".join(f"{name}={_short(value)}" for name, value in known.items() if value not in (None, ""))
+        return f"Row({shown})"
 
     @property
     def failed(self) -> bool:
@@ -104,6 +121,10 @@ class Row:
             known: dict[str, Any] = {**lacking, **own, "zero_point": whole, "status": status, "reason": reason}
             ends: dict[str, Any] = {} if status == "ok" else {"qmin": None, "qmax": None}
             yield replace(self, unit=number, **known, **ends)
+
+
+def _short(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else repr(value)
 
 
 def _item(values: Any, number: int) -> float | None:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+
+from klcal.errors import UsageError
 
 __all__ = [
     "BASES",
     "COMPARISON",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
+    "LEAST_FIRST",
     "MAX_HEADER_BYTES",
     "NUMERIC_FIELDS",
     "TABLE",
     "TABLE_1",
     "UNIT_FIELDS",
+    "check_field",
     "unit_key",
 ]
 
@@ -40,12 +45,28 @@ DIFFERENCE_FIELDS = (
 )
 """The numbers of a comparison."""
 
+LEAST_FIRST = frozenset({"cosine", "sqnr_db", "low", "min"})
+"""Numbers of which the smallest comes first where they are sorted: elsewhere large ones tell of a loss."""
 BASES = {"e": math.e, "2": 2.0, "10": 10.0}
 """Of a comparison's logarithms, by what they are called."""
 
 DOCUMENT = "table"  # the metadata of a binary table: its JSON, but for the arrays of units; beside it, the "schema"
 MAX_HEADER_BYTES = 100_000_000  # of a .safetensors file, by its library
 SEPARATOR = ":"  # of a key's parts
+
+
+def check_field(field: str, known: Sequence[str]) -> None:
+    """Refuses to sort by what is no field.
+
+    Raises:
+        UsageError: names the nearest one, and all.
+    """
+    if field not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(field), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown field {field!r} to sort by", f"{hint}use one of {', '.join(known)}")
 
 
 def unit_key(source: str, name: str, field: str) -> str:

@@ -5,13 +5,17 @@ Everything left of the tables computes, everything right of them formats.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.schema import COMPARISON, TABLE
+from klcal.tables.schema import COMPARISON, DIFFERENCE_FIELDS, LEAST_FIRST, NUMERIC_FIELDS, TABLE, check_field
 from klcal.tables.status import Cause
 
 __all__ = ["Comparison", "Config", "FileError", "Table", "in_order"]
@@ -51,12 +55,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows and everything that went wrong beside them; rows are sorted by source and then name."""
+    """All rows and everything that went wrong beside them; as it is made, sorted by source and then name."""
 
     config: Config | Comparison
     rows: tuple[Row, ...] | tuple[Difference, ...] = ()
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
+    left_out: int = 0  # rows that are not here, because only the first were wanted
 
     @property
     def schema(self) -> str:
@@ -81,20 +86,76 @@ class Table:
         """With a row for each channel, group or block."""
         return replace(self, rows=tuple(each for row in self.rows if isinstance(row, Row) for each in row.each_unit()))
 
+    def write(self, path: str | os.PathLike[str], format: str = "auto") -> None:  # noqa: A002 - what the command calls it
+        """Writes the table to a file, all of it or nothing.
+
+        Args:
+            path: the file; one that is there is replaced, but for tensor files.
+            format: "json", "jsonl", "csv", "md", "plain", "table" or "safetensors"; "auto" is by the file's suffix.
+
+        Raises:
+            UsageError: there can be no such file, or its suffix names no format.
+            OutputError: it could not be written after all.
+        """
+        import_module("klcal.files").write_table(self, path, format)
+
+    def to_dict(self) -> dict[str, object]:
+        """The document that the JSON has, as plain Python values."""
+        found: dict[str, object] = import_module("klcal.writers.json_table").as_dict(self)
+        return found
+
+    def __repr__(self) -> str:
+        headline: str = import_module("klcal.writers.people").headline(self)
+        return f"<Table: {headline}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        found: str = import_module("klcal.writers.html").fragment(self)
+        return found
+
+    def worst_first(self, field: str) -> Table:
+        """Sorted by a number of the rows: what loses most first, what has no such number last.
+
+        Raises:
+            UsageError: there is no such field.
+
+        >>> rows = [Row(status="ok", name=name, mse=mse) for name, mse in (("a", 1.0), ("b", None), ("c", 2.0))]
+        >>> [row.name for row in Table(Config("mse", "int8", "symmetric"), tuple(rows)).worst_first("mse").rows]
+        ['c', 'a', 'b']
+        """
+        check_field(field, NUMERIC_FIELDS if isinstance(self.config, Config) else DIFFERENCE_FIELDS)
+        rows: list[Any] = sorted(self.rows, key=partial(_badness, field))
+        return replace(self, rows=tuple(rows))
+
+    def top(self, count: int) -> Table:
+        """The first rows alone."""
+        return replace(self, rows=self.rows[:count], left_out=max(0, len(self.rows) - count))
+
     @staticmethod
     def of(
-        config: Config,
-        rows: Iterable[Row],
+        config: Config | Comparison,
+        rows: Iterable[Row] | Iterable[Difference],
         errors: Iterable[FileError] = (),
         warnings: Iterable[str] = (),
     ) -> Table:
         """The table with its rows and errors in the one order that does not depend on the input's."""
+        ordered: list[Any] = sorted(rows, key=_place)
         return Table(
             config,
-            tuple(sorted(rows, key=lambda row: (in_order(row.source), in_order(row.name)))),
+            tuple(ordered),
             tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
             tuple(warnings),
         )
+
+
+def _place(row: Row | Difference) -> tuple[OrderKey, OrderKey]:
+    return in_order(row.source), in_order(row.name)
+
+
+def _badness(field: str, row: Row | Difference) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:
+    value: float | None = getattr(row, field)
+    badness = 0.0 if value is None else value if field in LEAST_FIRST else -value
+    return value is None, badness, _place(row), getattr(row, "unit", None) or 0
 
 
 def in_order(name: str) -> OrderKey:

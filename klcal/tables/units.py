@@ -75,6 +75,22 @@ class Units:
         if self.zero_point is not None and not _equal(self.zero_point, self.zero_point.round()):
             raise UsageError("a zero_point of units is no whole number", HINT)
 
+    @staticmethod
+    def of(fields_: object) -> Units:
+        """The units of a mapping, as JSON has it.
+
+        Raises:
+            UsageError: it is none, or fields are missing, unknown, or do not go together.
+        """
+        try:
+            return Units(**fields_)  # type: ignore[arg-type]  # of which the TypeError tells
+        except TypeError:
+            raise UsageError("the units of a row are not what they should be", HINT) from None
+
+    def __repr__(self) -> str:
+        place = f"per={self.per!r}, axis={self.axis}" + ("" if self.size is None else f", size={self.size}")
+        return f"<Units: {len(self)}, {place}, shape={self.shape}>"
+
     def __len__(self) -> int:
         return prod(self.shape)
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
-from typing import TextIO
+from io import StringIO
+from typing import Any, TextIO
 
 from klcal.tables.table import Table
 from klcal.writers.records import dump, json_text, summary
 
-__all__ = ["write"]
+__all__ = ["as_dict", "write"]
+
+
+def as_dict(table: Table) -> dict[str, Any]:
+    """The document as it is read."""
+    out = StringIO()
+    write(table, out)
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
 
 
 def write(table: Table, out: TextIO) -> None:

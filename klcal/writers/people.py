@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.table import Comparison, Config, Table
 from klcal.writers.floats import DIGITS, for_people
-from klcal.writers.records import several_sources
+from klcal.writers.records import left_out, several_sources
 
 __all__ = ["Column", "columns", "headline", "notes", "remark_titles", "remarks"]
 
@@ -39,7 +39,11 @@ def columns(table: Table) -> list[Column]:
         return []
     chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
-    hidden = set() if several_sources(table) else {"source"}
+    if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
+        shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
+    hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
+    if not several_sources(table):
+        hidden.add("source")
     if not any(isinstance(row, Row) and row.units is not None for row in rows):
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
@@ -101,23 +105,28 @@ def _worst_sqnr(row: Row) -> str:
 
 _Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
 
+_HOW = ("target", "scheme", "method", "scale in")  # columns where rules by name made rows differ
 _UNITS = ("units", "min scale", "max scale", "worst dB", "worst unit")  # columns where units have scales
 _COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
     ("source", lambda row: row.source, False, 5),
     ("dtype", lambda row: row.dtype or "", False, 13),
     ("shape", shape, False, 11),
+    ("target", lambda row: row.target or "", False, 5),
+    ("scheme", lambda row: row.scheme or "", False, 10),
+    ("method", lambda row: row.method or "", False, 11),
+    ("scale in", lambda row: row.scale_format or "", False, 10),
     ("unit", lambda row: "" if row.unit is None else str(row.unit), True, 1),
     ("units", lambda row: "" if row.units is None else str(len(row.units)), True, 8),
-    ("min scale", lambda row: _one(row, "scale", min, SCALE_DIGITS), True, 4),
+    ("min scale", lambda row: _one(row, "scale", min, SCALE_DIGITS), True, 6),
     ("scale", lambda row: _one(row, "scale", median, SCALE_DIGITS), True, 1),
-    ("max scale", lambda row: _one(row, "scale", max, SCALE_DIGITS), True, 3),
-    ("zero point", _zero_points, True, 2),
+    ("max scale", lambda row: _one(row, "scale", max, SCALE_DIGITS), True, 5),
+    ("zero point", _zero_points, True, 3),
     ("low", lambda row: _one(row, "low", min), True, 10),
     ("high", lambda row: _one(row, "high", max), True, 9),
     ("kl", lambda row: for_people(row.kl), True, 12),
-    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 6),
-    ("worst dB", _worst_sqnr, True, 7),
+    ("SQNR dB", lambda row: for_people(row.sqnr_db), True, 2),
+    ("worst dB", _worst_sqnr, True, 4),
     ("worst unit", _worst_unit, True, 7),
     ("clipped %", lambda row: _percent(row.clipped), True, 14),
     ("to zero %", lambda row: _percent(row.rounded_to_zero), True, 14),
@@ -168,7 +177,7 @@ def notes(table: Table) -> list[str]:
     for row in table.rows:
         for note in row.note.split("; ") if row.note else ():
             alike.setdefault(re.sub(r"[-+.e\d]*\d", "0", note), []).append((row.name, note))
-    return [_together(alike[key]) for key in sorted(alike)]
+    return [*(_together(alike[key]) for key in sorted(alike)), *left_out(table)]
 
 
 def _together(said: Sequence[tuple[str, str]]) -> str:

@@ -16,7 +16,7 @@ from klcal.tables.units import Units
 from klcal.writers.floats import printed, shortest
 from klcal.writers.text import escape
 
-__all__ = ["Value", "cells", "dump", "json_text", "record", "several_sources", "summary"]
+__all__ = ["Value", "as_dict", "cells", "dump", "json_text", "left_out", "record", "several_sources", "summary"]
 
 Value: TypeAlias = "str | int | float | list[Any] | None"
 
@@ -30,8 +30,14 @@ def summary(table: Table) -> dict[str, Any]:
         "tool": {"name": "klcal", "version": version("klcal")},
         "config": asdict(table.config),
         "errors": [asdict(error) for error in table.errors],
-        "warnings": list(table.warnings),
+        "warnings": [*table.warnings, *left_out(table)],
     }
+
+
+def left_out(table: Table) -> list[str]:
+    """What has to be said where only some rows are there."""
+    count = len(table.rows)
+    return [f"only the first {count} of {count + table.left_out} rows are here"] if table.left_out else []
 
 
 def dump(value: object) -> str:
@@ -64,6 +70,14 @@ def json_text(row: Row | Difference, names: Sequence[str]) -> Iterator[str]:
     yield text[:-1] + ', "units": '
     yield from ("null",) if row.units is None else _units(row.units)
     yield "}"
+
+
+def as_dict(row: Row | Difference) -> dict[str, Any]:
+    """A row as its JSON is read."""
+    hidden = "unit" if getattr(row, "unit", None) is None else "units"
+    names = [field.name for field in fields(row) if field.name != hidden]
+    found: dict[str, Any] = json.loads("".join(json_text(row, names)))
+    return found
 
 
 def _units(units: Units) -> Iterator[str]:

@@ -1,13 +1,16 @@
 """The table for a terminal. The only writer that knows Rich; names enter it as Text, never as markup.
 
-On a terminal it fits the width: names lose their middle, then columns go. Anywhere else it is as wide as it
+On a terminal it fits the width: names lose what all have in common and their middle, as long as they stay different,
+then columns go. Anywhere else it is as wide as it
 needs to be and nothing is left out. Lines are laid out here, as Rich's own tables take a second per 1000 rows.
 """
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TextIO
@@ -18,15 +21,18 @@ from rich.text import Text
 
 from klcal.tables.table import Table
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
-from klcal.writers.text import escape, shorten
+from klcal.writers.text import escape, is_narrow, shorten, told_apart, width_to_tell
 
 __all__ = ["layout", "print_table", "write"]
 
 GAP = 2  # between columns
 NAME_WIDTH = 18  # names may shrink to this before a column has to go
-NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width
+NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width; so does a file's name
+SOURCE_WIDTH = 8  # which a file's name may have in any case
 REASON_WIDTH = 12  # what a wrapped reason gets at least
 SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
+DIGITS_READ = 9  # of a number of columns; nobody has more
+USUAL = 80  # columns, where nothing is known
 UNLIMITED = 1 << 12  # columns: wider than any row of such cells
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
 LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
@@ -34,10 +40,21 @@ LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and take
 
 def write(table: Table, out: TextIO) -> None:
     """Print the table; width, colours and character set are the terminal's."""
-    console = Console(file=out, highlight=False, markup=False, emoji=False)
-    if not out.isatty():
-        console.width = UNLIMITED
+    width, height = _terminal_width(out), LINES_AT_ONCE  # with both, Rich asks no terminal
+    console = Console(file=out, width=width, height=height, highlight=False, markup=False, emoji=False)
     print_table(table, console)
+
+
+def _terminal_width(out: TextIO) -> int:
+    """What ``COLUMNS`` says, else what the terminal does: a dumb one too, which Rich does not ask."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said[:DIGITS_READ]) > 0:
+        return min(int(said[:DIGITS_READ]), UNLIMITED)
+    if not out.isatty():
+        return UNLIMITED
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(out.fileno()).columns or USUAL
+    return USUAL
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -67,14 +84,26 @@ def _encodable(text: Text, console: Console) -> Text:
 def layout(wanted: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """The columns that fit, their cells escaped and shortened, and the titles of those that do not."""
     kept = [_mapped(column, _shown) for column in wanted]
-    by_need = sorted(kept[1:], key=lambda column: -column.spare)
-    while by_need and _room_for_name(kept, width) < min(NAME_WIDTH, _width(kept[0])):
-        kept.remove(by_need.pop(0))
-    if kept:
+    if kept and _room_for_name(kept, width) < _width(kept[0]):
+        kept = [_narrowed(column, max(SOURCE_WIDTH, width // NAME_SHARE)) for column in kept]
+        needed = max(width_to_tell(kept[0].cells, NAME_WIDTH, _cells), _cells(kept[0].title))
+        by_need = sorted(kept[1:], key=lambda column: -column.spare)
+        while by_need and _room_for_name(kept, width) < min(needed, _width(kept[0])):
+            kept.remove(by_need.pop(0))
         room = _room_for_name(kept, width)
-        kept[0] = _mapped(kept[0], lambda cell: shorten(cell, room, cell_len))
+        kept[0] = replace(kept[0], cells=tuple(told_apart(kept[0].cells, room, _cells)))
     titles = {column.title for column in kept}
     return kept, [column.title for column in wanted if column.title not in titles]
+
+
+def _narrowed(column: Column, width: int) -> Column:
+    """The column of sources with no more than a width; any other as it is."""
+    return replace(column, cells=tuple(told_apart(column.cells, width, _cells))) if column.title == "source" else column
+
+
+def _cells(text: str) -> int:
+    """How many columns an escaped text takes."""
+    return len(text) if is_narrow(text) else cell_len(text)
 
 
 def _shown(cell: str) -> str:
@@ -86,7 +115,7 @@ def _mapped(column: Column, change: Callable[[str], str]) -> Column:
 
 
 def _width(column: Column) -> int:
-    return max(map(cell_len, (column.title, *column.cells)))
+    return max(map(_cells, (column.title, *column.cells)))
 
 
 def _room_for_name(kept: Sequence[Column], width: int) -> int:
@@ -98,9 +127,9 @@ def _reasons(table: Table, width: int) -> list[Column]:
     others = list(remarks(table))
     if not others:
         return []
-    names = [shorten(_shown(name), max(1, width // NAME_SHARE), cell_len) for name, _, _ in others]
+    names = told_apart([_shown(name) for name, _, _ in others], max(1, width // NAME_SHARE), _cells)
     titles = remark_titles(table)
-    taken = max(map(cell_len, (titles[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
+    taken = max(map(_cells, (titles[0], *names))) + max(len(status) for _, status, _ in others) + 2 * GAP
     room = max(REASON_WIDTH, width - taken)
     lines = [
         line
@@ -129,7 +158,7 @@ def _grid(shown: Sequence[Column]) -> Iterator[Text]:
 
 def _line(cells: Sequence[str], shown: Sequence[Column], widths: Sequence[int]) -> str:
     padded = [
-        " " * (width - cell_len(cell)) + cell if column.number else cell + " " * (width - cell_len(cell))
+        " " * (width - _cells(cell)) + cell if column.number else cell + " " * (width - _cells(cell))
         for cell, column, width in zip(cells, shown, widths, strict=True)
     ]
     return (" " * GAP).join(padded).rstrip()

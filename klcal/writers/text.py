@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 
-__all__ = ["escape", "shorten"]
+__all__ = ["escape", "is_narrow", "shorten", "told_apart", "width_to_tell"]
 
 ELLIPSIS = "…"
 
@@ -28,8 +31,14 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def shorten(text: str, width: int, measure: Callable[[str], int] = len) -> str:
+def shorten(text: str, width: int, measure: Callable[[str], int] = len, head: float = 0.5) -> str:
     """The text with its middle left out where it is wider than ``width``: both ends of a name tell much.
+
+    Args:
+        text: any.
+        width: of the result, at most.
+        measure: how wide a text is, at least 1 for each character.
+        head: the share of the room that the beginning gets.
 
     >>> shorten("model.layers.0.self_attn.q_proj.weight", 21)
     'model.laye…roj.weight'
@@ -39,9 +48,17 @@ def shorten(text: str, width: int, measure: Callable[[str], int] = len) -> str:
     if width < 1:
         return ""
     kept = width - 1  # for the ellipsis
-    head = "".join(_fitting(text, kept // 2, measure))
-    tail = "".join(_fitting(reversed(text), kept - kept // 2, measure))
-    return head + ELLIPSIS + tail[::-1]
+    begin = int(kept * head)
+    if is_narrow(text):
+        return text[:begin] + ELLIPSIS + text[len(text) - kept + begin :]
+    front = "".join(_fitting(text, begin, measure))
+    tail = "".join(_fitting(reversed(text), kept - begin, measure))
+    return front + ELLIPSIS + tail[::-1]
+
+
+def is_narrow(text: str) -> bool:
+    """Whether every character of an escaped text is one column wide, for all that can be known quickly."""
+    return text.replace(ELLIPSIS, "").isascii()
 
 
 def _fitting(chars: Iterable[str], width: int, measure: Callable[[str], int]) -> Iterable[str]:
@@ -50,3 +67,75 @@ def _fitting(chars: Iterable[str], width: int, measure: Callable[[str], int]) ->
         if width < 0:
             return
         yield char
+
+
+HEADS = (0.5, 0.0, 0.25, 0.75, 1.0)  # shares that the beginning of a name may get; the first is the most pleasant
+PART = re.compile(r"[^./:]+[./:]*|[./:]+")  # what names are made of: "layers.", "0.", "weight"
+
+
+def told_apart(names: Sequence[str], width: int, measure: Callable[[str], int] = len) -> list[str]:
+    """Names shortened to a width, so that different ones stay different as far as it allows.
+
+    Of what all have in common at their ends as little as suffices is left out first, then a part of each.
+
+    >>> told_apart([f"model.layers.{i}.mlp.gate.weight" for i in (0, 10)], 20)
+    ['…0.mlp.gate.weight', '…10.mlp.gate.weight']
+    >>> told_apart([f"model.layers.{i}.mlp.gate.weight" for i in (0, 10)], 18)
+    ['…0.mlp.gate.…', '…10.mlp.gate.…']
+    """
+    known = list(dict.fromkeys(names))
+    best, told = known, 0
+    for found in _shortened(known, width, measure):
+        if (different := len(set(found))) > told and all(measure(each) <= width for each in found):
+            best, told = found, different
+            if told == len(known):
+                break
+    shown = dict(zip(known, best, strict=True))
+    return [shown[name] for name in names]
+
+
+def width_to_tell(names: Sequence[str], least: int, measure: Callable[[str], int] = len) -> int:
+    """The least width, from ``least`` on, to which different names can be shortened and stay different."""
+    known = list(dict.fromkeys(names))
+    widths = range(least, max(map(measure, known), default=least) + 1)
+    return least + bisect_left(widths, len(known), key=lambda width: len(set(told_apart(known, width, measure))))
+
+
+def _shortened(names: list[str], width: int, measure: Callable[[str], int]) -> Iterator[list[str]]:
+    """Forms of some names, the most pleasant first."""
+    yield names
+    rest = _without_common(names, width, measure)
+    yield rest
+    for head in HEADS:
+        yield [shorten(name, width, measure, head) for name in rest]
+
+
+def _without_common(names: list[str], width: int, measure: Callable[[str], int]) -> list[str]:
+    """Names without as many of the parts that all begin or end with as do not fit; at least one is left of each."""
+    parts = [PART.findall(name) for name in names]
+    first = parts[0] if len(parts) > 1 else []
+    before = _in_common(parts)
+    after = _in_common([each[before:][::-1] for each in parts])
+    widest, front, back = max(map(measure, names), default=0), 0, 0
+    while widest - _saved(first[:front], measure) - _saved(first[len(first) - back :], measure) > width:
+        if front < before:
+            front += 1
+        elif back < after:
+            back += 1
+        else:
+            break
+    dots = ELLIPSIS * (front > 0), ELLIPSIS * (back > 0)
+    return ["".join((dots[0], *each[front : len(each) - back], dots[1])) for each in parts]
+
+
+def _in_common(lists: list[list[str]]) -> int:
+    """How many first items all have in common, if each is to have another one."""
+    if len(lists) < 2:
+        return 0
+    same = (len(set(items)) == 1 for items in zip(*lists, strict=False))
+    return max(0, min(sum(1 for _ in takewhile(bool, same)), min(map(len, lists)) - 1))
+
+
+def _saved(parts: list[str], measure: Callable[[str], int]) -> int:
+    """How much narrower a name is with an ellipsis for some of its parts."""
+    return measure("".join(parts)) - 1 if parts else 0

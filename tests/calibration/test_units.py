@@ -36,8 +36,8 @@ def matrix(rows: int = 6, columns: int = 300, seed: int = 0) -> np.ndarray:
 
 
 def unit(row: Row, number: int) -> Row:
-    """All that the table says of one unit."""
-    return replace(list(row.each_unit())[number], unit=None, note=None, reason=None, shape=None)
+    """All that the table says of one unit, but for what it is one of."""
+    return replace(list(row.each_unit())[number], unit=None, note=None, reason=None, shape=None, per=None)
 
 
 def squared_error(values: np.ndarray, row: Row) -> float:

@@ -47,7 +47,7 @@ def test_one_run_covers_a_checkpoint_with_a_rule_for_each_kind(here):
     )
     rules = ("--per", "head.*=group:16", "--per", "*.weight=channel", "--per", "tensor")
     result = klcal("calibrate", "m.safetensors", *rules, "--format", "json", "--dtype", "int8")
-    assert result.document["config"]["per"] == "head.*=group:16,*.weight=channel,tensor"
+    assert result.document["config"]["per"] == "head.*=group:16; *.weight=channel; tensor"
     found = result.tensors
     assert [found["fc.weight"]["units"][key] for key in ("per", "axis", "shape")] == ["channel", 0, [8]]
     assert [found["head.weight"]["units"][key] for key in ("per", "size", "shape")] == ["group", 16, [4, 4]]
@@ -76,16 +76,16 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
 @pytest.mark.parametrize(
     ("unit", "told"),
     [
-        ("channel:2", "m.npy: m: --per channel:2: the shape [8, 96] has the axes 0 to 1; write --per 'GLOB=UNIT'"),
-        ("channel:-3", "m.npy: m: --per channel:-3: the shape [8, 96] has the axes 0 to 1"),
+        ("channel:2", "m.npy: m: per channel:2: the shape [8, 96] has the axes 0 to 1; use one of these, or a rule"),
+        ("channel:-3", "m.npy: m: per channel:-3: the shape [8, 96] has the axes 0 to 1"),
         ("block:0,2", "a block of 0 by 2 values; sizes are ints, at least 1: block:128,128"),
-        ("group:97", "m.npy: m: --per group:97: axis 1 of the shape [8, 96] has 96 values, fewer than a group"),
-        ("group:9,0", "m.npy: m: --per group:9,0: axis 0 of the shape [8, 96] has 8 values, fewer than a group"),
+        ("group:97", "m.npy: m: per group:97: axis 1 of the shape [8, 96] has 96 values, fewer than a group"),
+        ("group:9,0", "m.npy: m: per group:9,0: axis 0 of the shape [8, 96] has 8 values, fewer than a group"),
     ],
 )
 def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
     np.save("m.npy", matrix())
-    monkeypatch.setattr("klcal.pipeline.calibrate._counted", None)
+    monkeypatch.setattr("klcal.pipeline.tasks._counted", None)
     result = klcal("calibrate", "m.npy", "--per", unit, "--output", "scales.json")
     assert result.code == ExitCode.USAGE
     assert one_message(result).startswith(f"klcal: error: {told}")
@@ -152,7 +152,7 @@ def test_rows_longer_than_a_chunk_and_shorter_ones_give_the_same_bytes(here, mon
 
 @pytest.mark.parametrize("per", ["channel", "channel:1", "group:32", "block:3,50"])
 def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
-    monkeypatch.setattr("klcal.pipeline.calibrate.PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr("klcal.pipeline.tasks.PARALLEL_SECONDS", 0.0)
     tensors = {f"layer.{i}.weight": matrix(16, 96, i) for i in range(6)}
     Path("one").mkdir()
     Path("two").mkdir()
@@ -334,4 +334,5 @@ def test_a_table_of_other_channels_does_not_know_the_tensor(here):
     klcal("calibrate", "m.npy", "--dtype", "int8", "--per", "channel", "--output", "scales.json")
     np.save("m.npy", matrix(9, 96))
     (tensor,) = klcal("compare", "m.npy", "--table", "scales.json", "--format", "json").document["tensors"]
-    assert (tensor["status"], tensor["reason"]) == ("missing", "the table has no scale for it, or not for all of it")
+    assert tensor["status"] == "missing"
+    assert tensor["reason"].startswith("in the table: scales of [8] units per channel:0 do not fit the shape [9, 96]; ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ from klcal.divergence.elementwise import side_by_side
 from klcal.divergence.samples import common_bins
 from klcal.errors import UsageError
 from klcal.pipeline.compare import compare_files
+from klcal.pipeline.quantized_copy import read_quantizers
+from klcal.pipeline.selection import Selected
+from klcal.quantizers.rounding import dequantize, quantize
+from klcal.readers import read
+from klcal.readers.table_file import read_table
 from klcal.sketches.values import sketch
 from tests.support.command import klcal
 from tests.support.lazy import torch
@@ -136,7 +142,7 @@ def test_layouts_dtypes_and_formats_may_differ(tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_number_of_workers_does_not_matter(tmp_path, monkeypatch, jobs):
-    monkeypatch.setattr("klcal.pipeline.calibrate.PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr("klcal.pipeline.tasks.PARALLEL_SECONDS", 0.0)
     arrays = {f"w{i}": normal(20, 30) for i in range(9)}
     p = saved(tmp_path / "a.safetensors", **arrays)
     q = saved(tmp_path / "b.safetensors", **{name: array + normal(20, 30) / 10 for name, array in arrays.items()})
@@ -225,9 +231,87 @@ def test_tensors_that_a_table_does_not_know_are_missing(tmp_path):
     klcal("calibrate", path, "-o", str(tmp_path / "scales.json"))
     saved(tmp_path / "a.safetensors", w=normal(9), v=normal(9), z=np.zeros(3, np.float32), y=normal(3))
     found = rows(compare_files(path, None, table=str(tmp_path / "scales.json")))
-    assert (found["v"].status, found["v"].reason) == ("missing", "the table has no scale for it, or not for all of it")
+    assert (found["v"].status, found["v"].reason) == (
+        "missing",
+        "the table has no tensor of this name; it has 'w', 'y', 'z'",
+    )
     assert (found["y"].status, found["y"].reason) == ("missing", "the table has no scale for it: every value was 0")
     assert (found["z"].status, found["w"].status) == ("zero", "ok")
+
+
+def table_of(paths, name, *options):
+    assert klcal("calibrate", *paths, "--dtype", "int8", "-o", str(name), *options).code == 0
+    return str(name)
+
+
+def test_scales_from_one_batch_are_tried_on_another(tmp_path):
+    """Whatever the files are called: by the tensors' names, and a single tensor by being the only one."""
+    for number in (0, 1):
+        np.save(tmp_path / f"batch{number}.npy", normal(40, 3) * (1 + number))
+        saved(tmp_path / f"acts{number}.safetensors", a=normal(90), b=normal(90) * 9)
+    for suffix, names in ((".npy", ["batch1"]), (".safetensors", ["a", "b"])):
+        first, other = (str(next(tmp_path.glob(f"*{number}{suffix}"))) for number in (0, 1))
+        table = table_of([first], tmp_path / "scales.json")
+        scales = {row.name: row for row in read_table(table).rows}
+        found = rows(compare_files(other, None, table=table))
+        assert {name: row.status for name, row in found.items()} == dict.fromkeys(names, "ok")
+        for name, tensor in read(other).items():
+            row = scales["batch0" if suffix == ".npy" else name]
+            values = np.concatenate([chunk.copy() for part in tensor.parts for chunk in part.chunks()])
+            error = values.astype(float) - dequantize(quantize(values, row), row)
+            assert found[name].mse == pytest.approx(np.mean(error**2), rel=1e-6)
+
+
+def test_a_table_of_a_checkpoint_is_tried_on_a_shard_and_on_a_renamed_file(tmp_path):
+    arrays = {f"layers.{i}.w": normal(8, 8) for i in range(3)}
+    whole = saved(tmp_path / "model.safetensors", **arrays)
+    table = table_of([whole], tmp_path / "scales.safetensors", "--per", "channel")
+    shard = saved(tmp_path / "model-00002-of-00002.safetensors", **{"layers.2.w": arrays["layers.2.w"]})
+    expected = {row.name: row for row in compare_files(whole, None, table=table).rows}
+    (row,) = compare_files(shard, None, table=table).rows
+    assert (row.status, row.mse) == ("ok", expected["layers.2.w"].mse)
+    torch.save({"a": (w := torch.from_numpy(arrays["layers.1.w"])), "layers.1.w": w}, tmp_path / "tied.pt")
+    (row,) = compare_files(str(tmp_path / "tied.pt"), None, table=table).rows
+    assert (row.name, row.mse) == ("a", expected["layers.1.w"].mse), "found by its alias"
+
+
+def test_of_equal_names_the_one_of_the_file_is_taken_and_without_it_none(tmp_path):
+    for name, size in (("x", 1), ("y", 100), ("z", 1)):
+        saved(tmp_path / f"{name}.safetensors", w=normal(500) * size)
+    table = table_of([str(tmp_path / "x.safetensors"), str(tmp_path / "y.safetensors")], tmp_path / "t.json")
+    for name in "xy":
+        (row,) = compare_files(str(tmp_path / f"{name}.safetensors"), None, table=table).rows
+        assert row.sqnr_db > 35, "the other one's scale would lose everything"
+    (row,) = compare_files(str(tmp_path / "z.safetensors"), None, table=table).rows
+    assert (row.status, row.reason) == (
+        "missing",
+        "the table has it for 'x.safetensors', 'y.safetensors', and not for 'z.safetensors'; rename the file",
+    )
+
+
+def test_the_file_goes_before_the_name(tmp_path):
+    """Tied weights: the first name is found in another file, the second one in this."""
+    wide, narrow = normal(500) * 100, normal(500)
+    saved(tmp_path / "wide.safetensors", a=wide)
+    path = saved(tmp_path / "x.safetensors", b=narrow)
+    table = table_of([str(tmp_path / "wide.safetensors"), path], tmp_path / "t.json")
+    tied = replace(read(path)["b"], name="a", aliases=("b",))
+    found = read_quantizers(table).of(Selected("x.safetensors", tied), alone=True)
+    assert (found.source, found.name) == ("x.safetensors", "b")
+
+
+def test_a_miss_says_what_differs(tmp_path):
+    p = saved(tmp_path / "p.safetensors", w=normal(4, 6), other=normal(5), bad=np.float32([1, 2]))
+    q = saved(tmp_path / "q.safetensors", w=normal(6, 4), v=normal(3, 3), bad=np.float32([1, math.nan]))
+    klcal("calibrate", q, "--per", "channel", "-o", str(tmp_path / "t.json"))
+    found = rows(compare_files(p, None, table=str(tmp_path / "t.json")))
+    assert {row.status for row in found.values()} == {"missing"}
+    assert found["w"].reason == (
+        "in the table: scales of [6] units per channel:0 do not fit the shape [4, 6]; "
+        "hand in a tensor of the shape that was calibrated"
+    )
+    assert found["other"].reason == "the table has no tensor of this name; it has 'bad', 'v', 'w'"
+    assert found["bad"].reason.startswith("the table has no scale for it: 1 NaN among 2 values")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +319,7 @@ def test_tensors_that_a_table_does_not_know_are_missing(tmp_path):
 )
 def test_what_is_no_table_is_a_usage_error(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
-    with pytest.raises(UsageError, match="--table"):
+    with pytest.raises(UsageError, match="the table"):
         compare_files(saved(tmp_path / "a.safetensors", w=normal(3)), None, table=str(tmp_path / "t.json"))
 
 

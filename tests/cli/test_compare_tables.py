@@ -68,7 +68,7 @@ def test_another_batch_is_measured_on_the_cells_of_the_first(tmp_path):
     save("a.safetensors", w=second)
     (found,) = klcal("compare", "a.safetensors", "--table", "scales.json", "--format", "json").document["tensors"]
     scale = klcal("calibrate", "a.safetensors", "--format", "json", "--dtype", "int8").tensors["w"]["scale"]
-    assert found["kl"] == pytest.approx(divergence(second, library.read_table("scales.json").rows[0].scale), abs=1e-6)
+    assert found["kl"] == pytest.approx(divergence(second, library.load_table("scales.json").rows[0].scale), abs=1e-6)
     assert abs(found["kl"] - divergence(second, scale)) > 1e-5, "as it would be with a scale of its own"
 
 
@@ -164,7 +164,7 @@ def test_every_sample_tensor_is_finitely_far_from_its_copy(dtype):
 
 def copies(path: Path) -> dict[str, np.ndarray]:
     """Every tensor of a file, quantized by scales.json and restored."""
-    rows = {row.name: row for row in library.read_table("scales.json").rows}
+    rows = {row.name: row for row in library.load_table("scales.json").rows}
     found = {}
     for name, tensor in library.read(path).items():
         chunks = [np.array(chunk) for part in tensor.parts for chunk in part.chunks()]

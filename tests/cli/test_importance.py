@@ -13,11 +13,10 @@ import safetensors.numpy
 
 import klcal as library
 from klcal.errors import ExitCode
-from klcal.pipeline import calibrate as pipeline
-from klcal.pipeline.calibrate import Request, calibrate_files
-from klcal.quantizers.scheme import Scheme
+from klcal.pipeline import tasks as pipeline
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.readers import regular
-from klcal.search.methods import MSE
 from tests.support.command import klcal, normal, one_message
 from tests.support.imatrix import imatrix
 from tests.support.lazy import torch
@@ -134,7 +133,7 @@ def test_an_array_alone_is_for_the_only_tensor(here):
 def test_neither_parts_nor_workers_change_anything(saved, monkeypatch, jobs):
     weights = {**WEIGHTS, "b.bias": energy(6, 3)}
     np.savez("energy.npz", **weights)
-    request = Request(MSE(), Scheme.parse("int4"), importance="energy.npz")
+    request = Request.parse(method="mse", dtype="int4", importance="energy.npz")
     expected = calibrate_files(["m.safetensors"], request)
     monkeypatch.setattr(regular, "PART_BYTES", 64)
     monkeypatch.setattr(pipeline, "PART_BYTES", 64)
@@ -244,7 +243,7 @@ def test_an_importance_that_cannot_be_used_is_wrong_usage(saved, name, content, 
         Path(name).write_bytes(content)
     result = klcal("calibrate", "m.safetensors", "--importance", name, "-o", "out.json")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
-    assert one_message(result).startswith(f"klcal: error: --importance '{name}': ")
+    assert one_message(result).startswith(f"klcal: error: the importance '{name}': ")
     assert message in result.err
     assert not Path("out.json").exists()
 
@@ -271,7 +270,7 @@ def test_the_importance_is_never_replaced(saved):
 @pytest.mark.parametrize("name", ["scales.json", "scales.safetensors"])
 def test_a_table_says_it_and_is_read_so(saved, name):
     klcal("calibrate", "m.safetensors", "--importance", "energy.npz", *INT4, "--output", name)
-    rows = {row.name: row.importance for row in library.read_table(name).rows}
+    rows = {row.name: row.importance for row in library.load_table(name).rows}
     assert rows == {"a.weight": True, "b.weight": True, "b.bias": False}
 
 
@@ -280,11 +279,11 @@ def test_a_table_that_does_not_know_it_is_read(saved):
     for row in document["tensors"]:
         del row["importance"]
     Path("old.json").write_text(json.dumps(document))
-    assert not any(row.importance for row in library.read_table("old.json").rows)
+    assert not any(row.importance for row in library.load_table("old.json").rows)
     document["tensors"][0]["importance"] = 1
     Path("old.json").write_text(json.dumps(document))
     with pytest.raises(library.InputError, match="a field is missing or of another kind"):
-        library.read_table("old.json")
+        library.load_table("old.json")
 
 
 def test_people_see_it(saved):

@@ -30,6 +30,7 @@ from tests.support.command import (
     one_message,
     with_proc,
 )
+from tests.support.devices import idle_devices
 from tests.support.lazy import torch
 from tests.support.tables import TABLE
 
@@ -286,9 +287,8 @@ def test_a_device_without_memory_costs_the_tensor_and_is_not_exchanged_for_anoth
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
 
     np.save("y.npy", normal(10))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.Tensor, "to", full)
+    idle_devices(monkeypatch, 1)
+    monkeypatch.setattr(device_counting, "none_counted", full)
     result = klcal("calibrate", ".", "--device", "cuda", "--format", "json")
     assert (result.code, statuses(result.document)) == (3, {"x": "failed", "y": "failed"})
-    assert all("not enough memory" in line for line in result.messages)
+    assert all("there is not enough memory for it on the device 'cuda'; free some" in line for line in result.messages)

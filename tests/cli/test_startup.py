@@ -66,4 +66,4 @@ def test_without_torch_everything_but_a_device_works():
     command = [sys.executable, "-c", IMPORTED.replace("FIRST", first), "calibrate", "x.pt", "--device", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 2
-    assert "--device cuda needs torch; pip install 'klcal[torch]'" in done.stderr
+    assert "--device cuda needs torch; pip install 'klcal[cuda]'" in done.stderr

@@ -104,6 +104,17 @@ def test_no_terminal_is_too_poor(model, env):
         assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)
 
 
+def test_a_dumb_terminal_and_a_pipe_are_as_wide_as_columns_says(model):
+    for columns in (60, 100):
+        shown, _ = on_terminal(model, "--dtype", "int8", streams=("stdout",), TERM="dumb", COLUMNS=str(columns))
+        assert columns - 10 < max(map(cell_len, lines(shown))) <= columns
+        env = environment(COLUMNS=str(columns))
+        piped = subprocess.run([*COMMAND, "calibrate", model, "--format", "table"], env=env, capture_output=True)
+        assert columns - 10 < max(map(cell_len, piped.stdout.decode().splitlines())) <= columns
+    shown, _ = on_terminal(model, width=70, streams=("stdout",), TERM="dumb")
+    assert 60 < max(map(cell_len, lines(shown))) <= 70, "without it, what the terminal says"
+
+
 def test_redirected_output_has_no_escape_sequences(model):
     """With the terminal still behind the other stream."""
     _, answer = on_terminal(model, streams=("stderr",))

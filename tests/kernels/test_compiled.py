@@ -107,7 +107,9 @@ def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
 
         def wrong(*arguments: Any) -> None:
             right(*arguments)
-            arguments[-1].scale[:] = np.nextafter(np.float32(arguments[-1].scale), np.float32(9))
+            scale = arguments[-1].kept[-2]  # where what is chosen was written
+
+            scale[:] = np.nextafter(np.float32(scale), np.float32(9))
 
         monkeypatch.setattr("klcal.search.units.compiled_search", wrong)
         off = klcal.calibrate(values, per="channel")

@@ -10,19 +10,18 @@ import pytest
 import safetensors.numpy
 
 from klcal.errors import ExitCode, InputError
-from klcal.pipeline import calibrate as pipeline
-from klcal.pipeline import workers
-from klcal.pipeline.calibrate import Request, calibrate_files
-from klcal.quantizers.scheme import Scheme
+from klcal.pipeline import calibrate, workers
+from klcal.pipeline import tasks as pipeline
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.request import Request
 from klcal.readers import Source, regular
-from klcal.search.methods import KL, MSE
 from tests.support.command import SAMPLES, environment, klcal, klcal_process, normal
 from tests.support.lazy import torch
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
 )  # of a process that other tests gave threads
-REQUEST = Request(KL(), Scheme.parse("uint8"))
+REQUEST = Request.parse()
 VALUES = normal(50_000) * np.exp(normal(50_000, 1))
 
 
@@ -88,7 +87,7 @@ def small_tensors() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(
-    "request_", [REQUEST, Request(MSE(), Scheme.parse("int4")), Request(MSE(), Scheme.parse("nf4"))]
+    "request_", [REQUEST, Request.parse(method="mse", dtype="int4"), Request.parse(method="mse", dtype="nf4")]
 )
 def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, jobs, request_):
     monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
@@ -230,14 +229,14 @@ def test_progress_counts_every_byte_and_every_tensor(here, small_parts, jobs):
 def test_a_part_that_is_lost_costs_its_tensor_and_no_other(here, small_parts, monkeypatch, jobs):
     for name in "abc":
         np.save(f"{name}.npy", VALUES)
-    tasks = pipeline._tasks
+    tasks = pipeline.tasks_of
 
     def after_a_cut(*arguments):
         """The file is cut once it has been described."""
         os.truncate("b.npy", 100_000)
         return tasks(*arguments)
 
-    monkeypatch.setattr(pipeline, "_tasks", after_a_cut)
+    monkeypatch.setattr(calibrate, "tasks_of", after_a_cut)
     rows = calibrate_files(["a.npy", "b.npy", "c.npy"], REQUEST, jobs=jobs).rows
     assert [row.status for row in rows] == ["ok", "failed", "ok"]
     assert rows[1].reason.startswith("the file changed while it was read")
@@ -326,7 +325,7 @@ def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts,
             raise error
         return calibrate_sketch(found, settings)
 
-    monkeypatch.setattr(pipeline, "calibrate_sketch", broken)
+    monkeypatch.setattr(calibrate, "calibrate_sketch", broken)
     assert [row.status for row in calibrate_files(["cut.npy", "good.npy"], REQUEST).rows] == ["failed", "ok"]
 
 

@@ -11,9 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
-from klcal.quantizers.granularity import Grid, Per, PerBlock, PerChannel, PerGroup, PerTensor, parse_per, per_at
+from klcal.quantizers.granularity import (
+    UNIT_WORDS,
+    Grid,
+    Per,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    parse_per,
+    per_at,
+)
 from klcal.quantizers.layout import Layout, layout
-from klcal.quantizers.rules import parse_rules, per_of
+from klcal.quantizers.rules import rules_of
 
 SHAPES = [(3, 5), (5, 3), (1, 4), (4, 1), (2, 3, 4), (3, 1, 2), (2, 2, 2, 3), (2, 3, 64)]
 
@@ -200,10 +210,41 @@ def test_a_group_longer_than_its_axis_and_an_axis_that_is_not_there_are_usage_er
 
 
 def test_the_first_rule_that_matches_holds_and_that_without_a_glob_comes_last():
-    rules = parse_rules(["group:4", "*.weight=channel:0", "fc.*=channel:1"])
-    assert per_of(["fc.weight"], rules) == PerChannel(0)
-    assert per_of(["fc.bias"], rules) == PerChannel(1)
-    assert per_of(["x"], rules) == PerGroup(4)
-    assert per_of(["tied", "fc.weight"], rules) == PerChannel(0), "any of its names"
-    assert per_of(["x"], parse_rules(["fc.*=channel"])) == PerTensor()
-    assert parse_rules(["a=b=channel"])[0][0] == "a=b", "a name may hold an equals sign"
+    rules = units("group:4", "*.weight=channel:0", "fc.*=channel:1")
+    assert rules.of(["fc.weight"]) == PerChannel(0)
+    assert rules.of(["fc.bias"]) == PerChannel(1)
+    assert rules.of(["x"]) == PerGroup(4)
+    assert rules.of(["tied", "fc.weight"]) == PerChannel(0), "any of its names"
+    assert units("fc.*=channel").of(["x"]) == PerTensor()
+    assert str(rules) == "*.weight=channel:0; fc.*=channel:1; group:4"
+    mapping = rules_of("unit", {"*.weight": PerChannel(0), "*": "group:4"}, "tensor", UNIT_WORDS, parse_per)
+    assert mapping == units("group:4", "*.weight=channel:0")
+
+
+def units(*texts):
+    return rules_of("unit", texts, "tensor", UNIT_WORDS, parse_per)
+
+
+@pytest.mark.parametrize(
+    ("text", "glob", "value"),
+    [
+        ("a=b=channel", "a=b", "channel"),  # a name may hold an equals sign
+        ("*=kl:weight=1", "*", "kl:weight=1"),
+        ("kl:weight=1", "*", "kl:weight=1"),
+        ("kl:weight=1,bins=64", "*", "kl:weight=1,bins=64"),
+        ("*e*=kl:weight=1,bins=64", "*e*", "kl:weight=1,bins=64"),
+        ("kl=kl", "kl", "kl"),
+        ("*e*=klx:weight=1", "*e*", "klx:weight=1"),  # unknown: what is told is the value, without the glob
+        ("kl:wieght=x", "*", "kl:wieght=x"),
+        ("=kl", "", "kl"),
+        ("fc=", "fc", ""),
+    ],
+)
+def test_a_rule_is_cut_where_a_value_begins(text, glob, value):
+    pairs = rules_of("method", [text], "minmax", ("kl", "channel"), str).pairs
+    assert pairs == (((glob, value), ("*", "minmax")) if glob != "*" else (("*", value),))
+
+
+def test_two_values_for_all_are_refused():
+    with pytest.raises(UsageError, match="unit is given twice for all tensors, as channel and tensor"):
+        units("channel", "a=group:4", "tensor")

@@ -120,10 +120,10 @@ def test_integers_of_all_widths(bits):
         (("int17",), "unknown dtype 'int17'"),
         (("float8",), "unknown dtype 'float8'"),
         (("int8", "full"), "unknown scheme 'full'; use auto, symmetric, symmetric-full, symmetric-signed or affine"),
-        (("nf4", "affine"), "nf4 has no zero point to search; use --scheme symmetric"),
-        (("nf4", "symmetric-full"), "nf4 has its own levels on both sides of zero; use --scheme symmetric"),
+        (("nf4", "affine"), "nf4 has no zero point to search; use the scheme symmetric"),
+        (("nf4", "symmetric-full"), "nf4 has its own levels on both sides of zero; use the scheme symmetric"),
         (("float8_e4m3fn", "symmetric-signed"), "float8_e4m3fn has its own levels"),
-        (("int4", "symmetric-signed", "e8m0"), "e8m0 has no negative scales; use --scheme symmetric-full"),
+        (("int4", "symmetric-signed", "e8m0"), "e8m0 has no negative scales; use the scheme symmetric-full"),
         (("int8", "auto", "float8"), "unknown scale format 'float8'; use one of float32, float16, bfloat16, e8m0, fl"),
     ],
 )

@@ -61,6 +61,8 @@ def ok(name: str, source: str = "model.pt", **changes: object) -> Row:
         "target": "uint8",
         "scheme": "affine",
         "method": "kl:bins=2048,weight=4",
+        "per": "tensor",
+        "scale_format": "float32",
     }
     return Row(name=name, source=source, status="ok", **{**values, **changes})  # type: ignore[arg-type]  # of any type
 

@@ -22,7 +22,7 @@ from klcal.writers.floats import GREATEST, LEAST, for_people, printed, shortest
 from klcal.writers.people import columns
 from klcal.writers.records import record
 from klcal.writers.rich_table import layout, print_table
-from klcal.writers.text import escape, shorten
+from klcal.writers.text import escape, shorten, told_apart, width_to_tell
 from tests.support import tables
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,6 +148,43 @@ def test_a_shortened_text_fits_and_keeps_its_ends(text, width):
         assert shorten(text, width)[-1] == text[-1]
 
 
+LAYERS = [
+    f"model.layers.{layer}.{name}.weight"
+    for layer in (0, 1, 10, 31)
+    for name in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.experts.7.up_proj")
+]
+CHECKPOINT = [*LAYERS, "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
+DOTTED = st.lists(st.text("ab.重/", min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("names", [LAYERS, CHECKPOINT], ids=["layers", "checkpoint"])
+def test_names_of_a_checkpoint_stay_different_in_a_column_of_thirty(names):
+    for width in (30, 40):
+        short = told_apart(names, width)
+        assert len(set(short)) == len(names)
+        assert max(map(len, short)) <= width
+    assert width_to_tell(names, 10) <= 30
+    assert len({shorten(name, 30) for name in names}) < len(names), "their ends alone do not tell them apart"
+
+
+def test_no_more_is_left_out_than_has_to_be():
+    names = ["model.a.q_proj.weight", "model.bb.q_proj.weight"]
+    assert told_apart(names, 22) == names
+    assert told_apart(names, 18) == ["…a.q_proj.weight", "…bb.q_proj.weight"]
+    assert told_apart(names, 13) == ["…a.q_proj.…", "…bb.q_proj.…"]
+    assert told_apart(["model.weight"] * 3, 8) == ["mod…ight"] * 3, "a name that is alone has nothing in common"
+
+
+@given(DOTTED, st.integers(0, 14))
+def test_shortened_names_fit_and_different_ones_stay_different_where_there_is_room(names, width):
+    for measure in (len, cell_len):
+        found = told_apart(names, width, measure)
+        assert all(measure(each) <= width for each in found)
+        assert len(set(zip(names, found, strict=True))) == len(set(names))
+        needed = width_to_tell(names, 3, measure)
+        assert len(set(told_apart(names, needed, measure))) == len(set(names))
+
+
 # --- formats
 
 
@@ -168,8 +205,8 @@ def test_the_document_is_that_of_the_schema():
     assert document["tool"] == {"name": "klcal", "version": "0.0.0"}
     assert list(document["config"]) == ["method", "dtype", "scheme", "per", "scale_format"]
     order = (
-        "name source dtype shape status reason cause note target scheme method importance scale global_scale "
-        "zero_point qmin qmax low high min max numel zeros nan neg_inf pos_inf kl mse sqnr_db clipped "
+        "name source dtype shape status reason cause note target scheme method per scale_format importance scale "
+        "global_scale zero_point qmin qmax low high min max numel zeros nan neg_inf pos_inf kl mse sqnr_db clipped "
         "rounded_to_zero aliases units"
     )
     assert all(list(tensor) == order.split() for tensor in document["tensors"])
@@ -322,9 +359,25 @@ def test_columns_go_before_names_do():
     assert layout(wanted, 200)[1] == []
     assert layout(wanted, 80)[1][0] == "dtype"
     shown, hidden = layout(wanted, 30)
-    assert [column.title for column in shown] == ["name", "scale"]
+    assert [column.title for column in shown] == ["name", "scale", "SQNR dB"]
     assert "low" in hidden
     assert shown[0].cells == ("conv1.weight",)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_columns_go_until_names_are_told_apart(width):
+    shown, hidden = layout(columns(tables.named(*CHECKPOINT)), width)
+    assert len(set(shown[0].cells)) == len(CHECKPOINT)
+    assert {"name", "scale", "SQNR dB"} <= {column.title for column in shown}
+    assert hidden
+
+
+def test_of_equal_names_the_file_is_told_at_any_width():
+    names = [(name, f"checkpoints/run-{run}/model.safetensors") for run in range(3) for name in LAYERS]
+    table = Table.of(tables.CONFIG, [tables.ok(name, source) for name, source in names])
+    shown, _ = layout(columns(table), 60)
+    assert [column.title for column in shown][:2] == ["name", "source"]
+    assert len(set(zip(shown[0].cells, shown[1].cells, strict=True))) == len(names)
 
 
 def test_the_source_is_shown_only_where_there_are_several():

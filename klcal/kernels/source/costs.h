@@ -116,7 +116,7 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
 
 static int fill_tails(Costs *costs, int64_t size) {
     size_t bytes = bytes_of_tail(size);
-    char *tails = room(&costs->tails, 2 * bytes);
+    char *tails = (char *)room(&costs->tails, 2 * bytes);
     if (!tails) return 0;
     fill_tail(&costs->above, tails, costs, size, 1);
     fill_tail(&costs->below, tails + bytes, costs, size, -1);
@@ -127,7 +127,7 @@ static int fill_tails(Costs *costs, int64_t size) {
 static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const double *values, const double *counts,
                       int64_t size, double min, double max, double total) {
     int64_t multiple = size <= LANES ? PADDING : TOGETHER, padded = (size + multiple - 1) / multiple * multiple;
-    float *memory = room(&costs->memory, 2 * (size_t)padded * sizeof(float));
+    float *memory = (float *)room(&costs->memory, 2 * (size_t)padded * sizeof(float));
     if (!memory) return 0;
     int exponent;
     frexp(max > -min ? max : -min, &exponent);
@@ -137,8 +137,8 @@ static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const doubl
     costs->size = padded;
     costs->values = memory;
     costs->counts = memory + padded;
-    costs->power = ldexp(1, exponent - 1);
-    costs->inverse_power = ldexp(1, 1 - exponent);
+    costs->power = ldexp(1.0, exponent - 1);
+    costs->inverse_power = ldexp(1.0, 1 - exponent);
     costs->min = min;
     costs->max = max;
     costs->total = total;
@@ -153,7 +153,7 @@ static int fill_costs(Costs *costs, const Scheme *scheme, Span span, const doubl
 /* The same of at most MOST_OF_FEW values, which are looked at more precisely, and under more zero points. */
 static int fill_few(Costs *costs, const double *values, const double *counts, int64_t size) {
     int64_t padded = size <= 8 ? 8 : size <= 16 ? 16 : MOST_OF_FEW;
-    double *memory = room(&costs->exact, 2 * (size_t)padded * sizeof(double));
+    double *memory = (double *)room(&costs->exact, 2 * (size_t)padded * sizeof(double));
     if (!memory) return 0;
     costs->few = memory;
     costs->few_counts = memory + padded;
@@ -175,7 +175,7 @@ static int fill_few(Costs *costs, const double *values, const double *counts, in
 /* The same of some of the values, for a first look: the outermost, and every eighth of the others for its neighbours. */
 static int fill_thinned(Costs *costs, const Costs *all, const Pieces *pieces, Memory *memory) {
     int64_t size = pieces->size, number = 0, begin = 0;
-    double *values = room(memory, 2 * (size_t)size * sizeof(double));
+    double *values = (double *)room(memory, 2 * (size_t)size * sizeof(double));
     if (!values) return 0;
     double *counts = values + size;
     while (begin < size) {
@@ -246,12 +246,8 @@ static void sums_under(const Costs *costs, const double *scale, const int64_t *b
         high[i] = (float)(costs->scheme->size - 1 - below[i]);
     }
     if (costs->few) {
-        void (*sums_of_few[])(const double *, const double *, int64_t, const double *, const float *, const float *,
-                              int64_t, const Rounding *, int64_t, double *) = {
-            few_sums_of_integers, few_sums_of_floats, few_sums_of_levels};
-        const Rounding *rounding = &costs->scheme->rounding;
-        sums_of_few[rounding->kind](costs->few, costs->few_counts, costs->size, few_inverse, low, high, n, rounding,
-                                    what, found);
+        sums_of_few(costs->few, costs->few_counts, costs->size, few_inverse, low, high, n, &costs->scheme->rounding, what,
+                    found);
         return;
     }
     sums_of(costs->values, costs->counts, costs->size, inverse, low, high, n, &costs->scheme->rounding, what, sums);

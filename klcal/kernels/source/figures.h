@@ -128,34 +128,54 @@ static void unit_figures(const Search *how, Scratch *scratch, Ladder *ladders, d
     found[4] = sums[2];
 }
 
-/* What the quantizers of some units do: D, Σ(x − x̂)², Σx², values clipped and values that become 0, of each unit.
+/* Quantizers, of which each unit has one, and what they do: D, Σ(x − x̂)², Σx², values clipped and values that become 0.
 
-   levels: those above zero and those below, from zero on. Returns how many units were done before memory ran out. */
-PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t n, const double *above, int64_t aboves,
-                             const double *below_zero, int64_t belows, const double *scale, const int64_t *below,
-                             double *found) {
-    Scratch scratch = {0};
-    Candidates some = {0};
-    Ladder ladders[2] = {{.levels = above, .size = aboves}, {.levels = below_zero, .size = belows}};
-    double *memory = malloc(3 * (size_t)(aboves + belows) * sizeof(double));
-    int64_t unit = 0;
-    if (memory) {
-        fill_ladder(&ladders[0], memory);
-        fill_ladder(&ladders[1], memory + 3 * aboves);
-        for (; unit < n; unit++) {
-            Pieces *pieces = &scratch.pieces;
-            if (!load(pieces, units, unit)) break;
-            int64_t bins = room_for_bins(how);
-            if (!room(&scratch.places, (size_t)(bins > pieces->size ? bins : pieces->size) * sizeof(double))) break;
-            double energy, *total = &scratch.costs.total;
-            totals(pieces, total, &energy);
-            if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch.sums, pieces, *total, energy)) break;
-            unit_figures(how, &scratch, ladders, scale[unit], below[unit], energy, found + FIGURES * unit);
-        }
-    }
-    free(memory);
-    release(&scratch, &some);
-    return unit;
+   Levels are those above zero and those below, from zero on. */
+typedef struct {
+    const double *above, *below_zero, *scale;
+    const int64_t *below;
+    double *found; /* (units, FIGURES) */
+    int64_t aboves, belows;
+} Chosen;
+
+/* Whether there was room for a beginning; ``release`` ends it. */
+static int begin_figures(const Chosen *each, Scratch *scratch, Ladder *ladders) {
+    memset(scratch, 0, sizeof *scratch);
+    memset(ladders, 0, 2 * sizeof *ladders);
+    ladders[0].levels = each->above;
+    ladders[0].size = each->aboves;
+    ladders[1].levels = each->below_zero;
+    ladders[1].size = each->belows;
+    double *memory = (double *)room(&scratch->thin, 3 * (size_t)(each->aboves + each->belows) * sizeof(double));
+    if (!memory) return 0;
+    fill_ladder(&ladders[0], memory);
+    fill_ladder(&ladders[1], memory + 3 * each->aboves);
+    return 1;
+}
+
+/* The figures of one unit, by its number; 0 where there was no memory. */
+static int figures_one(const Search *how, const Units *units, int64_t unit, const Chosen *each, Scratch *scratch,
+                       Ladder *ladders) {
+    Pieces *pieces = &scratch->pieces;
+    if (!load(pieces, units, unit)) return 0;
+    if (how->bins.sub > 1 && !room_for_divergence(how, pieces, &scratch->places)) return 0;
+    double energy, *total = &scratch->costs.total;
+    totals(pieces, total, &energy);
+    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, *total, energy)) return 0;
+    unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
+    return 1;
+}
+
+/* What the quantizers of the units from first to last do; how many were done before memory ran out. */
+PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t first, int64_t last, const Chosen *each) {
+    Scratch scratch;
+    Candidates none = {0};
+    Ladder ladders[2];
+    int64_t unit = first;
+    if (begin_figures(each, &scratch, ladders))
+        while (unit < last && figures_one(how, units, unit, each, &scratch, ladders)) unit++;
+    release(&scratch, &none);
+    return unit - first;
 }
 
 #endif

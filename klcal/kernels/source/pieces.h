@@ -17,32 +17,17 @@ enum { INT32, INT64, FLOAT64 };
 typedef struct {
     const uint32_t *keys;
     const void *counts;
-    int64_t type_of_counts;
-    const int64_t *starts;
+    const int64_t *starts, *ends; /* of the pieces of each unit */
     const uint8_t *exact;
     const double *minimum, *maximum; /* of the values that are not zero */
     const int64_t *tops;             /* the exponents by which buckets were cut */
     const double *number;            /* of values, whatever they weigh */
+    int64_t type_of_counts;
     int64_t fewest_dropped, most_dropped; /* bits of a pattern that its bucket lacks, in the largest octaves and below */
     int64_t fine_octaves;
 } Units;
 
-/* Memory that grows, and is used again for the next unit. */
-typedef struct {
-    void *start;
-    size_t bytes;
-} Memory;
-
-/* Room for so many bytes, whatever was there is lost; null where there is none. */
-static void *room(Memory *memory, size_t bytes) {
-    if (bytes > memory->bytes) {
-        free(memory->start);
-        memory->bytes = bytes + bytes / 2;
-        memory->start = malloc(memory->bytes);
-        if (!memory->start) memory->bytes = 0;
-    }
-    return memory->start;
-}
+#include "memory.h"
 
 typedef struct {
     int64_t size, negative; /* pieces, and how many of them are negative: the first ones */
@@ -120,8 +105,8 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
 
 /* The pieces of one unit; 0 where there is no memory. */
 static int load(Pieces *pieces, const Units *units, int64_t unit) {
-    int64_t first = units->starts[unit], size = units->starts[unit + 1] - first;
-    double *memory = room(&pieces->memory, 4 * (size_t)(size + 1) * sizeof(double));
+    int64_t first = units->starts[unit], size = units->ends[unit] - first;
+    double *memory = (double *)room(&pieces->memory, 4 * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
     pieces->size = size;
     pieces->exact = units->exact[unit];

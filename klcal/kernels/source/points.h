@@ -52,18 +52,6 @@ INLINE float rounded(float step, float low, float high, int kind, const Rounding
     return rounded_level(step, rounding);
 }
 
-typedef float Eight __attribute__((vector_size(32), may_alias));
-typedef float Four __attribute__((vector_size(16), may_alias));
-
-/* Adds the upper half of the lanes to the lower one, until one is left; a power of two of them, at least 16. */
-INLINE float tree(float *lanes, int64_t size) {
-    for (int64_t half = size / 2; half >= 16; half /= 2)
-        for (int64_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    union { Eight eight; Four four[2]; } half = {*(Eight *)lanes + *(Eight *)(lanes + 8)};
-    Four quarter = half.four[0] + half.four[1];
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-}
-
 enum { ERROR, SQUARES }; /* Σ c·(x/s − q)²; Σ c·q² and, behind it, Σ c·x·q */
 
 INLINE void add_term(float value, float count, float inverse, float low, float high, int kind,
@@ -74,6 +62,18 @@ INLINE void add_term(float value, float count, float inverse, float low, float h
         *sum += level * level * count;
         *products += level * value * count;
     }
+}
+
+typedef float Eight __attribute__((vector_size(32), may_alias));
+typedef float Four __attribute__((vector_size(16), may_alias));
+
+/* Adds the upper half of the lanes to the lower one, until one is left; a power of two of them, at least 16. */
+INLINE float tree(float *lanes, int64_t size) {
+    for (int64_t half = size / 2; half >= 16; half /= 2)
+        for (int64_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    union { Eight eight; Four four[2]; } half = {*(Eight *)lanes + *(Eight *)(lanes + 8)};
+    Four quarter = half.four[0] + half.four[1];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
 INLINE void lane_sums(const float *restrict values, const float *restrict counts, int64_t size, float inverse,
@@ -130,13 +130,15 @@ SUMS(sums_of_counted_levels, LEVELS, 1)
 /* Sums of a unit under some candidates; ``counts`` is null where every value occurs once. */
 static void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
                     const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {
-    void (*plain[])(const float *, const float *, int64_t, const float *, const float *, const float *, int64_t,
-                    const Rounding *, int64_t, float *) = {sums_of_integers, sums_of_floats, sums_of_levels};
-    void (*counted[])(const float *, const float *, int64_t, const float *, const float *, const float *, int64_t,
-                      const Rounding *, int64_t, float *) = {sums_of_counted_integers, sums_of_counted_floats,
-                                                             sums_of_counted_levels};
-    (counts ? counted : plain)[rounding->kind](values, counts, size, inverse, low, high, candidates, rounding, what,
-                                               found);
+#define ARGUMENTS values, counts, size, inverse, low, high, candidates, rounding, what, found
+    if (rounding->kind == INTEGERS) {
+        if (counts) sums_of_counted_integers(ARGUMENTS);
+        else sums_of_integers(ARGUMENTS);
+    } else if (rounding->kind == FLOATS) {
+        if (counts) sums_of_counted_floats(ARGUMENTS);
+        else sums_of_floats(ARGUMENTS);
+    } else if (counts) sums_of_counted_levels(ARGUMENTS);
+    else sums_of_levels(ARGUMENTS);
 }
 
 /* --- a few values, as float64: where they are fitted so well that float32 cannot tell how well */
@@ -205,5 +207,14 @@ FEW_SUMS(few_sums_of_integers, INTEGERS)
 FEW_SUMS(few_sums_of_floats, FLOATS)
 FEW_SUMS(few_sums_of_levels, LEVELS)
 #undef FEW_SUMS
+
+static void sums_of_few(const double *values, const double *counts, int64_t size, const double *inverse,
+                        const float *low, const float *high, int64_t candidates, const Rounding *rounding, int64_t what,
+                        double *found) {
+    if (rounding->kind == INTEGERS) few_sums_of_integers(ARGUMENTS);
+    else if (rounding->kind == FLOATS) few_sums_of_floats(ARGUMENTS);
+    else few_sums_of_levels(ARGUMENTS);
+#undef ARGUMENTS
+}
 
 #endif

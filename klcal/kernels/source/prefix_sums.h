@@ -36,7 +36,7 @@ INLINE double double_of(int64_t bits) {
 }
 
 static int points_of_side(Side *side, const double *inner, const double *counts, int64_t size) {
-    double *memory = room(&side->memory, 3 * (size_t)(size + 1) * sizeof(double));
+    double *memory = (double *)room(&side->memory, 3 * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
     side->magnitudes = memory;
     side->within = memory + size + 1;
@@ -58,7 +58,7 @@ static int points_of_side(Side *side, const double *inner, const double *counts,
 /* A row for each occupied bucket, for each gap behind one, and first for what lies before. */
 static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size) {
     int64_t rows = 2 * size + 1, base = (bits_of(inner[0]) >> SHIFT) - 1, keys = 1;
-    double *memory = room(&side->memory, 7 * (size_t)rows * sizeof(double));
+    double *memory = (double *)room(&side->memory, 7 * (size_t)rows * sizeof(double));
     if (!memory) return 0;
     side->edge = memory;
     for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
@@ -71,7 +71,7 @@ static int buckets_of_side(Side *side, const double *inner, const double *outer,
         int64_t next = i + 1 < size ? bits_of(inner[i + 1]) >> SHIFT : last + 1;
         keys += last - first + 1 + (next - last - 1 > 0 ? next - last - 1 : 0);
     }
-    side->row = room(&side->keys, (size_t)keys * sizeof(int32_t));
+    side->row = (int32_t *)room(&side->keys, (size_t)keys * sizeof(int32_t));
     if (!side->row) return 0;
     int64_t key = 0;
     side->row[key++] = 0;
@@ -129,7 +129,7 @@ static int side_of(Side *side, double *inner, double *outer, const double *count
 /* The prefix sums of a unit; 0 where there is no memory. */
 static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, double energy) {
     int64_t all = pieces->size, negative = pieces->negative;
-    double *memory = room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
+    double *memory = (double *)room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
     if (!memory) return 0;
     double *inner = memory, *outer = memory + all, *counts = memory + 2 * all;
     for (int64_t i = 0; i < all; i++) { /* the positive ones, then the negative ones from the last on */
@@ -185,10 +185,10 @@ static double mass_within(const Side *side, double point) {
 }
 
 static void release_sums(PrefixSums *sums) {
-    free(sums->memory.start);
+    release_memory(&sums->memory);
     for (int i = 0; i < 2; i++) {
-        free(sums->sides[i].memory.start);
-        free(sums->sides[i].keys.start);
+        release_memory(&sums->sides[i].memory);
+        release_memory(&sums->sides[i].keys);
     }
 }
 

@@ -33,8 +33,9 @@ typedef struct {
 typedef struct {
     double *scale, *error;
     int64_t *below;
-    int64_t size, most;
+    int64_t size;
     int is_full; /* there was no more memory */
+    Memory scales, errors, belows;
 } Candidates;
 
 typedef struct {
@@ -48,16 +49,15 @@ typedef struct {
 /* --- lists of candidates */
 
 static void make_room(Candidates *found, int64_t more) {
-    if (found->size + more <= found->most) return;
-    int64_t most = 2 * (found->size + more);
-    double *scale = realloc(found->scale, (size_t)most * sizeof(double));
-    if (scale) found->scale = scale;
-    double *error = realloc(found->error, (size_t)most * sizeof(double));
-    if (error) found->error = error;
-    int64_t *below = realloc(found->below, (size_t)most * sizeof(int64_t));
-    if (below) found->below = below;
-    if (scale && error && below) found->most = most;
-    else found->is_full = 1;
+    size_t known = (size_t)found->size * sizeof(double), wanted = known + (size_t)more * sizeof(double);
+    double *scale = (double *)more_room(&found->scales, known, wanted);
+    double *error = (double *)more_room(&found->errors, known, wanted);
+    int64_t *below = (int64_t *)more_room(&found->belows, known, wanted);
+    found->is_full |= !(scale && error && below);
+    if (found->is_full) return;
+    found->scale = scale;
+    found->error = error;
+    found->below = below;
 }
 
 /* Adds some scales, as their format has them, each with its best zero point. */
@@ -97,7 +97,7 @@ static int64_t first_least(const double *error, int64_t size) {
 
 /* Sorts numbers by what they stand for: stable, by merging the runs that there are. */
 static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
-    int64_t *order = room(memory, 3 * (size_t)(size + 1) * sizeof(int64_t));
+    int64_t *order = (int64_t *)room(memory, 3 * (size_t)(size + 1) * sizeof(int64_t));
     if (!order) return NULL;
     int64_t *other = order + size + 1, *begins = order + 2 * (size + 1), runs = 0;
     for (int64_t i = 0; i < size;) {
@@ -172,7 +172,7 @@ static void judge_on_gap(const Costs *costs, double full, double widest, double 
     for (int i = 0; i < 4; i++) {
         double cut = near + (i - 1);
         scales[i] = gap / (cut > 1 ? cut : 1);
-        if (gap < full) scales[i] = gap * (i < 3 ? times + i : ldexp(1, mantissa == 0.5 ? exponent - 1 : exponent));
+        if (gap < full) scales[i] = gap * (i < 3 ? times + i : ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent));
         scales[i] = scales[i] < widest ? scales[i] : widest;
     }
     judge(costs, scales, 4, parts, found);
@@ -310,7 +310,7 @@ static void judge_few(const Search *how, Scratch *scratch, double *parts) {
     if (found->is_full) return;
     double smallest = smallest_scale(costs, how->slack * found->error[found->size - 1]);
     first = smallest > first ? smallest : first;
-    double *point = room(&scratch->thin, 2 * (size_t)(all + 2) * sizeof(double)), *ascending = point + all + 2;
+    double *point = (double *)room(&scratch->thin, 2 * (size_t)(all + 2) * sizeof(double)), *ascending = point + all + 2;
     if (!point) {
         found->is_full = 1;
         return;
@@ -361,8 +361,8 @@ static double divergence(const Search *how, Scratch *scratch, double scale, int6
     const Pieces *pieces = &scratch->pieces;
     if (pieces->exact)
         return divergence_of_points(pieces, scratch->costs.total, scheme, &how->bins, scale, below,
-                                    scratch->places.start);
-    return divergence_of_buckets(&scratch->sums, scheme, &how->bins, scale, below, scratch->places.start);
+                                    (int32_t *)scratch->places.start);
+    return divergence_of_buckets(&scratch->sums, scheme, &how->bins, scale, below, (double *)scratch->places.start);
 }
 
 /* The losses of the candidates from one on: D and the price of the error; infinite where the error is. */
@@ -396,7 +396,7 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
     double start = *scale, limit = price * error + divergence(how, scratch, start, *below);
     double low = INFINITY, high = 0;
     int64_t hopeful = 0;
-    double *by = room(&scratch->losses, 2 * (size_t)(found->size + AT_ONCE) * sizeof(double));
+    double *by = (double *)room(&scratch->losses, 2 * (size_t)(found->size + AT_ONCE) * sizeof(double));
     some->is_full |= !by;
     if (!by) return;
     for (int64_t i = 0; i < found->size; i++) {
@@ -422,7 +422,7 @@ static void least_divergent(const Search *how, Scratch *scratch, Candidates *som
         double wanted = low + (high - low) * ((double)i / (double)(how->between - 1));
         judge(costs, &wanted, 1, parts, some);
     }
-    double *loss = room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
+    double *loss = (double *)room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
     some->is_full |= !loss;
     if (some->is_full) return;
     losses(how, scratch, some, 0, price, loss);
@@ -441,6 +441,11 @@ static int64_t room_for_bins(const Search *how) {
     return number + 2 * how->scheme.size + 2 * (number + 1);
 }
 
+static int room_for_divergence(const Search *how, const Pieces *pieces, Memory *places) {
+    size_t bytes = pieces->exact ? (size_t)pieces->size * sizeof(int32_t) : (size_t)room_for_bins(how) * sizeof(double);
+    return room(places, bytes) != NULL;
+}
+
 /* --- one unit after the other */
 
 static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
@@ -449,16 +454,19 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     if (!load(pieces, units, unit)) return 0;
     double total;
     totals(pieces, &total, energy);
-    int64_t bins = room_for_bins(how);
-    size_t most = (size_t)(bins > pieces->size ? bins : pieces->size);
-    if (!room(&scratch->places, most * sizeof(double))) return 0;
     int decides = how->bins.sub > 1 && units->number[unit] >= how->enough;
+    if (decides && !room_for_divergence(how, pieces, &scratch->places)) return 0;
     if (!pieces->exact && decides && !how->by_buckets && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
     if (how->by_buckets) {
         if (!prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
-        *costs = (Costs){.scheme = &how->scheme, .span = span, .sums = &scratch->sums, .min = pieces->min,
-                         .max = pieces->max, .total = total, .gap = pieces->max - pieces->min,
-                         .memory = costs->memory, .tails = costs->tails};
+        costs->scheme = &how->scheme;
+        costs->span = span;
+        costs->sums = &scratch->sums;
+        costs->few = NULL;
+        costs->min = pieces->min;
+        costs->max = pieces->max;
+        costs->total = total;
+        costs->gap = pieces->max - pieces->min;
         return 1;
     }
     if (!fill_costs(costs, &how->scheme, span, pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max,
@@ -494,13 +502,13 @@ static int search_unit(const Search *how, Scratch *scratch, Candidates *some, do
                        Others others, int64_t full_below, double *scale, int64_t *below) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
-    double *parts = scratch->parts.start;
+    double *parts = (double *)scratch->parts.start;
     found->size = 0;
     if (!how->few || !how->by_few_alone) explore(how, scratch, parts);
     if (how->few) judge_few(how, scratch, parts);
     if (!found->is_full) judge_others(how, costs, others, parts, found);
     double nothing = NO_ERROR * energy;
-    double *error = room(&scratch->losses, (size_t)(found->size + 1) * sizeof(double));
+    double *error = (double *)room(&scratch->losses, (size_t)(found->size + 1) * sizeof(double));
     if (!error || found->is_full) return 0;
     for (int64_t i = 0; i < found->size; i++) error[i] = found->error[i] > nothing ? found->error[i] : nothing;
     double least_error = error[first_least(error, found->size)];
@@ -517,41 +525,63 @@ static int search_unit(const Search *how, Scratch *scratch, Candidates *some, do
     return !some->is_full;
 }
 
-static void release(Scratch *scratch, Candidates *some) {
-    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->costs.exact, &scratch->thinned.memory,
-                     &scratch->thinned.tails, &scratch->thin, &scratch->parts, &scratch->order, &scratch->places,
-                     &scratch->losses};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->start);
-    release_sums(&scratch->sums);
-    Candidates *lists[] = {&scratch->found, some};
-    for (int i = 0; i < 2; i++) {
-        free(lists[i]->scale);
-        free(lists[i]->error);
-        free(lists[i]->below);
-    }
+static void release_candidates(Candidates *found) {
+    release_memory(&found->scales);
+    release_memory(&found->errors);
+    release_memory(&found->belows);
 }
 
-/* What is chosen for some units, by their numbers; how many of them were done before memory ran out.
+static void release(Scratch *scratch, Candidates *some) {
+    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->costs.exact,
+                     &scratch->thinned.memory, &scratch->thinned.tails, &scratch->thin, &scratch->parts,
+                     &scratch->order, &scratch->places, &scratch->losses};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release_memory(all[i]);
+    release_sums(&scratch->sums);
+    release_candidates(&scratch->found);
+    release_candidates(some);
+}
 
-   narrow, plain, plain_below: what was chosen otherwise, or null. low to full_below: of each unit. */
-PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const double *low,
-                            const double *high, const uint8_t *bounded, const double *full, const int64_t *full_below,
-                            const double *narrow, const double *plain, const int64_t *plain_below, double *scale,
-                            int64_t *below) {
-    Scratch scratch = {0};
-    Candidates some = {0};
+/* What is known of each unit, and what is chosen for it: arrays of all of them, or null.
+
+   narrow, plain, plain_below: what was chosen otherwise. */
+typedef struct {
+    const double *low, *high;
+    const uint8_t *bounded;
+    const double *full;
+    const int64_t *full_below;
+    const double *narrow, *plain;
+    const int64_t *plain_below;
+    double *scale;
+    int64_t *below;
+} Wanted;
+
+/* Whether there was room for a beginning; ``release`` ends it. */
+static int begin_search(const Search *how, Scratch *scratch, Candidates *some) {
+    memset(scratch, 0, sizeof *scratch);
+    memset(some, 0, sizeof *some);
+    return room(&scratch->parts, 2 * (size_t)(how->scheme.size + 1) * sizeof(double)) != NULL;
+}
+
+/* Chooses for one unit, by its number; 0 where there was no memory. */
+static int search_one(const Search *how, const Units *units, int64_t unit, const Wanted *each, Scratch *scratch,
+                      Candidates *some) {
+    Span span = {each->low[unit], each->high[unit], each->full[unit], each->bounded[unit]};
+    double energy;
+    if (!prepare(how, units, unit, span, scratch, &energy)) return 0;
+    Others others = {each->narrow ? each->narrow[unit] : -1, each->plain ? each->plain[unit] : -1,
+                     each->plain ? each->plain_below[unit] : 0};
+    return search_unit(how, scratch, some, energy, units->number[unit], others, each->full_below[unit],
+                       &each->scale[unit], &each->below[unit]);
+}
+
+/* What is chosen for some units, by their numbers; how many of them were done before memory ran out. */
+PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                            const Wanted *each) {
+    Scratch scratch;
+    Candidates some;
     int64_t done = 0;
-    if (room(&scratch.parts, 2 * (size_t)(how->scheme.size + 1) * sizeof(double)))
-        for (; done < n; done++) {
-            int64_t unit = numbers[done];
-            Span span = {low[unit], high[unit], full[unit], bounded[unit]};
-            double energy;
-            if (!prepare(how, units, unit, span, &scratch, &energy)) break;
-            Others others = {narrow ? narrow[unit] : -1, plain ? plain[unit] : -1, plain ? plain_below[unit] : 0};
-            if (!search_unit(how, &scratch, &some, energy, units->number[unit], others, full_below[unit], &scale[unit],
-                             &below[unit]))
-                break;
-        }
+    if (begin_search(how, &scratch, &some))
+        while (done < n && search_one(how, units, numbers[done], each, &scratch, &some)) done++;
     release(&scratch, &some);
     return done;
 }

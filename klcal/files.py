@@ -1,0 +1,211 @@
+"""The functions of the library for files: what the commands do, from Python; and where a table is written.
+
+``klcal.calibrate``, ``klcal.sketch`` and ``klcal.read`` are for values; these read files, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from klcal.errors import UsageError
+from klcal.tables.table import Table
+
+if TYPE_CHECKING:
+    from klcal.pipeline.request import ByName
+    from klcal.quantizers.granularity import Per
+    from klcal.search.methods import Method
+    from klcal.search.settings import Nonfinite
+
+__all__ = ["calibrate_files", "compare", "load_table", "write_table"]
+
+Path: TypeAlias = str | os.PathLike[str]
+
+
+def calibrate_files(
+    paths: Path | Sequence[Path],
+    *,
+    dtype: ByName[str] = "uint8",
+    method: ByName[Method] = "kl",
+    scheme: ByName[str] = "auto",
+    scale_format: ByName[str] = "float32",
+    per: ByName[Per] = "tensor",
+    bounds: tuple[float, float] | None = None,
+    nonfinite: Nonfinite = "fail",
+    importance: Path | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    device: str = "auto",
+    jobs: int = 1,
+) -> Table:
+    """A table with a row for every tensor in some files, as ``klcal calibrate`` makes it.
+
+    ``dtype``, ``method``, ``scheme``, ``scale_format`` and ``per`` are what ``klcal.calibrate`` takes; or rules by the
+    names of tensors, of which the first that matches holds: ``per={"*.weight": "group:128", "*": "tensor"}``, or the
+    texts of the command, ``per=["*.weight=group:128", "tensor"]``.
+
+    Args:
+        paths: files, directories, patterns; one, or several.
+        dtype: what to quantize to.
+        method: how the range is chosen.
+        scheme: which integers are used, around which zero point.
+        scale_format: what the hardware wants the scale in.
+        per: what gets a scale of its own.
+        bounds: (low, high), the widest range a candidate may keep.
+        nonfinite: what becomes of a tensor with NaN or infinities: "fail" or "ignore".
+        importance: a file of weights, by the names of tensors.
+        include: globs, one of which a tensor's name has to match; none for all tensors.
+        exclude: globs, none of which it may match.
+        device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
+        jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
+
+    Returns:
+        The table. What goes wrong with a file or a tensor is said in it, and raises nothing: see its ``errors`` and
+        ``warnings``, and the ``status`` and ``reason`` of each row.
+
+    Raises:
+        UsageError: an argument is not understood, a tensor has not the axis that is asked for, or the importance
+            cannot be used.
+    """
+    from klcal.pipeline import calibrate
+    from klcal.pipeline.request import Request
+    from klcal.sketches.device_counting import usable_devices
+
+    request = Request.parse(
+        dtype=dtype,
+        method=method,
+        scheme=scheme,
+        scale_format=scale_format,
+        per=per,
+        bounds=bounds,
+        nonfinite=nonfinite,
+        device=_text("device", device),
+        importance=None if importance is None else _path("importance", importance),
+    )
+    usable_devices(request.device)
+    several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
+    return calibrate.calibrate_files(
+        [_path("paths", each) for each in several],
+        request,
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
+        jobs=_count("jobs", jobs),
+    )
+
+
+def compare(
+    p: Path,
+    q: Path | None = None,
+    *,
+    table: Table | Path | None = None,
+    base: str = "e",
+    bins: int | None = None,
+    sort: str = "js",
+    strip_prefix: str = "",
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    jobs: int = 1,
+) -> Table:
+    """A table of how far the tensors of P are from those of Q, or from their quantized copy: as ``klcal compare``.
+
+    Args:
+        p: the reference: a file, a directory, or the index of a sharded checkpoint.
+        q: what approximates it; or give a table.
+        table: of scales, as ``calibrate_files`` or ``load_table`` gives it, or its file: P is compared with what the
+            table makes of it.
+        base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
+        bins: common bins of equal mass, 64 by default.
+        sort: the field of which the worst comes first.
+        strip_prefix: is taken off the names that begin with it, on either side: "module.".
+        include: globs, one of which a tensor's name has to match; none for all tensors.
+        exclude: globs, none of which it may match.
+        jobs: how many cores are used. The result does not depend on it.
+
+    Returns:
+        The table, whose rows are differences. What goes wrong with a file or a tensor is said in it.
+
+    Raises:
+        UsageError: an argument is not understood; there are both q and a table, or neither.
+    """
+    from klcal.pipeline.compare import compare_files
+
+    if (q is None) == (table is None):
+        raise UsageError("p is compared with q, or with what a table makes of it", "give one of the two: q or table")
+    return compare_files(
+        _path("p", p),
+        None if q is None else _path("q", q),
+        table=table if table is None or isinstance(table, Table) else _path("table", table),
+        base=base,
+        bins=None if bins is None else _count("bins", bins),
+        sort=sort,
+        strip_prefix=_text("strip_prefix", strip_prefix),
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
+        jobs=_count("jobs", jobs),
+    )
+
+
+def load_table(path: Path) -> Table:
+    """A table that was written, as JSON or .safetensors, by the command or by ``Table.write``.
+
+    Raises:
+        InputError: it is something else, or damaged.
+        UsageError: the argument is no path.
+    """
+    from klcal.readers.table_file import read_table
+
+    return read_table(_path("path", path))
+
+
+def write_table(table: Table, path: Path, format_: str = "auto") -> None:
+    """Writes a table to a file: all of it, or nothing. See ``Table.write``.
+
+    Raises:
+        UsageError: there can be no such file, or its name says no format.
+        OutputError: it could not be written after all.
+    """
+    from klcal.cli.output import choose_format, destination
+    from klcal.tables.table import Config
+    from klcal.writers import WRITERS
+
+    if format_ not in ("auto", *WRITERS):
+        raise UsageError(f"unknown format {format_!r}", f"use one of {', '.join(WRITERS)}")
+    name = _path("path", path)
+    texts_only = "" if isinstance(table.config, Config) else "it is for scales, not for comparisons"
+    writer = WRITERS[choose_format(format_, name, terminal=False, texts_only=texts_only)]
+    with destination(name, []) as deliver:
+        deliver(lambda out: writer(table, out), True)
+
+
+# --- arguments
+
+
+def _path(name: str, given: object) -> str:
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"{name} is {given!r}", "give the path of a file, a text or a pathlib.Path")
+    found = os.fspath(given)
+    return found if isinstance(found, str) else os.fsdecode(found)
+
+
+def _text(name: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise UsageError(f"{name} is {given!r}", "give a text")
+    return given
+
+
+def _globs(name: str, given: object) -> list[str]:
+    globs = [given] if isinstance(given, str) else _sequence(name, given)
+    return [_text(name, each) for each in globs]
+
+
+def _sequence(name: str, given: object) -> list[object]:
+    if not isinstance(given, Sequence) or isinstance(given, bytes):
+        raise UsageError(f"{name} is {given!r}", "give a text, or a list of them")
+    return list(given)
+
+
+def _count(name: str, given: object) -> int:
+    if type(given) is not int or given < 1:
+        raise UsageError(f"{name} is {given!r}", "it is an int, at least 1")
+    return given

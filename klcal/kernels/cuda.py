@@ -1,0 +1,113 @@
+"""Kernels on a CUDA device: ``source/*.cu``, compiled when they are first used, by NVIDIA's own binding, cuda-core.
+
+A launch waits for nothing: it follows what torch's current stream has to do.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from klcal.errors import UsageError
+
+__all__ = ["OLDEST", "Kernels", "kernels", "source_text"]
+
+SOURCE = Path(__file__).with_name("source")
+OPTIONS = {"std": "c++17", "fma": False}  # no contraction: the same bits as the CPU
+OLDEST = (8, 0)  # compute capability: warps add up and compare integers at once from here on
+RESERVED = 1 << 10  # bytes of shared memory that the driver takes of each block
+
+
+def source_text(name: str) -> str:
+    """A file of ``source``, and in the places of its own headers these."""
+    text = (SOURCE / name).read_text()
+    return re.sub(r'^#include "(\w+\.h)"$', lambda found: source_text(found[1]), text, flags=re.MULTILINE)
+
+
+class Kernels:
+    """What is compiled for a device, and how much of it a launch may use."""
+
+    def __init__(self, device: int) -> None:
+        import torch
+
+        self.device = device
+        self.core, self.driver = _cuda_core()
+        known = torch.cuda.get_device_properties(device)
+        if (known.major, known.minor) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            what = f"cuda:{device} has compute capability {known.major}.{known.minor}: klcal needs {oldest}"
+            raise UsageError(what, "use --device cpu; the result is the same")
+        self.arch = f"sm_{known.major}{known.minor}"
+        self.multiprocessors: int = known.multi_processor_count
+        self.shared_memory: int = known.shared_memory_per_multiprocessor
+        self.most_shared: int = known.shared_memory_per_block_optin
+
+    def share(self, blocks: int) -> int:
+        """Bytes of shared memory that each block has, where so many are to run on a multiprocessor at once."""
+        return min(self.shared_memory // blocks - RESERVED, self.most_shared)
+
+    def launch(self, file: str, name: str, blocks: int, threads: int, shared: int, *arguments: int) -> None:
+        """Runs a kernel on torch's current stream.
+
+        Args:
+            file: in ``source``.
+            name: of the kernel in it.
+            blocks: of threads.
+            threads: of each block.
+            shared: bytes of memory of each block.
+            *arguments: pointers and numbers of 64 bits.
+        """
+        import torch
+
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        with torch.cuda.device(self.device):
+            self.core.launch(
+                self._stream(stream),
+                self._config(blocks, threads, shared),
+                self._kernel(file, name, shared),
+                *map(np.int64, arguments),
+            )
+
+    @cache  # noqa: B019 - there is one object for each device, kept for good
+    def _stream(self, handle: int) -> Any:
+        return self.core.Stream.from_handle(handle)
+
+    @cache  # noqa: B019
+    def _config(self, blocks: int, threads: int, shared: int) -> Any:
+        return self.core.LaunchConfig(grid=blocks, block=threads, shmem_size=shared)
+
+    @cache  # noqa: B019
+    def _kernel(self, file: str, name: str, shared: int) -> Any:
+        kernel = _compiled(file, self.arch).get_kernel(name)
+        attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self.driver.cuKernelSetAttribute(attribute, shared, kernel.handle, self.driver.CUdevice(self.device))
+        return kernel
+
+
+@cache
+def kernels(device: int) -> Kernels:
+    """Those of a device, by its number.
+
+    Raises:
+        UsageError: cuda-core is not installed, or the device is too old.
+    """
+    return Kernels(device)
+
+
+@cache
+def _compiled(file: str, arch: str) -> Any:
+    core, _ = _cuda_core()
+    return core.Program(source_text(file), "c++", core.ProgramOptions(arch=arch, **OPTIONS)).compile("cubin")
+
+
+def _cuda_core() -> tuple[Any, Any]:
+    try:
+        import cuda.core
+        from cuda.bindings import driver
+    except ImportError:
+        raise UsageError("a CUDA device needs cuda-core", "pip install 'klcal[cuda]', or use --device cpu") from None
+    return cuda.core, driver

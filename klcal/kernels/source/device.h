@@ -1,0 +1,100 @@
+/* What runs on a GPU is one text: compiled there at run time, and by the tests as plain C, where loops take the place of
+   threads. So it is written in phases: what EACH_THREAD does needs nothing of other threads, and SYNC ends a phase. */
+#ifndef KLCAL_DEVICE_H
+#define KLCAL_DEVICE_H
+
+#define THREADS 1024 /* of a block: two of them fill a multiprocessor */
+
+#ifdef __CUDACC__
+
+typedef unsigned char uint8_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define INLINE static __device__ __forceinline__
+#define ALIGNED16 __align__(16)
+#define EACH_THREAD(thread) for (int thread = (int)threadIdx.x, once = 1; once; once = 0)
+#define SYNC __syncthreads()
+#define BLOCK ((int64_t)blockIdx.x)
+#define BLOCKS ((int64_t)gridDim.x)
+
+extern __shared__ __align__(16) uint32_t shared[]; /* of a block, as much as the launch says */
+
+INLINE void add(uint32_t *to, uint32_t number) { atomicAdd(to, number); }
+INLINE uint32_t added(uint32_t *to, uint32_t number) { return atomicAdd(to, number); }
+INLINE void add_long(int64_t *to, int64_t number) { atomicAdd((uint64_t *)to, (uint64_t)number); }
+INLINE int64_t added_long(int64_t *to, int64_t number) {
+    return (int64_t)atomicAdd((uint64_t *)to, (uint64_t)number);
+}
+INLINE void raise_signed(uint32_t *to, uint32_t pattern) { atomicMax((int32_t *)to, (int32_t)pattern); }
+INLINE void raise(uint32_t *to, uint32_t number) { atomicMax(to, number); }
+INLINE void lower(uint32_t *to, uint32_t number) { atomicMin(to, number); }
+INLINE void set_bits(uint32_t *to, uint32_t bits) { atomicOr(to, bits); }
+INLINE void raise_long(int64_t *to, int64_t number) { atomicMax(to, number); }
+INLINE void set_bits_long(int64_t *to, int64_t bits) { atomicOr((uint64_t *)to, (uint64_t)bits); }
+/* What stood there, where that was 0 and is replaced, else as it is. */
+INLINE uint32_t claimed(uint32_t *place, uint32_t by) { return atomicCAS(place, 0u, by); }
+INLINE uint32_t now(const uint32_t *from) { return *(const volatile uint32_t *)from; }
+INLINE int64_t now_long(const int64_t *from) { return *(const volatile int64_t *)from; }
+
+/* Of all threads of a warp; one of them, for which the second holds, tells the others' results. */
+INLINE uint32_t warp_sum(uint32_t number) { return __reduce_add_sync(0xffffffffu, number); }
+INLINE int32_t warp_most_signed(int32_t number) { return __reduce_max_sync(0xffffffffu, number); }
+INLINE uint32_t warp_most(uint32_t number) { return __reduce_max_sync(0xffffffffu, number); }
+INLINE uint32_t warp_least(uint32_t number) { return __reduce_min_sync(0xffffffffu, number); }
+INLINE uint32_t warp_bits(uint32_t bits) { return __reduce_or_sync(0xffffffffu, bits); }
+INLINE int tells(int thread) { return thread % 32 == 0; }
+
+/* Adds to a counter in which many threads may meet: once for all of a warp where all of them do. */
+INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
+    uint32_t active = __activemask();
+    int is_one = 0;
+    __match_all_sync(active, place, &is_one);
+    if (!is_one) atomicAdd(counters + place, number);
+    else if (__ffs((int)active) - 1 == (int)(threadIdx.x % 32)) atomicAdd(counters + place, number * __popc(active));
+}
+
+#else
+
+#include "common.h"
+
+#define KERNEL PUBLIC void
+#define ALIGNED16 __attribute__((aligned(16)))
+#define EACH_THREAD(thread) for (int thread = 0; thread < THREADS; thread++)
+#define SYNC (void)0
+#define BLOCK klcal_block
+#define BLOCKS klcal_blocks
+
+PUBLIC int64_t klcal_block, klcal_blocks;
+static uint32_t ALIGNED16 shared[1 << 16];
+
+INLINE void add(uint32_t *to, uint32_t number) { *to += number; }
+INLINE uint32_t added(uint32_t *to, uint32_t number) { return (*to += number) - number; }
+INLINE void add_long(int64_t *to, int64_t number) { *to += number; }
+INLINE int64_t added_long(int64_t *to, int64_t number) { return (*to += number) - number; }
+INLINE void raise_signed(uint32_t *to, uint32_t pattern) { *to = (int32_t)pattern > (int32_t)*to ? pattern : *to; }
+INLINE void raise(uint32_t *to, uint32_t number) { *to = number > *to ? number : *to; }
+INLINE void lower(uint32_t *to, uint32_t number) { *to = number < *to ? number : *to; }
+INLINE void set_bits(uint32_t *to, uint32_t bits) { *to |= bits; }
+INLINE void raise_long(int64_t *to, int64_t number) { *to = number > *to ? number : *to; }
+INLINE void set_bits_long(int64_t *to, int64_t bits) { *to |= bits; }
+INLINE uint32_t claimed(uint32_t *place, uint32_t by) {
+    uint32_t before = *place;
+    if (!before) *place = by;
+    return before;
+}
+INLINE uint32_t now(const uint32_t *from) { return *from; }
+INLINE int64_t now_long(const int64_t *from) { return *from; }
+INLINE uint32_t warp_sum(uint32_t number) { return number; }
+INLINE int32_t warp_most_signed(int32_t number) { return number; }
+INLINE uint32_t warp_most(uint32_t number) { return number; }
+INLINE uint32_t warp_least(uint32_t number) { return number; }
+INLINE uint32_t warp_bits(uint32_t bits) { return bits; }
+INLINE int tells(int thread) { return thread >= 0; }
+INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) { counters[place] += number; }
+
+#endif
+#endif

@@ -1,0 +1,111 @@
+"""Which CUDA devices count the tensors of files, if any, and why; and the threads that read for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from klcal.errors import UsageError
+from klcal.sketches.device_counting import usable_devices
+from klcal.sketches.device_feeding import Feed
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+__all__ = ["Plan", "chosen_devices", "feeding"]
+
+START_SECONDS = 1.3 + 5.0  # to import torch; to start the driver, where it is cold (2 where not, which nobody can know)
+READ_BYTE_SECONDS = 0.1e-9  # to read a byte to pinned memory, from the page cache by one thread: a device is faster
+WINS = 2  # times the seconds of a device are those of the CPU where it is taken: these are estimates
+AHEAD = 2  # tensors for each device that are begun, and whose sketches are not asked for yet
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What works, and why."""
+
+    devices: tuple[str, ...]  # that count tensors with a single scale; none where the CPU does
+    processes: int  # on the CPU
+    threads: int  # of each of them
+    why: str
+    unfit: int = 0  # tensors that the CPU counts although devices were asked for
+
+
+def chosen_devices(name: str, nbytes: int, seconds: float, rest: float) -> tuple[tuple[str, ...], str]:
+    """The devices that count the tensors which have a single scale, and why those or none.
+
+    From files a device nearly never wins: three cores count as fast as one thread reads, and it has to be started.
+    That takes 32 GB on a single core, 130 GB on two.
+
+    Args:
+        name: as asked; "auto" takes one where it wins.
+        nbytes: of those tensors.
+        seconds: of all work where the CPU does it.
+        rest: of the work that remains where a device counts.
+
+    Raises:
+        UsageError: a device was asked for that cannot be used.
+    """
+    if name != "auto":
+        return usable_devices(name), f"--device {name}"
+    on_device = START_SECONDS + READ_BYTE_SECONDS * nbytes + rest
+    estimate = f"an estimated {seconds:.1f} s on the CPU, {on_device:.1f} s with a CUDA device, starting it counted in"
+    if seconds <= WINS * on_device:
+        return (), estimate
+    try:
+        return usable_devices("cuda"), estimate
+    except UsageError as error:
+        return (), f"{estimate}, but {error.what}"
+
+
+@contextmanager
+def feeding(
+    devices: Sequence[str], begin: Callable[[Feed, Item], Outcome], items: Iterable[Item]
+) -> Iterator[Iterator[Outcome]]:
+    """What comes of beginning each item, in their order; each device takes the next one when it has time.
+
+    Args:
+        devices: each has a thread, which reads for it.
+        begin: reads an item for the device of a feed.
+        items: of which few are begun before their outcomes are taken: ``AHEAD`` for each device.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
+    feeds = [Feed(device) for device in devices]
+    free: SimpleQueue[Feed] = SimpleQueue()
+    for feed in feeds:
+        free.put(feed)
+
+    def begun(item: Item) -> Outcome:
+        feed = free.get()
+        try:
+            return begin(feed, item)
+        finally:
+            free.put(feed)
+
+    with ThreadPoolExecutor(len(feeds), thread_name_prefix="klcal-feed") as pool:
+        try:
+            yield _in_order(pool, begun, items, AHEAD * len(feeds))
+        finally:  # where the user interrupted, nothing that is left need be read
+            for feed in feeds:
+                feed.stop()
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], ahead: int
+) -> Iterator[Outcome]:
+    begun: deque[Future[Outcome]] = deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()

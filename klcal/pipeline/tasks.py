@@ -1,0 +1,264 @@
+"""What is counted together, and by what: large tensors in parts, small ones several at a time, on cores or devices.
+
+A large tensor is cut into tasks of bounded size, each of which is counted on its own, and the sketches are added; small
+tensors are one task together, and searched together. So memory is bounded by a chunk, and neither which worker did what
+nor which tensors stood beside each other can change the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from operator import add
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units
+from klcal.errors import InputError
+from klcal.kernels.threads import limited
+from klcal.pipeline.devices import Plan, chosen_devices, feeding
+from klcal.pipeline.importance import Weighed
+from klcal.pipeline.selection import attempt
+from klcal.quantizers.layout import Layout
+from klcal.quantizers.scheme import Scheme
+from klcal.readers import Part
+from klcal.readers.description import PART_BYTES
+from klcal.search.settings import Settings
+from klcal.sketches.by_unit import sketch_each
+from klcal.sketches.counting import FLOAT_DTYPES
+from klcal.sketches.device_feeding import Feed
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch_parts, stored_chunks
+from klcal.sketches.weighted import weighted_sketch
+from klcal.tables.rows import Row
+
+__all__ = [
+    "BYTE_SECONDS",
+    "TENSOR_SECONDS",
+    "Calibrated",
+    "Progress",
+    "Task",
+    "Tensor",
+    "merged",
+    "outcomes",
+    "plan_of",
+    "tasks_of",
+    "worked_on",
+]
+
+PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
+BYTE_SECONDS = 0.6e-9  # to read and count a byte
+TENSOR_SECONDS = 3e-3  # to search a tensor
+UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
+SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
+TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Progress(Protocol):
+    """Is told how far the work is."""
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """So many tensors, of so many bytes together, are about to be read."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many further bytes were read."""
+
+    def finish(self, name: str) -> None:
+        """The tensor of this name is done."""
+
+
+class Tensor(NamedTuple):
+    """Some parts of a tensor, or all of them."""
+
+    number: int
+    dtype: str
+    parts: tuple[Part, ...]
+    settings: Settings
+    layout: Layout | None = None  # of channels, groups or blocks, if there are any
+    weighed: Weighed | None = None  # as a whole, if it has an importance
+
+    @property
+    def nbytes(self) -> int:
+        """Of its values, as they are stored."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def is_one_unit(self) -> bool:
+        """Whether it has a single scale, and all its values count alike: what a device counts."""
+        return self.layout is None and self.weighed is None
+
+
+class Task(NamedTuple):
+    """What is counted together: a tensor, a part of one, or some small tensors."""
+
+    tensors: tuple[Tensor, ...]
+    whole: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+Calibrated: TypeAlias = Sketch | Row | InputError
+"""What comes of a tensor, or of a part of one."""
+
+
+def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
+    """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
+    small: dict[tuple[int, Scheme], list[Tensor]] = {}  # what is searched together is searched alike
+    for tensor in tensors:
+        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+            yield Task((tensor,), True)
+        elif tensor.nbytes > PART_BYTES:
+            yield from (Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
+        elif any(part.repeats != 1 for part in tensor.parts):
+            yield Task((tensor,), True)
+        else:
+            small.setdefault((id(tensor.settings.method), tensor.settings.scheme), []).append(tensor)
+    for alike in small.values():
+        yield from (Task(tuple(alike[i : i + TOGETHER]), True) for i in range(0, len(alike), TOGETHER))
+
+
+def _estimate(task: Task) -> float:
+    """Seconds of work."""
+    if not task.tensors[0].is_one_unit:
+        return UNIT_BYTE_SECONDS * task.nbytes
+    return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
+
+
+def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
+    """What works on some tasks."""
+    whole = [task for task in tasks if task.tensors[0].is_one_unit]
+    seconds = sum(map(_estimate, tasks))
+    processes, threads = _shared(len(tasks), seconds, jobs)
+    searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole)
+    rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
+    nbytes = sum(task.nbytes for task in whole)
+    devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
+    unfit = len(tasks) - len(whole) if devices else 0
+    return Plan(devices, 1, jobs, why, unfit) if devices and whole else Plan((), processes, threads, why, unfit)
+
+
+def _shared(tasks: int, seconds: float, jobs: int) -> tuple[int, int]:
+    """How many processes work, and on how many threads each: several processes where an estimate says that it pays.
+
+    Where there are fewer tasks than jobs, each has several threads.
+    """
+    processes = max(1, min(jobs, tasks)) if seconds > PARALLEL_SECONDS else 1
+    return processes, max(1, jobs // processes)
+
+
+@contextmanager
+def outcomes(
+    work: Callable[[Item], Outcome], items: Sequence[Item], seconds: float, jobs: int
+) -> Iterator[Iterator[Outcome]]:
+    """What comes of each item, in their order."""
+    processes, threads = _shared(len(items), seconds, jobs)
+    by_threads = partial(limited, work, threads)
+    if processes > 1:
+        from klcal.pipeline.workers import workers
+
+        with workers(by_threads, items, processes) as found:
+            yield found
+    else:
+        yield map(by_threads, items)
+
+
+@contextmanager
+def worked_on(tasks: Sequence[Task], plan: Plan, jobs: int) -> Iterator[Iterator[list[Calibrated]]]:
+    """What comes of each task, in their order."""
+    if not plan.devices:
+        with outcomes(_run, tasks, sum(map(_estimate, tasks)), jobs) as found:
+            yield found
+        return
+    fed = [task.tensors[0] for task in tasks if task.tensors[0].is_one_unit]
+    with feeding(plan.devices, _begun, fed) as begun:
+        yield map(partial(limited, partial(_run_behind, begun), plan.threads), tasks)
+
+
+def _begun(feed: Feed, tensor: Tensor) -> Callable[[], Sketch] | InputError:
+    return attempt(partial(feed.count, tensor.parts, tensor.dtype))
+
+
+def _run_behind(begun: Iterator[Callable[[], Sketch] | InputError], task: Task) -> list[Calibrated]:
+    """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
+    if not task.tensors[0].is_one_unit:
+        return _run(task)
+    sketch, settings = next(begun), task.tensors[0].settings
+    return [sketch if isinstance(sketch, InputError) else attempt(lambda: calibrate_sketch(sketch(), settings))]
+
+
+def _run(task: Task) -> list[Calibrated]:
+    """Counts each tensor of a task and, where all of it is there, calibrates."""
+    if len(task.tensors) > 1:
+        return _run_together(task.tensors)
+    return [attempt(partial(_run_alone, tensor, task.whole)) for tensor in task.tensors]
+
+
+def _run_alone(tensor: Tensor, whole: bool) -> Sketch | Row:
+    found = _counted(tensor)
+    return calibrate_sketch(found, tensor.settings) if whole and isinstance(found, Sketch) else found
+
+
+def _run_together(tensors: Sequence[Tensor]) -> list[Calibrated]:
+    """Small tensors, to be searched alike: those of one dtype are counted and searched together."""
+    outcomes: dict[int, Calibrated] = {}
+    read: dict[str, dict[int, npt.NDArray[Any]]] = {}
+    for place, tensor in enumerate(tensors):
+        values = attempt(partial(_values, tensor))
+        if isinstance(values, InputError):
+            outcomes[place] = values
+        else:
+            read.setdefault(tensor.dtype, {})[place] = values
+    for dtype, arrays in read.items():
+        outcomes.update(zip(arrays, _rows_of(tensors[0].settings, dtype, [*arrays.values()]), strict=True))
+    return [outcomes[place] for place in range(len(tensors))]
+
+
+def _rows_of(settings: Settings, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Calibrated]:
+    """The rows of some tensors; one by one where that fails: none costs the others theirs."""
+    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), settings))
+    if not isinstance(rows, InputError):
+        return [*rows]
+    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(settings, dtype, [each])]
+
+
+def _values(tensor: Tensor) -> npt.NDArray[Any]:
+    """All values of a small tensor, in storage form."""
+    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # which are valid until the next is asked for
+    return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
+
+
+def _counted(tensor: Tensor) -> Sketch | Row:
+    weights = None if tensor.weighed is None else tensor.weighed.weights(tensor.layout)
+    if tensor.layout is not None:
+        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, tensor.settings, weights)
+    if weights is not None:
+        return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
+    return sketch_parts(tensor.parts, tensor.dtype)
+
+
+def merged(
+    found: Iterable[tuple[Task, list[Calibrated]]], progress: Progress | None
+) -> Iterator[tuple[int, Calibrated]]:
+    """The number and the outcome of each tensor: of parts of one, the first error or the sum of their sketches."""
+    for _, group in groupby(found, key=lambda pair: pair[0].tensors[0].number):
+        together: dict[int, Calibrated] = {}
+        for task, outcome in group:
+            if progress is not None:
+                progress.advance(task.nbytes)
+            for tensor, each in zip(task.tensors, outcome, strict=True):
+                before = together.get(tensor.number)
+                if isinstance(before, Sketch) and isinstance(each, Sketch):
+                    together[tensor.number] = attempt(partial(add, before, each))
+                elif before is None or isinstance(before, Sketch):
+                    together[tensor.number] = each
+        yield from together.items()

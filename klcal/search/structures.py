@@ -1,0 +1,281 @@
+"""What is searched, in the words of C: the structures of ``klcal/kernels/source/search.h`` and ``figures.h``.
+
+What they hold is told where the same is in NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.kernels.library import address
+from klcal.kernels.sums import logarithms
+from klcal.quantizers.code_points import FLOATS, middles
+from klcal.quantizers.qparams import level_ends
+from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
+from klcal.quantizers.scheme import Scheme
+from klcal.search.candidate_costs import cell_edges, relative_edges
+from klcal.search.choices import Choices, Spans, greatest_scale
+from klcal.search.explore import Density, first_ratios
+from klcal.search.few_values import MAX_MIDDLES, middles_of
+from klcal.search.point_costs import ARITHMETIC
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS
+
+__all__ = [
+    "FIGURES",
+    "Loss",
+    "Structure",
+    "chosen_of",
+    "figures_alone",
+    "search_of",
+    "units_of",
+    "wanted_of",
+]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)
+KINDS = {"symmetric": 0, "symmetric-full": 0, "symmetric-signed": 1, "affine": 2}
+MAX_LEVELS = 16  # of a format that is looked up
+MAX_FINE = 3
+COUNTS = {np.dtype(np.int32): 0, np.dtype(np.int64): 1, np.dtype(np.float64): 2}
+FIGURES = 5  # D, Σ(x − x̂)², Σx², values clipped, values that become 0
+
+DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
+Fields: TypeAlias = "list[tuple[str, Any]]"
+
+
+def _fields(kind: Any, names: str) -> Fields:
+    return [(name, kind) for name in names.split()]
+
+
+class _Rounding(ctypes.Structure):
+    _fields_ = [
+        ("kind", INT),
+        *_fields(ctypes.c_float, "low high normal ulp max"),
+        ("levels", INT),
+        ("level", ctypes.c_float * MAX_LEVELS),
+        ("middle", ctypes.c_float * MAX_LEVELS),
+        ("few_level", DOUBLE * MAX_LEVELS),
+        ("few_middle", DOUBLE * MAX_LEVELS),
+    ]
+
+
+class _ScaleFormat(ctypes.Structure):
+    _fields_ = [
+        *_fields(INT, "is_float32 mantissa_bits min_exponent"),
+        *_fields(DOUBLE, "max above least global_scale limit"),
+    ]
+
+
+class _Scheme(ctypes.Structure):
+    _fields_ = [
+        *_fields(INT, "kind size zero is_float"),
+        *_fields(DOUBLE, "under_end above_end widest"),
+        *_fields(POINTER, "above below"),
+        *_fields(INT, "aboves belows"),
+        ("rounding", _Rounding),
+        ("format", _ScaleFormat),
+    ]
+
+
+class _Ratios(ctypes.Structure):
+    _fields_ = [("ratio", POINTER), ("size", INT)]
+
+
+class _Bins(ctypes.Structure):
+    _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
+
+
+class _Search(ctypes.Structure):
+    _fields_ = [
+        ("scheme", _Scheme),
+        ("bins", _Bins),
+        *_fields(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
+        *_fields(_Ratios, "first wider coarse"),
+        ("fine", _Ratios * MAX_FINE),
+        ("near", _Ratios),
+        ("middles", _Ratios),
+        ("on_level", POINTER),
+        *_fields(INT, "on_levels lattice"),
+        *_fields(DOUBLE, "slack weight enough same"),
+        *_fields(INT, "evenly between thoroughly"),
+    ]
+
+
+class _Units(ctypes.Structure):
+    _fields_ = [
+        *_fields(POINTER, "keys counts starts ends exact minimum maximum tops number"),
+        *_fields(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
+    ]
+
+
+class _Wanted(ctypes.Structure):
+    _fields_ = _fields(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
+
+
+class _Chosen(ctypes.Structure):
+    _fields_ = [*_fields(POINTER, "above below_zero scale below found"), *_fields(INT, "aboves belows")]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised: D(P‖Q) + weight · MSE / (2 · MSE*), and which divergences are computed for it."""
+
+    sub: int
+    weight: float
+    enough: int  # values from which D decides
+    slack: float  # candidates are wanted whose error is up to so many times the least
+    same: float  # relative difference of equal errors
+    evenly: int
+    between: int
+    thoroughly: bool
+    near: tuple[float, ...]  # ratios
+
+
+def figures_alone(sub: int) -> Loss:
+    """What figures take of it: into how many sub-bins each cell is cut."""
+    return Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ())
+
+
+@lru_cache(maxsize=64)
+class _Words:
+    """A scheme, a density and a loss as C has them, and the arrays that these point to."""
+
+    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss) -> None:
+        self.kept: list[npt.NDArray[Any]] = []
+        self.search = _Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
+        if density is None:
+            return
+        found = self.search
+        found.by_buckets, found.starts, found.seeds = density.by_buckets, density.starts, density.seeds
+        found.basins, found.refinements, found.rounds = density.basins, density.refinements, len(density.fine)
+        first = first_ratios(scheme, density)
+        found.first, found.wider = self._ratios(first.full), self._ratios(first.end)
+        found.coarse = self._ratios(density.octave)
+        for number, ratios in enumerate(density.around):
+            found.fine[number] = self._ratios(ratios)
+        found.few, found.by_few_alone = density.few, scheme.size <= 2 * MAX_MIDDLES
+        found.middles = self._ratios(middles_of(scheme) if density.few else np.empty(0))
+        found.near = self._ratios(np.array(loss.near))
+        found.on_level, found.on_levels = self._kept(first.on_level), first.on_level.size
+        found.lattice = not scheme.is_float
+        for name in ("slack", "weight", "enough", "same", "evenly", "between", "thoroughly"):
+            setattr(found, name, getattr(loss, name))
+
+    def _kept(self, array: npt.NDArray[Any]) -> int:
+        self.kept.append(np.ascontiguousarray(array))
+        return address(self.kept[-1])
+
+    def _ratios(self, ratios: Floats) -> _Ratios:
+        return _Ratios(self._kept(ratios), ratios.size)
+
+    def _scheme(self, scheme: Scheme) -> _Scheme:
+        under, above = (float(ends.max()) for ends in level_ends(scheme.belows, scheme))
+        widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
+        return _Scheme(
+            kind=KINDS[scheme.kind],
+            size=scheme.size,
+            zero=scheme.zero,
+            is_float=scheme.is_float,
+            under_end=under,
+            above_end=above,
+            widest=widest,
+            above=self._kept(scheme.above),
+            below=self._kept(scheme.below),
+            aboves=scheme.above.size,
+            belows=scheme.below.size,
+            rounding=_rounding(scheme),
+            format=_scale_format(scheme),
+        )
+
+    def _bins(self, scheme: Scheme, sub: int) -> _Bins:
+        edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
+        relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
+        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
+
+
+def _rounding(scheme: Scheme) -> _Rounding:
+    if not scheme.is_float:
+        return _Rounding(kind=INTEGERS)
+    if known := ARITHMETIC.get(scheme.dtype):
+        return _Rounding(
+            kind=ARITHMETIC_FLOATS, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
+        )
+    levels = FLOATS[scheme.dtype]
+    single, size = levels.astype(np.float32), levels.size
+    found = _Rounding(kind=LEVELS, levels=size)
+    found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
+    found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
+    found.few_middle[: size - 1] = middles(levels).tolist()
+    return found
+
+
+def _scale_format(scheme: Scheme) -> _ScaleFormat:
+    name = scheme.scale_format
+    mantissa_bits, min_exponent = MANTISSA[name]
+    return _ScaleFormat(
+        is_float32=name == "float32",
+        mantissa_bits=mantissa_bits,
+        min_exponent=min_exponent,
+        max=GREATEST[name],
+        above=ABOVE[name],
+        least=LEAST[name],
+        global_scale=scheme.global_scale,
+        limit=greatest_scale(scheme),
+    )
+
+
+class Structure(NamedTuple):
+    """What C is told, and the arrays that it points to."""
+
+    structure: ctypes.Structure
+    kept: list[npt.NDArray[Any] | None]
+
+    @staticmethod
+    def of(kind: type[ctypes.Structure], arrays: Iterable[npt.NDArray[Any] | None], *numbers: int) -> Structure:
+        """A structure of pointers, and of numbers after these."""
+        kept = [None if each is None else np.ascontiguousarray(each) for each in arrays]
+        return Structure(kind(*(None if each is None else address(each) for each in kept), *numbers), kept)
+
+
+def search_of(scheme: Scheme, density: Density | None, loss: Loss) -> ctypes.Structure:
+    """How units are searched; without a density, only what their figures take."""
+    return _Words(scheme, density, loss).search
+
+
+def units_of(distribution: Distribution) -> Structure:
+    """The units."""
+    sketch = distribution.sketch
+    counts = sketch.counts if distribution.weights is None else distribution.weights
+    starts, bits = np.ascontiguousarray(sketch.starts), sketch.resolution
+    per_unit = starts, starts[1:], sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
+    dropped = PATTERN_BITS - bits.mantissa_bits, PATTERN_BITS - bits.least_bits
+    return Structure.of(_Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *dropped, FINE_OCTAVES)
+
+
+def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices | None, found: Choices) -> Structure:
+    """What is known of each unit, and where to write what is chosen for it.
+
+    Args:
+        spans: the widest range of each unit.
+        full: the quantizer that covers it.
+        narrow: (units,): the scales that a narrower kind has found, or None.
+        plain: what is chosen where all values weigh alike, or None.
+        found: (units,), contiguous.
+    """
+    return Structure.of(_Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
+
+
+def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:
+    """Quantizers, of which each unit has one, and where to write what they do: (units, FIGURES)."""
+    levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
+    return Structure.of(_Chosen, (*levels, scale, below, found), *(side.size for side in levels))

@@ -1,0 +1,172 @@
+"""Kernels for a GPU, compiled as plain C: a loop in the place of each block's threads, one block after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from shutil import which
+from tempfile import mkdtemp
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from klcal.kernels import cuda_counting
+from klcal.kernels.cuda import SOURCE
+from klcal.sketches import device_counting, device_feeding
+from klcal.sketches.device_counting import DeviceCounter
+from klcal.sketches.patterns import TENSOR, Resolution
+from klcal.sketches.sketch import Sketch
+from tests.support.lazy import torch
+
+COMPILER = os.environ.get("CC", "cc")
+FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
+SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
+LOCK = threading.RLock()  # the shim has one block at a time
+
+
+class Shim:
+    """A device that is none.
+
+    Args:
+        multiprocessors: how many blocks there may be, by two.
+        shared: bytes of memory that the blocks of a multiprocessor share.
+    """
+
+    def __init__(self, multiprocessors: int = 2, shared: int = 200 << 10) -> None:
+        self.multiprocessors = multiprocessors
+        self.shared = shared
+
+    def share(self, blocks: int) -> int:
+        """Bytes of shared memory of a block."""
+        return self.shared // blocks
+
+    def launch(self, file: str, name: str, blocks: int, threads: int, shared: int, *arguments: int) -> None:
+        """Runs a kernel."""
+        assert threads == 1 << 10
+        assert shared <= SHARED
+        library = shim(file)
+        kernel = getattr(library, name)
+        kernel.argtypes = [ctypes.c_int64] * len(arguments)
+        kernel.restype = None
+        ctypes.c_int64.in_dll(library, "klcal_blocks").value = blocks
+        for block in range(blocks):
+            ctypes.c_int64.in_dll(library, "klcal_block").value = block
+            kernel(*arguments)
+
+
+def counted_on_a_device(tensors, dtype: str, resolution: Resolution = TENSOR, launcher: Shim | None = None) -> Sketch:
+    """The sketch of tensors by the kernels of a device, which the CPU runs."""
+    found = DeviceCounter(dtype, "cpu", resolution, launcher or Shim())
+    for tensor in tensors:
+        found.add(tensor)
+    return found.sketch()
+
+
+def real_device() -> str:
+    """The name of a CUDA device; the test is skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
+    return "cuda"
+
+
+@cache
+def shim(file: str) -> ctypes.CDLL:
+    """A file of kernels as a library; the test is skipped where it cannot be built."""
+    if which(COMPILER) is None:
+        pytest.skip("there is no C compiler")
+    library = Path(mkdtemp()) / "shim.so"
+    flags = [*FLAGS, *os.environ.get("KLCAL_SHIM_FLAGS", "").split()]
+    subprocess.run([COMPILER, "-x", "c", *flags, "-o", library, SOURCE / file], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def as_tensor(chunk: np.ndarray, dtype: str) -> torch.Tensor:
+    """A flat array of ``FLOAT_DTYPES[dtype]`` as the torch tensor of that dtype."""
+    signed = chunk.view(f"i{chunk.itemsize}")  # torch views signed integers as any type of their size
+    return torch.from_numpy(signed).view(getattr(torch, dtype))
+
+
+class Idle:
+    """The lane and the launcher of a device that does nothing before it is waited for.
+
+    So what is written over too early, or read too early, is seen.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device("cpu")
+        self.name = device
+        self.launcher = self
+        self.shim = Shim()
+        self.multiprocessors = self.shim.multiprocessors
+        self.share = self.shim.share
+        self.begun: deque[Callable[[], object]] = deque()
+        self.done = 0
+        self.nbytes = 0
+
+    def entered(self):
+        return nullcontext()
+
+    def pinned(self, size: int, dtype):
+        found = torch.full((size,), 0x55, dtype=dtype)
+        self.nbytes += found.nbytes
+        return found
+
+    on_device = pinned
+
+    def copy(self, target, source) -> Until:
+        return self.begin(lambda: target.copy_(source))
+
+    def launch(self, *arguments) -> None:
+        self.begin(lambda: self.shim.launch(*arguments))
+
+    def begin(self, work: Callable[[], object]) -> Until:
+        with LOCK:
+            self.begun.append(work)
+            return Until(self, self.done + len(self.begun))
+
+    def do(self, number: int) -> None:
+        """All of the first so many things that were begun."""
+        with LOCK:
+            while self.done < number:
+                self.begun.popleft()()
+                self.done += 1
+
+
+class Until(NamedTuple):
+    """An event in a lane."""
+
+    lane: Idle
+    number: int
+
+    def synchronize(self) -> None:
+        self.lane.do(self.number)
+
+
+def idle_devices(monkeypatch, number: int) -> list[Idle]:
+    """So many CUDA devices, as the command finds them, which are idle; the lanes that are made on them."""
+    lanes: list[Idle] = []
+    states = []  # are kept, because what is begun has only their address
+
+    def lane(device: str) -> Idle:
+        lanes.append(Idle(device))
+        return lanes[-1]
+
+    def none_counted(*arguments):
+        states.append(cuda_counting.none_counted(*arguments))
+        return states[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(device_counting, "kernels", lambda _: None)
+    monkeypatch.setattr(device_counting, "none_counted", none_counted)
+    monkeypatch.setattr(device_feeding, "Lane", lane)
+    return lanes
