@@ -39,7 +39,7 @@ __all__ = ["Pair", "common_bins", "even_bins", "kl_bias", "mass_bins", "plug_in_
 EVEN_BINS = 2048  # what histograms of calibration tools have
 MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
 VALUES_PER_BIN, FEWEST_BINS = 2, 2  # of the smaller sample
-LEAST_TURNS = 4  # that two samples without a common bin take, of which each rounds the other's values
+MOST_WIDER = 4  # times as far as one of two samples may reach that are merged into two bins
 BUCKET = 2.0**-10  # the width of a sketch's buckets, relative to their values
 
 
@@ -155,14 +155,12 @@ def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
     """``mass_bins`` in which, as far as the samples lie among each other, every bin has values of both.
 
     For a sample and its copy, rounded to other values: each bin of one side alone is merged with the nearest that the
-    other side has, of two equally near with the one towards zero. Exact zeros stay a bin of their own where both have
-    some. What is left of a divergence is a lower bound, by the data-processing inequality: it sees how much mass moved
-    from merged bins to others, not what happened within them.
+    other has, of two equally near with the one towards zero. Zeros of both stay a bin of their own. What is left of a
+    divergence is a lower bound, by the data-processing inequality: it sees what moved from merged bins to others.
 
-    Bins are left as they are, so that a divergence is +inf, where merging would hide that the samples lie beside each
-    other: where it leaves a single bin, or where no bin is shared and they do not take turns at least four times. (A
-    single bin is left of samples that are equal within 0.1 %.) There are fewer bins where a sample has fewer than two
-    values for each.
+    Where merging would hide that the samples lie apart, bins are left as they are, and a divergence is +inf: where it
+    leaves one (but of samples equal within 0.1 %), or two while one sample reaches over four times as far. There are
+    fewer bins where a sample has fewer than two values for each.
 
     Raises:
         InputError: a sketch has no finite value.
@@ -176,35 +174,42 @@ def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
     """
     least = int(min(a.finite[0], b.finite[0]))
     pair = mass_bins(a, b, min(bins, max(FEWEST_BINS, least // VALUES_PER_BIN)))
-    of_both = (pair.counts_p > 0) & (pair.counts_q > 0)
-    some = np.flatnonzero(~(of_both & (pair.positions == 0)))  # but for the zeros of both
-    positions, has_p, has_q = pair.positions[some], pair.counts_p[some] > 0, pair.counts_q[some] > 0
-    if of_both[some].all() or not (has_p.any() and has_q.any()):
+    zeros = (pair.positions == 0) & (pair.counts_p > 0) & (pair.counts_q > 0)
+    some = np.flatnonzero(~zeros)
+    has_p, has_q = pair.counts_p[some] > 0, pair.counts_q[some] > 0
+    if (has_p & has_q).all() or not (has_p.any() and has_q.any()):
         return pair
-    group = _groups(positions, has_p, has_q)
-    turns = 1 + np.count_nonzero(np.diff(has_p.astype(int)))
-    lie_among = group[-1] > 0 and (of_both[some].any() or turns >= LEAST_TURNS)
-    if not lie_among and np.ptp(positions) > BUCKET * np.abs(positions).max():
+    positions = pair.positions[some]
+    group = _groups(_nearest(positions, has_p, has_q))
+    groups, widths = int(group[-1]) + 1, [np.ptp(positions[has]) for has in (has_p, has_q)]
+    alike = groups > 1 and max(widths) <= MOST_WIDER * min(widths)
+    if groups < 3 and not alike and np.ptp(positions) > BUCKET * np.abs(positions).max():
         return pair
     index = np.arange(pair.positions.size) + some.size
     index[some] = group
     _, index = np.unique(index, return_inverse=True)
-    return replace(_summed(pair, index, pair.p + pair.q), merged=int(some.size - group[-1] - 1))
+    return replace(_summed(pair, index, pair.p + pair.q), merged=int(some.size - groups))
 
 
-def _groups(positions: Floats, has_p: Bools, has_q: Bools) -> Integers:
-    """Which bins belong together, numbered in their order: (bins,). Those of a group are neighbours."""
-    reach = np.zeros(positions.size + 1, np.int64)  # change of how many mergers reach over the gap
+def _nearest(positions: Floats, has_p: Bools, has_q: Bools) -> Integers:
+    """With which bin each is to be merged, (bins,): itself, if it has values of both."""
+    found = np.arange(positions.size)
     for mine, theirs in ((has_p, has_q), (has_q, has_p)):
         alone, there = np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs)
         after = np.searchsorted(there, alone)
-        pair = there[np.clip([after - 1, after], 0, there.size - 1)]
-        away = np.abs(positions[pair] - positions[alone])
-        outer = np.abs(positions[pair[1]]) > np.abs(positions[pair[0]])
-        partner = np.where((away[0] < away[1]) | ((away[0] == away[1]) & outer), pair[0], pair[1])
-        np.add.at(reach, np.minimum(alone, partner) + 1, 1)
-        np.add.at(reach, np.maximum(alone, partner) + 1, -1)
-    return np.cumsum(np.cumsum(reach[:-1]) == 0) - 1
+        below, above = there[np.clip([after - 1, after], 0, there.size - 1)]
+        ways = np.abs(positions[[below, above]] - positions[alone])
+        inward = np.abs(positions[below]) < np.abs(positions[above])
+        found[alone] = np.where((ways[0] < ways[1]) | ((ways[0] == ways[1]) & inward), below, above)
+    return found
+
+
+def _groups(near: Integers) -> Integers:
+    """Which bins belong together, numbered in their order: (bins,). Those of a group are neighbours."""
+    bins = np.arange(near.size)
+    begin, end = (np.bincount(to(bins, near) + 1, minlength=near.size + 1) for to in (np.minimum, np.maximum))
+    found: Integers = np.cumsum(np.cumsum(begin - end)[:-1] == 0) - 1  # where no merger reaches over the gap before
+    return found
 
 
 def _summed(pair: Pair, index: Integers, weights: Floats) -> Pair:

@@ -183,11 +183,12 @@ def copies(path: Path) -> dict[str, np.ndarray]:
         (lambda x: x + 8, 3),
         (lambda x: x + 1000, math.inf),
         (lambda x: x * np.float32(0.01), 3),
+        (lambda x: x * np.float32(1e-6), 3),
         (lambda x: x * 0, math.inf),
         (lambda x: x * 0 + np.float32(0.3), math.inf),
         (lambda x: np.where(x > 0, 100, -100) + x, math.inf),
     ],
-    ids=["3 sigma", "8 sigma", "elsewhere", "shrunk", "dead", "constant", "two modes"],
+    ids=["3 sigma", "8 sigma", "elsewhere", "shrunk", "shrunk to nothing", "dead", "constant", "two modes"],
 )
 def test_merging_bins_hides_no_drift(today, least):
     """What bins of one side alone are merged with is the nearest: it could be everything."""
