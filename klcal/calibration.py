@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
-from klcal.kernels.threads import worked_ahead
+from klcal.kernels.threads import threads, worked_ahead
 from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
 from klcal.quantizers.qparams import deployed_scales, rounded_scales
@@ -23,7 +23,7 @@ from klcal.search.figures import figures
 from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
 from klcal.search.settings import Nonfinite, Settings
 from klcal.search.units import VALUES_PER_BIN
-from klcal.sketches.by_unit import unit_sketches
+from klcal.sketches.by_unit import Count, counted_before, unit_counts
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
@@ -174,13 +174,13 @@ def calibrate_units(
         settings: how each unit is calibrated.
         importance: of the values, in their order.
     """
-    sketches: Iterable[Sketch] = unit_sketches(chunks, dtype, layout)
+    counts: Iterable[Count] = unit_counts(chunks, dtype, layout, fresh=threads() > 1)
     if importance is not None:
-        sketches = weighted_unit_sketches(chunks, dtype, layout, importance)
+        counts = map(counted_before, weighted_unit_sketches(chunks, dtype, layout, importance))
     if settings.scheme.is_relative:
-        sketches = list(sketches)
-        settings = _relative(settings, sketches)
-    outcomes = joined(worked_ahead(lambda each: outcomes_of(each, settings), sketches))
+        sketches = worked_ahead(lambda count: count(), counts)
+        settings, counts = _relative(settings, sketches), map(counted_before, sketches)
+    outcomes = joined(worked_ahead(lambda count: outcomes_of(count(), settings), counts))
     return _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
 
 

@@ -6,10 +6,11 @@ a matrix; where they lie apart, many are brought together before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, pairwise, repeat
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,17 @@ from klcal.sketches.counting import counter, pattern_values, values_of
 from klcal.sketches.patterns import TENSOR, UNITS, Integers, Patterns, Resolution, runs
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["brought_together", "filled", "less_rounded", "rounded_away", "sketch_each", "unit_sketches"]
+__all__ = [
+    "Count",
+    "brought_together",
+    "counted_before",
+    "filled",
+    "less_rounded",
+    "rounded_away",
+    "sketch_each",
+    "unit_counts",
+    "unit_sketches",
+]
 
 BLOCK = 1 << 17  # values sorted at a time: their arrays stay in the cache, and are not given back to the system
 WIDE_BLOCK = 1 << 24  # values brought together at most, where those of a unit lie apart: 64 MiB of float32
@@ -34,12 +45,21 @@ MOST_UNITS = 1 << 12  # counted at a time then
 SORTED_ALONE = 1 << 10  # values from which a call to sort some units of one size pays
 
 Array = npt.NDArray[Any]
+Count: TypeAlias = Callable[[], Sketch]
+"""Counts the values of some units, which it holds, once it is called."""
 
 
 def unit_sketches(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution = UNITS
 ) -> Iterator[Sketch]:
-    """Sketches of consecutive units, in the order of the values; together they have every unit once.
+    """Sketches of consecutive units, in the order of the values; together they have every unit once: see below."""
+    return (count() for count in unit_counts(chunks, dtype, layout, resolution, fresh=False))
+
+
+def unit_counts(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution = UNITS, *, fresh: bool = True
+) -> Iterator[Count]:
+    """What counts consecutive units, in the order of the values, so that several threads may; together every unit once.
 
     Args:
         chunks: the values, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
@@ -47,6 +67,7 @@ def unit_sketches(
         layout: to which units they belong. Where the values of a unit lie together, each piece is given as soon as it
             is complete, else as soon as the units are that take turns with it.
         resolution: of the sketches.
+        fresh: whether each has values of its own; else it has to be called before the next is asked for.
     """
     if layout.ordered:
         counted = _complete if layout.run < (COMPILED_LONG if library() else LONG) else _one_by_one
@@ -54,10 +75,12 @@ def unit_sketches(
         counted = _scattered
         if layout.slab and layout.period <= WIDE_BLOCK:
             counted = _taking_turns if layout.slab <= WIDE_BLOCK else _in_parts
-    yield from counted(chunks, dtype, layout, resolution)
+    yield from counted(chunks, dtype, layout, resolution, fresh)
 
 
-def _one_by_one(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _one_by_one(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool
+) -> Iterator[Count]:
     """Of long units that lie together: each counted as a tensor is."""
     position = 0
     begun = counter(dtype, resolution)
@@ -66,7 +89,7 @@ def _one_by_one(chunks: Iterable[Array], dtype: str, layout: Layout, resolution:
         for number, (begin, end) in zip(unit.tolist(), pairwise([*begins.tolist(), block.size]), strict=True):
             begun.add(block[begin:end])
             if layout.ends(number, position + end):
-                yield begun.sketch()
+                yield begun.sketch
                 begun = counter(dtype, resolution)
         position += block.size
 
@@ -75,8 +98,8 @@ def _blocks(chunks: Iterable[Array], size: int) -> Iterator[Array]:
     return (chunk[start : start + size] for chunk in chunks for start in range(0, chunk.size, size))
 
 
-def filled(chunks: Iterable[Array], sizes: Iterable[int]) -> Iterator[Array]:
-    """The values in blocks of these sizes; the last may be shorter. Each is valid until the next is asked for."""
+def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False) -> Iterator[Array]:
+    """The values in blocks of these sizes; the last may be shorter. If not ``fresh``, each is valid until the next."""
     wanted = iter(sizes)
     size, used, held = next(wanted), 0, np.empty(0)
     for chunk in chunks:
@@ -89,7 +112,9 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int]) -> Iterator[Array]:
                 held[used : used + some.size] = some
             used += some.size
             if used == size:
-                yield some if some.size == size else held[:size]
+                whole = some.size == size
+                yield (some.copy() if fresh else some) if whole else held[:size]
+                held = held if whole or not fresh else np.empty(0)
                 size, used = next(wanted), 0
     if used:
         yield held[:used]
@@ -102,10 +127,12 @@ def _at_once(size: int) -> int:
     return TOGETHER * max(BLOCK, LANES * size if size <= MOST_IN_LANES else 0)
 
 
-def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _complete(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, fresh: bool
+) -> Iterator[Count]:
     """Of units that lie together."""
     position, rest = 0, np.empty(0)  # of the unit that the last block did not finish
-    for some in filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run)):
+    for some in filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run), fresh=fresh):
         block = np.concatenate([rest, some]) if rest.size else some
         begins, unit = layout.runs(position, block.size)
         starts = np.append(begins, block.size)
@@ -114,39 +141,47 @@ def _complete(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
         rest = block[starts[-1] :].copy()
         position += int(starts[-1])
         if starts.size > 1:
-            yield _counted(block[: starts[-1]], dtype, starts, resolution)
+            yield partial(_counted, block[: starts[-1]], dtype, starts, resolution)
 
 
-def _taking_turns(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _taking_turns(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, fresh: bool
+) -> Iterator[Count]:
     """Of units whose runs take turns, as those of columns do: all values of some of them are there at once."""
     slabs = max(1, BLOCK // layout.slab)
-    for block in filled(chunks, repeat(slabs * layout.slab)):
+    for block in filled(chunks, repeat(slabs * layout.slab), fresh=fresh):
         yield from _of_slabs(block, dtype, layout, layout.slab, resolution)
 
 
-def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool) -> Iterator[Count]:
     """The same of more values than there is room for at once: sketches of some turns are added."""
     part = WIDE_BLOCK // layout.period * layout.period
     sizes = [min(part, layout.slab - first) for first in range(0, layout.slab, part)]
     found: list[Sketch] = []
     for number, block in enumerate(filled(chunks, cycle(sizes))):
-        some = _of_slabs(block, dtype, layout, block.size, resolution)
+        some = (count() for count in _of_slabs(block, dtype, layout, block.size, resolution))
         found = [one + other for one, other in zip(found, some, strict=True)] if number % len(sizes) else list(some)
         if number % len(sizes) == len(sizes) - 1:
-            yield from found
+            yield from map(counted_before, found)
 
 
-def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: Resolution) -> Iterator[Sketch]:
+def counted_before(found: Sketch) -> Count:
+    """Gives a sketch that is known."""
+    return lambda: found
+
+
+def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: Resolution) -> Iterator[Count]:
     """Of the units of some slabs, or of parts of one, some units at a time."""
     columns = layout.period // layout.run
     size = slab // columns  # of a unit
     if slab < block.size:
-        yield _of_turns(block, dtype, (columns, layout.run), size, slice(0, block.size // size), resolution)
+        units = slice(0, block.size // size)
+        yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
         return
     width = max(1, BLOCK * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
     for first in range(0, columns, width):
         units = slice(first, min(first + width, columns))
-        yield _of_turns(block, dtype, (columns, layout.run), size, units, resolution)
+        yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
 
 
 def _of_turns(
@@ -162,7 +197,7 @@ def _of_turns(
     return _counted(some.swapaxes(1, 2).ravel(), dtype, starts, resolution)
 
 
-def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution) -> Iterator[Sketch]:
+def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool) -> Iterator[Count]:
     """Of units whose values lie apart: as many as there is room for are brought together, and the sketches added."""
     width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
     firsts = range(0, layout.rows, width)
@@ -175,7 +210,7 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
             some = starts[first : first + width + 1]
             if some[0] < some[-1]:
                 found[number] += _counted(values[some[0] : some[-1]], dtype, some - some[0], resolution)
-    yield from found
+    yield from map(counted_before, found)
 
 
 def brought_together(block: Array, position: int, layout: Layout) -> tuple[Array, Integers]:

@@ -62,6 +62,36 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, ch
         assert whole(values, per, chunk=chunk, resolution=resolution) == expected
 
 
+def in_one_buffer(flat: np.ndarray, size: int):
+    """Chunks that a reader gives: each is valid until the next is asked for."""
+    buffer = np.empty(size, flat.dtype)
+    for first in range(0, flat.size, size):
+        some = flat[first : first + size]
+        buffer[: some.size] = some
+        yield buffer[: some.size]
+    buffer[:] = np.nan
+
+
+@given(matrices(), st.sampled_from(PERS), st.integers(1, 40), st.integers(1, 30))
+def test_units_may_be_counted_once_all_of_them_were_read(values, per, chunk, block):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK"):
+            patch.setattr(by_unit, name, block)
+        place = layout(per, values.shape)
+        counts = list(by_unit.unit_counts(in_one_buffer(values.ravel(), chunk), "float32", place))
+        assert Sketch.stack(count() for count in counts) == whole(values, per)
+
+
+def test_counts_that_share_a_buffer_are_noticed():
+    """The broken twin: what is not fresh has to be counted at once."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    place, chunks = layout(PerChannel(), values.shape), in_one_buffer(values.ravel(), 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_unit, "_at_once", lambda size: size)
+        counts = list(by_unit.unit_counts(chunks, "float32", place, fresh=False))
+    assert Sketch.stack(count() for count in counts) != whole(values, PerChannel())
+
+
 @given(matrices(), st.sampled_from(PERS))
 def test_no_unit_depends_on_its_neighbours(values, per):
     found = whole(values, per)
