@@ -15,6 +15,7 @@ TORCH_MODULES = (
     "kernels.cuda_counting",
     "sketches.device_counting",
     "sketches.device_feeding",
+    "sketches.device_reading",
     "sketches.values",
     "quantizers.rounding",
 )

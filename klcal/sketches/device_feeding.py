@@ -49,6 +49,12 @@ class Lane:
         self.device = torch.device(device)
         self.stream = torch.cuda.Stream(self.device)
 
+    def follow(self) -> None:
+        """Lets all that comes wait for what torch's current stream has to do."""
+        import torch
+
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+
     def entered(self) -> AbstractContextManager[object]:
         """In which whatever is begun in this thread is begun here."""
         import torch

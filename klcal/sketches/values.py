@@ -20,6 +20,7 @@ from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import count_on_device, usable_device
 from klcal.sketches.device_feeding import Feed
+from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
@@ -164,13 +165,22 @@ def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Unit
         dtype, shape, order = values.dtype, values.shape, values.order
         chunks: Iterable[npt.NDArray[Any]] = stored_chunks(values.parts)
     else:
-        array, dtype = stored_array(values)
-        shape, order, chunks = array.shape, (), array_chunks(array, dtype, "C")
+        shape, dtype, chunks = _held_chunks(values)
+        order = ()
     place = None if 0 in shape else layout(per, shape, order)
     if place is None:
         return None
     weights = None if importance is None else weights_of(importance, shape, order, place)
     return Units(chunks, dtype, place, weights)
+
+
+def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArray[Any]]]:
+    """The shape, the dtype and, in C order, the values."""
+    if is_tensor(values) and values.is_cuda:
+        dtype = checked_tensor(values)
+        return tuple(values.shape), dtype, device_chunks(values, dtype)
+    array, dtype = stored_array(values)
+    return array.shape, dtype, array_chunks(array, dtype, "C")
 
 
 def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | None) -> Sketch:

@@ -153,6 +153,9 @@ class Idle:
     def entered(self):
         return nullcontext()
 
+    def follow(self) -> None:
+        pass
+
     def pinned(self, size: int, dtype):
         found = torch.full((size,), 0x55, dtype=dtype)
         self.nbytes += found.nbytes

@@ -143,7 +143,7 @@ INLINE void count_whole(uint32_t *patterns, uint32_t *counts, uint32_t *many, ui
         if (!there) {
             there = claimed(patterns + place, inverted);
             if (!there) {
-                if (added(distinct, 1) >= few) *many = 1;
+                if (added(distinct, 1) >= few) set_bits(many, 1);
                 there = inverted;
             }
         }
