@@ -17,10 +17,10 @@ import numpy as np
 
 import klcal
 from benchmarks.side_by_side import PYTHON, in_turns, one_core, ratio, report, seconds
-from klcal.calibration import outcomes_of
 from klcal.quantizers.granularity import PerChannel
 from klcal.quantizers.layout import layout
 from klcal.quantizers.scheme import Scheme
+from klcal.search.chosen import outcomes_of
 from klcal.search.methods import KL, MSE, Method
 from klcal.search.settings import Settings
 from klcal.sketches.by_unit import unit_sketches

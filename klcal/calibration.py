@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -14,22 +14,20 @@ from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import threads, worked_ahead
 from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
-from klcal.quantizers.qparams import deployed_scales, rounded_scales
-from klcal.quantizers.scale_formats import global_scale_of, held
+from klcal.quantizers.scale_formats import global_scale_of
 from klcal.quantizers.scheme import Scheme
 from klcal.search import methods
-from klcal.search.choices import Choices, Spans, full_choices
-from klcal.search.figures import figures
-from klcal.search.methods import BINS, KL, Method, sub_bins_per_cell
+from klcal.search.choices import Spans, full_choices
+from klcal.search.chosen import least_values, outcomes_of, sub_bins
+from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
-from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.by_unit import Count, counted_before, unit_counts
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Stored, sketch, units_of
 from klcal.sketches.weighted import weighted_unit_sketches
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined, row_of
+from klcal.tables.outcomes import OK, Outcomes, joined, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
@@ -43,15 +41,9 @@ __all__ = [
     "calibrate_units",
     "kl_divergence_calibration",
     "noted",
-    "stretches",
 ]
 
 TENSOR = PerTensor()
-PIECES_AT_ONCE = 1 << 20  # of a distribution, looked at together: Python's own work vanishes, and memory is bounded
-UNITS_AT_ONCE = 1 << 16  # looked at together, where they have few pieces
-CHOSEN = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero")
-"""What is known of a unit that has a scale."""
-
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -199,110 +191,14 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
 
 def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
     ok = outcomes.status == OK
-    few = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < _least_values(settings))
-    by_mse = isinstance(settings.method, KL) and _sub_bins(settings) > 1 and few.any()
-    note = f"chosen by mse: fewer than {_least_values(settings):,} nonzero values" if by_mse else None
+    few = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < least_values(settings))
+    by_mse = isinstance(settings.method, KL) and sub_bins(settings) > 1 and few.any()
+    note = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
     idle = np.count_nonzero(ok & (outcomes.weighed == 0)) if weighed else 0
     where = "" if grid is None else f" in {idle} of {ok.size} units"
     also = f"chosen without importance, which is 0 for all nonzero values{where}" if idle else None
     notes = "; ".join(each for each in (note, also) if each) or None
     return row_of(outcomes, settings.scheme, str(settings.method), grid, importance=weighed, note=notes)
-
-
-def _sub_bins(settings: Settings) -> int:
-    """Into how many parts each cell is cut, for D."""
-    return sub_bins_per_cell(getattr(settings.method, "bins", BINS), settings.scheme.size)
-
-
-def _least_values(settings: Settings) -> int:
-    """From how many nonzero values on D decides."""
-    return VALUES_PER_BIN * settings.scheme.size * _sub_bins(settings)
-
-
-# --- units to outcomes
-
-
-def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
-    """What is chosen for each unit of a sketch, and what it costs: some units at a time."""
-    return joined(_outcomes(some, settings) for some in stretches(found))
-
-
-def stretches(found: Sketch) -> Iterator[Sketch]:
-    """Some units after the others, of not too many pieces together."""
-    first = 0
-    while first < found.units:
-        end = int(np.searchsorted(found.starts, found.starts[first] + PIECES_AT_ONCE, side="right")) - 1
-        last = min(max(end, first + 1), first + UNITS_AT_ONCE)
-        yield found[first:last]
-        first = last
-
-
-def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
-    finite, nonzero = found.finite, found.nonzero
-    fails = (settings.nonfinite == "fail") | (nonzero == 0)
-    status = np.full(found.units, OK)
-    status[nonzero == 0] = ZERO
-    status[(nonzero == 0) & (found.underflowed > 0)] = UNDERFLOW
-    status[(found.overflowed > 0) & fails] = OVERFLOW
-    refused = (settings.nonfinite == "fail") | (finite == 0)
-    status[(found.nonfinite > 0) & refused] = NONFINITE
-    status[found.numel == 0] = EMPTY
-    good = np.flatnonzero(status == OK)
-    columns = np.full((len(CHOSEN), found.units), np.nan)
-    if good.size:
-        status[good], columns[:, good] = _chosen(found.take(good), settings)
-    chosen: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
-    return Outcomes(
-        status=status,
-        **chosen,
-        nonzero=nonzero,
-        weighed=found.weighed,
-        finite=finite,
-        minimum=found.min,
-        maximum=found.max,
-        zeros=found.zeros,
-        nan=found.nan,
-        neg_inf=found.neg_inf,
-        pos_inf=found.pos_inf,
-        overflowed=found.overflowed,
-        underflowed=found.underflowed,
-    )
-
-
-def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:
-    """The status of each unit that has values, and the columns of its outcome, ``chosen`` to ``rounded_to_zero``.
-
-    Importance decides what is chosen; what it costs is told of all values alike.
-    """
-    distribution = Distribution.of(found)
-    decides = distribution if found.weights is None else Distribution.weighted(found)
-    scheme, spans = settings.scheme, Spans.of(decides, settings.bounds)
-    scale, below = settings.method(decides, scheme, spans)
-    wanted, fits = _wanted(decides, settings, spans, scale)
-    rounded = rounded_scales(scale, below, scheme)
-    status = np.where(fits > 0, OVERFLOW, np.where((fits < 0) | (rounded == 0), UNDERFLOW, OK))
-    known = np.where(rounded > 0, rounded, 1.0)
-    costs = figures(distribution, scheme, _sub_bins(settings), known, below)
-    return status, np.stack([wanted, deployed_scales(scale, below, scheme), below, *costs])
-
-
-def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:
-    """The scale that each unit would have as a float32, and whether its format holds that: 0, or −1 or 1 beyond it.
-
-    What the format lacks is a status where neither the scale that is wanted nor the one that covers the range is held.
-    """
-    scheme = settings.scheme
-    free = replace(scheme, scale_format="float32", global_scale=1.0)
-    full = full_choices(free, spans).scale
-    fits = held(full, scheme.scale_format, scheme.global_scale).astype(np.int64)
-    ends = np.flatnonzero(fits != 0)
-    wanted = scale.copy()
-    if ends.size:
-        chosen: Choices = settings.method(distribution.select(ends), free, spans.select(ends))
-        wanted[ends] = np.where(chosen.scale > 0, chosen.scale, full[ends])
-        also = held(wanted[ends], scheme.scale_format, scheme.global_scale)
-        fits[ends] = np.where(also == fits[ends], also, 0)
-    return wanted, fits
 
 
 def kl_divergence_calibration(

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from klcal.calibration import stretches
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.granularity import per_at
@@ -20,6 +19,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.readers import Chunk, Description
 from klcal.readers.quoting import quoted
 from klcal.readers.table_file import read_table
+from klcal.search.chosen import stretches
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, parse, sub_bins_per_cell
 from klcal.sketches.by_unit import unit_sketches

@@ -162,8 +162,8 @@ def test_how_many_are_searched_at_a_time_does_not_matter(monkeypatch, method):
     options = {"dtype": "uint4", "method": method, "per": "channel"}
     expected = klcal.calibrate(values, **options)
     for name, number in (
-        ("klcal.calibration.PIECES_AT_ONCE", 1000),
-        ("klcal.calibration.UNITS_AT_ONCE", 3),
+        ("klcal.search.chosen.PIECES_AT_ONCE", 1000),
+        ("klcal.search.chosen.UNITS_AT_ONCE", 3),
         ("klcal.kernels.points.BLOCK", 1 << 8),
         ("klcal.search.units.BLOCK", 1 << 10),
         ("klcal.search.units.FEW_AT_ONCE", 2),
