@@ -134,7 +134,7 @@ def test_a_value_that_stands_for_two_to_the_forty_is_counted_as_often():
 
 def test_the_places_that_all_blocks_share_are_the_source_s():
     """The numbers that Python and the source both know."""
-    text = (SOURCE / "device_counting.cu").read_text()
+    text = source_text("device_counting.cu")
     assert 1 << int(re.search(r"ALL_PLACES_BITS (\d+)", text)[1]) == PLACES
     assert 1 << int(re.search(r"OWN_PLACES_BITS (\d+)", text)[1]) == 2 * MOST_FEW
     assert int(re.search(r"#define THREADS (\d+)", source_text("device_counting.cu"))[1]) == 1024

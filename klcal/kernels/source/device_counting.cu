@@ -4,133 +4,15 @@
    A block of threads counts a stretch of the values in its own memory, and adds what it has to a table that all share: whole
    patterns as long as these are few, else in buckets, those of the octaves that most values lie in. Where the patterns
    turn out to be too many, the block forgets them and counts its stretch again. */
-#include "device.h"
-#include "device_patterns.h"
+#include "device_seen.h"
+#include "device_stretch.h"
 
 #define GOLDEN 0x9e3779b1u       /* 2³² over the golden ratio: multiples of it lie far apart */
 #define OWN_PLACES_BITS 13       /* of the patterns that a block knows; 64 KiB of its memory */
 #define OWN_PLACES (1u << OWN_PLACES_BITS)
 #define ALL_PLACES_BITS 14       /* of the patterns that all know: four times as many as may be told apart */
 #define ALL_PLACES (1u << ALL_PLACES_BITS)
-#define SAMPLE 4                 /* vectors of each thread that are looked at for the octaves */
 #define EXPONENTS 256
-#define VECTOR 16                /* bytes that a thread loads at once */
-
-/* What is known beside the counts, as int64: kernels/cuda.py names the fields in this order. The first ten are those of
-   counting.h, but that NEAREST is taken from 2³² − 1, so that all begin with 0; then whether there are more patterns than
-   a few, and how many of them there are. */
-enum { ZEROS, NANS, NEG_INF, POS_INF, OVERFLOWED, UNDERFLOWED, TOP, BOTTOM, NEAREST, BITS, MANY, DISTINCT, FIELDS };
-#define SUMS 6 /* the first fields are sums */
-
-/* What a thread knows, or a block together. */
-typedef struct {
-    uint32_t sums[SUMS];
-    uint32_t top, bottom, nearest, bits;
-} Seen;
-
-/* What all blocks add to. */
-typedef struct {
-    int64_t *seen;
-    uint32_t *patterns; /* (ALL_PLACES,), inverted: 0, of an empty place, is no value */
-    int64_t *counts;    /* (ALL_PLACES,) */
-    int64_t *table;     /* of keys, which are patterns without their last ``shift`` bits */
-    int64_t few, times; /* patterns that may be told apart; how often each value stands in the tensor */
-} Counted;
-
-/* --- from what is stored to float32 patterns */
-
-/* Rounded to float32; 0 for finite values beyond it, which are counted as that and not as zeros. */
-INLINE uint32_t pattern_of_double(uint32_t low, uint32_t high, Seen *seen) {
-    Rounded each = rounded((uint64_t)high << 32 | low);
-    seen->sums[OVERFLOWED] += each.is_beyond;
-    seen->sums[ZEROS] -= each.is_beyond;
-    seen->sums[UNDERFLOWED] += each.is_to_zero;
-    return each.is_beyond ? 0 : each.pattern;
-}
-
-/* The value at a place of a vector. */
-INLINE uint32_t pattern_in(const Vector *vector, int place, int kind, Seen *seen) {
-    if (kind == FLOAT32) return vector->words[place];
-    if (kind == FLOAT64) return pattern_of_double(vector->words[2 * place], vector->words[2 * place + 1], seen);
-    uint32_t half = vector->words[place / 2] >> 16 * (place % 2) & 0xffffu;
-    return kind == BFLOAT16 ? half << 16 : pattern_of_half(half);
-}
-
-/* The values of a vector; whether all are the same, as in padding: then threads would meet in one counter. */
-INLINE int are_one(const Vector *from, int kind, uint32_t *found, Seen *seen) {
-    Vector vector = *from;
-    uint32_t differ = 0;
-    for (int i = 0; i < VECTOR / width_of(kind); i++) {
-        found[i] = pattern_in(&vector, i, kind, seen);
-        differ |= found[i] ^ found[0];
-    }
-    return !differ;
-}
-
-/* --- what is seen of a value */
-
-INLINE Seen none_seen(void) {
-    Seen seen;
-    for (int i = 0; i < SUMS; i++) seen.sums[i] = 0;
-    seen.top = seen.bottom = seen.bits = 0;
-    seen.nearest = 0xffffffffu;
-    return seen;
-}
-
-/* Whether a pattern is finite and not 0; else it is counted so many times. */
-INLINE int is_value(uint32_t pattern, uint32_t times, Seen *seen) {
-    uint32_t magnitude = pattern & MAGNITUDE;
-    if (magnitude - 1 < INFINITE - 1) return 1;
-    if (magnitude == 0) seen->sums[ZEROS] += times;
-    else if (magnitude > INFINITE) seen->sums[NANS] += times;
-    else if (pattern & SIGN) seen->sums[NEG_INF] += times;
-    else seen->sums[POS_INF] += times;
-    return 0;
-}
-
-INLINE void extend(Seen *seen, uint32_t pattern) {
-    uint32_t magnitude = pattern & MAGNITUDE;
-    seen->top = (int32_t)pattern > (int32_t)seen->top ? pattern : seen->top;
-    seen->bottom = pattern > seen->bottom ? pattern : seen->bottom;
-    seen->nearest = magnitude < seen->nearest ? magnitude : seen->nearest;
-    seen->bits |= pattern;
-}
-
-/* Adds what a thread has seen to what its block has. */
-INLINE void join(Seen *block, const Seen *own, int thread) {
-    uint32_t any = 0;
-    for (int i = 0; i < SUMS; i++) any |= own->sums[i];
-    if (warp_bits(any)) {
-        for (int i = 0; i < SUMS; i++) {
-            uint32_t sum = warp_sum(own->sums[i]);
-            if (sum && tells(thread)) add(&block->sums[i], sum);
-        }
-    }
-    uint32_t nearest = warp_least(own->nearest);
-    if (nearest == 0xffffffffu) return;
-    uint32_t top = (uint32_t)warp_most_signed((int32_t)own->top), bottom = warp_most(own->bottom);
-    uint32_t bits = warp_bits(own->bits);
-    if (!tells(thread)) return;
-    raise_signed(&block->top, top);
-    raise(&block->bottom, bottom);
-    lower(&block->nearest, nearest);
-    set_bits(&block->bits, bits);
-}
-
-INLINE void extend_all(int64_t *seen, uint32_t top, uint32_t bottom, uint32_t nearest, uint32_t bits) {
-    raise_long(seen + TOP, (int32_t)top);
-    raise_long(seen + BOTTOM, bottom);
-    raise_long(seen + NEAREST, 0xffffffffu - nearest);
-    set_bits_long(seen + BITS, bits);
-}
-
-/* Adds what a block has seen to what all have. */
-INLINE void join_all(const Counted *all, const Seen *block, int thread) {
-    if (thread < SUMS && block->sums[thread]) /* a sum of zeros may be negative: of values that are no zeros */
-        add_long(all->seen + thread, (int32_t)block->sums[thread] * all->times);
-    if (thread == SUMS && block->nearest != 0xffffffffu)
-        extend_all(all->seen, block->top, block->bottom, block->nearest, block->bits);
-}
 
 /* --- whole patterns */
 
@@ -175,41 +57,7 @@ INLINE void add_whole(const Counted *all, int shift, uint32_t pattern, int64_t c
     extend_all(all->seen, pattern, pattern, pattern & MAGNITUDE, pattern);
 }
 
-/* --- a stretch of values */
-
-/* The values of a block: whole vectors, and what lies before and behind all vectors, one at a time. */
-typedef struct {
-    const Vector *vectors;
-    const uint8_t *before, *behind;
-    int64_t first, last;          /* of its vectors */
-    int befores, edges;           /* single values before all vectors, and in all; of the first block */
-} Stretch;
-
-INLINE Stretch stretch_of(const uint8_t *values, int64_t size, int kind) {
-    Stretch some;
-    int width = width_of(kind), off = (int)((uint64_t)values % VECTOR);
-    int64_t befores = off ? (VECTOR - off) / width : 0;
-    befores = befores < size ? befores : size;
-    int64_t each = VECTOR / width, vectors = (size - befores) / each, share = (vectors + BLOCKS - 1) / BLOCKS;
-    some.vectors = (const Vector *)(values + befores * width);
-    some.before = values;
-    some.behind = values + (befores + vectors * each) * width;
-    some.first = BLOCK * share < vectors ? BLOCK * share : vectors;
-    some.last = some.first + share < vectors ? some.first + share : vectors;
-    some.befores = BLOCK ? 0 : (int)befores;
-    some.edges = BLOCK ? 0 : (int)(size - vectors * each);
-    return some;
-}
-
-/* One of the values beside the vectors, as the first of a vector. */
-INLINE Vector edge_of(const Stretch *some, int number, int kind) {
-    int width = width_of(kind);
-    const uint8_t *from = number < some->befores ? some->before + number * width
-                                                 : some->behind + (number - some->befores) * width;
-    Vector vector = {{0, 0, 0, 0}};
-    for (int i = 0; i < width; i++) vector.words[i / 4] |= (uint32_t)from[i] << 8 * (i % 4);
-    return vector;
-}
+/* --- what a block counts in */
 
 /* What a block keeps in the memory that its threads share: of patterns, or of buckets. */
 typedef struct {
