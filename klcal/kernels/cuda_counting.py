@@ -27,6 +27,7 @@ PLACES = 1 << 14  # for patterns that all blocks know
 MOST_FEW = 1 << 12  # patterns that may be told apart: a block has twice as many places
 ALL_FIELDS = (*FIELDS, "many", "distinct")
 GREATEST = (1 << 32) - 1
+SIGN = 1 << 31  # of a pattern
 OCTAVES = 48  # that a block counts itself, at most
 
 SHIFTS = {"float32": 13, "float64": 13, "float16": 13, "bfloat16": 16}
@@ -115,7 +116,7 @@ def taken(state: torch.Tensor, dtype: str) -> Counts:
     seen = dict(zip(ALL_FIELDS, found[: len(ALL_FIELDS)].tolist(), strict=True))
     seen["nearest"] = GREATEST - seen["nearest"]
     table = found[_table_at(dtype) :]
-    keys = np.flatnonzero(table)
+    keys = _occupied(table, seen, dtype)
     if not _has_few(dtype):
         none = np.empty(0, np.int64)
         return Counts(seen, none.astype(np.uint32), none, keys, table[keys], True)
@@ -125,6 +126,16 @@ def taken(state: torch.Tensor, dtype: str) -> Counts:
     patterns = ~inverted[places]
     order = np.argsort(patterns)
     return Counts(seen, patterns[order], counts[places][order], keys, table[keys], not seen["many"])
+
+
+def _occupied(table: Integers, seen: dict[str, int], dtype: str) -> Integers:
+    """The keys that occur, ascending: of each sign they lie between the extremes, which most of a table does not."""
+    if dtype not in SHIFTS:
+        return np.flatnonzero(table)
+    spans = (seen["nearest"], seen["top"]), (seen["nearest"] + SIGN, seen["bottom"])
+    keys = [(low >> SHIFTS[dtype], (high >> SHIFTS[dtype]) + 1) for low, high in spans if high >= low]
+    found = [np.flatnonzero(table[first:end]) + first for first, end in keys]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def _on_host(state: torch.Tensor) -> torch.Tensor:
