@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from klcal.tables.table import Table
 from klcal.writers import WRITERS
-from tests.support import tables
+from tests.support import gguf, tables
 from tests.support.files import zipped
 from tests.support.imatrix import imatrix
 from tests.support.pickles import (
@@ -99,6 +99,7 @@ def _table() -> list[bytes]:
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "npy": _npy,
+    "gguf": lambda: [gguf.gguf(), gguf.gguf(version=2, align=1, keys=[gguf.alignment(1)]), gguf.gguf({}, [])],
     "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
     "zip": _zip,
     "pickle": _pickle,
@@ -120,6 +121,15 @@ WORDS: dict[str, list[bytes]] = {
         b"'<f4'",
         b"'|O'",
         b"[('a', '<i2', (2,))]",
+    ],
+    "gguf": [
+        b"GGUF\3\0\0\0",
+        gguf.text("general.alignment"),
+        b"\x08\0\0\0",
+        b"\x09\0\0\0",
+        b"\xff" * 8,
+        bytes(8),
+        bytes(24),
     ],
     "imatrix": [bytes(4), b"\1\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"],
     "zip": [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\1\0\x1c\0", b"\xff\xff\xff\xff", b"\x08\0"],

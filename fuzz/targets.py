@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import imatrix_file, index_file, npy_file, safetensors_file
+from klcal.readers import gguf_file, imatrix_file, index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -52,6 +53,16 @@ def safetensors(data: bytes) -> None:
 
 def npy(data: bytes) -> None:
     npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
+
+
+def gguf(data: bytes) -> None:
+    """The header, and the values that it leads to: each byte of the file at most once."""
+    read = 0
+    for found in gguf_file.describe(in_memory(data)):
+        assert (found.status == "ok") == (found.reason is None)
+        read += sum(part.nbytes for part in found.parts)
+        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) in (0, math.prod(found.shape))
+    assert read <= len(data)
 
 
 def imatrix(data: bytes) -> None:
@@ -107,6 +118,7 @@ def table(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
+    "gguf": gguf,
     "imatrix": imatrix,
     "zip": zip_directory,
     "pickle": pickle,

@@ -33,6 +33,7 @@ READERS: dict[str, Reader] = {
     ".npy": _from("npy_file"),
     ".npz": _from("npz_file"),
     ".safetensors": _from("safetensors_file"),
+    ".gguf": _from("gguf_file"),
     ".pt": _from("pt.file"),
     ".pth": _from("pt.file"),
     ".bin": _from("pt.file"),
@@ -56,11 +57,11 @@ FOREIGN = (
     (b"\x1f\x8b", "it is compressed with gzip", "run gunzip"),
     (b"\x28\xb5\x2f\xfd", "it is compressed with zstd", "run unzstd"),
     (b"\xfd7zxz\x00", "it is compressed with xz", "run unxz"),
-    (b"gguf", "it is a GGUF file, quantized already", "calibrate the model that it was made from"),
     (b"\x89hdf\r\n\x1a\n", "it is an HDF5 file", CONVERT),
 )
 """What begins so, in lower case, is no tensor file: what it is, and what to do."""
-KNOWN = "klcal reads .npy, .npz, .safetensors and PyTorch's .pt, .pth, .bin and .ckpt"
+GGUF = (b"GGUF", b"FUGG")  # the second is big endian, of which its reader says so
+KNOWN = "klcal reads .npy, .npz, .safetensors, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
 def describe(file: RegularFile, source: str) -> list[Description]:
@@ -106,6 +107,8 @@ def _reader(head: bytes, suffix: str) -> Reader:
             raise InputError(what, hint)
     if head.startswith(b"\x93NUMPY"):
         return READERS[".npy"]
+    if head.startswith(GGUF):
+        return READERS[".gguf"]
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_reader(head, suffix)
     if suffix in PICKLED:
