@@ -15,7 +15,7 @@ from klcal.tables.table import Table
 from klcal.writers import WRITERS
 from tests.support import gguf, tables
 from tests.support.files import zipped
-from tests.support.imatrix import imatrix
+from tests.support.imatrix import imatrix, imatrix_gguf
 from tests.support.pickles import (
     FLOAT,
     GOOD,
@@ -101,6 +101,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "npy": _npy,
     "gguf": lambda: [gguf.gguf(), gguf.gguf(version=2, align=1, keys=[gguf.alignment(1)]), gguf.gguf({}, [])],
     "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
+    "imatrix_gguf": lambda: [imatrix_gguf(), imatrix_gguf({"": ([[1.0]], [0])})],
     "zip": _zip,
     "pickle": _pickle,
     "legacy_pt": _legacy_pt,
@@ -154,3 +155,4 @@ WORDS: dict[str, list[bytes]] = {
 }
 """What the formats are made of, for the fuzzer to put together."""
 WORDS["legacy_pt"] = WORDS["pickle"]
+WORDS["imatrix_gguf"] = [*WORDS["gguf"], b".in_sum2", b".counts"]

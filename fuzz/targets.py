@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import gguf_file, imatrix_file, index_file, npy_file, safetensors_file
+from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -71,6 +71,12 @@ def imatrix(data: bytes) -> None:
         assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == found.shape[0]
 
 
+def imatrix_in_gguf(data: bytes) -> None:
+    """One in GGUF, and its mean squares."""
+    for found in imatrix_gguf.describe(in_memory(data)):
+        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == math.prod(found.shape)
+
+
 def zip_directory(data: bytes) -> None:
     """The directory, and the content of what it names."""
     for member in open_archive(in_memory(data)).values():
@@ -120,6 +126,7 @@ TARGETS: dict[str, Target] = {
     "npy": npy,
     "gguf": gguf,
     "imatrix": imatrix,
+    "imatrix_gguf": imatrix_in_gguf,
     "zip": zip_directory,
     "pickle": pickle,
     "legacy_pt": legacy_pt,

@@ -143,7 +143,7 @@ ImportanceOption = Annotated[
         rich_help_panel=METHOD,
         help="How much the error of each value counts in the choice, by tensor name: a weight for each column (an "
         "index of the last axis), best the mean square of its inputs, or for each value. .safetensors, .npz, a .npy "
-        "for a single tensor, or a .dat of llama-imatrix, for tensors with GGUF's names. Only ratios count. For "
+        "for a single tensor, or what llama-imatrix writes, for tensors with GGUF's names. Only ratios count. For "
         "methods with a cost: kl, kl-classic, mse. The figures stay unweighted.",
     ),
 ]

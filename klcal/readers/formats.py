@@ -13,13 +13,25 @@ from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
-__all__ = ["HEAD_BYTES", "KNOWN", "READERS", "SUFFIXES", "Reader", "check_format", "describe", "is_text", "stem"]
+__all__ = [
+    "GGUF",
+    "HEAD_BYTES",
+    "KNOWN",
+    "READERS",
+    "SUFFIXES",
+    "Reader",
+    "check_format",
+    "describe",
+    "is_text",
+    "reader_of",
+    "stem",
+]
 
 Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
 
 
-def _from(module: str) -> Reader:
+def reader_of(module: str) -> Reader:
     """The reader of a module, imported when it reads: most runs need one."""
 
     def describe(file: RegularFile, name: str) -> list[Description]:
@@ -30,14 +42,14 @@ def _from(module: str) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    ".npy": _from("npy_file"),
-    ".npz": _from("npz_file"),
-    ".safetensors": _from("safetensors_file"),
-    ".gguf": _from("gguf_file"),
-    ".pt": _from("pt.file"),
-    ".pth": _from("pt.file"),
-    ".bin": _from("pt.file"),
-    ".ckpt": _from("pt.file"),
+    ".npy": reader_of("npy_file"),
+    ".npz": reader_of("npz_file"),
+    ".safetensors": reader_of("safetensors_file"),
+    ".gguf": reader_of("gguf_file"),
+    ".pt": reader_of("pt.file"),
+    ".pth": reader_of("pt.file"),
+    ".bin": reader_of("pt.file"),
+    ".ckpt": reader_of("pt.file"),
 }
 SUFFIXES = frozenset(READERS)
 PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})

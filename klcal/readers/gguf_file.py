@@ -89,7 +89,7 @@ TYPES = {
     40: Type("NVFP4", 64, 36),
     41: Type("Q1_0", 128, 18),
 }
-SUMS = "it is a sum in an importance matrix; give the file as --importance"
+MATRIX = "it is part of an importance matrix; give the file as --importance"
 BLOCKS = "values are quantized already; calibrate the model that the file was made from"
 
 
@@ -122,7 +122,7 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     """
     header = parse(file)
     if header.kind == "imatrix":
-        return [Description(e.name, _dtype(e), e.shape, status="skipped", reason=SUMS) for e in header.entries]
+        return [Description(e.name, _dtype(e), e.shape, status="skipped", reason=MATRIX) for e in header.entries]
     return [described(entry, file) for entry in header.entries]
 
 

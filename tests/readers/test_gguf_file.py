@@ -126,11 +126,11 @@ def test_no_tensors_and_no_dimensions(folder):
     assert (found.shape, values(found)) == ((), struct.pack("<f", 3.0))
 
 
-def test_the_sums_of_an_importance_matrix_are_no_weights(folder):
+def test_what_an_importance_matrix_holds_is_no_weight(folder):
     file = file_of(folder, gguf.gguf(keys=[key("general.type", TEXT, text("imatrix"))]))
     found = describe(file)
     assert {(each.status, each.reason) for each in found} == {
-        ("skipped", "it is a sum in an importance matrix; give the file as --importance")
+        ("skipped", "it is part of an importance matrix; give the file as --importance")
     }
 
 
