@@ -13,9 +13,9 @@ import safetensors.numpy
 
 from klcal.tables.table import Table
 from klcal.writers import WRITERS
-from tests.support import tables
+from tests.support import gguf, tables
 from tests.support.files import zipped
-from tests.support.imatrix import imatrix
+from tests.support.imatrix import imatrix, imatrix_gguf
 from tests.support.pickles import (
     FLOAT,
     GOOD,
@@ -99,7 +99,9 @@ def _table() -> list[bytes]:
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
     "npy": _npy,
+    "gguf": lambda: [gguf.gguf(), gguf.gguf(version=2, align=1, keys=[gguf.alignment(1)]), gguf.gguf({}, [])],
     "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
+    "imatrix_gguf": lambda: [imatrix_gguf(), imatrix_gguf({"": ([[1.0]], [0])})],
     "zip": _zip,
     "pickle": _pickle,
     "legacy_pt": _legacy_pt,
@@ -120,6 +122,15 @@ WORDS: dict[str, list[bytes]] = {
         b"'<f4'",
         b"'|O'",
         b"[('a', '<i2', (2,))]",
+    ],
+    "gguf": [
+        b"GGUF\3\0\0\0",
+        gguf.text("general.alignment"),
+        b"\x08\0\0\0",
+        b"\x09\0\0\0",
+        b"\xff" * 8,
+        bytes(8),
+        bytes(24),
     ],
     "imatrix": [bytes(4), b"\1\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"],
     "zip": [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\1\0\x1c\0", b"\xff\xff\xff\xff", b"\x08\0"],
@@ -144,3 +155,4 @@ WORDS: dict[str, list[bytes]] = {
 }
 """What the formats are made of, for the fuzzer to put together."""
 WORDS["legacy_pt"] = WORDS["pickle"]
+WORDS["imatrix_gguf"] = [*WORDS["gguf"], b".in_sum2", b".counts"]

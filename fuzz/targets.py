@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import imatrix_file, index_file, npy_file, safetensors_file
+from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -54,10 +55,26 @@ def npy(data: bytes) -> None:
     npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
 
 
+def gguf(data: bytes) -> None:
+    """The header, and the values that it leads to: each byte of the file at most once."""
+    read = 0
+    for found in gguf_file.describe(in_memory(data)):
+        assert (found.status == "ok") == (found.reason is None)
+        read += sum(part.nbytes for part in found.parts)
+        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) in (0, math.prod(found.shape))
+    assert read <= len(data)
+
+
 def imatrix(data: bytes) -> None:
     """An importance matrix, and its values."""
     for found in imatrix_file.describe(in_memory(data)):
         assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == found.shape[0]
+
+
+def imatrix_in_gguf(data: bytes) -> None:
+    """One in GGUF, and its mean squares."""
+    for found in imatrix_gguf.describe(in_memory(data)):
+        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == math.prod(found.shape)
 
 
 def zip_directory(data: bytes) -> None:
@@ -107,7 +124,9 @@ def table(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
+    "gguf": gguf,
     "imatrix": imatrix,
+    "imatrix_gguf": imatrix_in_gguf,
     "zip": zip_directory,
     "pickle": pickle,
     "legacy_pt": legacy_pt,

@@ -19,7 +19,7 @@ Paths = Annotated[
     typer.Argument(
         metavar="PATHS...",
         show_default=False,
-        help=".safetensors, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded checkpoint, "
+        help=".safetensors, .gguf, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded checkpoint, "
         "directories of them to any depth, patterns in quotes; - for a .npy or .safetensors file on stdin.",
     ),
 ]
@@ -143,7 +143,7 @@ ImportanceOption = Annotated[
         rich_help_panel=METHOD,
         help="How much the error of each value counts in the choice, by tensor name: a weight for each column (an "
         "index of the last axis), best the mean square of its inputs, or for each value. .safetensors, .npz, a .npy "
-        "for a single tensor, or a .dat of llama-imatrix, for tensors with GGUF's names. Only ratios count. For "
+        "for a single tensor, or what llama-imatrix writes, for tensors with GGUF's names. Only ratios count. For "
         "methods with a cost: kl, kl-classic, mse. The figures stay unweighted.",
     ),
 ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.layout import Layout
-from klcal.readers import Description, formats, imatrix_file
+from klcal.readers import Description, formats
 from klcal.readers.regular import RegularFile, open_regular
 from klcal.sketches.importance import Importance
 from klcal.sketches.values import weights_of
@@ -19,7 +19,7 @@ __all__ = ["NamedImportance", "Weighed", "read_importance"]
 
 IMATRIX = ".dat"  # what llama.cpp calls its file; the format has no mark of its own
 NAMELESS = b"\x93NUMPY"  # how a .npy begins, which has no names
-GGUF = b"GGUF"
+OLD_MATRIX, MATRIX = formats.reader_of("imatrix_file"), formats.reader_of("imatrix_gguf")
 
 
 class Weighed(NamedTuple):
@@ -65,7 +65,7 @@ class NamedImportance:
 
 
 def read_importance(path: str) -> NamedImportance:
-    """The importance in a .safetensors, .npz or .npy file, or an importance matrix of llama.cpp (.dat).
+    """The importance in a .safetensors, .npz or .npy file, or an importance matrix of llama.cpp (.gguf or .dat).
 
     Raises:
         UsageError: it cannot be used.
@@ -82,8 +82,8 @@ def read_importance(path: str) -> NamedImportance:
 
 
 def _described(file: RegularFile, source: str) -> list[Description]:
-    if file.read(0, min(file.size, len(GGUF))) == GGUF:
-        raise InputError("it is a GGUF file", "make it again with llama-imatrix --output-format dat")
+    if file.read(0, min(file.size, formats.HEAD_BYTES)).startswith(formats.GGUF):
+        return MATRIX(file, source)
     if source.lower().endswith(IMATRIX):
-        return imatrix_file.describe(file)
+        return OLD_MATRIX(file, source)
     return formats.describe(file, source)

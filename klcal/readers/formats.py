@@ -13,13 +13,25 @@ from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
-__all__ = ["HEAD_BYTES", "KNOWN", "READERS", "SUFFIXES", "Reader", "check_format", "describe", "is_text", "stem"]
+__all__ = [
+    "GGUF",
+    "HEAD_BYTES",
+    "KNOWN",
+    "READERS",
+    "SUFFIXES",
+    "Reader",
+    "check_format",
+    "describe",
+    "is_text",
+    "reader_of",
+    "stem",
+]
 
 Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
 
 
-def _from(module: str) -> Reader:
+def reader_of(module: str) -> Reader:
     """The reader of a module, imported when it reads: most runs need one."""
 
     def describe(file: RegularFile, name: str) -> list[Description]:
@@ -30,13 +42,14 @@ def _from(module: str) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    ".npy": _from("npy_file"),
-    ".npz": _from("npz_file"),
-    ".safetensors": _from("safetensors_file"),
-    ".pt": _from("pt.file"),
-    ".pth": _from("pt.file"),
-    ".bin": _from("pt.file"),
-    ".ckpt": _from("pt.file"),
+    ".npy": reader_of("npy_file"),
+    ".npz": reader_of("npz_file"),
+    ".safetensors": reader_of("safetensors_file"),
+    ".gguf": reader_of("gguf_file"),
+    ".pt": reader_of("pt.file"),
+    ".pth": reader_of("pt.file"),
+    ".bin": reader_of("pt.file"),
+    ".ckpt": reader_of("pt.file"),
 }
 SUFFIXES = frozenset(READERS)
 PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})
@@ -56,11 +69,11 @@ FOREIGN = (
     (b"\x1f\x8b", "it is compressed with gzip", "run gunzip"),
     (b"\x28\xb5\x2f\xfd", "it is compressed with zstd", "run unzstd"),
     (b"\xfd7zxz\x00", "it is compressed with xz", "run unxz"),
-    (b"gguf", "it is a GGUF file, quantized already", "calibrate the model that it was made from"),
     (b"\x89hdf\r\n\x1a\n", "it is an HDF5 file", CONVERT),
 )
 """What begins so, in lower case, is no tensor file: what it is, and what to do."""
-KNOWN = "klcal reads .npy, .npz, .safetensors and PyTorch's .pt, .pth, .bin and .ckpt"
+GGUF = (b"GGUF", b"FUGG")  # the second is big endian, of which its reader says so
+KNOWN = "klcal reads .npy, .npz, .safetensors, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
 def describe(file: RegularFile, source: str) -> list[Description]:
@@ -106,6 +119,8 @@ def _reader(head: bytes, suffix: str) -> Reader:
             raise InputError(what, hint)
     if head.startswith(b"\x93NUMPY"):
         return READERS[".npy"]
+    if head.startswith(GGUF):
+        return READERS[".gguf"]
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_reader(head, suffix)
     if suffix in PICKLED:

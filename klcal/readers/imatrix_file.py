@@ -1,4 +1,4 @@
-"""An importance matrix as llama.cpp wrote it before it wrote GGUF: ``llama-imatrix --output-format dat``.
+"""An importance matrix as llama.cpp wrote it before ``imatrix_gguf``: ``llama-imatrix --output-format dat``.
 
 Little endian: the number of entries; for each the length of its name, the name, how many calls were summed, the number
 of values and the values, float32: Σ x² of the inputs of a weight, one for each of its columns. Behind them, in newer

@@ -34,13 +34,13 @@ class Importance:
         """The weights of a tensor.
 
         Args:
-            importance: (columns,) or of the shape of the tensor: see ``checked_importance``.
+            importance: of the shape of the tensor, with or without its rows, or (columns,): see ``checked_importance``.
             shape: of the tensor.
             order: of its axes in its values, the slowest first; those of extent 1 may be missing, nothing means C's.
             place: where its units lie; None for one.
         """
         tiles = shape if place is None else place.tiles
-        aligned = importance if importance.shape == shape else importance.reshape((1,) * (len(shape) - 1) + (-1,))
+        aligned = _aligned(importance, shape)
         heaviest = _largest(aligned, tiles)
         each = _repeated(heaviest, tiles, aligned.shape)
         weights = np.asarray(aligned / np.where(each > 0, each, 1.0))
@@ -69,15 +69,19 @@ def joined_weights(weights: Weights) -> Floats:
 
 
 def check_shape(importance: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Raises UsageError unless an importance of this shape has a weight for each column of a tensor, or each value."""
-    if importance not in (shape, shape[-1:]):
+    """Raises UsageError unless an importance of this shape has weights for a tensor: see ``checked_importance``."""
+    if importance not in (shape, shape[-1:], _without_rows(shape)):
         columns = f"{list(shape[-1:])}, a weight for each column, or " if len(shape) > 1 else ""
+        columns += f"{list(_without_rows(shape))}, for each column of each matrix, or " if len(shape) > 2 else ""
         what = f"the importance has the shape {list(importance)}, the tensor {list(shape)}"
         raise UsageError(what, f"it needs {columns}{list(shape)}, one for each value")
 
 
 def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> Floats:
-    """The importance of a tensor as float64: a weight for each index of its last axis, or for each of its values.
+    """The importance of a tensor as float64.
+
+    It has a weight for each column, which is an index of the last axis; or for each column of each matrix, where there
+    are many in one tensor, as the experts of a layer; or for each value.
 
     Raises:
         UsageError: it has another shape, or weights that are negative or not finite.
@@ -91,6 +95,20 @@ def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> 
             text = f"{np.count_nonzero(wrong)} of {wrong.size} weights of the importance are {what}, the first{where}"
             raise UsageError(text, "use finite weights of 0 or more")
     return weights
+
+
+def _without_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what all rows of a matrix, which are the last axis but one, have in common."""
+    return shape[:-2] + shape[-1:]
+
+
+def _aligned(importance: Floats, shape: tuple[int, ...]) -> Floats:
+    """An importance with as many axes as the tensor, of extent 1 where it is the same all along."""
+    if importance.shape == shape:
+        return importance
+    if importance.shape == _without_rows(shape):
+        return np.expand_dims(importance, -2)
+    return importance.reshape((1,) * (len(shape) - 1) + (-1,))
 
 
 def _largest(aligned: Floats, tiles: tuple[int, ...]) -> Floats:

@@ -106,8 +106,8 @@ def sketch(
             for one in a file. Channels and groups are counted on the CPU, as are values that have an importance. The
             result does not depend on it.
         importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
-            of the last axis, or for each value; finite and at least 0. Weights are relative to the largest of their
-            unit, which has to be the same in sketches that are added.
+            of the last axis, for each column of each matrix, or for each value; finite and at least 0. Weights are
+            relative to the largest of their unit, which has to be the same in sketches that are added.
 
     Raises:
         UsageError: the values are not floating point; a device is named for an array; there are no such units; the

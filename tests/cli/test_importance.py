@@ -18,7 +18,8 @@ from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
 from klcal.readers import regular
 from tests.support.command import klcal, normal, one_message
-from tests.support.imatrix import imatrix
+from tests.support.gguf import gguf, of
+from tests.support.imatrix import imatrix, imatrix_gguf
 from tests.support.lazy import torch
 
 INT4 = ("--dtype", "int4", "--per", "*.weight=group:16", "--method", "mse")
@@ -71,6 +72,7 @@ def same_choice(found: dict, expected) -> bool:
 
 def test_every_format_gives_what_the_library_gives(saved):
     safetensors.numpy.save_file(WEIGHTS, "energy.safetensors")
+    Path("energy.gguf").write_bytes(imatrix_gguf({name: ([9 * each], [9]) for name, each in WEIGHTS.items()}))
     Path("energy.dat").write_bytes(imatrix({name: (9, each.tolist()) for name, each in WEIGHTS.items()}))
     torch.save({name: torch.from_numpy(each).bfloat16() for name, each in WEIGHTS.items()}, "half.pt")
     expected = {
@@ -78,7 +80,7 @@ def test_every_format_gives_what_the_library_gives(saved):
         for name, values in model().items()
         if name in WEIGHTS
     }
-    for file in ("energy.npz", "energy.safetensors", "energy.dat"):
+    for file in ("energy.npz", "energy.safetensors", "energy.dat", "energy.gguf"):
         found = calibrated("m.safetensors", "--importance", file)
         assert all(same_choice(found[name], row) for name, row in expected.items())
         assert {name: row["importance"] for name, row in found.items()} == {
@@ -90,6 +92,22 @@ def test_every_format_gives_what_the_library_gives(saved):
     assert not any(same_choice(plain[name], row) for name, row in expected.items())
     assert plain["b.bias"] == found["b.bias"]
     assert calibrated("m.safetensors", "--importance", "half.pt")["a.weight"]["importance"]
+
+
+def test_experts_have_the_mean_squares_of_their_own_inputs(here):
+    """Models and importance matrices of llama.cpp: an expert that has seen nothing counts all of its columns alike."""
+    name, sums, counts = "blk.0.ffn_up_exps.weight", [energy(32, seed) for seed in range(3)], [7, 0, 300]
+    values = normal(3 * 4 * 32).reshape(3, 4, 32)
+    Path("m.gguf").write_bytes(gguf({name: of(values)}))
+    Path("imatrix.gguf").write_bytes(imatrix_gguf({name: (sums, counts)}))
+    result = klcal("calibrate", "m.gguf", "--importance", "imatrix.gguf", *INT4, "--format", "json")
+    assert (result.code, result.err) == (0, "")
+    means = np.stack([sums[0] / np.float32(7), np.ones(32, np.float32), sums[2] / np.float32(300)])
+    each = np.broadcast_to(means[:, None], values.shape)
+    assert same_choice(result.tensors[name], library.calibrate(values, per="group:16", importance=each, **OPTIONS))
+    assert not same_choice(
+        result.tensors[name], library.calibrate(values, per="group:16", importance=means[0], **OPTIONS)
+    )
 
 
 def test_files_in_any_layout_give_the_same(saved):
@@ -232,8 +250,9 @@ def test_a_tensor_whose_values_repeat_has_no_order_to_weigh(here):
         ("none.npz", None, "there is no such file"),
         ("cut.dat", imatrix()[:40], "it needs 52 bytes, the file has 40"),
         ("hostile.dat", b"\xff\xff\xff\x7f", "it would have 2,147,483,647 entries"),
-        ("new.dat", b"GGUF\3\0\0\0", "it is a GGUF file; make it again with llama-imatrix --output-format dat"),
-        ("new.gguf", b"GGUF\3\0\0\0", "it is a GGUF file; make it again with llama-imatrix --output-format dat"),
+        ("cut.gguf", b"GGUF\3\0\0\0", "the file ends inside its header, after 8 bytes"),
+        ("model.gguf", gguf(), "it is a GGUF file, but no importance matrix"),
+        ("big.dat", b"GGUF\0\0\0\3", "it is a big-endian GGUF file"),
         ("text.npz", b"hello", "it is a text file"),
         ("empty.safetensors", b"\2\0\0\0\0\0\0\0{}", "it has no tensors; name a file with a weight for each column"),
     ],

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from tests.corpus.cases import Case, facts, read, refused
 from tests.corpus.pickles import saved
+from tests.support import gguf
 from tests.support.files import zipped
 from tests.support.pickles import FLOAT, OLD_GOOD, checkpoint, dict_of, legacy_checkpoint, pickled, storage, tensor
 
@@ -40,6 +41,7 @@ def sound() -> dict[str, bytes]:
         "x.npz": zipped({"a.npy": saved(VALUES), "b.npy": saved(OTHERS)}),
         "d.npz": zipped({"a.npy": saved(VALUES), "b.npy": saved(OTHERS)}, method=8),
         "x.safetensors": safetensors.numpy.save({"a": VALUES, "b": OTHERS}),
+        "x.gguf": gguf.gguf({"a": gguf.of(VALUES), "b": gguf.of(OTHERS)}),
         "x.pt": checkpoint(held, VALUES.tobytes(), OTHERS.tobytes()),
         "old.pt": legacy_checkpoint(old, **{"0": VALUES.tobytes(), "1": OTHERS.tobytes()}),
     }
@@ -88,7 +90,7 @@ def mistaken() -> Iterator[Case]:
         "a gzip": (gzip.compress(saved(VALUES), mtime=0), "gunzip"),
         "a zstd": (b"\x28\xb5\x2f\xfd" + bytes(40), "unzstd"),
         "an xz": (b"\xfd7zXZ\0" + bytes(40), "unxz"),
-        "a GGUF": (b"GGUF\3\0\0\0" + bytes(40), "GGUF"),
+        "a big-endian GGUF": (b"GGUF\0\0\0\3" + bytes(40), "big-endian"),
         "an HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
         "nothing": (b"", "empty"),
         "one byte": (b"\0", ""),
@@ -98,10 +100,10 @@ def mistaken() -> Iterator[Case]:
         "an ELF": (b"\x7fELF\2\1\1" + bytes(100), ""),
     }
     for title, (content, says) in kinds.items():
-        for suffix in (".npy", ".npz", ".safetensors", ".pt", ".bin", ".ckpt"):
+        for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt", ".bin", ".ckpt"):
             yield refused(f"{title} called {suffix}", f"x{suffix}", content, says)
     for file, data in sound().items():
-        for suffix in (".npy", ".npz", ".safetensors", ".pt"):
+        for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt"):
             if not file.endswith(suffix):
                 yield wrong_suffix(file, data, suffix)
 
@@ -149,8 +151,8 @@ def structural(file: str, data: bytes, title: str) -> Case:
 def noise() -> Iterator[Case]:
     """Random bytes under every name, and behind every magic."""
     random = np.random.default_rng(7)
-    magics = (b"", b"\x93NUMPY\1\0", b"PK\3\4", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{")
-    for suffix in (".npy", ".npz", ".safetensors", ".pt", ".bin.index.json"):
+    magics = (b"", b"\x93NUMPY\1\0", b"PK\3\4", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{", b"GGUF\3\0\0\0")
+    for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt", ".bin.index.json"):
         for magic in magics:
             for length in (3, 300):
                 name = f"x{suffix}"
@@ -205,6 +207,7 @@ def empty() -> Iterator[Case]:
         "z.pt": legacy_checkpoint(b"}"),
         "x.safetensors": safetensors.numpy.save({}),
         "y.safetensors": safetensors.numpy.save({}, {"format": "pt"}),
+        "x.gguf": gguf.gguf({}),
         "x.npz": zipped({}),
         INDEX: b'{"weight_map": {}}',
     }

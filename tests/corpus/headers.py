@@ -1,4 +1,4 @@
-"""Headers of .npy and .safetensors files that lie."""
+"""Headers of .npy, .safetensors and .gguf files that lie."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.corpus.cases import Case, later, refused
+import numpy as np
+
+from tests.corpus.cases import Case, later, read, refused
 from tests.corpus.pickles import FOUR, npy
+from tests.support import gguf
 
 
 def cases(_: Path) -> Iterator[Case]:
-    """Headers of both formats."""
-    for made in (npy_headers(), safetensors_headers()):
+    """Headers of all three formats."""
+    for made in (npy_headers(), safetensors_headers(), gguf_headers()):
         for case in made:
             yield Case(**{**vars(case), "kind": "hostile"})
 
@@ -134,3 +137,29 @@ def safetensors_headers() -> Iterator[Case]:
     }
     for title, header in big.items():
         yield refused(f"a header of {title}", "x.safetensors", later(header, safetensors_file), heavy=True)
+
+
+def many() -> bytes:
+    tensors = {f"blk.{number}.weight": gguf.Tensor(gguf.F32, (0,), b"") for number in range(32_766)}
+    data = gguf.Tensor(gguf.F32, (4,), FOUR)
+    return gguf.gguf({**tensors, "a": data, "z": data._replace(offset=0)})
+
+
+def texts() -> bytes:
+    value = struct.pack("<IQ", gguf.TEXT, 1_500_000) + bytes(11_999_990)
+    return gguf.gguf({}, [gguf.key("tokens", gguf.ARRAY, value)])[:-32]
+
+
+def gguf_headers() -> Iterator[Case]:
+    """Headers of a .gguf whose counts, lengths, shapes and offsets lie, and what is merely odd."""
+    for title, (data, says) in gguf.HOSTILE.items():
+        yield refused(f"a .gguf with {title}", "x.gguf", data, says if data else "")
+    yield refused("a .gguf of many tensors, the last over the first", "x.gguf", later(many), "'z' do not", heavy=True)
+    yield refused("a .gguf whose texts end too early", "x.gguf", later(texts), "ends inside", heavy=True)
+    rows = dict(zip(gguf.TENSORS, ("ok", "skipped: Q4_0", "ok", "ok", "skipped: int32", "empty", "ok"), strict=True))
+    yield read("a .gguf of many types", "x.gguf", gguf.gguf(), rows)
+    yield read("a .gguf of version 2", "x.gguf", gguf.gguf(version=2), rows)
+    unknown = {"new": gguf.Tensor(777, (4,), bytes(16)), "b": gguf.of(np.ones(4, np.float32))}
+    yield read("a .gguf of an unknown type", "x.gguf", gguf.gguf(unknown), {"new": "unsupported: 777", "b": "ok"})
+    sums = gguf.gguf(keys=[gguf.key("general.type", gguf.TEXT, gguf.text("imatrix"))])
+    yield read("an importance matrix", "x.gguf", sums, dict.fromkeys(gguf.TENSORS, "skipped: --importance"))

@@ -197,7 +197,7 @@ def test_a_pipe_or_a_dangling_link_in_a_directory_costs_only_itself(here):
         ("x.bin", b"\n<!DOCTYPE html><html>", "web page"),
         ("x.pt", b"<?xml version='1.0'?><Error/>", "XML"),
         ("x.npy", b"\x1f\x8b\x08\0rest", "gunzip"),
-        ("x.bin", b"GGUF\3\0\0\0", "GGUF"),
+        ("x.bin", b"GGUF\0\0\0\3", "big-endian"),
         ("x.h5", b"\x89HDF\r\n\x1a\nrest", "HDF5"),
         ("x.onnx", b"\x08\x07\x12\x07pytorch", "its format is not known; klcal reads"),
         ("x.txt", b"hello", "text file"),

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from klcal.errors import InputError
 from klcal.readers import formats
 from klcal.readers.formats import SUFFIXES, describe, stem
+from tests.support import gguf
 from tests.support.files import check_words, file_of, zipped
 from tests.support.lazy import torch
 
 ONES = np.ones(3, np.float32)
 PICKLED = [".pt", ".pth", ".bin", ".ckpt"]
-OTHER = [".npy", ".npz", ".safetensors", ".txt", ""]
+OTHER = [".npy", ".npz", ".safetensors", ".gguf", ".txt", ""]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def refusal(file) -> str:
 
 @pytest.mark.parametrize("suffix", [*sorted(SUFFIXES), ".txt", ""])
 def test_the_content_decides_where_it_can(folder, suffix):
-    for data, name in ((npy(), "x"), (npz(w=ONES), "w"), (safetensors.numpy.save({"w": ONES}), "w")):
+    named = (npz(w=ONES), safetensors.numpy.save({"w": ONES}), gguf.gguf({"w": gguf.of(ONES)}))
+    for data, name in ((npy(), "x"), *((data, "w") for data in named)):
         (found,) = describe(file_of(folder, data, suffix), "x.npy")
         assert (found.name, found.shape, found.status) == (name, (3,), "ok")
 
@@ -86,7 +88,6 @@ def test_a_pickle_is_interpreted_under_no_other_name(folder, suffix):
         (gzip.compress(b"x", mtime=0), "gzip; run gunzip"),
         (b"\x28\xb5\x2f\xfd\x04\0", "zstd; run unzstd"),
         (b"\xfd7zXZ\x00\0", "xz; run unxz"),
-        (b"GGUF\3\0\0\0", "GGUF"),
         (b"\x89HDF\r\n\x1a\n\0", "HDF5"),
         (b'{"error": "Repository not found"}', "it is a text file; klcal reads"),
         ("größer als 5 GB: siehe Ordner\n".encode(), "it is a text file; klcal reads"),

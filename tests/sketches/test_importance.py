@@ -142,6 +142,15 @@ def test_a_weight_for_each_column_is_the_same_for_all_its_values(drawn, per):
         assert klcal.sketch(other, per=per, importance=torch.from_numpy(importance)) == found
 
 
+@pytest.mark.parametrize("per", ["tensor", "channel", "channel:1", "channel:2", "group:3", "group:2,1", "block:2,4"])
+def test_matrices_may_have_weights_for_their_columns(per):
+    made = np.random.default_rng(5)
+    values, importance = made.normal(size=(4, 5, 7)).astype(np.float32), np.exp(made.normal(size=(4, 7)))
+    found = klcal.sketch(values, per=per, importance=importance)
+    assert found == klcal.sketch(values, per=per, importance=np.repeat(importance[:, None], 5, axis=1))
+    assert found != klcal.sketch(values, per=per, importance=importance[0])
+
+
 # --- adding
 
 
@@ -268,6 +277,12 @@ def test_an_importance_that_does_not_fit_is_an_error_that_says_why(weights, mess
         checked_importance(weights, (2, 4))
     with pytest.raises(UsageError, match=message):
         klcal.sketch(np.ones((2, 4)), importance=weights)
+
+
+def test_an_importance_that_does_not_fit_matrices_says_what_would():
+    fits = r"it needs \[4\], a weight for each column, or \[2, 4\], for each column of each matrix, or"
+    with pytest.raises(UsageError, match=fits):
+        checked_importance(np.ones((3, 4)), (2, 3, 4))
 
 
 def test_importance_is_what_numpy_and_torch_hold():
