@@ -19,7 +19,7 @@ Paths = Annotated[
     typer.Argument(
         metavar="PATHS...",
         show_default=False,
-        help=".safetensors, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded checkpoint, "
+        help=".safetensors, .onnx, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded checkpoint, "
         "directories of them to any depth, patterns in quotes; - for a .npy or .safetensors file on stdin.",
     ),
 ]

@@ -13,7 +13,18 @@ from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
-__all__ = ["HEAD_BYTES", "KNOWN", "READERS", "SUFFIXES", "Reader", "check_format", "describe", "is_text", "stem"]
+__all__ = [
+    "HEAD_BYTES",
+    "KNOWN",
+    "ONNX",
+    "READERS",
+    "SUFFIXES",
+    "Reader",
+    "check_format",
+    "describe",
+    "is_text",
+    "stem",
+]
 
 Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
@@ -29,10 +40,14 @@ def _from(module: str) -> Reader:
     return describe
 
 
+ONNX = ".onnx"
+"""The suffix of models whose values may lie in files beside them."""
+
 READERS: dict[str, Reader] = {
     ".npy": _from("npy_file"),
     ".npz": _from("npz_file"),
     ".safetensors": _from("safetensors_file"),
+    ONNX: _from("onnx_file"),
     ".pt": _from("pt.file"),
     ".pth": _from("pt.file"),
     ".bin": _from("pt.file"),
@@ -60,7 +75,7 @@ FOREIGN = (
     (b"\x89hdf\r\n\x1a\n", "it is an HDF5 file", CONVERT),
 )
 """What begins so, in lower case, is no tensor file: what it is, and what to do."""
-KNOWN = "klcal reads .npy, .npz, .safetensors and PyTorch's .pt, .pth, .bin and .ckpt"
+KNOWN = "klcal reads .npy, .npz, .safetensors, .onnx and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
 def describe(file: RegularFile, source: str) -> list[Description]:

@@ -1,0 +1,271 @@
+"""A .onnx file: a protobuf message ModelProto, in which a graph holds tensors.
+
+Read are the initializers and the tensors of Constant nodes, which ONNX Runtime treats alike and some exporters write
+instead, of the graph and of the graphs within its nodes. The name is the one by which nodes take the values, so that
+of a Constant is its output's. What functions of the model hold is not read: it has no name in the graph.
+
+Nothing is read but fields and names; values stay where they are, in the file or in files beside it. One damaged tensor
+costs the others nothing; a damaged message, which could be taken for anything, costs the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from klcal.errors import InputError
+from klcal.readers.description import Description, Part
+from klcal.readers.onnx_data import Beside, IntegersSpan, tied
+from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import RegularFile, spans
+
+__all__ = ["describe"]
+
+# Fields of the messages of onnx.proto: their number and kind.
+GRAPH = 7, BYTES  # of ModelProto
+NODE, INITIALIZER, SPARSE_INITIALIZER = (1, BYTES), (5, BYTES), (15, BYTES)  # of GraphProto
+OUTPUT, OP_TYPE, ATTRIBUTE = (2, BYTES), (4, BYTES), (5, BYTES)  # of NodeProto
+TENSOR, SUBGRAPH, SUBGRAPHS, SPARSE_TENSOR = (5, BYTES), (6, BYTES), (11, BYTES), (22, BYTES)  # of AttributeProto
+SPARSE_VALUES = 1, BYTES  # of SparseTensorProto
+DIMS, PACKED_DIMS, DATA_TYPE, SEGMENT, NAME = (1, INTEGER), (1, BYTES), (2, INTEGER), (3, BYTES), (8, BYTES)
+FLOATS, INT32S, RAW, DOUBLES, EXTERNAL, LOCATION = (
+    (4, BYTES),
+    (5, BYTES),
+    (9, BYTES),
+    (10, BYTES),
+    (13, BYTES),
+    (14, INTEGER),
+)
+ONCE = (DATA_TYPE, NAME, RAW, LOCATION)
+KEY, VALUE = (1, BYTES), (2, BYTES)  # of StringStringEntryProto
+
+MAX_GRAPHS = 30  # within each other: protobuf's parsers allow 100 messages
+MAX_TENSORS = 1 << 17  # as many as an archive may hold
+MAX_NAME_BYTES = 1 << 12
+MAX_RANK = 64  # dimensions, as in NumPy
+MAX_BYTES = (1 << 63) - 1
+MAX_ENTRIES = 16  # of external data: a location, an offset, a length, a checksum
+DAMAGED = "download or save it again"
+SAVE = "save the model again with onnx.save"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of tensors."""
+
+    name: str
+    storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
+    listed: tuple[int, int] = INT32S  # the field that has the values where they are not raw
+
+
+KINDS = {
+    1: Kind("float32", "<f4", FLOATS),
+    2: Kind("uint8"),
+    3: Kind("int8"),
+    4: Kind("uint16"),
+    5: Kind("int16"),
+    6: Kind("int32"),
+    7: Kind("int64"),
+    8: Kind("string"),
+    9: Kind("bool"),
+    10: Kind("float16", "<f2"),
+    11: Kind("float64", "<f8", DOUBLES),
+    12: Kind("uint32"),
+    13: Kind("uint64"),
+    14: Kind("complex64"),
+    15: Kind("complex128"),
+    16: Kind("bfloat16", "<u2"),
+    17: Kind("float8_e4m3fn", "|u1"),
+    18: Kind("float8_e4m3fnuz", "|u1"),
+    19: Kind("float8_e5m2", "|u1"),
+    20: Kind("float8_e5m2fnuz", "|u1"),
+    21: Kind("uint4"),
+    22: Kind("int4"),
+    23: Kind("float4_e2m1fn"),
+    24: Kind("float8_e8m0fnu"),
+    25: Kind("uint2"),
+    26: Kind("int2"),
+    27: Kind("float6_e2m3fn"),
+    28: Kind("float6_e3m2fn"),
+}
+WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
+
+
+class Found(NamedTuple):
+    """A tensor in a graph."""
+
+    message: Field
+    name: str | None  # that of a Constant's output; None for its own
+    sparse: bool = False
+
+
+@dataclass
+class Tensor:
+    """What a message TensorProto says, as far as it is read."""
+
+    dims: list[int] = field(default_factory=list)
+    once: dict[tuple[int, int], Field] = field(default_factory=dict)  # fields that it has once
+    values: list[Field] = field(default_factory=list)  # RAW, FLOATS, INT32S, DOUBLES
+    external: list[Field] = field(default_factory=list)
+    segmented: bool = False
+
+
+def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: ARG001
+    """The tensors of a model, in the order of the file.
+
+    Args:
+        file: The file; its name says where data beside it are.
+        name: What a format without names would call its tensor; this one has names.
+
+    Raises:
+        InputError: If it is no ONNX model, or a message of it is damaged.
+    """
+    messages = Messages(file)
+    graphs = [each for each in messages.fields(messages.whole()) if each.key == GRAPH]
+    if len(graphs) != 1:
+        what = "has two graphs" if graphs else "has no graph"
+        raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
+    beside = Beside(file.path)
+    found: list[Description] = []
+    for each in _in_graph(messages, graphs[0], MAX_GRAPHS):
+        if len(found) == MAX_TENSORS:
+            raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
+        found.append(_description(messages, file, beside, each))
+    return tied(_one_of_each_name(found))
+
+
+def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
+    """The tensors of a graph, ``depth`` more graphs allowed within each other."""
+    if not depth:
+        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
+    for each in messages.fields(graph):
+        if each.key == INITIALIZER:
+            yield Found(each, None)
+        elif each.key == SPARSE_INITIALIZER:
+            yield Found(each, None, sparse=True)
+        elif each.key == NODE:
+            yield from _in_node(messages, each, depth)
+
+
+def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found]:
+    """The tensors of a node: what a Constant gives, and those of the graphs in its attributes."""
+    outputs, attributes, is_constant = [], [], False
+    for each in messages.fields(node):
+        if each.key == OUTPUT:
+            outputs.append(each)
+        elif each.key == ATTRIBUTE:
+            attributes.append(each)
+        elif each.key == OP_TYPE:
+            is_constant = each.end - each.start == 8 and messages.bytes(each, 8) == b"Constant"
+    for each in (each for attribute in attributes for each in messages.fields(attribute)):
+        if each.key in (SUBGRAPH, SUBGRAPHS):
+            yield from _in_graph(messages, each, depth - 1)
+        elif is_constant and outputs and each.key in (TENSOR, SPARSE_TENSOR):
+            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR)
+
+
+def _one_of_each_name(found: list[Description]) -> list[Description]:
+    """The same, of tensors with one name in different graphs the first, not calibrated."""
+    named: dict[str, list[Description]] = defaultdict(list)
+    for each in found:
+        named[each.name].append(each)
+    reason = "several tensors of the model have this name; give each a name of its own"
+    return [
+        first
+        if not more or all(each.status == "skipped" for each in (first, *more))
+        else replace(first, parts=(), status="unsupported", reason=reason)
+        for first, *more in named.values()
+    ]
+
+
+def _description(messages: Messages, file: RegularFile, beside: Beside, found: Found) -> Description:
+    where = found.message
+    if found.sparse:
+        where = next(
+            (each for each in messages.fields(where) if each.key == SPARSE_VALUES), where._replace(end=where.start)
+        )
+    tensor = _tensor(messages, where)
+    name = found.name
+    if name is None:
+        name = messages.text(tensor.once[NAME], MAX_NAME_BYTES) if NAME in tensor.once else ""
+    number = tensor.once[DATA_TYPE].integer if DATA_TYPE in tensor.once else 0
+    kind = KINDS.get(number, Kind(f"type {number}"))
+    described = Description(name, kind.name, tuple(tensor.dims))
+    if kind.name.startswith(WHOLE):
+        return replace(described, status="skipped", reason=f"{kind.name} values are not calibrated")
+    if found.sparse or tensor.segmented or not kind.storage:
+        what = (
+            "sparse tensors" if found.sparse else "tensors in segments" if tensor.segmented else f"{kind.name} values"
+        )
+        shape = () if found.sparse else described.shape
+        reason = f"{what} cannot be calibrated; save it as float32"
+        return replace(described, shape=shape, status="unsupported", reason=reason)
+    try:
+        return replace(described, parts=_parts(messages, file, beside, tensor, kind))
+    except InputError as error:
+        return replace(described, status="failed", reason=str(error))
+
+
+def _tensor(messages: Messages, where: Field) -> Tensor:
+    tensor = Tensor()
+    for each in messages.fields(where):
+        if each.key in ONCE:
+            if each.key in tensor.once:
+                raise InputError(f"a tensor has a field twice at position {each.start:,}", DAMAGED)
+            tensor.once[each.key] = each
+        if each.key in (DIMS, PACKED_DIMS):
+            tensor.dims += map(signed, messages.integers(each, MAX_RANK))
+            if len(tensor.dims) > MAX_RANK:
+                raise InputError(f"a tensor at position {where.start:,} has more than {MAX_RANK} axes", DAMAGED)
+        elif each.key in (RAW, FLOATS, INT32S, DOUBLES):
+            tensor.values.append(each)
+        elif each.key == EXTERNAL:
+            tensor.external.append(each)
+        tensor.segmented |= each.key == SEGMENT
+    return tensor
+
+
+def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor, kind: Kind) -> tuple[Part, ...]:
+    """The parts of a tensor that can be calibrated.
+
+    Raises:
+        InputError: If its values are not where it says, or not as many as its shape has.
+    """
+    if min(tensor.dims, default=0) < 0:
+        raise InputError(f"its shape {quoted(repr(tensor.dims))} is not possible", DAMAGED)
+    width = int(kind.storage[-1])
+    if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
+        raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
+    length = math.prod(tensor.dims) * width
+    is_external = LOCATION in tensor.once and tensor.once[LOCATION].integer == 1
+    fields = {each.key for each in tensor.values if each.end > each.start}
+    if is_external and not fields:
+        return beside.parts(_entries(messages, tensor.external), length, kind.storage)
+    if is_external or not fields <= {RAW, kind.listed} or len(fields) > 1:
+        raise InputError("its values are in a field that is not theirs, or in two", SAVE)
+    held = [each for each in tensor.values if each.key in fields]
+    size = sum(each.end - each.start for each in held)
+    if fields == {INT32S}:
+        (only, *more), count = held, length // width
+        if more or not count <= size:
+            raise InputError(f"its shape needs {count:,} values, it has {size:,} at most", DAMAGED)
+        return (IntegersSpan(file, only.start, size, count, kind.storage),)
+    if size != length:
+        raise InputError(f"its values have {size:,} bytes, its shape needs {length:,}", DAMAGED)
+    return tuple(part for each in held for part in spans(file, each.start, each.end - each.start, kind.storage))
+
+
+def _entries(messages: Messages, external: Iterable[Field]) -> dict[str, str]:
+    """Where data beside the model are, in the model's words."""
+    found: dict[str, str] = {}
+    for number, entry in enumerate(external):
+        pair = {each.key: messages.text(each, MAX_NAME_BYTES) for each in messages.fields(entry)}
+        key = pair.get(KEY, "")
+        if key in found or number == MAX_ENTRIES:
+            raise InputError(f"it says twice what the {quoted(key)} of its data is", DAMAGED)
+        found[key] = pair.get(VALUE, "")
+    return found
