@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import imatrix_file, index_file, npy_file, safetensors_file
+from klcal.readers import imatrix_file, index_file, npy_file, onnx_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -60,6 +61,18 @@ def imatrix(data: bytes) -> None:
         assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == found.shape[0]
 
 
+def onnx(data: bytes) -> None:
+    """A model, and the values in it; there is nothing beside it."""
+    for found in onnx_file.describe(in_memory(data, "absent/x.onnx")):
+        assert (found.status == "ok") == (found.reason is None)
+        try:
+            read = sum(chunk.size for part in found.parts for chunk in part.chunks())
+        except InputError as error:
+            check(error)
+            continue
+        assert found.status != "ok" or read == math.prod(found.shape)
+
+
 def zip_directory(data: bytes) -> None:
     """The directory, and the content of what it names."""
     for member in open_archive(in_memory(data)).values():
@@ -108,6 +121,7 @@ TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
     "imatrix": imatrix,
+    "onnx": onnx,
     "zip": zip_directory,
     "pickle": pickle,
     "legacy_pt": legacy_pt,
