@@ -105,6 +105,8 @@ class Beside:
 
     model: str  # its path
     files: dict[str, RegularFile | InputError] = field(default_factory=dict)
+    taken: dict[FileSpan, tuple[FileSpan, ...]] = field(default_factory=dict)  # the parts of each range so far
+    left: dict[str, int] = field(default_factory=dict)  # bytes of each file that no range has taken
 
     def parts(self, entries: Mapping[str, str], length: int, storage: str) -> tuple[FileSpan, ...]:
         """The parts of ``length`` bytes of values.
@@ -124,7 +126,14 @@ class Beside:
         if found != length:
             what = f"its data have {found:,} bytes in {quoted(location)}, its shape needs {length:,}"
             raise InputError(what, DAMAGED)
-        return spans(file, offset, length, storage)
+        whole = FileSpan(file, offset, length, storage)
+        if whole not in self.taken:
+            file.require(offset, length)
+            self.left[file.path] = self.left.get(file.path, file.size) - length
+            if self.left[file.path] < 0:  # told before parts are made of all of them
+                raise InputError(f"its data overlap those of others in {quoted(location)}", DAMAGED)
+            self.taken[whole] = spans(file, offset, length, storage)
+        return self.taken[whole]
 
     def _file(self, location: str) -> RegularFile:
         path = data_path(self.model, location)

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 from klcal.errors import InputError
@@ -25,23 +26,18 @@ from klcal.readers.regular import RegularFile, spans
 
 __all__ = ["describe"]
 
-# Fields of the messages of onnx.proto: their number and kind.
-GRAPH = 7, BYTES  # of ModelProto
-NODE, INITIALIZER, SPARSE_INITIALIZER = (1, BYTES), (5, BYTES), (15, BYTES)  # of GraphProto
-OUTPUT, OP_TYPE, ATTRIBUTE = (2, BYTES), (4, BYTES), (5, BYTES)  # of NodeProto
-TENSOR, SUBGRAPH, SUBGRAPHS, SPARSE_TENSOR = (5, BYTES), (6, BYTES), (11, BYTES), (22, BYTES)  # of AttributeProto
-SPARSE_VALUES = 1, BYTES  # of SparseTensorProto
-DIMS, PACKED_DIMS, DATA_TYPE, SEGMENT, NAME = (1, INTEGER), (1, BYTES), (2, INTEGER), (3, BYTES), (8, BYTES)
-FLOATS, INT32S, RAW, DOUBLES, EXTERNAL, LOCATION = (
-    (4, BYTES),
-    (5, BYTES),
-    (9, BYTES),
-    (10, BYTES),
-    (13, BYTES),
-    (14, INTEGER),
-)
-ONCE = (DATA_TYPE, NAME, RAW, LOCATION)
-KEY, VALUE = (1, BYTES), (2, BYTES)  # of StringStringEntryProto
+# Fields of the messages of onnx.proto: number << 3 | kind.
+GRAPH = 7 << 3 | BYTES  # of ModelProto
+NODE, INITIALIZER, SPARSE_INITIALIZER = 1 << 3 | BYTES, 5 << 3 | BYTES, 15 << 3 | BYTES  # of GraphProto
+OUTPUT, OP_TYPE, ATTRIBUTE = 2 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES  # of NodeProto
+TENSOR, SUBGRAPH, SUBGRAPHS = 5 << 3 | BYTES, 6 << 3 | BYTES, 11 << 3 | BYTES  # of AttributeProto
+SPARSE_TENSOR = 22 << 3 | BYTES  # of AttributeProto
+SPARSE_VALUES = 1 << 3 | BYTES  # of SparseTensorProto
+DIMS, PACKED_DIMS, DATA_TYPE = 1 << 3 | INTEGER, 1 << 3 | BYTES, 2 << 3 | INTEGER  # of TensorProto
+SEGMENT, FLOATS, INT32S, NAME = 3 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES, 8 << 3 | BYTES
+RAW, DOUBLES, EXTERNAL, LOCATION = 9 << 3 | BYTES, 10 << 3 | BYTES, 13 << 3 | BYTES, 14 << 3 | INTEGER
+KEY, VALUE = 1 << 3 | BYTES, 2 << 3 | BYTES  # of StringStringEntryProto
+ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
 MAX_GRAPHS = 30  # within each other: protobuf's parsers allow 100 messages
 MAX_TENSORS = 1 << 17  # as many as an archive may hold
@@ -59,7 +55,7 @@ class Kind:
 
     name: str
     storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
-    listed: tuple[int, int] = INT32S  # the field that has the values where they are not raw
+    listed: int = INT32S  # the field that has the values where they are not raw
 
 
 KINDS = {
@@ -108,7 +104,7 @@ class Tensor:
     """What a message TensorProto says, as far as it is read."""
 
     dims: list[int] = field(default_factory=list)
-    once: dict[tuple[int, int], Field] = field(default_factory=dict)  # fields that it has once
+    once: dict[int, Field] = field(default_factory=dict)  # fields that it has once
     values: list[Field] = field(default_factory=list)  # RAW, FLOATS, INT32S, DOUBLES
     external: list[Field] = field(default_factory=list)
     segmented: bool = False
@@ -129,13 +125,11 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     if len(graphs) != 1:
         what = "has two graphs" if graphs else "has no graph"
         raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
+    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS), MAX_TENSORS + 1))
+    if len(found) > MAX_TENSORS:
+        raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
     beside = Beside(file.path)
-    found: list[Description] = []
-    for each in _in_graph(messages, graphs[0], MAX_GRAPHS):
-        if len(found) == MAX_TENSORS:
-            raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
-        found.append(_description(messages, file, beside, each))
-    return tied(_one_of_each_name(found))
+    return tied(_one_of_each_name([_description(messages, file, beside, each) for each in found]))
 
 
 def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import numpy as np
@@ -253,9 +254,26 @@ def test_tied_weights_are_one_tensor(tmp_path):
 @pytest.mark.parametrize("shape", [(1,), (2, 1), (3,)])
 def test_data_that_overlap_are_refused(tmp_path, shape):
     length = 4 * int(np.prod(shape))
-    found = beside(tmp_path, tensor("a", more=external()), tensor("b", shape, more=external(length=length, offset=4)))
-    assert [each.status for each in found.values()] == ["ok", "failed"]
-    assert "overlap those of 'a'" in found["b"].reason
+    tensors = tensor("a", more=external()), tensor("b", shape, more=external(length=length, offset=4))
+    for data in (VALUES, VALUES * 2):
+        found = beside(tmp_path, *tensors, data=data)
+        assert [each.status for each in found.values()] == ["ok", "failed"]
+        assert "its data overlap those of" in found["b"].reason
+
+
+def test_data_that_overlap_do_not_multiply(tmp_path):
+    """A data file of a terabyte that takes no room, and a thousand tensors who all want nearly all of it."""
+    terabyte = 1 << 40
+    tensors = (
+        tensor(str(n), ((terabyte >> 2) - n,), more=external(offset=4 * n, length=terabyte - 4 * n))
+        for n in range(1000)
+    )
+    (tmp_path / "m.onnx").write_bytes(model(*tensors))
+    (tmp_path / "m.onnx_data").touch()
+    os.truncate(tmp_path / "m.onnx_data", terabyte)
+    first, *others = describe(open_regular(str(tmp_path / "m.onnx")))
+    assert first.status == "ok"
+    assert all("overlap" in each.reason for each in others)
 
 
 LIES = {
