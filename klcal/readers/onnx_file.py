@@ -2,7 +2,8 @@
 
 Read are the initializers and the tensors of Constant nodes, which ONNX Runtime treats alike and some exporters write
 instead, of the graph and of the graphs within its nodes. The name is the one by which nodes take the values, so that
-of a Constant is its output's. What functions of the model hold is not read: it has no name in the graph.
+of a Constant is its output's. A Constant of one value is a parameter, often -inf, and "skipped": it is no weight. What
+functions of the model hold is not read: it has no name in the graph.
 
 Nothing is read but fields and names; values stay where they are, in the file or in files beside it. One damaged tensor
 costs the others nothing; a damaged message, which could be taken for anything, costs the file.
@@ -198,6 +199,8 @@ def _description(messages: Messages, file: RegularFile, beside: Beside, found: F
         shape = () if found.sparse else described.shape
         reason = f"{what} cannot be calibrated; save it as float32"
         return replace(described, shape=shape, status="unsupported", reason=reason)
+    if found.name is not None and math.prod(tensor.dims) == 1:
+        return replace(described, status="skipped", reason="one value in a Constant node is no weight")
     try:
         return replace(described, parts=_parts(messages, file, beside, tensor, kind))
     except InputError as error:
@@ -235,7 +238,10 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
     length = math.prod(tensor.dims) * width
-    is_external = LOCATION in tensor.once and tensor.once[LOCATION].integer == 1
+    place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
+    if place > 1:
+        raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
+    is_external = place == 1
     fields = {each.key for each in tensor.values if each.end > each.start}
     if is_external and not fields:
         return beside.parts(_entries(messages, tensor.external), length, kind.storage)

@@ -2,7 +2,7 @@
 
 A message is a sequence of fields: a number that says which and of what kind, then an integer, four or eight bytes, or a
 length and as many bytes, such as a text or another message. Only numbers are read here, through a small window: what
-is behind a length is skipped unless it is asked for. What protobuf's own parsers refuse is refused.
+is behind a length is skipped unless it is asked for.
 """
 
 from __future__ import annotations

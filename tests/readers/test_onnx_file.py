@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import tracemalloc
 
 import numpy as np
@@ -183,6 +185,13 @@ def test_the_kind_of_a_node_may_follow_its_attributes(folder):
     assert list(statuses(folder, model(more=held(1, node)))) == ["c"]
 
 
+def test_one_value_in_a_constant_node_is_no_weight(folder):
+    """Exporters write the -inf of an attention mask so: it must not cost the run."""
+    one = tensor(None, (1, 1), more=held(9, struct.pack("<f", -math.inf)))
+    nodes = constant("mask", one) + constant("scalar", tensor(None, ())) + constant("bias", tensor(None))
+    assert statuses(folder, model(more=nodes)) == {"mask": "skipped", "scalar": "skipped", "bias": "ok"}
+
+
 def test_one_name_in_two_graphs_is_no_name(folder):
     data = model(tensor("a"), more=branch(graph(tensor("w")), graph(tensor("w", more=held(9, VALUES[::-1])))))
     assert statuses(folder, data) == {"a": "ok", "w": "unsupported"}
@@ -321,6 +330,7 @@ DAMAGED = {
     "values twice": (tensor(more=held(9, VALUES) + held(4, VALUES)), "failed", "or in two"),
     "values of another type": (tensor(more=held(10, VALUES)), "failed", "not theirs"),
     "more integers than bytes": (tensor("w", (9,), FLOAT16, held(5, b"\1")), "failed", "needs 9 values"),
+    "a place that is not known": (tensor(more=held(9, VALUES) + number(14, (1 << 32) + 1)), "failed", "not known"),
     "segments": (tensor(more=held(3, b"") + held(9, VALUES)), "unsupported", "tensors in segments"),
     "no type": (tensor(data_type=0), "unsupported", "type 0"),
     "a type of the future": (tensor(data_type=99), "unsupported", "type 99"),
