@@ -166,7 +166,7 @@ def tied(found: Iterable[Description]) -> list[Description]:
     first: dict[object, Description] = {}
     aliases: dict[object, list[str]] = defaultdict(list)
     for each in found:
-        identity = (each.parts, each.dtype, each.shape) if each.parts else each.name
+        identity = (each.parts[0], each.parts[-1], each.dtype, each.shape) if each.parts else each.name
         if first.setdefault(identity, each) is not each:
             aliases[identity].append(each.name)
     distinct = [replace(each, aliases=tuple(aliases[identity])) for identity, each in first.items()]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from klcal.readers.onnx_data import Beside, IntegersSpan, tied
 from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
+from klcal.tables.status import Status
 
 __all__ = ["describe"]
 
@@ -33,7 +34,11 @@ NODE, INITIALIZER, SPARSE_INITIALIZER = 1 << 3 | BYTES, 5 << 3 | BYTES, 15 << 3 
 OUTPUT, OP_TYPE, ATTRIBUTE = 2 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES  # of NodeProto
 TENSOR, SUBGRAPH, SUBGRAPHS = 5 << 3 | BYTES, 6 << 3 | BYTES, 11 << 3 | BYTES  # of AttributeProto
 SPARSE_TENSOR = 22 << 3 | BYTES  # of AttributeProto
-SPARSE_VALUES = 1 << 3 | BYTES  # of SparseTensorProto
+SPARSE_VALUES, SPARSE_DIMS, PACKED_SPARSE_DIMS = (
+    1 << 3 | BYTES,
+    3 << 3 | INTEGER,
+    3 << 3 | BYTES,
+)  # of SparseTensorProto
 DIMS, PACKED_DIMS, DATA_TYPE = 1 << 3 | INTEGER, 1 << 3 | BYTES, 2 << 3 | INTEGER  # of TensorProto
 SEGMENT, FLOATS, INT32S, NAME = 3 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES, 8 << 3 | BYTES
 RAW, DOUBLES, EXTERNAL, LOCATION = 9 << 3 | BYTES, 10 << 3 | BYTES, 13 << 3 | BYTES, 14 << 3 | INTEGER
@@ -45,7 +50,7 @@ MAX_TENSORS = 1 << 17  # as many as an archive may hold
 MAX_NAME_BYTES = 1 << 12
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
-MAX_ENTRIES = 16  # of external data: a location, an offset, a length, a checksum
+MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksum, more of ONNX Runtime
 DAMAGED = "download or save it again"
 SAVE = "save the model again with onnx.save"
 
@@ -124,7 +129,7 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     messages = Messages(file)
     graphs = [each for each in messages.fields(messages.whole()) if each.key == GRAPH]
     if len(graphs) != 1:
-        what = "has two graphs" if graphs else "has no graph"
+        what = f"has {len(graphs)} graphs" if graphs else "has no graph"
         raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
     found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS), MAX_TENSORS + 1))
     if len(found) > MAX_TENSORS:
@@ -169,42 +174,62 @@ def _one_of_each_name(found: list[Description]) -> list[Description]:
     for each in found:
         named[each.name].append(each)
     reason = "several tensors of the model have this name; give each a name of its own"
-    return [
-        first
-        if not more or all(each.status == "skipped" for each in (first, *more))
-        else replace(first, parts=(), status="unsupported", reason=reason)
-        for first, *more in named.values()
-    ]
+    usable = {name: same[0] for name, same in named.items() if len(same) == 1}
+    skipped = {name: same[0] for name, same in named.items() if all(each.status == "skipped" for each in same)}
+    refused = {name: replace(same[0], parts=(), status="unsupported", reason=reason) for name, same in named.items()}
+    return list((refused | skipped | usable).values())
 
 
 def _description(messages: Messages, file: RegularFile, beside: Beside, found: Found) -> Description:
-    where = found.message
-    if found.sparse:
-        where = next(
-            (each for each in messages.fields(where) if each.key == SPARSE_VALUES), where._replace(end=where.start)
-        )
-    tensor = _tensor(messages, where)
+    tensor = (_sparse if found.sparse else _tensor)(messages, found.message)
     name = found.name
     if name is None:
         name = messages.text(tensor.once[NAME], MAX_NAME_BYTES) if NAME in tensor.once else ""
     number = tensor.once[DATA_TYPE].integer if DATA_TYPE in tensor.once else 0
     kind = KINDS.get(number, Kind(f"type {number}"))
-    described = Description(name, kind.name, tuple(tensor.dims))
+    status, reason = _status(found, tensor, kind)
+    parts: tuple[Part, ...] = ()
+    if status == "ok":
+        try:
+            parts = _parts(messages, file, beside, tensor, kind)
+        except InputError as error:
+            status, reason = "failed", str(error)
+    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason)
+
+
+def _status(found: Found, tensor: Tensor, kind: Kind) -> tuple[Status, str | None]:
+    """Whether values of this kind can be calibrated, and why not."""
     if kind.name.startswith(WHOLE):
-        return replace(described, status="skipped", reason=f"{kind.name} values are not calibrated")
-    if found.sparse or tensor.segmented or not kind.storage:
-        what = (
-            "sparse tensors" if found.sparse else "tensors in segments" if tensor.segmented else f"{kind.name} values"
-        )
-        shape = () if found.sparse else described.shape
-        reason = f"{what} cannot be calibrated; save it as float32"
-        return replace(described, shape=shape, status="unsupported", reason=reason)
+        return "skipped", f"{kind.name} values are not calibrated"
+    if found.sparse:
+        return "unsupported", "sparse tensors cannot be calibrated; save it dense"
+    if tensor.segmented:
+        return "unsupported", f"tensors in segments cannot be calibrated; {SAVE}"
+    if not kind.storage:
+        return "unsupported", f"{kind.name} values cannot be calibrated; save it as float32"
     if found.name is not None and math.prod(tensor.dims) == 1:
-        return replace(described, status="skipped", reason="one value in a Constant node is no weight")
-    try:
-        return replace(described, parts=_parts(messages, file, beside, tensor, kind))
-    except InputError as error:
-        return replace(described, status="failed", reason=str(error))
+        return "skipped", "one value in a Constant node is no weight"
+    return "ok", None
+
+
+def _sparse(messages: Messages, where: Field) -> Tensor:
+    """The tensor of the values that are not 0, with the shape of all of them."""
+    tensor, dims = Tensor(), list[int]()
+    for each in messages.fields(where):
+        if each.key == SPARSE_VALUES:
+            tensor = _tensor(messages, each)
+        elif each.key in (SPARSE_DIMS, PACKED_SPARSE_DIMS):
+            dims = _more(messages, each, dims)
+    tensor.dims = dims
+    return tensor
+
+
+def _more(messages: Messages, each: Field, dims: list[int]) -> list[int]:
+    """The extents so far, and those of one more field."""
+    dims = dims + [signed(integer) for integer in messages.integers(each, MAX_RANK)]
+    if len(dims) > MAX_RANK:
+        raise InputError(f"a tensor at position {each.start:,} has more than {MAX_RANK} axes", DAMAGED)
+    return dims
 
 
 def _tensor(messages: Messages, where: Field) -> Tensor:
@@ -215,9 +240,7 @@ def _tensor(messages: Messages, where: Field) -> Tensor:
                 raise InputError(f"a tensor has a field twice at position {each.start:,}", DAMAGED)
             tensor.once[each.key] = each
         if each.key in (DIMS, PACKED_DIMS):
-            tensor.dims += map(signed, messages.integers(each, MAX_RANK))
-            if len(tensor.dims) > MAX_RANK:
-                raise InputError(f"a tensor at position {where.start:,} has more than {MAX_RANK} axes", DAMAGED)
+            tensor.dims = _more(messages, each, tensor.dims)
         elif each.key in (RAW, FLOATS, INT32S, DOUBLES):
             tensor.values.append(each)
         elif each.key == EXTERNAL:
@@ -259,13 +282,15 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     return tuple(part for each in held for part in spans(file, each.start, each.end - each.start, kind.storage))
 
 
-def _entries(messages: Messages, external: Iterable[Field]) -> dict[str, str]:
+def _entries(messages: Messages, external: list[Field]) -> dict[str, str]:
     """Where data beside the model are, in the model's words."""
+    if len(external) > MAX_ENTRIES:
+        raise InputError(f"it says {len(external):,} things of its data; {MAX_ENTRIES} are allowed", DAMAGED)
     found: dict[str, str] = {}
-    for number, entry in enumerate(external):
+    for entry in external:
         pair = {each.key: messages.text(each, MAX_NAME_BYTES) for each in messages.fields(entry)}
         key = pair.get(KEY, "")
-        if key in found or number == MAX_ENTRIES:
+        if key in found:
             raise InputError(f"it says twice what the {quoted(key)} of its data is", DAMAGED)
         found[key] = pair.get(VALUE, "")
     return found

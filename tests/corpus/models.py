@@ -61,7 +61,7 @@ def messages() -> Iterator[Case]:
         deep = branch(deep)
     lies = {
         "no graph": (number(1, 8), "has no graph"),
-        "two graphs": (model(tensor()) * 2, "has two graphs"),
+        "two graphs": (model(tensor()) * 2, "has 2 graphs"),
         "a graph of a terabyte": (number(1, 8) + held(7, b"", 1 << 40), "its message ends"),
         "a tensor of 2**62 bytes": (held(7, held(5, tensor(), 1 << 62)), "its message ends"),
         "a name of 2**31 bytes": (model(tensor(None) + held(8, b"", 1 << 31)), "its message ends"),

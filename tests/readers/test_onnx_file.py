@@ -133,6 +133,7 @@ def test_a_whole_model_inline_and_with_data_beside_it(tmp_path, onnx, beside):
     found = {each.name: each for each in describe(open_regular(str(tmp_path / "m.onnx")))}
     for name, array in arrays.items():
         check_agreement(found[name], array)
+    assert found["sparse"].shape == (3, 4)
     others = {name: each.status for name, each in found.items() if name not in arrays}
     assert others == {"shape": "skipped", "names": "unsupported", "sparse": "unsupported"}
 
@@ -300,6 +301,7 @@ LIES = {
     "a negative offset": (external(offset=-4), "is no number of bytes"),
     "a length that the shape has not": (external(length=12), "12 bytes in 'm.onnx_data', its shape needs 16"),
     "a length of text": (external(length="x"), "is no number of bytes"),
+    "many entries": (external(**{str(n): n for n in range(64)}), "64 are allowed"),
     "a location twice": (external() + held(13, held(1, "location")), "says twice"),
     "values here and there": (external() + held(9, VALUES), "or in two"),
 }
@@ -356,7 +358,7 @@ def nested(depth: int) -> bytes:
 
 HOSTILE = {
     "nothing": (number(1, 8), "has no graph"),
-    "two graphs": (model(tensor()) * 2, "has two graphs"),
+    "two graphs": (model(tensor()) * 2, "has 2 graphs"),
     "a graph longer than the file": (held(7, b"", 1 << 40), "its message ends after"),
     "a tensor longer than its graph": (held(7, held(5, tensor(), 1 << 62)), "its message ends after"),
     "a length of 2**64": (held(7, b"", (1 << 64) - 1), "its message ends after"),
