@@ -179,9 +179,7 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
                 found[key] = index.refused(error)
                 continue
             shards.update(paths, map(_identity, paths))
-    models = [each.path for each in found.values() if each.path.lower().endswith(formats.ONNX)]
-    if len(models) < len(found):
-        shards.update(_identity(path) for model in models for path in _data_files(model))
+    shards.update(_identity(path) for model in _models_among_others(found.values()) for path in _data_files(model))
     return [each for key, each in found.items() if shards.isdisjoint((key, each.path))]
 
 
@@ -205,6 +203,17 @@ def _shards(index_path: str) -> list[str]:
         with suppress(InputError):
             paths.append(index_file.shard_path(index_path, name))
     return paths
+
+
+def _models_among_others(candidates: Iterable[_Candidate]) -> list[str]:
+    """The ONNX models that have files of other kinds beside or below them: any of those may hold their data."""
+    models, others = list[_Candidate](), set[tuple[str, ...]]()
+    for each in candidates:
+        if each.path.lower().endswith(formats.ONNX):
+            models.append(each)
+        else:
+            others.update(each.full[:depth] for depth in range(len(each.full)))
+    return [model.path for model in models if model.full[:-1] in others]
 
 
 def _data_files(model: str) -> set[str]:
