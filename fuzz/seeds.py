@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from klcal.tables.table import Table
 from klcal.writers import WRITERS
-from tests.support import gguf, tables
+from tests.support import gguf, protobuf, tables
 from tests.support.files import zipped
 from tests.support.imatrix import imatrix, imatrix_gguf
 from tests.support.pickles import (
@@ -51,6 +51,26 @@ def _npy() -> list[bytes]:
             np.lib.format.write_array(out, array, version)
             seeds.append(out.getvalue())
     return seeds
+
+
+def _onnx() -> list[bytes]:
+    packed = protobuf.held(5, protobuf.integer(0x3C00) + protobuf.integer(0x8000))
+    tensors = [
+        protobuf.tensor(),
+        protobuf.tensor("h", (2,), protobuf.FLOAT16, packed),
+        protobuf.tensor("i", (), 3, b""),
+    ]
+    tensors += [protobuf.tensor("l", (2, 2), more=protobuf.held(4, protobuf.VALUES))]
+    inner = protobuf.branch(protobuf.graph(protobuf.tensor("é"), more=protobuf.constant("c", protobuf.tensor(None))))
+    beside = protobuf.tensor("x", more=protobuf.external(checksum="0"))
+    sparse = protobuf.held(15, protobuf.held(1, protobuf.tensor("s")))
+    group = b"\x0b\x13\x08\x01\x14\x0c"
+    return [
+        protobuf.model(*tensors),
+        protobuf.model(more=inner),
+        protobuf.model(beside, more=sparse),
+        group + protobuf.model(),
+    ]
 
 
 def _zip() -> list[bytes]:
@@ -102,6 +122,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "gguf": lambda: [gguf.gguf(), gguf.gguf(version=2, align=1, keys=[gguf.alignment(1)]), gguf.gguf({}, [])],
     "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
     "imatrix_gguf": lambda: [imatrix_gguf(), imatrix_gguf({"": ([[1.0]], [0])})],
+    "onnx": _onnx,
     "zip": _zip,
     "pickle": _pickle,
     "legacy_pt": _legacy_pt,
@@ -133,6 +154,18 @@ WORDS: dict[str, list[bytes]] = {
         bytes(24),
     ],
     "imatrix": [bytes(4), b"\1\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"],
+    "onnx": [
+        b"\x0a",
+        b"\x12",
+        b"\x2a",
+        b"\x3a",
+        b"\x42",
+        b"\x4a",
+        b"\x70\1",
+        b"Constant",
+        b"\xff" * 9 + b"\1",
+        b"location",
+    ],
     "zip": [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\1\0\x1c\0", b"\xff\xff\xff\xff", b"\x08\0"],
     "pickle": [
         *(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klcal.errors import InputError
-from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, safetensors_file
+from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, onnx_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
@@ -77,6 +77,18 @@ def imatrix_in_gguf(data: bytes) -> None:
         assert sum(chunk.size for part in found.parts for chunk in part.chunks()) == math.prod(found.shape)
 
 
+def onnx(data: bytes) -> None:
+    """A model, and the values in it; there is nothing beside it."""
+    for found in onnx_file.describe(in_memory(data, "absent/x.onnx")):
+        assert (found.status == "ok") == (found.reason is None)
+        try:
+            read = sum(chunk.size for part in found.parts for chunk in part.chunks())
+        except InputError as error:
+            check(error)
+            continue
+        assert found.status != "ok" or read == math.prod(found.shape)
+
+
 def zip_directory(data: bytes) -> None:
     """The directory, and the content of what it names."""
     for member in open_archive(in_memory(data)).values():
@@ -127,6 +139,7 @@ TARGETS: dict[str, Target] = {
     "gguf": gguf,
     "imatrix": imatrix,
     "imatrix_gguf": imatrix_in_gguf,
+    "onnx": onnx,
     "zip": zip_directory,
     "pickle": pickle,
     "legacy_pt": legacy_pt,

@@ -19,8 +19,8 @@ Paths = Annotated[
     typer.Argument(
         metavar="PATHS...",
         show_default=False,
-        help=".safetensors, .gguf, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded checkpoint, "
-        "directories of them to any depth, patterns in quotes; - for a .npy or .safetensors file on stdin.",
+        help=".safetensors, .onnx, .gguf, .pt, .pth, .bin, .ckpt, .npy and .npz files, the index of a sharded "
+        "checkpoint, directories of them to any depth, patterns in quotes; - for a .npy or .safetensors file on stdin.",
     ),
 ]
 IncludeOption = Annotated[

@@ -1,7 +1,7 @@
 """From the arguments of a command to the files that are read, and their names in the table.
 
-Nothing is opened here but the indexes of sharded checkpoints and standard input. The answer does not depend on the
-order of the arguments, nor on the order in which a directory lists its files.
+Nothing is opened here but the indexes of sharded checkpoints, ONNX models among other files, and standard input. The
+answer does not depend on the order of the arguments, nor on the order in which a directory lists its files.
 """
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
@@ -20,7 +20,7 @@ from klcal.readers import formats, index_file
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
 from klcal.readers.quoting import quoted
-from klcal.readers.regular import fault, open_regular
+from klcal.readers.regular import FileSpan, fault, open_regular
 from klcal.readers.standard_input import spooled
 from klcal.tables.table import FileError, in_order
 
@@ -166,7 +166,7 @@ def find(paths: Sequence[str]) -> Found:
 
 
 def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    """Each file under the first of its names; the shards of an index not at all."""
+    """Each file under the first of its names; the shards of an index and the data of an ONNX model not at all."""
     found: dict[tuple[int, int] | str, _Candidate] = {}
     for candidate in sorted(set(candidates)):
         found.setdefault(_identity(candidate.path), candidate)
@@ -179,6 +179,7 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
                 found[key] = index.refused(error)
                 continue
             shards.update(paths, map(_identity, paths))
+    shards.update(_identity(path) for model in _models_among_others(found.values()) for path in _data_files(model))
     return [each for key, each in found.items() if shards.isdisjoint((key, each.path))]
 
 
@@ -202,6 +203,27 @@ def _shards(index_path: str) -> list[str]:
         with suppress(InputError):
             paths.append(index_file.shard_path(index_path, name))
     return paths
+
+
+def _models_among_others(candidates: Iterable[_Candidate]) -> list[str]:
+    """The ONNX models that have files of other kinds beside or below them: any of those may hold their data."""
+    models, others = list[_Candidate](), set[tuple[str, ...]]()
+    for each in candidates:
+        if each.path.lower().endswith(formats.ONNX):
+            models.append(each)
+        else:
+            others.update(each.full[:depth] for depth in range(len(each.full)))
+    return [model.path for model in models if model.full[:-1] in others]
+
+
+def _data_files(model: str) -> set[str]:
+    """The files beside an ONNX model that hold values of its tensors, whatever they are called."""
+    try:
+        found = formats.describe(open_regular(model), model)
+    except InputError:  # is told for the model, when that is read
+        return set()
+    spans = (part for each in found for part in each.parts if isinstance(part, FileSpan))
+    return {span.file.path for span in spans} - {model}
 
 
 def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:

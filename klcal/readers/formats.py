@@ -17,6 +17,7 @@ __all__ = [
     "GGUF",
     "HEAD_BYTES",
     "KNOWN",
+    "ONNX",
     "READERS",
     "SUFFIXES",
     "Reader",
@@ -41,10 +42,14 @@ def reader_of(module: str) -> Reader:
     return describe
 
 
+ONNX = ".onnx"
+"""The suffix of models whose values may lie in files beside them."""
+
 READERS: dict[str, Reader] = {
     ".npy": reader_of("npy_file"),
     ".npz": reader_of("npz_file"),
     ".safetensors": reader_of("safetensors_file"),
+    ONNX: reader_of("onnx_file"),
     ".gguf": reader_of("gguf_file"),
     ".pt": reader_of("pt.file"),
     ".pth": reader_of("pt.file"),
@@ -73,7 +78,7 @@ FOREIGN = (
 )
 """What begins so, in lower case, is no tensor file: what it is, and what to do."""
 GGUF = (b"GGUF", b"FUGG")  # the second is big endian, of which its reader says so
-KNOWN = "klcal reads .npy, .npz, .safetensors, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
+KNOWN = "klcal reads .npy, .npz, .safetensors, .onnx, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
 def describe(file: RegularFile, source: str) -> list[Description]:

@@ -75,11 +75,20 @@ def cases(canaries: Path) -> Iterator[Case]:
     from tests.corpus import archives as corpus_archives
     from tests.corpus import damaged as corpus_damaged
     from tests.corpus import headers as corpus_headers
+    from tests.corpus import models as corpus_models
     from tests.corpus import names as corpus_names
     from tests.corpus import pickles as corpus_pickles
     from tests.corpus import values as corpus_values
 
-    modules = (corpus_pickles, corpus_archives, corpus_headers, corpus_names, corpus_damaged, corpus_values)
+    modules = (
+        corpus_pickles,
+        corpus_archives,
+        corpus_headers,
+        corpus_models,
+        corpus_names,
+        corpus_damaged,
+        corpus_values,
+    )
     for module in modules:
         yield from module.cases(canaries)
 

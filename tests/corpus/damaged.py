@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from tests.corpus.cases import Case, facts, read, refused
 from tests.corpus.pickles import saved
-from tests.support import gguf
+from tests.support import gguf, protobuf
 from tests.support.files import zipped
 from tests.support.pickles import FLOAT, OLD_GOOD, checkpoint, dict_of, legacy_checkpoint, pickled, storage, tensor
 
@@ -42,6 +42,12 @@ def sound() -> dict[str, bytes]:
         "d.npz": zipped({"a.npy": saved(VALUES), "b.npy": saved(OTHERS)}, method=8),
         "x.safetensors": safetensors.numpy.save({"a": VALUES, "b": OTHERS}),
         "x.gguf": gguf.gguf({"a": gguf.of(VALUES), "b": gguf.of(OTHERS)}),
+        "x.onnx": protobuf.model(
+            *(
+                protobuf.tensor(name, (len(data) // 4,), more=protobuf.held(9, data))
+                for name, data in (("a", VALUES.tobytes()), ("b", OTHERS.tobytes()))
+            )
+        ),
         "x.pt": checkpoint(held, VALUES.tobytes(), OTHERS.tobytes()),
         "old.pt": legacy_checkpoint(old, **{"0": VALUES.tobytes(), "1": OTHERS.tobytes()}),
     }
@@ -100,17 +106,19 @@ def mistaken() -> Iterator[Case]:
         "an ELF": (b"\x7fELF\2\1\1" + bytes(100), ""),
     }
     for title, (content, says) in kinds.items():
-        for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt", ".bin", ".ckpt"):
+        for suffix in (".npy", ".npz", ".safetensors", ".onnx", ".gguf", ".pt", ".bin", ".ckpt"):
             yield refused(f"{title} called {suffix}", f"x{suffix}", content, says)
     for file, data in sound().items():
-        for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt"):
+        for suffix in (".npy", ".npz", ".safetensors", ".onnx", ".gguf", ".pt"):
             if not file.endswith(suffix):
                 yield wrong_suffix(file, data, suffix)
 
 
 def wrong_suffix(file: str, data: bytes, suffix: str) -> Case:
-    """The content decides, but for a pickle, which nothing but its name allows to be interpreted."""
+    """The content decides, but for ONNX, which has no mark, and a pickle: only its name lets it be interpreted."""
     title = f"{file} called {suffix}"
+    if file == "x.onnx":
+        return refused(title, f"y{suffix}", data)
     if file.endswith(".pt"):
         return refused(title, f"y{suffix}", data, "zip archive" if file == "x.pt" else "pickle")
     if file == "x.npy":
@@ -132,8 +140,8 @@ def changed() -> Iterator[Case]:
                 )
         elif start:
             yield read(f"a flipped bit in the values of {file}", file, flipped(data, 8 * start), rows(file))
-        for number in range(24):
-            place = int(np.random.default_rng(number).integers(8 * (start or len(data))))
+        places = (int(np.random.default_rng(number).integers(8 * (start or len(data)))) for number in range(24))
+        for place in dict.fromkeys(places):
             yield structural(file, flipped(data, place), f"bit {place} flipped in {file}")
 
 
@@ -152,7 +160,7 @@ def noise() -> Iterator[Case]:
     """Random bytes under every name, and behind every magic."""
     random = np.random.default_rng(7)
     magics = (b"", b"\x93NUMPY\1\0", b"PK\3\4", b"\x80\x02", b"\x10\0\0\0\0\0\0\0{", b"GGUF\3\0\0\0")
-    for suffix in (".npy", ".npz", ".safetensors", ".gguf", ".pt", ".bin.index.json"):
+    for suffix in (".npy", ".npz", ".safetensors", ".onnx", ".gguf", ".pt", ".bin.index.json"):
         for magic in magics:
             for length in (3, 300):
                 name = f"x{suffix}"

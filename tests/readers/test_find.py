@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from klcal.errors import InputError
 from klcal.readers import find, formats, index_file, strict_json
 from klcal.readers.regular import open_regular
+from tests.support import protobuf
+from tests.support.protobuf import VALUES, external, tensor
 
 ONES = np.ones(3, np.float32)
 
@@ -76,6 +78,24 @@ def test_files_directories_and_patterns_find_the_same(here):
     assert names("dumps/b.npy", "dumps/a.npy") == names("dumps/*.npy") == ["a.npy", "b.npy"]
     assert names("dumps/**/*.npy") == ["a.npy", "b.npy", "c.npy"]
     assert rows("dumps")[2] == ("deep/c.npy", "deep/c", "ok")
+
+
+def test_the_data_of_a_model_are_no_files_of_their_own(here):
+    Path("d").mkdir()
+    data = {"d/a.onnx": ("a.onnx_data", "weights.bin", "deep/b.npy"), "d/none.onnx": ("absent.npy",)}
+    for model, locations in data.items():
+        tensors = (tensor(location, more=external(location=location)) for location in locations)
+        Path(model).write_bytes(protobuf.model(*tensors))
+    Path("d/a.onnx_data").write_bytes(VALUES)
+    Path("d/weights.bin").write_bytes(VALUES)
+    Path("d/deep").mkdir()
+    Path("d/deep/b.npy").write_bytes(VALUES)
+    npy("d/c.npy")
+    Path("d/damaged.onnx").write_bytes(b"\0")
+    assert names("d") == ["a.onnx", "c.npy", "damaged.onnx", "none.onnx"]
+    assert [status for source, _, status in rows("d/a.onnx", "d/weights.bin")] == ["ok"] * 3
+    Path("d/a.onnx").unlink()
+    assert "weights.bin" in names("d")
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(here):
@@ -168,8 +188,8 @@ def test_errors_tell_no_absolute_path(here):
 def test_a_directory_without_tensor_files_is_an_error(here):
     Path("d").mkdir()
     assert only_error("d").startswith("no tensor files in it; klcal reads .npy")
-    Path("d/model.onnx").write_bytes(b"\x08\x07")
-    assert "it holds 'model.onnx'" in only_error("d")
+    Path("d/model.pb").write_bytes(b"\x08\x07")
+    assert "it holds 'model.pb'" in only_error("d")
     Path("d/__0_0.distcp").write_bytes(b"x")
     assert "distributed checkpoint" in only_error("d")
 
@@ -199,7 +219,8 @@ def test_a_pipe_or_a_dangling_link_in_a_directory_costs_only_itself(here):
         ("x.npy", b"\x1f\x8b\x08\0rest", "gunzip"),
         ("x.bin", b"GGUF\0\0\0\3", "big-endian"),
         ("x.h5", b"\x89HDF\r\n\x1a\nrest", "HDF5"),
-        ("x.onnx", b"\x08\x07\x12\x07pytorch", "its format is not known; klcal reads"),
+        ("x.onnx", b"\x08\x07\x12\x07pytorch", "it has no graph"),
+        ("x.pb", b"\x08\x07\x12\x07pytorch", "its format is not known; klcal reads"),
         ("x.txt", b"hello", "text file"),
         ("x.npy", b"\x80\x04N.", "pickle"),
         ("x.safetensors", b"\x80\x02}q\0.", "pickle"),

@@ -1,0 +1,296 @@
+"""A .onnx file: a protobuf message ModelProto, in which a graph holds tensors.
+
+Read are the initializers and the tensors of Constant nodes, which ONNX Runtime treats alike and some exporters write
+instead, of the graph and of the graphs within its nodes. The name is the one by which nodes take the values, so that
+of a Constant is its output's. A Constant of one value is a parameter, often -inf, and "skipped": it is no weight. What
+functions of the model hold is not read: it has no name in the graph.
+
+Nothing is read but fields and names; values stay where they are, in the file or in files beside it. One damaged tensor
+costs the others nothing; a damaged message, which could be taken for anything, costs the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import NamedTuple
+
+from klcal.errors import InputError
+from klcal.readers.description import Description, Part
+from klcal.readers.onnx_data import Beside, IntegersSpan, tied
+from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import RegularFile, spans
+from klcal.tables.status import Status
+
+__all__ = ["describe"]
+
+# Fields of the messages of onnx.proto: number << 3 | kind.
+GRAPH = 7 << 3 | BYTES  # of ModelProto
+NODE, INITIALIZER, SPARSE_INITIALIZER = 1 << 3 | BYTES, 5 << 3 | BYTES, 15 << 3 | BYTES  # of GraphProto
+OUTPUT, OP_TYPE, ATTRIBUTE = 2 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES  # of NodeProto
+TENSOR, SUBGRAPH, SUBGRAPHS = 5 << 3 | BYTES, 6 << 3 | BYTES, 11 << 3 | BYTES  # of AttributeProto
+SPARSE_TENSOR = 22 << 3 | BYTES  # of AttributeProto
+SPARSE_VALUES, SPARSE_DIMS, PACKED_SPARSE_DIMS = (
+    1 << 3 | BYTES,
+    3 << 3 | INTEGER,
+    3 << 3 | BYTES,
+)  # of SparseTensorProto
+DIMS, PACKED_DIMS, DATA_TYPE = 1 << 3 | INTEGER, 1 << 3 | BYTES, 2 << 3 | INTEGER  # of TensorProto
+SEGMENT, FLOATS, INT32S, NAME = 3 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES, 8 << 3 | BYTES
+RAW, DOUBLES, EXTERNAL, LOCATION = 9 << 3 | BYTES, 10 << 3 | BYTES, 13 << 3 | BYTES, 14 << 3 | INTEGER
+KEY, VALUE = 1 << 3 | BYTES, 2 << 3 | BYTES  # of StringStringEntryProto
+ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
+
+MAX_GRAPHS = 30  # within each other: protobuf's parsers allow 100 messages
+MAX_TENSORS = 1 << 17  # as many as an archive may hold
+MAX_NAME_BYTES = 1 << 12
+MAX_RANK = 64  # dimensions, as in NumPy
+MAX_BYTES = (1 << 63) - 1
+MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksum, more of ONNX Runtime
+DAMAGED = "download or save it again"
+SAVE = "save the model again with onnx.save"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of tensors."""
+
+    name: str
+    storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
+    listed: int = INT32S  # the field that has the values where they are not raw
+
+
+KINDS = {
+    1: Kind("float32", "<f4", FLOATS),
+    2: Kind("uint8"),
+    3: Kind("int8"),
+    4: Kind("uint16"),
+    5: Kind("int16"),
+    6: Kind("int32"),
+    7: Kind("int64"),
+    8: Kind("string"),
+    9: Kind("bool"),
+    10: Kind("float16", "<f2"),
+    11: Kind("float64", "<f8", DOUBLES),
+    12: Kind("uint32"),
+    13: Kind("uint64"),
+    14: Kind("complex64"),
+    15: Kind("complex128"),
+    16: Kind("bfloat16", "<u2"),
+    17: Kind("float8_e4m3fn", "|u1"),
+    18: Kind("float8_e4m3fnuz", "|u1"),
+    19: Kind("float8_e5m2", "|u1"),
+    20: Kind("float8_e5m2fnuz", "|u1"),
+    21: Kind("uint4"),
+    22: Kind("int4"),
+    23: Kind("float4_e2m1fn"),
+    24: Kind("float8_e8m0fnu"),
+    25: Kind("uint2"),
+    26: Kind("int2"),
+    27: Kind("float6_e2m3fn"),
+    28: Kind("float6_e3m2fn"),
+}
+WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
+
+
+class Found(NamedTuple):
+    """A tensor in a graph."""
+
+    message: Field
+    name: str | None  # that of a Constant's output; None for its own
+    sparse: bool = False
+
+
+@dataclass
+class Tensor:
+    """What a message TensorProto says, as far as it is read."""
+
+    dims: list[int] = field(default_factory=list)
+    once: dict[int, Field] = field(default_factory=dict)  # fields that it has once
+    values: list[Field] = field(default_factory=list)  # RAW, FLOATS, INT32S, DOUBLES
+    external: list[Field] = field(default_factory=list)
+    segmented: bool = False
+
+
+def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: ARG001
+    """The tensors of a model, in the order of the file.
+
+    Args:
+        file: The file; its name says where data beside it are.
+        name: What a format without names would call its tensor; this one has names.
+
+    Raises:
+        InputError: If it is no ONNX model, or a message of it is damaged.
+    """
+    messages = Messages(file)
+    graphs = [each for each in messages.fields(messages.whole()) if each.key == GRAPH]
+    if len(graphs) != 1:
+        what = f"has {len(graphs)} graphs" if graphs else "has no graph"
+        raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
+    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS), MAX_TENSORS + 1))
+    if len(found) > MAX_TENSORS:
+        raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
+    beside = Beside(file.path)
+    return tied(_one_of_each_name([_description(messages, file, beside, each) for each in found]))
+
+
+def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
+    """The tensors of a graph, ``depth`` more graphs allowed within each other."""
+    if not depth:
+        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
+    for each in messages.fields(graph):
+        if each.key == INITIALIZER:
+            yield Found(each, None)
+        elif each.key == SPARSE_INITIALIZER:
+            yield Found(each, None, sparse=True)
+        elif each.key == NODE:
+            yield from _in_node(messages, each, depth)
+
+
+def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found]:
+    """The tensors of a node: what a Constant gives, and those of the graphs in its attributes."""
+    outputs, attributes, is_constant = [], [], False
+    for each in messages.fields(node):
+        if each.key == OUTPUT:
+            outputs.append(each)
+        elif each.key == ATTRIBUTE:
+            attributes.append(each)
+        elif each.key == OP_TYPE:
+            is_constant = each.end - each.start == 8 and messages.bytes(each, 8) == b"Constant"
+    for each in (each for attribute in attributes for each in messages.fields(attribute)):
+        if each.key in (SUBGRAPH, SUBGRAPHS):
+            yield from _in_graph(messages, each, depth - 1)
+        elif is_constant and outputs and each.key in (TENSOR, SPARSE_TENSOR):
+            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR)
+
+
+def _one_of_each_name(found: list[Description]) -> list[Description]:
+    """The same, of tensors with one name in different graphs the first, not calibrated."""
+    named: dict[str, list[Description]] = defaultdict(list)
+    for each in found:
+        named[each.name].append(each)
+    reason = "several tensors of the model have this name; give each a name of its own"
+    usable = {name: same[0] for name, same in named.items() if len(same) == 1}
+    skipped = {name: same[0] for name, same in named.items() if all(each.status == "skipped" for each in same)}
+    refused = {name: replace(same[0], parts=(), status="unsupported", reason=reason) for name, same in named.items()}
+    return list((refused | skipped | usable).values())
+
+
+def _description(messages: Messages, file: RegularFile, beside: Beside, found: Found) -> Description:
+    tensor = (_sparse if found.sparse else _tensor)(messages, found.message)
+    name = found.name
+    if name is None:
+        name = messages.text(tensor.once[NAME], MAX_NAME_BYTES) if NAME in tensor.once else ""
+    number = tensor.once[DATA_TYPE].integer if DATA_TYPE in tensor.once else 0
+    kind = KINDS.get(number, Kind(f"type {number}"))
+    status, reason = _status(found, tensor, kind)
+    parts: tuple[Part, ...] = ()
+    if status == "ok":
+        try:
+            parts = _parts(messages, file, beside, tensor, kind)
+        except InputError as error:
+            status, reason = "failed", str(error)
+    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason)
+
+
+def _status(found: Found, tensor: Tensor, kind: Kind) -> tuple[Status, str | None]:
+    """Whether values of this kind can be calibrated, and why not."""
+    if kind.name.startswith(WHOLE):
+        return "skipped", f"{kind.name} values are not calibrated"
+    if found.sparse:
+        return "unsupported", "sparse tensors cannot be calibrated; save it dense"
+    if tensor.segmented:
+        return "unsupported", f"tensors in segments cannot be calibrated; {SAVE}"
+    if not kind.storage:
+        return "unsupported", f"{kind.name} values cannot be calibrated; save it as float32"
+    if found.name is not None and math.prod(tensor.dims) == 1:
+        return "skipped", "one value in a Constant node is no weight"
+    return "ok", None
+
+
+def _sparse(messages: Messages, where: Field) -> Tensor:
+    """The tensor of the values that are not 0, with the shape of all of them."""
+    tensor, dims = Tensor(), list[int]()
+    for each in messages.fields(where):
+        if each.key == SPARSE_VALUES:
+            tensor = _tensor(messages, each)
+        elif each.key in (SPARSE_DIMS, PACKED_SPARSE_DIMS):
+            dims = _more(messages, each, dims)
+    tensor.dims = dims
+    return tensor
+
+
+def _more(messages: Messages, each: Field, dims: list[int]) -> list[int]:
+    """The extents so far, and those of one more field."""
+    dims = dims + [signed(integer) for integer in messages.integers(each, MAX_RANK)]
+    if len(dims) > MAX_RANK:
+        raise InputError(f"a tensor at position {each.start:,} has more than {MAX_RANK} axes", DAMAGED)
+    return dims
+
+
+def _tensor(messages: Messages, where: Field) -> Tensor:
+    tensor = Tensor()
+    for each in messages.fields(where):
+        if each.key in ONCE:
+            if each.key in tensor.once:
+                raise InputError(f"a tensor has a field twice at position {each.start:,}", DAMAGED)
+            tensor.once[each.key] = each
+        if each.key in (DIMS, PACKED_DIMS):
+            tensor.dims = _more(messages, each, tensor.dims)
+        elif each.key in (RAW, FLOATS, INT32S, DOUBLES):
+            tensor.values.append(each)
+        elif each.key == EXTERNAL:
+            tensor.external.append(each)
+        tensor.segmented |= each.key == SEGMENT
+    return tensor
+
+
+def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor, kind: Kind) -> tuple[Part, ...]:
+    """The parts of a tensor that can be calibrated.
+
+    Raises:
+        InputError: If its values are not where it says, or not as many as its shape has.
+    """
+    if min(tensor.dims, default=0) < 0:
+        raise InputError(f"its shape {quoted(repr(tensor.dims))} is not possible", DAMAGED)
+    width = int(kind.storage[-1])
+    if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
+        raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
+    length = math.prod(tensor.dims) * width
+    place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
+    if place > 1:
+        raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
+    is_external = place == 1
+    fields = {each.key for each in tensor.values if each.end > each.start}
+    if is_external and not fields:
+        return beside.parts(_entries(messages, tensor.external), length, kind.storage)
+    if is_external or not fields <= {RAW, kind.listed} or len(fields) > 1:
+        raise InputError("its values are in a field that is not theirs, or in two", SAVE)
+    held = [each for each in tensor.values if each.key in fields]
+    size = sum(each.end - each.start for each in held)
+    if fields == {INT32S}:
+        (only, *more), count = held, length // width
+        if more or not count <= size:
+            raise InputError(f"its shape needs {count:,} values, it has {size:,} at most", DAMAGED)
+        return (IntegersSpan(file, only.start, size, count, kind.storage),)
+    if size != length:
+        raise InputError(f"its values have {size:,} bytes, its shape needs {length:,}", DAMAGED)
+    return tuple(part for each in held for part in spans(file, each.start, each.end - each.start, kind.storage))
+
+
+def _entries(messages: Messages, external: list[Field]) -> dict[str, str]:
+    """Where data beside the model are, in the model's words."""
+    if len(external) > MAX_ENTRIES:
+        raise InputError(f"it says {len(external):,} things of its data; {MAX_ENTRIES} are allowed", DAMAGED)
+    found: dict[str, str] = {}
+    for entry in external:
+        pair = {each.key: messages.text(each, MAX_NAME_BYTES) for each in messages.fields(entry)}
+        key = pair.get(KEY, "")
+        if key in found:
+            raise InputError(f"it says twice what the {quoted(key)} of its data is", DAMAGED)
+        found[key] = pair.get(VALUE, "")
+    return found
