@@ -13,7 +13,18 @@ from klcal.errors import InputError
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
-__all__ = ["HEAD_BYTES", "KNOWN", "READERS", "SUFFIXES", "Reader", "check_format", "describe", "is_text", "stem"]
+__all__ = [
+    "HEAD_BYTES",
+    "KNOWN",
+    "PICKLED",
+    "READERS",
+    "SUFFIXES",
+    "Reader",
+    "check_format",
+    "describe",
+    "is_text",
+    "stem",
+]
 
 Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
