@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
+from klcal.readers.restored import dequantized
 
 __all__ = ["recognised"]
 
@@ -33,7 +34,8 @@ class Kind:
     is_one_each: bool = False  # a code is a value, which a scale multiplies
 
 
-BLOCKS = ("_zero_point", "_shape", "_scale_2", "_global_scale")
+SECOND = ("_scale_2", "_global_scale")  # what scales are relative to
+BLOCKS = ("_zero_point", "_shape", *SECOND)
 PACKED_OTHERS = ("weight_shape", "weight_zero_point", "weight_global_scale", "weight_g_idx")
 MAPS = ("weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map")
 ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "activation_scale")
@@ -56,19 +58,25 @@ KINDS = (
 
 
 def recognised(tensors: Iterable[Description]) -> list[Description]:
-    """The tensors of one source, of which those of a quantized checkpoint are skipped, with what they are."""
+    """The tensors of one source, of which those of a quantized checkpoint are skipped, with what they are.
+
+    Codes of one value each have ``dequantized`` where their scale fits: what they stand for.
+    """
     tensors = list(tensors)
     named = {name: each for each in tensors for name in (each.name, *each.aliases)}
-    reasons: dict[str, str] = {}
+    found: dict[str, Description] = {}
     for each in tensors:
-        if (kind := _kind_of(each, named)) is not None:
-            scale, *others = _companions(each.name, kind)
-            what = f"{kind.name} codes, whose scale is {quoted(scale)}"
-            reasons[each.name] = f"it holds {what}; calibrate the model that they were made from"
-            for name in (scale, *others):
-                if name in named:
-                    reasons.setdefault(named[name].name, f"it belongs to the {kind.name} codes in {quoted(each.name)}")
-    return [_skipped(each, reasons[each.name]) if each.name in reasons else each for each in tensors]
+        if each.status == "failed" or (kind := _kind_of(each, named)) is None:
+            continue
+        scale, *others = _companions(each.name, kind)
+        what = f"it holds {kind.name} codes, whose scale is {quoted(scale)}"
+        whole = _dequantized(each, kind, named)
+        todo = "calibrate the model that they were made from" if whole is None else "--dequantize applies it"
+        found[each.name] = replace(_skipped(each, f"{what}; {todo}"), dequantized=whole)
+        for companion in (named[name] for name in (scale, *others) if name in named):
+            reason = f"it belongs to the {kind.name} codes in {quoted(each.name)}"
+            found.setdefault(companion.name, _skipped(companion, reason))
+    return [found.get(each.name, each) for each in tensors]
 
 
 def _companions(codes: str, kind: Kind) -> list[str]:
@@ -92,3 +100,11 @@ def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | Non
 
 def _skipped(tensor: Description, reason: str) -> Description:
     return tensor if tensor.status == "failed" else replace(tensor, parts=(), status="skipped", reason=reason)
+
+
+def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description]) -> Description | None:
+    """What codes stand for, where a code is a value and nothing but its scale and zero point has to be known."""
+    stem = codes.name[: len(codes.name) - len(kind.codes)]
+    if not kind.is_one_each or any(stem + end in named for end in SECOND):
+        return None
+    return dequantized(codes, named[stem + kind.scale], named.get(stem + "_zero_point"))

@@ -34,7 +34,7 @@ class Kind:
 
     name: str
     bits: int  # of one value
-    storage: str = ""  # NumPy dtype of a value as it lies there; empty where it cannot be calibrated
+    storage: str = ""  # NumPy dtype of a value as it lies there; empty where nothing reads it
 
 
 KINDS = {
@@ -53,7 +53,7 @@ KINDS = {
     "C64": Kind("complex64", 64),
     "BOOL": Kind("bool", 8),
     "U8": Kind("uint8", 8),
-    "I8": Kind("int8", 8),
+    "I8": Kind("int8", 8, "|i1"),
     "U16": Kind("uint16", 16),
     "I16": Kind("int16", 16),
     "U32": Kind("uint32", 32),
@@ -180,8 +180,8 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
     parts: tuple[Part, ...] = ()
     if kind and kind.storage:
         parts = spans(file, start + entry.begin, entry.end - entry.begin, kind.storage)
-    elif dtype.startswith(WHOLE):
+    if dtype.startswith(WHOLE):
         status, reason = "skipped", f"{dtype} values are not calibrated"
-    else:
+    elif not (kind and kind.storage):
         status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated; save it as float32"
     return Description(entry.name, dtype, entry.shape, parts, status, reason)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from klcal.errors import InputError
 from klcal.readers import read
 from tests.support.command import klcal
 
@@ -157,3 +158,136 @@ def test_a_float8_copy_is_not_compared_as_if_codes_were_weights(tmp_path):
     assert result.tensors["w"]["status"] == "missing"
     assert "float8 codes" in result.tensors["w"]["reason"]
     assert result.tensors["b"]["status"] == "ok"
+
+
+# --- what codes stand for
+
+RNG = np.random.default_rng(5)
+
+
+def uniform(*shape):
+    return RNG.uniform(0.001, 0.01, shape).astype(np.float32)
+
+
+def blocks(scale: np.ndarray, rows: int, columns: int, side: int = 128) -> np.ndarray:
+    """Each scale where its block is: by hand."""
+    return np.repeat(np.repeat(scale, side, -2), side, -1)[..., :rows, :columns]
+
+
+SCALED = {
+    "tensor": ((6, 10), uniform(1), lambda s: s),
+    "tensor, no axis": ((6, 10), uniform(), lambda s: s),
+    "one axis": ((60,), uniform(1), lambda s: s),
+    "channel": ((6, 10), uniform(6, 1), lambda s: s),
+    "channel, one axis": ((6, 10), uniform(6), lambda s: s[:, None]),
+    "channel of a convolution": ((6, 4, 3, 3), uniform(6, 1, 1, 1), lambda s: s),
+    "square": ((8, 8), uniform(8, 1), lambda s: s),
+    "columns": ((6, 10), uniform(1, 10), lambda s: s),
+    "blocks": ((256, 384), uniform(2, 3), lambda s: blocks(s, 256, 384)),
+    "ragged blocks": ((200, 300), uniform(2, 3), lambda s: blocks(s, 200, 300)),
+    "one block of each row": ((3, 200), uniform(3, 2), lambda s: np.repeat(s, 128, 1)[:, :200]),
+    "blocks of 64": ((128, 192), uniform(2, 3), lambda s: blocks(s, 128, 192, 64)),
+    "experts": ((2, 200, 130), uniform(2, 2, 2), lambda s: blocks(s, 200, 130)),
+    "a matrix each": ((2, 20, 30), uniform(2, 1, 1), lambda s: s),
+}
+
+
+def values_in(description) -> np.ndarray:
+    chunks = [chunk.copy() for part in description.parts for chunk in part.chunks()]
+    return np.concatenate(chunks).reshape(description.shape)
+
+
+@pytest.mark.parametrize("end", ["_scale", "_scale_inv"])
+@pytest.mark.parametrize("case", SCALED)
+def test_a_code_times_the_scale_of_its_unit_is_what_it_stands_for(tmp_path, case, end):
+    shape, scale, of_each = SCALED[case]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, f"w{end}": scale})
+    found = read(path)["w"].dequantized
+    expected = codes.astype(np.float32) * of_each(scale)
+    np.testing.assert_array_equal(values_in(found), expected)
+    assert (found.dtype, found.shape, found.status) == ("float32", shape, "ok")
+    np.save(tmp_path / "w.npy", expected)
+    plain = klcal("calibrate", tmp_path / "w.npy", "--format", "json", "--per", "channel").tensors["w"]
+    result = klcal("calibrate", path, "--dequantize", "--format", "json", "--per", "channel", "--include", "w")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+def test_a_wrong_scale_is_noticed(tmp_path):
+    """The broken twin: of blocks whose scales are transposed."""
+    shape, scale, of_each = SCALED["blocks of 64"]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale": scale[::-1]}))["w"].dequantized
+    assert (values_in(found) != codes.astype(np.float32) * of_each(scale)).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
+def test_int8_has_scales_of_any_float_and_zero_points(tmp_path, dtype):
+    codes = RNG.integers(-128, 128, (6, 10)).astype(np.int8)
+    scale, zero = uniform(6, 1).astype(dtype), RNG.integers(-8, 8, (6, 1)).astype(np.int8)
+    tensors = {"w": codes, "w_scale": scale, "w_zero_point": zero}
+    found = read(save(tmp_path / "m.safetensors", tensors))["w"].dequantized
+    shifted = codes.astype(np.float32) - zero.astype(np.float32)
+    np.testing.assert_array_equal(values_in(found), shifted * scale.astype(np.float32))
+    del tensors["w_zero_point"]
+    found = read(save(tmp_path / "n.safetensors", tensors))["w"].dequantized
+    np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * scale.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"w_scale": uniform(5, 1)},
+        {"w_scale": uniform(4, 3)},
+        {"w_scale": uniform(10)},
+        {"w_scale": uniform(0)},
+        {"w_scale": uniform(6, 1), "w_zero_point": zeros(1, dtype=np.int8)},
+        {"w_scale": uniform(6, 1), "w_scale_2": uniform(1)},
+    ],
+)
+def test_what_does_not_fit_stays_skipped(tmp_path, more):
+    path = save(tmp_path / "m.safetensors", {"w": zeros(6, 10, dtype=FLOAT8), **more})
+    found = read(path)["w"]
+    assert found.dequantized is None
+    assert found.reason.endswith("calibrate the model that they were made from")
+    assert klcal("calibrate", path, "--dequantize").code == 3
+
+
+def test_codes_without_a_scale_are_as_before(tmp_path):
+    path = save(tmp_path / "m.safetensors", {"w": RNG.normal(size=(6, 10)).astype(FLOAT8)})
+    before, after = (klcal("calibrate", path, "--format", "json", *more) for more in ((), ("--dequantize",)))
+    assert before.out == after.out
+    assert after.tensors["w"]["status"] == "ok"
+
+
+def test_a_quantized_copy_is_compared_as_what_it_stands_for(tmp_path):
+    values = RNG.normal(size=(300, 200)).astype(np.float32)
+    p = save(tmp_path / "p.safetensors", {"w": values})
+    scale = np.abs(values).max(1, keepdims=True) / np.float32(448)
+    q = save(tmp_path / "q.safetensors", {"w": (values / scale).astype(FLOAT8), "w_scale": scale, "b": values[0]})
+    assert klcal("compare", p, q).code == 3
+    for paths in ((p, q), (q, p)):
+        found = klcal("compare", *paths, "--dequantize", "--format", "json").tensors["w"]
+        assert found["status"] == "ok"
+        assert 30 < found["sqnr_db"] < 33  # three bits of mantissa
+    (tmp_path / "t.json").write_text(klcal("calibrate", q, "--dequantize", "--dtype", "int8", "--format", "json").out)
+    result = klcal("compare", q, "--dequantize", "--table", tmp_path / "t.json", "--format", "json").tensors["w"]
+    assert result["status"] == "ok"
+
+
+def test_a_scale_that_is_cut_off_costs_only_its_codes(tmp_path):
+    """Of a file that shrinks after it was described."""
+    codes = RNG.normal(size=(6, 10)).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, "w_scale": uniform(6, 1)})
+    found = read(path)["w"].dequantized
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match="the scale 'w_scale' cannot be read"):
+        values_in(found)
+
+
+def test_large_codes_and_several_workers_give_the_same_row(tmp_path):
+    codes = RNG.normal(size=(1 << 12, 1 << 11)).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, "w_scale": uniform(32, 16), "v": codes, "v_scale": uniform(1)})
+    one, two = (klcal("calibrate", path, "--dequantize", "--jobs", jobs, "--format", "json") for jobs in ("1", "2"))
+    assert one.out == two.out
+    assert one.tensors["w"]["status"] == "ok"

@@ -240,11 +240,12 @@ def test_the_values_are_those_that_were_saved(tmp_path):
         n: (a.dtype.name, a.shape) for n, a in arrays.items()
     }
     for name, array in arrays.items():
-        if array.dtype.kind == "f":
+        assert found[name].status == ("ok" if array.dtype.kind == "f" else "skipped")
+        if array.dtype.kind == "f" or array.dtype == np.int8:  # which may be codes
             (chunk,) = (chunk for part in found[name].parts for chunk in part.chunks())
             np.testing.assert_array_equal(chunk.reshape(array.shape), array)
         else:
-            assert (found[name].status, found[name].parts) == ("skipped", ())
+            assert found[name].parts == ()
 
 
 @pytest.mark.parametrize("kind", ["BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"])
