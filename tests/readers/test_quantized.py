@@ -1,7 +1,6 @@
 """Quantized checkpoints, written by the library, are known by what lies beside what."""
 
 import json
-import struct
 
 import ml_dtypes
 import numpy as np
@@ -13,24 +12,10 @@ from klcal.readers import read
 from tests.support.command import klcal
 
 FLOAT8, BFLOAT16 = ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16
-NAMES = {FLOAT8: "F8_E4M3", ml_dtypes.float8_e8m0fnu: "F8_E8M0", BFLOAT16: "BF16"}
 
 
 def save(path, tensors):
-    """By the library where it knows the dtype from NumPy; else in the same form."""
-    if not any(np.dtype(each.dtype).type in NAMES for each in tensors.values()):
-        safetensors.numpy.save_file(tensors, path)
-        return path
-    header, data = {}, b""
-    known = {"float32": "F32", "float16": "F16", "int8": "I8", "uint8": "U8", "int32": "I32", "int64": "I64"}
-    for name, each in tensors.items():
-        dtype = NAMES.get(np.dtype(each.dtype).type) or known[each.dtype.name]
-        end = len(data) + each.nbytes
-        header[name] = {"dtype": dtype, "shape": each.shape, "data_offsets": [len(data), end]}
-        data += each.tobytes()
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    safetensors.deserialize(path.read_bytes())  # which the library takes for its own
+    safetensors.numpy.save_file(tensors, path)
     return path
 
 
