@@ -30,7 +30,7 @@ from klcal.tables.table import Comparison, FileError, Table
 
 __all__ = ["compare_files"]
 
-NOT_COMPARABLE = "it is no float tensor"
+NOT_COMPARABLE = "it is skipped"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from klcal.sketches.values import stored_chunks, stored_values
 __all__ = ["Numbers", "Restored", "dequantized"]
 
 READ = (*FLOAT_DTYPES, "int8")  # dtypes of scales and zero points
+PIECE = 1 << 18  # values restored at a time: a megabyte for each of some arrays
 BLOCK = 128  # values along each axis of a block, as DeepSeek has them: the last may be shorter
 
 Singles = npt.NDArray[np.float32]
@@ -54,13 +55,17 @@ class Restored:
             InputError: the file is damaged.
         """
         numbers, position = self.numbers(), 0
-        for chunk in stored_chunks(self.of.parts):
-            found = chunk if self.of.dtype == "int8" else values_of(chunk, self.of.dtype)
-            values = found.astype(np.float32, copy=False)
+        for piece in self._pieces():
+            codes = piece if self.of.dtype == "int8" else values_of(piece, self.of.dtype)
+            values = codes.astype(np.float32, copy=False)
             by = numbers(position, values.size)
             position += values.size
             with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted as that
                 yield restored(values if self.rounding is None else self.rounding.quantized(values, *by), *by)
+
+    def _pieces(self) -> Iterator[Chunk]:
+        for chunk in stored_chunks(self.of.parts):
+            yield from (chunk[start : start + PIECE] for start in range(0, chunk.size, PIECE))
 
 
 def dequantized(codes: Description, scale: Description, zero_point: Description | None) -> Description | None:

@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 
 from klcal.errors import InputError
-from klcal.readers import read
+from klcal.readers import read, restored
 from tests.support.command import klcal
+from tests.support.lazy import torch
 
 FLOAT8, BFLOAT16 = ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16
 
@@ -109,6 +110,20 @@ def test_codes_and_scales_are_skipped_and_said(tmp_path, case):
     assert result.tensors["a.b." + next(iter(tensors))]["status"] == "skipped"
 
 
+def test_packed_float4_beside_its_scale_is_codes(tmp_path):
+    packed = torch.zeros(8, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    powers = torch.ones(8, 1).to(torch.float8_e8m0fnu)
+    save_torch = pytest.importorskip("safetensors.torch").save_file
+    save_torch(
+        {"weight": packed, "weight_scale": powers, "v": packed.clone(), "u_scale": powers.clone()},
+        tmp_path / "m.safetensors",
+    )
+    found = read(tmp_path / "m.safetensors")
+    statuses = {name: each.status for name, each in found.items()}
+    assert statuses == {"weight": "skipped", "weight_scale": "skipped", "v": "ok", "u_scale": "ok"}
+    assert "MX codes" in found["weight"].reason
+
+
 @pytest.mark.parametrize(
     "tensors",
     [
@@ -204,6 +219,23 @@ def test_a_wrong_scale_is_noticed(tmp_path):
     codes = RNG.normal(size=shape).astype(FLOAT8)
     found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale": scale[::-1]}))["w"].dequantized
     assert (values_in(found) != codes.astype(np.float32) * of_each(scale)).any()
+
+
+def test_scales_may_be_powers_of_two(tmp_path):
+    codes = RNG.normal(size=(256, 256)).astype(FLOAT8)
+    scale = np.float32([[0.5, 2**-20], [4, 1]])
+    powers = scale.astype(ml_dtypes.float8_e8m0fnu)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale_inv": powers}))["w"].dequantized
+    np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * blocks(scale, 256, 256))
+
+
+def test_values_in_several_pieces_have_their_own_scales(tmp_path, monkeypatch):
+    shape, scale, of_each = SCALED["ragged blocks"]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale": scale}))["w"].dequantized
+    for size in (77, 4096):
+        monkeypatch.setattr(restored, "PIECE", size)
+        np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * of_each(scale))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
