@@ -120,6 +120,8 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
         return None
     if scale in ((codes[0],), (codes[0], *(1 for _ in codes[1:]))):
         return layout(PerChannel(0), codes, order)
+    if scale == codes[:-1]:
+        scale = (*scale, 1)
     if len(scale) != len(codes) or scale[:-2] != codes[:-2]:
         return None
     sides = [_side(units, extent) for units, extent in zip(scale[-2:], codes[-2:], strict=True)]

@@ -188,6 +188,7 @@ SCALED = {
     "one block of each row": ((3, 200), uniform(3, 2), lambda s: np.repeat(s, 128, 1)[:, :200]),
     "blocks of 64": ((128, 192), uniform(2, 3), lambda s: blocks(s, 128, 192, 64)),
     "experts": ((2, 200, 130), uniform(2, 2, 2), lambda s: blocks(s, 200, 130)),
+    "rows of experts": ((2, 20, 30), uniform(2, 20), lambda s: s[..., None]),
     "a matrix each": ((2, 20, 30), uniform(2, 1, 1), lambda s: s),
 }
 
@@ -210,6 +211,19 @@ def test_a_code_times_the_scale_of_its_unit_is_what_it_stands_for(tmp_path, case
     np.save(tmp_path / "w.npy", expected)
     plain = klcal("calibrate", tmp_path / "w.npy", "--format", "json", "--per", "channel").tensors["w"]
     result = klcal("calibrate", path, "--dequantize", "--format", "json", "--per", "channel", "--include", "w")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("case", ["tensor", "channel", "ragged blocks"])
+def test_codes_and_scales_of_a_pt_lie_in_any_order(tmp_path, case, order):
+    shape, scale, of_each = SCALED[case]
+    codes = torch.from_numpy(RNG.normal(size=[shape[axis] for axis in order])).to(torch.float8_e4m3fn).permute(order)
+    scales = torch.from_numpy(scale) if scale.ndim < 2 else torch.from_numpy(scale.T.copy()).T
+    torch.save({"w": codes, "w_scale_inv": scales}, tmp_path / "m.pt")
+    np.save(tmp_path / "w.npy", codes.float().numpy() * of_each(scale))
+    plain = klcal("calibrate", tmp_path / "w.npy", "--per", "channel", "--format", "json").tensors["w"]
+    result = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--per", "channel", "--format", "json")
     assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
 
 
