@@ -183,6 +183,8 @@ def _status(pair: Pair) -> Difference | None:
     p, q = pair.p, pair.q
     plain = _plain(pair)
     if p is None:
+        if q is not None and q.description.status == "skipped":
+            return replace(plain, status="skipped", reason=f"P does not have it; {q.description.reason}")
         return replace(plain, status="extra", reason="P does not have it")
     if p.description.status == "skipped" and q is not None and q.description.status == "ok":
         return replace(plain, status="extra", reason=f"{NOT_COMPARABLE} in P: {p.description.reason}")

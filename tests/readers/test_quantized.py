@@ -298,7 +298,12 @@ def test_a_quantized_copy_is_compared_as_what_it_stands_for(tmp_path):
     q = save(tmp_path / "q.safetensors", {"w": (values / scale).astype(FLOAT8), "w_scale": scale, "b": values[0]})
     assert klcal("compare", p, q).code == 3
     for paths in ((p, q), (q, p)):
-        found = klcal("compare", *paths, "--dequantize", "--format", "json").tensors["w"]
+        result = klcal(
+            "compare", *paths, "--dequantize", "--include", "w*", "--format", "json", "--fail-on", "js > 0.5"
+        )
+        assert result.code == 0  # what only one side has is no finding where it is a scale
+        assert result.tensors["w_scale"]["status"] == "skipped"
+        found = result.tensors["w"]
         assert found["status"] == "ok"
         assert 30 < found["sqnr_db"] < 33  # three bits of mantissa
     (tmp_path / "t.json").write_text(klcal("calibrate", q, "--dequantize", "--dtype", "int8", "--format", "json").out)
