@@ -16,6 +16,7 @@ __all__ = ["recognised"]
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 SINGLES = ("float32", "bfloat16", "float16", "float64")
+LOST = ""  # the dtype of what lies in a shard that cannot be read
 POWERS = ("float8_e8m0fnu", "uint8")  # of two, the scales of MX; NumPy and others store them as bytes
 PACKED = ("float4_e2m1fn", "uint8")  # uint8 holds two codes
 
@@ -92,7 +93,7 @@ def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | Non
             continue
         stem = codes.name[: len(codes.name) - len(kind.codes)]
         scale = named.get(stem + kind.scale)
-        fits = scale is not None and (not kind.scales or scale.dtype in kind.scales)
+        fits = scale is not None and (not kind.scales or scale.dtype in (*kind.scales, LOST))
         if fits and all(stem + end in named for end in kind.beside):
             return kind
     return None

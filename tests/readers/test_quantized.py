@@ -150,6 +150,19 @@ def test_codes_and_scales_may_lie_in_different_shards(tmp_path):
     assert {each.status for each in read(tmp_path).values()} == {"skipped"}
 
 
+def test_codes_are_known_though_their_scale_is_in_a_lost_shard(tmp_path):
+    save(tmp_path / "a.safetensors", {"w": zeros(8, 8, dtype=FLOAT8), "b": np.ones(3, np.float32)})
+    index = {"weight_map": {"w": "a.safetensors", "b": "a.safetensors", "w_scale_inv": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    result = klcal("calibrate", tmp_path, "--dequantize", "--format", "json")
+    assert {name: row["status"] for name, row in result.tensors.items()} == {
+        "w": "skipped",
+        "b": "ok",
+        "w_scale_inv": "failed",
+    }
+    assert result.code == 4
+
+
 def test_a_float8_copy_is_not_compared_as_if_codes_were_weights(tmp_path):
     values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     p = save(tmp_path / "p.safetensors", {"w": values, "b": values[0]})
