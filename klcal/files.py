@@ -36,6 +36,7 @@ def calibrate_files(
     importance: Path | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    dequantize: bool = False,
     device: str = "auto",
     jobs: int = 1,
 ) -> Table:
@@ -57,6 +58,8 @@ def calibrate_files(
         importance: a file of weights, by the names of tensors.
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
+        dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
+            are skipped otherwise.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
 
@@ -90,6 +93,7 @@ def calibrate_files(
         request,
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
+        dequantize=dequantize,
         jobs=_count("jobs", jobs),
     )
 
@@ -105,6 +109,7 @@ def compare(
     strip_prefix: str = "",
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    dequantize: bool = False,
     jobs: int = 1,
 ) -> Table:
     """A table of how far the tensors of P are from those of Q, or from their quantized copy: as ``klcal compare``.
@@ -120,6 +125,8 @@ def compare(
         strip_prefix: is taken off the names that begin with it, on either side: "module.".
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
+        dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
+            are skipped otherwise.
         jobs: how many cores are used. The result does not depend on it.
 
     Returns:
@@ -142,6 +149,7 @@ def compare(
         strip_prefix=_text("strip_prefix", strip_prefix),
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
+        dequantize=dequantize,
         jobs=_count("jobs", jobs),
     )
 

@@ -21,6 +21,8 @@ Examples:
   What a table of scales does to the tensors that it was made from:
     klcal calibrate model.pt --output scales.json
     klcal compare model.pt --table scales.json --sort sqnr_db
+  A float8 checkpoint, its scales applied, against what it was made from:
+    klcal compare bf16/ fp8/ --dequantize
   Checkpoints whose names differ by what a wrapper puts in front:
     klcal compare model.pt ddp.pt --strip-prefix module.
   A CI job that fails where activations drift:
@@ -78,6 +80,7 @@ def compare(
     table: TableOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
+    dequantize: options.DequantizeOption = False,
     jobs: options.JobsOption = None,
     base: BaseOption = "e",
     bins: BinsOption = None,
@@ -123,6 +126,7 @@ def compare(
                 strip_prefix=strip_prefix,
                 include=include or (),
                 exclude=exclude or (),
+                dequantize=dequantize,
                 jobs=jobs or cores(),
                 progress=shown,
             )

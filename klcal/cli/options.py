@@ -38,6 +38,15 @@ ExcludeOption = Annotated[
         "--exclude", metavar="GLOB", rich_help_panel=INPUT, help="No tensors whose name matches; may be repeated."
     ),
 ]
+DequantizeOption = Annotated[
+    bool,
+    typer.Option(
+        "--dequantize",
+        rich_help_panel=INPUT,
+        help="Float8 and int8 codes with a weight_scale or weight_scale_inv beside them (of the tensor, channels or "
+        "blocks) are taken for what they stand for: codes times scale. They are skipped without it.",
+    ),
+]
 NonfiniteOption = Annotated[
     Nonfinite,
     typer.Option(

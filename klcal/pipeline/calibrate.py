@@ -36,6 +36,7 @@ def calibrate_files(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    dequantize: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
@@ -47,6 +48,7 @@ def calibrate_files(
         request: how they are calibrated.
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
+        dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
         told: is told what works, and why, before it begins.
@@ -63,7 +65,7 @@ def calibrate_files(
         importance = read_importance(request.importance)
     found = find(paths)
     errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors))
+    described = list(described_tensors(found.sources, errors, dequantize=dequantize))
     tensors = selected(described, include, exclude)
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1

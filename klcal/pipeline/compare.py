@@ -30,7 +30,7 @@ from klcal.tables.table import Comparison, FileError, Table
 
 __all__ = ["compare_files"]
 
-NOT_COMPARABLE = "it is no float tensor"
+NOT_COMPARABLE = "it is skipped"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def compare_files(
     strip_prefix: str = "",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    dequantize: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Table:
@@ -65,6 +66,7 @@ def compare_files(
         strip_prefix: is taken off the names that begin with it, on either side.
         include: globs, one of which a tensor's name has to match.
         exclude: globs, none of which it may match.
+        dequantize: whether codes that have a scale beside them are compared as what they stand for.
         jobs: how many processes work. The result does not depend on it.
         progress: is told how far the work is.
 
@@ -77,7 +79,8 @@ def compare_files(
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
-    sides, errors, warnings = _sides((p,) if q is None else (p, q), include, exclude, strip_prefix)
+    wanted = _Wanted(include, exclude, strip_prefix, dequantize)
+    sides, errors, warnings = _sides((p,) if q is None else (p, q), wanted)
     pairs, hints = _pairs(sides, quantizers, strip_prefix)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
     by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
@@ -92,18 +95,26 @@ class _Side(NamedTuple):
     lost: set[str]
 
 
-def _sides(
-    paths: Sequence[str], include: Sequence[str], exclude: Sequence[str], prefix: str
-) -> tuple[list[_Side], list[FileError], list[str]]:
+class _Wanted(NamedTuple):
+    """Which tensors, and what of them."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    prefix: str  # taken off names
+    dequantize: bool
+
+
+def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[FileError], list[str]]:
     """Of each path the tensors that are wanted; and what went wrong."""
     sides, errors, warnings = [], list[FileError](), list[str]()
     for path in paths:
         found = find([path])
         lost = list(found.errors)
-        described = without_prefix(list(described_tensors(found.sources, lost)), prefix)
-        warnings += [*found.warnings, *unmatched(described, include)]
+        tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize)
+        described = without_prefix(list(tensors), wanted.prefix)
+        warnings += [*found.warnings, *unmatched(described, wanted.include)]
         sources = {each.source for each in lost} if described or not lost else {""}
-        sides.append(_Side(selected(described, include, exclude), sources))
+        sides.append(_Side(selected(described, wanted.include, wanted.exclude), sources))
         errors += lost
     return sides, errors, warnings
 
@@ -172,6 +183,8 @@ def _status(pair: Pair) -> Difference | None:
     p, q = pair.p, pair.q
     plain = _plain(pair)
     if p is None:
+        if q is not None and q.description.status == "skipped":
+            return replace(plain, status="skipped", reason=f"P does not have it; {q.description.reason}")
         return replace(plain, status="extra", reason="P does not have it")
     if p.description.status == "skipped" and q is not None and q.description.status == "ok":
         return replace(plain, status="extra", reason=f"{NOT_COMPARABLE} in P: {p.description.reason}")

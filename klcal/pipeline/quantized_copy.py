@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,15 @@ from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import layout
 from klcal.quantizers.qparams import levels_below
-from klcal.quantizers.rounding import ByUnit, Rounding, one_for_all, restored, rounding_of
+from klcal.quantizers.rounding import ByUnit, one_for_all, rounding_of
 from klcal.quantizers.scheme import Scheme
-from klcal.readers import Chunk, Description
 from klcal.readers.quoting import quoted
+from klcal.readers.restored import Numbers, Restored
 from klcal.readers.table_file import read_table
 from klcal.search.chosen import stretches
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, parse, sub_bins_per_cell
 from klcal.sketches.by_unit import unit_sketches
-from klcal.sketches.counting import values_of
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import stored_chunks
@@ -33,32 +32,6 @@ from klcal.tables.table import Config, Table
 Floats = npt.NDArray[np.float64]
 
 __all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers"]
-
-
-@dataclass(frozen=True)
-class _Quantized:
-    """A ``Part`` of all values of a tensor, quantized and restored, each by the quantizer of its unit."""
-
-    of: Description
-    rounding: Rounding
-    row: Row
-    by_unit: ByUnit | None  # None for one scale
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.of.parts)
-
-    @property
-    def repeats(self) -> int:
-        return self.of.parts[0].repeats
-
-    def chunks(self) -> Iterator[Chunk]:
-        position = 0
-        for chunk in stored_chunks(self.of.parts):
-            values = values_of(chunk, self.of.dtype).astype(np.float32, copy=False)
-            numbers = self.by_unit.at(position, values.size) if self.by_unit else one_for_all(self.row)
-            position += values.size
-            yield restored(self.rounding.quantized(values, *numbers), *numbers)
 
 
 @dataclass(frozen=True)
@@ -138,9 +111,14 @@ def quantized_copy(tensor: Selected, row: Row) -> Selected | str:
             by_unit = ByUnit.of(row.units, description.shape, description.order or ())
     except UsageError as error:
         return f"in the table: {error}"
-    part = _Quantized(description, rounding, row, by_unit)
+    part = Restored(description, partial(_numbers, row, by_unit), rounding)
     parts = (part,) if description.parts else ()
     return Selected(tensor.source, replace(description, dtype="float32", parts=parts))
+
+
+def _numbers(row: Row, by_unit: ByUnit | None) -> Numbers:
+    """Those of a row's units, or of the row."""
+    return by_unit.at if by_unit else lambda _start, _count: one_for_all(row)
 
 
 def cell_divergence(tensor: Selected, found: Sketch, row: Row) -> float | None:

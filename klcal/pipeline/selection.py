@@ -41,14 +41,20 @@ class Selected(NamedTuple):
     description: Description
 
 
-def described_tensors(sources: Iterable[Source], errors: list[FileError]) -> Iterator[Selected]:
-    """The tensors of all sources, before any of their data is read; what cannot be described joins the errors."""
+def described_tensors(
+    sources: Iterable[Source], errors: list[FileError], *, dequantize: bool = False
+) -> Iterator[Selected]:
+    """The tensors of all sources, before any of their data is read; what cannot be described joins the errors.
+
+    Codes that have a scale beside them can be what they stand for: ``dequantize``.
+    """
     for source in sources:
         described = attempt(source.describe)
         if isinstance(described, InputError):
             errors.append(FileError(source.name, str(described), cause_of(described)))
         else:
-            yield from (Selected(source.name, description) for description in described)
+            for each in described:
+                yield Selected(source.name, (each.dequantized if dequantize else None) or each)
 
 
 def attempt(work: Callable[[], Result]) -> Result | InputError:

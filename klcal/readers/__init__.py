@@ -18,8 +18,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Description]:
     """The tensors of a file, of a sharded checkpoint or of a directory, by name; their data are not read yet.
 
     ``klcal.sketch`` and ``klcal.calibrate`` take each of them, and read it in chunks. Tensors that cannot be
-    calibrated are there too, with a ``status`` and a ``reason``. Where a directory holds several files, the file's
-    name stands before the tensor's.
+    calibrated are there too, with a ``status`` and a ``reason``; float8 and int8 codes that have a scale beside
+    them have what they stand for as ``dequantized``. Where a directory holds several files, the file's name stands
+    before the tensor's.
 
     Raises:
         InputError: the path leads to nothing that can be used.

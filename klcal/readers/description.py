@@ -13,8 +13,8 @@ from klcal.tables.status import Status
 __all__ = ["CHUNK_BYTES", "PART_BYTES", "Chunk", "Description", "Part"]
 
 Chunk = npt.NDArray[Any]
-"""A flat array in native byte order: float64, float32 or float16 as themselves, bfloat16 as
-uint16 and the float8 types as uint8 bit patterns. Valid until the next one is asked for."""
+"""A flat array in native byte order: float64, float32, float16 and int8 as themselves, bfloat16 as
+uint16, the float8 types and float4 as uint8 bit patterns, one for each value. Valid until the next one is asked for."""
 
 CHUNK_BYTES = 1 << 22  # bytes read at a time: what bounds the memory of a reader
 PART_BYTES = 1 << 26  # bytes of a tensor that one worker takes: many chunks, few workers idle
@@ -37,7 +37,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Description:
-    """One tensor of a file. Its data come from ``parts``, none unless ``status`` is "ok"."""
+    """One tensor of a file. Its data come from ``parts``, which are counted only where ``status`` is "ok"."""
 
     name: str
     dtype: str  # "float32", "bfloat16", "int64", …: see klcal.sketches.counting.FLOAT_DTYPES
@@ -47,3 +47,4 @@ class Description:
     reason: str | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
+    dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it

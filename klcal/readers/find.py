@@ -19,6 +19,7 @@ from klcal.errors import InputError
 from klcal.readers import formats, index_file
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
+from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, fault, open_regular
 from klcal.readers.standard_input import spooled
@@ -38,7 +39,7 @@ class Source:
     fault: InputError | None = None  # why it cannot be used, where that is known already
 
     def describe(self) -> list[Description]:
-        """Its tensors, before any of their data is read.
+        """Its tensors, before any of their data is read; the codes and scales of a quantized one are skipped.
 
         Raises:
             InputError: If nothing of it can be used.
@@ -47,8 +48,8 @@ class Source:
             raise self.fault
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
-            return index_file.describe(file, formats.describe)
-        return formats.describe(file, self.name)
+            return recognised(index_file.describe(file, formats.describe))
+        return recognised(formats.describe(file, self.name))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ __all__ = [
     "HEAD_BYTES",
     "KNOWN",
     "ONNX",
+    "PICKLED",
     "READERS",
     "SUFFIXES",
     "Reader",

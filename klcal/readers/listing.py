@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from klcal.errors import InputError
-from klcal.readers.formats import SUFFIXES
+from klcal.readers.formats import PICKLED, SUFFIXES
 from klcal.readers.index_file import SUFFIX as INDEX_SUFFIX
 from klcal.readers.quoting import quoted
 
@@ -21,7 +23,13 @@ __all__ = ["WILD", "Listing", "matching_paths", "nearest_names", "tensor_files"]
 MAX_OTHERS = 3  # files of other kinds that are remembered, for a message
 MAX_COMPARED = 10_000  # names that a mistyped one is compared with: a second of work
 MAX_NEAREST = 3  # names shown
-NO_TENSORS = ("training_args.bin",)  # what the Trainer of transformers pickles beside every checkpoint
+TRAINING_STATE = re.compile(
+    r"(training_args|scaler|(optimizer|scheduler|sampler|dl_state_dict|rng_state|random_states)(_\d+)?|.*_optim_states)"
+    r"\.(pt|pth|bin|ckpt)"
+)
+"""What the Trainer of transformers, accelerate and DeepSpeed write beside the weights, for training to go on."""
+
+SHARD = re.compile(r"-\d+-of-\d+$")  # what follows a model's name in those of its shards
 WILD = frozenset("*?[")  # what makes a name a pattern
 
 
@@ -61,13 +69,45 @@ def tensor_files(directory: str) -> Listing:
             full = os.path.join(path, name)
             if os.path.isdir(full):
                 folders.append(full)
-            elif name not in NO_TENSORS and _is_named_as_tensors(name):
+            elif not TRAINING_STATE.fullmatch(name) and _is_named_as_tensors(name):
                 files.append(full)
             else:
                 others.add(name)
         waiting += reversed(folders)
     shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
-    return Listing(tuple(sorted(files)), tuple(shown), tuple(warnings))
+    once, twins = _in_one_format(sorted(files))
+    for whole in twins:
+        named = quoted(os.path.relpath(whole, directory))
+        warnings.append(f"{named} is not read: .safetensors beside it has that model; to read it, give it by name")
+    return Listing(once, tuple(shown), tuple(warnings))
+
+
+def _in_one_format(files: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files less the pickled ones of models that are there as .safetensors too; and these models' names.
+
+    >>> _in_one_format(["m/model.safetensors", "m/pytorch_model-1-of-1.bin", "m/pytorch_model.bin.index.json"])
+    (('m/model.safetensors',), ('m/pytorch_model.bin',))
+    """
+    wholes = {path: _whole(path) for path in files}
+    safe = {_model(whole) for whole in wholes.values() if whole.endswith(".safetensors")}
+    twins = {
+        path: whole
+        for path, whole in wholes.items()
+        if os.path.splitext(whole)[1].lower() in PICKLED and _model(whole) in safe
+    }
+    return tuple(path for path in files if path not in twins), tuple(sorted(set(twins.values())))
+
+
+def _whole(path: str) -> str:
+    """The one file that an index or a shard belongs to; any other file itself."""
+    root, suffix = os.path.splitext(path.removesuffix(INDEX_SUFFIX))
+    return SHARD.sub("", root) + suffix
+
+
+def _model(whole: str) -> str:
+    """What a file's model is called in its folder: transformers has one name for each format."""
+    folder, name = os.path.split(os.path.splitext(whole)[0])
+    return os.path.join(folder, re.sub(r"^pytorch_model\b", "model", name))
 
 
 def _is_named_as_tensors(name: str) -> bool:

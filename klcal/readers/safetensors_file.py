@@ -8,12 +8,15 @@ are refused: a duplicate key, of which it takes the last, and a header of more t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from klcal.errors import InputError
 from klcal.readers import strict_json
-from klcal.readers.description import Description, Part
+from klcal.readers.description import Chunk, Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.schema import TABLE
@@ -34,7 +37,7 @@ class Kind:
 
     name: str
     bits: int  # of one value
-    storage: str = ""  # NumPy dtype of a value as it lies there; empty where it cannot be calibrated
+    storage: str = ""  # NumPy dtype of a value, or of two of 4 bits, as it lies there; empty where nothing reads it
 
 
 KINDS = {
@@ -46,14 +49,14 @@ KINDS = {
     "F8_E5M2": Kind("float8_e5m2", 8, "|u1"),
     "F8_E4M3FNUZ": Kind("float8_e4m3fnuz", 8, "|u1"),
     "F8_E5M2FNUZ": Kind("float8_e5m2fnuz", 8, "|u1"),
-    "F8_E8M0": Kind("float8_e8m0fnu", 8),
+    "F8_E8M0": Kind("float8_e8m0fnu", 8, "|u1"),
     "F6_E2M3": Kind("float6_e2m3fn", 6),
     "F6_E3M2": Kind("float6_e3m2fn", 6),
-    "F4": Kind("float4_e2m1fn", 4),
+    "F4": Kind("float4_e2m1fn", 4, "|u1"),
     "C64": Kind("complex64", 64),
     "BOOL": Kind("bool", 8),
     "U8": Kind("uint8", 8),
-    "I8": Kind("int8", 8),
+    "I8": Kind("int8", 8, "|i1"),
     "U16": Kind("uint16", 16),
     "I16": Kind("int16", 16),
     "U32": Kind("uint32", 32),
@@ -61,6 +64,7 @@ KINDS = {
     "U64": Kind("uint64", 64),
     "I64": Kind("int64", 64),
 }
+PAIRED_BITS = 4  # of a value of which two are a byte
 WHOLE = ("bool", "int", "uint")  # what the names of dtypes without fractions begin with
 FIELDS = {"dtype", "shape", "data_offsets"}
 
@@ -74,6 +78,25 @@ class Entry:
     shape: tuple[int, ...]
     begin: int  # bytes from the end of the header
     end: int
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A ``Part`` of values of 4 bits, of which the lower ones of a byte come first, as in torch.float4_e2m1fn_x2."""
+
+    of: Part
+
+    @property
+    def nbytes(self) -> int:
+        return self.of.nbytes
+
+    @property
+    def repeats(self) -> int:
+        return self.of.repeats
+
+    def chunks(self) -> Iterator[Chunk]:
+        for pairs in self.of.chunks():
+            yield np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1)
 
 
 def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: ARG001
@@ -180,8 +203,9 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
     parts: tuple[Part, ...] = ()
     if kind and kind.storage:
         parts = spans(file, start + entry.begin, entry.end - entry.begin, kind.storage)
-    elif dtype.startswith(WHOLE):
+        parts = tuple(map(_Pairs, parts)) if kind.bits == PAIRED_BITS else parts
+    if dtype.startswith(WHOLE):
         status, reason = "skipped", f"{dtype} values are not calibrated"
-    else:
+    elif not (kind and kind.storage):
         status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated; save it as float32"
     return Description(entry.name, dtype, entry.shape, parts, status, reason)

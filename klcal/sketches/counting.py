@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import library
 from klcal.kernels.threads import spread, threads
-from klcal.quantizers.code_points import float8
+from klcal.quantizers.code_points import FLOATS, float8
 from klcal.sketches.compiled_counting import CompiledCounter, LargeFloats, LargePatterns
 from klcal.sketches.counted import counted_buckets, counted_values
 from klcal.sketches.few import Few
@@ -62,8 +62,13 @@ FLOAT_DTYPES: dict[str, type[np.generic]] = {
     "float8_e5m2": np.uint8,
     "float8_e4m3fnuz": np.uint8,
     "float8_e5m2fnuz": np.uint8,
+    "float8_e8m0fnu": np.uint8,
+    "float4_e2m1fn": np.uint8,
 }
-"""What can be counted, and the NumPy type that holds it: bit patterns where NumPy has no such float."""
+"""What can be counted, and the NumPy type that holds it: bit patterns where NumPy has no such float.
+
+Each has a value of its own: the bits of a float4 are the lower four.
+"""
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -309,4 +314,9 @@ def pattern_values(dtype: str) -> Floats:
             return np.where(patterns[:256] == 128, NAN, float8(3, bias=8)).astype(np.float32)
         case "float8_e5m2fnuz":
             return np.where(patterns[:256] == 128, NAN, float8(2, bias=16)).astype(np.float32)
+        case "float8_e8m0fnu":  # powers of two, neither zero nor sign; the last is NaN (OCP MX, §5.4.1)
+            return np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), NAN).astype(np.float32)
+        case "float4_e2m1fn":
+            magnitudes = FLOATS[dtype][FLOATS[dtype] >= 0]
+            return np.resize(np.concatenate([magnitudes, -magnitudes]), 256).astype(np.float32)
     raise KeyError(dtype)

@@ -19,7 +19,7 @@ from klcal.kernels.cuda import kernels
 from klcal.kernels.cuda_counting import MOST_FEW, Launcher, count, none_counted, taken
 from klcal.sketches.compiled_counting import sketch_of_floats
 from klcal.sketches.counted import counted_patterns, counted_values
-from klcal.sketches.counting import pattern_values
+from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
 from klcal.sketches.patterns import TENSOR, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
@@ -163,7 +163,7 @@ class DeviceCounter:
 def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TENSOR) -> Sketch:
     """The sketch of what a device counted; waits for it, unless the state was copied from there."""
     found = taken(state, dtype)
-    if dtype.startswith("float8"):
+    if FLOAT_DTYPES[dtype] is np.uint8:
         return counted_values(pattern_values(dtype)[found.keys], found.key_counts, resolution)
     if dtype in ("float16", "bfloat16"):
         shift = np.uint32(16 if dtype == "bfloat16" else 13)

@@ -104,7 +104,7 @@ class Room:
 
         there = self.there[:nbytes]
         self.copied = self.lane.copy(there, self.host[:nbytes])
-        return there.view(getattr(torch, dtype))
+        return there.view(getattr(torch, dtype, torch.uint8))  # of which torch has no single float4
 
 
 class Feed:

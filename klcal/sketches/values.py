@@ -40,6 +40,7 @@ __all__ = [
     "sketch_parts",
     "stored_array",
     "stored_chunks",
+    "stored_values",
     "units_of",
     "weights_of",
 ]
@@ -214,9 +215,20 @@ def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[An
         raise InputError(f"the importance cannot be used: {reason}", "save it as a contiguous float32 array")
     check_shape(stored.shape, shape)  # before any of it is read
     try:
-        chunks = [values_of(chunk, stored.dtype).copy() for chunk in stored_chunks(stored.parts)]
+        return stored_values(stored)
     except InputError as error:
         raise InputError(f"the importance cannot be used: {error.what}", error.hint) from None
+
+
+def stored_values(stored: Stored) -> npt.NDArray[Any]:
+    """All values of a tensor in a file, in the order of its own axes: floats as in ``values_of``, integers as they are.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    is_float = stored.dtype in FLOAT_DTYPES
+    read = (values_of(chunk, stored.dtype) if is_float else chunk for chunk in stored_chunks(stored.parts))
+    chunks = [chunk.copy() for chunk in read]  # which are valid until the next is asked for
     flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     listed = stored.order or tuple(range(len(stored.shape)))
     full = (*listed, *(axis for axis in range(len(stored.shape)) if axis not in listed))

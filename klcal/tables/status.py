@@ -10,7 +10,7 @@ Status = Literal[
     "ok",
     "zero",  # every value is 0: no scale is better than another
     "empty",  # no values
-    "skipped",  # integers and bools are not calibrated
+    "skipped",  # integers and bools; what is no weight: optimizer state, the codes and scales of a quantized checkpoint
     "nonfinite",  # NaN or infinity among the values
     "underflow",  # the scale, or every value, is 0 in its format
     "overflow",  # the scale, or a value, is beyond its format

@@ -149,8 +149,8 @@ def safetensors_types() -> Iterator[Case]:
     ):
         header = document(w=entry(name, (2,), (0, 2 * size)))
         yield read(f"type {name}", "x.safetensors", safetensors_file(header, bytes(2 * size)), {"w": "skipped"})
-    for name, size in (("C64", 16), ("F8_E8M0", 2), ("F4", 1), ("NF4", 1), ("[red]\x1b", 7)):
-        header = document(w=entry(name, (2,), (0, size)))
+    for name, size in (("C64", 16), ("F6_E2M3", 3), ("NF4", 1), ("[red]\x1b", 7)):
+        header = document(w=entry(name, (4,) if name == "F6_E2M3" else (2,), (0, size)))
         yield read(f"type {name!a}", "x.safetensors", safetensors_file(header, bytes(size)), {"w": "unsupported: "})
 
 

@@ -17,7 +17,7 @@ from klcal.kernels.cuda_counting import MOST_FEW, PLACES
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.sketch import Sketch
-from tests.support.devices import Shim, as_tensor, counted_on_a_device, never_waiting, real_device
+from tests.support.devices import TORCH_DTYPES, Shim, as_tensor, counted_on_a_device, never_waiting, real_device
 from tests.support.lazy import torch
 from tests.support.sketches import RESOLUTIONS, one_by_one
 from tests.support.strategies import floats
@@ -57,7 +57,7 @@ def on_device(tensors, dtype: str, device: str) -> Sketch:
 
 
 @pytest.mark.parametrize("device", ["shim", "cuda"])
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_every_dtype_is_counted_as_on_the_cpu_wherever_it_begins(dtype, device):
     for name, values in data().items():
         tensor = tensor_of(values, dtype)

@@ -194,6 +194,77 @@ def test_a_directory_without_tensor_files_is_an_error(here):
     assert "distributed checkpoint" in only_error("d")
 
 
+STATE = [
+    *("training_args.bin", "optimizer.pt", "optimizer.bin", "optimizer_1.bin", "scheduler.pt", "scaler.pt"),
+    *("rng_state.pth", "rng_state_0.pth", "sampler.bin", "dl_state_dict_3.bin", "random_states_0.pt"),
+    *("global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt",),
+]
+
+
+def test_the_state_of_a_training_run_is_no_part_of_a_directory(here):
+    for name in STATE:
+        Path("run", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("run", name).write_bytes(b"damaged")
+    assert "no tensor files" in only_error("run")
+    safetensors.numpy.save_file({"w": ONES}, "run/model.safetensors")
+    assert rows("run") == [("model.safetensors", "w", "ok")]
+    assert names(*[f"run/{name}" for name in STATE]) == sorted(Path(name).name for name in STATE)  # given by name
+    weights = ["optimizer_net.pt", "my_scaler.pt", "rng_state.npy", "mp_rank_00_model_states.pt"]
+    for name in weights:
+        Path("run", name).write_bytes(b"damaged")
+    assert names("run") == sorted([*weights, "model.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("safe", "pickled"),
+    [
+        ("model.safetensors", "pytorch_model.bin"),
+        ("model.fp16.safetensors", "pytorch_model.fp16.bin"),
+        ("adapter_model.safetensors", "adapter_model.bin"),
+        ("v1-5.safetensors", "v1-5.ckpt"),
+    ],
+)
+def test_a_model_in_two_formats_is_read_once_in_a_directory(here, safe, pickled):
+    Path("d/sub").mkdir(parents=True)
+    safetensors.numpy.save_file({"w": ONES}, f"d/sub/{safe}")
+    Path("d/sub", pickled).write_bytes(b"damaged")
+    found = find(["d"])
+    assert [source.name for source in found.sources] == [f"sub/{safe}"]
+    assert found.warnings == (
+        f"'sub/{pickled}' is not read: .safetensors beside it has that model; to read it, give it by name",
+    )
+    assert names("d", f"d/sub/{pickled}") == sorted([f"sub/{safe}", pickled])
+    Path("d", "sub", safe).unlink()
+    assert names("d") == [f"sub/{pickled}"]
+
+
+def test_a_sharded_model_in_two_formats_is_read_once(here):
+    sharded("d", {f"model-0000{i}-of-00002.safetensors": [f"w{i}"] for i in (1, 2)})
+    for i in (1, 2):
+        Path(f"d/pytorch_model-0000{i}-of-00002.bin").write_bytes(b"damaged")
+    Path("d/pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {f"w{i}": f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}})
+    )
+    found = find(["d"])
+    assert rows("d") == [("model.safetensors", "w1", "ok"), ("model.safetensors", "w2", "ok")]
+    (warning,) = found.warnings
+    assert warning.startswith("'pytorch_model.bin' is not read")
+    for shard in Path("d").glob("model*"):
+        shard.unlink()
+    safetensors.numpy.save_file({"w1": ONES, "w2": ONES}, "d/model.safetensors")  # whole in one, sharded in the other
+    assert names("d") == ["model.safetensors"]
+
+
+def test_files_that_are_not_called_alike_are_two_models(here):
+    Path("d/a").mkdir(parents=True)
+    safetensors.numpy.save_file({"w": ONES}, "d/model.safetensors")
+    for name in ("a/pytorch_model.bin", "model_ema.pt", "model.npy", "my_pytorch_model.bin"):
+        Path("d", name).write_bytes(b"damaged")
+    found = find(["d"])
+    assert len(found.sources) == 5
+    assert not found.warnings
+
+
 def test_a_pipe_or_a_dangling_link_in_a_directory_costs_only_itself(here):
     npy("d/a.npy")
     os.mkfifo("d/pipe.npy")

@@ -7,9 +7,8 @@ import pytest
 
 import klcal
 from klcal.sketches import device_reading
-from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.values import stored_array
-from tests.support.devices import Idle, real_device
+from tests.support.devices import TORCH_DTYPES, Idle, real_device
 from tests.support.kernels import differing
 from tests.support.lazy import torch
 
@@ -25,7 +24,7 @@ def read(tensor, dtype: str) -> np.ndarray:
     return np.concatenate([chunk.copy() for chunk in device_reading.device_chunks(tensor, dtype)])
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_all_values_come_in_their_order(small_rooms, dtype):
     for shape in ((1,), (7, 9), (40, 5), (3, 1, 64)):
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))

@@ -18,10 +18,11 @@ import klcal
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.granularity import Grid
 from klcal.readers.description import Description
-from klcal.sketches.counting import FLOAT_DTYPES, count
+from klcal.sketches.counting import count
 from klcal.sketches.patterns import FEW, TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch
+from tests.support.devices import TORCH_DTYPES
 from tests.support.lazy import torch
 from tests.support.sketches import RESOLUTIONS, differences, one_by_one
 from tests.support.strategies import FLOATS, SMALL, floats
@@ -301,7 +302,7 @@ def test_shape_order_strides_and_byte_order_do_not_matter(array, random):
         assert sketch(same) == expected
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_arrays_and_tensors_of_any_float_dtype_are_the_same_to_it(dtype):
     values = np.random.default_rng(1).standard_t(2, size=(7, 300))
     tensor = torch.from_numpy(values).to(getattr(torch, dtype))

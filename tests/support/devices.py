@@ -23,6 +23,7 @@ import pytest
 from klcal.kernels import cuda_counting
 from klcal.kernels.cuda import SOURCE
 from klcal.sketches import device_counting, device_feeding
+from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.patterns import TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
@@ -127,10 +128,14 @@ def shim(file: Path, has_threads: bool) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+TORCH_DTYPES = [dtype for dtype in FLOAT_DTYPES if dtype != "float4_e2m1fn"]
+"""Those that torch has for single values."""
+
+
 def as_tensor(chunk: np.ndarray, dtype: str) -> torch.Tensor:
     """A flat array of ``FLOAT_DTYPES[dtype]`` as the torch tensor of that dtype."""
     signed = chunk.view(f"i{chunk.itemsize}")  # torch views signed integers as any type of their size
-    return torch.from_numpy(signed).view(getattr(torch, dtype))
+    return torch.from_numpy(signed).view(getattr(torch, dtype, torch.uint8))
 
 
 class Idle:

@@ -52,6 +52,7 @@ STORED_AS = {
     "float8_e4m3fnuz": "u1",
     "float8_e5m2": "u1",
     "float8_e5m2fnuz": "u1",
+    "float8_e8m0fnu": "u1",
 }
 """The NumPy dtype of each dtype that can be calibrated, without its byte order."""
 

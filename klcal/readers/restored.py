@@ -1,0 +1,141 @@
+"""What codes stand for: the values of a tensor, restored chunk by chunk, each by the quantizer of its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.errors import InputError
+from klcal.quantizers.granularity import PerBlock, PerChannel
+from klcal.quantizers.layout import Layout, layout
+from klcal.quantizers.rounding import ByUnit, Rounding, restored
+from klcal.readers.description import Chunk, Description
+from klcal.readers.quoting import quoted
+from klcal.sketches.counting import FLOAT_DTYPES, values_of
+from klcal.sketches.values import stored_chunks, stored_values
+
+__all__ = ["Numbers", "Restored", "dequantized"]
+
+READ = (*FLOAT_DTYPES, "int8")  # dtypes of scales and zero points
+PIECE = 1 << 18  # values restored at a time: a megabyte for each of some arrays
+BLOCK = 128  # values along each axis of a block, as DeepSeek has them: the last may be shorter
+
+Singles = npt.NDArray[np.float32]
+Numbers: TypeAlias = Callable[[int, int], tuple[Singles, Singles]]
+"""From a position and a count to the scale and the zero point of each of so many values, or of all of them."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A ``Part`` of all values of a tensor, as float32: its codes restored, or what quantizing makes of its values."""
+
+    of: Description
+    numbers: Callable[[], Numbers]  # is asked when the values are read; raises InputError
+    rounding: Rounding | None = None  # None where the values are codes already
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor as it is stored."""
+        return sum(part.nbytes for part in self.of.parts)
+
+    @property
+    def repeats(self) -> int:
+        """How often each value stands in the tensor."""
+        return self.of.parts[0].repeats
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The values, in the order of the tensor's own.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        numbers, position = self.numbers(), 0
+        for piece in self._pieces():
+            codes = piece if self.of.dtype == "int8" else values_of(piece, self.of.dtype)
+            values = codes.astype(np.float32, copy=False)
+            by = numbers(position, values.size)
+            position += values.size
+            with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted as that
+                yield restored(values if self.rounding is None else self.rounding.quantized(values, *by), *by)
+
+    def _pieces(self) -> Iterator[Chunk]:
+        for chunk in stored_chunks(self.of.parts):
+            yield from (chunk[start : start + PIECE] for start in range(0, chunk.size, PIECE))
+
+
+def dequantized(codes: Description, scale: Description, zero_point: Description | None) -> Description | None:
+    """The float32 tensor of which each value is (code − zero point) · scale; None where these do not fit the codes.
+
+    Args:
+        codes: float8 or int8, whatever their status.
+        scale: one for all of them, or one for each channel of the first axis, or each block of the last two axes.
+        zero_point: of the scale's shape; None for 0.
+    """
+    beside = [scale] if zero_point is None else [scale, zero_point]
+    is_known = all(each.dtype in READ and each.order is not None and each.status != "failed" for each in beside)
+    is_one = prod(scale.shape) == 1
+    if not is_known or codes.order is None or any(each.shape != scale.shape for each in beside):
+        return None
+    if not is_one and _place(scale.shape, codes.shape) is None:
+        return None
+    parts = (Restored(codes, _Scales(scale, zero_point, codes)),) if codes.parts else ()
+    return Description(codes.name, "float32", codes.shape, parts, aliases=codes.aliases, order=codes.order)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Scales, and zero points where there are any, that are read when they are asked for."""
+
+    scale: Description
+    zero_point: Description | None
+    codes: Description
+
+    def __call__(self) -> Numbers:
+        try:
+            scale = stored_values(self.scale).astype(np.float32).ravel()
+            zero = np.zeros_like(scale)
+            if self.zero_point is not None:
+                zero = stored_values(self.zero_point).astype(np.float32).ravel()
+        except InputError as error:
+            raise InputError(f"the scale {quoted(self.scale.name)} cannot be read: {error.what}", error.hint) from None
+        if scale.size == 1:
+            return lambda _start, _count: (scale, zero)
+        place = _place(self.scale.shape, self.codes.shape, self.codes.order or ())
+        assert place is not None
+        return ByUnit(place, place.in_value_order(scale), place.in_value_order(zero)).at
+
+
+def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...] = ()) -> Layout | None:
+    """Where the values are that each scale is for: a channel, or a block of the last two axes; None if none fits.
+
+    >>> _place((2, 3), (256, 300)).grid.per, _place((8,), (8, 5)).grid.per
+    (PerBlock(rows=128, columns=128), PerChannel(axis=0))
+    """
+    if len(codes) < 2 or 0 in codes:
+        return None
+    if scale in ((codes[0],), (codes[0], *(1 for _ in codes[1:]))):
+        return layout(PerChannel(0), codes, order)
+    if scale == codes[:-1]:
+        scale = (*scale, 1)
+    if len(scale) != len(codes) or scale[:-2] != codes[:-2]:
+        return None
+    sides = [_side(units, extent) for units, extent in zip(scale[-2:], codes[-2:], strict=True)]
+    return layout(PerBlock(*sides), codes, order) if all(sides) else None
+
+
+def _side(units: int, extent: int) -> int:
+    """How many values along an axis share a scale, of which there are so many; 0 if no such number is likely.
+
+    >>> _side(1, 100), _side(100, 100), _side(2, 200), _side(50, 100), _side(3, 100)
+    (100, 1, 128, 2, 0)
+    """
+    if units == extent:
+        return 1
+    if units == -(-extent // BLOCK):
+        return BLOCK if units > 1 else extent
+    return extent // units if units and extent % units == 0 else 0

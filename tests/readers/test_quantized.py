@@ -1,0 +1,342 @@
+"""Quantized checkpoints, written by the library, are known by what lies beside what."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from klcal.errors import InputError
+from klcal.readers import read, restored
+from tests.support.command import klcal
+from tests.support.lazy import torch
+
+FLOAT8, BFLOAT16 = ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16
+
+
+def save(path, tensors):
+    safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+def bytes_of(*shape):
+    return zeros(*shape, dtype=np.uint8)
+
+
+CHECKPOINTS = {
+    "float8, a tensor": ("float8", {"weight": zeros(8, 8, dtype=FLOAT8), "weight_scale": zeros(1)}),
+    "float8, channels": (
+        "float8",
+        {"weight": zeros(8, 8, dtype=FLOAT8), "weight_scale": zeros(8, 1), "input_scale": zeros(1)},
+    ),
+    "float8, blocks": ("float8", {"weight": zeros(200, 130, dtype=FLOAT8), "weight_scale_inv": zeros(2, 2)}),
+    "int8": (
+        "int8",
+        {
+            "weight": zeros(8, 8, dtype=np.int8),
+            "weight_scale": zeros(8, 1),
+            "weight_zero_point": zeros(8, 1, dtype=np.int8),
+        },
+    ),
+    "compressed-tensors": (
+        "compressed-tensors",
+        {
+            "weight_packed": zeros(8, 4, dtype=np.int32),
+            "weight_scale": zeros(8, 1),
+            "weight_shape": zeros(2, dtype=np.int64),
+            "weight_zero_point": zeros(1, 1, dtype=np.int32),
+        },
+    ),
+    "NVFP4 of compressed-tensors": (
+        "compressed-tensors",
+        {"weight_packed": bytes_of(8, 8), "weight_scale": zeros(8, 1, dtype=FLOAT8), "weight_global_scale": zeros(1)},
+    ),
+    "GPTQ": (
+        "GPTQ",
+        {
+            "qweight": zeros(4, 8, dtype=np.int32),
+            "qzeros": zeros(1, 1, dtype=np.int32),
+            "scales": zeros(1, 8, dtype=np.float16),
+            "g_idx": zeros(32, dtype=np.int32),
+        },
+    ),
+    "AWQ": (
+        "AWQ or GPTQ",
+        {
+            "qweight": zeros(32, 1, dtype=np.int32),
+            "qzeros": zeros(1, 1, dtype=np.int32),
+            "scales": zeros(1, 8, dtype=np.float16),
+        },
+    ),
+    "bitsandbytes, 4 bits": (
+        "bitsandbytes, 4 bits",
+        {
+            "weight": bytes_of(32, 1),
+            "weight.absmax": bytes_of(1),
+            "weight.quant_map": zeros(16),
+            "weight.nested_absmax": zeros(1),
+            "weight.nested_quant_map": zeros(256),
+        },
+    ),
+    "bitsandbytes, 8 bits": ("bitsandbytes, 8 bits", {"weight": zeros(8, 8, dtype=np.int8), "SCB": zeros(8)}),
+    "MX": ("MX", {"weight": bytes_of(8, 16), "weight_scale": bytes_of(8, 1)}),
+    "MX, powers": ("MX", {"weight": bytes_of(8, 16), "weight_scale": zeros(8, 1, dtype=ml_dtypes.float8_e8m0fnu)}),
+    "MX, blocks": ("MX", {"proj_blocks": bytes_of(8, 1, 16), "proj_scales": bytes_of(8, 1)}),
+    "NVFP4": (
+        "NVFP4",
+        {"weight": bytes_of(8, 8), "weight_scale": zeros(8, 1, dtype=FLOAT8), "weight_scale_2": zeros(1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_codes_and_scales_are_skipped_and_said(tmp_path, case):
+    kind, tensors = CHECKPOINTS[case]
+    ramp = np.arange(9, dtype=np.float32)
+    path = save(tmp_path / "m.safetensors", {f"a.b.{name}": each for name, each in tensors.items()} | {"a.bias": ramp})
+    found = read(path)
+    for name in tensors:
+        each = found[f"a.b.{name}"]
+        assert (each.status, each.parts) == ("skipped", ()), name
+        assert f"{kind} codes" in each.reason, name
+    assert found["a.bias"].status == "ok"
+    result = klcal("calibrate", path, "--format", "json")
+    assert result.code == 0
+    assert result.tensors["a.b." + next(iter(tensors))]["status"] == "skipped"
+
+
+def test_packed_float4_beside_its_scale_is_codes(tmp_path):
+    packed = torch.zeros(8, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    powers = torch.ones(8, 1).to(torch.float8_e8m0fnu)
+    save_torch = pytest.importorskip("safetensors.torch").save_file
+    save_torch(
+        {"weight": packed, "weight_scale": powers, "v": packed.clone(), "u_scale": powers.clone()},
+        tmp_path / "m.safetensors",
+    )
+    found = read(tmp_path / "m.safetensors")
+    statuses = {name: each.status for name, each in found.items()}
+    assert statuses == {"weight": "skipped", "weight_scale": "skipped", "v": "ok", "u_scale": "ok"}
+    assert "MX codes" in found["weight"].reason
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"w": zeros(8, 8, dtype=FLOAT8)},
+        {"w": zeros(8, 8, dtype=FLOAT8), "v_scale": zeros(1)},
+        {"a.w": zeros(8, 8, dtype=FLOAT8), "b.w_scale": zeros(1)},
+        {"w": zeros(8, 8), "w_scale": zeros(1)},
+        {"scales": zeros(8, 8), "g_idx": zeros(8, dtype=np.int32)},
+        {"weight": zeros(8, 8), "SCB": zeros(8)},
+        {"w": bytes_of(8), "w_scale": zeros(1)},
+    ],
+)
+def test_what_has_no_partner_stays_what_it_is(tmp_path, tensors):
+    found = read(save(tmp_path / "m.safetensors", tensors))
+    for name, each in tensors.items():
+        assert (found[name].status == "ok") == (each.dtype.kind not in "iu"), name
+
+
+def test_codes_and_scales_may_lie_in_different_shards(tmp_path):
+    save(tmp_path / "a.safetensors", {"w": zeros(8, 8, dtype=FLOAT8)})
+    save(tmp_path / "b.safetensors", {"w_scale_inv": zeros(1, 1)})
+    index = {"weight_map": {"w": "a.safetensors", "w_scale_inv": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert {each.status for each in read(tmp_path).values()} == {"skipped"}
+
+
+def test_codes_are_known_though_their_scale_is_in_a_lost_shard(tmp_path):
+    save(tmp_path / "a.safetensors", {"w": zeros(8, 8, dtype=FLOAT8), "b": np.ones(3, np.float32)})
+    index = {"weight_map": {"w": "a.safetensors", "b": "a.safetensors", "w_scale_inv": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    result = klcal("calibrate", tmp_path, "--dequantize", "--format", "json")
+    assert {name: row["status"] for name, row in result.tensors.items()} == {
+        "w": "skipped",
+        "b": "ok",
+        "w_scale_inv": "failed",
+    }
+    assert result.code == 4
+
+
+def test_a_float8_copy_is_not_compared_as_if_codes_were_weights(tmp_path):
+    values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    p = save(tmp_path / "p.safetensors", {"w": values, "b": values[0]})
+    codes = {"w": (values * 100).astype(FLOAT8), "w_scale": np.float32([0.01]), "b": values[0]}
+    result = klcal("compare", p, save(tmp_path / "q.safetensors", codes), "--format", "json")
+    assert result.tensors["w"]["status"] == "missing"
+    assert "float8 codes" in result.tensors["w"]["reason"]
+    assert result.tensors["b"]["status"] == "ok"
+
+
+# --- what codes stand for
+
+RNG = np.random.default_rng(5)
+
+
+def uniform(*shape):
+    return RNG.uniform(0.001, 0.01, shape).astype(np.float32)
+
+
+def blocks(scale: np.ndarray, rows: int, columns: int, side: int = 128) -> np.ndarray:
+    """Each scale where its block is: by hand."""
+    return np.repeat(np.repeat(scale, side, -2), side, -1)[..., :rows, :columns]
+
+
+SCALED = {
+    "tensor": ((6, 10), uniform(1), lambda s: s),
+    "tensor, no axis": ((6, 10), uniform(), lambda s: s),
+    "one axis": ((60,), uniform(1), lambda s: s),
+    "channel": ((6, 10), uniform(6, 1), lambda s: s),
+    "channel, one axis": ((6, 10), uniform(6), lambda s: s[:, None]),
+    "channel of a convolution": ((6, 4, 3, 3), uniform(6, 1, 1, 1), lambda s: s),
+    "square": ((8, 8), uniform(8, 1), lambda s: s),
+    "columns": ((6, 10), uniform(1, 10), lambda s: s),
+    "blocks": ((256, 384), uniform(2, 3), lambda s: blocks(s, 256, 384)),
+    "ragged blocks": ((200, 300), uniform(2, 3), lambda s: blocks(s, 200, 300)),
+    "one block of each row": ((3, 200), uniform(3, 2), lambda s: np.repeat(s, 128, 1)[:, :200]),
+    "blocks of 64": ((128, 192), uniform(2, 3), lambda s: blocks(s, 128, 192, 64)),
+    "experts": ((2, 200, 130), uniform(2, 2, 2), lambda s: blocks(s, 200, 130)),
+    "rows of experts": ((2, 20, 30), uniform(2, 20), lambda s: s[..., None]),
+    "a matrix each": ((2, 20, 30), uniform(2, 1, 1), lambda s: s),
+}
+
+
+def values_in(description) -> np.ndarray:
+    chunks = [chunk.copy() for part in description.parts for chunk in part.chunks()]
+    return np.concatenate(chunks).reshape(description.shape)
+
+
+@pytest.mark.parametrize("end", ["_scale", "_scale_inv"])
+@pytest.mark.parametrize("case", SCALED)
+def test_a_code_times_the_scale_of_its_unit_is_what_it_stands_for(tmp_path, case, end):
+    shape, scale, of_each = SCALED[case]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, f"w{end}": scale})
+    found = read(path)["w"].dequantized
+    expected = codes.astype(np.float32) * of_each(scale)
+    np.testing.assert_array_equal(values_in(found), expected)
+    assert (found.dtype, found.shape, found.status) == ("float32", shape, "ok")
+    np.save(tmp_path / "w.npy", expected)
+    plain = klcal("calibrate", tmp_path / "w.npy", "--format", "json", "--per", "channel").tensors["w"]
+    result = klcal("calibrate", path, "--dequantize", "--format", "json", "--per", "channel", "--include", "w")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("case", ["tensor", "channel", "ragged blocks"])
+def test_codes_and_scales_of_a_pt_lie_in_any_order(tmp_path, case, order):
+    shape, scale, of_each = SCALED[case]
+    codes = torch.from_numpy(RNG.normal(size=[shape[axis] for axis in order])).to(torch.float8_e4m3fn).permute(order)
+    scales = torch.from_numpy(scale) if scale.ndim < 2 else torch.from_numpy(scale.T.copy()).T
+    torch.save({"w": codes, "w_scale_inv": scales}, tmp_path / "m.pt")
+    np.save(tmp_path / "w.npy", codes.float().numpy() * of_each(scale))
+    plain = klcal("calibrate", tmp_path / "w.npy", "--per", "channel", "--format", "json").tensors["w"]
+    result = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--per", "channel", "--format", "json")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+def test_a_wrong_scale_is_noticed(tmp_path):
+    """The broken twin: of blocks whose scales are transposed."""
+    shape, scale, of_each = SCALED["blocks of 64"]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale": scale[::-1]}))["w"].dequantized
+    assert (values_in(found) != codes.astype(np.float32) * of_each(scale)).any()
+
+
+def test_scales_may_be_powers_of_two(tmp_path):
+    codes = RNG.normal(size=(256, 256)).astype(FLOAT8)
+    scale = np.float32([[0.5, 2**-20], [4, 1]])
+    powers = scale.astype(ml_dtypes.float8_e8m0fnu)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale_inv": powers}))["w"].dequantized
+    np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * blocks(scale, 256, 256))
+
+
+def test_values_in_several_pieces_have_their_own_scales(tmp_path, monkeypatch):
+    shape, scale, of_each = SCALED["ragged blocks"]
+    codes = RNG.normal(size=shape).astype(FLOAT8)
+    found = read(save(tmp_path / "m.safetensors", {"w": codes, "w_scale": scale}))["w"].dequantized
+    for size in (77, 4096):
+        monkeypatch.setattr(restored, "PIECE", size)
+        np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * of_each(scale))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
+def test_int8_has_scales_of_any_float_and_zero_points(tmp_path, dtype):
+    codes = RNG.integers(-128, 128, (6, 10)).astype(np.int8)
+    scale, zero = uniform(6, 1).astype(dtype), RNG.integers(-8, 8, (6, 1)).astype(np.int8)
+    tensors = {"w": codes, "w_scale": scale, "w_zero_point": zero}
+    found = read(save(tmp_path / "m.safetensors", tensors))["w"].dequantized
+    shifted = codes.astype(np.float32) - zero.astype(np.float32)
+    np.testing.assert_array_equal(values_in(found), shifted * scale.astype(np.float32))
+    del tensors["w_zero_point"]
+    found = read(save(tmp_path / "n.safetensors", tensors))["w"].dequantized
+    np.testing.assert_array_equal(values_in(found), codes.astype(np.float32) * scale.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"w_scale": uniform(5, 1)},
+        {"w_scale": uniform(4, 3)},
+        {"w_scale": uniform(10)},
+        {"w_scale": uniform(0)},
+        {"w_scale": uniform(6, 1), "w_zero_point": zeros(1, dtype=np.int8)},
+        {"w_scale": uniform(6, 1), "w_scale_2": uniform(1)},
+    ],
+)
+def test_what_does_not_fit_stays_skipped(tmp_path, more):
+    path = save(tmp_path / "m.safetensors", {"w": zeros(6, 10, dtype=FLOAT8), **more})
+    found = read(path)["w"]
+    assert found.dequantized is None
+    assert found.reason.endswith("calibrate the model that they were made from")
+    assert klcal("calibrate", path, "--dequantize").code == 3
+
+
+def test_codes_without_a_scale_are_as_before(tmp_path):
+    path = save(tmp_path / "m.safetensors", {"w": RNG.normal(size=(6, 10)).astype(FLOAT8)})
+    before, after = (klcal("calibrate", path, "--format", "json", *more) for more in ((), ("--dequantize",)))
+    assert before.out == after.out
+    assert after.tensors["w"]["status"] == "ok"
+
+
+def test_a_quantized_copy_is_compared_as_what_it_stands_for(tmp_path):
+    values = RNG.normal(size=(300, 200)).astype(np.float32)
+    p = save(tmp_path / "p.safetensors", {"w": values})
+    scale = np.abs(values).max(1, keepdims=True) / np.float32(448)
+    q = save(tmp_path / "q.safetensors", {"w": (values / scale).astype(FLOAT8), "w_scale": scale, "b": values[0]})
+    assert klcal("compare", p, q).code == 3
+    for paths in ((p, q), (q, p)):
+        result = klcal(
+            "compare", *paths, "--dequantize", "--include", "w*", "--format", "json", "--fail-on", "js > 0.5"
+        )
+        assert result.code == 0  # what only one side has is no finding where it is a scale
+        assert result.tensors["w_scale"]["status"] == "skipped"
+        found = result.tensors["w"]
+        assert found["status"] == "ok"
+        assert 30 < found["sqnr_db"] < 33  # three bits of mantissa
+    (tmp_path / "t.json").write_text(klcal("calibrate", q, "--dequantize", "--dtype", "int8", "--format", "json").out)
+    result = klcal("compare", q, "--dequantize", "--table", tmp_path / "t.json", "--format", "json").tensors["w"]
+    assert result["status"] == "ok"
+
+
+def test_a_scale_that_is_cut_off_costs_only_its_codes(tmp_path):
+    """Of a file that shrinks after it was described."""
+    codes = RNG.normal(size=(6, 10)).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, "w_scale": uniform(6, 1)})
+    found = read(path)["w"].dequantized
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match="the scale 'w_scale' cannot be read"):
+        values_in(found)
+
+
+def test_large_codes_and_several_workers_give_the_same_row(tmp_path):
+    codes = RNG.normal(size=(1 << 12, 1 << 11)).astype(FLOAT8)
+    path = save(tmp_path / "m.safetensors", {"w": codes, "w_scale": uniform(32, 16), "v": codes, "v_scale": uniform(1)})
+    one, two = (klcal("calibrate", path, "--dequantize", "--jobs", jobs, "--format", "json") for jobs in ("1", "2"))
+    assert one.out == two.out
+    assert one.tensors["w"]["status"] == "ok"
