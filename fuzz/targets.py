@@ -11,7 +11,7 @@ from klcal.readers import imatrix_file, index_file, npy_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.machine import interpret
-from klcal.readers.pt.names import named_tensors
+from klcal.readers.pt.names import named_values
 from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
 from klcal.readers.table_file import parse_table
@@ -72,7 +72,7 @@ def pickle(data: bytes) -> None:
     legacy: dict[str, Storage] = {}
     for storages in (None, legacy):
         try:
-            named_tensors(interpret(io.BytesIO(data), storages), "x")
+            named_values(interpret(io.BytesIO(data), storages), "x")
         except InputError as error:
             check(error)
 

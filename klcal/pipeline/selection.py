@@ -15,7 +15,18 @@ from klcal.readers.quoting import quoted
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError, in_order
 
-__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "listed", "names_of", "selected", "unmatched"]
+__all__ = [
+    "Bug",
+    "Selected",
+    "attempt",
+    "cause_of",
+    "described_tensors",
+    "file_warnings",
+    "listed",
+    "names_of",
+    "selected",
+    "unmatched",
+]
 
 NEAREST = 3  # names shown where one is not found
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
@@ -49,6 +60,11 @@ def described_tensors(sources: Iterable[Source], errors: list[FileError]) -> Ite
             errors.append(FileError(source.name, str(described), cause_of(described)))
         else:
             yield from (Selected(source.name, description) for description in described)
+
+
+def file_warnings(described: Iterable[Selected]) -> Iterator[str]:
+    """What the files' readers warn of."""
+    return (f"{each.source}: {text}" for each in described for text in each.description.warnings)
 
 
 def attempt(work: Callable[[], Result]) -> Result | InputError:

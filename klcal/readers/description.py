@@ -47,3 +47,4 @@ class Description:
     reason: str | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
+    warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

@@ -20,7 +20,7 @@ from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
-__all__ = ["HEAD_BYTES", "Header", "describe", "described", "parse"]
+__all__ = ["HEAD_BYTES", "Header", "describe", "described", "header_of", "parse"]
 
 MAGIC = b"\x93NUMPY"
 MAX_LITERAL_BYTES = 10_000  # NumPy's own limit: literal_eval is not safe on longer text
@@ -56,10 +56,15 @@ class Header:
     storage: str  # NumPy's dtype of a value as it lies there, such as ">f4"
     shape: tuple[int, ...]
     offset: int  # bytes before the first value
-    length: int  # bytes of values; 0 unless status is "ok"
+    nbytes: int  # of values; 0 where they are pickles
     status: Status
     reason: str | None
     order: tuple[int, ...] = ()  # of the axes, the slowest first; empty for C's
+
+    @property
+    def length(self) -> int:
+        """Bytes of values that are read."""
+        return self.nbytes if self.status == "ok" else 0
 
 
 def describe(file: RegularFile, name: str) -> list[Description]:
@@ -93,19 +98,30 @@ def parse(head: bytes, size: int) -> Header:
         InputError: If NumPy would refuse the file, whatever the reason.
     """
     offset, text = _literal(head, size)
-    fields = _evaluated(text)
+    header = header_of(_evaluated(text), offset)
+    end = offset + header.nbytes
+    if end > size:
+        raise InputError(f"the array needs {end:,} bytes, the file has {size:,}", INCOMPLETE)
+    return header
+
+
+def header_of(fields: Any, offset: int = 0) -> Header:
+    """What the fields of a header say of values that begin at ``offset``; how many there are is not looked at.
+
+    Raises:
+        InputError: If NumPy would refuse them.
+    """
     if not isinstance(fields, dict) or fields.keys() != FIELDS or not isinstance(fields["fortran_order"], bool):
         raise InputError("the header does not hold descr, fortran_order and shape", DAMAGED)
     shape = _shape(fields["shape"])
     dtype = _dtype(fields["descr"])
     length = _length(shape, dtype)
-    if not dtype.hasobject and offset + length > size:  # the size of pickles is not known
-        raise InputError(f"the array needs {offset + length:,} bytes, the file has {size:,}", INCOMPLETE)
     status, reason = _status(dtype)
     name = dtype.name if dtype.names is None and dtype.kind != "V" else "void"
     axes = tuple(axis for axis, n in enumerate(shape) if n > 1)
     order = axes[::-1] if fields["fortran_order"] and len(axes) > 1 else ()
-    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason, order)
+    nbytes = 0 if dtype.hasobject else length  # the size of pickles is not known
+    return Header(name, dtype.str, shape, offset, nbytes, status, reason, order)
 
 
 def _literal(head: bytes, size: int) -> tuple[int, str]:
