@@ -192,6 +192,12 @@ def classes() -> Iterator[Case]:
         foreign = name(full) + tuple_of(b"N") + b"R"
         yield read(f"a {full} among the tensors", "x.pt", checkpoint(dict_of(epoch=foreign, w=GOOD), FOUR), {"w": "ok"})
         yield refused(f"a {full} alone", "x.pt", checkpoint(dict_of(epoch=foreign)), "numpy object")
+    wrapped = name("torch._tensor._rebuild_from_type_v2")
+    wrapped += tuple_of(name("torch._utils._rebuild_tensor_v2"), name("x.DTensor"), b"NN")
+    args = tuple_of(storage(4, "0"), number(0), tuple_of(number(4)), tuple_of(number(1)), b"\x89N")
+    wrapped = wrapped.replace(b"NNt", args + b"Nt") + b"R"
+    data = checkpoint(dict_of(d=wrapped, w=tensor(storage(4, "1"))), FOUR, FOUR)
+    yield read("a DTensor beside a tensor", "x.pt", data, {"d": "unsupported: tensor.full_tensor()", "w": "ok"})
     for title, value in FOREIGN.items():
         yield read(f"a foreign object: {title}", "x.pt", checkpoint(dict_of(x=value, w=GOOD), FOUR), {"w": "ok"})
     for title, (value, status) in ARRAYS.items():
@@ -289,8 +295,11 @@ def growth() -> Iterator[Case]:
         ("state dicts", b"h\0)R", 2_500_000),
         ("letters", "X\x04\0\0\0😀".encode(), 7_000_000),
         ("storages", b"h\1Q", 2_500_000),
+        ("foreign names", b"cx\ny\n", 5_000_000),
+        ("foreign objects", b"h\2)\x81", 2_500_000),
+        ("foreign calls", b"h\2)R", 2_500_000),
     ]
-    first = name("collections.OrderedDict") + b"q\0" + storage(4, "0")[:-1] + b"q\1Q"
+    first = name("collections.OrderedDict") + b"q\0" + storage(4, "0")[:-1] + b"q\1Q" + name("x.Y") + b"q\2"
     for title, operation, times in big:
         made = later(lambda operation=operation, times=times: checkpoint(first + operation * times, FOUR))
         yield refused(f"millions of {title}", "x.pt", made, "operations", heavy=True)

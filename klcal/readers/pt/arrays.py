@@ -79,12 +79,16 @@ def describe_array(name: str, array: Array, views: Views, *, training: bool) -> 
     text = array.data.text
     try:
         header = array.header()
-        parts = (HeldSpan(text, header.storage),) if header.length else ()
-        views.add(parts, f"text {id(text)}", len(text), len(text))
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))
-    found = described(name, header, parts)
-    return replace(found, parts=(), status="skipped", reason=OPTIMIZER_STATE) if training else found
+    found = described(name, header, (HeldSpan(text, header.storage),) if header.length else ())
+    if training:
+        return replace(found, parts=(), status="skipped", reason=OPTIMIZER_STATE)
+    try:
+        views.add(found.parts, f"text {id(text)}", len(text), len(text))
+    except InputError as error:
+        return replace(found, parts=(), status="unsupported", reason=str(error))
+    return found
 
 
 def array_of(value: Foreign) -> Array | None:

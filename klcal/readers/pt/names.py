@@ -71,12 +71,12 @@ def _words(key: Any) -> list[str]:
 
 
 def named_values(root: Any, name: str) -> list[Named]:
-    """All tensors, arrays and foreign objects inside a value, the model's before those of its training.
+    """All tensors and arrays inside a value, the model's before those of its training, then the foreign objects.
 
     Two tensors may come to one name (``{"a.b": x, "a": {"b": y}}``): the second is called ``a.b#2``.
 
     Args:
-        root: A value of ``pickle_machine``.
+        root: A value of ``machine``.
         name: The tensor's name where the root itself is one.
     """
     root = _seen(root)
@@ -84,18 +84,20 @@ def named_values(root: Any, name: str) -> list[Named]:
         return [Named(name, root, False)]
     names = _Names()
     names.entered.add(id(root))
+    found = [(path, value, part > 0) for part, held in enumerate(_parts(root)) for path, value in _walk(held, names)]
+    found.sort(key=lambda each: isinstance(each[1], Foreign))  # they take no names from tensors
+    return [Named(names.distinct(path), value, training) for path, value, training in found]
+
+
+def _parts(root: Any) -> tuple[Any, Any]:
+    """The model, and what belongs to its training."""
     if not isinstance(root, dict):
-        return [Named(names.distinct(path), value, False) for path, value in _walk(root, names)]
+        return root, {}
+    if _is_optimizer(root):
+        return {}, root
     has_model = any(key in MODEL_KEYS and isinstance(root[key], dict) for key in root)
     training = {key: value for key, value in root.items() if _is_optimizer(value) or (has_model and _is_training(key))}
-    if _is_optimizer(root):
-        training = root
-    model = {key: value for key, value in root.items() if key not in training}
-    return [
-        Named(names.distinct(path), value, part is training)
-        for part in (model, training)
-        for path, value in _walk(part, names)
-    ]
+    return {key: value for key, value in root.items() if key not in training}, training
 
 
 def _is_optimizer(value: Any) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from klcal.readers.pt.file import describe
-from tests.support.checkpoints import saved, values
+from tests.support.checkpoints import refusal, saved, values
 from tests.support.files import file_of
 from tests.support.lazy import torch
 
@@ -183,3 +183,64 @@ def test_no_object_costs_a_tensor(folder, kind, place, legacy):
         assert re.match(r"left alone, as klcal runs no code from a file: 'extra", said)
     else:
         assert not said
+
+
+def test_what_holds_tensors_is_a_row_that_says_what_to_do(folder):
+    layer = torch.nn.Linear(2, 2)
+    state = {"net": layer, "model": weights(), "args": argparse.Namespace(rate=0.1)}
+    found = describe(file_of(folder, saved(state)), "x")
+    assert {each.name: each.status for each in found} == {"model.w": "ok", "model.b": "ok", "net": "unsupported"}
+    assert "needs torch.nn.modules.linear.Linear" in found[-1].reason
+    assert "'args' (argparse.Namespace)" in found[0].warnings[0]
+
+
+def test_tensors_that_stand_elsewhere_too_are_not_missed(folder):
+    model = weights()
+    found = describe(file_of(folder, saved({"hyper": OwnDict(model=model, w=model["w"]), "model": model})), "x")
+    assert {each.name: each.status for each in found} == {"model.w": "ok", "model.b": "ok"}
+
+
+def test_the_optimizer_s_objects_are_skipped(folder):
+    state = {"model": weights(), "optimizer_object": OwnDict(w=torch.ones(2))}
+    found = describe(file_of(folder, saved(state)), "x")
+    assert [(each.name, each.status) for each in found[2:]] == [("optimizer_object", "skipped")]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_file_of_nothing_else_is_refused(folder, kind):
+    for legacy in (False, True):
+        assert "klcal runs no code from a file" in refusal(file_of(folder, saved({"x": FOREIGN[kind]()}, legacy)))
+
+
+def test_tensors_in_a_defaultdict_are_read(folder):
+    found = describe(file_of(folder, saved(collections.defaultdict(dict, weights()))), "x")
+    assert [(each.name, each.status) for each in found] == [("w", "ok"), ("b", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (b"layer", "b'layer'"),
+        (b"\xff\n", r"b'\xff\n'"),
+        (torch.float32, "torch.float32"),
+        (torch.device("cuda", 1), "cuda:1"),
+        ((1, torch.device("cpu"), b"x"), "(1, cpu, b'x')"),
+        (pathlib.PurePosixPath("a"), "pathlib.PurePosixPath"),
+        (frozenset({1}), "builtins.frozenset"),
+        (Color.RED, f"{__name__}.Color"),
+        (np.int64(3), "numpy._core.multiarray.scalar"),
+    ],
+)
+def test_a_key_may_be_of_any_kind(folder, key, name):
+    for legacy in (False, True):
+        found = describe(file_of(folder, saved({key: torch.ones(2), "deep": [{key: torch.zeros(1)}]}, legacy)), "x")
+        assert [each.name for each in found] == [name, f"deep.0.{name}"]
+
+
+def test_a_warning_names_two_and_counts_the_rest(folder):
+    state = {"w": torch.ones(1), **{f"{i}\x1b" * 50: argparse.Namespace() for i in range(5)}}
+    (found,) = describe(file_of(folder, saved(state)), "x")
+    (said,) = found.warnings
+    assert said.endswith(" (argparse.Namespace) and 3 more")
+    assert said.isprintable()
+    assert len(said) < 250
