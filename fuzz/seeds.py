@@ -51,6 +51,7 @@ def _npy() -> list[bytes]:
             out = io.BytesIO()
             np.lib.format.write_array(out, values, version)
             seeds.append(out.getvalue())
+    seeds += [b"\x93NUMPY\1\0\x3d\0{'descr': 'bfloat16', 'fortran_order': False, 'shape': (1L,)}" + bytes(2)]
     return seeds
 
 

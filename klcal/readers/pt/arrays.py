@@ -14,7 +14,7 @@ import numpy as np
 
 from klcal.errors import InputError
 from klcal.readers.description import CHUNK_BYTES, Chunk, Description
-from klcal.readers.npy_file import Header, described, header_of
+from klcal.readers.npy_file import NAMED, Header, described, header_of
 from klcal.readers.pt.calls import OPTIMIZER_STATE
 from klcal.readers.pt.values import Bytes, Foreign
 from klcal.readers.pt.views import Views
@@ -31,7 +31,7 @@ DAMAGED = "download or save the file again"
 class Array:
     """A NumPy array that lies in the pickle itself, as that claims it."""
 
-    descr: str  # its dtype of numbers, such as "<f4"
+    descr: str  # its dtype of numbers, such as "<f4" or "bfloat16"
     shape: tuple[Any, ...]
     fortran_order: bool
     data: Bytes
@@ -115,6 +115,9 @@ def _descr(value: Any) -> str | None:
     if type(args) is not tuple or not args or type(state) is not tuple or len(state) < 2:
         return None
     name, order = args[0], ORDERS.get(state[1]) if type(state[1]) is str else None
+    if type(name) is Foreign:  # a class: those of ml_dtypes are known by their names
+        module, _, name = name.name.rpartition(".")
+        return name if module == "ml_dtypes" and name in NAMED and order == "<" else None
     if type(name) is not str or order is None or name[:1] not in KINDS or not name[1:].isdigit():
         return None
     return order + name

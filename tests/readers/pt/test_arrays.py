@@ -1,5 +1,6 @@
 """NumPy arrays in a checkpoint are tensors like others; what is no array of numbers is left alone."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -80,3 +81,11 @@ def test_thousands_of_arrays_of_the_same_bytes_are_not_read(folder):
     assert len(found) == 2001
     assert sum(each.status == "ok" for each in found) * nbytes <= MAX_REREAD * (MIN_REREAD_BYTES + nbytes) + nbytes
     assert {each.status for each in found} == {"ok", "unsupported"}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_an_array_of_ml_dtypes_is_known_by_its_name(folder, name):
+    made = np.arange(4).astype(getattr(ml_dtypes, name))
+    (found,) = describe(file_of(folder, saved({"a": made})), "x")
+    assert (found.dtype, found.status) == (name, "ok")
+    assert values(found).tolist() == np.sort(made.view(f"u{made.itemsize}")).tolist()
