@@ -20,6 +20,7 @@ from tests.support.pickles import (
     FLOAT,
     GOOD,
     OLD_GOOD,
+    array,
     checkpoint,
     dict_of,
     gadgets,
@@ -45,11 +46,12 @@ def _safetensors() -> list[bytes]:
 
 def _npy() -> list[bytes]:
     seeds = []
-    for array in (np.ones((2, 3), ">f4"), np.zeros(1, "f4,i8"), np.array([b"x"]), np.asfortranarray(np.ones((2, 2)))):
+    for values in (np.ones((2, 3), ">f4"), np.zeros(1, "f4,i8"), np.array([b"x"]), np.asfortranarray(np.ones((2, 2)))):
         for version in ((1, 0), (2, 0), (3, 0)):
             out = io.BytesIO()
-            np.lib.format.write_array(out, array, version)
+            np.lib.format.write_array(out, values, version)
             seeds.append(out.getvalue())
+    seeds += [b"\x93NUMPY\1\0\x3d\0{'descr': 'bfloat16', 'fortran_order': False, 'shape': (1L,)}" + bytes(2)]
     return seeds
 
 
@@ -91,6 +93,10 @@ def _values(good: bytes) -> list[bytes]:
     plain = [good, dict_of(w=good, x=parameter + b"R"), b"](" + good + b"K\x01G" + bytes(8) + b"e", sparse, typed]
     plain += [b"]q\0(h\0h\0t", dict_of(a=b"X\x01\0\0\0aq\1", b=b"h\1"), name("torch.Size") + b"](K\x01e\x85R"]
     plain += [tensor(storage(4, "0"), 1, (2, 2), (1, 0)), text("é") + b"\x8a\x00", b"\x8f\x85\x86\x87"]
+    foreign = name("x.Y") + b")\x81q\2" + dict_of(me=b"h\2", held=good) + b"b" + b"(K\1Nu"
+    plain += [dict_of(x=foreign, w=good, a=array(), b=array("f8", (2,), order=">")), b"}(" + foreign + good + b"u"]
+    plain += [name("collections.defaultdict") + tuple_of(name("x.z")) + b"R(" + array() + array() + b"e"]
+    plain += [typed.replace(b"torch\nTensor\n", b"x\nDTensor\n")]
     return plain + [value for value, _ in gadgets("true", good).values()]
 
 
@@ -177,6 +183,9 @@ WORDS: dict[str, list[bytes]] = {
             b"ccollections\nOrderedDict\n",
             b"cos\nsystem\n",
             b")R",
+            b"cx\nY\n",
+            b")\x81",
+            b"Nb",
             b"NtR",
             b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
             b"Q",

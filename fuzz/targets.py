@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from klcal.errors import InputError
 from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, onnx_file, safetensors_file
 from klcal.readers.archive import open_archive
+from klcal.readers.description import Description
 from klcal.readers.pt.file import describe
+from klcal.readers.pt.foreign import refuse_foreign_alone, with_foreign
 from klcal.readers.pt.machine import interpret
-from klcal.readers.pt.names import named_tensors
+from klcal.readers.pt.names import named_values
 from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
 from klcal.readers.table_file import parse_table
@@ -97,11 +99,13 @@ def zip_directory(data: bytes) -> None:
 
 
 def pickle(data: bytes) -> None:
-    """One pickle in both forms, and the names of what is in it."""
+    """One pickle in both forms, the names of what is in it, and what is said of foreign objects."""
     legacy: dict[str, Storage] = {}
     for storages in (None, legacy):
         try:
-            named_tensors(interpret(io.BytesIO(data), storages), "x")
+            named = named_values(interpret(io.BytesIO(data), storages), "x")
+            refuse_foreign_alone(named)
+            with_foreign([Description(each.name, "", ()) for each in named], named)
         except InputError as error:
             check(error)
 

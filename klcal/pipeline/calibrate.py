@@ -13,7 +13,16 @@ from klcal.errors import InputError, UsageError
 from klcal.pipeline.devices import Plan
 from klcal.pipeline.importance import Weighed, read_importance
 from klcal.pipeline.request import Request
-from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.selection import (
+    Selected,
+    attempt,
+    cause_of,
+    described_tensors,
+    file_warnings,
+    names_of,
+    selected,
+    unmatched,
+)
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
@@ -73,7 +82,7 @@ def calibrate_files(
     rows = list(_rows(tensors, weights, request, jobs, progress, told))
     globs = unmatched(described, include, request.globs())
     unweighed = importance.warnings(described, counted) if importance else ()
-    warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
+    warnings = sorted({*found.warnings, *file_warnings(described), *globs, *unweighed, *_left_out(rows)})
     return Table.of(request.config, rows, errors, warnings)
 
 

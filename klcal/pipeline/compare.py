@@ -17,7 +17,16 @@ from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
 from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
-from klcal.pipeline.selection import Selected, attempt, cause_of, described_tensors, names_of, selected, unmatched
+from klcal.pipeline.selection import (
+    Selected,
+    attempt,
+    cause_of,
+    described_tensors,
+    file_warnings,
+    names_of,
+    selected,
+    unmatched,
+)
 from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.readers import Description, find
 from klcal.sketches.sketch import Sketch
@@ -112,7 +121,7 @@ def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[Fil
         lost = list(found.errors)
         tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize)
         described = without_prefix(list(tensors), wanted.prefix)
-        warnings += [*found.warnings, *unmatched(described, wanted.include)]
+        warnings += [*found.warnings, *file_warnings(described), *unmatched(described, wanted.include)]
         sources = {each.source for each in lost} if described or not lost else {""}
         sides.append(_Side(selected(described, wanted.include, wanted.exclude), sources))
         errors += lost

@@ -15,7 +15,18 @@ from klcal.readers.quoting import quoted
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError, in_order
 
-__all__ = ["Bug", "Selected", "attempt", "cause_of", "described_tensors", "listed", "names_of", "selected", "unmatched"]
+__all__ = [
+    "Bug",
+    "Selected",
+    "attempt",
+    "cause_of",
+    "described_tensors",
+    "file_warnings",
+    "listed",
+    "names_of",
+    "selected",
+    "unmatched",
+]
 
 NEAREST = 3  # names shown where one is not found
 COMPARED = 10_000  # names that such a glob is compared with: a second of work
@@ -55,6 +66,11 @@ def described_tensors(
         else:
             for each in described:
                 yield Selected(source.name, (each.dequantized if dequantize else None) or each)
+
+
+def file_warnings(described: Iterable[Selected]) -> Iterator[str]:
+    """What the files' readers warn of."""
+    return (f"{each.source}: {text}" for each in described for text in each.description.warnings)
 
 
 def attempt(work: Callable[[], Result]) -> Result | InputError:

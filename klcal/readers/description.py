@@ -48,3 +48,4 @@ class Description:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
     dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
+    warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

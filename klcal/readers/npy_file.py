@@ -1,13 +1,15 @@
 """A .npy file: magic, version, length of the header, a Python literal, the values.
 
 The header is parsed here because its length has to be believed before NumPy would look at its limit. It
-is a literal and never evaluated; nothing is unpickled. What is accepted NumPy loads with the same values.
+is a literal and never evaluated; nothing is unpickled. What is accepted NumPy loads with the same values, ml_dtypes'
+float8_e5m2 aside: that is written as "<f1", which NumPy itself does not read.
 """
 
 from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
-__all__ = ["HEAD_BYTES", "Header", "describe", "described", "parse"]
+__all__ = ["HEAD_BYTES", "NAMED", "Header", "describe", "described", "header_of", "parse"]
 
 MAGIC = b"\x93NUMPY"
 MAX_LITERAL_BYTES = 10_000  # NumPy's own limit: literal_eval is not safe on longer text
@@ -33,7 +35,17 @@ FIELDS = {"descr", "fortran_order", "shape"}
 
 DAMAGED = "save the array again with numpy.save"
 INCOMPLETE = "the download may be incomplete: download or save it again"
+BEHIND = "save each array in a file of its own, or all of them with numpy.savez"
+PYTHON_2_LONG = re.compile(r"""('[^'\\]*'|"[^"\\]*")|(?<=[0-9])L\b""")
+"""The L behind an integer, and texts, in which it means nothing."""
 FLOATS = ("float64", "float32", "float16")
+NAMED = {
+    "bfloat16": "<u2",
+    **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"), "|u1"),
+}
+"""The dtypes of ml_dtypes that can be calibrated, and NumPy's of their bits."""
+WRITTEN_AS = {"<f1": "float8_e5m2", "|f1": "float8_e5m2"}
+"""What ml_dtypes writes for the one of them of which it says more than a size; "<V1" and "<V2" may be any."""
 UNSUPPORTED = {
     "c": "complex numbers have no order to quantize in; save real and imaginary part",
     "O": "an object array would need unpickling, which can run code; save it with a float dtype",
@@ -56,10 +68,16 @@ class Header:
     storage: str  # NumPy's dtype of a value as it lies there, such as ">f4"
     shape: tuple[int, ...]
     offset: int  # bytes before the first value
-    length: int  # bytes of values; 0 unless status is "ok"
+    nbytes: int  # of values; 0 where they are pickles
     status: Status
     reason: str | None
     order: tuple[int, ...] = ()  # of the axes, the slowest first; empty for C's
+    holds_objects: bool = False  # as pickles, whose size is not known
+
+    @property
+    def length(self) -> int:
+        """Bytes of values that are read."""
+        return self.nbytes if self.status == "ok" else 0
 
 
 def describe(file: RegularFile, name: str) -> list[Description]:
@@ -93,19 +111,33 @@ def parse(head: bytes, size: int) -> Header:
         InputError: If NumPy would refuse the file, whatever the reason.
     """
     offset, text = _literal(head, size)
-    fields = _evaluated(text)
+    header = header_of(_evaluated(text, may_be_python_2=head[6:7] != b"\3"), offset)
+    end = offset + header.nbytes
+    if end > size:
+        raise InputError(f"the array needs {end:,} bytes, the file has {size:,}", INCOMPLETE)
+    if end < size and not header.holds_objects:
+        raise InputError(f"{size - end:,} more bytes stand behind its array", BEHIND)
+    return header
+
+
+def header_of(fields: Any, offset: int = 0) -> Header:
+    """What the fields of a header say of values that begin at ``offset``; how many there are is not looked at.
+
+    Raises:
+        InputError: If NumPy would refuse them.
+    """
     if not isinstance(fields, dict) or fields.keys() != FIELDS or not isinstance(fields["fortran_order"], bool):
         raise InputError("the header does not hold descr, fortran_order and shape", DAMAGED)
     shape = _shape(fields["shape"])
-    dtype = _dtype(fields["descr"])
+    named = _named(fields["descr"])
+    dtype = _dtype(NAMED.get(named, fields["descr"]))
     length = _length(shape, dtype)
-    if not dtype.hasobject and offset + length > size:  # the size of pickles is not known
-        raise InputError(f"the array needs {offset + length:,} bytes, the file has {size:,}", INCOMPLETE)
-    status, reason = _status(dtype)
-    name = dtype.name if dtype.names is None and dtype.kind != "V" else "void"
+    status, reason = ("ok", None) if named else _status(dtype)
+    name = named or (dtype.name if dtype.names is None and dtype.kind != "V" else "void")
     axes = tuple(axis for axis, n in enumerate(shape) if n > 1)
     order = axes[::-1] if fields["fortran_order"] and len(axes) > 1 else ()
-    return Header(name, dtype.str, shape, offset, length if status == "ok" else 0, status, reason, order)
+    nbytes = 0 if dtype.hasobject else length
+    return Header(name, dtype.str, shape, offset, nbytes, status, reason, order, dtype.hasobject)
 
 
 def _literal(head: bytes, size: int) -> tuple[int, str]:
@@ -130,11 +162,16 @@ def _literal(head: bytes, size: int) -> tuple[int, str]:
         raise InputError("the header is not UTF-8", DAMAGED) from None
 
 
-def _evaluated(text: str) -> Any:
+def _evaluated(text: str, *, may_be_python_2: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the parser's remarks on the text are nobody's business
-            return ast.literal_eval(text)
+            try:
+                return ast.literal_eval(text)
+            except SyntaxError:
+                if not may_be_python_2:
+                    raise
+                return ast.literal_eval(PYTHON_2_LONG.sub(r"\1", text))
     except Exception:  # SyntaxError, ValueError, RecursionError, MemoryError, …: all mean the same
         raise InputError("the header is not a literal", DAMAGED) from None
 
@@ -143,6 +180,12 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > MAX_RANK:
         raise InputError(f"its shape {quoted(repr(shape))} is not possible", DAMAGED)
     return shape
+
+
+def _named(descr: Any) -> str:
+    """The dtype of ml_dtypes that is meant, empty for any other."""
+    name = WRITTEN_AS.get(descr, descr) if type(descr) is str else ""
+    return name if name in NAMED else ""
 
 
 def _dtype(descr: Any) -> np.dtype[Any]:

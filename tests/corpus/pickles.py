@@ -20,6 +20,7 @@ from tests.support.pickles import (
     LIES,
     OLD_GOOD,
     OLD_LIES,
+    array,
     checkpoint,
     dict_of,
     gadgets,
@@ -35,6 +36,7 @@ from tests.support.pickles import (
 
 FOUR = FLOAT * 4
 MODEL = "pytorch_model.bin"
+BESIDE = "in containers"  # the one gadget that stands beside a tensor, which is read
 
 
 def cases(canaries: Path) -> Iterator[Case]:
@@ -59,16 +61,22 @@ def code(canaries: Path) -> Iterator[Case]:
 
         says = gadgets("", b"")[kind][1]
         front = f"code by {kind}"
-        yield refused(f"{front} in a zip", "x.pt", checkpoint(made("zip"), FOUR), says)
-        yield refused(f"{front} in a deflated zip", "x.pth", deflated(pickled(made("deflated"))), says)
-        yield refused(
-            f"{front} in the old form", "x.bin", legacy_checkpoint(made("old", OLD_GOOD), **{"0": FOUR}), says
-        )
+        old = made("old", OLD_GOOD)
+        for title, file, data in (
+            (f"{front} in a zip", "x.pt", checkpoint(made("zip"), FOUR)),
+            (f"{front} in a deflated zip", "x.pth", deflated(pickled(made("deflated")))),
+            (f"{front} in the old form", "x.bin", legacy_checkpoint(old, **({"0": FOUR} if OLD_GOOD in old else {}))),
+        ):
+            if kind == BESIDE:
+                yield read(title, file, data, {"0.a.1": "ok"})
+            else:
+                yield refused(title, file, data, says)
         yield refused(f"{front} alone", "x.ckpt", pickled(made("alone")), says)
         for suffix in (".npy", ".npz", ".safetensors"):
             yield refused(f"{front} as {suffix}", f"x{suffix}", pickled(made(suffix)), "pickle")
         yield refused(f"{front} as an index", "x.bin.index.json", pickled(made("index")), "JSON")
-        yield sharded(f"{front} in a shard", checkpoint(made("shard"), FOUR), f"failed: {says}"[:60])
+        if kind != BESIDE:
+            yield sharded(f"{front} in a shard", checkpoint(made("shard"), FOUR), f"failed: {says}"[:60])
         yield read(
             f"{front} in an object array", "x.npy", objects(pickled(made("objects"))), {"x": "unsupported: unpickling"}
         )
@@ -168,7 +176,8 @@ def constructors() -> Iterator[Case]:
     }
     for title, (value, says) in calls.items():
         yield refused(f"{title} in a zip", "x.pt", checkpoint(value, FOUR), says)
-        old = legacy_checkpoint(value.replace(GOOD, OLD_GOOD), **{"0": FOUR})
+        old_value = value.replace(GOOD, OLD_GOOD)
+        old = legacy_checkpoint(old_value, **({"0": FOUR} if OLD_GOOD in old_value else {}))
         yield refused(f"{title} in the old form", "x.pt", old, says)
 
 
@@ -177,9 +186,50 @@ def classes() -> Iterator[Case]:
     for full in ("models.yolo.Model", "__main__.Net", "torch.nn.modules.linear.Linear", "omegaconf.DictConfig"):
         value = name(full) + b")\x81" + dict_of(weight=GOOD) + b"b"
         yield refused(f"a pickled {full}", "x.pt", checkpoint(value, FOUR), f"needs {full}")
+        data = checkpoint(dict_of(net=value, w=tensor(storage(4, "1"))), FOUR, FOUR)
+        yield read(f"a pickled {full} beside a tensor", "x.pt", data, {"net": f"unsupported: needs {full}", "w": "ok"})
     for full in ("numpy.core.multiarray.scalar", "numpy._core.multiarray._reconstruct", "numpy.dtype"):
-        value = dict_of(epoch=name(full) + tuple_of(b"N") + b"R", w=GOOD)
-        yield refused(f"a {full} among the tensors", "x.pt", checkpoint(value, FOUR), "numpy object")
+        foreign = name(full) + tuple_of(b"N") + b"R"
+        yield read(f"a {full} among the tensors", "x.pt", checkpoint(dict_of(epoch=foreign, w=GOOD), FOUR), {"w": "ok"})
+        yield refused(f"a {full} alone", "x.pt", checkpoint(dict_of(epoch=foreign)), "numpy object")
+    wrapped = name("torch._tensor._rebuild_from_type_v2")
+    wrapped += tuple_of(name("torch._utils._rebuild_tensor_v2"), name("x.DTensor"), b"NN")
+    args = tuple_of(storage(4, "0"), number(0), tuple_of(number(4)), tuple_of(number(1)), b"\x89N")
+    wrapped = wrapped.replace(b"NNt", args + b"Nt") + b"R"
+    data = checkpoint(dict_of(d=wrapped, w=tensor(storage(4, "1"))), FOUR, FOUR)
+    yield read("a DTensor beside a tensor", "x.pt", data, {"d": "unsupported: tensor.full_tensor()", "w": "ok"})
+    for title, value in FOREIGN.items():
+        yield read(f"a foreign object: {title}", "x.pt", checkpoint(dict_of(x=value, w=GOOD), FOUR), {"w": "ok"})
+    for title, (value, status) in ARRAYS.items():
+        yield read(f"an array {title}", "x.pt", checkpoint(dict_of(a=value, w=GOOD), FOUR), {"a": status, "w": "ok"})
+
+
+OBJECT = name("x.Y") + b")\x81"
+FOREIGN = {
+    "in itself": OBJECT + b"q\5" + dict_of(me=b"h\5") + b"b",
+    "with state upon state": OBJECT + b"Nb" * 100,
+    "with items and appended values": OBJECT + b"(" + text("k") + b"Nu" + b"(NNe" + b"Na",
+    "called again": name("x.y") + b")R" + b")R" * 100,
+    "as a key": b"}(" + OBJECT + b"Nu",
+    "deep": name("x.y") + b")" + b"\x85" * 100_000 + b"R",
+    "without a name": b"c\n\n)R",
+    "of ten thousand letters": name("x." + "y" * 10_000) + b")R",
+    "with an escape": b"cx\n\x1b[31m\n)R",
+    "of a huge tuple": name("x.y") + b"(" + b"N" * 10_000 + b"tR",
+}
+ARRAYS = {
+    "of four values": (array(), "ok"),
+    "of another byte order": (array(order=">"), "ok"),
+    "of integers": (array("i4"), "skipped"),
+    "of complex numbers": (array("c8", (2,)), "unsupported"),
+    "of no values": (array(shape=(0,), data=""), "empty"),
+    "longer than its bytes": (array(shape=(5,)), "failed: 20 bytes and has 16"),
+    "shorter than its bytes": (array(shape=(3,)), "failed: 12 bytes and has 16"),
+    "far longer than its bytes": (array(shape=(1 << 62, 4)), "failed"),
+    "of a negative size": (array(shape=(-4,)), "failed"),
+    "of characters that are no bytes": (array(data="\u20ac" * 16), "failed"),
+    "of a hundred dimensions": (array(shape=(1,) * 100), "failed"),
+}
 
 
 # --- lies
@@ -245,8 +295,11 @@ def growth() -> Iterator[Case]:
         ("state dicts", b"h\0)R", 2_500_000),
         ("letters", "X\x04\0\0\0😀".encode(), 7_000_000),
         ("storages", b"h\1Q", 2_500_000),
+        ("foreign names", b"cx\ny\n", 5_000_000),
+        ("foreign objects", b"h\2)\x81", 2_500_000),
+        ("foreign calls", b"h\2)R", 2_500_000),
     ]
-    first = name("collections.OrderedDict") + b"q\0" + storage(4, "0")[:-1] + b"q\1Q"
+    first = name("collections.OrderedDict") + b"q\0" + storage(4, "0")[:-1] + b"q\1Q" + name("x.Y") + b"q\2"
     for title, operation, times in big:
         made = later(lambda operation=operation, times=times: checkpoint(first + operation * times, FOUR))
         yield refused(f"millions of {title}", "x.pt", made, "operations", heavy=True)

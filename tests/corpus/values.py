@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from tests.corpus.cases import Case, facts, later, read
+from tests.corpus.cases import Case, facts, later, read, refused
 from tests.corpus.headers import document, entry, safetensors_file
 from tests.corpus.pickles import saved
 from tests.support.checkpoints import saved as torch_saved
@@ -112,9 +112,15 @@ def numpy_types() -> Iterator[Case]:
         out = io.BytesIO()
         np.lib.format.write_array(out, NORMAL, version)
         yield read(f"a .npy of version {version[0]}", "x.npy", out.getvalue(), facts={"x": facts(NORMAL)})
+    old = saved(NORMAL).replace(b"(%d," % len(NORMAL), b"(%dL," % len(NORMAL)).replace(b" \n", b"\n", 1)
+    yield read("a .npy that Python 2 wrote", "x.npy", old, facts={"x": facts(NORMAL)})
+    halves = b"{'descr': 'bfloat16', 'fortran_order': False, 'shape': (2,)}" + b"\x80\x3f" * 2
+    head = b"\x93NUMPY\1\0" + (len(halves) - 4).to_bytes(2, "little")
     yield read(
-        "bytes behind an array, which NumPy ignores too", "x.npy", saved(NORMAL) + b"more", facts={"x": facts(NORMAL)}
+        "a .npy of bfloat16 by its name", "x.npy", head + halves, facts={"x": {"numel": 2, "min": 1.0, "max": 1.0}}
     )
+    for title, more in {"bytes": b"more", "an array": saved(NORMAL)}.items():
+        yield refused(f"{title} behind an array", "x.npy", saved(NORMAL) + more, "more bytes stand behind its array")
 
 
 def safetensors_types() -> Iterator[Case]:

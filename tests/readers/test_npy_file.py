@@ -122,9 +122,65 @@ def test_what_cannot_be_calibrated_says_why(tmp_path, array, reason):
     assert found.parts == ()
 
 
-def test_float8_which_numpy_cannot_name_is_explained():
-    with pytest.raises(InputError, match=r"'<f1' is not NumPy's; .*safetensors"):
-        parsed(saved(np.zeros(2, ml_dtypes.float8_e5m2)))
+NAMED = ["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
+
+
+def read(tmp_path, data: bytes):
+    (tmp_path / "x.npy").write_bytes(data)
+    (found,) = describe(open_regular(str(tmp_path / "x.npy")), "x")
+    return found, np.concatenate([chunk.copy() for part in found.parts for chunk in part.chunks()])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_names_of_ml_dtypes_are_read(tmp_path, name):
+    array = np.random.default_rng(0).normal(size=(3, 5)).astype(getattr(ml_dtypes, name))
+    header = f"{{'descr': '{name}', 'fortran_order': False, 'shape': (3, 5)}}".encode()
+    found, bits = read(tmp_path, made(header, array.tobytes()))
+    assert (found.dtype, found.shape, found.status) == (name, (3, 5), "ok")
+    np.testing.assert_array_equal(bits, array.ravel().view(bits.dtype))
+    theirs = loaded(made(header, array.tobytes()))  # with ml_dtypes imported, NumPy knows the name
+    assert theirs.dtype.name == name
+    np.testing.assert_array_equal(theirs.view(bits.dtype), array.view(bits.dtype))
+
+
+def test_float8_e5m2_is_known_by_what_ml_dtypes_writes_for_it(tmp_path):
+    array = np.array([1, -2, 0.5], ml_dtypes.float8_e5m2)
+    found, bits = read(tmp_path, saved(array))
+    assert (found.dtype, bits.tolist()) == ("float8_e5m2", array.view("u1").tolist())
+    others = [np.dtype(getattr(ml_dtypes, name)) for name in dir(ml_dtypes) if name.startswith(("float", "bfloat"))]
+    written = {dtype.name: np.lib.format.dtype_to_descr(dtype) for dtype in others}
+    assert [name for name, descr in written.items() if descr == "<f1"] == ["float8_e5m2"]
+
+
+def test_other_names_are_explained():
+    with pytest.raises(InputError, match=r"'float8_e9' is not NumPy's; .*safetensors"):
+        parsed(made(b"{'descr': 'float8_e9', 'fortran_order': False, 'shape': (1,)}", b"x"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("shape", [b"(3L,)", b"(3L, 1L)", b"(1, 3L)", b"(0x3L,)"])
+def test_headers_of_python_2_are_read(version, shape):
+    data = made(b"{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + b", }", bytes(12), version)
+    assert check_agreement(data)
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        b"{'descr': '<f4L', 'fortran_order': False, 'shape': (3L,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (3LL,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (3Lx,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (L,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (__import__('os').getpid(), 3L)}",
+    ],
+)
+def test_an_l_elsewhere_is_refused(literal):
+    assert not check_agreement(made(literal, bytes(12)))
+    assert not check_agreement(made(literal.replace(b"3L", b"3"), bytes(12), 3)) or b"L" not in literal
+
+
+def test_python_2_wrote_no_version_3():
+    assert not check_agreement(made(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L,)}", bytes(12), 3))
 
 
 def test_a_file_cut_anywhere_is_refused():
@@ -140,8 +196,15 @@ def test_a_cut_array_tells_both_sizes():
         parsed(saved(np.zeros(1000, np.float32))[:-3000])
 
 
-def test_bytes_behind_the_array_are_ignored_as_numpy_does():
-    assert check_agreement(saved(np.ones(3, np.float32)) + b"more")
+@pytest.mark.parametrize("more", [b"x", saved(np.ones(3, np.float32))])
+@pytest.mark.parametrize("array", [np.ones(3, np.float32), np.zeros(0), np.arange(3), np.array(["text"])])
+def test_bytes_behind_the_array_are_no_part_of_it_and_said(array, more):
+    with pytest.raises(InputError, match=rf"^{len(more)} more bytes stand behind its array; .*numpy.savez"):
+        parsed(saved(array) + more)
+
+
+def test_the_pickles_of_an_object_array_are_not_behind_it():
+    assert parsed(saved(np.array([None, {}]))).status == "unsupported"
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,11 @@ def test_changed_values_are_found_by_their_checksum_and_cost_only_themselves(fol
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize(("found", "changed"), [(b"(100,)", b"(000,)"), (b"<f8", b"<i8")])
-def test_a_changed_header_does_not_hide_an_array(folder, compressed, found, changed):
+@pytest.mark.parametrize(
+    ("found", "changed", "says"),
+    [(b"(100,)", b"(000,)", "800 more bytes stand behind its array"), (b"<f8", b"<i8", "CRC-32")],
+)
+def test_a_changed_header_does_not_hide_an_array(folder, compressed, found, changed, says):
     """It would be empty or skipped, both of them no failures."""
     data = saved(a=np.ones(100), b=np.ones(3)).replace(found, changed, 1)
     if compressed:
@@ -191,7 +194,7 @@ def test_a_changed_header_does_not_hide_an_array(folder, compressed, found, chan
         data = packed.replace(packed[14:18], crc)  # in its own header and in the directory
     damaged, *_ = describe(file_of(folder, data), "x")
     assert (damaged.name, damaged.status) == ("a", "failed")
-    assert "CRC-32" in damaged.reason
+    assert says in damaged.reason
 
 
 def test_a_header_that_claims_more_than_is_there_is_refused_before_memory_is_taken(folder):

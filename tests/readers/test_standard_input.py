@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from klcal.errors import InputError
@@ -192,3 +193,12 @@ def test_another_process_can_read_the_copy(pipe):
 
 def test_the_check_of_what_arrives_can_fail(folder):
     assert run('head -c 299 data | "$PY" -c "$READ"', folder) != "300 300 True"
+
+
+def test_two_arrays_one_behind_the_other_are_refused_and_not_read_as_one(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / name, np.ones(3, np.float32))
+    command = shlex.join([sys.executable, "-m", "klcal", "calibrate", "-"])
+    done = subprocess.run(["sh", "-c", f"cat a.npy b.npy | {command}"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "-: 140 more bytes stand behind its array; save each array in a file of its own" in done.stderr

@@ -41,6 +41,15 @@ def tensor(held: bytes, offset: int = 0, shape=(4,), strides=(1,), tail: bytes =
     return name("torch._utils._rebuild_tensor_v2") + tuple_of(held, number(offset), *sizes, tail) + b"R"
 
 
+def array(dtype: str = "f4", shape=(4,), data: str = "\0\0\x80?" * 4, order: str = "<") -> bytes:
+    """A NumPy array in its plain form; without arguments of four values 1.0."""
+    word = name("_codecs.encode") + tuple_of(text(data), text("latin1")) + b"R"
+    kind = name("numpy.dtype") + tuple_of(text(dtype), b"\x89\x88") + b"R"
+    kind += tuple_of(number(3), text(order), b"NNN", number(-1), number(-1), number(0)) + b"b"
+    made = name("numpy._core.multiarray._reconstruct") + tuple_of(name("numpy.ndarray"), tuple_of(number(0)), b"N")
+    return made + b"R" + tuple_of(number(1), tuple_of(*map(number, shape)), kind, b"\x89", word) + b"b"
+
+
 def pickled(value: bytes) -> bytes:
     return b"\x80\x02" + value + b"."
 
@@ -92,7 +101,10 @@ def gadgets(command: str, good: bytes) -> dict[str, tuple[bytes, str]]:
         ),
         "INST": (inst, "os.system"),
         "OBJ": (b"(" + name("os.system") + text(command) + b"o", "os.system"),
-        "BUILD": (name("collections.OrderedDict") + b")R" + state + b"b" + text(command) + b"b", "os.system"),
+        "BUILD": (
+            name("collections.OrderedDict") + b")R" + state + b"b" + text(command) + b"b",
+            "save model.state_dict()",
+        ),
         "getattr": (attribute, "builtins.getattr"),
         "in containers": (b"](" + dict_of(a=tuple_of(system, good)) + b"e", "os.system"),
         "behind POP": (system + b"0" + dict_of(w=good), "os.system"),

@@ -1,33 +1,40 @@
 """The names that a pickled checkpoint may use, and what each of them would make, described: nothing is called.
 
 They are those that ``torch.load(weights_only=True)`` knows (torch 2.13, ``_weights_only_unpickler.py``), less the
-constructors that allocate. Any other name is refused.
+constructors that allocate. Any other name is foreign: it stands for itself, and so does what it would make.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from klcal.errors import InputError
+from klcal.readers.pt import plain
 from klcal.readers.pt.values import (
     ITEM_BYTES,
     STORAGE_DTYPES,
+    Foreign,
     Global,
-    Opaque,
     Storage,
     Tensor,
-    is_scalar,
     malformed,
     shown,
 )
 
-__all__ = ["find_global", "is_known", "reduce", "refused_global"]
+__all__ = ["OPTIMIZER_STATE", "find_global", "is_known", "reduce", "refused_global"]
 
+OPTIMIZER_STATE = "optimizer state is not calibrated"
 MAX_RANK = 64  # dimensions: as many as NumPy and torch's operators take
 MAX_ATTRIBUTES = 1000  # of one tensor: real ones have a handful
+MAKERS = ("copy_reg._reconstructor", "copy_reg.__newobj_ex__")  # their first argument says what they make
+
+SUBCLASS_ADVICE = {
+    "DTensor": "save tensor.full_tensor(), or a full state dict",
+    "NestedTensor": "save its tensors one by one",
+}
+"""What to do about tensors of a class, where a plain copy is not what is wanted."""
 
 REPLACES_VALUES = frozenset({"__class__", "__dict__", "_backward_hooks", "data", "imag", "names", "real"})
 """Attributes that torch would set on a loaded tensor and that change what it holds or is."""
@@ -38,11 +45,9 @@ def is_known(name: str) -> bool:
     return name in STORAGE_DTYPES or name in CALLS or name in NAMES
 
 
-def find_global(name: str) -> Global:
-    """The known name; raises ``refused_global`` for any other."""
-    if not is_known(name):
-        raise refused_global(name)
-    return _global(name)
+def find_global(name: str) -> Global | Foreign:
+    """What stands for a name."""
+    return _global(name) if is_known(name) else Foreign(name)
 
 
 @cache
@@ -61,16 +66,29 @@ def refused_global(name: str) -> InputError:
 
 
 def reduce(target: Any, args: Any) -> Any:
-    """What calling ``target(*args)`` would make, described."""
+    """What calling ``target(*args)`` would make, described.
+
+    What an unknown function makes is foreign, and so is what a known one makes of foreign objects.
+    """
+    if isinstance(target, Foreign):
+        return Foreign(_made_by(target.name, args), [args])
     if not isinstance(target, Global) or target.name not in CALLS:
         what = shown(target.name) if isinstance(target, Global) else "something that is no function"
         raise InputError(f"it calls {what}, which no saved tensor needs", "save model.state_dict() with torch.save")
     if type(args) is not tuple:
         raise malformed(target.name)
+    if target.name not in TAKE_FOREIGN and any(type(arg) is Foreign for arg in args):
+        return Foreign(target.name, [args])
     try:
         return CALLS[target.name](*args)
     except TypeError:  # a wrong number of arguments: the functions check their types themselves
         raise malformed(target.name) from None
+
+
+def _made_by(name: str, args: Any) -> str:
+    """What a call makes: the class where Python's own helper is called with it."""
+    first = args[0] if type(args) is tuple and args else None
+    return first.name if name in MAKERS and type(first) is Foreign else name
 
 
 def _tensor(storage: Any, offset: Any, size: Any, strides: Any, *, dtype: str | None = None) -> Tensor:
@@ -115,10 +133,18 @@ def _parameter_with_state(data: Any, grad: Any, hooks: Any, state: Any) -> Tenso
 
 
 def _from_type_v2(function: Any, kind: Any, args: Any, state: Any) -> Tensor:
-    plain = type(function) is Global and function.name.startswith("torch._utils._rebuild")
-    known = type(kind) is Global and kind.name in ("torch.Tensor", "torch.nn.parameter.Parameter")
-    tensor = reduce(function, args) if plain and known else None
+    if type(function) is Foreign:
+        return _of_class(kind, "", ())
+    if type(function) is not Global or not function.name.startswith("torch._utils._rebuild"):
+        raise malformed("_rebuild_from_type_v2")
+    tensor = reduce(function, args)
+    if type(tensor) is Foreign:
+        return _of_class(kind, "", ())
     if type(tensor) is not Tensor:
+        raise malformed("_rebuild_from_type_v2")
+    if type(kind) is Foreign:
+        return _of_class(kind, tensor.dtype, tensor.shape)
+    if type(kind) is not Global or kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         raise malformed("_rebuild_from_type_v2")
     _check_state(state)
     return tensor
@@ -161,8 +187,15 @@ def _meta(dtype: Any, size: Any, _strides: Any, _grad: Any) -> Tensor:
     return _unsupported(_dtype(dtype), size, "it is a meta tensor, without values; load the weights before saving it")
 
 
-def _subclass(_cls: Any, dtype: Any, size: Any, *_: Any) -> Tensor:
-    return _unsupported(_dtype(dtype), size, "it is a tensor subclass; save it as a plain tensor")
+def _subclass(kind: Any, dtype: Any, size: Any, *_: Any) -> Tensor:
+    return _of_class(kind, _dtype(dtype), size)
+
+
+def _of_class(kind: Any, dtype: str, shape: Any) -> Tensor:
+    """A tensor of a class that is not torch's own: only its code knows what the values are."""
+    name = kind.name if isinstance(kind, Global | Foreign) else "another class"
+    advice = SUBCLASS_ADVICE.get(name.rpartition(".")[2], "save a plain tensor, as tensor.dequantize() may give")
+    return _unsupported(dtype, shape, f"it is a tensor subclass ({shown(name)}); {advice}")
 
 
 def _from_cpu(data: Any, dtype: Any, _device: Any, grad: Any) -> Tensor:
@@ -203,51 +236,18 @@ def _size(extents: Any = ()) -> tuple[int, ...]:
     return _ints(extents)
 
 
-def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    """Python 3 fills it later by SETITEMS; Python 2 passed a list of pairs."""
-    if type(pairs) not in (tuple, list) or any(type(pair) not in (tuple, list) for pair in pairs):
-        raise malformed("collections.OrderedDict")
-    if any(len(pair) != 2 or not is_scalar(pair[0]) for pair in pairs):
-        raise malformed("collections.OrderedDict")
-    return OrderedDict(pairs)
-
-
-def _counter(counts: Any = None) -> dict[Any, Any]:
-    if counts is not None and not isinstance(counts, dict):
-        raise malformed("collections.Counter")
-    return dict(counts or {})
-
-
-def _set(members: Any = ()) -> Opaque:
-    if type(members) not in (tuple, list) or not all(map(is_scalar, members)):
-        raise malformed("builtins.set")
-    return Opaque()
-
-
-def _scalars(*args: Any) -> Opaque:
-    """A value of a few plain arguments whose content does not matter."""
-    if not all(map(is_scalar, args)):
-        raise malformed("a plain value")
-    return Opaque()
-
-
-def _bytearray(*args: Any) -> Opaque:
-    # torch would allocate bytearray(10**11); bytes come as text and its encoding.
-    if any(type(arg) is int for arg in args):
-        raise malformed("builtins.bytearray")
-    return Opaque()
-
-
 CALLS: dict[str, Callable[..., Any]] = {
-    "_codecs.encode": _scalars,
-    "builtins.bytearray": _bytearray,
-    "builtins.complex": _scalars,
-    "builtins.set": _set,
-    "collections.Counter": _counter,
-    "collections.OrderedDict": _ordered_dict,
+    "_codecs.encode": plain.encoded,
+    "builtins.bytearray": plain.byte_array,
+    "builtins.bytes": plain.no_bytes,
+    "builtins.complex": plain.scalars,
+    "builtins.set": plain.set_of,
+    "collections.Counter": plain.counter,
+    "collections.OrderedDict": plain.ordered_dict,
+    "collections.defaultdict": plain.default_dict,
     "torch.Size": _size,
-    "torch.device": _scalars,
-    "torch.serialization._get_layout": _scalars,
+    "torch.device": plain.scalars,
+    "torch.serialization._get_layout": plain.scalars,
     "torch._tensor._rebuild_from_type_v2": _from_type_v2,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
@@ -263,6 +263,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
 }
 """What may be called, and the function of ours that describes the result."""
+
+TAKE_FOREIGN = frozenset(
+    {"collections.defaultdict", "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"}
+)
+"""What may be called with foreign objects, and makes of them what is described all the same."""
 
 NAMES = frozenset(
     {"torch.Tensor", "torch.nn.parameter.Parameter"}

@@ -17,11 +17,15 @@ from klcal.readers.archive_parts import crc_checks, member_parts
 from klcal.readers.byte_stream import ByteStream
 from klcal.readers.description import Description, Part
 from klcal.readers.formats import KNOWN, is_text
+from klcal.readers.pt.arrays import Array, describe_array
+from klcal.readers.pt.calls import OPTIMIZER_STATE
+from klcal.readers.pt.foreign import refuse_foreign_alone, with_foreign
 from klcal.readers.pt.machine import MAX_PICKLE_BYTES, interpret
-from klcal.readers.pt.names import Named, named_tensors
+from klcal.readers.pt.names import Named, named_values
 from klcal.readers.pt.stream import DamagedPickle
 from klcal.readers.pt.strided import StridedSpan, axis_order, extent, ordered_dims
-from klcal.readers.pt.values import ITEM_BYTES, Storage, Tensor, shown
+from klcal.readers.pt.values import ITEM_BYTES, Foreign, Storage, Tensor, shown
+from klcal.readers.pt.views import Views
 from klcal.readers.regular import RegularFile
 
 __all__ = ["describe"]
@@ -37,8 +41,6 @@ MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
 BYTES_PER_OPERATION = 256  # and one more for each so many bytes beside it: what has large tensors may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
-MAX_REREAD = 8  # times the file's bytes that all views together may have read
-MIN_REREAD_BYTES = 1 << 28  # on top of the file's: two seconds' work is never too much
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
 DAMAGED = "download or save the file again"
 AS_FLOAT = "save it as float32"
@@ -79,7 +81,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         name: The tensor's name, where the file is a single one.
 
     Raises:
-        InputError: If the file is damaged, or holds anything but tensors and plain values.
+        InputError: If the file is damaged, or holds objects that only code could make, and no tensors.
     """
     head = file.read(0, min(file.size, TAR_MAGIC_OFFSET + len(TAR_MAGIC)))
     if head.startswith(ZIP_MAGIC):
@@ -94,7 +96,9 @@ def describe(file: RegularFile, name: str) -> list[Description]:
             if is_text(head):  # whatever its suffix says
                 raise InputError("it is a text file", KNOWN) from None
             raise
-    return _describe_all(checkpoint, named_tensors(checkpoint.root, name))
+    named = named_values(checkpoint.root, name)
+    refuse_foreign_alone(named)
+    return with_foreign(_describe_all(checkpoint, named), named)
 
 
 def _open_zip(file: RegularFile) -> _Checkpoint:
@@ -152,14 +156,14 @@ def _check_version(folder: str, members: dict[str, Member]) -> None:
 def _open_legacy(file: RegularFile) -> _Checkpoint:
     end = min(file.size, MAX_PICKLE_BYTES)
     stream = ByteStream(file, 0, end, MAX_PICKLE_BYTES)
-    if interpret(stream, limit=SMALL_PICKLE) != LEGACY_MAGIC:
+    if interpret(stream, limit=SMALL_PICKLE, plain=True) != LEGACY_MAGIC:
         raise InputError("it is a pickle that torch.save did not write", "save it with torch.save")
-    if interpret(stream, limit=SMALL_PICKLE) != LEGACY_PROTOCOL:
+    if interpret(stream, limit=SMALL_PICKLE, plain=True) != LEGACY_PROTOCOL:
         raise InputError("its protocol version is unknown", DAMAGED)
-    interpret(stream, limit=SMALL_PICKLE)  # sys_info: the data are little-endian whatever it says
+    interpret(stream, limit=SMALL_PICKLE, plain=True)  # sys_info: the data are little-endian whatever it says
     storages: dict[str, Storage] = {}
     root = interpret(stream, storages, _operations(file.size))
-    keys = interpret(stream, limit=SMALL_PICKLE + 4 * len(storages))
+    keys = interpret(stream, limit=SMALL_PICKLE + 4 * len(storages), plain=True)
     if type(keys) is not list or any(type(key) is not str for key in keys) or len({*keys}) < len(keys):
         raise InputError("its list of storages is malformed", DAMAGED)
     members = _legacy_members(file, stream.tell(), keys, storages)
@@ -191,36 +195,22 @@ def _legacy_members(
     return members
 
 
-class _Views:
-    """What the tensors so far read again: a small file can hold thousands of views of all that is in it."""
-
-    def __init__(self) -> None:
-        self.checked: set[str] = set()  # storages of which the CRC-32 is compared
-        self.nbytes = 0
-
-    def add(self, parts: tuple[Part, ...], storage: str, member: Member) -> None:
-        """Counts one more tensor; raises InputError where it is too much for its file."""
-        nbytes = sum(part.effort if isinstance(part, StridedSpan) else part.nbytes for part in parts)
-        again = nbytes if storage in self.checked else max(0, nbytes - 2 * member.size)  # the values, and the CRC-32
-        limit = MAX_REREAD * (MIN_REREAD_BYTES + member.file.size)
-        if self.nbytes + again > limit:
-            what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
-            raise InputError(what, "save tensor.contiguous()")
-        self.checked.add(storage)
-        self.nbytes += again
-
-
 def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Description]:
-    """One description for each distinct view of a storage; its other names are aliases."""
+    """One description for each distinct view of a storage, and for each array; its other names are aliases."""
     found: dict[Any, Description] = {}
     aliases: dict[Any, list[str]] = {}
-    views = _Views()
+    views = Views()
     for item in named:
-        identity = _identity(item.tensor)
+        value = item.value
+        if isinstance(value, Foreign):
+            continue
+        identity = _identity(value) if isinstance(value, Tensor) else id(value.state)
         if identity in found:
             aliases.setdefault(identity, []).append(item.name)
+        elif isinstance(value, Array):
+            found[identity] = describe_array(item.name, value, views, training=item.training)
         else:
-            found[identity] = _describe_one(checkpoint, item, views)
+            found[identity] = _describe_one(checkpoint, item, value, views)
     return [replace(found[identity], aliases=tuple(aliases.get(identity, ()))) for identity in found]
 
 
@@ -232,8 +222,7 @@ def _identity(tensor: Tensor) -> Any:
     return storage.key, storage.first, tensor.offset, tensor.dtype, tensor.shape, tensor.strides
 
 
-def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Description:
-    tensor = item.tensor
+def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: Views) -> Description:
     plain = Description(item.name, tensor.dtype, tuple(max(0, size) for size in tensor.shape))
     if tensor.storage is None:
         return replace(plain, status="unsupported", reason=tensor.unsupported)
@@ -242,7 +231,7 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Descri
     except InputError as error:
         return replace(plain, status="failed", reason=str(error))
     if item.training:
-        return replace(plain, status="skipped", reason="optimizer state is not calibrated")
+        return replace(plain, status="skipped", reason=OPTIMIZER_STATE)
     if tensor.dtype in EXACT_DTYPES:
         return replace(plain, status="skipped", reason=f"{tensor.dtype} values are not calibrated")
     if tensor.dtype not in STORED_AS:
@@ -253,7 +242,7 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, views: _Views) -> Descri
     stored_as = checkpoint.order + STORED_AS[tensor.dtype]
     try:
         parts = _parts(member, start, tensor, stored_as, counts_check)
-        views.add(parts, tensor.storage.key, member)
+        views.add(parts, tensor.storage.key, member.size, member.file.size)
         return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))

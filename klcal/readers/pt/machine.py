@@ -1,8 +1,8 @@
 """An interpreter for pickled checkpoints that builds descriptions and calls nothing.
 
-It knows the operations that torch.save writes and ``torch.load(weights_only=True)`` reads (torch 2.13,
-``_weights_only_unpickler.py``) with the same checks of their operands. ``pickle_stream`` cuts the bytes into
-operations; what is on the stack are plain values and the descriptions of ``pickle_values``.
+It knows the operations that torch.save writes; those of plain checkpoints with the checks of their operands that
+``torch.load(weights_only=True)`` makes (torch 2.13, ``_weights_only_unpickler.py``). ``stream`` cuts the bytes
+into operations; what is on the stack are plain values and the descriptions of ``values``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from klcal.errors import InputError
-from klcal.readers.pt.calls import find_global, reduce
+from klcal.readers.pt.calls import find_global, reduce, refused_global
+from klcal.readers.pt.plain import is_key
 from klcal.readers.pt.stream import DAMAGED, damaged, full_name, operations, refusal
-from klcal.readers.pt.values import STORAGE_DTYPES, UNTYPED, Global, Opaque, Storage, is_scalar, malformed, shown
+from klcal.readers.pt.values import STORAGE_DTYPES, UNTYPED, Foreign, Global, Opaque, Storage, malformed, shown
 
 __all__ = ["MAX_PICKLE_BYTES", "interpret"]
 
@@ -22,7 +23,8 @@ MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per 
 MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; each can leave 90 bytes behind
 STORAGE_WORK = 50  # what a tensor with a storage of its own may take
 GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
-MAX_KEY_LENGTH = 16  # elements of a tuple that is a dictionary's key
+MAX_ARGUMENTS = 16  # that a call may have for nothing: one tuple can be passed over and over
+FOREIGN_WORK = 2  # what a foreign object leaves behind is as large as that of so many more
 
 
 class Machine:
@@ -65,7 +67,13 @@ class Machine:
         return values
 
 
-def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = None, limit: int = MAX_OPERATIONS) -> Any:
+def interpret(
+    stream: IO[bytes],
+    legacy_storages: dict[str, Storage] | None = None,
+    limit: int = MAX_OPERATIONS,
+    *,
+    plain: bool = False,
+) -> Any:
     """The value that the next pickle of a stream describes; the stream then stands behind it.
 
     Args:
@@ -74,10 +82,10 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
             in files from before torch 1.6; None where it is of the later form.
         limit: How many operations it may have, but for those that the storages of the old form take: each takes
             a microsecond.
+        plain: whether foreign objects are refused.
 
     Raises:
-        InputError: If the pickle is damaged, names anything that torch's restricted unpickler
-            does not know, or uses an operation that it refuses.
+        InputError: If the pickle is damaged, or uses an operation that torch.save does not write.
     """
     machine = Machine(legacy_storages)
     limit = min(limit, MAX_OPERATIONS)
@@ -93,10 +101,13 @@ def interpret(stream: IO[bytes], legacy_storages: dict[str, Storage] | None = No
                 raise damaged()
             machine.work += GLOBAL_WORK
             machine.stack.append(find_global(full_name(argument)))
+            if plain and type(machine.top()) is Foreign:
+                raise refused_global(machine.top().name)
         elif name in OPERATIONS:
             OPERATIONS[name](machine, argument)
         else:
-            raise refusal(name, argument, stream, machine.stack[-2:])
+            below = (values[-1] for values in machine.marked if values and type(values[-1]) is Foreign)
+            raise refusal(name, argument, stream, [*below, *machine.stack[-2:]])
     raise damaged()
 
 
@@ -105,6 +116,11 @@ def _persistent(machine: Machine, _: Any) -> None:
     machine.work += 1  # it takes as long as two others
     (identity,) = machine.pop(1)
     kind, *fields = identity if type(identity) is tuple and identity else (None,)
+    if fields and type(fields[0]) is Foreign:
+        if kind != "module" or not machine.legacy:
+            raise refused_global(fields[0].name)
+        machine.stack.append(fields[0])  # a class, which the old form keeps with its source
+        return
     if kind != "storage":
         raise InputError("it refers to something other than tensor data", "save model.state_dict()")
     if len(fields) != (5 if machine.legacy else 4):
@@ -143,20 +159,37 @@ def _view(machine: Machine, storage: Storage, view: Any) -> Storage:
 
 
 def _build(machine: Machine, _: Any) -> None:
-    """BUILD: only the attributes of an OrderedDict (``_metadata``), which do not matter."""
+    """BUILD: the attributes of an OrderedDict (``_metadata``), which do not matter; the state of a foreign object."""
     (state,) = machine.pop(1)
+    if type(machine.top()) is Foreign:
+        machine.top().contents.append(state)
+        return
     if type(machine.top()) is not OrderedDict or not isinstance(state, dict):
         raise InputError("it sets attributes of something other than a state_dict", "save model.state_dict()")
 
 
 def _reduce(machine: Machine, _: Any) -> None:
     target, args = machine.pop(2)
+    machine.work += FOREIGN_WORK * (type(target) is Foreign)
     if type(args) is tuple:
+        machine.work += max(0, len(args) - MAX_ARGUMENTS)
         machine.work += sum(len(arg) for arg in args if isinstance(arg, (tuple, list, dict)))
     machine.stack.append(reduce(target, args))
 
 
+def _new_object(machine: Machine, _: Any) -> None:
+    """NEWOBJ: an object of a class that is not known."""
+    target, args = machine.pop(2)
+    if type(target) is not Foreign:
+        raise damaged()
+    machine.work += FOREIGN_WORK
+    machine.stack.append(Foreign(target.name, [args]))
+
+
 def _append(machine: Machine, values: list[Any]) -> None:
+    if type(machine.top()) is Foreign:
+        machine.top().contents.extend(values)
+        return
     if type(machine.top()) is not list:
         raise damaged()
     machine.top().extend(values)
@@ -165,19 +198,15 @@ def _append(machine: Machine, values: list[Any]) -> None:
 def _set_items(machine: Machine, values: list[Any]) -> None:
     # Only dictionaries: on anything else this was a way to corrupt memory (CVE-2026-24747).
     target = machine.top()
+    if type(target) is Foreign:
+        target.contents.extend(values)
+        return
     if not isinstance(target, dict) or len(values) % 2:
         raise damaged()
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if not _is_key(key):
+        if not is_key(key):
             raise InputError("a dictionary's key is neither text nor a number", "save a state_dict")
         target[key] = value
-
-
-def _is_key(key: Any) -> bool:
-    """Hashing a nested tuple can take for ever, and so can showing it: neither is needed."""
-    if type(key) is tuple:
-        return len(key) <= MAX_KEY_LENGTH and all(map(is_scalar, key))
-    return is_scalar(key)
 
 
 def _mark(machine: Machine, _: Any) -> None:
@@ -231,6 +260,7 @@ OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
     "LONG_BINGET": _get,
     "LONG_BINPUT": _put,
     "MARK": _mark,
+    "NEWOBJ": _new_object,
     "NEWFALSE": lambda machine, _: _push(machine, False),
     "NEWTRUE": lambda machine, _: _push(machine, True),
     "NONE": lambda machine, _: _push(machine, None),
@@ -244,4 +274,4 @@ OPERATIONS: dict[str, Callable[[Machine, Any], None]] = {
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
 }
-"""The operations beside GLOBAL and STOP. NEWOBJ is missing on purpose: torch.save writes none."""
+"""The operations beside GLOBAL and STOP."""

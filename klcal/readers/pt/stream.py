@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from klcal.errors import InputError
 from klcal.readers.pt.calls import is_known, refused_global
+from klcal.readers.pt.values import Foreign
 
 __all__ = ["DAMAGED", "DamagedPickle", "damaged", "full_name", "operations", "refusal"]
 
@@ -51,7 +52,7 @@ def refusal(name: str, argument: Any, stream: IO[bytes], operands: Sequence[Any]
     """
     strings = [value for value in operands if type(value) is str]
     following = ((name, argument) for name, argument, _ in operations(stream))
-    called = ""
+    called = next((value.name for value in operands if type(value) is Foreign), "")
     for operation, value in chain([(name, argument)], islice(following, LOOK_AHEAD)):
         if operation in ("GLOBAL", "INST"):
             called = full_name(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from klcal.errors import InputError
 from klcal.readers.quoting import quoted
 
-__all__ = ["ITEM_BYTES", "STORAGE_DTYPES", "UNTYPED", "Global", "Opaque", "Storage", "Tensor"]
+__all__ = ["ITEM_BYTES", "STORAGE_DTYPES", "UNTYPED", "Bytes", "Foreign", "Global", "Opaque", "Storage", "Tensor"]
 __all__ += ["is_scalar", "malformed", "shown"]
 
 ITEM_BYTES = {
@@ -64,7 +64,24 @@ class Global:
 
 @dataclass(frozen=True, eq=False)
 class Opaque:
-    """A value without tensors that does not matter: a device, a complex number, bytes and the like."""
+    """A value without tensors that does not matter: a device, a complex number and the like."""
+
+    args: tuple[Any, ...] = ()  # plain values that it is made of
+
+
+@dataclass(frozen=True, eq=False)
+class Bytes:
+    """Bytes, as the text that protocol 2 writes for them: a character each. Not all texts are such."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """An unknown name, or what calling it would make. Nothing is called, so nobody knows what that is."""
+
+    name: str
+    contents: list[Any] = field(default_factory=list)  # its arguments, then its state and items
 
 
 @dataclass(frozen=True, eq=False)

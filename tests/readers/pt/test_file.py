@@ -225,10 +225,6 @@ OTHERS = {
     "module": (lambda: saved(torch.nn.Linear(2, 2)), r"needs torch\.nn\.modules\.linear\.Linear.*model.state_dict()"),
     "legacy module": (lambda: saved(torch.nn.ReLU(), True), r"needs torch\.nn\.modules\.activation\.ReLU"),
     "numpy scalar": (lambda: saved({"best": np.float32(3)}), "numpy object .*plain numbers"),
-    "jagged": (
-        lambda: saved({"x": torch.nested.nested_tensor([ramp(1), ramp(2)], layout=torch.jagged)}),
-        "needs torch.nested._internal",
-    ),
     "tar": (tar, r"\.tar form"),
     "pickle": (lambda: pickle.dumps({"a": 1}, 2), "torch.save did not write"),
     "protocol 4": (protocol_4, "default pickle_protocol"),

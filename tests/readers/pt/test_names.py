@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klcal.readers.pt.names import named_tensors
+from klcal.readers.pt.names import named_values
 from klcal.readers.pt.values import Opaque, Tensor
 
 
@@ -15,7 +15,7 @@ def tensor() -> Tensor:
 
 
 def names(root, name: str = "x") -> list[str]:
-    return [found.name for found in named_tensors(root, name)]
+    return [found.name for found in named_values(root, name)]
 
 
 keys = st.text("a.#2", max_size=4) | st.integers(0, 2) | st.booleans() | st.none() | st.tuples(st.text("a", max_size=1))
@@ -33,9 +33,9 @@ def held(value) -> list[Tensor]:
     return []
 
 
-def check_names(root, naming=named_tensors) -> None:
+def check_names(root, naming=named_values) -> None:
     found = naming(root, "x")
-    assert {id(each.tensor) for each in found} == {id(each) for each in held(root)}
+    assert {id(each.value) for each in found} == {id(each) for each in held(root)}
     assert len({each.name for each in found}) == len(found)
 
 
@@ -47,9 +47,9 @@ def test_all_tensors_are_named_and_no_two_alike(root):
 def test_the_check_of_names_can_fail():
     root = {"a": tensor(), "b": tensor()}
     with pytest.raises(AssertionError):
-        check_names(root, lambda *_: named_tensors(root, "x")[1:])
+        check_names(root, lambda *_: named_values(root, "x")[1:])
     with pytest.raises(AssertionError):
-        check_names(root, lambda *_: [*named_tensors(root, "x"), *named_tensors(root, "x")])
+        check_names(root, lambda *_: [*named_values(root, "x"), *named_values(root, "x")])
 
 
 def test_a_name_is_the_path_of_keys():
@@ -74,10 +74,10 @@ def test_one_container_in_two_places_is_named_by_the_first():
 @pytest.mark.parametrize("training", ["optimizer", "optimizer_states", "lr_schedulers", "rng_state", "scaler"])
 def test_what_stands_beside_a_model_and_belongs_to_its_training_comes_last_and_is_marked(model, training):
     root = {training: [tensor()], "extra": tensor(), model: {"optimizer": tensor()}}
-    found = [(each.name, each.training) for each in named_tensors(root, "x")]
+    found = [(each.name, each.training) for each in named_values(root, "x")]
     assert found == [("extra", False), (f"{model}.optimizer", False), (f"{training}.0", True)]
 
 
 def test_without_a_model_nothing_is_taken_for_training():
     for root in ({"optimizer": {"a": tensor()}}, {"optimizer": {"a": tensor()}, "model": tensor()}):
-        assert not any(each.training for each in named_tensors(root, "x"))
+        assert not any(each.training for each in named_values(root, "x"))

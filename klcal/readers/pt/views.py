@@ -1,0 +1,31 @@
+"""How much all tensors of a file may have read together, whatever they claim."""
+
+from __future__ import annotations
+
+from klcal.errors import InputError
+from klcal.readers.description import Part
+from klcal.readers.pt.strided import StridedSpan
+
+__all__ = ["Views"]
+
+MAX_REREAD = 8  # times the file's bytes that all views together may have read
+MIN_REREAD_BYTES = 1 << 28  # on top of the file's: two seconds' work is never too much
+
+
+class Views:
+    """What the tensors so far read again: a small file can hold thousands of views of all that is in it."""
+
+    def __init__(self) -> None:
+        self.checked: set[str] = set()  # storages of which the CRC-32 is compared, and texts of arrays
+        self.nbytes = 0
+
+    def add(self, parts: tuple[Part, ...], storage: str, size: int, file_size: int) -> None:
+        """Counts one more tensor of a storage of some size; raises InputError where it is too much for its file."""
+        nbytes = sum(part.effort if isinstance(part, StridedSpan) else part.nbytes for part in parts)
+        again = nbytes if storage in self.checked else max(0, nbytes - 2 * size)  # the values, and the CRC-32
+        limit = MAX_REREAD * (MIN_REREAD_BYTES + file_size)
+        if self.nbytes + again > limit:
+            what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
+            raise InputError(what, "save tensor.contiguous()")
+        self.checked.add(storage)
+        self.nbytes += again
