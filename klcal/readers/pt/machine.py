@@ -7,7 +7,6 @@ into operations; what is on the stack are plain values and the descriptions of `
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -15,7 +14,17 @@ from klcal.errors import InputError
 from klcal.readers.pt.calls import find_global, reduce, refused_global
 from klcal.readers.pt.plain import is_key
 from klcal.readers.pt.stream import DAMAGED, damaged, full_name, operations, refusal
-from klcal.readers.pt.values import STORAGE_DTYPES, UNTYPED, Foreign, Global, Opaque, Storage, malformed, shown
+from klcal.readers.pt.values import (
+    STORAGE_DTYPES,
+    UNTYPED,
+    Foreign,
+    Global,
+    Opaque,
+    StateDict,
+    Storage,
+    malformed,
+    shown,
+)
 
 __all__ = ["MAX_PICKLE_BYTES", "interpret"]
 
@@ -164,8 +173,9 @@ def _build(machine: Machine, _: Any) -> None:
     if type(machine.top()) is Foreign:
         machine.top().contents.append(state)
         return
-    if type(machine.top()) is not OrderedDict or not isinstance(state, dict):
+    if type(machine.top()) is not StateDict or not isinstance(state, dict):
         raise InputError("it sets attributes of something other than a state_dict", "save model.state_dict()")
+    machine.top().attributes = state
 
 
 def _reduce(machine: Machine, _: Any) -> None:

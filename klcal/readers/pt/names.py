@@ -12,7 +12,7 @@ from typing import Any
 
 from klcal.errors import InputError
 from klcal.readers.pt.arrays import Array, array_of
-from klcal.readers.pt.values import Bytes, Foreign, Global, Opaque, Tensor
+from klcal.readers.pt.values import Bytes, Foreign, Global, Opaque, StateDict, Tensor
 
 __all__ = ["Named", "named_values"]
 
@@ -131,6 +131,9 @@ def _children(path: str, value: Any, names: _Names) -> Iterator[tuple[str, Any]]
         items: Any = value.items()
     else:
         items = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    if type(value) is StateDict:
+        objects = ((key, child) for key, child in value.attributes.items() if type(child) is Foreign)
+        yield from ((names.join(path, key), child) for key, child in objects)
     for key, child in items:
         if type(key) is Foreign:
             yield names.join(path, key), key

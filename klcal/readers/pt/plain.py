@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
-from klcal.readers.pt.values import Bytes, Foreign, Global, Opaque, is_scalar, malformed
+from klcal.readers.pt.values import Bytes, Foreign, Global, Opaque, StateDict, is_scalar, malformed
 
 __all__ = [
     "byte_array",
@@ -33,13 +32,15 @@ def _is_atom(value: Any) -> bool:
     return is_scalar(value) or type(value) in (Bytes, Foreign, Global, Opaque)
 
 
-def ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+def ordered_dict(pairs: Any = ()) -> StateDict:
     """Python 3 fills it later by SETITEMS; Python 2 passed a list of pairs."""
     if type(pairs) not in (tuple, list) or any(type(pair) not in (tuple, list) for pair in pairs):
         raise malformed("collections.OrderedDict")
     if any(len(pair) != 2 or not is_key(pair[0]) for pair in pairs):
         raise malformed("collections.OrderedDict")
-    return OrderedDict(pairs)
+    made = StateDict(pairs)
+    made.attributes = {}
+    return made
 
 
 def counter(counts: Any = None) -> dict[Any, Any]:

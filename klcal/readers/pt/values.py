@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from klcal.errors import InputError
 from klcal.readers.quoting import quoted
 
 __all__ = ["ITEM_BYTES", "STORAGE_DTYPES", "UNTYPED", "Bytes", "Foreign", "Global", "Opaque", "Storage", "Tensor"]
-__all__ += ["is_scalar", "malformed", "shown"]
+__all__ += ["StateDict", "is_scalar", "malformed", "shown"]
 
 ITEM_BYTES = {
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
@@ -105,6 +106,13 @@ class Tensor:
     offset: int = 0  # in elements of dtype, as are the strides
     strides: tuple[int, ...] = ()
     unsupported: str | None = None  # why its values cannot be read
+
+
+class StateDict(OrderedDict[Any, Any]):
+    """An OrderedDict, which may have attributes."""
+
+    __slots__ = ("attributes",)
+    attributes: dict[Any, Any]
 
 
 def is_scalar(value: Any) -> bool:
