@@ -18,7 +18,6 @@ __all__ = [
     "HEAD_BYTES",
     "KNOWN",
     "ONNX",
-    "PICKLED",
     "READERS",
     "SUFFIXES",
     "Reader",

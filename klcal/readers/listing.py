@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from klcal.errors import InputError
-from klcal.readers.formats import PICKLED, SUFFIXES
+from klcal.readers.formats import SUFFIXES
 from klcal.readers.index_file import SUFFIX as INDEX_SUFFIX
 from klcal.readers.quoting import quoted
 
@@ -28,6 +28,9 @@ TRAINING_STATE = re.compile(
     r"\.(pt|pth|bin|ckpt)"
 )
 """What the Trainer of transformers, accelerate and DeepSpeed write beside the weights, for training to go on."""
+
+TWINS = (".bin", ".ckpt")
+"""How the hubs call the pickled one of a model in two formats. A .pt of the same name may be anything: it is read."""
 
 SHARD = re.compile(r"-\d+-of-\d+$")  # what follows a model's name in those of its shards
 WILD = frozenset("*?[")  # what makes a name a pattern
@@ -93,7 +96,7 @@ def _in_one_format(files: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ..
     twins = {
         path: whole
         for path, whole in wholes.items()
-        if os.path.splitext(whole)[1].lower() in PICKLED and _model(whole) in safe
+        if os.path.splitext(whole)[1].lower() in TWINS and _model(whole) in safe
     }
     return tuple(path for path in files if path not in twins), tuple(sorted(set(twins.values())))
 
