@@ -84,7 +84,7 @@ def wrong_as_a_whole(document: Mapping[str, Any], done: Run, good: Mapping[str, 
     failed = document["errors"] or any(row["status"] in FAILURES for row in document["tensors"])
     if done.code != (4 if failed else 0):
         yield "wrong accepts" if failed else "wrong refusals", f"exit code {done.code}"
-    if bool(done.err) != bool(failed):
+    if bool(done.err) != bool(failed or document["warnings"]):
         yield "lost results", "stderr and the document disagree"
 
 
