@@ -44,7 +44,7 @@ def compiled_search(
 
     def some(first: int, last: int) -> int:
         begin = POINTER(address(order) + first * order.itemsize)
-        structures = ctypes.byref(search), ctypes.byref(units.structure)
+        structures = ctypes.byref(search.structure), ctypes.byref(units.structure)
         done: int = kernel.klcal_search(*structures, begin, INT(last - first), ctypes.byref(wanted.structure))
         return done
 
@@ -61,7 +61,7 @@ def compiled_figures(
     chosen = chosen_of(scheme, scale, below, found)
 
     def some(first: int, last: int) -> int:
-        structures = ctypes.byref(search), ctypes.byref(units.structure)
+        structures = ctypes.byref(search.structure), ctypes.byref(units.structure)
         done: int = kernel.klcal_figures(*structures, INT(first), INT(last), ctypes.byref(chosen.structure))
         return done
 

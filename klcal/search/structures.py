@@ -6,7 +6,7 @@ What they hold is told where the same is in NumPy.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -146,7 +146,6 @@ def figures_alone(sub: int) -> Loss:
     return Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ())
 
 
-@lru_cache(maxsize=64)
 class _Words:
     """A scheme, a density and a loss as C has them, and the arrays that these point to."""
 
@@ -238,7 +237,7 @@ class Structure(NamedTuple):
     """What C is told, and the arrays that it points to."""
 
     structure: ctypes.Structure
-    kept: list[npt.NDArray[Any] | None]
+    kept: Sequence[npt.NDArray[Any] | None]
 
     @staticmethod
     def of(kind: type[ctypes.Structure], arrays: Iterable[npt.NDArray[Any] | None], *numbers: int) -> Structure:
@@ -247,9 +246,11 @@ class Structure(NamedTuple):
         return Structure(kind(*(None if each is None else address(each) for each in kept), *numbers), kept)
 
 
-def search_of(scheme: Scheme, density: Density | None, loss: Loss) -> ctypes.Structure:
+@lru_cache(maxsize=64)
+def search_of(scheme: Scheme, density: Density | None, loss: Loss) -> Structure:
     """How units are searched; without a density, only what their figures take."""
-    return _Words(scheme, density, loss).search
+    words = _Words(scheme, density, loss)
+    return Structure(words.search, words.kept)
 
 
 def units_of(distribution: Distribution) -> Structure:

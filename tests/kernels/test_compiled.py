@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +16,9 @@ import klcal
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
-from klcal.quantizers.scheme import KINDS
+from klcal.quantizers.scheme import KINDS, Scheme
 from klcal.search import compiled
+from klcal.search.structures import figures_alone, search_of
 from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
 
@@ -115,3 +118,15 @@ def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
         off = klcal.calibrate(values, per="channel")
     assert "unit.scale" in differing(row, off)
     assert not differing(row, replace(row))
+
+
+def test_what_the_kernel_is_told_is_kept_however_many_others_ask_meanwhile():
+    """A tensor with a global scale has a scheme of its own, and threads search several tensors at once."""
+    loss = figures_alone(8)
+    first = search_of(Scheme.parse("int4"), None, loss)
+    arrays = [weakref.ref(each) for each in first.kept]
+    for number in range(1, 100):
+        search_of(replace(Scheme.parse("int4"), global_scale=float(number + 1)), None, loss)
+    gc.collect()
+    assert arrays
+    assert all(each() is not None for each in arrays)
