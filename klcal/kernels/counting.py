@@ -23,6 +23,7 @@ __all__ = [
     "float_table",
     "is_few",
     "key_counts",
+    "key_spans",
     "none_seen",
     "pattern_counts",
     "pattern_table",
@@ -33,6 +34,7 @@ SPARE = 32  # rows of a table after them, where zeros are counted
 FLOAT_WAYS, SHORT_WAYS, BYTE_WAYS = 2, 4, 8  # tables side by side
 BINS_PER_VALUE = 8  # of few values: of 4,000 in 2¹⁵ bins of two, 5.3 passes; in 2¹⁴ 6.8, in 2¹³ 8.6
 ALL_BITS = 1 << 32
+KEY_SHIFT = 13  # bits of a float32 pattern below its key
 
 FIELDS = (
     "zeros",
@@ -105,12 +107,21 @@ def few_counts(bins: Table, few: Integers) -> tuple[npt.NDArray[np.uint32], Inte
     return (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32).astype(np.int64)
 
 
+def key_spans(seen: dict[str, int], shift: int) -> list[tuple[int, int]]:
+    """From which key on, and before which one, the values of either sign lie: between the extremes that were seen.
+
+    Args:
+        seen: the ``FIELDS``.
+        shift: bits of a pattern below its key.
+    """
+    spans = (seen["nearest"], seen["top"]), (seen["nearest"] + (ALL_BITS >> 1), seen["bottom"])
+    return [(low >> shift, (high >> shift) + 1) for low, high in spans if high >= low]
+
+
 def key_counts(table: Table, seen: Integers) -> tuple[Integers, Integers, int]:
     """The keys that occur, ascending, and how often each does; and how many zeros there were. The table is emptied."""
-    top, bottom, nearest = (int(seen[FIELDS.index(name)]) for name in ("top", "bottom", "nearest"))
-    sign = ALL_BITS >> 1
-    spans = [(nearest, top), (nearest + sign, bottom)]  # between the extremes of either sign
-    found = [_taken(table, FLOAT_WAYS, low >> 13, (high >> 13) + 1) for low, high in spans if high >= low]
+    known = dict(zip(FIELDS, seen.tolist(), strict=True))
+    found = [_taken(table, FLOAT_WAYS, first, last) for first, last in key_spans(known, KEY_SHIFT)]
     zeros = _taken(table, FLOAT_WAYS, KEYS, KEYS + SPARE)[1]
     none = np.empty(0, np.int64)
     keys, counts = (np.concatenate([none, *(each[part] for each in found)]) for part in (0, 1))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from klcal.kernels.counting import FIELDS
+from klcal.kernels.counting import FIELDS, KEY_SHIFT, key_spans
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +27,9 @@ PLACES = 1 << 14  # for patterns that all blocks know
 MOST_FEW = 1 << 12  # patterns that may be told apart: a block has twice as many places
 ALL_FIELDS = (*FIELDS, "many", "distinct")
 GREATEST = (1 << 32) - 1
-SIGN = 1 << 31  # of a pattern
 OCTAVES = 48  # that a block counts itself, at most
 
-SHIFTS = {"float32": 13, "float64": 13, "float16": 13, "bfloat16": 16}
+SHIFTS = {"float32": KEY_SHIFT, "float64": KEY_SHIFT, "float16": KEY_SHIFT, "bfloat16": 16}
 """Bits of a float32 pattern below the key that it is counted by."""
 
 Integers = npt.NDArray[np.int64]
@@ -117,9 +116,11 @@ def taken(state: torch.Tensor, dtype: str) -> Counts:
     seen["nearest"] = GREATEST - seen["nearest"]
     table = found[_table_at(dtype) :]
     keys = _occupied(table, seen, dtype)
-    if not _has_few(dtype):
+    if dtype not in SHIFTS:
+        return Counts(seen, np.empty(0, np.uint32), np.empty(0, np.int64), keys, table[keys], True)
+    if not _has_few(dtype):  # a key is a value then
         none = np.empty(0, np.int64)
-        return Counts(seen, none.astype(np.uint32), none, keys, table[keys], True)
+        return Counts(seen, keys.astype(np.uint32) << np.uint32(SHIFTS[dtype]), table[keys], none, none, True)
     whole = found[len(ALL_FIELDS) : _table_at(dtype)]
     inverted, counts = whole[: PLACES // 2].view(np.uint32), whole[PLACES // 2 :]
     places = np.flatnonzero(inverted)
@@ -132,9 +133,7 @@ def _occupied(table: Integers, seen: dict[str, int], dtype: str) -> Integers:
     """The keys that occur, ascending: of each sign they lie between the extremes, which most of a table does not."""
     if dtype not in SHIFTS:
         return np.flatnonzero(table)
-    spans = (seen["nearest"], seen["top"]), (seen["nearest"] + SIGN, seen["bottom"])
-    keys = [(low >> SHIFTS[dtype], (high >> SHIFTS[dtype]) + 1) for low, high in spans if high >= low]
-    found = [np.flatnonzero(table[first:end]) + first for first, end in keys]
+    found = [np.flatnonzero(table[first:last]) + first for first, last in key_spans(seen, SHIFTS[dtype])]
     return np.concatenate([np.empty(0, np.int64), *found])
 
 

@@ -6,9 +6,8 @@ Only integers come out, so the order in which a device's threads add them is of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,10 @@ from klcal.errors import InputError, UsageError
 from klcal.kernels.cuda import kernels
 from klcal.kernels.cuda_counting import MOST_FEW, Launcher, count, none_counted, taken
 from klcal.sketches.compiled_counting import sketch_of_floats
-from klcal.sketches.counted import counted_patterns, counted_values
+from klcal.sketches.counted import counted_values
 from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
 from klcal.sketches.patterns import TENSOR, Resolution
-from klcal.sketches.sketch import COUNTERS, Sketch
+from klcal.sketches.sketch import Sketch
 
 if TYPE_CHECKING:
     import torch
@@ -97,16 +96,15 @@ def _found(devices: int) -> str:
     return f"torch {torch.__version__} finds {devices} CUDA devices"
 
 
-def count_on_device(chunks: Iterable[torch.Tensor], dtype: str, device: str, resolution: Resolution = TENSOR) -> Sketch:
-    """The sketch of some tensors as one unit, counted on a CUDA device.
+def count_on_device(tensor: torch.Tensor, dtype: str, device: str) -> Sketch:
+    """The sketch of a tensor as one unit, counted on a CUDA device.
 
     Raises:
-        InputError: there is no room on the device, or it stopped working; they are never counted elsewhere instead.
+        InputError: there is no room on the device, or it stopped working; it is never counted elsewhere instead.
     """
     with stopped_devices(device):
-        found = DeviceCounter(dtype, device, resolution)
-        for chunk in chunks:
-            found.add(chunk.to(device))
+        found = DeviceCounter(dtype, device)
+        found.add(tensor.to(device))
         return found.sketch()
 
 
@@ -165,11 +163,6 @@ def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TEN
     found = taken(state, dtype)
     if FLOAT_DTYPES[dtype] is np.uint8:
         return counted_values(pattern_values(dtype)[found.keys], found.key_counts, resolution)
-    if dtype in ("float16", "bfloat16"):
-        shift = np.uint32(16 if dtype == "bfloat16" else 13)
-        patterns = found.keys.astype(np.uint32) << shift
-        whole = counted_patterns(patterns, found.key_counts, np.array([0, patterns.size]), resolution)
-        return replace(whole, **{name: getattr(whole, name) + found.seen[name] for name in COUNTERS})
     buckets = None if found.is_few else (found.keys, found.key_counts)
     return sketch_of_floats((found.patterns, found.counts), buckets, found.seen, resolution)
 

@@ -250,7 +250,7 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     if is_tensor(values):
         place = usable_device(device) if device else str(values.device)
         if place.startswith("cuda"):
-            return count_on_device([values], checked_tensor(values), place)
+            return count_on_device(values, checked_tensor(values), place)
     array, dtype = stored_array(values)
     return count(array_chunks(array, dtype, "K"), dtype)
 
