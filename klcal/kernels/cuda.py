@@ -14,8 +14,9 @@ import numpy as np
 
 from klcal.errors import UsageError
 
-__all__ = ["OLDEST", "Kernels", "kernels", "source_text"]
+__all__ = ["CPU_INSTEAD", "OLDEST", "Kernels", "kernels", "source_text"]
 
+CPU_INSTEAD = "use --device cpu; the result is the same"
 SOURCE = Path(__file__).with_name("source")
 OPTIONS = {"std": "c++17", "fma": False}  # no contraction: the same bits as the CPU
 OLDEST = (8, 0)  # compute capability: warps add up and compare integers at once from here on
@@ -40,7 +41,7 @@ class Kernels:
         if (known.major, known.minor) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             what = f"cuda:{device} has compute capability {known.major}.{known.minor}: klcal needs {oldest}"
-            raise UsageError(what, "use --device cpu; the result is the same")
+            raise UsageError(what, CPU_INSTEAD)
         self.arch = f"sm_{known.major}{known.minor}"
         self.multiprocessors: int = known.multi_processor_count
         self.shared_memory: int = known.shared_memory_per_multiprocessor
@@ -76,18 +77,16 @@ class Kernels:
     def _stream(self, handle: int) -> Any:
         return self.core.Stream.from_handle(handle)
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - as above
     def _config(self, blocks: int, threads: int, shared: int) -> Any:
         return self.core.LaunchConfig(grid=blocks, block=threads, shmem_size=shared)
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - as above
     def _kernel(self, file: str, name: str) -> Any:
         kernel = _compiled(file, self.arch).get_kernel(name)
         attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        device = self.driver.CUdevice(self.device)
-        self.driver.cuKernelSetAttribute(
-            attribute, self.most_shared, kernel.handle, device
-        )  # whatever a launch asks for
+        device, most = self.driver.CUdevice(self.device), self.most_shared  # whatever a launch asks for
+        self.driver.cuKernelSetAttribute(attribute, most, kernel.handle, device)
         return kernel
 
 

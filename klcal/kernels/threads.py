@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +22,7 @@ from klcal.kernels.library import library
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["at_most_threads", "cores", "limited", "spread", "stop_threads", "threads", "worked_ahead"]
+__all__ = ["at_most_threads", "cores", "in_order", "limited", "spread", "stop_threads", "threads", "worked_ahead"]
 
 LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
 PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
@@ -86,19 +87,25 @@ def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list
     number = threads()
     if number == 1:
         return list(map(work, items))
-    found: list[Outcome] = []
+    with at_most_threads(1):
+        return list(in_order(_pool(number), partial(limited, work, 1), items, number))
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], ahead: int
+) -> Iterator[Outcome]:
+    """The outcomes of all items, in their order, by the threads of a pool; so many are begun before one is taken."""
     begun: deque[Future[Outcome]] = deque()
     try:
-        with at_most_threads(1):
-            for item in items:
-                begun.append(_pool(number).submit(limited, work, 1, item))
-                if len(begun) > number:
-                    found.append(begun.popleft().result())
-        found += [each.result() for each in begun]
-    finally:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:  # where one failed, or the user interrupted, nothing that is left need begin
         for each in begun:
             each.cancel()
-    return found
 
 
 def limited(work: Callable[[Item], Outcome], number: int, item: Item) -> Outcome:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from klcal.errors import UsageError
+from klcal.kernels.threads import in_order
 from klcal.sketches.device_counting import usable_devices
 from klcal.sketches.device_feeding import Feed
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Plan", "chosen_devices", "feeding"]
 
@@ -92,20 +89,8 @@ def feeding(
 
     with ThreadPoolExecutor(len(feeds), thread_name_prefix="klcal-feed") as pool:
         try:
-            yield _in_order(pool, begun, items, AHEAD * len(feeds))
+            yield in_order(pool, begun, items, AHEAD * len(feeds))
         finally:  # where the user interrupted, nothing that is left need be read
             for feed in feeds:
                 feed.stop()
             pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], ahead: int
-) -> Iterator[Outcome]:
-    begun: deque[Future[Outcome]] = deque()
-    for item in items:
-        begun.append(pool.submit(work, item))
-        if len(begun) > ahead:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from klcal.errors import InputError, UsageError
-from klcal.kernels.cuda import kernels
+from klcal.kernels.cuda import CPU_INSTEAD, kernels
 from klcal.kernels.cuda_counting import MOST_FEW, Launcher, count, none_counted, taken
 from klcal.sketches.compiled_counting import sketch_of_floats
 from klcal.sketches.counted import counted_values
@@ -34,7 +34,6 @@ __all__ = [
     "usable_devices",
 ]
 
-CPU_INSTEAD = "use --device cpu; the result is the same"
 ALL = "cuda:all"
 COPIED = 1 << 26  # values of a tensor with gaps that are copied at a time
 

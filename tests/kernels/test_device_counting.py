@@ -149,7 +149,7 @@ def test_the_run_time_compiler_takes_the_kernels_without_a_word(file, arch, capf
     options = core.ProgramOptions(arch=arch, **OPTIONS)
     try:
         program = core.Program(source_text(file), "c++", options)
-    except Exception as error:
+    except Exception as error:  # of its own kind, or of the loader of its library
         pytest.skip(f"the run-time compiler is not installed: {error!r}"[:80])
     assert len(program.compile("cubin").code) > 1000
     assert capfd.readouterr().err == ""
