@@ -38,8 +38,11 @@ class Source:
     path: str
     fault: InputError | None = None  # why it cannot be used, where that is known already
 
-    def describe(self) -> list[Description]:
+    def describe(self, *, batches: bool = False) -> list[Description]:
         """Its tensors, before any of their data is read; the codes and scales of a quantized one are skipped.
+
+        Args:
+            batches: whether a .npy may hold several arrays, one behind the other.
 
         Raises:
             InputError: If nothing of it can be used.
@@ -49,7 +52,7 @@ class Source:
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
             return recognised(index_file.describe(file, formats.describe))
-        return recognised(formats.describe(file, self.name))
+        return recognised(formats.describe(file, self.name, batches=batches))
 
 
 @dataclass(frozen=True)
