@@ -25,6 +25,8 @@ Examples:
     klcal compare bf16/ fp8/ --dequantize
   Checkpoints whose names differ by what a wrapper puts in front:
     klcal compare model.pt ddp.pt --strip-prefix module.
+  Activations that were dumped batch by batch, a folder for each tensor:
+    klcal compare yesterday/ today/ --pool dir
   A CI job that fails where activations drift:
     klcal compare yesterday/ today/ --fail-on 'kl > 0.01' --fail-on 'js > 0.005'
 

@@ -58,8 +58,8 @@ PoolOption = Annotated[
         "directory are one; stem: conv1_000.npy, conv1_001.npy, ... are conv1; name: tensors of the same name; REGEX, "
         "searched in SOURCE/NAME (a .npy: in SOURCE): its groups are what a tensor becomes, '(.*)/step[0-9]+'. Named "
         "tensors, as in a .npz, are pooled name by name; arrays one behind the other in a .npy, or on stdin, are "
-        "batches too. A batch that is damaged, of another dtype or has NaN is named and left out. --include and "
-        "--exclude choose batches, rules such as those of --dtype are by the pooled names.",
+        "batches too. A batch that is damaged or of another dtype is named and left out; by calibrate one with NaN, "
+        "too. --include and --exclude choose batches, rules such as those of --dtype are by the pooled names.",
     ),
 ]
 NonfiniteOption = Annotated[

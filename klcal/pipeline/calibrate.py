@@ -83,15 +83,16 @@ def calibrate_files(
     errors = list(found.errors)
     described = list(described_tensors(found.sources, errors, dequantize=dequantize, batches=pool is not None))
     tensors = selected(described, include, exclude)
+    named: Sequence[Selected] = described
     if pool is not None:
-        tensors = pooled(tensors, pool, errors)
+        named = tensors = pooled(tensors, pool, errors, found.sources)
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weighs = {id(each): importance.of(each, alone=alone) for each in counted} if importance else {}
     found_rows = _rows([_Wanted(each, weighs.get(id(each))) for each in tensors], request, jobs, progress, told)
     rows = list(_without_bad_batches(found_rows, request, jobs, errors))
-    globs = [*unmatched(described, include), *unmatched(described if pool is None else tensors, (), request.globs())]
-    unweighed = importance.warnings(described, counted) if importance else ()
+    globs = [*unmatched(described, include), *unmatched(named, (), request.globs())]
+    unweighed = importance.warnings(named, counted) if importance else ()
     unused = unpooled(tensors, pool) if pool else ()
     warnings = sorted({*found.warnings, *file_warnings(described), *globs, *unweighed, *unused, *_left_out(rows)})
     return Table.of(request.config, rows, errors, warnings)

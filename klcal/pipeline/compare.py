@@ -127,13 +127,13 @@ def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[Fil
         tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize, batches=batches)
         described = without_prefix(list(tensors), wanted.prefix)
         warnings += [*found.warnings, *file_warnings(described), *unmatched(described, wanted.include)]
-        sources = {each.source for each in lost} if described or not lost else {""}
+        names = {each.source for each in lost} if described or not lost else {""}
         chosen = selected(described, wanted.include, wanted.exclude)
-        errors += lost
         if wanted.pool is not None:
-            chosen = pooled(chosen, wanted.pool, errors)
+            chosen = pooled(chosen, wanted.pool, lost, found.sources)
             warnings += unpooled(chosen, wanted.pool)
-        sides.append(_Side(chosen, sources))
+        errors += lost
+        sides.append(_Side(chosen, names))
     return sides, errors, warnings
 
 

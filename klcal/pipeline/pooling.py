@@ -10,9 +10,8 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 from klcal.errors import UsageError
 from klcal.pipeline.selection import Batches, Selected
 from klcal.quantizers.granularity import Per, PerChannel, PerTensor
-from klcal.readers import Description
+from klcal.readers import Description, Source
 from klcal.readers.description import Chunk, Part
 from klcal.readers.formats import stem
 from klcal.readers.quoting import quoted
@@ -80,8 +79,12 @@ class _Key(NamedTuple):
     name: str = ""  # the tensor's; where it has none of its own, the pool's place names it
 
 
-def pooled(tensors: Sequence[Selected], pool: Pool, errors: list[FileError]) -> list[Selected]:
+def pooled(
+    tensors: Sequence[Selected], pool: Pool, errors: list[FileError], sources: Sequence[Source] = ()
+) -> list[Selected]:
     """The same tensors, those that belong together as one; those that do not fit join the errors.
+
+    Of all ``sources``, those that are among the errors already are counted as left out, where it is known of what.
 
     By "dir", files of one directory belong together; by "stem", those whose stems differ in a number at their end; by
     "name", those whose tensor has the same name. Tensors that have names, as in a .npz, are pooled name by name.
@@ -96,15 +99,23 @@ def pooled(tensors: Sequence[Selected], pool: Pool, errors: list[FileError]) -> 
         if key.place:
             depths[key.place] = max(depth, depths.get(key.place, 1))
     names = _distinct_names(depths)
+    lost = _lost(sources, {error.source for error in errors}, pool)
     found = []
     for key, members in groups.items():
         if key.source and len(members) == 1:
             found.append(members[0])
             continue
-        sources = {member.source for member in members}
-        source = names[key.place] if key.place else sources.pop() if len(sources) == 1 else SEVERAL
-        found.append(_pool_of(source, key.name or source, members, errors))
+        files = {member.source for member in members}
+        source = names[key.place] if key.place else members[0].source if len(files) == 1 else SEVERAL
+        found.append(_pool_of(source, key.name or source, members, errors, lost[key.place or key]))
     return found
+
+
+def _lost(sources: Iterable[Source], names: Collection[str], pool: Pool) -> Counter[tuple[object, ...]]:
+    """How many files of each place, or else of each key, could not be read."""
+    gone = (each for each in sources if each.name in names)
+    keys = (_key(Selected(each.name, Description(stem(each.name), "", ()), each.path), pool)[0] for each in gone)
+    return Counter(key.place or key for key in keys)
 
 
 def _key(tensor: Selected, pool: Pool) -> tuple[_Key, int]:
@@ -112,8 +123,8 @@ def _key(tensor: Selected, pool: Pool) -> tuple[_Key, int]:
     source, name = tensor.source, tensor.description.name
     own = "" if name == stem(source) else name
     if pool.pattern is not None:
-        match = pool.pattern.search(f"{source}/{own}" if own else source)
-        return (_Key(name=_called(match)) if match else _Key(source=source, name=name)), 0
+        called = _called(pool.pattern.search(f"{source}/{own}" if own else source))
+        return (_Key(name=called) if called else _Key(source=source, name=name)), 0
     if pool.by == "name":
         return _Key(name=own or stem(source).rsplit("/", 1)[-1]), 0
     if source == "-":
@@ -125,13 +136,15 @@ def _key(tensor: Selected, pool: Pool) -> tuple[_Key, int]:
     return _Key((*folder, NUMBER.sub("", own_stem) or own_stem), name=own), depth + 1
 
 
-def _called(match: re.Match[str]) -> str:
+def _called(match: re.Match[str] | None) -> str:
+    """What a pattern names; nothing where it is not found, or no group of it took part."""
+    if match is None:
+        return ""
     named = match.groupdict()
     found = [named["name"]] if "name" in named else match.groups()
-    return "/".join(each for each in found if each) or match.group()
+    return "/".join(each for each in found if each)
 
 
-@lru_cache
 def _parts(folder: str) -> tuple[str, ...]:
     return tuple(os.path.abspath(folder).split("/")[1:]) or ("/",)  # noqa: PTH100 - nor does it follow links
 
@@ -152,8 +165,8 @@ def _distinct_names(depths: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ..
 # --- what becomes of them
 
 
-def _pool_of(source: str, name: str, members: Sequence[Selected], errors: list[FileError]) -> Selected:
-    """The tensor that most members are batches of; the others join the errors."""
+def _pool_of(source: str, name: str, members: Sequence[Selected], errors: list[FileError], lost: int) -> Selected:
+    """The tensor that most members are batches of; the others join the errors, as those that were lost did."""
     usable = [each for each in members if each.description.status == "ok"]
     if not usable:
         return _uncounted(source, name, members)
@@ -162,23 +175,23 @@ def _pool_of(source: str, name: str, members: Sequence[Selected], errors: list[F
         one, other = (next(e for e in usable if e.description.dtype == d) for d in (dtype, others[0][0]))
         reason = f"its values are {dtype} in {_where(one)} and {others[0][0]} in {_where(other)}; save all in one dtype"
         empty = Description(name, "", (), status="unsupported", reason=reason)
-        return Selected(source, empty, usable[0].path)
+        return Selected(source, empty, usable[0].path, Batches(tuple(usable), 0))
     batches = [each for each in usable if each.description.dtype == dtype]
     for each in members:
         if each.description.dtype != dtype or each.description.status != "ok":
             here = f"its values are {each.description.dtype}, those of {_where(batches[0])} {dtype}"
             errors.append(error_of(each, f"{each.description.reason or here}; {AGAIN}"))
-    return joined(source, name, batches, len(members) - len(batches))
+    return joined(source, name, batches, len(members) - len(batches) + lost)
 
 
 def _uncounted(source: str, name: str, members: Sequence[Selected]) -> Selected:
     """The tensor of integers and what else is not calibrated: one row, which says why the first that fails does."""
     descriptions = [each.description for each in members]
     worst = next((each for each in descriptions if each.status in FAILURES), descriptions[0])
-    whole = joined(source, name, members, 0).description
+    whole = joined(source, name, members, 0)
     dtype = worst.dtype if len({each.dtype for each in descriptions}) == 1 else ""
-    found = replace(whole, dtype=dtype, parts=(), status=worst.status, reason=worst.reason)
-    return Selected(source, found, members[0].path)
+    found = replace(whole.description, dtype=dtype, parts=(), status=worst.status, reason=worst.reason)
+    return whole._replace(description=found)
 
 
 def joined(source: str, name: str, members: Sequence[Selected], left_out: int) -> Selected:

@@ -121,7 +121,9 @@ def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Seque
     for each in tensors:
         names = names_of(each.description)
         wanted = [name for name in names if _is_wanted(name, include, exclude)]
-        if wanted:
+        if wanted and wanted[0] == names[0]:
+            found.append(each)
+        elif wanted:
             others = tuple(name for name in names if name != wanted[0])
             found.append(each._replace(description=replace(each.description, name=wanted[0], aliases=others)))
     return found

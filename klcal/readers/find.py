@@ -78,7 +78,8 @@ class _Candidate:
         """A file that was given itself, or found below a directory that was."""
         full = os.path.abspath(path).split("/")
         full[-1] = _shown_name(path)
-        depth = len(os.path.relpath(path, directory).split("/")) if directory else 1
+        below = path[len(directory) :].strip("/") if directory else ""
+        depth = below.count("/") + 1
         return _Candidate("/".join(full[-depth:]), path, tuple(full))
 
     def refused(self, fault: InputError) -> _Candidate:
@@ -242,6 +243,8 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 def _shown_name(path: str) -> str:
     """The file's name; an index has that of the one file it stands for, unless that exists as well."""
+    if not path.endswith(index_file.SUFFIX):
+        return os.path.basename(path)
     whole = path.removesuffix(index_file.SUFFIX)
     return os.path.basename(path if os.path.lexists(whole) else whole)
 

@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,10 +149,15 @@ def parse(head: bytes, size: int) -> Header:
 def _leading(head: bytes, size: int) -> Header:
     """The header at the start of some bytes, that many of which are left in the file."""
     offset, text = _literal(head, size)
-    header = header_of(_evaluated(text, may_be_python_2=head[6:7] != b"\3"), offset)
+    header = _header(text, offset, may_be_python_2=head[6:7] != b"\3")
     if offset + header.nbytes > size:
         raise InputError(f"the array needs {offset + header.nbytes:,} bytes, the file has {size:,}", INCOMPLETE)
     return header
+
+
+@lru_cache(maxsize=1 << 7)  # of what was dumped batch by batch, thousands are alike
+def _header(text: str, offset: int, *, may_be_python_2: bool) -> Header:
+    return header_of(_evaluated(text, may_be_python_2=may_be_python_2), offset)
 
 
 def header_of(fields: Any, offset: int = 0) -> Header:

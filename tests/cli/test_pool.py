@@ -82,7 +82,7 @@ def test_a_bad_batch_is_named_and_costs_the_others_nothing(acts, damage, reason,
     assert one_message(result).startswith("klcal: error: conv1/batch_002.npy: ")
     row = result.tensors["conv1"]
     assert (row["status"], row["shape"]) == ("ok", [16, 4, 4])
-    assert row["note"].startswith("4 batches")
+    assert row["note"].startswith("4 batches, 1 left out")
     assert row["scale"] == pytest.approx(without(2), rel=1e-7)
     assert result.tensors["fc"]["status"] == "ok"
 
@@ -162,6 +162,18 @@ def test_integers_alone_are_skipped_as_one(acts):
     assert result.code == ExitCode.DONE
     row = result.tensors["steps"]
     assert (row["status"], row["dtype"], row["shape"], row["numel"]) == ("skipped", "int64", [12], 12)
+
+
+def test_importance_is_that_of_what_is_pooled(acts):
+    weights = np.linspace(0.1, 4, 4, dtype=np.float32)
+    np.savez("energy.npz", conv1=weights)
+    result = pooled(acts / "conv1", "--importance", "energy.npz")
+    assert result.code == ExitCode.DONE
+    assert not result.err
+    row = result.tensors["conv1"]
+    alone = library.calibrate(np.concatenate(BATCHES), method="mse", importance=weights)
+    assert (row["importance"], row["zero_point"]) == (True, alone.zero_point)
+    assert row["scale"] == pytest.approx(alone.scale, rel=1e-7)
 
 
 def test_a_pattern_that_is_found_nowhere_is_told(acts):
