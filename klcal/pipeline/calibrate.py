@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from klcal.calibration import calibrate_sketch, noted
 from klcal.errors import InputError, UsageError
+from klcal.pipeline.batches import batches_note, error_of, less, not_joined
 from klcal.pipeline.devices import Plan
 from klcal.pipeline.importance import Weighed, read_importance
-from klcal.pipeline.pooling import Pool, batches_note, error_of, less, not_joined, pooled, unpooled
+from klcal.pipeline.pooling import Pool, pooled, unpooled
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import (
     Selected,

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
+from klcal.pipeline import batches as joining
 from klcal.pipeline import pooling
 from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
@@ -84,7 +85,7 @@ def test_a_pool_of_large_splits_is_the_whole(tmp_path, monkeypatch, per, jobs):
 @pytest.mark.parametrize("per", PERS)
 def test_a_pool_that_takes_batches_as_they_lie_is_noticed(tmp_path, monkeypatch, per):
     """The broken twin. Of a single scale the order of the values is nothing."""
-    monkeypatch.setattr(pooling, "_parts_in", lambda _, description: description.parts)
+    monkeypatch.setattr(joining, "_parts_in", lambda _, description: description.parts)
     if per == "tensor":
         check_law(tmp_path / "acts", ([7, 9], range(3), "FFC"), per)
     else:
