@@ -15,6 +15,7 @@ from klcal.divergence.elementwise import Elementwise, side_by_side
 from klcal.divergence.probabilities import DIVERGENCES, entropy
 from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
+from klcal.pipeline.batches import where
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
 from klcal.pipeline.pooling import Pool, pooled, unpooled
 from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
@@ -220,8 +221,19 @@ def _status(pair: Pair) -> Difference | None:
 def _difference(request: _Request, pair: Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
     if isinstance(found, InputError):
-        return replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
-    return found
+        found = replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
+    bad = list(_bad_batches(pair)) if found.status in ("failed", "nonfinite") else []
+    return replace(found, reason=f"{found.reason}; look at {', '.join(bad)}") if bad else found
+
+
+def _bad_batches(pair: Pair) -> Iterator[str]:
+    """The first batch of each side that is damaged, or not finite."""
+    for side in pair[:2]:
+        for each in side.batches.members if side and side.batches else ():
+            found = attempt(partial(sketch_parts, each.description.parts, each.description.dtype))
+            if isinstance(found, InputError) or _nonfinite(found):
+                yield where(each)
+                break
 
 
 _EMPTY: dict[tuple[bool, bool], dict[str, Any]] = {

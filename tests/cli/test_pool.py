@@ -269,6 +269,16 @@ def test_a_bad_batch_of_one_side_is_told(acts):
     assert result.tensors["conv1"]["shape"] == [16, 4, 4]
 
 
+def test_a_comparison_that_a_batch_spoils_names_it(acts):
+    bad = BATCHES[3].copy()
+    bad[0] = np.nan
+    np.save(acts / "conv1/batch_003.npy", bad)
+    result = klcal("compare", acts / "conv1", acts / "conv1", "--pool", "dir", "--format", "json")
+    assert result.code == ExitCode.NOTHING_USABLE
+    (row,) = result.document["tensors"]
+    assert row["reason"] == "16 NaN in P; look at 'batch_003.npy', 'batch_003.npy'"
+
+
 # --- patterns that take for ever
 
 
