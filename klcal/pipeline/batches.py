@@ -16,6 +16,7 @@ from klcal.readers.description import CHUNK_BYTES, Chunk, Part
 from klcal.readers.formats import stem
 from klcal.readers.quoting import quoted
 from klcal.sketches.values import own_order, stored_chunks
+from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 
 __all__ = ["batches_note", "error_of", "joined", "less", "not_joined", "where"]
@@ -59,7 +60,8 @@ def _full_order(description: Description) -> tuple[int, ...]:
     if not description.order:
         return tuple(axes)
     missing = [axis for axis in axes if axis not in description.order]
-    return *missing[: missing[:1] == [0]], *description.order, *missing[missing[:1] == [0] :]
+    first = missing[:1] if missing[:1] == [0] else []
+    return *first, *description.order, *missing[len(first) :]
 
 
 def _common_order(descriptions: Sequence[Description]) -> tuple[int, ...] | None:
@@ -147,10 +149,10 @@ def batches_note(batches: Batches) -> str:
     return f"{text}, {batches.left_out:,} left out" if batches.left_out else text
 
 
-def error_of(tensor: Selected, reason: str) -> FileError:
+def error_of(tensor: Selected, reason: str, cause: Cause = "data") -> FileError:
     """What is wrong with a batch."""
     own = tensor.description.name != stem(tensor.source)
-    return FileError(tensor.source, f"{quoted(tensor.description.name)}: {reason}" if own else reason)
+    return FileError(tensor.source, f"{quoted(tensor.description.name)}: {reason}" if own else reason, cause)
 
 
 def where(tensor: Selected) -> str:

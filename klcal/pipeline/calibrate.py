@@ -124,14 +124,21 @@ def _without_bad_batches(
             spoiled.append((wanted, row))
         else:
             yield row
+    if not spoiled:
+        return
     members = [_Wanted(each) for wanted, _ in spoiled for each in _members(wanted.tensor)]
-    alone = Request.parse(method="minmax", nonfinite=request.nonfinite, device=request.device)
-    bad = {id(each.tensor): row for each, row in _rows(members, alone, jobs) if row.status in BAD_BATCH}
+    by_range = Request.parse(method="minmax", nonfinite=request.nonfinite, device=request.device)
+    bad = {id(each.tensor): row for each, row in _rows(members, by_range, jobs) if row.status in BAD_BATCH}
     mended = []
     for wanted, row in spoiled:
-        good = [each for each in _members(wanted.tensor) if id(each) not in bad]
-        errors += [error_of(each, f"{bad[id(each)].reason}") for each in _members(wanted.tensor) if id(each) in bad]
-        if 0 < len(good) < len(_members(wanted.tensor)):
+        good, lost = list[Selected](), list[tuple[Selected, Row]]()
+        for each in _members(wanted.tensor):
+            if id(each) in bad:
+                lost.append((each, bad[id(each)]))
+            else:
+                good.append(each)
+        errors += [error_of(each, alone.reason or alone.status, alone.cause or "data") for each, alone in lost]
+        if good and lost:
             mended.append(wanted._replace(tensor=less(wanted.tensor, good)))
         else:
             yield row

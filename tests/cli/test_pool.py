@@ -16,6 +16,7 @@ import safetensors.numpy
 import klcal as library
 from klcal.errors import ExitCode
 from klcal.pipeline import calibrate as pipeline
+from klcal.readers.regular import FileSpan
 from tests.support.command import COMMAND, environment, klcal, klcal_process, normal, one_message, until
 
 GOOD = {f"conv1/batch_{number:03}.npy": normal(64, number).reshape(4, 4, 4) for number in range(5)}
@@ -133,6 +134,23 @@ def test_a_batch_that_is_damaged_inside_is_found_when_it_is_read(acts):
     (error,) = result.document["errors"]
     assert error["source"] == "1.npz"
     assert error["reason"].startswith("'x': ")
+
+
+def test_a_bug_that_a_batch_meets_stays_one(acts, monkeypatch):
+    chunks = FileSpan.chunks
+
+    def fails(span):
+        if span.file.path.endswith("batch_002.npy"):
+            raise ZeroDivisionError
+        return chunks(span)
+
+    monkeypatch.setattr(FileSpan, "chunks", fails)
+    result = pooled(acts)
+    assert result.code == ExitCode.BUG
+    assert result.tensors["conv1"]["note"].startswith("4 batches, 1 left out")
+    assert [(error["source"], error["cause"]) for error in result.document["errors"]] == [
+        ("conv1/batch_002.npy", "bug")
+    ]
 
 
 def test_where_all_are_bad_nothing_is_usable(acts):
