@@ -58,18 +58,19 @@ def splits(parts: int):
     )
 
 
-def check_law(folder: Path, split, per: str, jobs: int = 1) -> None:
+def check_law(folder: Path, split, per: str, jobs: int = 1, dtype: str = "<f4") -> None:
     folder.mkdir()
-    save_split(folder, WHOLE, *split)
+    whole = WHOLE.astype(dtype)
+    save_split(folder, whole, *split)
     (found,) = calibrate_files([str(folder)], Request.parse(per=per, method="mse"), pool=DIR, jobs=jobs).rows
-    np.save(folder.with_suffix(".npy"), WHOLE)
+    np.save(folder.with_suffix(".npy"), whole)
     assert figures(found) == figures(row_of(folder.with_suffix(".npy"), per, None))
     assert (found.name, found.source) == (folder.name, folder.name)
 
 
-@given(splits(4), st.sampled_from(PERS))
-def test_a_pool_of_splits_is_the_whole(tmp_path_factory, split, per):
-    check_law(tmp_path_factory.mktemp("law") / "acts", split, per)
+@given(splits(4), st.sampled_from(PERS), st.sampled_from(["<f4", ">f4", "<f2", ">f8"]))
+def test_a_pool_of_splits_is_the_whole(tmp_path_factory, split, per, dtype):
+    check_law(tmp_path_factory.mktemp("law") / "acts", split, per, dtype=dtype)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
