@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from klcal.errors import InputError
@@ -54,7 +55,9 @@ def safetensors(data: bytes) -> None:
 
 
 def npy(data: bytes) -> None:
-    npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
+    with suppress(InputError):
+        npy_file.parse(data[: npy_file.HEAD_BYTES], len(data))
+    npy_file.describe_batches(in_memory(data), "x")
 
 
 def gguf(data: bytes) -> None:

@@ -37,6 +37,7 @@ def calibrate_files(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     dequantize: bool = False,
+    pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
 ) -> Table:
@@ -60,6 +61,7 @@ def calibrate_files(
         exclude: globs, none of which it may match.
         dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
             are skipped otherwise.
+        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
 
@@ -72,6 +74,7 @@ def calibrate_files(
             cannot be used.
     """
     from klcal.pipeline import calibrate
+    from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
     from klcal.sketches.device_counting import usable_devices
 
@@ -94,6 +97,7 @@ def calibrate_files(
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
         dequantize=dequantize,
+        pool=None if pool is None else Pool.parse(_text("pool", pool)),
         jobs=_count("jobs", jobs),
     )
 
@@ -110,6 +114,7 @@ def compare(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     dequantize: bool = False,
+    pool: str | None = None,
     jobs: int = 1,
 ) -> Table:
     """A table of how far the tensors of P are from those of Q, or from their quantized copy: as ``klcal compare``.
@@ -127,6 +132,7 @@ def compare(
         exclude: globs, none of which it may match.
         dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
             are skipped otherwise.
+        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
         jobs: how many cores are used. The result does not depend on it.
 
     Returns:
@@ -136,6 +142,7 @@ def compare(
         UsageError: an argument is not understood; there are both q and a table, or neither.
     """
     from klcal.pipeline.compare import compare_files
+    from klcal.pipeline.pooling import Pool
 
     if (q is None) == (table is None):
         raise UsageError("p is compared with q, or with what a table makes of it", "give one of the two: q or table")
@@ -150,6 +157,7 @@ def compare(
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
         dequantize=dequantize,
+        pool=None if pool is None else Pool.parse(_text("pool", pool)),
         jobs=_count("jobs", jobs),
     )
 

@@ -29,6 +29,10 @@ Examples:
     klcal calibrate model/ --dtype int4 --dtype '*embed*=int8' --per '*.weight=group:128'
   The same, where columns count by the mean square of their inputs:
     klcal calibrate model/ --dtype int4 --per group:128 --importance energy.npz
+  A scale for each activation that was dumped batch by batch, activations/conv1/batch_000.npy and so on:
+    klcal calibrate activations/ --pool dir
+  The same from conv1_000.npy, conv1_001.npy, ..., a scale for each channel of [N, C, H, W]:
+    klcal calibrate activations/ --pool stem --per channel:1
   From stdin to another program:
     klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
 
@@ -53,6 +57,7 @@ def calibrate(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     dequantize: options.DequantizeOption = False,
+    pool: options.PoolOption = None,
     nonfinite: options.NonfiniteOption = "fail",
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
@@ -84,6 +89,7 @@ def calibrate(
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
+    from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
     from klcal.quantizers.scheme import parse_range
     from klcal.sketches.device_counting import usable_devices
@@ -104,6 +110,7 @@ def calibrate(
         device=device,
         importance=importance,
     )
+    batches = None if pool is None else Pool.parse(pool)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
     writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
@@ -119,6 +126,7 @@ def calibrate(
                 include=include or (),
                 exclude=exclude or (),
                 dequantize=dequantize,
+                pool=batches,
                 jobs=jobs or cores(),
                 progress=shown,
                 told=lambda plan: say(of_plan(plan, verbose=verbose)),

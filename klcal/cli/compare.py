@@ -25,6 +25,8 @@ Examples:
     klcal compare bf16/ fp8/ --dequantize
   Checkpoints whose names differ by what a wrapper puts in front:
     klcal compare model.pt ddp.pt --strip-prefix module.
+  Activations that were dumped batch by batch, a folder for each tensor:
+    klcal compare yesterday/ today/ --pool dir
   A CI job that fails where activations drift:
     klcal compare yesterday/ today/ --fail-on 'kl > 0.01' --fail-on 'js > 0.005'
 
@@ -81,6 +83,7 @@ def compare(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     dequantize: options.DequantizeOption = False,
+    pool: options.PoolOption = None,
     jobs: options.JobsOption = None,
     base: BaseOption = "e",
     bins: BinsOption = None,
@@ -103,11 +106,13 @@ def compare(
     from klcal.cli.progress import progress
     from klcal.cli.verdict import judge
     from klcal.kernels.threads import cores
+    from klcal.pipeline.pooling import Pool
     from klcal.writers import WRITERS
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
     conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
+    batches = None if pool is None else Pool.parse(pool)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it is for scales, not for comparisons"
     writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
@@ -127,6 +132,7 @@ def compare(
                 include=include or (),
                 exclude=exclude or (),
                 dequantize=dequantize,
+                pool=batches,
                 jobs=jobs or cores(),
                 progress=shown,
             )

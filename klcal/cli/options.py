@@ -47,6 +47,21 @@ DequantizeOption = Annotated[
         "blocks) are taken for what they stand for: codes times scale. They are skipped without it.",
     ),
 ]
+PoolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="dir|stem|name|REGEX",
+        show_default="a row for every tensor of every file",
+        rich_help_panel=INPUT,
+        help="One tensor of many files, whose arrays are its batches, joined along axis 0. dir: the files of a "
+        "directory are one; stem: conv1_000.npy, conv1_001.npy, ... are conv1; name: tensors of the same name; REGEX, "
+        "searched in SOURCE/NAME (a .npy: in SOURCE): its groups are what a tensor becomes, '(.*)/step[0-9]+'. Named "
+        "tensors, as in a .npz, are pooled name by name; arrays one behind the other in a .npy, or on stdin, are "
+        "batches too. A batch that is damaged or of another dtype is named and left out; by calibrate one with NaN, "
+        "too. --include and --exclude choose batches, rules such as those of --dtype are by the pooled names.",
+    ),
+]
 NonfiniteOption = Annotated[
     Nonfinite,
     typer.Option(

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import prod
+from typing import NamedTuple
 
 from klcal.calibration import calibrate_sketch, noted
 from klcal.errors import InputError, UsageError
+from klcal.pipeline.batches import batches_note, error_of, less, not_joined
 from klcal.pipeline.devices import Plan
 from klcal.pipeline.importance import Weighed, read_importance
+from klcal.pipeline.pooling import Pool, pooled, unpooled
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import (
     Selected,
@@ -33,10 +36,13 @@ from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import REPEATED, UNORDERED
 from klcal.tables.rows import Row
-from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Table
+from klcal.tables.status import Status, nonfinite_counts
+from klcal.tables.table import FileError, Table
 
 __all__ = ["calibrate_files"]
+
+BAD_BATCH: tuple[Status, ...] = ("failed", "nonfinite", "overflow")
+"""What a batch is that nothing can be pooled with: damaged, with NaN or infinities, or beyond float32."""
 
 
 def calibrate_files(
@@ -46,6 +52,7 @@ def calibrate_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     dequantize: bool = False,
+    pool: Pool | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
@@ -58,6 +65,7 @@ def calibrate_files(
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
+        pool: which of these tensors are batches of one.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
         told: is told what works, and why, before it begins.
@@ -74,16 +82,28 @@ def calibrate_files(
         importance = read_importance(request.importance)
     found = find(paths)
     errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors, dequantize=dequantize))
+    described = list(described_tensors(found.sources, errors, dequantize=dequantize, batches=pool is not None))
     tensors = selected(described, include, exclude)
+    named: Sequence[Selected] = described
+    if pool is not None:
+        named = tensors = pooled(tensors, pool, errors, found.sources)
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
-    weights = [importance.of(each, alone=alone) if importance else None for each in counted]
-    rows = list(_rows(tensors, weights, request, jobs, progress, told))
-    globs = unmatched(described, include, request.globs())
-    unweighed = importance.warnings(described, counted) if importance else ()
-    warnings = sorted({*found.warnings, *file_warnings(described), *globs, *unweighed, *_left_out(rows)})
+    weighs = {id(each): importance.of(each, alone=alone) for each in counted} if importance else {}
+    found_rows = _rows([_Wanted(each, weighs.get(id(each))) for each in tensors], request, jobs, progress, told)
+    rows = list(_without_bad_batches(found_rows, request, jobs, errors))
+    globs = [*unmatched(described, include), *unmatched(named, (), request.globs())]
+    unweighed = importance.warnings(named, counted) if importance else ()
+    unused = unpooled(tensors, pool) if pool else ()
+    warnings = sorted({*found.warnings, *file_warnings(described), *globs, *unweighed, *unused, *_left_out(rows)})
     return Table.of(request.config, rows, errors, warnings)
+
+
+class _Wanted(NamedTuple):
+    """A tensor, and what its values weigh, if not all alike."""
+
+    tensor: Selected
+    importance: Description | None = None
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
@@ -94,27 +114,60 @@ def _left_out(rows: Iterable[Row]) -> Iterator[str]:
             yield f"{row.source}: {row.name}: {left_out} of {row.numel} values were left out"
 
 
+def _without_bad_batches(
+    found: Iterable[tuple[_Wanted, Row]], request: Request, jobs: int, errors: list[FileError]
+) -> Iterator[Row]:
+    """The rows; those of pooled tensors that failed once more, less the batches that fail alone and join the errors."""
+    spoiled: list[tuple[_Wanted, Row]] = []
+    for wanted, row in found:
+        if wanted.tensor.batches and row.failed and row.status != "unsupported":
+            spoiled.append((wanted, row))
+        else:
+            yield row
+    if not spoiled:
+        return
+    members = [_Wanted(each) for wanted, _ in spoiled for each in _members(wanted.tensor)]
+    by_range = Request.parse(method="minmax", nonfinite=request.nonfinite, device=request.device)
+    bad = {id(each.tensor): row for each, row in _rows(members, by_range, jobs) if row.status in BAD_BATCH}
+    mended = []
+    for wanted, row in spoiled:
+        good, lost = list[Selected](), list[tuple[Selected, Row]]()
+        for each in _members(wanted.tensor):
+            if id(each) in bad:
+                lost.append((each, bad[id(each)]))
+            else:
+                good.append(each)
+        errors += [error_of(each, alone.reason or alone.status, alone.cause or "data") for each, alone in lost]
+        if good and lost:
+            mended.append(wanted._replace(tensor=less(wanted.tensor, good)))
+        else:
+            yield row
+    yield from (row for _, row in _rows(mended, request, jobs))
+
+
+def _members(tensor: Selected) -> tuple[Selected, ...]:
+    return tensor.batches.members if tensor.batches else ()
+
+
 def _rows(
-    tensors: Sequence[Selected],
-    weights: Sequence[Description | None],
+    wanted: Iterable[_Wanted],
     request: Request,
     jobs: int,
-    progress: Progress | None,
-    told: Callable[[Plan], None] | None,
-) -> Iterator[Row]:
-    """The rows of all tensors, of which those that can be counted may have an importance."""
-    yield from (_uncounted(each) for each in tensors if each.description.status != "ok")
-    counted: list[Selected] = []
+    progress: Progress | None = None,
+    told: Callable[[Plan], None] | None = None,
+) -> Iterator[tuple[_Wanted, Row]]:
+    """The rows of all tensors."""
+    counted: list[_Wanted] = []
     prepared: list[Tensor] = []
-    countable = (each for each in tensors if each.description.status == "ok")
-    for each, importance in zip(countable, weights, strict=True):
-        description = each.description
-        per = request.per.of(names_of(description))
-        if description.order is None and (per != PerTensor() or importance):
-            yield replace(_uncounted(each), status="unsupported", reason=str(UNORDERED if importance else REPEATED))
+    for each in wanted:
+        refused = _refused(each, request)
+        if refused is not None:
+            yield each, refused
             continue
-        weighed = Weighed(description, importance) if importance else None
-        with _named(each):
+        description = each.tensor.description
+        weighed = Weighed(description, each.importance) if each.importance else None
+        with _named(each.tensor):
+            per = request.per.of(names_of(description))
             settings, place = request.settings(names_of(description)), _layout(description, per)
             if weighed:
                 check_importance(settings.method)
@@ -130,9 +183,25 @@ def _rows(
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in merged(zip(tasks, found, strict=True), progress):
-            yield _row(counted[number], outcome, prepared[number].settings, request.per)
+            tensor = counted[number].tensor
+            yield counted[number], _row(tensor, outcome, prepared[number].settings, request.per)
             if progress is not None:
-                progress.finish(counted[number].description.name)
+                progress.finish(tensor.description.name)
+
+
+def _refused(wanted: _Wanted, request: Request) -> Row | None:
+    """The row of a tensor that is not counted, or cannot be as it is asked for."""
+    tensor, importance = wanted
+    if tensor.description.status != "ok":
+        return _uncounted(tensor)
+    per = request.per.of(names_of(tensor.description))
+    reason = None
+    if tensor.batches:
+        with _named(tensor):
+            reason = not_joined(tensor.batches.members, per)
+    if tensor.description.order is None and (per != PerTensor() or importance):
+        reason = str(UNORDERED if importance else REPEATED)
+    return None if reason is None else replace(_uncounted(tensor), status="unsupported", reason=reason)
 
 
 def _layout(description: Description, per: Per) -> Layout | None:
@@ -155,8 +224,9 @@ def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[P
         return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
     one_axis = per.of(names_of(description)) != PerTensor() and len(description.shape) < 2 and found.numel
+    found = noted(found, ONE_AXIS) if one_axis else found
     return replace(
-        noted(found, ONE_AXIS) if one_axis else found,
+        noted(found, batches_note(tensor.batches)) if tensor.batches else found,
         name=description.name,
         source=tensor.source,
         dtype=description.dtype,

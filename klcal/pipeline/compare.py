@@ -15,7 +15,9 @@ from klcal.divergence.elementwise import Elementwise, side_by_side
 from klcal.divergence.probabilities import DIVERGENCES, entropy
 from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
+from klcal.pipeline.batches import where
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
+from klcal.pipeline.pooling import Pool, pooled, unpooled
 from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
 from klcal.pipeline.selection import (
     Selected,
@@ -60,6 +62,7 @@ def compare_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     dequantize: bool = False,
+    pool: Pool | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Table:
@@ -76,6 +79,7 @@ def compare_files(
         include: globs, one of which a tensor's name has to match.
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are compared as what they stand for.
+        pool: which tensors of a side are batches of one.
         jobs: how many processes work. The result does not depend on it.
         progress: is told how far the work is.
 
@@ -88,7 +92,7 @@ def compare_files(
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
-    wanted = _Wanted(include, exclude, strip_prefix, dequantize)
+    wanted = _Wanted(include, exclude, strip_prefix, dequantize, pool)
     sides, errors, warnings = _sides((p,) if q is None else (p, q), wanted)
     pairs, hints = _pairs(sides, quantizers, strip_prefix)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
@@ -111,6 +115,7 @@ class _Wanted(NamedTuple):
     exclude: Sequence[str]
     prefix: str  # taken off names
     dequantize: bool
+    pool: Pool | None
 
 
 def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[FileError], list[str]]:
@@ -119,12 +124,17 @@ def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[Fil
     for path in paths:
         found = find([path])
         lost = list(found.errors)
-        tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize)
+        batches = wanted.pool is not None
+        tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize, batches=batches)
         described = without_prefix(list(tensors), wanted.prefix)
         warnings += [*found.warnings, *file_warnings(described), *unmatched(described, wanted.include)]
-        sources = {each.source for each in lost} if described or not lost else {""}
-        sides.append(_Side(selected(described, wanted.include, wanted.exclude), sources))
+        names = {each.source for each in lost} if described or not lost else {""}
+        chosen = selected(described, wanted.include, wanted.exclude)
+        if wanted.pool is not None:
+            chosen = pooled(chosen, wanted.pool, lost, found.sources)
+            warnings += unpooled(chosen, wanted.pool)
         errors += lost
+        sides.append(_Side(chosen, names))
     return sides, errors, warnings
 
 
@@ -211,8 +221,19 @@ def _status(pair: Pair) -> Difference | None:
 def _difference(request: _Request, pair: Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
     if isinstance(found, InputError):
-        return replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
-    return found
+        found = replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
+    bad = list(_bad_batches(pair)) if found.status in ("failed", "nonfinite") else []
+    return replace(found, reason=f"{found.reason}; look at {', '.join(bad)}") if bad else found
+
+
+def _bad_batches(pair: Pair) -> Iterator[str]:
+    """The first batch of each side that is damaged, or not finite."""
+    for side in pair[:2]:
+        for each in side.batches.members if side and side.batches else ():
+            found = attempt(partial(sketch_parts, each.description.parts, each.description.dtype))
+            if isinstance(found, InputError) or _nonfinite(found):
+                yield where(each)
+                break
 
 
 _EMPTY: dict[tuple[bool, bool], dict[str, Any]] = {

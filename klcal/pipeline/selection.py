@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from klcal.errors import InputError
@@ -16,6 +17,7 @@ from klcal.tables.status import Cause
 from klcal.tables.table import FileError, in_order
 
 __all__ = [
+    "Batches",
     "Bug",
     "Selected",
     "attempt",
@@ -45,27 +47,37 @@ def cause_of(error: InputError) -> Cause:
     return "bug" if isinstance(error, Bug) else "data"
 
 
+class Batches(NamedTuple):
+    """What a pooled tensor is made of."""
+
+    members: tuple[Selected, ...]
+    left_out: int  # how many that belong to it are not among them, and why is in the errors
+
+
 class Selected(NamedTuple):
     """A tensor, and the name of the file that it is in."""
 
     source: str
     description: Description
+    path: str = ""  # of that file
+    batches: Batches | None = None  # of a pooled tensor
 
 
 def described_tensors(
-    sources: Iterable[Source], errors: list[FileError], *, dequantize: bool = False
+    sources: Iterable[Source], errors: list[FileError], *, dequantize: bool = False, batches: bool = False
 ) -> Iterator[Selected]:
     """The tensors of all sources, before any of their data is read; what cannot be described joins the errors.
 
-    Codes that have a scale beside them can be what they stand for: ``dequantize``.
+    Codes that have a scale beside them can be what they stand for: ``dequantize``. Several arrays in a .npy, one behind
+    the other, can be as many tensors of one name: ``batches``.
     """
     for source in sources:
-        described = attempt(source.describe)
+        described = attempt(partial(source.describe, batches=batches))
         if isinstance(described, InputError):
             errors.append(FileError(source.name, str(described), cause_of(described)))
         else:
             for each in described:
-                yield Selected(source.name, (each.dequantized if dequantize else None) or each)
+                yield Selected(source.name, (each.dequantized if dequantize else None) or each, source.path)
 
 
 def file_warnings(described: Iterable[Selected]) -> Iterator[str]:
@@ -109,7 +121,9 @@ def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Seque
     for each in tensors:
         names = names_of(each.description)
         wanted = [name for name in names if _is_wanted(name, include, exclude)]
-        if wanted:
+        if wanted and wanted[0] == names[0]:
+            found.append(each)
+        elif wanted:
             others = tuple(name for name in names if name != wanted[0])
             found.append(each._replace(description=replace(each.description, name=wanted[0], aliases=others)))
     return found

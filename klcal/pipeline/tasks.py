@@ -118,13 +118,27 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
         if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
             yield Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
-            yield from (Task((tensor._replace(parts=(part,)),), False) for part in tensor.parts)
+            yield from (Task((tensor._replace(parts=some),), False) for some in _portions(tensor.parts))
         elif any(part.repeats != 1 for part in tensor.parts):
             yield Task((tensor,), True)
         else:
             small.setdefault((id(tensor.settings.method), tensor.settings.scheme), []).append(tensor)
     for alike in small.values():
         yield from (Task(tuple(alike[i : i + TOGETHER]), True) for i in range(0, len(alike), TOGETHER))
+
+
+def _portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
+    """Neighbouring parts, as many as have the size of one together."""
+    portion: list[Part] = []
+    nbytes = 0
+    for part in parts:
+        if portion and nbytes + part.nbytes > PART_BYTES:
+            yield tuple(portion)
+            portion, nbytes = [], 0
+        portion.append(part)
+        nbytes += part.nbytes
+    if portion:
+        yield tuple(portion)
 
 
 def _estimate(task: Task) -> float:

@@ -38,8 +38,11 @@ class Source:
     path: str
     fault: InputError | None = None  # why it cannot be used, where that is known already
 
-    def describe(self) -> list[Description]:
+    def describe(self, *, batches: bool = False) -> list[Description]:
         """Its tensors, before any of their data is read; the codes and scales of a quantized one are skipped.
+
+        Args:
+            batches: whether a .npy may hold several arrays, one behind the other.
 
         Raises:
             InputError: If nothing of it can be used.
@@ -49,7 +52,7 @@ class Source:
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
             return recognised(index_file.describe(file, formats.describe))
-        return recognised(formats.describe(file, self.name))
+        return recognised(formats.describe(file, self.name, batches=batches))
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class _Candidate:
         """A file that was given itself, or found below a directory that was."""
         full = os.path.abspath(path).split("/")
         full[-1] = _shown_name(path)
-        depth = len(os.path.relpath(path, directory).split("/")) if directory else 1
+        below = path[len(directory) :].strip("/") if directory else ""
+        depth = below.count("/") + 1
         return _Candidate("/".join(full[-depth:]), path, tuple(full))
 
     def refused(self, fault: InputError) -> _Candidate:
@@ -239,6 +243,8 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 def _shown_name(path: str) -> str:
     """The file's name; an index has that of the one file it stands for, unless that exists as well."""
+    if not path.endswith(index_file.SUFFIX):
+        return os.path.basename(path)
     whole = path.removesuffix(index_file.SUFFIX)
     return os.path.basename(path if os.path.lexists(whole) else whole)
 

@@ -32,11 +32,11 @@ Reader = Callable[[RegularFile, str], list[Description]]
 """From a file, and the name for a tensor that has none of its own, to the file's tensors."""
 
 
-def reader_of(module: str) -> Reader:
+def reader_of(module: str, function: str = "describe") -> Reader:
     """The reader of a module, imported when it reads: most runs need one."""
 
     def describe(file: RegularFile, name: str) -> list[Description]:
-        reader: Reader = import_module(f"klcal.readers.{module}").describe
+        reader: Reader = getattr(import_module(f"klcal.readers.{module}"), function)
         return reader(file, name)
 
     return describe
@@ -56,6 +56,7 @@ READERS: dict[str, Reader] = {
     ".bin": reader_of("pt.file"),
     ".ckpt": reader_of("pt.file"),
 }
+NPY_BATCHES = reader_of("npy_file", "describe_batches")
 SUFFIXES = frozenset(READERS)
 PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
@@ -81,12 +82,13 @@ GGUF = (b"GGUF", b"FUGG")  # the second is big endian, of which its reader says 
 KNOWN = "klcal reads .npy, .npz, .safetensors, .onnx, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
-def describe(file: RegularFile, source: str) -> list[Description]:
+def describe(file: RegularFile, source: str, *, batches: bool = False) -> list[Description]:
     """The tensors of a file that is not an index.
 
     Args:
         file: The file.
         source: Its name in the table; a tensor without a name of its own is called so, less the suffix.
+        batches: Whether a .npy may hold several arrays, one behind the other: tensors of one name.
 
     Raises:
         InputError: If its format is not known, or nothing of it can be used.
@@ -95,7 +97,8 @@ def describe(file: RegularFile, source: str) -> list[Description]:
     if not head:
         raise InputError("the file is empty", "download or save it again")
     suffix = posixpath.splitext(file.path)[1].lower()
-    return _reader(head, suffix)(file, stem(source))
+    reader = _reader(head, suffix)
+    return (NPY_BATCHES if batches and reader is READERS[".npy"] else reader)(file, stem(source))
 
 
 def check_format(head: bytes) -> None:

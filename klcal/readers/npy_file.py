@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
-__all__ = ["HEAD_BYTES", "NAMED", "Header", "describe", "described", "header_of", "parse"]
+__all__ = ["HEAD_BYTES", "NAMED", "Header", "describe", "describe_batches", "described", "header_of", "parse"]
 
 MAGIC = b"\x93NUMPY"
 MAX_LITERAL_BYTES = 10_000  # NumPy's own limit: literal_eval is not safe on longer text
@@ -35,7 +36,9 @@ FIELDS = {"descr", "fortran_order", "shape"}
 
 DAMAGED = "save the array again with numpy.save"
 INCOMPLETE = "the download may be incomplete: download or save it again"
-BEHIND = "save each array in a file of its own, or all of them with numpy.savez"
+BEHIND = (
+    "save each array in a file of its own, or all with numpy.savez, or take them for batches of one tensor: --pool name"
+)
 PYTHON_2_LONG = re.compile(r"""('[^'\\]*'|"[^"\\]*")|(?<=[0-9])L\b""")
 """The L behind an integer, and texts, in which it means nothing."""
 FLOATS = ("float64", "float32", "float16")
@@ -95,6 +98,32 @@ def describe(file: RegularFile, name: str) -> list[Description]:
     return [described(name, header, parts)]
 
 
+def describe_batches(file: RegularFile, name: str) -> list[Description]:
+    """The arrays of a file that ``numpy.save`` has written several times, or of several files behind each other.
+
+    Args:
+        file: The file.
+        name: Of all of them.
+
+    Raises:
+        InputError: If there is no .npy file at its start, or anything else behind one.
+    """
+    found: list[Description] = []
+    start = 0
+    while start < file.size or not found:
+        head = file.read(start, min(file.size - start, HEAD_BYTES))
+        try:
+            header = _leading(head, file.size - start)
+        except InputError as error:
+            if not found:
+                raise
+            raise InputError(f"array {len(found) + 1}, at byte {start:,}: {error.what}", error.hint) from None
+        parts = spans(file, start + header.offset, header.length, header.storage) if header.length else ()
+        found.append(described(name, header, parts))
+        start = file.size if header.holds_objects else start + header.offset + header.nbytes
+    return found
+
+
 def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
     """The tensor of a header whose values are in some parts."""
     return Description(name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order)
@@ -110,14 +139,25 @@ def parse(head: bytes, size: int) -> Header:
     Raises:
         InputError: If NumPy would refuse the file, whatever the reason.
     """
-    offset, text = _literal(head, size)
-    header = header_of(_evaluated(text, may_be_python_2=head[6:7] != b"\3"), offset)
-    end = offset + header.nbytes
-    if end > size:
-        raise InputError(f"the array needs {end:,} bytes, the file has {size:,}", INCOMPLETE)
+    header = _leading(head, size)
+    end = header.offset + header.nbytes
     if end < size and not header.holds_objects:
         raise InputError(f"{size - end:,} more bytes stand behind its array", BEHIND)
     return header
+
+
+def _leading(head: bytes, size: int) -> Header:
+    """The header at the start of some bytes, that many of which are left in the file."""
+    offset, text = _literal(head, size)
+    header = _header(text, offset, may_be_python_2=head[6:7] != b"\3")
+    if offset + header.nbytes > size:
+        raise InputError(f"the array needs {offset + header.nbytes:,} bytes, the file has {size:,}", INCOMPLETE)
+    return header
+
+
+@lru_cache(maxsize=1 << 7)  # of what was dumped batch by batch, thousands are alike
+def _header(text: str, offset: int, *, may_be_python_2: bool) -> Header:
+    return header_of(_evaluated(text, may_be_python_2=may_be_python_2), offset)
 
 
 def header_of(fields: Any, offset: int = 0) -> Header:

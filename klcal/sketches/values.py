@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -36,6 +38,7 @@ __all__ = [
     "array_chunks",
     "checked_tensor",
     "is_tensor",
+    "own_order",
     "sketch",
     "sketch_parts",
     "stored_array",
@@ -230,9 +233,14 @@ def stored_values(stored: Stored) -> npt.NDArray[Any]:
     read = (values_of(chunk, stored.dtype) if is_float else chunk for chunk in stored_chunks(stored.parts))
     chunks = [chunk.copy() for chunk in read]  # which are valid until the next is asked for
     flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
-    listed = stored.order or tuple(range(len(stored.shape)))
-    full = (*listed, *(axis for axis in range(len(stored.shape)) if axis not in listed))
-    there: npt.NDArray[Any] = flat.reshape([stored.shape[axis] for axis in full])
+    return own_order(flat, stored.shape, stored.order or ())
+
+
+def own_order(flat: npt.NDArray[Any], shape: tuple[int, ...], order: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Values that lie in an order of the axes, in a shape; those of extent 1 may be missing, nothing means C's."""
+    listed = order or tuple(range(len(shape)))
+    full = (*listed, *(axis for axis in range(len(shape)) if axis not in listed))
+    there: npt.NDArray[Any] = flat.reshape([shape[axis] for axis in full])
     return there.transpose(np.argsort(full))
 
 
@@ -283,7 +291,8 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
     """
     if device != "cpu":
         return Feed(device).count(parts, dtype)()
-    return sum((count(part.chunks(), dtype).repeat(part.repeats) for part in parts), Sketch.empty())
+    alike = groupby(parts, attrgetter("repeats"))
+    return sum((count(stored_chunks(some), dtype).repeat(repeats) for repeats, some in alike), Sketch.empty())
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:

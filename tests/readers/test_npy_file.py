@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from klcal.errors import InputError
-from klcal.readers.npy_file import HEAD_BYTES, describe, parse
+from klcal.readers.npy_file import HEAD_BYTES, describe, describe_batches, parse
 from klcal.readers.regular import open_regular
-from tests.support.files import check_words
+from tests.support.files import check_words, damaged
 
 FLOATS = ["<f8", ">f8", "<f4", ">f4", "<f2", ">f2"]
 
@@ -201,6 +201,32 @@ def test_a_cut_array_tells_both_sizes():
 def test_bytes_behind_the_array_are_no_part_of_it_and_said(array, more):
     with pytest.raises(InputError, match=rf"^{len(more)} more bytes stand behind its array; .*numpy.savez"):
         parsed(saved(array) + more)
+
+
+@given(st.lists(hnp.arrays(st.sampled_from(FLOATS), hnp.array_shapes(min_dims=0, min_side=0)), min_size=1, max_size=4))
+def test_arrays_behind_each_other_are_what_numpy_loads_one_by_one(tmp_path_factory, arrays):
+    path = tmp_path_factory.mktemp("behind") / "x.npy"
+    path.write_bytes(b"".join(map(saved, arrays)))
+    found = describe_batches(open_regular(str(path)), "x")
+    with path.open("rb") as file:
+        loads = [np.load(file) for _ in arrays]
+        assert not file.read()
+    for one, array in zip(found, loads, strict=True):
+        assert (one.name, one.shape) == ("x", array.shape)
+        values = b"".join(chunk.tobytes() for part in one.parts for chunk in part.chunks())
+        assert values == array.astype(array.dtype.newbyteorder("=")).tobytes()
+
+
+@given(damaged(saved(np.ones(3, np.float32)) + saved(np.zeros((2, 2), ">f8"))))
+def test_damaged_arrays_behind_each_other_are_refused_in_our_words(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("damaged") / "x.npy"
+    path.write_bytes(data)
+    try:
+        found = describe_batches(open_regular(str(path)), "x")
+    except InputError as error:
+        check_words(str(error))
+    else:
+        assert sum(part.nbytes for one in found for part in one.parts) < len(data)
 
 
 def test_the_pickles_of_an_object_array_are_not_behind_it():
