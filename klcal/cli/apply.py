@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["safetensors"]
+To = Literal["safetensors", "npz", "fake"]
 
 EXAMPLES = """\
 \b
@@ -62,7 +62,8 @@ ToOption = Annotated[
         "--to",
         rich_help_panel=options.OUTPUT,
         show_default=False,
-        help="safetensors: plain integers NAME, NAME_scale, NAME_zero_point.",
+        help="safetensors or npz: plain integers NAME, with NAME_scale and NAME_zero_point beside them. fake: the "
+        "input again, its values rounded to what their codes stand for.",
     ),
 ]
 OutputOption = Annotated[
