@@ -131,6 +131,9 @@ def apply(
     by = _request(given) if table is None else table
 
     from klcal.pipeline.apply import apply_files
+    from klcal.sketches.device_counting import usable_devices
+
+    usable_devices(device or "auto")
 
     with progress() as calibrating, progress() as writing:
         done = apply_files(

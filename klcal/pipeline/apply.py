@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import BinaryIO, NamedTuple, TextIO
 
 from klcal.errors import InputError, KlcalError, OutputError, UsageError
 from klcal.pipeline.calibrate import calibrate_files
-from klcal.pipeline.model import Files, files_of, tensors_of
-from klcal.pipeline.quantized_copy import Quantizers, read_quantizers
+from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
+from klcal.pipeline.quantized_copy import read_quantizers, read_scales
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, selected
 from klcal.pipeline.tasks import Progress
-from klcal.readers import index_file
+from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 from klcal.writers.codes import Codes
-from klcal.writers.file import reason, replacement, sync
+from klcal.writers.directory import NewDirectory, new_directory
+from klcal.writers.file import is_special, replacement
 from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 
 __all__ = ["Applied", "apply_files"]
 
-Result = TypeVar("Result")
-
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
 MORE = "calibrate the model again, or leave it out with --exclude"
+WORK_DIGITS = 16  # of a hash that tells pieces of work apart
+TABLE = "table.safetensors"  # what was calibrated, until the model is written
 
 
 class Applied(NamedTuple):
@@ -41,7 +43,7 @@ class Applied(NamedTuple):
 
     quantized: int  # tensors
     kept: int
-    nbytes: int  # written
+    nbytes: int  # of all files
     warnings: tuple[str, ...]
 
     @property
@@ -51,24 +53,20 @@ class Applied(NamedTuple):
         return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
 
 
-def _check_output(files: Files, output: str) -> None:
-    """Refuses an output that is, holds or lies in the model.
+@dataclass(frozen=True)
+class _Work:
+    """What is asked for."""
 
-    Raises:
-        UsageError: it does, or there is something already.
-    """
-    target = Path(os.path.realpath(output))
-    if files.directory is None:
-        return  # ``replacement`` checks a file
-    model = Path(os.path.realpath(files.directory))
-    if target == model or target.is_relative_to(model) or model.is_relative_to(target):
-        raise UsageError(f"'{output}' is, holds or lies in the model", "name a directory elsewhere")
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"'{output}' is a file, and the model a directory", "name a directory that is not there yet")
-    if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"the directory '{output}' is not empty", "name one that is not there yet")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write '{output}': there is no directory '{target.parent}'", "make it: mkdir -p")
+    files: Files
+    output: str
+    to: str
+    by: Request | str | Table
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    @property
+    def form(self) -> Form:
+        return form_of(self.to)
 
 
 def apply_files(
@@ -99,34 +97,95 @@ def apply_files(
         InputError: nothing of the model can be used.
         OutputError: the model, or a tensor of it, cannot be written so; nothing is.
     """
-    form, files = form_of(to), files_of(path)
-    _check_output(files, output)
-    warnings: list[str] = []
+    work = _Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
+    _check_output(work)
+    calibrating, writing = progress or (None, None)
+    if work.files.directory is None:
+        with replacement(output, [path]) as file:
+            table = _table(work, jobs, calibrating)
+            return _applied(work, table, writing, partial(_write_file, work, file.replace))
+    with new_directory(output, _name_of(work)) as new:
+        table = _table(work, jobs, calibrating, new.own / TABLE)
+        return _applied(work, table, writing, partial(_write_directory, work, new))
+
+
+def _check_output(work: _Work) -> None:
+    """Refuses an output that is, holds or lies in the model, or is there, and files that would be one.
+
+    Raises:
+        UsageError: says what to do.
+    """
+    names = Counter(work.form.renamed(file.name) for file in work.files.tensors)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise UsageError(f"two files of the model would be written as '{twice[0]}'", "give one of them by its name")
+    if work.output == "-" or is_special(work.output):
+        raise UsageError(f"'{work.output}' is a stream, in which nothing can be mended", "name a file or a directory")
+    if work.files.directory is None:
+        return  # ``replacement`` checks a file
+    output, target, model = work.output, *(Path(os.path.realpath(each)) for each in (work.output, work.files.directory))
+    if target == model or target.is_relative_to(model) or model.is_relative_to(target):
+        raise UsageError(f"'{output}' is, holds or lies in the model", "name a directory elsewhere")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"'{output}' is a file, and the model a directory", "name a directory that is not there yet")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"the directory '{output}' is not empty", "name one that is not there yet")
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write '{output}': there is no directory '{target.parent}'", "make it: mkdir -p")
+
+
+def _table(work: _Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
+    """The table that was given, or that of the model; which is kept for another try."""
+    by = work.by
     if isinstance(by, Request):
-        table = calibrate_files(
-            files.paths, by, include=include, exclude=exclude, jobs=jobs, progress=progress[0] if progress else None
-        )
-        warnings += table.warnings
-        quantizers = read_quantizers(table)
-    else:
-        quantizers = read_quantizers(by)
-    model, lacking = _assigned(files, quantizers, include, exclude)
-    if lacking:
-        warnings.append(
-            f"the table has no row for {lacking} floating-point tensor{'s' * (lacking > 1)}: kept as they are"
-        )
+        if kept is None or not kept.exists():
+            found = calibrate_files(
+                work.files.paths, by, include=work.include, exclude=work.exclude, jobs=jobs, progress=progress
+            )
+            if kept is not None:
+                found.write(kept)
+            return found
+        by = str(kept)
+    return read_scales(by)
+
+
+def _applied(work: _Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
+    """Writes the model, quantized by a table."""
+    meter = _Meter(progress)
+    model, lacking = _assigned(work, table, meter)
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
     if not counts[True]:
         raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
-    form.check(model)
-    shown = progress[1] if progress else None
-    if shown is not None:
-        shown.start(len(model.files), sum(map(_nbytes, model.files)))
-    if files.directory is None:
-        nbytes = _written_file(model, output, form)
-    else:
-        nbytes = _written_directory(model, files, output, form, shown)
-    return Applied(counts[True], counts[False], nbytes, tuple(warnings))
+    work.form.check(model)
+    meter.start(model)
+    nbytes = write(model, meter)
+    warnings = table.warnings if isinstance(work.by, Request) else ()
+    if lacking:
+        many = "s" * (lacking > 1)
+        warnings = (*warnings, f"the table has no row for {lacking} floating-point tensor{many}: kept as they are")
+    return Applied(counts[True], counts[False], nbytes, warnings)
+
+
+class _Meter:
+    """Tells how far the work is: by what is read of quantized tensors, and file by file."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.told = 0  # bytes of the file that is being written
+
+    def start(self, model: Model) -> None:
+        if self.progress is not None:
+            self.progress.start(sum(len(file.tensors) for file in model.files), sum(map(_nbytes, model.files)))
+
+    def advance(self, nbytes: int) -> None:
+        self.told += nbytes
+        if self.progress is not None:
+            self.progress.advance(nbytes)
+
+    def finish(self, file: TensorFile) -> None:
+        self.advance(_nbytes(file) - self.told)
+        self.told = 0
+        for each in file.tensors if self.progress is not None else ():
+            self.progress.finish(each.tensor.name)  # type: ignore[union-attr]  # it is one
 
 
 def _nbytes(file: TensorFile) -> int:
@@ -136,26 +195,34 @@ def _nbytes(file: TensorFile) -> int:
 # --- what becomes of each tensor
 
 
-def _assigned(
-    files: Files, quantizers: Quantizers, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[Model, int]:
+def _assigned(work: _Work, table: Table, meter: _Meter) -> tuple[Model, int]:
     """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
-    described = [(file, tensors_of(file)) for file in files.tensors]
+    quantizers = read_quantizers(table)
+    described = [(file, _described(work, file)) for file in work.files.tensors]
     usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
     lacking, found = 0, []
     for file, tensors in described:
         assigned = []
         for each in tensors:
-            wanted = selected([Selected(file.source, each)], include, exclude)
+            wanted = selected([Selected(file.source, each)], work.include, work.exclude)
             row = quantizers.of(wanted[0], alone=usable == 1) if wanted and each.status == "ok" else ""
             lacking += isinstance(row, str) and row != ""
             codes = None
             if isinstance(row, Row) and row.status not in KEPT:
                 with _named(file.source, each.name):
-                    codes = Codes.of(each, row)
+                    codes = Codes.of(each, row, meter.advance)
             assigned.append(Assigned(each, codes))
         found.append(TensorFile(file.name, file.path, file.source, tuple(assigned)))
-    return Model(tuple(found), files.directory), lacking
+    return Model(tuple(found), work.files.directory), lacking
+
+
+def _described(work: _Work, file: TensorPath) -> list[Description]:
+    """The tensors of a file; one that cannot be read costs a directory its output."""
+    try:
+        return tensors_of(file)
+    except InputError as error:
+        kind = InputError if work.files.directory is None else OutputError
+        raise kind(f"{quoted(file.name)}: {error.what}", error.hint) from None
 
 
 @contextmanager
@@ -176,70 +243,44 @@ def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | N
         return form.write(file, out)
 
 
-def _write_below(form: Form, file: TensorFile, out: TextIO) -> None:
-    """To the bytes below a text stream."""
-    _write(form, file, out.buffer)
-
-
-def _written_file(model: Model, output: str, form: Form) -> int:
+def _write_file(work: _Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
     """A file for a file."""
     (file,) = model.files
-    with replacement(output, [file.path]) as out:
-        out.replace(partial(_write_below, form, file))
-    return Path(output).stat().st_size
+
+    def render(out: TextIO) -> None:
+        _write(work.form, file, out.buffer)
+
+    replace(render)
+    meter.finish(file)
+    return Path(work.output).stat().st_size
 
 
-def _written_directory(model: Model, files: Files, output: str, form: Form, progress: Progress | None) -> int:
-    """A directory for a directory: a new one beside it, which gets its name when it is complete."""
-    target = Path(os.path.realpath(output))
-    temporary = target.with_name(f".klcal-{os.urandom(8).hex()}.tmp")
-    try:
-        temporary.mkdir()
-        held: dict[str, Mapping[str, int] | None] = {}
-        for file in model.files:
-            name = form.renamed(file.name)
-            held[name] = _write_new(temporary / name, partial(_write, form, file))
-            if progress is not None:
-                progress.advance(_nbytes(file))
-                progress.finish(file.name)
-        for name, data in _beside(model, files, form, held).items():
-            _write_new(temporary / name, partial(_write_bytes, data))
-        for name in files.others:
-            if not (temporary / name).exists():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(files.directory or "") / name, temporary / name)
-        nbytes = sum(each.stat().st_size for each in temporary.rglob("*") if each.is_file())
-        temporary.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        what = f"cannot write '{output}': {reason(error)}"
-        raise OutputError(what, "make room, or name another directory") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return nbytes
+def _write_directory(work: _Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
+    """A directory for a directory."""
+    held: dict[str, Mapping[str, int] | None] = {}
+    for file in model.files:
+        name = work.form.renamed(file.name)
+        held[name] = new.write(name, partial(_write, work.form, file))
+        meter.finish(file)
+    for name, data in _beside(work, model, held).items():
+        new.write(name, partial(_write_bytes, data))
+    for name in work.files.others:
+        new.copy(name, Path(work.files.directory or "") / name)
+    return sum(each.stat().st_size for each in new.path.rglob("*") if each.is_file() and new.own not in each.parents)
 
 
 def _write_bytes(data: bytes, out: BinaryIO) -> None:
     out.write(data)
 
 
-def _write_new(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x+b") as out:
-        found = write(out)
-        out.flush()
-        os.fsync(out.fileno())
-    return found
-
-
-def _beside(model: Model, files: Files, form: Form, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
+def _beside(work: _Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
     """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
-    made = dict(form.beside(model))
-    for index in files.indexes:
-        shards = [form.renamed(file.name) for file in files.tensors if file.index == index]
+    form, made = work.form, dict(work.form.beside(model))
+    for index in work.files.indexes:
+        shards = [form.renamed(file.name) for file in work.files.tensors if file.index == index]
         known = {shard: sizes for shard in shards if (sizes := held[shard]) is not None}
         if not known:
-            made[index] = (Path(files.directory or "") / index).read_bytes()
+            made[index] = (Path(work.files.directory or "") / index).read_bytes()
             continue
         sizes = {name: size for each in known.values() for name, size in each.items()}
         weight_map = {name: Path(shard).name for shard, each in known.items() for name in each}
@@ -247,3 +288,21 @@ def _beside(model: Model, files: Files, form: Form, held: Mapping[str, Mapping[s
         whole = form.renamed(index.removesuffix(index_file.SUFFIX)) + index_file.SUFFIX
         made[whole] = json.dumps(document, indent=2).encode() + b"\n"
     return made
+
+
+def _name_of(work: _Work) -> str:
+    """Digits that are the same for the same work on the same files alone."""
+    from importlib.metadata import version
+
+    by, files = work.by, [each.path for each in work.files.tensors]
+    what: object = by
+    if isinstance(by, Request):
+        what = by.config, by.bounds, by.nonfinite
+        files += [] if by.importance is None else [by.importance]
+    elif isinstance(by, str):
+        files.append(by)
+    else:
+        what = json.dumps(by.to_dict())
+    times = [(each, os.stat(each).st_size, os.stat(each).st_mtime_ns) for each in files]  # noqa: PTH116
+    parts = (version("klcal"), work.to, work.include, work.exclude, what, times)
+    return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:WORK_DIGITS]

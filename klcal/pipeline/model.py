@@ -47,6 +47,8 @@ def files_of(path: str) -> Files:
         UsageError: it is none of these.
         InputError: it cannot be used.
     """
+    if path == "-":
+        raise UsageError("standard input is no model that can be read twice", "save it to a file")
     if not os.path.lexists(path):
         found = find([path])  # which knows what is near
         what = found.errors[0].reason if found.errors else "it is no file and no directory"
@@ -110,5 +112,5 @@ def tensors_of(file: TensorPath) -> list[Description]:
     found = recognised(formats.describe(opened, file.source if file.index is None else file.name))
     for each in found:
         if each.status == "failed":
-            raise InputError(f"{file.name}: {quoted(each.name)}: {each.reason}")
+            raise InputError(f"{quoted(each.name)}: {each.reason}")
     return [replace(each, dequantized=None) for each in found]
