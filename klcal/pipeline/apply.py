@@ -78,7 +78,7 @@ def apply_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
-    progress: tuple[Progress, Progress] | None = None,
+    progress: Progress | None = None,
 ) -> Applied:
     """Writes a model, quantized by a table, or as it is calibrated here.
 
@@ -90,7 +90,7 @@ def apply_files(
         include: globs, one of which a tensor's name has to match to be quantized.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
-        progress: are told how far calibrating and writing are.
+        progress: is told how far calibrating is, and then writing.
 
     Raises:
         UsageError: the output cannot be written, there is no such form, or the table is none.
@@ -99,14 +99,13 @@ def apply_files(
     """
     work = _Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
     _check_output(work)
-    calibrating, writing = progress or (None, None)
     if work.files.directory is None:
         with replacement(output, [path]) as file:
-            table = _table(work, jobs, calibrating)
-            return _applied(work, table, writing, partial(_write_file, work, file.replace))
+            table = _table(work, jobs, progress)
+            return _applied(work, table, progress, partial(_write_file, work, file.replace))
     with new_directory(output, _name_of(work)) as new:
-        table = _table(work, jobs, calibrating, new.own / TABLE)
-        return _applied(work, table, writing, partial(_write_directory, work, new))
+        table = _table(work, jobs, progress, new.own / TABLE)
+        return _applied(work, table, progress, partial(_write_directory, work, new))
 
 
 def _check_output(work: _Work) -> None:
