@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
+import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -57,16 +60,16 @@ OPTIONS = [
 ]
 
 
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
 def in_numpy(path: str, name: str) -> np.ndarray:
-    """The ten lines of the README."""
-    arrays = loaded(path)
-    codes, scale = arrays[name], arrays[f"{name}_scale"]
-    zero = arrays.get(f"{name}_zero_point", np.zeros_like(scale))
-    for axis, size in enumerate(arrays.get(f"{name}_unit_shape", ())):
-        scale, zero = (np.repeat(each, size, axis).take(range(codes.shape[axis]), axis) for each in (scale, zero))
-    levels = arrays.get(f"{name}_levels")
-    values = codes.astype(np.float32) if levels is None else levels[codes]
-    return (values - zero.astype(np.float32)) * scale
+    """By the ten lines of the README."""
+    (program,) = re.findall(r"^  def restored.*?\n\n", README, re.DOTALL | re.MULTILINE)
+    known: dict[str, Any] = {"np": np}
+    exec(textwrap.dedent(program), known)
+    found: np.ndarray = known["restored"](loaded(path), name)
+    return found
 
 
 def restored(path: str, name: str) -> np.ndarray:
