@@ -18,7 +18,7 @@ from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
 from klcal.pipeline.quantized_copy import read_quantizers, read_scales
 from klcal.pipeline.request import Request
-from klcal.pipeline.selection import Selected, selected
+from klcal.pipeline.selection import Selected, listed, selected
 from klcal.pipeline.tasks import Progress
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
@@ -157,11 +157,19 @@ def _applied(work: _Work, table: Table, progress: Progress | None, write: Callab
     work.form.check(model)
     meter.start(model)
     nbytes = write(model, meter)
-    warnings = table.warnings if isinstance(work.by, Request) else ()
+    warnings = table.warnings if isinstance(work.by, Request) else work.files.warnings
+    return Applied(counts[True], counts[False], nbytes, (*warnings, *_unmet(work, table, model, lacking)))
+
+
+def _unmet(work: _Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
+    """A warning where the table has not all of the model, or more than that."""
     if lacking:
         many = "s" * (lacking > 1)
-        warnings = (*warnings, f"the table has no row for {lacking} floating-point tensor{many}: kept as they are")
-    return Applied(counts[True], counts[False], nbytes, warnings)
+        yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
+    used = {id(each.codes.row) for file in model.files for each in file.tensors if each.codes is not None}
+    idle = [row.name for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
+    if idle and not (work.include or work.exclude):
+        yield f"the model has no tensor for {len(idle)} row{'s' * (len(idle) > 1)} of the table: {listed(idle)}"
 
 
 class _Meter:

@@ -38,6 +38,7 @@ class Files:
     directory: str | None = None  # None where it is a single file
     others: tuple[str, ...] = ()  # relative to it: what is carried along
     indexes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def files_of(path: str) -> Files:
@@ -66,7 +67,7 @@ def files_of(path: str) -> Files:
     indexes = tuple(sorted({each.index for each in tensors if each.index is not None}))
     taken = {each.name for each in tensors}
     others = tuple(name for name in _all_files(directory) if name not in taken and not _is_model(name))
-    return Files((asked,), tensors, directory, others, indexes)
+    return Files((asked,), tensors, directory, others, indexes, found.warnings)
 
 
 def _snapshot(path: str) -> str:
