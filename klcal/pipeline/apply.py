@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
-from klcal.errors import InputError, KlcalError, OutputError, UsageError
+from klcal.errors import InputError, KlcalError, OutputError
 from klcal.pipeline.calibrate import calibrate_files
-from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
+from klcal.pipeline.model import TensorPath, files_of, tensors_of
 from klcal.pipeline.quantized_copy import read_quantizers, read_scales
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, listed, selected
 from klcal.pipeline.tasks import Progress
+from klcal.pipeline.work import Work, check_output, name_of
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 from klcal.writers.codes import Codes
 from klcal.writers.directory import NewDirectory, new_directory
-from klcal.writers.file import is_special, replacement
-from klcal.writers.forms import form_of
+from klcal.writers.file import replacement
 from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 
 __all__ = ["Applied", "apply_files"]
 
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
 MORE = "calibrate the model again, or leave it out with --exclude"
-WORK_DIGITS = 16  # of a hash that tells pieces of work apart
 TABLE = "table.safetensors"  # what was calibrated, until the model is written
 
 
@@ -51,22 +47,6 @@ class Applied(NamedTuple):
         """For people."""
         many = "s" * (self.quantized != 1)
         return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is asked for."""
-
-    files: Files
-    output: str
-    to: str
-    by: Request | str | Table
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-
-    @property
-    def form(self) -> Form:
-        return form_of(self.to)
 
 
 def apply_files(
@@ -97,42 +77,18 @@ def apply_files(
         InputError: nothing of the model can be used.
         OutputError: the model, or a tensor of it, cannot be written so; nothing is.
     """
-    work = _Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
-    _check_output(work)
+    work = Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
+    check_output(work)
     if work.files.directory is None:
         with replacement(output, [path]) as file:
             table = _table(work, jobs, progress)
             return _applied(work, table, progress, partial(_write_file, work, file.replace))
-    with new_directory(output, _name_of(work)) as new:
+    with new_directory(output, name_of(work)) as new:
         table = _table(work, jobs, progress, new.own / TABLE)
         return _applied(work, table, progress, partial(_write_directory, work, new))
 
 
-def _check_output(work: _Work) -> None:
-    """Refuses an output that is, holds or lies in the model, or is there, and files that would be one.
-
-    Raises:
-        UsageError: says what to do.
-    """
-    names = Counter(work.form.renamed(file.name) for file in work.files.tensors)
-    if twice := [name for name, times in names.items() if times > 1]:
-        raise UsageError(f"two files of the model would be written as '{twice[0]}'", "give one of them by its name")
-    if work.output == "-" or is_special(work.output):
-        raise UsageError(f"'{work.output}' is a stream, in which nothing can be mended", "name a file or a directory")
-    if work.files.directory is None:
-        return  # ``replacement`` checks a file
-    output, target, model = work.output, *(Path(os.path.realpath(each)) for each in (work.output, work.files.directory))
-    if target == model or target.is_relative_to(model) or model.is_relative_to(target):
-        raise UsageError(f"'{output}' is, holds or lies in the model", "name a directory elsewhere")
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"'{output}' is a file, and the model a directory", "name a directory that is not there yet")
-    if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"the directory '{output}' is not empty", "name one that is not there yet")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write '{output}': there is no directory '{target.parent}'", "make it: mkdir -p")
-
-
-def _table(work: _Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
+def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
     """The table that was given, or that of the model; which is kept for another try."""
     by = work.by
     if isinstance(by, Request):
@@ -147,7 +103,7 @@ def _table(work: _Work, jobs: int, progress: Progress | None, kept: Path | None 
     return read_scales(by)
 
 
-def _applied(work: _Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
+def _applied(work: Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
     """Writes the model, quantized by a table."""
     meter = _Meter(progress)
     model, lacking = _assigned(work, table, meter)
@@ -161,7 +117,7 @@ def _applied(work: _Work, table: Table, progress: Progress | None, write: Callab
     return Applied(counts[True], counts[False], nbytes, (*warnings, *_unmet(work, table, model, lacking)))
 
 
-def _unmet(work: _Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
+def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
     """A warning where the table has not all of the model, or more than that."""
     if lacking:
         many = "s" * (lacking > 1)
@@ -202,7 +158,7 @@ def _nbytes(file: TensorFile) -> int:
 # --- what becomes of each tensor
 
 
-def _assigned(work: _Work, table: Table, meter: _Meter) -> tuple[Model, int]:
+def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
     """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
     quantizers = read_quantizers(table)
     described = [(file, _described(work, file)) for file in work.files.tensors]
@@ -223,7 +179,7 @@ def _assigned(work: _Work, table: Table, meter: _Meter) -> tuple[Model, int]:
     return Model(tuple(found), work.files.directory), lacking
 
 
-def _described(work: _Work, file: TensorPath) -> list[Description]:
+def _described(work: Work, file: TensorPath) -> list[Description]:
     """The tensors of a file; one that cannot be read costs a directory its output."""
     try:
         return tensors_of(file)
@@ -250,7 +206,7 @@ def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | N
         return form.write(file, out)
 
 
-def _write_file(work: _Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
+def _write_file(work: Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
     """A file for a file."""
     (file,) = model.files
 
@@ -262,7 +218,7 @@ def _write_file(work: _Work, replace: Callable[[Callable[[TextIO], None]], None]
     return Path(work.output).stat().st_size
 
 
-def _write_directory(work: _Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
+def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
     """A directory for a directory."""
     held: dict[str, Mapping[str, int] | None] = {}
     for file in model.files:
@@ -280,7 +236,7 @@ def _write_bytes(data: bytes, out: BinaryIO) -> None:
     out.write(data)
 
 
-def _beside(work: _Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
+def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
     """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
     form, made = work.form, dict(work.form.beside(model))
     for index in work.files.indexes:
@@ -295,21 +251,3 @@ def _beside(work: _Work, model: Model, held: Mapping[str, Mapping[str, int] | No
         whole = form.renamed(index.removesuffix(index_file.SUFFIX)) + index_file.SUFFIX
         made[whole] = json.dumps(document, indent=2).encode() + b"\n"
     return made
-
-
-def _name_of(work: _Work) -> str:
-    """Digits that are the same for the same work on the same files alone."""
-    from importlib.metadata import version
-
-    by, files = work.by, [each.path for each in work.files.tensors]
-    what: object = by
-    if isinstance(by, Request):
-        what = by.config, by.bounds, by.nonfinite
-        files += [] if by.importance is None else [by.importance]
-    elif isinstance(by, str):
-        files.append(by)
-    else:
-        what = json.dumps(by.to_dict())
-    times = [(each, os.stat(each).st_size, os.stat(each).st_mtime_ns) for each in files]  # noqa: PTH116
-    parts = (version("klcal"), work.to, work.include, work.exclude, what, times)
-    return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:WORK_DIGITS]

@@ -92,10 +92,11 @@ def _tensor_paths(source: Source, directory: str) -> Iterator[TensorPath]:
 
 
 def _all_files(directory: str) -> Iterator[str]:
-    """The files below a directory, hidden directories left out."""
+    """The regular files below a directory, what links lead to; hidden directories left out."""
     for path, folders, names in os.walk(directory, followlinks=True):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
-        yield from (os.path.relpath(os.path.join(path, name), directory) for name in sorted(names))  # noqa: PTH118
+        files = (os.path.join(path, name) for name in sorted(names))  # noqa: PTH118
+        yield from (os.path.relpath(each, directory) for each in files if Path(each).is_file())
 
 
 def _is_model(name: str) -> bool:

@@ -442,3 +442,101 @@ def test_the_library_has_what_the_command_has():
         library.apply(path, "r.npz", to="npz", table=table, per="channel")
     with pytest.raises(library.UsageError, match="no form"):
         library.apply(path, "r.npz", to="gif")
+
+
+# --- directories as they are found
+
+
+def test_a_model_in_the_hub_s_cache_is_its_only_revision():
+    checkpoint("plain")
+    root = Path("models--a--b")
+    snapshot = root / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (root / "blobs").mkdir()
+    for number, path in enumerate(each for each in Path("plain").rglob("*") if each.is_file()):
+        (root / "blobs" / str(number)).write_bytes(path.read_bytes())
+        link = snapshot / path.relative_to("plain")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to((root / "blobs" / str(number)).resolve())
+    (snapshot / "lost.json").symlink_to("nowhere")
+    options = {"to": "safetensors", "dtype": "int8"}
+    library.apply("plain", "q", **options)
+    library.apply(root, "r", **options)
+    assert tree("r") == tree("q")
+    assert not any(path.is_symlink() for path in Path("r").rglob("*"))
+    (root / "snapshots" / "def").mkdir()
+    with pytest.raises(library.UsageError, match="2 revisions"):
+        library.apply(root, "s", **options)
+
+
+def test_a_model_in_two_formats_is_written_once_and_said():
+    root = checkpoint("m")
+    torch.save({"a.weight": torch.from_numpy(VALUES.copy())}, root / "pytorch_model.bin")
+    (root / ".cache").mkdir()
+    (root / ".cache" / "x").touch()
+    found = klcal("apply", "m", "--to", "fake", "-o", "q")
+    assert found.code == 0
+    assert "'pytorch_model.bin' is not read" in found.err
+    assert not any(name.startswith((".cache", "pytorch_model")) for name in tree("q"))
+
+
+def test_a_pickled_checkpoint_becomes_safetensors_with_an_index_of_its_own():
+    root = Path("m")
+    root.mkdir()
+    weight = torch.from_numpy(VALUES.copy())
+    for number, name in enumerate("ab", 1):
+        torch.save(
+            {f"{name}.weight": weight, f"{name}.tied": weight}, root / f"pytorch_model-0000{number}-of-00002.bin"
+        )
+    weight_map = {
+        f"{name}.{kind}": f"pytorch_model-0000{number}-of-00002.bin"
+        for number, name in enumerate("ab", 1)
+        for kind in ("weight", "tied")
+    }
+    (root / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    library.apply("m", "q", to="safetensors", dtype="int8")
+    assert set(tree("q")) == {
+        "pytorch_model-00001-of-00002.safetensors",
+        "pytorch_model-00002-of-00002.safetensors",
+        "pytorch_model.safetensors.index.json",
+    }
+    index = json.loads(Path("q/pytorch_model.safetensors.index.json").read_text())["weight_map"]
+    assert weight_map.keys() < index.keys()
+    assert klcal("compare", "m", "q", "--dequantize", "--include", "*.weight", "--fail-on", "sqnr_db < 30").code == 0
+
+
+def test_two_files_that_would_be_one_are_refused():
+    save("m/a.safetensors", w=VALUES)
+    np.save("m/a.npy", VALUES)
+    found = klcal("apply", "m", "--to", "safetensors", "-o", "q")
+    assert found.code == 2
+    assert "'a.safetensors'" in found.err
+
+
+def test_rows_that_the_model_has_not_are_said():
+    save("m.safetensors", w=VALUES, lost=VALUES)
+    table = library.calibrate_files("m.safetensors")
+    save("m.safetensors", w=VALUES)
+    found = library.apply("m.safetensors", "q.safetensors", to="safetensors", table=table)
+    assert found.warnings == ("the model has no tensor for 1 row of the table: 'lost'",)
+
+
+def test_names_that_would_collide_are_refused():
+    path = save("m.safetensors", w=VALUES, w_scale=VALUES)
+    found = klcal("apply", path, "--include", "w", "--to", "safetensors", "-o", "q.safetensors")
+    assert found.code == 4
+    assert "'w_scale'" in found.err
+    assert left() == {path}
+
+
+def test_a_quantized_model_is_carried_along_as_it_is():
+    """What is codes already stays, beside what is quantized now."""
+    save("m.safetensors", w=VALUES, v=VALUES)
+    options = {"to": "safetensors", "dtype": "int8"}
+    library.apply("m.safetensors", "once.safetensors", include="w", **options)
+    library.apply("once.safetensors", "twice.safetensors", **options)
+    library.apply("m.safetensors", "both.safetensors", **options)
+    once, both = loaded("twice.safetensors"), loaded("both.safetensors")
+    assert once.keys() == both.keys()
+    for name, array in both.items():
+        np.testing.assert_array_equal(once[name], array)
