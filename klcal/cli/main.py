@@ -14,6 +14,8 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from klcal.cli.apply import EXAMPLES as apply_examples
+from klcal.cli.apply import apply
 from klcal.cli.calibrate import EXAMPLES as calibrate_examples
 from klcal.cli.calibrate import calibrate
 from klcal.cli.compare import EXAMPLES as compare_examples
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
+app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 
 
 def _print_version(wanted: bool) -> None:

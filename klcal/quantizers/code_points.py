@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOATS", "float8", "middles", "nearest"]
+__all__ = ["FLOATS", "PATTERNS", "float8", "middles", "nearest", "nearest_places"]
 
 Values = npt.NDArray[np.float64]
 
@@ -39,13 +39,30 @@ NF4 = np.array([
 # fmt: on
 """4-bit NormalFloat: quantiles of the normal law, zero among them (Dettmers et al., QLoRA, 2023, Appendix E)."""
 
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
 FLOATS: dict[str, Values] = {
     "float8_e4m3fn": _both_signs(float8(3, bias=7)[:127]),  # no infinities; 0x7f is NaN
     "float8_e5m2": _both_signs(float8(2, bias=15)[:124]),  # infinity and NaN from 0x7c on
-    "float4_e2m1fn": _both_signs(np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])),  # OCP MX, §5.3.3
+    "float4_e2m1fn": _both_signs(E2M1),  # OCP MX, §5.3.3
     "nf4": NF4,
 }
 """The finite values of each format, ascending."""
+
+
+def _patterns(dtype: str, decoded: Values) -> npt.NDArray[np.uint8]:
+    """The pattern of each value of a format, given what all patterns stand for; of two zeros the positive one."""
+    first = {value: pattern for pattern, value in reversed([*enumerate(decoded.tolist())])}
+    return np.array([first[value] for value in FLOATS[dtype].tolist()], np.uint8)
+
+
+PATTERNS: dict[str, npt.NDArray[np.uint8]] = {
+    "float8_e4m3fn": _patterns("float8_e4m3fn", float8(3, bias=7)),
+    "float8_e5m2": _patterns("float8_e5m2", float8(2, bias=15)),
+    "float4_e2m1fn": _patterns("float4_e2m1fn", np.concatenate([E2M1, -E2M1])),
+    "nf4": np.arange(16, dtype=np.uint8),
+}
+"""The bits of each of them: of four bits the lower ones of a byte; those of nf4 are its place."""
 
 
 def middles(levels: Values) -> Values:
@@ -59,10 +76,16 @@ def nearest(steps: npt.NDArray[np.floating], dtype: str) -> Values:
     >>> nearest(np.float64([0.24, 0.25, 0.75, 5.1, -100]), "float4_e2m1fn").tolist()
     [0.0, 0.0, 1.0, 6.0, -6.0]
     """
+    values: Values = FLOATS[dtype][nearest_places(steps, dtype)]
+    return values
+
+
+def nearest_places(steps: npt.NDArray[np.floating], dtype: str) -> npt.NDArray[np.intp]:
+    """The same as places in ``FLOATS[dtype]``."""
     levels = FLOATS[dtype]
     between = middles(levels)
     found = np.searchsorted(between, steps)  # the lower one of a tie
     tied = np.append(between, np.nan)[found] == steps
     codes = found - int(np.flatnonzero(levels == 0)[0])
-    values: Values = levels[found + (tied & (codes % 2 == 1))]
-    return values
+    places: npt.NDArray[np.intp] = found + (tied & (codes % 2 == 1))
+    return places

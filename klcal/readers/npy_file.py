@@ -94,7 +94,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         InputError: If it is no .npy file, damaged, or shorter than its header says.
     """
     header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
-    parts = spans(file, header.offset, header.length, header.storage) if header.length else ()
+    parts = spans(file, header.offset, header.nbytes, header.storage)
     return [described(name, header, parts)]
 
 
@@ -126,7 +126,8 @@ def describe_batches(file: RegularFile, name: str) -> list[Description]:
 
 def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
     """The tensor of a header whose values are in some parts."""
-    return Description(name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order)
+    held, order = parts if header.length else (), header.order
+    return Description(name, header.dtype, header.shape, held, header.status, header.reason, order=order, raw=parts)
 
 
 def parse(head: bytes, size: int) -> Header:

@@ -22,7 +22,17 @@ from klcal.readers.regular import RegularFile, spans
 from klcal.tables.schema import TABLE
 from klcal.tables.status import Status
 
-__all__ = ["LENGTH_BYTES", "Entry", "checked_entries", "describe", "header_length", "parse"]
+__all__ = [
+    "BYTES",
+    "KINDS",
+    "LENGTH_BYTES",
+    "Entry",
+    "checked_entries",
+    "describe",
+    "header_length",
+    "metadata_of",
+    "parse",
+]
 
 LENGTH_BYTES = 8  # of the header's length, little endian
 MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the library allows three times as many, which no file needs
@@ -64,6 +74,9 @@ KINDS = {
     "U64": Kind("uint64", 64),
     "I64": Kind("int64", 64),
 }
+BYTES = "|u1"  # what any value is stored as
+WHOLES = {f"{sign.upper()}{8 * size}": f"<{sign}{size}" for sign in "ui" for size in (1, 2, 4, 8)}
+"""NumPy's dtype of each kind of integers."""
 PAIRED_BITS = 4  # of a value of which two are a byte
 WHOLE = ("bool", "int", "uint")  # what the names of dtypes without fractions begin with
 FIELDS = {"dtype", "shape", "data_offsets"}
@@ -109,12 +122,26 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     Raises:
         InputError: If the header is damaged or does not fit the file.
     """
-    length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
-    start = LENGTH_BYTES + length
-    entries, metadata = checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start)
+    entries, metadata, start = _header(file)
     if metadata.get("schema") == TABLE:
         raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
     return [_description(entry, file, start) for entry in entries]
+
+
+def metadata_of(file: RegularFile) -> dict[str, str]:
+    """The metadata of a .safetensors file.
+
+    Raises:
+        InputError: If the header is damaged or does not fit the file.
+    """
+    return _header(file)[1]
+
+
+def _header(file: RegularFile) -> tuple[tuple[Entry, ...], dict[str, str], int]:
+    """The tensors, the metadata, and where the data begin."""
+    length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
+    start = LENGTH_BYTES + length
+    return *checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start), start
 
 
 def header_length(head: bytes, size: int, most: int = MAX_HEADER_BYTES) -> int:
@@ -208,4 +235,5 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
         status, reason = "skipped", f"{dtype} values are not calibrated"
     elif not (kind and kind.storage):
         status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated; save it as float32"
-    return Description(entry.name, dtype, entry.shape, parts, status, reason)
+    raw = spans(file, start + entry.begin, entry.end - entry.begin, WHOLES.get(entry.dtype, BYTES))
+    return Description(entry.name, dtype, entry.shape, parts, status, reason, raw=raw)

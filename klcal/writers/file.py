@@ -15,7 +15,7 @@ from klcal.errors import InputError, OutputError, UsageError
 from klcal.tables.table import Config, Table
 from klcal.writers import BINARY, SUFFIXES, WRITERS
 
-__all__ = ["Render", "Replacement", "format_of", "is_special", "reason", "replacement", "write"]
+__all__ = ["Render", "Replacement", "format_of", "is_special", "reason", "replacement", "sync", "write"]
 
 Render = Callable[[TextIO], None]
 
@@ -148,7 +148,7 @@ def _reads(given: str, target: Path) -> bool:
 
 
 def _create(temporary: Path, mode: int | None) -> TextIO:
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
     try:
         if mode is not None:
             os.fchmod(descriptor, mode)
@@ -168,12 +168,12 @@ def _replace(output: str, target: Path, temporary: Path, stream: TextIO, render:
         if is_special(str(target)):
             raise OutputError(f"cannot write '{output}': it has become a pipe or a device", "name another file")
         temporary.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise OutputError(f"cannot write '{output}': {reason(error)}", "make room, or name another file") from error
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Make the new name last through a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

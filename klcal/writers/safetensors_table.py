@@ -9,8 +9,6 @@ does. The header is made first, then arrays follow piece by piece: nothing is he
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
@@ -18,19 +16,19 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from klcal.errors import OutputError
 from klcal.tables.rows import Row
-from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, UNIT_FIELDS, unit_key
+from klcal.tables.schema import DOCUMENT, UNIT_FIELDS, unit_key
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Table
 from klcal.tables.units import Units
 from klcal.writers.floats import are_float32
 from klcal.writers.records import dump, record, summary
+from klcal.writers.safetensors_file import Stored
+from klcal.writers.safetensors_file import write as write_file
 
 __all__ = ["write"]
 
 UNITS_AT_ONCE = 1 << 16
-ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
 KINDS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -71,25 +69,11 @@ def write(table: Table, out: TextIO) -> None:
 
 def _write(table: Table, out: BinaryIO) -> None:
     arrays = sorted(_arrays(table), key=lambda array: (list(KINDS).index(array.kind), array.key))
-    header = _header(table, arrays)
-    if len(header) > MAX_HEADER_BYTES:
-        what = f"{len(table.rows):,} tensors need a header of {len(header):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
-        raise OutputError(what, "write .json")
-    out.write(struct.pack("<Q", len(header)))
-    out.write(header)
-    for array in arrays:
-        out.writelines(array.pieces())
-
-
-def _header(table: Table, arrays: list[_Array]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"schema": table.schema, DOCUMENT: _document(table)}}
-    position = 0
-    for array in arrays:
-        end = position + array.values.size * KINDS[array.kind].itemsize
-        header[array.key] = {"dtype": array.kind, "shape": array.shape, "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % ALIGNMENT)
+    stored = (
+        Stored(each.key, each.kind, each.shape, each.values.size * KINDS[each.kind].itemsize, each.pieces)
+        for each in arrays
+    )
+    write_file(stored, out, {"schema": table.schema, DOCUMENT: _document(table)})
 
 
 def _document(table: Table) -> str:

@@ -162,12 +162,16 @@ def test_help_is_an_answer():
 # --- what is refused
 
 
+OTHERS = {"apply": ["--to", "safetensors", "-o", "q"]}
+"""What a command needs beside a file, where it is not another one."""
+
+
 @pytest.mark.parametrize("command", sorted(get_command(app).commands))
 def test_a_kernel_that_is_not_there_is_refused_by_every_command_and_help_is_given(command, monkeypatch):
     monkeypatch.setenv(VARIABLE, "fast")
     library.cache_clear()
     try:
-        for arguments in ([command, "absent.npy", "absent.npy"], ["--version"]):
+        for arguments in ([command, "absent.npy", *OTHERS.get(command, ["absent.npy"])], ["--version"]):
             result = klcal(*arguments)
             assert (result.code, result.out) == (2, "")
             assert one_message(result).endswith("KLCAL_KERNEL is 'fast'; set it to compiled or numpy, or not at all")

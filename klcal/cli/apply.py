@@ -1,0 +1,158 @@
+"""``klcal apply``: from a model to the quantized model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from klcal.cli import options
+from klcal.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from klcal.pipeline.request import Request
+
+__all__ = ["EXAMPLES", "apply"]
+
+To = Literal["safetensors", "npz", "fake"]
+
+EXAMPLES = """\
+\b
+Examples:
+  Plain integers and scales, in groups of 128, of all but the embedding:
+    klcal apply model/ --dtype int4 --scheme symmetric-full --per group:128 --exclude '*embed*' --to safetensors -o q/
+  The same by a table that was looked at before:
+    klcal calibrate model/ --dtype int8 --per channel --include '*.weight' -o scales.safetensors
+    klcal apply model/ --table scales.safetensors --to safetensors -o q/
+  What it cost, measured on what was written:
+    klcal compare model/ q/ --dequantize
+
+\b
+Exit codes:
+  0  done
+  2  wrong usage, nothing was read
+  3  nothing usable in the input
+  4  a tensor cannot be quantized, or the output not be written: there is no output
+  5  a bug in klcal (KLCAL_DEBUG=1 shows where)
+  130 interrupted, 143 terminated, 129 hung up
+"""
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A file, a directory, or the index of a sharded checkpoint. Of a directory the other files are carried "
+        "along.",
+    ),
+]
+TableOption = Annotated[
+    str | None,
+    typer.Option(
+        "--table",
+        metavar="TABLE",
+        rich_help_panel=options.INPUT,
+        help="What klcal calibrate wrote for this model: .json or .safetensors. Without one, the model is calibrated "
+        "first, by the options below.",
+    ),
+]
+ToOption = Annotated[
+    To | None,
+    typer.Option(
+        "--to",
+        rich_help_panel=options.OUTPUT,
+        show_default=False,
+        help="safetensors or npz: plain integers NAME, with NAME_scale and NAME_zero_point beside them. fake: the "
+        "input again, its values rounded to what their codes stand for.",
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        show_default=False,
+        rich_help_panel=options.OUTPUT,
+        help="A file for a file, a directory for a directory, that is not there yet: it appears when it is complete.",
+    ),
+]
+
+
+def apply(
+    model: ModelArgument,
+    to: ToOption = None,
+    output: OutputOption = None,
+    table: TableOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    nonfinite: options.NonfiniteOption = "fail",
+    device: options.DeviceOption = "auto",
+    jobs: options.JobsOption = None,
+    method: options.MethodOption = None,
+    dtype: options.DtypeOption = None,
+    scheme: options.SchemeOption = None,
+    scale_format: options.ScaleFormatOption = None,
+    per: options.PerOption = None,
+    importance: options.ImportanceOption = None,
+    bins: options.BinsOption = None,
+    range_: options.RangeOption = None,
+) -> None:
+    """Quantize MODEL: write the codes and scales that a table stands for.
+
+    Tensors that --include and --exclude choose are quantized, all others are
+    carried along as they are. One tensor at a time is read, and OUT is the
+    whole of it or not there.
+    """
+    from klcal.cli.messages import capped, line, say
+    from klcal.cli.progress import progress
+    from klcal.kernels.threads import cores
+    from klcal.quantizers.scheme import parse_range
+
+    if to is None or output is None:
+        what = "where the quantized model is written has to be named" if to else "there are several forms"
+        raise UsageError(what, "klcal apply MODEL --to FORM -o OUT")
+    asked: dict[str, Any] = {
+        "dtype": dtype,
+        "method": method,
+        "scheme": scheme,
+        "scale_format": scale_format,
+        "per": per,
+        "bins": bins,
+        "range": None if range_ is None else parse_range(range_),
+        "nonfinite": None if nonfinite == "fail" else nonfinite,
+        "device": None if device == "auto" else device,
+        "importance": importance,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if table is not None and given:
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
+    by = _request(given) if table is None else table
+
+    from klcal.pipeline.apply import apply_files
+    from klcal.sketches.device_counting import usable_devices
+
+    usable_devices(device)
+    with progress() as shown:
+        done = apply_files(
+            model,
+            output,
+            to,
+            by,
+            include=include or (),
+            exclude=exclude or (),
+            jobs=jobs or cores(),
+            progress=shown,
+        )
+    say(capped([line(kind="warning", text=text) for text in done.warnings]))
+    say([line(text=f"{output}: {done.headline}")])
+    raise typer.Exit(ExitCode.DONE)
+
+
+def _request(given: dict[str, Any]) -> Request:
+    """How the model is calibrated, by the options that were given."""
+    from klcal.pipeline.request import Request
+
+    bounds = given.pop("range", None)
+    return Request.parse(**{"device": "auto", "bounds": bounds, **given})

@@ -1,0 +1,249 @@
+"""A model and a table to the quantized model: the whole of it or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO
+
+from klcal.errors import InputError, KlcalError, OutputError
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.model import TensorPath, files_of, tensors_of
+from klcal.pipeline.quantized_copy import read_quantizers, read_scales
+from klcal.pipeline.request import Request
+from klcal.pipeline.selection import Selected, listed, selected
+from klcal.pipeline.tasks import Progress
+from klcal.pipeline.work import Work, check_output, name_of
+from klcal.readers import Description, index_file
+from klcal.readers.quoting import quoted
+from klcal.tables.rows import Row
+from klcal.tables.table import Table
+from klcal.writers.codes import Codes
+from klcal.writers.directory import NewDirectory, new_directory
+from klcal.writers.file import replacement
+from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
+
+__all__ = ["Applied", "apply_files"]
+
+KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
+MORE = "calibrate the model again, or leave it out with --exclude"
+TABLE = "table.safetensors"  # what was calibrated, until the model is written
+
+
+class Applied(NamedTuple):
+    """What was done."""
+
+    quantized: int  # tensors
+    kept: int
+    nbytes: int  # of all files
+    warnings: tuple[str, ...]
+
+    @property
+    def headline(self) -> str:
+        """For people."""
+        many = "s" * (self.quantized != 1)
+        return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
+
+
+def apply_files(
+    path: str,
+    output: str,
+    to: str,
+    by: Request | str | Table,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Applied:
+    """Writes a model, quantized by a table, or as it is calibrated here.
+
+    Args:
+        path: a file, a directory, or the index of a sharded checkpoint.
+        output: a file for a file, a directory for a directory; nothing of it is there before all of it is.
+        to: the form: see ``klcal.writers.forms``.
+        by: how the model is calibrated; or a table of it, or the table's file.
+        include: globs, one of which a tensor's name has to match to be quantized.
+        exclude: globs, none of which it may match.
+        jobs: how many processes calibrate.
+        progress: is told how far calibrating is, and then writing.
+
+    Raises:
+        UsageError: the output cannot be written, there is no such form, or the table is none.
+        InputError: nothing of the model can be used.
+        OutputError: the model, or a tensor of it, cannot be written so; nothing is.
+    """
+    work = Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
+    check_output(work)
+    if work.files.directory is None:
+        with replacement(output, [path, *work.inputs]) as file:
+            table = _table(work, jobs, progress)
+            return _applied(work, table, progress, partial(_write_file, work, file.replace))
+    with new_directory(output, name_of(work)) as new:
+        table = _table(work, jobs, progress, new.own / TABLE)
+        return _applied(work, table, progress, partial(_write_directory, work, new))
+
+
+def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
+    """The table that was given, or that of the model; which is kept for another try."""
+    by = work.by
+    if isinstance(by, Request):
+        if kept is None or not kept.exists():
+            found = calibrate_files(
+                work.files.paths, by, include=work.include, exclude=work.exclude, jobs=jobs, progress=progress
+            )
+            if kept is not None:
+                found.write(kept)
+            return found
+        by = str(kept)
+    return read_scales(by)
+
+
+def _applied(work: Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
+    """Writes the model, quantized by a table."""
+    meter = _Meter(progress)
+    model, lacking = _assigned(work, table, meter)
+    counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
+    if not counts[True]:
+        raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
+    work.form.check(model)
+    meter.start(model)
+    nbytes = write(model, meter)
+    warnings = table.warnings if isinstance(work.by, Request) else work.files.warnings
+    return Applied(counts[True], counts[False], nbytes, (*warnings, *_unmet(work, table, model, lacking)))
+
+
+def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
+    """A warning where the table has not all of the model, or more than that."""
+    if lacking:
+        many = "s" * (lacking > 1)
+        yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
+    used = {id(each.codes.row) for file in model.files for each in file.tensors if each.codes is not None}
+    idle = [row.name for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
+    if idle and not (work.include or work.exclude):
+        yield f"the model has no tensor for {len(idle)} row{'s' * (len(idle) > 1)} of the table: {listed(idle)}"
+
+
+class _Meter:
+    """Tells how far the work is: by what is read of quantized tensors, and file by file."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.told = 0  # bytes of the file that is being written
+
+    def start(self, model: Model) -> None:
+        if self.progress is not None:
+            self.progress.start(sum(len(file.tensors) for file in model.files), sum(map(_nbytes, model.files)))
+
+    def advance(self, nbytes: int) -> None:
+        self.told += nbytes
+        if self.progress is not None:
+            self.progress.advance(nbytes)
+
+    def finish(self, file: TensorFile) -> None:
+        self.advance(_nbytes(file) - self.told)
+        self.told = 0
+        for each in file.tensors if self.progress is not None else ():
+            self.progress.finish(each.tensor.name)  # type: ignore[union-attr]  # it is one
+
+
+def _nbytes(file: TensorFile) -> int:
+    return sum(part.nbytes for each in file.tensors for part in each.tensor.parts)
+
+
+# --- what becomes of each tensor
+
+
+def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
+    """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
+    quantizers = read_quantizers(table)
+    described = [(file, _described(work, file)) for file in work.files.tensors]
+    usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
+    lacking, found = 0, []
+    for file, tensors in described:
+        assigned = []
+        for each in tensors:
+            wanted = selected([Selected(file.source, each)], work.include, work.exclude)
+            row = quantizers.of(wanted[0], alone=usable == 1) if wanted and each.status == "ok" else ""
+            lacking += isinstance(row, str) and row != ""
+            codes = None
+            if isinstance(row, Row) and row.status not in KEPT:
+                with _named(file.source, each.name):
+                    codes = Codes.of(each, row, meter.advance)
+            assigned.append(Assigned(each, codes))
+        found.append(TensorFile(file.name, file.path, file.source, tuple(assigned)))
+    return Model(tuple(found), work.files.directory), lacking
+
+
+def _described(work: Work, file: TensorPath) -> list[Description]:
+    """The tensors of a file; one that cannot be read costs a directory its output."""
+    try:
+        return tensors_of(file)
+    except InputError as error:
+        kind = InputError if work.files.directory is None else OutputError
+        raise kind(f"{quoted(file.name)}: {error.what}", error.hint) from None
+
+
+@contextmanager
+def _named(*places: str) -> Iterator[None]:
+    """What is wrong with a tensor is told with its name: then nothing is written."""
+    try:
+        yield
+    except KlcalError as error:
+        where = ": ".join(map(quoted, places))
+        raise OutputError(f"{where}: {error.what}; nothing was written", error.hint or MORE) from None
+
+
+# --- writing
+
+
+def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | None:
+    with _named(file.name):
+        return form.write(file, out)
+
+
+def _write_file(work: Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
+    """A file for a file."""
+    (file,) = model.files
+
+    def render(out: TextIO) -> None:
+        _write(work.form, file, out.buffer)
+
+    replace(render)
+    meter.finish(file)
+    return Path(work.output).stat().st_size
+
+
+def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
+    """A directory for a directory."""
+    held: dict[str, Mapping[str, int] | None] = {}
+    for file in model.files:
+        name = work.form.renamed(file.name)
+        held[name] = new.write(name, partial(_write, work.form, file))
+        meter.finish(file)
+    for name, data in _beside(work, model, held).items():
+        new.put(name, data)
+    for name in work.files.others:
+        new.copy(name, Path(work.files.directory or "") / name)
+    return sum(each.stat().st_size for each in new.path.rglob("*") if each.is_file() and new.own not in each.parents)
+
+
+def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
+    """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
+    form, made = work.form, dict(work.form.beside(model))
+    for index in work.files.indexes:
+        shards = [form.renamed(file.name) for file in work.files.tensors if file.index == index]
+        known = {shard: sizes for shard in shards if (sizes := held[shard]) is not None}
+        if not known:
+            made[index] = (Path(work.files.directory or "") / index).read_bytes()
+            continue
+        sizes = {name: size for each in known.values() for name, size in each.items()}
+        weight_map = {name: Path(shard).name for shard, each in known.items() for name in each}
+        document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))}
+        whole = form.renamed(index.removesuffix(index_file.SUFFIX)) + index_file.SUFFIX
+        made[whole] = json.dumps(document, indent=2).encode() + b"\n"
+    return made

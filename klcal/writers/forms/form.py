@@ -1,0 +1,69 @@
+"""What a form is: a way to write the tensors of a model that a table quantizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from klcal.readers.description import Description
+from klcal.writers.codes import Codes
+
+__all__ = ["Assigned", "Form", "Model", "TensorFile"]
+
+
+class Assigned(NamedTuple):
+    """A tensor of a file, and what quantizes it."""
+
+    tensor: Description
+    codes: Codes | None  # None where it is kept as it is
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names."""
+        return self.tensor.name, *self.tensor.aliases
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file, be it a shard, and what becomes of its tensors."""
+
+    name: str  # relative to the model's directory, or the file's own
+    path: str
+    source: str  # its name in a table: of a shard that of the checkpoint
+    tensors: tuple[Assigned, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """All files of a model."""
+
+    files: tuple[TensorFile, ...]
+    directory: str | None = None  # None where it is a single file
+
+
+def _nothing(_: Model) -> None:
+    """Any model can be written."""
+
+
+def _no_files(_: Model) -> dict[str, bytes]:
+    """A form that has nothing to say beside the tensors."""
+    return {}
+
+
+def _same_name(name: str) -> str:
+    return name
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to write the tensors of a model; of each file a file.
+
+    ``write`` writes a file and returns the bytes of each tensor in it, by name, of which the index of a sharded
+    checkpoint is made; or None where the index stays as it is. Whatever it raises, nothing of the model will be there.
+    """
+
+    write: Callable[[TensorFile, BinaryIO], Mapping[str, int] | None]
+    renamed: Callable[[str], str] = _same_name  # from a file's name to that of the file written for it
+    check: Callable[[Model], None] = _nothing  # raises UsageError before anything is written
+    beside: Callable[[Model], Mapping[str, bytes]] = _no_files  # files of the directory, by name: new or replaced

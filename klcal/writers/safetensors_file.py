@@ -1,0 +1,88 @@
+"""A .safetensors file, written from the front to the back: nothing is held but a piece of one tensor."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from klcal.errors import InputError, OutputError
+from klcal.readers.quoting import quoted
+from klcal.readers.safetensors_file import KINDS
+from klcal.tables.schema import MAX_HEADER_BYTES
+from klcal.writers.text import escape
+
+__all__ = ["Stored", "write"]
+
+ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as a file will have it. That its bytes come later lets headers be written first.
+
+    Pieces are in C order, little endian, of any length; each is valid until the next one is asked for.
+    """
+
+    name: str
+    dtype: str  # as .safetensors calls it: F32, BF16, I8, …
+    shape: tuple[int, ...]
+    nbytes: int
+    pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
+
+    def data(self) -> Iterator[Any]:
+        """Its pieces; what is wrong with them is told with its name.
+
+        Raises:
+            InputError: the input is damaged, or cannot be written so.
+        """
+        try:
+            yield from self.pieces()
+        except InputError as error:
+            raise InputError(f"{quoted(self.name)}: {error.what}", error.hint) from None
+
+
+def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str]) -> dict[str, int]:
+    """Writes a file: the largest items first, else in the order given, so that each tensor begins where its items may.
+
+    Returns:
+        The bytes of each tensor.
+
+    Raises:
+        OutputError: two tensors have one name, the header would be longer than readers of the format allow, or a
+            tensor has not the bytes that were announced.
+    """
+    ordered = sorted(tensors, key=lambda tensor: -_bits(tensor))
+    header = _header(ordered, metadata)
+    out.write(struct.pack("<Q", len(header)))
+    out.write(header)
+    for tensor in ordered:
+        written = sum(out.write(piece) for piece in tensor.data())
+        if written != tensor.nbytes:
+            what = f"{escape(tensor.name)} has {written:,} bytes, and {tensor.nbytes:,} were announced"
+            raise OutputError(what, "run again")
+    return {tensor.name: tensor.nbytes for tensor in ordered}
+
+
+def _bits(tensor: Stored) -> int:
+    kind = KINDS.get(tensor.dtype)
+    return kind.bits if kind else 0
+
+
+def _header(tensors: Sequence[Stored], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        if tensor.name in header:
+            what = f"two tensors would be called '{escape(tensor.name)}'"
+            raise OutputError(what, "rename one of them in the input, or leave one out with --exclude")
+        end = position + tensor.nbytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        what = f"{len(tensors):,} tensors need a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
+        raise OutputError(what, "write .json, or fewer of them: --include")
+    return text + b" " * (-len(text) % ALIGNMENT)
