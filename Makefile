@@ -30,7 +30,7 @@ fmt: .venv/ready  ## format the code
 	$(VENV)/ruff check --fix
 
 golden: .venv/ready  ## rewrite the golden files; review the diff
-	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers/test_writers.py
+	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers -k golden
 
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench

@@ -167,7 +167,8 @@ def test_a_kernel_that_is_not_there_is_refused_by_every_command_and_help_is_give
     monkeypatch.setenv(VARIABLE, "fast")
     library.cache_clear()
     try:
-        for arguments in ([command, "absent.npy", "absent.npy"], ["--version"]):
+        needed = {"export": ["--to", "ort"]}.get(command, [])
+        for arguments in ([command, "absent.npy", "absent.npy", *needed], ["--version"]):
             result = klcal(*arguments)
             assert (result.code, result.out) == (2, "")
             assert one_message(result).endswith("KLCAL_KERNEL is 'fast'; set it to compiled or numpy, or not at all")

@@ -1,0 +1,188 @@
+"""What a runtime's file can hold, what it changes, and the pieces that several files are made of.
+
+A runtime quantizes floats itself, by the scale and zero point that it is given, to all integers of a type; so what a
+table says of a narrower range is lost, and said to be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.quantizers.scheme import Scheme
+from klcal.tables.rows import Row
+from klcal.tables.units import Units
+from klcal.writers.floats import printed
+
+__all__ = [
+    "CHANNEL",
+    "GROUP",
+    "WHOLE",
+    "Floats",
+    "Runtime",
+    "Tensors",
+    "changes",
+    "ends",
+    "full_range",
+    "is_symmetric",
+    "lined",
+    "member",
+    "of_units",
+    "points",
+    "problem",
+    "scales",
+    "shortest_list",
+]
+
+Floats = npt.NDArray[np.float64]
+
+WHOLE, CHANNEL, GROUP = "tensor", "channel", "group"  # what has a scale of its own
+
+
+class Tensors(NamedTuple):
+    """What goes into one file, each in the order of its table."""
+
+    activations: Sequence[Row]
+    weights: Sequence[Row]
+
+
+def _nothing(row: Row, is_weight: bool) -> None:
+    """No more than is asked of all."""
+
+
+def _no_advice(tensors: Tensors) -> None:
+    """The file says all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """A file that a runtime loads."""
+
+    title: str  # of the runtime, for people
+    write: Callable[[Tensors], str]  # to the text of the file
+    activations: frozenset[str]  # the number formats that activations may have; none where it holds no activations
+    weights: frozenset[str]
+    no_weights: str = ""  # why it holds none, and what to do
+    units: frozenset[str] = frozenset({WHOLE, CHANNEL})  # of weights; activations have one scale
+    coarser: str = "calibrate it per channel or tensor"  # what to do about other units
+    has_biases: bool = False  # whether weights of one axis have a scale in it
+    one_dtype: bool = False  # of all activations, and one of all weights
+    is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
+    problem: Callable[[Row, bool], str | None] = _nothing  # why it cannot hold a row that is fine otherwise
+    change: Callable[[Row, bool], str | None] = _nothing  # what it makes of its numbers
+    advice: Callable[[Tensors], str | None] = _no_advice  # what else the runtime has to be told
+    lacking: str = ""  # what becomes of tensors of the model that it has no scale for
+
+
+def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
+    """Why the file cannot hold a row, and what to do; None where it can."""
+    if not row.name or any(0xD800 <= ord(char) < 0xE000 for char in row.name):
+        return "its name is no text that a file can hold; rename it, or exclude it"
+    if row.status != "ok":
+        return f"it has no scale: {row.reason or row.status}; exclude it, or mend its values"
+    held, what = (runtime.weights, "weights") if is_weight else (runtime.activations, "activations")
+    if is_weight and runtime.no_weights:
+        return runtime.no_weights
+    if row.target not in held:
+        return f"{row.target} is no type of {what} here; calibrate it to {' or '.join(_in_order(held))}"
+    kind = WHOLE if row.units is None else row.units.per
+    if not is_weight and kind != WHOLE:
+        return f"it has a scale for each {kind}, which weights alone have: hand in its table as one of weights"
+    if kind not in runtime.units:
+        return f"it has a scale for each {kind}, which this format has not; {runtime.coarser}"
+    return _bad_number(row) or runtime.problem(row, is_weight)
+
+
+def _bad_number(row: Row) -> str | None:
+    """What is wrong with its scales and zero points."""
+    scale, point, whole = scales(row), points(row), full_range(row)
+    with np.errstate(over="ignore"):
+        bad = ~(np.isfinite(scale) & (scale.astype(np.float32) > 0) & np.isfinite(scale.astype(np.float32)))
+    bad_point = ~((point >= whole[0]) & (point <= whole[-1]))
+    if not (bad | bad_point).any():
+        return None
+    first = int(np.argmax(bad | bad_point))
+    at = "" if row.units is None else f" of {row.units.per} {first:,}"
+    if not bad[first]:
+        return f"the zero point{at} is {point[first]:g}, which is no {row.target}; calibrate it again"
+    if np.isnan(scale[first]):
+        why = "" if row.units is None or row.units.status is None else f" ({row.units.status[first]})"
+        return f"there is no scale{at}{why}; exclude it, or calibrate it per tensor"
+    hint = "calibrate it with the scheme symmetric-full" if scale[first] < 0 else "exclude it"
+    return f"the scale{at} is {scale[first]:g}, which no runtime divides by; {hint}"
+
+
+def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
+    """What the runtime does otherwise than the table says, of a row that the file can hold."""
+    whole = full_range(row)
+    least = whole[0] + runtime.is_narrow(row, is_weight)
+    clipped = row.clipped != 0  # nothing that is not known to be within the range
+    if row.qmin is not None and row.qmin > least and clipped:
+        yield f"{runtime.title} clips at {least}, the table at {row.qmin}: what lies below may get one level more"
+    elif row.qmin is not None and row.qmin < least:
+        yield f"{runtime.title} clips at {least}, the table at {row.qmin}: the lowest level is lost"
+    if (more := runtime.change(row, is_weight)) is not None:
+        yield more
+
+
+def _in_order(formats: Iterable[str]) -> list[str]:
+    return sorted(formats, key=lambda name: (len(name), name))
+
+
+# --- numbers
+
+
+def full_range(row: Row) -> range:
+    """All integers of the type that a row quantizes to."""
+    return Scheme(row.target or "", "affine").integers
+
+
+def scales(row: Row) -> Floats:
+    """Of the row, or of each of its units, as a table has them: float32."""
+    return np.array([np.nan if row.scale is None else row.scale]) if row.units is None else row.units.scale
+
+
+def points(row: Row) -> Floats:
+    """The zero points of the same; 0 where a format has none."""
+    given = row.zero_point if row.units is None else row.units.zero_point
+    return np.zeros(len(scales(row))) if given is None else np.array(given, np.float64).reshape(-1)
+
+
+def ends(row: Row) -> tuple[Floats, Floats]:
+    """What the least and the greatest integer of the type stand for, in float64: products of a float32, so exact."""
+    scale, point, whole = scales(row), points(row), full_range(row)
+    return (whole[0] - point) * scale, (whole[-1] - point) * scale
+
+
+def is_symmetric(row: Row) -> bool:
+    """Whether a row has the zero point that makes both sides alike because its scheme says so."""
+    return (row.scheme or "").startswith("symmetric")
+
+
+def shortest_list(values: Floats) -> list[float]:
+    """Numbers whose texts are the shortest that read back to the same float32."""
+    found: list[float] = printed(values).tolist()
+    return found
+
+
+# --- JSON
+
+
+def lined(items: Iterable[str], indent: str = " ") -> str:
+    """Some texts of JSON as the inside of an object or a list, one on each line."""
+    return f",\n{indent}".join(items)
+
+
+def member(key: str, value: Any) -> str:
+    """A key of an object and its value."""
+    return f"{json.dumps(key)}: {json.dumps(value)}"
+
+
+def of_units(units: Units | None, values: Sequence[Any]) -> Any:
+    """A value alone where there are no units, else all of them."""
+    return values[0] if units is None else list(values)
