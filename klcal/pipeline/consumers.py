@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class Consumer:
     is_exact: bool  # whether all that is wanted is needed: a list says so, a graph does not know what is fused
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of weights; all others are activations; None: not known
     biases: Collection[str] = ()
+    fused: Collection[str] = ()  # outputs that are quantized after the operator that takes them
     axes: Mapping[str, int] = field(default_factory=dict)  # of a weight's channels, by the operator that takes it
 
     def is_weight(self, name: str) -> bool | None:
@@ -60,9 +62,9 @@ class Consumer:
         nearest = f", the nearest names there are {', '.join(map(quoted, near))}" if near else ""
         return f"it is not in {self.source}{nearest}; rename it, or exclude it"
 
-    def lacking(self, names: Collection[str]) -> list[str]:
+    def lacking(self, names: Collection[str], *, also_fused: bool) -> list[str]:
         """What is wanted and not there."""
-        return [name for name in self.wanted if name not in names]
+        return [name for name in self.wanted if name not in names and (also_fused or name not in self.fused)]
 
     def misplaced(self, row: Row) -> str | None:
         """What is wrong with a weight's shape: the scales were not made from this tensor."""
@@ -98,25 +100,34 @@ def model_of(path: str) -> Consumer:
         raise UsageError(f"the model '{path}': {error.what}", error.hint) from None
     activations = {*inputs, *(name for node in nodes for name in node.outputs)} - weights.keys()
     quantized = [node for node in nodes if node.op in CHANNEL_AXES]
+    after = _fused_with(nodes)
     shapes = {name: each.shape for name, each in weights.items()}
     return Consumer(
         source,
         activations | weights.keys() - {""},
-        list(dict.fromkeys(name for name in _wanted(nodes, quantized) if name)),
+        list(dict.fromkeys(name for name in _wanted(nodes, quantized, after) if name)),
         is_exact=False,
         shapes=shapes,
         biases={name for node in quantized if node.op in WITH_BIAS for name in node.inputs[2:3]} & weights.keys(),
+        fused=after.keys(),
         axes=dict(_axes(quantized, shapes)),
     )
 
 
-def _wanted(nodes: Sequence[Node], quantized: Sequence[Node]) -> Iterator[str]:
-    """What some operators take and give, where it is made and after what is fused with them; may be "" or twice."""
-    made_by = {name: node for node in nodes for name in node.outputs}
-    taken_by: dict[str, list[Node]] = {}
+def _fused_with(nodes: Sequence[Node]) -> dict[str, str]:
+    """The outputs that one operator alone takes, with which theirs is fused, and the output of that."""
+    takers = defaultdict[str, list[Node]](list)
     for node in nodes:
         for name in node.inputs:
-            taken_by.setdefault(name, []).append(node)
+            takers[name].append(node)
+    made = (name for node in nodes if node.op in CHANNEL_AXES for name in node.outputs[:1])
+    alone = {name: takers[name][0] for name in made if len(takers[name]) == 1}
+    return {name: by.outputs[0] for name, by in alone.items() if by.op in FUSED and by.outputs}
+
+
+def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str, str]) -> Iterator[str]:
+    """What some operators take, where it is made, and give, also after what is fused with them; may be "" or twice."""
+    made_by = {name: node for node in nodes for name in node.outputs}
     for node in quantized:
         for name in node.inputs[:2]:
             origin, steps = name, len(nodes)  # a damaged graph may go in circles
@@ -124,8 +135,7 @@ def _wanted(nodes: Sequence[Node], quantized: Sequence[Node]) -> Iterator[str]:
                 origin, steps = by.inputs[0], steps - 1
             yield origin
         for name in node.outputs[:1]:
-            takers = taken_by.get(name, [])
-            yield from takers[0].outputs[:1] if len(takers) == 1 and takers[0].op in FUSED else [name]
+            yield from (name, after.get(name, ""))
 
 
 def _axes(nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:

@@ -136,11 +136,11 @@ def _without_biases(
     runtime: Runtime, items: list[_Item], consumer: Consumer | None
 ) -> tuple[list[_Item], list[Remark]]:
     """What the file has scales of; a remark on the rest, which the runtime quantizes by a rule of its own."""
-    if runtime.has_biases or runtime.no_weights:
+    if runtime.no_weights:
         return items, []
     biases = [each for each in items if each.is_weight and _is_bias(each.row, consumer)]
     left_out = {id(each) for each in biases}
-    reason = f"left out: biases and other weights of one axis have no scale of their own in {runtime.title}"
+    reason = f"left out: {runtime.title} takes no scales of biases and other weights of one axis"
     return [each for each in items if id(each) not in left_out], _by_text((each.row.name, reason) for each in biases)
 
 
@@ -199,7 +199,8 @@ def _lacking(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
     if consumer is None or consumer.is_exact != exact:
         return []
     there = {item.row.name for item in items}
-    missing = [name for name in consumer.lacking(there) if not (runtime.no_weights and consumer.is_weight(name))]
+    asked = consumer.lacking(there, also_fused=runtime.needs_fused)
+    missing = [name for name in asked if not (runtime.no_weights and consumer.is_weight(name))]
     what = f"it is in {consumer.source} and in no table"
     return [Remark(tuple(missing), f"{what}: {runtime.lacking}")] if missing else []
 

@@ -126,7 +126,7 @@ def _not_middle(row: Row, _is_weight: bool) -> str | None:
 
 
 FINER = "use the format aimet-2.0.0, or calibrate it per channel"
-KNOWN: dict[str, Any] = {"title": TITLE, "has_biases": True, "lacking": LACKING}
+KNOWN: dict[str, Any] = {"title": TITLE, "lacking": LACKING}
 AIMET_2 = Runtime(
     **KNOWN,
     write=version_2,

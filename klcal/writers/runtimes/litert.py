@@ -1,12 +1,13 @@
 """LiteRT: the calibration results of ai-edge-quantizer, which takes ranges of activations, and of weights too.
 
-It computes scales from the ranges: with zero point, all integers of the type share ``max − min``; symmetric, which
-weights always are, the greatest integer stands for the greater magnitude. All in float64, from exact products, so that
-the scale it stores is the table's.
+It computes scales from ranges, in float64, so that from exact products the table's come out. Activations of 8 bits have
+a zero point and use all integers, so that their range is that of the type; those of 16 bits and weights have none, and
+the greatest integer stands for the greater magnitude.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from klcal.writers.runtimes.runtime import (
     Tensors,
     ends,
     full_range,
-    is_symmetric,
     lined,
     member,
+    points,
     scales,
 )
 
@@ -38,7 +39,7 @@ def results(tensors: Tensors) -> str:
 
 
 def _range(row: Row, is_weight: bool) -> dict[str, Any]:
-    low, high = _ends(row)
+    low, high = _ends(row, is_weight)
     rank = len(row.shape or (0,)) if is_weight else 2
     shape = [1] * rank
     if row.units is not None:
@@ -47,35 +48,38 @@ def _range(row: Row, is_weight: bool) -> dict[str, Any]:
     return {"min": low.reshape(shape).tolist(), "max": high.reshape(shape).tolist()}
 
 
-def _ends(row: Row) -> tuple[Floats, Floats]:
+def _ends(row: Row, is_weight: bool) -> tuple[Floats, Floats]:
     """The range from which it gets the scale back."""
-    if not is_symmetric(row):
+    if not _is_centred(row, is_weight):
         return ends(row)
-    whole = full_range(row)
-    high = (len(whole) // 2 - 1) * scales(row)
+    high = (len(full_range(row)) // 2 - 1) * scales(row)
     return 0 - high, high
 
 
-def _uneven(row: Row, is_weight: bool) -> str | None:
-    """Why a weight cannot be: they have no zero points."""
-    if is_weight and not is_symmetric(row):
-        return "weights have no zero point here; calibrate it to int8, scheme symmetric"
+def _is_centred(row: Row, is_weight: bool) -> bool:
+    """Whether it has no zero point here."""
+    return is_weight or row.target == "int16"
+
+
+def _off_centre(row: Row, is_weight: bool) -> str | None:
+    """Why a row with a zero point cannot be."""
+    if _is_centred(row, is_weight) and points(row).any():
+        what = "weights" if is_weight else "activations of 16 bits"
+        return f"{what} have no zero point here; calibrate it to {row.target}, scheme symmetric"
     return None
 
 
-def _widened(row: Row, _is_weight: bool) -> str | None:
+def _widened(row: Row, is_weight: bool) -> str | None:
     """What becomes of ranges that are nearly nothing."""
-    low, high = _ends(row)
-    least = np.min(high if is_symmetric(row) else high - low)
+    low, high = _ends(row, is_weight)
+    least = np.min(high if _is_centred(row, is_weight) else high - low)
     return f"LiteRT takes its range for {LEAST_RANGE:g}, and so its scale for more" if least < LEAST_RANGE else None
 
 
 def _recipe(tensors: Tensors) -> str | None:
-    """What the recipe must say, which the file cannot."""
-    symmetric = {is_symmetric(row) for row in tensors.activations}
-    if symmetric == {True, False}:
-        return "some activations are symmetric and some are not: give the operators of each a recipe of their own"
-    return f'set "symmetric": {str(symmetric.pop()).lower()} for activations in the recipe' if symmetric else None
+    """Which recipe goes with the types, which the file cannot say."""
+    bits = sorted({re.sub(r"\D", "", row.target or "") for row in tensors.activations})
+    return f"the file has no types; use a recipe of {' and '.join(bits)}-bit activations" if bits else None
 
 
 LITERT = Runtime(
@@ -84,7 +88,7 @@ LITERT = Runtime(
     activations=frozenset({"int8", "uint8", "int16"}),
     weights=SIGNED,
     is_narrow=lambda _row, is_weight: is_weight,
-    problem=_uneven,
+    problem=_off_centre,
     change=_widened,
     advice=_recipe,
     lacking="ai-edge-quantizer stops with a ValueError for an activation, and takes a weight's scale from its extremes",

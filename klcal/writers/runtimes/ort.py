@@ -94,6 +94,7 @@ CACHE = Runtime(
     activations=EIGHT_AND_SIXTEEN,
     weights=frozenset(),
     no_weights="it is a weight, and the cache has activations alone: exclude it, or use the format ort",
+    needs_fused=True,
     one_dtype=True,
     change=lambda row, _is_weight: _computed(row),
     lacking="ONNX Runtime stops with a ValueError or KeyError where it needs one of them",

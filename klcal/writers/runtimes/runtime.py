@@ -70,7 +70,7 @@ class Runtime:
     no_weights: str = ""  # why it holds none, and what to do
     units: frozenset[str] = frozenset({WHOLE, CHANNEL})  # of weights; activations have one scale
     coarser: str = "calibrate it per channel or tensor"  # what to do about other units
-    has_biases: bool = False  # whether weights of one axis have a scale in it
+    needs_fused: bool = False  # whether outputs have to be there that are quantized after a Relu or Clip
     one_dtype: bool = False  # of all activations, and one of all weights
     is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
     problem: Callable[[Row, bool], str | None] = _nothing  # why it cannot hold a row that is fine otherwise
@@ -123,9 +123,11 @@ def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
     least = whole[0] + runtime.is_narrow(row, is_weight)
     clipped = row.clipped != 0  # nothing that is not known to be within the range
     if row.qmin is not None and row.qmin > least and clipped:
-        yield f"{runtime.title} clips at {least}, the table at {row.qmin}: what lies below may get one level more"
+        what = f"{runtime.title} clips at {least}, the table at {row.qmin}: what lies below may get one level more"
+        yield f"{what}; the scheme symmetric-full is calibrated so"
     elif row.qmin is not None and row.qmin < least:
-        yield f"{runtime.title} clips at {least}, the table at {row.qmin}: the lowest level is lost"
+        what = f"{runtime.title} clips at {least}, the table at {row.qmin}: the lowest level is lost"
+        yield f"{what}; calibrate it with the scheme symmetric"
     if (more := runtime.change(row, is_weight)) is not None:
         yield more
 
