@@ -44,6 +44,7 @@ class Consumer:
     names: Collection[str]
     wanted: Sequence[str]  # those that are quantized
     is_exact: bool  # whether all that is wanted is needed: a list says so, a graph does not know what is fused
+    model: str = ""  # the name of its file
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of weights; all others are activations; None: not known
     biases: Collection[str] = ()
     fused: Collection[str] = ()  # outputs that are quantized after the operator that takes them
@@ -71,8 +72,14 @@ class Consumer:
         shape = (self.shapes or {}).get(row.name)
         if shape is None or row.shape is None or shape == row.shape:
             return None
-        of = f"the shape {list(row.shape)} in the table and {list(shape)} in {self.source}"
-        return f"it has {of}; calibrate {self.source} itself"
+        of = f"the shape {list(row.shape)} in the table and {list(shape)} in {self.model}"
+        return f"it has {of}; calibrate {self.model} itself"
+
+    def made_elsewhere(self, row: Row) -> str | None:
+        """What to say of a weight that was calibrated in another file: it may have other values here."""
+        if self.shapes is None or row.source.rpartition("/")[2] == self.model:
+            return None
+        return f"calibrated in {row.source}: exporters fold BatchNorm into weights; calibrate {self.model} if yours did"
 
     def wrong_axis(self, row: Row) -> str | None:
         """What to say where channels lie along another axis than those of the outputs."""
@@ -107,6 +114,7 @@ def model_of(path: str) -> Consumer:
         activations | weights.keys() - {""},
         list(dict.fromkeys(name for name in _wanted(nodes, quantized, after) if name)),
         is_exact=False,
+        model=source,
         shapes=shapes,
         biases={name for node in quantized if node.op in WITH_BIAS for name in node.inputs[2:3]} & weights.keys(),
         fused=after.keys(),

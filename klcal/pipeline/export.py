@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from klcal.errors import UsageError
 from klcal.pipeline.consumers import Consumer, model_of, names_in, renaming
-from klcal.pipeline.quantized_copy import read_quantizers
+from klcal.pipeline.scales import rows_of, table_of_scales
 from klcal.pipeline.selection import is_wanted, listed, unmatched_globs
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
@@ -55,6 +55,11 @@ class _Item(NamedTuple):
     row: Row
     is_weight: bool
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the tensor."""
+        return self.row.name, *self.row.aliases
+
 
 def export_tables(
     tables: Sequence[str | Table],
@@ -86,11 +91,12 @@ def export_tables(
     if to not in FORMATS:
         raise UsageError(f"unknown format {to!r}", f"use one of {', '.join(FORMATS)}")
     runtime, renamed, consumer = runtime_of(to), renaming(rename), _consumer(model, names)
-    given = [*_rows(tables, False), *_rows(weights, True)]
+    loaded = [(table_of_scales(each), kind) for some, kind in ((tables, False), (weights, True)) for each in some]
+    given = [item for table, are_weights in loaded for item in _items(table, are_weights)]
     globs = [*(("--include", glob) for glob in include), *(("--exclude", glob) for glob in exclude)]
-    warnings = [Remark((), text) for text in unmatched_globs({item.row.name for item in given}, globs)]
-    kept = [item for item in given if is_wanted(item.row.name, include, exclude)]
-    items = list(_named(kept, renamed, consumer))
+    names_given = {name for item in given for name in item.names}
+    warnings = [Remark((), text) for text in (*_lost(loaded), *unmatched_globs(names_given, globs))]
+    items = list(_named(given, lambda name: is_wanted(name, include, exclude), renamed, consumer))
     items, biases = _without_biases(runtime, items, consumer)
     errors = [*_doubles(items), *_refused(runtime, items, consumer), *_lacking(runtime, items, consumer, exact=True)]
     if not items and not errors:
@@ -113,23 +119,33 @@ def _consumer(model: str | None, names: str | None) -> Consumer | None:
 # --- which tensors
 
 
-def _rows(tables: Iterable[str | Table], are_weights: bool) -> Iterator[_Item]:
-    for table in tables:
-        for row in read_quantizers(table).rows:
-            if row.unit is not None:
-                raise UsageError("a table has a row for each unit", "hand in one that has a row for each tensor")
-            if row.status not in NOT_QUANTIZED:
-                yield _Item(row, are_weights or row.source.lower().endswith(OF_WEIGHTS))
+def _lost(loaded: Iterable[tuple[Table, bool]]) -> Iterator[str]:
+    """What tables say that they lack."""
+    sources = {error.source for table, _ in loaded for error in table.errors}
+    if sources:
+        yield f"a table has nothing of {listed(sources)}, which could not be read when it was made"
 
 
-def _named(items: Iterable[_Item], renamed: Callable[[str], str], consumer: Consumer | None) -> Iterator[_Item]:
-    """The same under their new names; of tied weights each that the model has, or all."""
-    for row, is_weight in items:
-        all_names = tuple(dict.fromkeys(map(renamed, (row.name, *row.aliases))))
+def _items(table: Table, are_weights: bool) -> Iterator[_Item]:
+    for row in rows_of(table):
+        if row.unit is not None:
+            raise UsageError("a table has a row for each unit", "hand in one that has a row for each tensor")
+        if row.status not in NOT_QUANTIZED:
+            yield _Item(row, are_weights or row.source.lower().endswith(OF_WEIGHTS))
+
+
+def _named(
+    items: Iterable[_Item], wanted: Callable[[str], bool], renamed: Callable[[str], str], consumer: Consumer | None
+) -> Iterator[_Item]:
+    """Those that are wanted under their new names; of tied weights each that the model has, or all."""
+    for item in items:
+        row, is_weight = item
+        all_names = tuple(dict.fromkeys(renamed(name) for name in item.names if wanted(name)))
         known = [name for name in all_names if consumer is None or name in consumer.names]
         for name in known or all_names[:1]:
             is_known_weight = None if consumer is None else consumer.is_weight(name)
-            yield _Item(replace(row, name=name, aliases=()), is_weight if is_known_weight is None else is_known_weight)
+            same = row if (row.name, row.aliases) == (name, ()) else replace(row, name=name, aliases=())
+            yield _Item(same, is_weight if is_known_weight is None else is_known_weight)
 
 
 def _without_biases(
@@ -171,7 +187,7 @@ def _refused(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
         text = consumer.unknown(row.name) if consumer is not None else None
         text = text or problem(runtime, row, is_weight)
         if text is None and consumer is not None and is_weight:
-            text = consumer.misplaced(row)
+            text = consumer.misplaced(row) or (None if runtime.has_axis else consumer.wrong_axis(row))
         if text is not None:
             found.append((row.name, text))
     return _by_text(found) + (_mixed(runtime, items) if not found else [])
@@ -208,8 +224,11 @@ def _lacking(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
 def _changed(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None) -> list[Remark]:
     """What the runtime does otherwise than the tables say."""
     found = [(row.name, text) for row, is_weight in items for text in changes(runtime, row, is_weight)]
-    axes = ((item.row.name, consumer.wrong_axis(item.row)) for item in items if consumer is not None)
-    return _by_text([*found, *((name, text) for name, text in axes if text is not None)])
+    if consumer is not None:
+        for row in (item.row for item in items if item.is_weight):
+            texts = (consumer.wrong_axis(row), consumer.made_elsewhere(row))
+            found += [(row.name, text) for text in texts if text is not None]
+    return _by_text(found)
 
 
 def _by_text(said: Iterable[tuple[str, str]]) -> list[Remark]:

@@ -18,7 +18,7 @@ import klcal as library
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.consumers import renaming
 from klcal.readers.onnx_graph import graph_inputs_and_nodes
-from klcal.tables.table import Config, Table
+from klcal.tables.table import Config, FileError, Table
 from klcal.writers.runtimes import FORMATS, runtime_of
 from klcal.writers.runtimes.runtime import Tensors
 from tests.support.command import klcal, klcal_process, normal, one_message
@@ -110,7 +110,7 @@ def test_the_library_does_the_same(onnx_model):
     command = ("acts.json", "weights.json", "--to", "ort", "--model", onnx_model, "--exclude", "x", "-o", "b")
     assert klcal("export", *command).code == 0
     assert Path("a").read_bytes() == Path("b").read_bytes()
-    assert len(told) == 3
+    assert len(told) == 4
     with pytest.raises(InputError, match=r"'conv.weight', 'fc.weight' .2 tensors.: it is a weight") as caught:
         library.export(table, "ort-cache", "c", weights="weights.json")
     assert "--" not in str(caught.value)
@@ -197,6 +197,7 @@ def test_tied_weights_have_the_names_that_the_model_has(onnx_model):
     arguments = ("--weights", save("w.json", tied), "--to", "ort")
     assert list(klcal("export", *arguments, "--model", onnx_model).document) == ["conv.weight"]
     assert list(klcal("export", *arguments).document) == ["a", "b", "conv.weight"]
+    assert list(klcal("export", *arguments, "--exclude", "a").document) == ["b", "conv.weight"]
     assert "'a': it is not in" in refused("--weights", save("w.json", replace(tied, aliases=())), "--model", onnx_model)
 
 
@@ -208,6 +209,21 @@ def test_weights_of_another_shape_or_along_another_axis_are_told(onnx_model):
     wrong = save("w.json", replace(WEIGHTS[0], name="fc.weight"))
     said = klcal("export", "--weights", wrong, "--to", "ort", "--model", "w.onnx").err
     assert "its channels lie along axis 0, its outputs along 3; calibrate it per channel:3" in said
+    assert "its outputs along 3" in refused("--weights", wrong, "--model", "w.onnx", to="aimet-1.0.0")
+    assert klcal("export", "--weights", wrong, "--to", "aimet-2.0.0", "--model", "w.onnx").code == 0
+
+
+def test_weights_of_another_file_than_the_model_are_told(onnx_model):
+    done = klcal("export", "--weights", "weights.json", "--to", "ort", "--model", onnx_model)
+    assert "'conv.weight', 'fc.weight' (2 tensors): calibrated in m.pt: exporters fold BatchNorm" in done.err
+    same = save("same.json", *WEIGHTS, source="models/m.onnx")
+    assert "BatchNorm" not in klcal("export", same, "--to", "ort", "--model", onnx_model).err
+
+
+def test_what_a_table_lacks_is_told():
+    table = library.load_table("acts.json")
+    replace(table, errors=(FileError("broken.npy", "cut short"),)).write("less.json")
+    assert "a table has nothing of 'broken.npy'" in klcal("export", "less.json", "--to", "ort").err
 
 
 @pytest.mark.parametrize(

@@ -125,19 +125,12 @@ def _not_middle(row: Row, _is_weight: bool) -> str | None:
     return None
 
 
-FINER = "use the format aimet-2.0.0, or calibrate it per channel"
-KNOWN: dict[str, Any] = {"title": TITLE, "lacking": LACKING}
-AIMET_2 = Runtime(
-    **KNOWN,
-    write=version_2,
-    activations=ONNX_INTEGERS,
-    weights=ONNX_INTEGERS,
-    units=frozenset({WHOLE, CHANNEL, GROUP}),
-    problem=_uneven,
-)
-AIMET_1 = Runtime(
-    **KNOWN, write=version_1, activations=ONNX_INTEGERS, weights=ONNX_INTEGERS, coarser=FINER, problem=_not_middle
-)
-AIMET_0 = Runtime(
-    **KNOWN, write=version_0, activations=ONNX_INTEGERS, weights=ONNX_INTEGERS, coarser=FINER, problem=_not_middle
-)
+KNOWN: dict[str, Any] = {"title": TITLE, "lacking": LACKING, "activations": ONNX_INTEGERS, "weights": ONNX_INTEGERS}
+OF_OFFSETS: dict[str, Any] = {
+    "coarser": "use the format aimet-2.0.0, or calibrate it per channel",
+    "has_axis": False,
+    "problem": _not_middle,
+}
+AIMET_2 = Runtime(**KNOWN, write=version_2, units=frozenset({WHOLE, CHANNEL, GROUP}), problem=_uneven)
+AIMET_1 = Runtime(**KNOWN, **OF_OFFSETS, write=version_1)
+AIMET_0 = Runtime(**KNOWN, **OF_OFFSETS, write=version_0)

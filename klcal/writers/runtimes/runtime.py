@@ -7,8 +7,10 @@ table says of a narrower range is lost, and said to be.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from klcal.quantizers.scheme import Scheme
 from klcal.tables.rows import Row
 from klcal.tables.units import Units
-from klcal.writers.floats import printed
+from klcal.writers.floats import printed, shortest
 
 __all__ = [
     "CHANNEL",
@@ -41,6 +43,8 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
+LEAST_SCALE = 2.0**-149  # the least float32 above 0
+GREATEST_SCALE = (2 - 2.0**-23) * 2.0**127  # the greatest
 WHOLE, CHANNEL, GROUP = "tensor", "channel", "group"  # what has a scale of its own
 
 
@@ -70,6 +74,7 @@ class Runtime:
     no_weights: str = ""  # why it holds none, and what to do
     units: frozenset[str] = frozenset({WHOLE, CHANNEL})  # of weights; activations have one scale
     coarser: str = "calibrate it per channel or tensor"  # what to do about other units
+    has_axis: bool = True  # whether it says along which axis channels lie; else the operator does
     needs_fused: bool = False  # whether outputs have to be there that are quantized after a Relu or Clip
     one_dtype: bool = False  # of all activations, and one of all weights
     is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
@@ -100,21 +105,28 @@ def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
 
 def _bad_number(row: Row) -> str | None:
     """What is wrong with its scales and zero points."""
-    scale, point, whole = scales(row), points(row), full_range(row)
-    with np.errstate(over="ignore"):
-        bad = ~(np.isfinite(scale) & (scale.astype(np.float32) > 0) & np.isfinite(scale.astype(np.float32)))
-    bad_point = ~((point >= whole[0]) & (point <= whole[-1]))
-    if not (bad | bad_point).any():
+    whole = full_range(row)
+    if row.units is None:
+        return _bad(row, row.scale, row.zero_point or 0, whole)
+    scale, point = scales(row), points(row)
+    fine = (scale >= LEAST_SCALE) & (scale <= GREATEST_SCALE) & (point >= whole[0]) & (point <= whole[-1])
+    if fine.all():
         return None
-    first = int(np.argmax(bad | bad_point))
-    at = "" if row.units is None else f" of {row.units.per} {first:,}"
-    if not bad[first]:
-        return f"the zero point{at} is {point[first]:g}, which is no {row.target}; calibrate it again"
-    if np.isnan(scale[first]):
-        why = "" if row.units is None or row.units.status is None else f" ({row.units.status[first]})"
+    first = int(np.argmin(fine))
+    why = "" if row.units.status is None else f" ({row.units.status[first]})"
+    return _bad(row, float(scale[first]), float(point[first]), whole, f" of {row.units.per} {first:,}", why)
+
+
+def _bad(row: Row, scale: float | None, point: float, whole: range, at: str = "", why: str = "") -> str | None:
+    """The same of one scale and zero point; ``at`` says of which unit, ``why`` what is known of it."""
+    if scale is None or math.isnan(scale):
         return f"there is no scale{at}{why}; exclude it, or calibrate it per tensor"
-    hint = "calibrate it with the scheme symmetric-full" if scale[first] < 0 else "exclude it"
-    return f"the scale{at} is {scale[first]:g}, which no runtime divides by; {hint}"
+    if not LEAST_SCALE <= scale <= GREATEST_SCALE:
+        hint = "calibrate it with the scheme symmetric-full" if scale < 0 else "exclude it"
+        return f"the scale{at} is {scale:g}, which no runtime divides by; {hint}"
+    if not whole[0] <= point <= whole[-1]:
+        return f"the zero point{at} is {point:g}, which is no {row.target}; calibrate it again"
+    return None
 
 
 def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
@@ -141,7 +153,12 @@ def _in_order(formats: Iterable[str]) -> list[str]:
 
 def full_range(row: Row) -> range:
     """All integers of the type that a row quantizes to."""
-    return Scheme(row.target or "", "affine").integers
+    return _integers(row.target or "")
+
+
+@cache
+def _integers(target: str) -> range:
+    return Scheme(target, "affine").integers
 
 
 def scales(row: Row) -> Floats:
@@ -168,6 +185,8 @@ def is_symmetric(row: Row) -> bool:
 
 def shortest_list(values: Floats) -> list[float]:
     """Numbers whose texts are the shortest that read back to the same float32."""
+    if len(values) == 1:
+        return [shortest(float(values[0])) or 0.0]
     found: list[float] = printed(values).tolist()
     return found
 
