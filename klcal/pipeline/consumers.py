@@ -47,6 +47,7 @@ class Consumer:
     model: str = ""  # the name of its file
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of weights; all others are activations; None: not known
     biases: Collection[str] = ()
+    rectified: Mapping[str, str] = field(default_factory=dict)  # outputs of a Relu or Clip that can be fused, and which
     fused: Collection[str] = ()  # outputs that are quantized after the operator that takes them
     axes: Mapping[str, int] = field(default_factory=dict)  # of a weight's channels, by the operator that takes it
 
@@ -80,6 +81,13 @@ class Consumer:
         if self.shapes is None or row.source.rpartition("/")[2] == self.model:
             return None
         return f"calibrated in {row.source}: exporters fold BatchNorm into weights; calibrate {self.model} if yours did"
+
+    def unrectified(self, row: Row) -> str | None:
+        """What to say of the output of a Relu or Clip that would go on below zero, or above the greatest value."""
+        op = self.rectified.get(row.name)
+        below = row.low is not None and row.low < 0
+        above = op == "Clip" and row.high is not None and row.max is not None and row.high > row.max
+        return op if below or above else None
 
     def wrong_axis(self, row: Row) -> str | None:
         """What to say where channels lie along another axis than those of the outputs."""
@@ -117,23 +125,24 @@ def model_of(path: str) -> Consumer:
         model=source,
         shapes=shapes,
         biases={name for node in quantized if node.op in WITH_BIAS for name in node.inputs[2:3]} & weights.keys(),
+        rectified=dict(after.values()),
         fused=after.keys(),
         axes=dict(_axes(quantized, shapes)),
     )
 
 
-def _fused_with(nodes: Sequence[Node]) -> dict[str, str]:
-    """The outputs that one operator alone takes, with which theirs is fused, and the output of that."""
+def _fused_with(nodes: Sequence[Node]) -> dict[str, tuple[str, str]]:
+    """The outputs that one operator alone takes, which can be fused with theirs; its output, and which it is."""
     takers = defaultdict[str, list[Node]](list)
     for node in nodes:
         for name in node.inputs:
             takers[name].append(node)
-    made = (name for node in nodes if node.op in CHANNEL_AXES for name in node.outputs[:1])
+    made = (name for node in nodes for name in node.outputs[:1])
     alone = {name: takers[name][0] for name in made if len(takers[name]) == 1}
-    return {name: by.outputs[0] for name, by in alone.items() if by.op in FUSED and by.outputs}
+    return {name: (by.outputs[0], by.op) for name, by in alone.items() if by.op in FUSED and by.outputs}
 
 
-def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str, str]) -> Iterator[str]:
+def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str, tuple[str, str]]) -> Iterator[str]:
     """What some operators take, where it is made, and give, also after what is fused with them; may be "" or twice."""
     made_by = {name: node for node in nodes for name in node.outputs}
     for node in quantized:
@@ -143,7 +152,7 @@ def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str
                 origin, steps = by.inputs[0], steps - 1
             yield origin
         for name in node.outputs[:1]:
-            yield from (name, after.get(name, ""))
+            yield from (name, after.get(name, ("", ""))[0])
 
 
 def _axes(nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:

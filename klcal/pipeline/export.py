@@ -228,7 +228,16 @@ def _changed(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
         for row in (item.row for item in items if item.is_weight):
             texts = (consumer.wrong_axis(row), consumer.made_elsewhere(row))
             found += [(row.name, text) for text in texts if text is not None]
+        found += [(item.row.name, text) for item in items if (text := _dropped(runtime, item, consumer)) is not None]
     return _by_text(found)
+
+
+def _dropped(runtime: Runtime, item: _Item, consumer: Consumer) -> str | None:
+    """That a Relu or Clip is lost, where the integers of its output do not end where it does."""
+    op = None if item.is_weight or not runtime.rectifier else consumer.unrectified(item.row)
+    if op is None:
+        return None
+    return f"{runtime.title} drops the {op} before it, and its range goes on beyond it, {runtime.rectifier}"
 
 
 def _by_text(said: Iterable[tuple[str, str]]) -> list[Remark]:

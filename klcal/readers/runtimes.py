@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.scheme import Scheme
+from klcal.quantizers.scheme import DTYPES, LEAST_BITS, MOST_BITS, Scheme
 from klcal.readers import strict_json
 from klcal.tables.rows import Row
 from klcal.tables.units import Units
@@ -83,7 +83,7 @@ def _aimet_0(text: bytes) -> Iterator[Row]:
     document = _checked(_json(text), "0.6.1")
     for name, entries in chain(document["activation_encodings"].items(), document["param_encodings"].items()):
         first = entries[0]
-        steps = 2.0 ** first["bitwidth"] - 1
+        steps = 2.0 ** min(first["bitwidth"], MOST_BITS) - 1
         scales = [(each["max"] - each["min"]) / steps for each in entries]  # which its other readers go by
         offsets = [each["offset"] for each in entries]
         target, points = _from_offsets(
@@ -94,6 +94,8 @@ def _aimet_0(text: bytes) -> Iterator[Row]:
 
 def _from_offsets(bits: int, symmetric: bool, offsets: Sequence[float]) -> tuple[str, Floats]:
     """The type and the zero points: a symmetric grid is signed, any other one counts from 0."""
+    if bits not in range(LEAST_BITS, MOST_BITS + 1):
+        raise ValueError
     least = -(2 ** (bits - 1)) if symmetric else 0
     return f"{'' if symmetric else 'u'}int{bits}", least - np.array(offsets, np.float64)
 
@@ -138,6 +140,8 @@ def _row(name: str, target: str | None, scales: Any, points: Any, axis: int | No
     scale = np.array(scales, np.float32).astype(np.float64)
     point = np.array(points, np.float64)
     if not (scale > 0).all() or not np.isfinite(scale).all() or scale.shape != point.shape or not scale.size:
+        raise ValueError
+    if target is not None and (target not in DTYPES or "int" not in target):
         raise ValueError
     whole = None if target is None else Scheme(target, "affine").integers
     known: Json = {} if whole is None else {"target": target, "qmin": whole[0], "qmax": whole[-1]}

@@ -27,6 +27,7 @@ __all__ = ["CACHE", "METHOD", "OVERRIDES"]
 
 EIGHT_AND_SIXTEEN = frozenset({"int8", "uint8", "int16", "uint16"})
 METHOD = "CalibrationMethod.MinMax"  # the default of quantize_static, which the cache's has to be
+KEEP = "unless told QDQKeepRemovableActivations (--qdq_keep_removable_activations)"
 RUNNER = "python -m onnxruntime.quantization.static_quantize_runner"
 
 
@@ -55,6 +56,7 @@ OVERRIDES = Runtime(
     write=overrides,
     activations=EIGHT_AND_SIXTEEN,
     weights=EIGHT_AND_SIXTEEN | {"int4", "uint4"},
+    rectifier=KEEP,
     one_dtype=True,
     advice=_types,
     lacking="ONNX Runtime takes their scales from the data that it calibrates with",
@@ -94,6 +96,7 @@ CACHE = Runtime(
     activations=EIGHT_AND_SIXTEEN,
     weights=frozenset(),
     no_weights="it is a weight, and the cache has activations alone: exclude it, or use the format ort",
+    rectifier=KEEP,
     needs_fused=True,
     one_dtype=True,
     change=lambda row, _is_weight: _computed(row),

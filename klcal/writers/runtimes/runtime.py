@@ -75,6 +75,7 @@ class Runtime:
     units: frozenset[str] = frozenset({WHOLE, CHANNEL})  # of weights; activations have one scale
     coarser: str = "calibrate it per channel or tensor"  # what to do about other units
     has_axis: bool = True  # whether it says along which axis channels lie; else the operator does
+    rectifier: str = ""  # what to do where it drops a Relu or Clip, as if the range of integers did the same
     needs_fused: bool = False  # whether outputs have to be there that are quantized after a Relu or Clip
     one_dtype: bool = False  # of all activations, and one of all weights
     is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
