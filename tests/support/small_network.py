@@ -76,7 +76,7 @@ def numpys(
     bias: bool = True,
     before_relu: bool = False,
 ) -> np.ndarray:
-    """The quantized network's answer, from the tables alone; the bias, and what goes into Relu, may be quantized too."""
+    """The quantized network's answer, from the tables alone; the bias and Relu's input may be quantized too."""
     shape = {"conv.weight": (-1, 1, 1, 1), "fc.weight": (1, -1)}
     conv, fc = (
         restored(weights[name], known[name], *(each.reshape(where) for each in of_units(known[name])))

@@ -113,7 +113,9 @@ def _uneven(row: Row, _is_weight: bool) -> str | None:
     assert isinstance(units.axis, int)
     assert isinstance(units.size, int)
     if row.shape[units.axis] % units.size:
-        return f"groups of {units.size} leave a rest of {row.shape[units.axis]}; calibrate it with one that divides it"
+        return (
+            f"groups of {units.size} do not divide {row.shape[units.axis]} values; calibrate it with a size that does"
+        )
     return None
 
 

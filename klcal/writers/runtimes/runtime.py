@@ -95,7 +95,7 @@ def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
     if is_weight and runtime.no_weights:
         return runtime.no_weights
     if row.target not in held:
-        return f"{row.target} is no type of {what} here; calibrate it to {' or '.join(_in_order(held))}"
+        return f"{row.target} is no type of {what} here; calibrate it to {', '.join(_in_order(held))}"
     kind = WHOLE if row.units is None else row.units.per
     if not is_weight and kind != WHOLE:
         return f"it has a scale for each {kind}, which weights alone have: hand in its table as one of weights"
