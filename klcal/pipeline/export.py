@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from klcal.errors import UsageError
 from klcal.pipeline.consumers import Consumer, model_of, names_in, renaming
-from klcal.pipeline.scales import rows_of, table_of_scales
+from klcal.pipeline.scales import read_scales, rows_of
 from klcal.pipeline.selection import is_wanted, listed, unmatched_globs
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
@@ -91,7 +91,7 @@ def export_tables(
     if to not in FORMATS:
         raise UsageError(f"unknown format {to!r}", f"use one of {', '.join(FORMATS)}")
     runtime, renamed, consumer = runtime_of(to), renaming(rename), _consumer(model, names)
-    loaded = [(table_of_scales(each), kind) for some, kind in ((tables, False), (weights, True)) for each in some]
+    loaded = [(read_scales(each), kind) for some, kind in ((tables, False), (weights, True)) for each in some]
     given = [item for table, are_weights in loaded for item in _items(table, are_weights)]
     globs = [*(("--include", glob) for glob in include), *(("--exclude", glob) for glob in exclude)]
     names_given = {name for item in given for name in item.names}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
-from klcal.pipeline.scales import rows_of, table_of_scales
+from klcal.pipeline.scales import read_scales, rows_of
 from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import layout
@@ -86,7 +86,7 @@ def read_quantizers(table: str | Table) -> Quantizers:
     Raises:
         UsageError: it is no table of scales, or cannot be read.
     """
-    return Quantizers(rows_of(table_of_scales(table)))
+    return Quantizers(rows_of(read_scales(table)))
 
 
 def quantized_copy(tensor: Selected, row: Row) -> Selected | str:

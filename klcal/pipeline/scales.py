@@ -7,10 +7,10 @@ from klcal.readers.table_file import read_table
 from klcal.tables.rows import Row
 from klcal.tables.table import Config, Table
 
-__all__ = ["rows_of", "table_of_scales"]
+__all__ = ["read_scales", "rows_of"]
 
 
-def table_of_scales(table: str | Table) -> Table:
+def read_scales(table: str | Table) -> Table:
     """A table, or that of a file.
 
     Raises:

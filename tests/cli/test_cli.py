@@ -162,13 +162,16 @@ def test_help_is_an_answer():
 # --- what is refused
 
 
+OTHERS = {"export": ["--to", "ort"]}
+"""What a command needs beside a file, where it is not another one."""
+
+
 @pytest.mark.parametrize("command", sorted(get_command(app).commands))
 def test_a_kernel_that_is_not_there_is_refused_by_every_command_and_help_is_given(command, monkeypatch):
     monkeypatch.setenv(VARIABLE, "fast")
     library.cache_clear()
     try:
-        needed = {"export": ["--to", "ort"]}.get(command, [])
-        for arguments in ([command, "absent.npy", "absent.npy", *needed], ["--version"]):
+        for arguments in ([command, "absent.npy", *OTHERS.get(command, ["absent.npy"])], ["--version"]):
             result = klcal(*arguments)
             assert (result.code, result.out) == (2, "")
             assert one_message(result).endswith("KLCAL_KERNEL is 'fast'; set it to compiled or numpy, or not at all")

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,7 +16,7 @@ DOCS = ROOT / "docs"
 
 def sessions(text: str) -> list[str]:
     """What is shown of a shell, commands and output."""
-    return re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    return [textwrap.dedent(each) for each in re.findall(r"```console\n(.*?)```", text, re.DOTALL)]
 
 
 def programs(name: str) -> list[str]:
