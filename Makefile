@@ -9,16 +9,20 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt golden bench torture fuzz sanitize clean
+.PHONY: help demo test test-consumers check fmt golden bench torture fuzz sanitize clean
 
 help:  ## show what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	$(DEMO)/klcal calibrate sample_tensors --format table
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
 	$(VENV)/python -m pytest -n 2
+
+test-consumers: .venv/ready  ## install what loads what klcal exports, and run the proofs
+	$(VENV)/pip install --quiet --group consumers
+	$(VENV)/python -m pytest -q tests/consumers
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check
@@ -30,7 +34,7 @@ fmt: .venv/ready  ## format the code
 	$(VENV)/ruff check --fix
 
 golden: .venv/ready  ## rewrite the golden files; review the diff
-	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers/test_writers.py
+	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers -k golden
 
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench

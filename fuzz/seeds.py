@@ -36,6 +36,8 @@ from tests.support.pickles import (
 
 __all__ = ["SEEDS", "WORDS"]
 
+GOLDEN = Path(__file__).parent.parent / "tests" / "writers" / "golden" / "runtimes"
+
 TABLE_1 = Path(__file__).parent.parent / "tests" / "readers" / "tables" / "version_1.json"
 
 
@@ -134,6 +136,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "legacy_pt": _legacy_pt,
     "index": _index,
     "table": _table,
+    "runtimes": lambda: [path.read_bytes() for path in sorted(GOLDEN.iterdir())],
 }
 
 _JSON = ["{", "}", "[", "]", ":", ",", '""', "null", "true", "NaN", "-0", "1e999", "18446744073709551615", "\\ud800"]
@@ -193,6 +196,9 @@ WORDS: dict[str, list[bytes]] = {
         ),
     ],
     "index": [w.encode() for w in (*_JSON, '"weight_map"', '"metadata"', '"../x"', '".index.json"', "\\u0000")],
+    "runtimes": [
+        w.encode() for w in (*_JSON, '"axis": 0', '"y_scale"', '"bw"', '"version"', '"int8"', "-0.5", "3d4ccccd")
+    ],
     "table": [w.encode() for w in (*_JSON, '"units"', '"status"', '"per"', '"block"', '["ok", "zero"]', "-0.5")],
 }
 """What the formats are made of, for the fuzzer to put together."""

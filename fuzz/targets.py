@@ -12,12 +12,14 @@ from klcal.errors import InputError
 from klcal.readers import gguf_file, imatrix_file, imatrix_gguf, index_file, npy_file, onnx_file, safetensors_file
 from klcal.readers.archive import open_archive
 from klcal.readers.description import Description
+from klcal.readers.onnx_graph import graph_inputs_and_nodes
 from klcal.readers.pt.file import describe
 from klcal.readers.pt.foreign import refuse_foreign_alone, with_foreign
 from klcal.readers.pt.machine import interpret
 from klcal.readers.pt.names import named_values
 from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
+from klcal.readers.runtimes import PARSERS, parse_runtime
 from klcal.readers.table_file import parse_table
 from klcal.writers import WRITERS
 
@@ -92,6 +94,7 @@ def onnx(data: bytes) -> None:
             check(error)
             continue
         assert found.status != "ok" or read == math.prod(found.shape)
+    graph_inputs_and_nodes(in_memory(data))
 
 
 def zip_directory(data: bytes) -> None:
@@ -140,6 +143,17 @@ def table(data: bytes) -> None:
     assert parse_table(out.getvalue().encode()) == found
 
 
+def runtimes(data: bytes) -> None:
+    """What a runtime loads, in every format: what is taken are rows with a name."""
+    for to in PARSERS:
+        try:
+            rows = parse_runtime(data, to)
+        except InputError as error:
+            check(error)
+            continue
+        assert all(isinstance(row.name, str) for row in rows)
+
+
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
     "npy": npy,
@@ -152,6 +166,7 @@ TARGETS: dict[str, Target] = {
     "legacy_pt": legacy_pt,
     "index": index,
     "table": table,
+    "runtimes": runtimes,
 }
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
-from klcal.errors import UsageError
+from klcal.errors import InputError, UsageError
 from klcal.tables.table import Table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
 
-__all__ = ["apply", "calibrate_files", "compare", "load_table"]
+__all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -256,6 +256,77 @@ def load_table(path: Path) -> Table:
     from klcal.readers.table_file import read_table
 
     return read_table(_path("path", path))
+
+
+def export(
+    tables: Table | Path | Sequence[Table | Path],
+    to: str,
+    output: Path,
+    *,
+    weights: Table | Path | Sequence[Table | Path] = (),
+    model: Path | None = None,
+    names: Path | None = None,
+    rename: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+) -> list[str]:
+    """Writes scales in the form that a runtime loads, all of them or nothing: as ``klcal export``.
+
+    Args:
+        tables: of scales, or their files; one, or several. Their tensors are activations, but for those that are
+            weights in the model, or were calibrated in a ``.onnx`` or ``.gguf``.
+        to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
+        output: the file; one that is there is replaced, but for tensor files.
+        weights: tables of weights.
+        model: the ``.onnx`` that the file is for. A tensor that it has not is an error, one that the tables lack is a
+            warning.
+        names: a file of the names that the runtime needs, one on each line, no more and no fewer.
+        rename: substitutions for names, "s/old/new/", one after the other.
+        include: globs, one of which a tensor's name has to match; none for all tensors.
+        exclude: globs, none of which it may match.
+
+    Returns:
+        What the runtime does otherwise than the tables say, and what it has no scales for.
+
+    Raises:
+        InputError: a tensor cannot be exported; nothing was written.
+        UsageError: an argument is not understood, or a file of it cannot be used.
+        OutputError: the file could not be written after all.
+    """
+    from klcal.pipeline.export import export_tables
+    from klcal.writers.file import is_special, replacement
+
+    several = [_tables(name, given) for name, given in (("tables", tables), ("weights", weights))]
+    others = [None if each is None else _path("model and names", each) for each in (model, names)]
+    path = _path("output", output)
+    if is_special(path):
+        raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
+    inputs = [each for each in (*several[0], *several[1], *others) if isinstance(each, str)]
+    with replacement(path, inputs) as file:
+        found = export_tables(
+            several[0],
+            _text("to", to),
+            weights=several[1],
+            model=others[0],
+            names=others[1],
+            rename=_globs("rename", rename),
+            include=_globs("include", include),
+            exclude=_globs("exclude", exclude),
+        )
+        if (text := found.text) is None:
+            more = len(found.errors) - 1
+            raise InputError(f"{found.errors[0]}{f'; and {more} errors more' if more else ''}", "nothing was written")
+        file.replace(lambda out: _write(text, out))
+    return [*map(str, found.warnings), *([found.advice] if found.advice else [])]
+
+
+def _write(text: str, out: TextIO) -> None:
+    out.write(text)
+
+
+def _tables(name: str, given: object) -> list[str | Table]:
+    several = [given] if isinstance(given, str | os.PathLike | Table) else _sequence(name, given)
+    return [each if isinstance(each, Table) else _path(name, each) for each in several]
 
 
 # --- arguments

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -16,24 +12,12 @@ from klcal.divergence import DIVERGENCES
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.search.methods import METHODS
+from tests.support.guides import replayed, sessions
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SESSIONS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+SESSIONS = sessions(README)
 PROGRAMS = [textwrap.dedent(each) for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
-
-
-def replayed(session: str, folder: Path) -> str:
-    """The commands of a session and what they print, run by a shell beside the sample tensors."""
-    script = "klcal() { " + shlex.quote(sys.executable) + ' -m klcal "$@"; }\n'
-    for command in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
-        script += f"code=$?; printf '%s\\n' {shlex.quote('$ ' + command)}; (exit $code)\n{command}\n"
-    (folder / "sample_tensors").symlink_to(ROOT / "sample_tensors")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return run.stdout
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))

@@ -20,6 +20,8 @@ from klcal.cli.calibrate import EXAMPLES as calibrate_examples
 from klcal.cli.calibrate import calibrate
 from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
+from klcal.cli.export import EXAMPLES as export_examples
+from klcal.cli.export import export
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import PanelCommand
@@ -38,6 +40,7 @@ app = typer.Typer(
 app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
+app.command(cls=PanelCommand, epilog=export_examples)(export)
 
 
 def _print_version(wanted: bool) -> None:
@@ -116,7 +119,7 @@ def _verdict(error: Exception) -> tuple[ExitCode, str]:
 
 def _sentence(message: str) -> str:
     """A message of typer's in the form of ours."""
-    message = message.replace("Value error, ", "").rstrip().rstrip(".")
+    message = " ".join(message.replace("Value error, ", "").split()).rstrip(".,")
     return message[:1].lower() + message[1:]
 
 

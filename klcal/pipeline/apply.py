@@ -13,8 +13,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 from klcal.errors import InputError, KlcalError, OutputError
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.model import TensorPath, files_of, tensors_of
-from klcal.pipeline.quantized_copy import read_quantizers, read_scales
+from klcal.pipeline.quantized_copy import read_quantizers
 from klcal.pipeline.request import Request
+from klcal.pipeline.scales import read_scales
 from klcal.pipeline.selection import Selected, listed, selected
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.work import Work, check_output, name_of

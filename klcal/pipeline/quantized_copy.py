@@ -9,7 +9,8 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from klcal.errors import InputError, UsageError
+from klcal.errors import UsageError
+from klcal.pipeline.scales import read_scales, rows_of
 from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import layout
@@ -18,7 +19,6 @@ from klcal.quantizers.rounding import ByUnit, one_for_all, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.quoting import quoted
 from klcal.readers.restored import Numbers, Restored
-from klcal.readers.table_file import read_table
 from klcal.search.chosen import stretches
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, parse, sub_bins_per_cell
@@ -27,11 +27,11 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import stored_chunks
 from klcal.tables.rows import Row
-from klcal.tables.table import Config, Table
+from klcal.tables.table import Table
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers", "read_scales"]
+__all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers"]
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,7 @@ def read_quantizers(table: str | Table) -> Quantizers:
     Raises:
         UsageError: it is no table of scales, or cannot be read.
     """
-    found = read_scales(table)
-    return Quantizers(tuple(row for row in found.rows if isinstance(row, Row)))
-
-
-def read_scales(table: str | Table) -> Table:
-    """A table of scales, or that of a file.
-
-    Raises:
-        UsageError: it is none, or cannot be read.
-    """
-    try:
-        found = read_table(table) if isinstance(table, str) else table
-    except InputError as error:
-        raise UsageError(f"the table '{table}': {error.what}", error.hint) from None
-    if not isinstance(found.config, Config):
-        raise UsageError("the table has no scales: it is a comparison", "hand in one of klcal.calibrate_files")
-    return found
+    return Quantizers(rows_of(read_scales(table)))
 
 
 def quantized_copy(tensor: Selected, row: Row) -> Selected | str:

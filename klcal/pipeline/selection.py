@@ -24,10 +24,12 @@ __all__ = [
     "cause_of",
     "described_tensors",
     "file_warnings",
+    "is_wanted",
     "listed",
     "names_of",
     "selected",
     "unmatched",
+    "unmatched_globs",
 ]
 
 NEAREST = 3  # names shown where one is not found
@@ -120,7 +122,7 @@ def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Seque
     found = []
     for each in tensors:
         names = names_of(each.description)
-        wanted = [name for name in names if _is_wanted(name, include, exclude)]
+        wanted = [name for name in names if is_wanted(name, include, exclude)]
         if wanted and wanted[0] == names[0]:
             found.append(each)
         elif wanted:
@@ -129,7 +131,8 @@ def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Seque
     return found
 
 
-def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether a name matches one of some globs, if there are any, and none of others."""
     is_included = any(fnmatchcase(name, glob) for glob in include or ("*",))
     return is_included and not any(fnmatchcase(name, glob) for glob in exclude)
 
@@ -139,7 +142,13 @@ def unmatched(
 ) -> Iterator[str]:
     """A warning for each glob, of ``--include`` and other options, that no tensor matches, with the nearest names."""
     globs = [*(("--include", glob) for glob in include), *rules]
-    names = {name for each in described for name in names_of(each.description)} if globs else set()
+    return unmatched_globs(
+        {name for each in described for name in names_of(each.description)} if globs else set(), globs
+    )
+
+
+def unmatched_globs(names: Collection[str], globs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The same of names, and of globs with their options."""
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
             short = sorted(name for name in names if len(name) <= COMPARED_CHARACTERS)

@@ -20,7 +20,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import RELATIVE, SCALE_FORMATS, UNSIGNED
 
-__all__ = ["DTYPES", "KINDS", "Kind", "Scheme", "check_range", "parse_range"]
+__all__ = ["DTYPES", "KINDS", "LEAST_BITS", "MOST_BITS", "Kind", "Scheme", "check_range", "parse_range"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

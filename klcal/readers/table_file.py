@@ -35,7 +35,8 @@ MAX_HEADER_VALUES = 20_000_000  # as many as a header of that length has, if klc
 NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 STATUS = rb'"(?:%s)"' % b"|".join(name.encode() for name in UNIT_STATUSES)
 PIECE = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'  # a text, which may hold anything, or what was cut short
+    rb'(?:"[^"\\]*+"[^"\[NI]*+)++'  # plain texts, and what is between them
+    rb'|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'  # a text, which may hold anything, or what was cut short
     rb"|\[\s*+(?:%(item)s)(?:\s*+,\s*+(?:%(item)s))*+\s*+\]"
     rb"|\[\s*+%(status)s(?:\s*+,\s*+%(status)s)*+\s*+\]"
     rb"|NaN|Infinity" % {b"item": NUMBER + rb"|null", b"status": STATUS},

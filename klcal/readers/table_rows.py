@@ -5,6 +5,8 @@ Raises nothing of its own but UsageError: a KeyError, TypeError or ValueError sa
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ __all__ = ["row_1", "row_2"]
 
 Json = dict[str, Any]
 
+SINGLE = struct.Struct("f")
 TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 """Between them a float is written as the shortest text of a float32."""
 
@@ -119,7 +122,13 @@ def _whole(value: Any) -> int:
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError
-    return float(_singles(float(value)))
+    number = float(value)
+    if math.isinf(number):  # as 1e999 is read
+        raise ValueError
+    try:
+        return float(SINGLE.unpack(SINGLE.pack(number))[0]) if abs(number) >= TINY else number
+    except OverflowError:
+        return number
 
 
 def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -135,10 +144,12 @@ def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def _shape(value: Any) -> tuple[int, ...]:
     """Whole numbers, which an array of a document holds as floats."""
-    numbers = np.asarray(value, np.float64)
-    if numbers.ndim != 1 or not ((numbers >= 0) & (numbers == np.floor(numbers))).all():
+    numbers = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(numbers, list | tuple) or not all(
+        type(n) in (int, float) and n >= 0 and n == n // 1 for n in numbers
+    ):
         raise TypeError
-    return tuple(map(int, numbers.tolist()))
+    return tuple(map(int, numbers))
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def imported(*arguments: str, first: str = "") -> set[str]:
     return set(json.loads(done.stderr)) & set(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["calibrate", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["calibrate", "--help"], ["export", "--help"], ["--version"]])
 def test_help_needs_neither_numpy_nor_rich(arguments):
     assert imported(*arguments) == set()
 
@@ -39,6 +39,11 @@ def test_help_needs_neither_numpy_nor_rich(arguments):
 @pytest.mark.parametrize("format_", ["json", "plain"])
 def test_an_everyday_file_needs_no_torch_and_without_a_table_no_rich(name, format_):
     assert imported("calibrate", str(SAMPLES / name), "--output", os.devnull, "--format", format_) == {"numpy"}
+
+
+def test_an_export_needs_neither_torch_nor_rich(tmp_path):
+    imported("calibrate", str(SAMPLES / "minilm_l0_ffn_in.npy"), "--output", str(tmp_path / "t.json"))
+    assert imported("export", str(tmp_path / "t.json"), "--to", "ort-cache", "-o", str(tmp_path / "c")) == {"numpy"}
 
 
 def test_a_table_needs_rich():

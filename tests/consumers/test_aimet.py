@@ -1,0 +1,62 @@
+"""Encodings, loaded by aimet-onnx where it is installed: by hand, before a release, as it brings over a gigabyte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import small_network
+from tests.support.small_network import calibrate, export, numpys, rows, weights_of
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime", reason="make test-consumers installs it")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    pytest.importorskip("aimet_onnx", reason="pip install aimet-onnx, beside a torch of your own")
+    monkeypatch.chdir(tmp_path)
+    small_network.module().main([])
+
+
+def answers() -> np.ndarray:
+    import aimet_onnx
+    from aimet_onnx.quantsim import QuantizationSimModel, load_encodings_to_sim
+
+    types = {"param_type": aimet_onnx.int8, "activation_type": aimet_onnx.int8}
+    sim = QuantizationSimModel(onnx.load("model.onnx"), **types)
+    assert not load_encodings_to_sim(sim, "out.json")
+    return sim.session.run(None, {"x": np.load("activations.npz")["x"]})[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # of its many dependencies
+@pytest.mark.parametrize("to", ["aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1"])
+@pytest.mark.parametrize("scheme", ["symmetric", "symmetric-full"])
+def test_a_simulation_answers_what_numpy_does(to, scheme):
+    calibrate(weights=("--dtype", "int8", "--scheme", scheme))
+    export(to, "weights.json", "--exclude", "conv_out")
+    ours = numpys(np.load("activations.npz")["x"], rows(), weights_of("model.onnx"), bias=False)
+    np.testing.assert_allclose(answers(), ours, rtol=1e-6, atol=1e-6)
+    text = Path("out.json").read_text()
+    Path("out.json").write_text(json.dumps(shifted(json.loads(text))))
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(answers(), ours, rtol=1e-6, atol=1e-6)
+
+
+def shifted(document: dict) -> dict:
+    """The same, the zero point of the last activation as that of a signed type."""
+    found = document.get("encodings", document.get("activation_encodings"))
+    if isinstance(found, dict):
+        (entry,) = found["y"]
+        step = 28 * entry["scale"]
+        entry.update(min=entry["min"] + step, max=entry["max"] + step, offset=entry["offset"] + 28)
+        return document
+    (entry,) = [each for each in found if each["name"] == "y"]
+    if "offset" in entry:
+        entry["offset"] = [entry["offset"][0] + 28]
+    else:
+        entry["y_zero_point"] -= 28
+    return document
