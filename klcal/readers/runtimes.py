@@ -60,7 +60,8 @@ def _ort(text: bytes) -> Iterator[Row]:
 
 def _ort_cache(text: bytes) -> Iterator[Row]:
     for name, each in _json(text)["data"].items():
-        yield _row_of_range(name, np.array([each["lowest"]]), np.array([each["highest"]]))
+        low, high = (np.array([each[end]], np.float32) for end in ("lowest", "highest"))  # as ONNX Runtime holds them
+        yield _row_of_range(name, low.astype(np.float64), high.astype(np.float64))
 
 
 def _aimet_2(text: bytes) -> Iterator[Row]:

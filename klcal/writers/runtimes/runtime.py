@@ -87,7 +87,7 @@ class Runtime:
 
 def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
     """Why the file cannot hold a row, and what to do; None where it can."""
-    if not row.name or any(0xD800 <= ord(char) < 0xE000 for char in row.name):
+    if not row.name or not (row.name.isascii() or _is_utf8(row.name)):
         return "its name is no text that a file can hold; rename it, or exclude it"
     if row.status != "ok":
         return f"it has no scale: {row.reason or row.status}; exclude it, or mend its values"
@@ -102,6 +102,15 @@ def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
     if kind not in runtime.units:
         return f"it has a scale for each {kind}, which this format has not; {runtime.coarser}"
     return _bad_number(row) or runtime.problem(row, is_weight)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a text has no half surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bad_number(row: Row) -> str | None:
@@ -202,7 +211,7 @@ def lined(items: Iterable[str], indent: str = " ") -> str:
 
 def member(key: str, value: Any) -> str:
     """A key of an object and its value."""
-    return f"{json.dumps(key)}: {json.dumps(value)}"
+    return json.dumps({key: value})[1:-1]
 
 
 def of_units(units: Units | None, values: Sequence[Any]) -> Any:
