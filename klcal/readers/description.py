@@ -47,6 +47,6 @@ class Description:
     reason: str | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
-    raw: tuple[Part, ...] = ()  # what is stored, little endian, for copies: of any status, and ``parts`` where empty
+    raw: tuple[Part, ...] = ()  # the data where ``parts`` has none: integers as themselves, else bytes; or nothing
     dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
     warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

@@ -91,13 +91,15 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         InputError: If it is no .npy file, damaged, or shorter than its header says.
     """
     header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
-    parts = spans(file, header.offset, header.length, header.storage) if header.length else ()
-    return [described(name, header, parts)]
+    return [described(name, header, spans(file, header.offset, header.nbytes, header.storage))]
 
 
-def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
-    """The tensor of a header whose values are in some parts."""
-    return Description(name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order)
+def described(name: str, header: Header, raw: tuple[Part, ...]) -> Description:
+    """The tensor of a header whose data are in some parts."""
+    parts = raw if header.length else ()
+    return Description(
+        name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order, raw=raw
+    )
 
 
 def parse(head: bytes, size: int) -> Header:

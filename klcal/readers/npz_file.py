@@ -45,8 +45,10 @@ def _describe_one(name: str, member: Member) -> Description:
         return Description(name, "", (), status="unsupported", reason=NO_ARRAY)
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
-        parts = member_parts(member, header.offset, header.length, header.storage)
-        if not parts and header.status != "unsupported":  # nothing will be read that could tell a damaged header
+        parts = member_parts(member, header.offset, header.nbytes, header.storage)
+        if (
+            not header.length and header.status != "unsupported"
+        ):  # nothing will be read that could tell a damaged header
             member.check()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))

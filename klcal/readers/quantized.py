@@ -36,7 +36,8 @@ class Kind:
 
 
 SECOND = ("_scale_2", "_global_scale")  # what scales are relative to
-BLOCKS = ("_zero_point", "_shape", *SECOND)
+UNIT_SHAPE = "_unit_shape"  # of a unit: how many values along each axis
+BLOCKS = ("_zero_point", "_shape", UNIT_SHAPE, *SECOND)
 PACKED_OTHERS = ("weight_shape", "weight_zero_point", "weight_global_scale", "weight_g_idx")
 MAPS = ("weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map")
 ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "activation_scale")
@@ -54,6 +55,9 @@ KINDS = (
     Kind("float8", "", FLOAT8, "_scale_inv", (*SINGLES, *POWERS), (), BLOCKS, True),
     Kind("float8", "", FLOAT8, "_scale", (*SINGLES, *POWERS), (), BLOCKS, True),
     Kind("int8", "", ("int8",), "_scale", SINGLES, (), BLOCKS, True),
+    Kind("int16", "", ("int16",), "_scale", SINGLES, (), BLOCKS, True),
+    Kind("float4", "", ("uint8",), "_scale", SINGLES, ("_levels",), (UNIT_SHAPE,), True),
+    Kind("unsigned", "", ("uint8", "uint16"), "_scale", SINGLES, ("_zero_point",), BLOCKS, True),
 )
 """The first that fits holds; an empty ``scales`` means any dtype."""
 
@@ -100,7 +104,8 @@ def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | Non
 
 
 def _skipped(tensor: Description, reason: str) -> Description:
-    return tensor if tensor.status == "failed" else replace(tensor, parts=(), status="skipped", reason=reason)
+    raw = tensor.raw or tensor.parts
+    return tensor if tensor.status == "failed" else replace(tensor, parts=(), raw=raw, status="skipped", reason=reason)
 
 
 def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description]) -> Description | None:
@@ -108,4 +113,7 @@ def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description
     stem = codes.name[: len(codes.name) - len(kind.codes)]
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None
-    return dequantized(codes, named[stem + kind.scale], named.get(stem + "_zero_point"))
+    levels = named[stem + "_levels"] if "_levels" in kind.beside else None
+    return dequantized(
+        codes, named[stem + kind.scale], named.get(stem + "_zero_point"), levels, named.get(stem + UNIT_SHAPE)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError
-from klcal.quantizers.granularity import PerBlock, PerChannel
+from klcal.quantizers.granularity import Per, PerBlock, PerChannel, PerGroup, PerTensor
 from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rounding import ByUnit, Rounding, restored
 from klcal.readers.description import Chunk, Description
@@ -21,7 +21,8 @@ from klcal.sketches.values import stored_chunks, stored_values
 
 __all__ = ["Numbers", "Restored", "dequantized"]
 
-READ = (*FLOAT_DTYPES, "int8")  # dtypes of scales and zero points
+WHOLES = ("int8", "uint8", "int16", "uint16")
+READ = (*FLOAT_DTYPES, *WHOLES)  # dtypes of scales and zero points
 PIECE = 1 << 18  # values restored at a time: a megabyte for each of some arrays
 BLOCK = 128  # values along each axis of a block, as DeepSeek has them: the last may be shorter
 
@@ -37,6 +38,7 @@ class Restored:
     of: Description
     numbers: Callable[[], Numbers]  # is asked when the values are read; raises InputError
     rounding: Rounding | None = None  # None where the values are codes already
+    levels: Description | None = None  # what codes are places in, where they are no numbers themselves
 
     @property
     def nbytes(self) -> int:
@@ -55,8 +57,11 @@ class Restored:
             InputError: the file is damaged.
         """
         numbers, position = self.numbers(), 0
+        levels = None if self.levels is None else _numbers_in(self.levels)
         for piece in self._pieces():
-            codes = piece if self.of.dtype == "int8" else values_of(piece, self.of.dtype)
+            codes = piece if self.of.dtype in WHOLES else values_of(piece, self.of.dtype)
+            if levels is not None:
+                codes = _looked_up(levels, piece)
             values = codes.astype(np.float32, copy=False)
             by = numbers(position, values.size)
             position += values.size
@@ -68,22 +73,31 @@ class Restored:
             yield from (chunk[start : start + PIECE] for start in range(0, chunk.size, PIECE))
 
 
-def dequantized(codes: Description, scale: Description, zero_point: Description | None) -> Description | None:
+def dequantized(
+    codes: Description,
+    scale: Description,
+    zero_point: Description | None,
+    levels: Description | None = None,
+    unit: Description | None = None,
+) -> Description | None:
     """The float32 tensor of which each value is (code − zero point) · scale; None where these do not fit the codes.
 
     Args:
-        codes: float8 or int8, whatever their status.
+        codes: float8 or integers, whatever their status.
         scale: one for all of them, or one for each channel of the first axis, or each block of the last two axes.
         zero_point: of the scale's shape; None for 0.
+        levels: what codes are places in; None where they are numbers.
+        unit: how many values along each axis share a scale; None where their shapes say it.
     """
     beside = [scale] if zero_point is None else [scale, zero_point]
     is_known = all(each.dtype in READ and each.order is not None and each.status != "failed" for each in beside)
     is_one = prod(scale.shape) == 1
     if not is_known or codes.order is None or any(each.shape != scale.shape for each in beside):
         return None
-    if not is_one and _place(scale.shape, codes.shape) is None:
+    if not is_one and unit is None and _place(scale.shape, codes.shape) is None:
         return None
-    parts = (Restored(codes, _Scales(scale, zero_point, codes)),) if codes.parts else ()
+    held = replace(codes, parts=codes.parts or codes.raw)
+    parts = (Restored(held, _Scales(scale, zero_point, codes, unit), levels=levels),) if held.parts else ()
     return Description(codes.name, "float32", codes.shape, parts, aliases=codes.aliases, order=codes.order)
 
 
@@ -94,20 +108,34 @@ class _Scales:
     scale: Description
     zero_point: Description | None
     codes: Description
+    unit: Description | None = None
 
     def __call__(self) -> Numbers:
         try:
-            scale = stored_values(self.scale).astype(np.float32).ravel()
-            zero = np.zeros_like(scale)
-            if self.zero_point is not None:
-                zero = stored_values(self.zero_point).astype(np.float32).ravel()
+            scale = _numbers_in(self.scale)
+            zero = np.zeros_like(scale) if self.zero_point is None else _numbers_in(self.zero_point)
+            unit = None if self.unit is None else _numbers_in(self.unit)
         except InputError as error:
             raise InputError(f"the scale {quoted(self.scale.name)} cannot be read: {error.what}", error.hint) from None
         if scale.size == 1:
             return lambda _start, _count: (scale, zero)
-        place = _place(self.scale.shape, self.codes.shape, self.codes.order or ())
-        assert place is not None
+        shape, order = self.codes.shape, self.codes.order or ()
+        place = _place(self.scale.shape, shape, order) if unit is None else _stated(unit.tolist(), shape, order)
+        if place is None or place.rows != scale.size or (unit is not None and place.cells != self.scale.shape):
+            what = f"its scales, of the shape {list(self.scale.shape)}, do not fit it"
+            raise InputError(what, "save the model again")
         return ByUnit(place, place.in_value_order(scale), place.in_value_order(zero)).at
+
+
+def _numbers_in(tensor: Description) -> Singles:
+    """All values of a small tensor, be they integers."""
+    return stored_values(replace(tensor, parts=tensor.parts or tensor.raw)).astype(np.float32).ravel()
+
+
+def _looked_up(levels: Singles, codes: Chunk) -> Singles:
+    if codes.size and codes.max() >= levels.size:
+        raise InputError(f"a code of it is {codes.max()}, of {levels.size} levels", "save the model again")
+    return levels[codes]
 
 
 def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...] = ()) -> Layout | None:
@@ -118,14 +146,36 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
     """
     if len(codes) < 2 or 0 in codes:
         return None
-    if scale in ((codes[0],), (codes[0], *(1 for _ in codes[1:]))):
+    if scale == (codes[0],):
         return layout(PerChannel(0), codes, order)
+    if len(scale) == len(codes):
+        wide = [axis for axis, units in enumerate(scale) if units > 1]
+        if len(wide) == 1 and scale[wide[0]] == codes[wide[0]]:
+            return layout(PerChannel(wide[0]), codes, order)
     if scale == codes[:-1]:
         scale = (*scale, 1)
     if len(scale) != len(codes) or scale[:-2] != codes[:-2]:
         return None
     sides = [_side(units, extent) for units, extent in zip(scale[-2:], codes[-2:], strict=True)]
     return layout(PerBlock(*sides), codes, order) if all(sides) else None
+
+
+def _stated(unit: list[float], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
+    """The same, where it is said how many values of a unit lie along each axis.
+
+    >>> _stated([1, 50], (24, 480), ()).grid.per, _stated([24, 1], (24, 480), ()).grid.per
+    (PerGroup(size=50, axis=1), PerChannel(axis=1))
+    """
+    if len(unit) != len(codes) or not all(1 <= size <= extent for size, extent in zip(unit, codes, strict=True)):
+        return None
+    whole = [axis for axis, (size, extent) in enumerate(zip(unit, codes, strict=True)) if size < extent]
+    wide = [axis for axis, size in enumerate(unit) if size > 1]
+    per: Per = PerBlock(int(unit[-2]), int(unit[-1])) if len(unit) > 1 else PerTensor()
+    if len(whole) == 1 and unit[whole[0]] == 1:
+        per = PerChannel(whole[0])
+    elif len(wide) == 1:
+        per = PerGroup(int(unit[wide[0]]), wide[0])
+    return layout(per, codes, order)
 
 
 def _side(units: int, extent: int) -> int:

@@ -65,6 +65,8 @@ KINDS = {
     "I64": Kind("int64", 64),
 }
 BYTES = "|u1"  # what any value is stored as
+WHOLES = {f"{sign.upper()}{8 * size}": f"<{sign}{size}" for sign in "ui" for size in (1, 2, 4, 8)}
+"""NumPy's dtype of each kind of integers."""
 PAIRED_BITS = 4  # of a value of which two are a byte
 WHOLE = ("bool", "int", "uint")  # what the names of dtypes without fractions begin with
 FIELDS = {"dtype", "shape", "data_offsets"}
@@ -223,5 +225,5 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
         status, reason = "skipped", f"{dtype} values are not calibrated"
     elif not (kind and kind.storage):
         status, reason = "unsupported", f"{quoted(dtype)[1:-1]} values cannot be calibrated; save it as float32"
-    raw = spans(file, start + entry.begin, entry.end - entry.begin, BYTES)
+    raw = spans(file, start + entry.begin, entry.end - entry.begin, WHOLES.get(entry.dtype, BYTES))
     return Description(entry.name, dtype, entry.shape, parts, status, reason, raw=raw)

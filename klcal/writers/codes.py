@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.code_points import PATTERNS, nearest_places
+from klcal.quantizers.granularity import per_at
+from klcal.quantizers.layout import layout
 from klcal.quantizers.rounding import ByUnit, one_for_all, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Chunk, Description
@@ -142,6 +144,16 @@ class Codes:
         row = self.filled
         points = row.zero_point if row.units is None else row.units.zero_point
         return None if points is None else self._shaped(points).astype(np.int64)
+
+    @property
+    def unit(self) -> tuple[int, ...] | None:
+        """How many values of a unit lie along each axis, the last unit may have fewer; None where there is one."""
+        units = self.filled.units
+        if units is None:
+            return None
+        place = layout(per_at(units.axis, units.size), self.tensor.shape)
+        assert place is not None
+        return place.tiles
 
     def _shaped(self, numbers: Any) -> npt.NDArray[Any]:
         return np.asarray(numbers, np.float64).reshape(unit_shape(self.filled.units, len(self.tensor.shape)))

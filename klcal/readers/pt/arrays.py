@@ -81,13 +81,13 @@ def describe_array(name: str, array: Array, views: Views, *, training: bool) -> 
         header = array.header()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))
-    found = described(name, header, (HeldSpan(text, header.storage),) if header.length else ())
+    found = described(name, header, (HeldSpan(text, header.storage),) if header.nbytes else ())
     if training:
-        return replace(found, parts=(), status="skipped", reason=OPTIMIZER_STATE)
+        return replace(found, parts=(), raw=(), status="skipped", reason=OPTIMIZER_STATE)
     try:
         views.add(found.parts, f"text {id(text)}", len(text), len(text))
     except InputError as error:
-        return replace(found, parts=(), status="unsupported", reason=str(error))
+        return replace(found, parts=(), raw=(), status="unsupported", reason=str(error))
     return found
 
 

@@ -62,6 +62,10 @@ EXACT_DTYPES = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (1
     "bool"
 }
 """What is not calibrated, and stands beside the floats of every model."""
+WHOLES = {f"{sign}int{8 * size}": f"{sign or 'i'}{size}" for sign in ("", "u") for size in (1, 2, 4, 8)} | {
+    "bool": "u1"
+}
+"""NumPy's dtypes of what of these is copied."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Descripti
     """One description for each distinct view of a storage, and for each array; its other names are aliases."""
     found: dict[Any, Description] = {}
     aliases: dict[Any, list[str]] = {}
-    views = Views()
+    views, others = Views(), Views()
     for item in named:
         value = item.value
         if isinstance(value, Foreign):
@@ -210,7 +214,7 @@ def _describe_all(checkpoint: _Checkpoint, named: list[Named]) -> list[Descripti
         elif isinstance(value, Array):
             found[identity] = describe_array(item.name, value, views, training=item.training)
         else:
-            found[identity] = _describe_one(checkpoint, item, value, views)
+            found[identity] = _describe_one(checkpoint, item, value, views, others)
     return [replace(found[identity], aliases=tuple(aliases.get(identity, ()))) for identity in found]
 
 
@@ -222,7 +226,7 @@ def _identity(tensor: Tensor) -> Any:
     return storage.key, storage.first, tensor.offset, tensor.dtype, tensor.shape, tensor.strides
 
 
-def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: Views) -> Description:
+def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: Views, others: Views) -> Description:
     plain = Description(item.name, tensor.dtype, tuple(max(0, size) for size in tensor.shape))
     if tensor.storage is None:
         return replace(plain, status="unsupported", reason=tensor.unsupported)
@@ -233,7 +237,8 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: V
     if item.training:
         return replace(plain, status="skipped", reason=OPTIMIZER_STATE)
     if tensor.dtype in EXACT_DTYPES:
-        return replace(plain, status="skipped", reason=f"{tensor.dtype} values are not calibrated")
+        skipped = replace(plain, status="skipped", reason=f"{tensor.dtype} values are not calibrated")
+        return _with_raw(skipped, checkpoint.order, member, start, tensor, others)
     if tensor.dtype not in STORED_AS:
         return replace(plain, status="unsupported", reason=f"{tensor.dtype} values cannot be calibrated; {AS_FLOAT}")
     if checkpoint.order == ">" and ITEM_BYTES[tensor.storage.dtype] != ITEM_BYTES[tensor.dtype]:
@@ -246,6 +251,20 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: V
         return replace(plain, parts=parts, order=axis_order(tensor.shape, tensor.strides))
     except InputError as error:
         return replace(plain, status="unsupported", reason=str(error))
+
+
+def _with_raw(
+    plain: Description, byte_order: str, member: Member, start: int, tensor: Tensor, others: Views
+) -> Description:
+    """Integers with where they lie, if they can be copied."""
+    if tensor.dtype not in WHOLES:
+        return plain
+    try:
+        raw = _parts(member, start, tensor, byte_order + WHOLES[tensor.dtype], counts_check=False)
+        others.add(raw, str(id(tensor)), member.size, member.file.size)
+    except InputError:
+        return plain
+    return replace(plain, raw=raw, order=axis_order(tensor.shape, tensor.strides))
 
 
 def _place(checkpoint: _Checkpoint, tensor: Tensor, storage: Storage) -> tuple[Member, int]:

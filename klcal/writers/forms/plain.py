@@ -6,6 +6,7 @@ For a tensor NAME of the table, quantized as ``x̂ = (NAME − NAME_zero_point) 
                       few bits it has; a float8 format as itself; float4 and nf4 as uint8, places in NAME_levels
     NAME_scale        float32: of shape () for one scale; for channels 1 along every other axis; for groups and blocks
                       as many as there are along each axis, the last of an axis for what is left of it
+    NAME_unit_shape   int64: how many values of a channel, group or block lie along each axis; left out with one scale
     NAME_zero_point   of the codes' dtype and the scale's shape; left out where it is 0 everywhere by its scheme
     NAME_levels       float32, of float4 and nf4: the value of each code
 
@@ -15,7 +16,8 @@ All other tensors are as they were.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from dataclasses import replace
+from math import prod
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -28,7 +30,6 @@ from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
 from klcal.readers.safetensors_file import KINDS, metadata_of
-from klcal.sketches.values import stored_chunks
 from klcal.writers.codes import Codes, in_c_order
 from klcal.writers.forms.form import Assigned, Form, TensorFile
 from klcal.writers.safetensors_file import Stored, write
@@ -49,30 +50,34 @@ def of_array(name: str, values: npt.NDArray[Any], dtype: str = "") -> Stored:
 
 def kept(tensor: Description, name: str) -> Stored:
     """A tensor as it is, under one of its names."""
-    dtype = KIND_OF.get(tensor.dtype, tensor.dtype)
-    nbytes = sum(part.nbytes for part in tensor.raw or tensor.parts)
-    if not nbytes and 0 not in tensor.shape:
-        raise InputError(f"{quoted(tensor.name)}: {tensor.dtype} values cannot be copied from this format", CONVERT)
-    return Stored(name, dtype, tensor.shape, nbytes, partial(_raw, tensor))
+    kind = KIND_OF.get(tensor.dtype, tensor.dtype)
+    count = prod(tensor.shape)
+    bits = KINDS[kind].bits * count if kind in KINDS else 8 * sum(part.nbytes for part in tensor.raw)
+    whole = replace(tensor, parts=tensor.raw or tensor.parts)
+    if count and (not whole.parts or not bits):
+        what = f"{quoted(tensor.name)}: {tensor.dtype} values cannot be copied"
+        raise InputError(f"{what}: {tensor.reason}" if tensor.reason else what, CONVERT)
+    return Stored(name, kind, tensor.shape, bits // 8, lambda: little_endian(in_c_order(whole)))
 
 
-def _raw(tensor: Description) -> Iterator[Any]:
-    chunks = stored_chunks(tensor.raw) if tensor.raw else in_c_order(tensor)
+def little_endian(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[Any]:
+    """The bytes of some arrays."""
     return (np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")).data for chunk in chunks)
 
 
 def plain(codes: Codes, name: str) -> Iterator[Stored]:
     """What becomes of a tensor under one of its names."""
     storage = _storage(codes)
-    count = int(np.prod(codes.tensor.shape, dtype=np.int64))
     target = codes.scheme.dtype
     kind = KIND_OF[target] if target.startswith("float8") else NUMPY_KINDS[storage.str[1:]]
 
     def pieces() -> Iterator[Any]:
-        return (np.ascontiguousarray(piece, storage).data for piece in codes.pieces())
+        return little_endian(piece.astype(storage, copy=False) for piece in codes.pieces())
 
-    yield Stored(name, kind, codes.tensor.shape, count * storage.itemsize, pieces)
+    yield Stored(name, kind, codes.tensor.shape, prod(codes.tensor.shape) * storage.itemsize, pieces)
     yield of_array(f"{name}_scale", codes.scales)
+    if codes.unit is not None:
+        yield of_array(f"{name}_unit_shape", np.array(codes.unit))
     points = codes.zero_points
     if points is not None and (codes.scheme.kind == "affine" or storage.kind == "u"):
         yield of_array(f"{name}_zero_point", points.astype(storage))
