@@ -9,16 +9,20 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt golden bench torture fuzz sanitize clean
+.PHONY: help demo test test-consumers check fmt golden bench torture fuzz sanitize clean
 
 help:  ## show what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	$(DEMO)/klcal calibrate sample_tensors --format table
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
 	$(VENV)/python -m pytest -n 2
+
+test-consumers: .venv/ready  ## load what apply writes with the libraries that run it (190 MB of them)
+	$(VENV)/pip install --quiet --group consumers
+	$(VENV)/python -m pytest -W default tests/consumers
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check

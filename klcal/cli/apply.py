@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from klcal.cli import options
 from klcal.errors import ExitCode, UsageError
 
-if TYPE_CHECKING:
-    from klcal.pipeline.request import Request
-
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["safetensors"]
+To = Literal["compressed-tensors", "safetensors"]
 
 EXAMPLES = """\
 \b
@@ -127,7 +124,7 @@ def apply(
     if table is not None and given:
         option = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
-    by = _request(given) if table is None else table
+    by = _options(given) if table is None else table
 
     from klcal.pipeline.apply import apply_files
 
@@ -147,9 +144,7 @@ def apply(
     raise typer.Exit(ExitCode.DONE)
 
 
-def _request(given: dict[str, Any]) -> Request:
-    """How the model is calibrated, by the options that were given."""
-    from klcal.pipeline.request import Request
-
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """How the model is calibrated, by the options that were given: as ``Request.parse`` has them."""
     bounds = given.pop("range", None)
-    return Request.parse(**{"device": "auto", "bounds": bounds, **given})
+    return {"device": "auto", "bounds": bounds, **given}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
 from klcal.errors import InputError, KlcalError, OutputError, UsageError
 from klcal.pipeline.calibrate import calibrate_files
@@ -19,7 +19,7 @@ from klcal.pipeline.quantized_copy import Quantizers, read_quantizers
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, selected
 from klcal.pipeline.tasks import Progress
-from klcal.readers import index_file
+from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
@@ -74,7 +74,7 @@ def apply_files(
     path: str,
     output: str,
     to: str,
-    by: Request | str | Table,
+    by: Mapping[str, Any] | str | Table,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -87,7 +87,8 @@ def apply_files(
         path: a file, a directory, or the index of a sharded checkpoint.
         output: a file for a file, a directory for a directory; nothing of it is there before all of it is.
         to: the form: see ``klcal.writers.forms``.
-        by: how the model is calibrated; or a table of it, or the table's file.
+        by: how the model is calibrated: what ``Request.parse`` takes, the form knowing the rest; or a table of it, or
+            the table's file.
         include: globs, one of which a tensor's name has to match to be quantized.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
@@ -101,21 +102,30 @@ def apply_files(
     form, files = form_of(to), files_of(path)
     _check_output(files, output)
     warnings: list[str] = []
-    if isinstance(by, Request):
+    taken = _Taken(form.takes, include, exclude)
+    if isinstance(by, Mapping):
+        wanted = (each for file in files.tensors for each in tensors_of(file) if taken.of(file.source, each))
+        request = Request.parse(**form.usual(files.directory, wanted, by))
         table = calibrate_files(
-            files.paths, by, include=include, exclude=exclude, jobs=jobs, progress=progress[0] if progress else None
+            files.paths,
+            request,
+            include=include,
+            exclude=exclude,
+            takes=taken.takes,
+            jobs=jobs,
+            progress=progress[0] if progress else None,
         )
         warnings += table.warnings
         quantizers = read_quantizers(table)
     else:
         quantizers = read_quantizers(by)
-    model, lacking = _assigned(files, quantizers, include, exclude)
+    model, lacking = _assigned(files, quantizers, taken)
     if lacking:
         warnings.append(f"{lacking} floating-point tensors are not in the table: they are kept as they are")
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
     if not counts[True]:
         raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
-    form.check(model)
+    warnings += form.check(model)
     shown = progress[1] if progress else None
     if shown is not None:
         shown.start(len(model.files), sum(map(_nbytes, model.files)))
@@ -133,9 +143,24 @@ def _nbytes(file: TensorFile) -> int:
 # --- what becomes of each tensor
 
 
-def _assigned(
-    files: Files, quantizers: Quantizers, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[Model, int]:
+class _Taken(NamedTuple):
+    """Which tensors are quantized, if they can be."""
+
+    by_form: Callable[[Description, Sequence[str]], bool]
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+    def takes(self, tensor: Description) -> bool:
+        """Whether the form does."""
+        return self.by_form(tensor, self.include)
+
+    def of(self, source: str, tensor: Description) -> Selected | None:
+        """A tensor, under the name by which it is wanted; None if it is not."""
+        found = selected([Selected(source, tensor)], self.include, self.exclude) if self.takes(tensor) else []
+        return found[0] if found and tensor.status == "ok" else None
+
+
+def _assigned(files: Files, quantizers: Quantizers, taken: _Taken) -> tuple[Model, int]:
     """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
     described = [(file, tensors_of(file)) for file in files.tensors]
     usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
@@ -143,8 +168,8 @@ def _assigned(
     for file, tensors in described:
         assigned = []
         for each in tensors:
-            wanted = selected([Selected(file.source, each)], include, exclude)
-            row = quantizers.of(wanted[0], alone=usable == 1) if wanted and each.status == "ok" else ""
+            wanted = taken.of(file.source, each)
+            row = quantizers.of(wanted, alone=usable == 1) if wanted else ""
             lacking += isinstance(row, str) and row != ""
             codes = None
             if isinstance(row, Row) and row.status not in KEPT:

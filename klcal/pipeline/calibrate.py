@@ -46,6 +46,7 @@ def calibrate_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     dequantize: bool = False,
+    takes: Callable[[Description], bool] | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
@@ -58,6 +59,7 @@ def calibrate_files(
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
+        takes: which tensors are calibrated of those that are wanted by their names; None for all.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
         told: is told what works, and why, before it begins.
@@ -75,7 +77,7 @@ def calibrate_files(
     found = find(paths)
     errors = list(found.errors)
     described = list(described_tensors(found.sources, errors, dequantize=dequantize))
-    tensors = selected(described, include, exclude)
+    tensors = [each for each in selected(described, include, exclude) if takes is None or takes(each.description)]
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weights = [importance.of(each, alone=alone) if importance else None for each in counted]

@@ -9,7 +9,7 @@ from klcal.writers.forms.form import Form
 
 __all__ = ["FORMS", "form_of"]
 
-FORMS = {"safetensors": "plain"}
+FORMS = {"compressed-tensors": "compressed_tensors", "safetensors": "plain"}
 """The module of each form, imported when it is asked for."""
 
 
