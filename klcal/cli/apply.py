@@ -11,7 +11,7 @@ from klcal.errors import ExitCode, UsageError
 
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["compressed-tensors", "safetensors"]
+To = Literal["compressed-tensors", "fake", "safetensors", "npz"]
 
 EXAMPLES = """\
 \b
@@ -59,7 +59,8 @@ ToOption = Annotated[
         "--to",
         rich_help_panel=options.OUTPUT,
         show_default=False,
-        help="safetensors: plain integers NAME, NAME_scale, NAME_zero_point.",
+        help="safetensors or npz: plain integers NAME, with NAME_scale and NAME_zero_point beside them. fake: the "
+        "input again, its values rounded to what their codes stand for.",
     ),
 ]
 OutputOption = Annotated[

@@ -47,7 +47,8 @@ class Applied(NamedTuple):
     @property
     def headline(self) -> str:
         """For people."""
-        return f"{self.quantized} tensors quantized, {self.kept} kept, {self.nbytes:,} bytes"
+        many = "s" * (self.quantized != 1)
+        return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
 
 
 def _check_output(files: Files, output: str) -> None:
@@ -121,7 +122,9 @@ def apply_files(
         quantizers = read_quantizers(by)
     model, lacking = _assigned(files, quantizers, taken)
     if lacking:
-        warnings.append(f"{lacking} floating-point tensors are not in the table: they are kept as they are")
+        warnings.append(
+            f"the table has no row for {lacking} floating-point tensor{'s' * (lacking > 1)}: kept as they are"
+        )
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
     if not counts[True]:
         raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
@@ -193,7 +196,7 @@ def _named(*places: str) -> Iterator[None]:
 # --- writing
 
 
-def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int]:
+def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | None:
     with _named(file.name):
         return form.write(file, out)
 
@@ -217,7 +220,7 @@ def _written_directory(model: Model, files: Files, output: str, form: Form, prog
     temporary = target.with_name(f".klcal-{os.urandom(8).hex()}.tmp")
     try:
         temporary.mkdir()
-        held: dict[str, Mapping[str, int]] = {}
+        held: dict[str, Mapping[str, int] | None] = {}
         for file in model.files:
             name = form.renamed(file.name)
             held[name] = _write_new(temporary / name, partial(_write, form, file))
@@ -247,20 +250,24 @@ def _write_bytes(data: bytes, out: BinaryIO) -> None:
 
 def _write_new(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as out:
+    with path.open("x+b") as out:
         found = write(out)
         out.flush()
         os.fsync(out.fileno())
     return found
 
 
-def _beside(model: Model, files: Files, form: Form, held: Mapping[str, Mapping[str, int]]) -> dict[str, bytes]:
+def _beside(model: Model, files: Files, form: Form, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
     """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
     made = dict(form.beside(model))
     for index in files.indexes:
         shards = [form.renamed(file.name) for file in files.tensors if file.index == index]
-        sizes = {name: size for shard in shards for name, size in held[shard].items()}
-        weight_map = {name: Path(shard).name for shard in shards for name in held[shard]}
+        known = {shard: sizes for shard in shards if (sizes := held[shard]) is not None}
+        if not known:
+            made[index] = (Path(files.directory or "") / index).read_bytes()
+            continue
+        sizes = {name: size for each in known.values() for name, size in each.items()}
+        weight_map = {name: Path(shard).name for shard, each in known.items() for name in each}
         document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))}
         whole = form.renamed(index.removesuffix(index_file.SUFFIX)) + index_file.SUFFIX
         made[whole] = json.dumps(document, indent=2).encode() + b"\n"

@@ -46,9 +46,7 @@ def _describe_one(name: str, member: Member) -> Description:
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
         parts = member_parts(member, header.offset, header.nbytes, header.storage)
-        if (
-            not header.length and header.status != "unsupported"
-        ):  # nothing will be read that could tell a damaged header
+        if not header.length and header.status != "unsupported":  # nothing will be read that could tell of damage
             member.check()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))

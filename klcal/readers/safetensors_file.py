@@ -22,7 +22,17 @@ from klcal.readers.regular import RegularFile, spans
 from klcal.tables.schema import TABLE
 from klcal.tables.status import Status
 
-__all__ = ["KINDS", "LENGTH_BYTES", "Entry", "checked_entries", "describe", "header_length", "metadata_of", "parse"]
+__all__ = [
+    "BYTES",
+    "KINDS",
+    "LENGTH_BYTES",
+    "Entry",
+    "checked_entries",
+    "describe",
+    "header_length",
+    "metadata_of",
+    "parse",
+]
 
 LENGTH_BYTES = 8  # of the header's length, little endian
 MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the library allows three times as many, which no file needs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
-from klcal.quantizers.code_points import PATTERNS, nearest_places
+from klcal.quantizers.code_points import FLOATS, PATTERNS, nearest_places
 from klcal.quantizers.granularity import per_at
 from klcal.quantizers.layout import layout
-from klcal.quantizers.rounding import ByUnit, one_for_all, rounding_of
+from klcal.quantizers.rounding import ByUnit, one_for_all, restored, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Chunk, Description
 from klcal.sketches.counting import values_of
@@ -102,13 +102,16 @@ class Codes:
         return replace(row, status="ok", units=replace(units, **numbers), **ends)
 
     @cached_property
-    def _numbers(self) -> ByUnit | None:
+    def _numbers(self) -> Units | None:
         """Of each unit; None where there is one scale."""
         rounding_of(self.filled)
-        if self.filled.units is not None and 0 not in self.tensor.shape:
-            return ByUnit.of(self.filled.units, self.tensor.shape)
-        one_for_all(self.filled)
-        return None
+        if self.filled.units is None or 0 in self.tensor.shape:
+            one_for_all(self.filled)
+            return None
+        if self.tensor.order is None:
+            raise UsageError(REPEATED.what, REPEATED.hint)
+        ByUnit.of(self.filled.units, self.tensor.shape)
+        return self.filled.units
 
     def pieces(self) -> Iterator[npt.NDArray[Any]]:
         """Its codes, flat, in C order, some at a time: int64, or the uint8 patterns of a float format.
@@ -116,21 +119,45 @@ class Codes:
         Raises:
             InputError: the file is damaged, or holds what has no code.
         """
-        rounding, position, by_unit = rounding_of(self.filled), 0, self._numbers
-        for chunk in in_c_order(self.tensor):
+        target = rounding_of(self.filled).target
+        for codes, _, _ in self._quantized(in_c_order(self.tensor), ()):
+            yield codes if target is None else PATTERNS[target][codes]
+
+    def restored(self) -> Iterator[Singles]:
+        """What its codes stand for, flat, in the order in which its values are stored, some at a time.
+
+        Raises:
+            InputError: as ``pieces``; a value that stands for several elements has one code if there is one scale.
+        """
+        target = rounding_of(self.filled).target
+        for codes, scale, point in self._quantized(stored_chunks(self.tensor.parts), self.tensor.order or ()):
+            yield restored(codes if target is None else FLOATS[target][codes].astype(np.float32), scale, point)
+
+    def _quantized(
+        self, chunks: Iterable[Chunk], order: tuple[int, ...]
+    ) -> Iterator[tuple[npt.NDArray[Any], Singles, Singles]]:
+        """Integers, or places among the values of a float format; with the scale and zero point of each.
+
+        Args:
+            chunks: all values.
+            order: of the axes in them.
+        """
+        rounding, position = rounding_of(self.filled), 0
+        by_unit = None if self._numbers is None else ByUnit.of(self._numbers, self.tensor.shape, order)
+        for chunk in chunks:
             for start in range(0, chunk.size, PIECE):
                 values = values_of(chunk[start : start + PIECE], self.tensor.dtype).astype(np.float32, copy=False)
                 if np.isnan(values).any():
                     raise InputError("it holds NaN, which has no code", "leave it out: --exclude")
                 if self.row.status == "zero" and values.any():
                     raise InputError("the table says that every value is 0, and some are not", "calibrate this model")
-                scale, point = by_unit.at(position, values.size) if by_unit else one_for_all(self.filled)
+                by = by_unit.at(position, values.size) if by_unit else one_for_all(self.filled)
                 position += values.size
                 if rounding.target is None:
-                    yield rounding.quantized(values, scale, point)
+                    yield rounding.quantized(values, *by), *by
                 else:
                     with np.errstate(over="ignore"):
-                        yield PATTERNS[rounding.target][nearest_places(values / scale, rounding.target)]
+                        yield nearest_places(values / by[0], rounding.target), *by
 
     @property
     def scales(self) -> Singles:

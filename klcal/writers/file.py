@@ -148,7 +148,7 @@ def _reads(given: str, target: Path) -> bool:
 
 
 def _create(temporary: Path, mode: int | None) -> TextIO:
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
     try:
         if mode is not None:
             os.fchmod(descriptor, mode)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from klcal.errors import OutputError
+from klcal.errors import InputError, OutputError
+from klcal.readers.quoting import quoted
 from klcal.readers.safetensors_file import KINDS
 from klcal.tables.schema import MAX_HEADER_BYTES
 from klcal.writers.text import escape
@@ -31,6 +32,17 @@ class Stored:
     nbytes: int
     pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
 
+    def data(self) -> Iterator[Any]:
+        """Its pieces; what is wrong with them is told with its name.
+
+        Raises:
+            InputError: the input is damaged, or cannot be written so.
+        """
+        try:
+            yield from self.pieces()
+        except InputError as error:
+            raise InputError(f"{quoted(self.name)}: {error.what}", error.hint) from None
+
 
 def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str]) -> dict[str, int]:
     """Writes a file: the largest items first, else in the order given, so that each tensor begins where its items may.
@@ -47,7 +59,7 @@ def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str])
     out.write(struct.pack("<Q", len(header)))
     out.write(header)
     for tensor in ordered:
-        written = sum(out.write(piece) for piece in tensor.pieces())
+        written = sum(out.write(piece) for piece in tensor.data())
         if written != tensor.nbytes:
             what = f"{escape(tensor.name)} has {written:,} bytes, and {tensor.nbytes:,} were announced"
             raise OutputError(what, "run again")

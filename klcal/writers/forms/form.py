@@ -70,11 +70,11 @@ def _same_name(name: str) -> str:
 class Form:
     """A way to write the tensors of a model; of each file a file.
 
-    ``write`` writes a file from its front to its back and returns the bytes of each tensor in it, by name, of which the
-    index of a sharded checkpoint is made. Whatever it raises, nothing of the model will be there.
+    ``write`` writes a file and returns the bytes of each tensor in it, by name, of which the index of a sharded
+    checkpoint is made; or None where the index stays as it is. Whatever it raises, nothing of the model will be there.
     """
 
-    write: Callable[[TensorFile, BinaryIO], Mapping[str, int]]
+    write: Callable[[TensorFile, BinaryIO], Mapping[str, int] | None]
     renamed: Callable[[str], str] = _same_name  # from a file's name to that of the file written for it
     check: Callable[[Model], Iterable[str]] = _no_warnings  # before anything is written; raises UsageError
     beside: Callable[[Model], Mapping[str, bytes]] = _no_files  # files of the directory, by name: new or replaced

@@ -8,7 +8,7 @@ For a tensor NAME of the table, quantized as ``x̂ = (NAME − NAME_zero_point) 
                       as many as there are along each axis, the last of an axis for what is left of it
     NAME_unit_shape   int64: how many values of a channel, group or block lie along each axis; left out with one scale
     NAME_zero_point   of the codes' dtype and the scale's shape; left out where it is 0 everywhere by its scheme
-    NAME_levels       float32, of float4 and nf4: the value of each code
+    NAME_levels       float32, of float4 and nf4: the value of each code; -0, which no code is, counts as 0
 
 All other tensors are as they were.
 """
@@ -28,8 +28,8 @@ from klcal.errors import InputError
 from klcal.quantizers.code_points import FLOATS, PATTERNS
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
-from klcal.readers.regular import open_regular
-from klcal.readers.safetensors_file import KINDS, metadata_of
+from klcal.readers.regular import FileSpan, open_regular
+from klcal.readers.safetensors_file import BYTES, KINDS, metadata_of
 from klcal.writers.codes import Codes, in_c_order
 from klcal.writers.forms.form import Assigned, Form, TensorFile
 from klcal.writers.safetensors_file import Stored, write
@@ -52,7 +52,7 @@ def kept(tensor: Description, name: str) -> Stored:
     """A tensor as it is, under one of its names."""
     kind = KIND_OF.get(tensor.dtype, tensor.dtype)
     count = prod(tensor.shape)
-    bits = KINDS[kind].bits * count if kind in KINDS else 8 * sum(part.nbytes for part in tensor.raw)
+    bits = KINDS[kind].bits * count if kind in KINDS else _bits_of_bytes(tensor)
     whole = replace(tensor, parts=tensor.raw or tensor.parts)
     if count and (not whole.parts or not bits):
         what = f"{quoted(tensor.name)}: {tensor.dtype} values cannot be copied"
@@ -60,16 +60,22 @@ def kept(tensor: Description, name: str) -> Stored:
     return Stored(name, kind, tensor.shape, bits // 8, lambda: little_endian(in_c_order(whole)))
 
 
+def _bits_of_bytes(tensor: Description) -> int:
+    """Of a dtype that only .safetensors knows; 0 where it is another format's."""
+    spans = [part for part in tensor.raw if isinstance(part, FileSpan) and part.storage == BYTES]
+    return 8 * sum(span.nbytes for span in spans) if len(spans) == len(tensor.raw) else 0
+
+
 def little_endian(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[Any]:
     """The bytes of some arrays."""
     return (np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")).data for chunk in chunks)
 
 
-def plain(codes: Codes, name: str) -> Iterator[Stored]:
-    """What becomes of a tensor under one of its names."""
+def plain(codes: Codes, name: str, *, numpy: bool = False) -> Iterator[Stored]:
+    """What becomes of a tensor under one of its names; of what ``numpy`` has no dtype for, places in levels."""
     storage = _storage(codes)
     target = codes.scheme.dtype
-    kind = KIND_OF[target] if target.startswith("float8") else NUMPY_KINDS[storage.str[1:]]
+    kind = KIND_OF[target] if target.startswith("float8") and not numpy else NUMPY_KINDS[storage.str[1:]]
 
     def pieces() -> Iterator[Any]:
         return little_endian(piece.astype(storage, copy=False) for piece in codes.pieces())
@@ -82,7 +88,7 @@ def plain(codes: Codes, name: str) -> Iterator[Stored]:
     if points is not None and (codes.scheme.kind == "affine" or storage.kind == "u"):
         yield of_array(f"{name}_zero_point", points.astype(storage))
     if target in FLOATS and kind == "U8":
-        levels = np.zeros(len(PATTERNS[target]) + (target != "nf4"), np.float32)
+        levels = np.zeros(1 << (8 if target.startswith("float8") else 4), np.float32)
         levels[PATTERNS[target]] = FLOATS[target]
         yield of_array(f"{name}_levels", levels)
 
