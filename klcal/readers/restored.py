@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
@@ -78,7 +78,7 @@ def dequantized(
     scale: Description,
     zero_point: Description | None,
     levels: Description | None = None,
-    unit: Description | None = None,
+    unit: Description | tuple[int, ...] | None = None,
 ) -> Description | None:
     """The float32 tensor of which each value is (code − zero point) · scale; None where these do not fit the codes.
 
@@ -108,19 +108,19 @@ class _Scales:
     scale: Description
     zero_point: Description | None
     codes: Description
-    unit: Description | None = None
+    unit: Description | tuple[int, ...] | None = None
 
     def __call__(self) -> Numbers:
         try:
             scale = _numbers_in(self.scale)
             zero = np.zeros_like(scale) if self.zero_point is None else _numbers_in(self.zero_point)
-            unit = None if self.unit is None else _numbers_in(self.unit)
+            unit = _numbers_in(self.unit).tolist() if isinstance(self.unit, Description) else self.unit
         except InputError as error:
             raise InputError(f"the scale {quoted(self.scale.name)} cannot be read: {error.what}", error.hint) from None
         if scale.size == 1:
             return lambda _start, _count: (scale, zero)
         shape, order = self.codes.shape, self.codes.order or ()
-        place = _place(self.scale.shape, shape, order) if unit is None else _stated(unit.tolist(), shape, order)
+        place = _place(self.scale.shape, shape, order) if unit is None else _stated(unit, shape, order)
         if place is None or place.rows != scale.size or (unit is not None and place.cells != self.scale.shape):
             what = f"its scales, of the shape {list(self.scale.shape)}, do not fit it"
             raise InputError(what, "save the model again")
@@ -160,7 +160,7 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
     return layout(PerBlock(*sides), codes, order) if all(sides) else None
 
 
-def _stated(unit: list[float], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
+def _stated(unit: Sequence[float], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
     """The same, where it is said how many values of a unit lie along each axis.
 
     >>> _stated([1, 50], (24, 480), ()).grid.per, _stated([24, 1], (24, 480), ()).grid.per
