@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from klcal.errors import UsageError
 from klcal.tables.table import Table
 
 if TYPE_CHECKING:
+    from klcal.pipeline.apply import Applied
     from klcal.pipeline.request import ByName
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
 
-__all__ = ["calibrate_files", "compare", "load_table"]
+__all__ = ["apply", "calibrate_files", "compare", "load_table"]
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -150,6 +151,88 @@ def compare(
         include=_globs("include", include),
         exclude=_globs("exclude", exclude),
         dequantize=dequantize,
+        jobs=_count("jobs", jobs),
+    )
+
+
+def apply(
+    model: Path,
+    output: Path,
+    *,
+    to: str,
+    table: Path | Table | None = None,
+    dtype: ByName[str] | None = None,
+    method: ByName[Method] | None = None,
+    scheme: ByName[str] | None = None,
+    scale_format: ByName[str] | None = None,
+    per: ByName[Per] | None = None,
+    bounds: tuple[float, float] | None = None,
+    nonfinite: Nonfinite | None = None,
+    importance: Path | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    device: str | None = None,
+    jobs: int = 1,
+) -> Applied:
+    """Writes a quantized model, as ``klcal apply`` does.
+
+    Args:
+        model: a file, a directory, or the index of a sharded checkpoint.
+        output: a file for a file, a directory for a directory; it appears when it is complete.
+        to: the form: "compressed-tensors", "safetensors", "npz" or "fake".
+        table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
+            the next arguments, which are those of ``klcal.calibrate_files``.
+        dtype: what to quantize to; by default uint8.
+        method: how the range is chosen; by default kl.
+        scheme: which integers are used, around which zero point.
+        scale_format: what the hardware wants the scale in.
+        per: what gets a scale of its own; by default the tensor.
+        bounds: (low, high), the widest range a candidate may keep.
+        nonfinite: what becomes of a tensor with NaN or infinities; by default it has no scale.
+        importance: a file of weights, by the names of tensors.
+        include: globs, one of which a tensor's name has to match to be quantized; all others are kept as they are.
+        exclude: globs, none of which it may match.
+        device: where values are counted; by default "auto".
+        jobs: how many cores calibrate.
+
+    Returns:
+        How many tensors were ``quantized`` and ``kept``, the ``nbytes`` of what was written, and ``warnings``.
+
+    Raises:
+        UsageError: an argument is not understood, or the output cannot be written.
+        InputError: nothing of the model can be used.
+        OutputError: the model, or a tensor of it, cannot be written so; then nothing is.
+    """
+    from klcal.pipeline.apply import apply_files
+    from klcal.sketches.device_counting import usable_devices
+
+    asked: dict[str, Any] = {
+        "dtype": dtype,
+        "method": method,
+        "scheme": scheme,
+        "scale_format": scale_format,
+        "per": per,
+        "bounds": bounds,
+        "nonfinite": nonfinite,
+        "importance": None if importance is None else _path("importance", importance),
+        "device": None if device is None else _text("device", device),
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if table is not None and given:
+        raise UsageError(f"{next(iter(given))} is for calibration, which the table has done", "give one of the two")
+    by: dict[str, Any] | str | Table
+    if table is None:
+        by = {"device": "auto", **given}
+        usable_devices(by["device"])
+    else:
+        by = table if isinstance(table, Table) else _path("table", table)
+    return apply_files(
+        _path("model", model),
+        _path("output", output),
+        _text("to", to),
+        by,
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
         jobs=_count("jobs", jobs),
     )
 

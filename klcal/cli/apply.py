@@ -83,8 +83,8 @@ def apply(
     table: TableOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
-    nonfinite: options.NonfiniteOption | None = None,
-    device: options.DeviceOption | None = None,
+    nonfinite: options.NonfiniteOption = "fail",
+    device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
     method: options.MethodOption = None,
     dtype: options.DtypeOption = None,
@@ -117,8 +117,8 @@ def apply(
         "per": per,
         "bins": bins,
         "range": None if range_ is None else parse_range(range_),
-        "nonfinite": nonfinite,
-        "device": device,
+        "nonfinite": None if nonfinite == "fail" else nonfinite,
+        "device": None if device == "auto" else device,
         "importance": importance,
     }
     given = {name: value for name, value in asked.items() if value is not None}
@@ -128,8 +128,10 @@ def apply(
     by = _options(given) if table is None else table
 
     from klcal.pipeline.apply import apply_files
+    from klcal.sketches.device_counting import usable_devices
 
-    with progress() as calibrating, progress() as writing:
+    usable_devices(device)
+    with progress() as shown:
         done = apply_files(
             model,
             output,
@@ -138,7 +140,7 @@ def apply(
             include=include or (),
             exclude=exclude or (),
             jobs=jobs or cores(),
-            progress=(calibrating, writing),
+            progress=shown,
         )
     say(capped([line(kind="warning", text=text) for text in done.warnings]))
     say([line(text=f"{output}: {done.headline}")])

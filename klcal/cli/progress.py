@@ -48,7 +48,10 @@ class Bar(Silent):
         self._done = 0
 
     def start(self, tensors: int, nbytes: int) -> None:
-        """Show the bar."""
+        """Show the bar; that of the work before, if there was any, is gone."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._done = 0
         self._task = self._progress.add_task("", total=nbytes, tensors=tensors, done=0)
         self._progress.start()
 

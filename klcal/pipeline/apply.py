@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from klcal.errors import InputError, KlcalError, OutputError, UsageError
+from klcal.errors import InputError, KlcalError, OutputError
 from klcal.pipeline.calibrate import calibrate_files
-from klcal.pipeline.model import Files, files_of, tensors_of
-from klcal.pipeline.quantized_copy import Quantizers, read_quantizers
+from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
+from klcal.pipeline.quantized_copy import read_quantizers, read_scales
 from klcal.pipeline.request import Request
-from klcal.pipeline.selection import Selected, selected
+from klcal.pipeline.selection import listed
 from klcal.pipeline.tasks import Progress
+from klcal.pipeline.work import Taken, Work, check_output, name_of
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 from klcal.writers.codes import Codes
-from klcal.writers.file import reason, replacement, sync
+from klcal.writers.directory import NewDirectory, new_directory
+from klcal.writers.file import replacement
 from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 
 __all__ = ["Applied", "apply_files"]
 
-Result = TypeVar("Result")
-
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
 MORE = "calibrate the model again, or leave it out with --exclude"
+TABLE = "table.safetensors"  # what was calibrated, until the model is written
 
 
 class Applied(NamedTuple):
@@ -41,7 +40,7 @@ class Applied(NamedTuple):
 
     quantized: int  # tensors
     kept: int
-    nbytes: int  # written
+    nbytes: int  # of all files
     warnings: tuple[str, ...]
 
     @property
@@ -49,26 +48,6 @@ class Applied(NamedTuple):
         """For people."""
         many = "s" * (self.quantized != 1)
         return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
-
-
-def _check_output(files: Files, output: str) -> None:
-    """Refuses an output that is, holds or lies in the model.
-
-    Raises:
-        UsageError: it does, or there is something already.
-    """
-    target = Path(os.path.realpath(output))
-    if files.directory is None:
-        return  # ``replacement`` checks a file
-    model = Path(os.path.realpath(files.directory))
-    if target == model or target.is_relative_to(model) or model.is_relative_to(target):
-        raise UsageError(f"'{output}' is, holds or lies in the model", "name a directory elsewhere")
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"'{output}' is a file, and the model a directory", "name a directory that is not there yet")
-    if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"the directory '{output}' is not empty", "name one that is not there yet")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write '{output}': there is no directory '{target.parent}'", "make it: mkdir -p")
 
 
 def apply_files(
@@ -80,7 +59,7 @@ def apply_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
-    progress: tuple[Progress, Progress] | None = None,
+    progress: Progress | None = None,
 ) -> Applied:
     """Writes a model, quantized by a table, or as it is calibrated here.
 
@@ -93,50 +72,102 @@ def apply_files(
         include: globs, one of which a tensor's name has to match to be quantized.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
-        progress: are told how far calibrating and writing are.
+        progress: is told how far calibrating is, and then writing.
 
     Raises:
         UsageError: the output cannot be written, there is no such form, or the table is none.
         InputError: nothing of the model can be used.
         OutputError: the model, or a tensor of it, cannot be written so; nothing is.
     """
-    form, files = form_of(to), files_of(path)
-    _check_output(files, output)
-    warnings: list[str] = []
-    taken = _Taken(form.takes, include, exclude)
-    if isinstance(by, Mapping):
-        wanted = (each for file in files.tensors for each in tensors_of(file) if taken.of(file.source, each))
-        request = Request.parse(**form.usual(files.directory, wanted, by))
-        table = calibrate_files(
-            files.paths,
-            request,
-            include=include,
-            exclude=exclude,
-            takes=taken.takes,
-            jobs=jobs,
-            progress=progress[0] if progress else None,
-        )
-        warnings += table.warnings
-        quantizers = read_quantizers(table)
-    else:
-        quantizers = read_quantizers(by)
-    model, lacking = _assigned(files, quantizers, taken)
-    if lacking:
-        warnings.append(
-            f"the table has no row for {lacking} floating-point tensor{'s' * (lacking > 1)}: kept as they are"
-        )
+    files, taken = files_of(path), Taken(form_of(to), include, exclude)
+    asked = _request(files, taken, by) if isinstance(by, Mapping) else by
+    work = Work(files, output, to, asked, tuple(include), tuple(exclude))
+    check_output(work)
+    if work.files.directory is None:
+        with replacement(output, [path]) as file:
+            table = _table(work, jobs, progress)
+            return _applied(work, table, progress, partial(_write_file, work, file.replace))
+    with new_directory(output, name_of(work)) as new:
+        table = _table(work, jobs, progress, new.own / TABLE)
+        return _applied(work, table, progress, partial(_write_directory, work, new))
+
+
+def _request(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
+    """How the model is calibrated, by the options that were given and by the form."""
+    tensors = (each for file in files.tensors for each in _described(files, file) if taken.of(file.source, each))
+    return Request.parse(**taken.form.usual(files.directory, tensors, given))
+
+
+def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
+    """The table that was given, or that of the model; which is kept for another try."""
+    by = work.by
+    if isinstance(by, Request):
+        if kept is None or not kept.exists():
+            found = calibrate_files(
+                work.files.paths,
+                by,
+                include=work.include,
+                exclude=work.exclude,
+                takes=work.taken.takes,
+                jobs=jobs,
+                progress=progress,
+            )
+            if kept is not None:
+                found.write(kept)
+            return found
+        by = str(kept)
+    return read_scales(by)
+
+
+def _applied(work: Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
+    """Writes the model, quantized by a table."""
+    meter = _Meter(progress)
+    model, lacking = _assigned(work, table, meter)
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
     if not counts[True]:
         raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
-    warnings += form.check(model)
-    shown = progress[1] if progress else None
-    if shown is not None:
-        shown.start(len(model.files), sum(map(_nbytes, model.files)))
-    if files.directory is None:
-        nbytes = _written_file(model, output, form)
-    else:
-        nbytes = _written_directory(model, files, output, form, shown)
-    return Applied(counts[True], counts[False], nbytes, tuple(warnings))
+    told = work.form.check(model)
+    meter.start(model)
+    nbytes = write(model, meter)
+    warnings = table.warnings if isinstance(work.by, Request) else work.files.warnings
+    return Applied(counts[True], counts[False], nbytes, (*told, *warnings, *_unmet(work, table, model, lacking)))
+
+
+def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
+    """A warning where the table has not all of the model, or more than that."""
+    if lacking:
+        many = "s" * (lacking > 1)
+        yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
+    used = {id(each.codes.row) for file in model.files for each in file.tensors if each.codes is not None}
+    tensors = [each for file in model.files for each in file.tensors]
+    left = {name for each in tensors if not work.taken.takes(each.tensor) for name in each.names}
+    known = [row for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
+    idle = [row.name for row in known if row.name not in left]
+    if idle and not (work.include or work.exclude):
+        yield f"the model has no tensor for {len(idle)} row{'s' * (len(idle) > 1)} of the table: {listed(idle)}"
+
+
+class _Meter:
+    """Tells how far the work is: by what is read of quantized tensors, and file by file."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.told = 0  # bytes of the file that is being written
+
+    def start(self, model: Model) -> None:
+        if self.progress is not None:
+            self.progress.start(sum(len(file.tensors) for file in model.files), sum(map(_nbytes, model.files)))
+
+    def advance(self, nbytes: int) -> None:
+        self.told += nbytes
+        if self.progress is not None:
+            self.progress.advance(nbytes)
+
+    def finish(self, file: TensorFile) -> None:
+        self.advance(_nbytes(file) - self.told)
+        self.told = 0
+        for each in file.tensors if self.progress is not None else ():
+            self.progress.finish(each.tensor.name)  # type: ignore[union-attr]  # it is one
 
 
 def _nbytes(file: TensorFile) -> int:
@@ -146,41 +177,34 @@ def _nbytes(file: TensorFile) -> int:
 # --- what becomes of each tensor
 
 
-class _Taken(NamedTuple):
-    """Which tensors are quantized, if they can be."""
-
-    by_form: Callable[[Description, Sequence[str]], bool]
-    include: Sequence[str]
-    exclude: Sequence[str]
-
-    def takes(self, tensor: Description) -> bool:
-        """Whether the form does."""
-        return self.by_form(tensor, self.include)
-
-    def of(self, source: str, tensor: Description) -> Selected | None:
-        """A tensor, under the name by which it is wanted; None if it is not."""
-        found = selected([Selected(source, tensor)], self.include, self.exclude) if self.takes(tensor) else []
-        return found[0] if found and tensor.status == "ok" else None
-
-
-def _assigned(files: Files, quantizers: Quantizers, taken: _Taken) -> tuple[Model, int]:
+def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
     """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
-    described = [(file, tensors_of(file)) for file in files.tensors]
+    quantizers = read_quantizers(table)
+    described = [(file, _described(work.files, file)) for file in work.files.tensors]
     usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
     lacking, found = 0, []
     for file, tensors in described:
         assigned = []
         for each in tensors:
-            wanted = taken.of(file.source, each)
+            wanted = work.taken.of(file.source, each)
             row = quantizers.of(wanted, alone=usable == 1) if wanted else ""
             lacking += isinstance(row, str) and row != ""
             codes = None
             if isinstance(row, Row) and row.status not in KEPT:
                 with _named(file.source, each.name):
-                    codes = Codes.of(each, row)
+                    codes = Codes.of(each, row, meter.advance)
             assigned.append(Assigned(each, codes))
         found.append(TensorFile(file.name, file.path, file.source, tuple(assigned)))
-    return Model(tuple(found), files.directory), lacking
+    return Model(tuple(found), work.files.directory), lacking
+
+
+def _described(files: Files, file: TensorPath) -> list[Description]:
+    """The tensors of a file; one that cannot be read costs a directory its output."""
+    try:
+        return tensors_of(file)
+    except InputError as error:
+        kind = InputError if files.directory is None else OutputError
+        raise kind(f"{quoted(file.name)}: {error.what}", error.hint) from None
 
 
 @contextmanager
@@ -201,70 +225,44 @@ def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | N
         return form.write(file, out)
 
 
-def _write_below(form: Form, file: TensorFile, out: TextIO) -> None:
-    """To the bytes below a text stream."""
-    _write(form, file, out.buffer)
-
-
-def _written_file(model: Model, output: str, form: Form) -> int:
+def _write_file(work: Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
     """A file for a file."""
     (file,) = model.files
-    with replacement(output, [file.path]) as out:
-        out.replace(partial(_write_below, form, file))
-    return Path(output).stat().st_size
+
+    def render(out: TextIO) -> None:
+        _write(work.form, file, out.buffer)
+
+    replace(render)
+    meter.finish(file)
+    return Path(work.output).stat().st_size
 
 
-def _written_directory(model: Model, files: Files, output: str, form: Form, progress: Progress | None) -> int:
-    """A directory for a directory: a new one beside it, which gets its name when it is complete."""
-    target = Path(os.path.realpath(output))
-    temporary = target.with_name(f".klcal-{os.urandom(8).hex()}.tmp")
-    try:
-        temporary.mkdir()
-        held: dict[str, Mapping[str, int] | None] = {}
-        for file in model.files:
-            name = form.renamed(file.name)
-            held[name] = _write_new(temporary / name, partial(_write, form, file))
-            if progress is not None:
-                progress.advance(_nbytes(file))
-                progress.finish(file.name)
-        for name, data in _beside(model, files, form, held).items():
-            _write_new(temporary / name, partial(_write_bytes, data))
-        for name in files.others:
-            if not (temporary / name).exists():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(files.directory or "") / name, temporary / name)
-        nbytes = sum(each.stat().st_size for each in temporary.rglob("*") if each.is_file())
-        temporary.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        what = f"cannot write '{output}': {reason(error)}"
-        raise OutputError(what, "make room, or name another directory") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return nbytes
+def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
+    """A directory for a directory."""
+    held: dict[str, Mapping[str, int] | None] = {}
+    for file in model.files:
+        name = work.form.renamed(file.name)
+        held[name] = new.write(name, partial(_write, work.form, file))
+        meter.finish(file)
+    for name, data in _beside(work, model, held).items():
+        new.write(name, partial(_write_bytes, data))
+    for name in work.files.others:
+        new.copy(name, Path(work.files.directory or "") / name)
+    return sum(each.stat().st_size for each in new.path.rglob("*") if each.is_file() and new.own not in each.parents)
 
 
 def _write_bytes(data: bytes, out: BinaryIO) -> None:
     out.write(data)
 
 
-def _write_new(path: Path, write: Callable[[BinaryIO], Result]) -> Result:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x+b") as out:
-        found = write(out)
-        out.flush()
-        os.fsync(out.fileno())
-    return found
-
-
-def _beside(model: Model, files: Files, form: Form, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
+def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
     """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
-    made = dict(form.beside(model))
-    for index in files.indexes:
-        shards = [form.renamed(file.name) for file in files.tensors if file.index == index]
+    form, made = work.form, dict(work.form.beside(model))
+    for index in work.files.indexes:
+        shards = [form.renamed(file.name) for file in work.files.tensors if file.index == index]
         known = {shard: sizes for shard in shards if (sizes := held[shard]) is not None}
         if not known:
-            made[index] = (Path(files.directory or "") / index).read_bytes()
+            made[index] = (Path(work.files.directory or "") / index).read_bytes()
             continue
         sizes = {name: size for each in known.values() for name, size in each.items()}
         weight_map = {name: Path(shard).name for shard, each in known.items() for name in each}

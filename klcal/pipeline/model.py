@@ -38,6 +38,7 @@ class Files:
     directory: str | None = None  # None where it is a single file
     others: tuple[str, ...] = ()  # relative to it: what is carried along
     indexes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def files_of(path: str) -> Files:
@@ -47,6 +48,8 @@ def files_of(path: str) -> Files:
         UsageError: it is none of these.
         InputError: it cannot be used.
     """
+    if path == "-":
+        raise UsageError("standard input is no model that can be read twice", "save it to a file")
     if not os.path.lexists(path):
         found = find([path])  # which knows what is near
         what = found.errors[0].reason if found.errors else "it is no file and no directory"
@@ -64,7 +67,7 @@ def files_of(path: str) -> Files:
     indexes = tuple(sorted({each.index for each in tensors if each.index is not None}))
     taken = {each.name for each in tensors}
     others = tuple(name for name in _all_files(directory) if name not in taken and not _is_model(name))
-    return Files((asked,), tensors, directory, others, indexes)
+    return Files((asked,), tensors, directory, others, indexes, found.warnings)
 
 
 def _snapshot(path: str) -> str:
@@ -89,10 +92,11 @@ def _tensor_paths(source: Source, directory: str) -> Iterator[TensorPath]:
 
 
 def _all_files(directory: str) -> Iterator[str]:
-    """The files below a directory, hidden directories left out."""
+    """The regular files below a directory, what links lead to; hidden directories left out."""
     for path, folders, names in os.walk(directory, followlinks=True):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
-        yield from (os.path.relpath(os.path.join(path, name), directory) for name in sorted(names))  # noqa: PTH118
+        files = (os.path.join(path, name) for name in sorted(names))  # noqa: PTH118
+        yield from (os.path.relpath(each, directory) for each in files if Path(each).is_file())
 
 
 def _is_model(name: str) -> bool:
@@ -110,5 +114,5 @@ def tensors_of(file: TensorPath) -> list[Description]:
     found = recognised(formats.describe(opened, file.source if file.index is None else file.name))
     for each in found:
         if each.status == "failed":
-            raise InputError(f"{file.name}: {quoted(each.name)}: {each.reason}")
+            raise InputError(f"{quoted(each.name)}: {each.reason}")
     return [replace(each, dequantized=None) for each in found]

@@ -31,7 +31,7 @@ from klcal.tables.table import Config, Table
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers"]
+__all__ = ["Quantizers", "cell_divergence", "quantized_copy", "read_quantizers", "read_scales"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,23 @@ def read_quantizers(table: str | Table) -> Quantizers:
     Raises:
         UsageError: it is no table of scales, or cannot be read.
     """
+    found = read_scales(table)
+    return Quantizers(tuple(row for row in found.rows if isinstance(row, Row)))
+
+
+def read_scales(table: str | Table) -> Table:
+    """A table of scales, or that of a file.
+
+    Raises:
+        UsageError: it is none, or cannot be read.
+    """
     try:
         found = read_table(table) if isinstance(table, str) else table
     except InputError as error:
         raise UsageError(f"the table '{table}': {error.what}", error.hint) from None
     if not isinstance(found.config, Config):
         raise UsageError("the table has no scales: it is a comparison", "hand in one of klcal.calibrate_files")
-    return Quantizers(tuple(row for row in found.rows if isinstance(row, Row)))
+    return found
 
 
 def quantized_copy(tensor: Selected, row: Row) -> Selected | str:

@@ -58,7 +58,7 @@ KINDS = (
     Kind("float8", "", FLOAT8, "_scale", (*SINGLES, *POWERS), (), BLOCKS, True),
     Kind("int8", "", ("int8",), "_scale", SINGLES, (), BLOCKS, True),
     Kind("int16", "", ("int16",), "_scale", SINGLES, (), BLOCKS, True),
-    Kind("float4", "", ("uint8",), "_scale", SINGLES, ("_levels",), (UNIT_SHAPE,), True),
+    Kind("level", "", ("uint8",), "_scale", SINGLES, ("_levels",), (UNIT_SHAPE,), True),
     Kind("unsigned", "", ("uint8", "uint16"), "_scale", SINGLES, ("_zero_point",), BLOCKS, True),
 )
 """The first that fits holds; an empty ``scales`` means any dtype."""

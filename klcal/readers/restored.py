@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = ["Numbers", "Restored", "dequantized"]
 WHOLES = ("int8", "uint8", "int16", "uint16")
 READ = (*FLOAT_DTYPES, *WHOLES)  # dtypes of scales and zero points
 PIECE = 1 << 18  # values restored at a time: a megabyte for each of some arrays
+MOST_LEVELS = 1 << 8  # that codes of a byte can be
 BLOCK = 128  # values along each axis of a block, as DeepSeek has them: the last may be shorter
 
 Singles = npt.NDArray[np.float32]
@@ -94,6 +95,10 @@ def dequantized(
     is_one = prod(scale.shape) == 1
     if not is_known or codes.order is None or any(each.shape != scale.shape for each in beside):
         return None
+    if isinstance(unit, Description) and (unit.shape != (len(codes.shape),) or not unit.dtype.startswith("int")):
+        return None
+    if levels is not None and (len(levels.shape) != 1 or levels.shape[0] > MOST_LEVELS):
+        return None
     if not is_one and unit is None and _place(scale.shape, codes.shape) is None:
         return None
     held = replace(codes, parts=codes.parts or codes.raw)
@@ -114,7 +119,7 @@ class _Scales:
         try:
             scale = _numbers_in(self.scale)
             zero = np.zeros_like(scale) if self.zero_point is None else _numbers_in(self.zero_point)
-            unit = _numbers_in(self.unit).tolist() if isinstance(self.unit, Description) else self.unit
+            unit = _stored(self.unit).tolist() if isinstance(self.unit, Description) else self.unit
         except InputError as error:
             raise InputError(f"the scale {quoted(self.scale.name)} cannot be read: {error.what}", error.hint) from None
         if scale.size == 1:
@@ -127,9 +132,14 @@ class _Scales:
         return ByUnit(place, place.in_value_order(scale), place.in_value_order(zero)).at
 
 
+def _stored(tensor: Description) -> npt.NDArray[Any]:
+    """All values of a tensor beside the codes, be they integers."""
+    return stored_values(replace(tensor, parts=tensor.parts or tensor.raw)).ravel()
+
+
 def _numbers_in(tensor: Description) -> Singles:
-    """All values of a small tensor, be they integers."""
-    return stored_values(replace(tensor, parts=tensor.parts or tensor.raw)).astype(np.float32).ravel()
+    """The same as float32."""
+    return _stored(tensor).astype(np.float32)
 
 
 def _looked_up(levels: Singles, codes: Chunk) -> Singles:
@@ -160,7 +170,7 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
     return layout(PerBlock(*sides), codes, order) if all(sides) else None
 
 
-def _stated(unit: Sequence[float], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
+def _stated(unit: Sequence[int], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
     """The same, where it is said how many values of a unit lie along each axis.
 
     >>> _stated([1, 50], (24, 480), ()).grid.per, _stated([24, 1], (24, 480), ()).grid.per
@@ -170,11 +180,11 @@ def _stated(unit: Sequence[float], codes: tuple[int, ...], order: tuple[int, ...
         return None
     whole = [axis for axis, (size, extent) in enumerate(zip(unit, codes, strict=True)) if size < extent]
     wide = [axis for axis, size in enumerate(unit) if size > 1]
-    per: Per = PerBlock(int(unit[-2]), int(unit[-1])) if len(unit) > 1 else PerTensor()
+    per: Per = PerBlock(unit[-2], unit[-1]) if len(unit) > 1 else PerTensor()
     if len(whole) == 1 and unit[whole[0]] == 1:
         per = PerChannel(whole[0])
     elif len(wide) == 1:
-        per = PerGroup(int(unit[wide[0]]), wide[0])
+        per = PerGroup(unit[wide[0]], wide[0])
     return layout(per, codes, order)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -49,6 +49,10 @@ def in_c_order(tensor: Description) -> Iterator[Chunk]:
     yield whole.reshape([tensor.shape[axis] for axis in full]).transpose(np.argsort(full)).ravel()
 
 
+def _nobody(_: int) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class Codes:
     """A tensor and the row that quantizes it.
@@ -59,9 +63,10 @@ class Codes:
 
     tensor: Description
     row: Row
+    told: Callable[[int], None] = _nobody  # how many bytes were read, each time
 
     @staticmethod
-    def of(tensor: Description, row: Row) -> Codes:
+    def of(tensor: Description, row: Row, told: Callable[[int], None] = _nobody) -> Codes:
         """Those of a tensor whose row is "ok" or "zero".
 
         Raises:
@@ -74,7 +79,7 @@ class Codes:
             raise UsageError(f"the table has {row.dtype} values, the tensor {tensor.dtype}", "calibrate this model")
         if row.status not in ("ok", "zero"):
             raise UsageError(f"the table has no scale for it: {row.reason or row.status}", "leave it out: --exclude")
-        found = Codes(tensor, row)
+        found = Codes(tensor, row, told)
         found._numbers  # noqa: B018 - raises
         return found
 
@@ -145,6 +150,7 @@ class Codes:
         rounding, position = rounding_of(self.filled), 0
         by_unit = None if self._numbers is None else ByUnit.of(self._numbers, self.tensor.shape, order)
         for chunk in chunks:
+            self.told(chunk.nbytes)
             for start in range(0, chunk.size, PIECE):
                 values = values_of(chunk[start : start + PIECE], self.tensor.dtype).astype(np.float32, copy=False)
                 if np.isnan(values).any():

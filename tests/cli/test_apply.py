@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import subprocess
+import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +18,10 @@ import pytest
 import safetensors.numpy
 
 import klcal as library
-from tests.support.command import klcal
+from klcal.errors import OutputError
+from klcal.pipeline import apply
+from klcal.writers.directory import new_directory
+from tests.support.command import COMMAND, DEADLINE, klcal, with_proc
 from tests.support.lazy import torch
 from tests.support.samples import cut
 
@@ -50,16 +60,16 @@ OPTIONS = [
 ]
 
 
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
 def in_numpy(path: str, name: str) -> np.ndarray:
-    """The ten lines of the README."""
-    arrays = loaded(path)
-    codes, scale = arrays[name], arrays[f"{name}_scale"]
-    zero = arrays.get(f"{name}_zero_point", np.zeros_like(scale))
-    for axis, size in enumerate(arrays.get(f"{name}_unit_shape", ())):
-        scale, zero = (np.repeat(each, size, axis).take(range(codes.shape[axis]), axis) for each in (scale, zero))
-    levels = arrays.get(f"{name}_levels")
-    values = codes.astype(np.float32) if levels is None else levels[codes]
-    return (values - zero.astype(np.float32)) * scale
+    """By the ten lines of the README."""
+    (program,) = re.findall(r"^  def restored.*?\n\n", README, re.DOTALL | re.MULTILINE)
+    known: dict[str, Any] = {"np": np}
+    exec(textwrap.dedent(program), known)
+    found: np.ndarray = known["restored"](loaded(path), name)
+    return found
 
 
 def restored(path: str, name: str) -> np.ndarray:
@@ -275,3 +285,258 @@ def test_what_cannot_be_copied_is_refused_by_name():
     assert found.code == 4
     assert "'c'" in found.err
     assert left() == {"m.npz"}
+
+
+# --- nothing is ever half written, and a second try goes on
+
+
+def hidden() -> list[Path]:
+    return [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def counted(monkeypatch, fails_at: int = 0) -> list[str]:
+    """The files that are written from now on; the one of that number is not."""
+    written: list[str] = []
+    original = apply._write
+
+    def write(form, file, out):
+        written.append(file.name)
+        if len(written) == fails_at:
+            out.write(b"half")
+            raise KeyboardInterrupt
+        return original(form, file, out)
+
+    monkeypatch.setattr(apply, "_write", write)
+    return written
+
+
+def tree(path: str) -> dict[str, bytes]:
+    return {str(each.relative_to(path)): each.read_bytes() for each in Path(path).rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("to", ["safetensors", "fake"])
+def test_a_second_try_goes_on_where_the_first_was_stopped(to, monkeypatch):
+    checkpoint("m")
+    options = {"to": to, "dtype": "int8", "per": "channel", "include": "*.weight"}
+    library.apply("m", "whole", **options)
+    with monkeypatch.context() as context:
+        counted(context, fails_at=2)
+        with pytest.raises(KeyboardInterrupt):
+            library.apply("m", "q", **options)
+    assert not Path("q").exists()
+    assert len(hidden()) == 1
+    with monkeypatch.context() as context:  # another request knows nothing of it
+        others = counted(context)
+        library.apply("m", "other", **{**options, "dtype": "int4"})
+        assert len(others) == 2
+    with monkeypatch.context() as context:
+        written = counted(context)
+        context.setattr(apply, "calibrate_files", None)  # its table is there
+        library.apply("m", "q", **options)
+        assert written == ["model-00002-of-00002.safetensors"]
+    assert tree("q") == tree("whole")
+    assert not hidden()
+
+
+def test_what_was_half_done_is_not_taken_up_once_the_model_has_changed(monkeypatch):
+    root = checkpoint("m")
+    with monkeypatch.context() as context:
+        counted(context, fails_at=2)
+        with pytest.raises(KeyboardInterrupt):
+            library.apply("m", "q", to="safetensors")
+    path = root / "model-00001-of-00002.safetensors"
+    save(str(path), **{"a.weight": 2 * VALUES, "a.norm": VALUES[0]})
+    os.utime(path, ns=(1, 1))
+    written = counted(monkeypatch)
+    library.apply("m", "q", to="safetensors")
+    assert len(written) == 2
+
+
+@with_proc
+def test_killed_at_any_time_there_is_no_output_or_the_whole():
+    checkpoint("m")
+    library.apply("m", "whole", to="safetensors")
+    process = subprocess.Popen([*COMMAND, "apply", "m", "--to", "safetensors", "-o", "q"])
+    until = time.monotonic() + DEADLINE
+    while not hidden() and not Path("q").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not Path("q").exists() or tree("q") == tree("whole")
+    library.apply("m", "r", to="safetensors")
+    assert tree("r") == tree("whole")
+
+
+def test_two_do_not_write_one_directory():
+    checkpoint("m")
+    with new_directory("q", "1"), pytest.raises(OutputError, match="another klcal writes"), new_directory("q", "1"):
+        pass
+
+
+def test_no_room_is_told_and_what_is_done_stays(monkeypatch):
+    checkpoint("m")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "")
+
+    with monkeypatch.context() as context:
+        context.setattr(apply, "_write", full)
+        found = klcal("apply", "m", "--to", "safetensors", "-o", "q")
+    assert found.code == 4
+    assert "no space left" in found.err
+    assert "run again" in found.err
+    assert not Path("q").exists()
+    assert klcal("apply", "m", "--to", "safetensors", "-o", "q").code == 0
+
+
+@pytest.mark.parametrize("output", ["m.safetensors", "other.safetensors", "-", "link.safetensors", "none/x"])
+def test_a_file_is_never_written_over_a_model_nor_to_a_stream(output):
+    path = save("m.safetensors", w=VALUES)
+    save("other.safetensors", w=VALUES)
+    Path("link.safetensors").symlink_to(path)
+    before = {name: Path(name).read_bytes() for name in left()}
+    assert klcal("apply", path, "--to", "safetensors", "-o", output).code == 2
+    assert {name: Path(name).read_bytes() for name in left()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("absent.safetensors", "--to", "safetensors", "-o", "q.safetensors"), 3, "no such file"),
+        (("-", "--to", "safetensors", "-o", "q.safetensors"), 2, "standard input"),
+        (("m.safetensors", "-o", "q.safetensors"), 2, "--to"),
+        (("m.safetensors", "--to", "safetensors"), 2, "-o OUT"),
+        (("m.safetensors", "--to", "fake", "-o", "q", "--include", "x*"), 3, "no tensor"),
+        (("m.safetensors", "--to", "fake", "-o", "q", "--table", "m.safetensors"), 2, "table"),
+        (("cut.safetensors", "--to", "fake", "-o", "q"), 3, "cut.safetensors"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(arguments, code, words):
+    path = save("m.safetensors", w=VALUES)
+    Path("cut.safetensors").write_bytes(Path(path).read_bytes()[:-1])
+    before = left()
+    found = klcal("apply", *arguments)
+    assert (found.code, found.out) == (code, "")
+    assert words in found.err
+    assert left() == before
+
+
+def test_a_damaged_shard_costs_the_output_and_is_named():
+    root = checkpoint("m")
+    path = root / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    found = klcal("apply", "m", "--to", "safetensors", "-o", "q")
+    assert found.code == 4
+    assert path.name in found.err
+    assert not Path("q").exists()
+    assert not hidden()
+
+
+def test_the_library_has_what_the_command_has():
+    path = save("m.safetensors", w=VALUES, v=VALUES)
+    table = library.calibrate_files(path, dtype="int8", include="w")
+    found = library.apply(path, "q.npz", to="npz", table=table)
+    assert (found.quantized, found.kept, len(found.warnings)) == (1, 1, 1)
+    assert found.nbytes == Path("q.npz").stat().st_size
+    with pytest.raises(library.UsageError, match="per is for calibration"):
+        library.apply(path, "r.npz", to="npz", table=table, per="channel")
+    with pytest.raises(library.UsageError, match="no form"):
+        library.apply(path, "r.npz", to="gif")
+
+
+# --- directories as they are found
+
+
+def test_a_model_in_the_hub_s_cache_is_its_only_revision():
+    checkpoint("plain")
+    root = Path("models--a--b")
+    snapshot = root / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (root / "blobs").mkdir()
+    for number, path in enumerate(each for each in Path("plain").rglob("*") if each.is_file()):
+        (root / "blobs" / str(number)).write_bytes(path.read_bytes())
+        link = snapshot / path.relative_to("plain")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to((root / "blobs" / str(number)).resolve())
+    (snapshot / "lost.json").symlink_to("nowhere")
+    options = {"to": "safetensors", "dtype": "int8"}
+    library.apply("plain", "q", **options)
+    library.apply(root, "r", **options)
+    assert tree("r") == tree("q")
+    assert not any(path.is_symlink() for path in Path("r").rglob("*"))
+    (root / "snapshots" / "def").mkdir()
+    with pytest.raises(library.UsageError, match="2 revisions"):
+        library.apply(root, "s", **options)
+
+
+def test_a_model_in_two_formats_is_written_once_and_said():
+    root = checkpoint("m")
+    torch.save({"a.weight": torch.from_numpy(VALUES.copy())}, root / "pytorch_model.bin")
+    (root / ".cache").mkdir()
+    (root / ".cache" / "x").touch()
+    found = klcal("apply", "m", "--to", "fake", "-o", "q")
+    assert found.code == 0
+    assert "'pytorch_model.bin' is not read" in found.err
+    assert not any(name.startswith((".cache", "pytorch_model")) for name in tree("q"))
+
+
+def test_a_pickled_checkpoint_becomes_safetensors_with_an_index_of_its_own():
+    root = Path("m")
+    root.mkdir()
+    weight = torch.from_numpy(VALUES.copy())
+    for number, name in enumerate("ab", 1):
+        torch.save(
+            {f"{name}.weight": weight, f"{name}.tied": weight}, root / f"pytorch_model-0000{number}-of-00002.bin"
+        )
+    weight_map = {
+        f"{name}.{kind}": f"pytorch_model-0000{number}-of-00002.bin"
+        for number, name in enumerate("ab", 1)
+        for kind in ("weight", "tied")
+    }
+    (root / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    library.apply("m", "q", to="safetensors", dtype="int8")
+    assert set(tree("q")) == {
+        "pytorch_model-00001-of-00002.safetensors",
+        "pytorch_model-00002-of-00002.safetensors",
+        "pytorch_model.safetensors.index.json",
+    }
+    index = json.loads(Path("q/pytorch_model.safetensors.index.json").read_text())["weight_map"]
+    assert weight_map.keys() < index.keys()
+    assert klcal("compare", "m", "q", "--dequantize", "--include", "*.weight", "--fail-on", "sqnr_db < 30").code == 0
+
+
+def test_two_files_that_would_be_one_are_refused():
+    save("m/a.safetensors", w=VALUES)
+    np.save("m/a.npy", VALUES)
+    found = klcal("apply", "m", "--to", "safetensors", "-o", "q")
+    assert found.code == 2
+    assert "'a.safetensors'" in found.err
+
+
+def test_rows_that_the_model_has_not_are_said():
+    save("m.safetensors", w=VALUES, lost=VALUES)
+    table = library.calibrate_files("m.safetensors")
+    save("m.safetensors", w=VALUES)
+    found = library.apply("m.safetensors", "q.safetensors", to="safetensors", table=table)
+    assert found.warnings == ("the model has no tensor for 1 row of the table: 'lost'",)
+
+
+def test_names_that_would_collide_are_refused():
+    path = save("m.safetensors", w=VALUES, w_scale=VALUES)
+    found = klcal("apply", path, "--include", "w", "--to", "safetensors", "-o", "q.safetensors")
+    assert found.code == 4
+    assert "'w_scale'" in found.err
+    assert left() == {path}
+
+
+def test_a_quantized_model_is_carried_along_as_it_is():
+    """What is codes already stays, beside what is quantized now."""
+    save("m.safetensors", w=VALUES, v=VALUES)
+    options = {"to": "safetensors", "dtype": "int8"}
+    library.apply("m.safetensors", "once.safetensors", include="w", **options)
+    library.apply("once.safetensors", "twice.safetensors", **options)
+    library.apply("m.safetensors", "both.safetensors", **options)
+    once, both = loaded("twice.safetensors"), loaded("both.safetensors")
+    assert once.keys() == both.keys()
+    for name, array in both.items():
+        np.testing.assert_array_equal(once[name], array)

@@ -26,13 +26,15 @@ def model(tmp_path):
     return str(tmp_path / "model.safetensors")
 
 
-def on_terminal(*arguments: str, width: int = 80, streams=("stdout", "stderr"), **env: str) -> tuple[str, str]:
+def on_terminal(
+    *arguments: str, command="calibrate", width: int = 80, streams=("stdout", "stderr"), **env: str
+) -> tuple[str, str]:
     """What a terminal gets to see, and what is sent elsewhere."""
     leader, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     elsewhere = dict.fromkeys({"stdout", "stderr"} - set(streams), subprocess.PIPE)
     process = subprocess.Popen(
-        [*COMMAND, "calibrate", *arguments],
+        [*COMMAND, command, *arguments],
         stdin=subprocess.DEVNULL,
         env=environment(**{"TERM": "xterm-256color", **env}),
         **dict.fromkeys(streams, terminal),
@@ -131,3 +133,13 @@ def test_colours_that_are_forced_do_not_reach_a_machine_format(model):
     env = environment(FORCE_COLOR="1", CLICOLOR_FORCE="1", TERM="xterm-256color")
     done = subprocess.run([*COMMAND, "calibrate", model], env=env, capture_output=True)
     assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_apply_has_one_bar_after_the_other(model, tmp_path):
+    output = str(tmp_path / "q.safetensors")
+    arguments = (model, "--exclude", "bad", "--to", "safetensors", "-o", output)
+    shown, _ = on_terminal(*arguments, command="apply", width=120)
+    assert "/3 tensors" in shown  # calibrated
+    assert "/4 tensors" in shown  # written
+    assert ESCAPE.sub("", shown).splitlines()[-1].endswith("bytes")
+    assert "Traceback" not in shown

@@ -340,3 +340,77 @@ def test_large_codes_and_several_workers_give_the_same_row(tmp_path):
     one, two = (klcal("calibrate", path, "--dequantize", "--jobs", jobs, "--format", "json") for jobs in ("1", "2"))
     assert one.out == two.out
     assert one.tensors["w"]["status"] == "ok"
+
+
+# --- what klcal apply wrote
+
+
+def written(codes: np.ndarray, **beside: np.ndarray) -> dict[str, np.ndarray]:
+    return {"w": codes, **{f"w_{name}": array for name, array in beside.items()}}
+
+
+GROUPS = {"scale": uniform(6, 3), "unit_shape": np.array([1, 4])}  # of ten values: 4, 4 and 2
+BY_GROUP = np.repeat(GROUPS["scale"], 4, 1)[:, :10]
+CODES = RNG.integers(0, 16, (6, 10))
+LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
+WRITTEN = {
+    "int8": (written(CODES.astype(np.int8), **GROUPS), CODES * BY_GROUP),
+    "int16": (written(CODES.astype(np.int16), scale=uniform(6, 1), unit_shape=np.array([1, 10])), None),
+    "uint8": (
+        written(CODES.astype(np.uint8), **GROUPS, zero_point=np.full((6, 3), 3, np.uint8)),
+        (CODES.astype(np.float32) - 3) * BY_GROUP,
+    ),
+    "uint16": (written(CODES.astype(np.uint16), scale=uniform(), zero_point=np.array(9, np.uint16)), None),
+    "levels": (written(CODES.astype(np.uint8), **GROUPS, levels=LEVELS), LEVELS[CODES] * BY_GROUP),
+}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "pt"])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_apply_wrote_is_codes_in_any_container(tmp_path, case, suffix):
+    arrays, expected = WRITTEN[case]
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "safetensors":
+        save(path, arrays)
+    elif suffix == "npz":
+        np.savez(path, **arrays)
+    else:
+        torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, path)
+    found = read(path)
+    assert {each.status for each in found.values()} == {"skipped"}
+    assert "codes, whose scale is 'w_scale'" in found["w"].reason
+    if expected is None:
+        zero = arrays.get("w_zero_point", np.zeros(1))
+        expected = (CODES.astype(np.float32) - zero) * arrays["w_scale"]
+    np.testing.assert_array_equal(values_in(found["w"].dequantized), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (written(CODES.astype(np.uint8), scale=GROUPS["scale"], levels=LEVELS, unit_shape=np.array([2, 4])), "fit"),
+        (written(CODES.astype(np.uint8), scale=GROUPS["scale"], levels=LEVELS, unit_shape=np.array([0, -1])), "fit"),
+        (written(CODES.astype(np.uint8), scale=uniform(), levels=LEVELS[:3]), "levels"),
+    ],
+)
+def test_units_and_levels_that_do_not_fit_are_said_with_the_tensor(tmp_path, arrays, words):
+    result = klcal("calibrate", save(tmp_path / "m.safetensors", arrays), "--dequantize", "--format", "json")
+    row = result.tensors["w"]
+    assert row["status"] == "failed"
+    assert words in row["reason"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"unit_shape": np.array([4])}, {"unit_shape": np.ones(2, np.float32)}, {"levels": zeros(257)}]
+)
+def test_companions_of_another_kind_leave_codes_skipped(tmp_path, more):
+    arrays = written(CODES.astype(np.uint8), **{"scale": GROUPS["scale"], "levels": LEVELS, **more})
+    found = read(save(tmp_path / "m.safetensors", arrays))["w"]
+    assert (found.status, found.dequantized) == ("skipped", None)
+
+
+def test_unsigned_values_beside_a_scale_alone_are_no_codes(tmp_path):
+    """Two codes may be packed in each of them: nobody says it."""
+    found = read(save(tmp_path / "m.safetensors", {"w": bytes_of(8, 8), "w_scale": zeros(8, 1)}))
+    assert found["w"].dequantized is None
+    assert "uint8 values are not calibrated" in found["w"].reason

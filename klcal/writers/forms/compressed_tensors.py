@@ -232,7 +232,7 @@ def _relative(codes: Codes) -> tuple[Codes, npt.NDArray[np.uint8], npt.NDArray[n
     running = FLOATS["float8_e4m3fn"][places].astype(np.float32) / divisor
     units = replace(row.units, scale=running.astype(np.float64))
     patterns = PATTERNS["float8_e4m3fn"][places].reshape(row.units.shape)
-    return Codes.of(codes.tensor, replace(row, units=units)), patterns, divisor.reshape(1)
+    return Codes.of(codes.tensor, replace(row, units=units), codes.told), patterns, divisor.reshape(1)
 
 
 FORM = Form(write_compressed, renamed, check, beside, takes, usual)

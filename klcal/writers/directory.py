@@ -1,0 +1,114 @@
+"""A directory that is there as a whole or not at all, and of which a second try goes on where the first was stopped.
+
+Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which gets its name when all of them are there.
+WORK says what is being made of what: the same work finds what was finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from klcal.errors import OutputError
+from klcal.writers.file import reason, sync
+
+__all__ = ["NewDirectory", "new_directory"]
+
+OWN = ".klcal"  # what is known of the work, until it is done
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class NewDirectory:
+    """A directory that is being made."""
+
+    path: Path
+    done: dict[str, Any] = field(
+        default_factory=dict
+    )  # for each finished file what was returned for it, as JSON has it
+
+    @property
+    def own(self) -> Path:
+        """A directory in it that will not stay."""
+        return self.path / OWN
+
+    def write(self, name: str, write: Callable[[BinaryIO], Any]) -> Any:
+        """Has a file written, unless that is done, and gives what was returned for it."""
+        if name not in self.done:
+            found = _write(self.path / name, write)
+            self.done[name] = found
+            _write(self.own / f"{DONE}.new", lambda out: out.write(json.dumps(self.done).encode()))
+            (self.own / f"{DONE}.new").replace(self.own / DONE)
+        return self.done[name]
+
+    def copy(self, name: str, source: Path) -> None:
+        """Copies a file, what a link leads to; one that was written has the name already."""
+        if name not in self.done:
+            with source.open("rb") as file:
+                _write(self.path / name, lambda out: shutil.copyfileobj(file, out))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w+b") as out:
+        found = write(out)
+        out.flush()
+        os.fsync(out.fileno())
+    return found
+
+
+@contextmanager
+def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
+    """A directory to be filled; once it is left without an error, it is there.
+
+    What is refused leaves nothing. What is interrupted, or has no room, leaves what was finished, for the next try.
+
+    Args:
+        output: the path, of what is not there, or an empty directory.
+        work: letters and digits, the same for the same work alone.
+
+    Raises:
+        OutputError: it cannot be written, or another process writes it.
+    """
+    target = Path(os.path.realpath(output))
+    temporary = target.with_name(f".{target.name}.klcal-{work}")
+    try:
+        (temporary / OWN).mkdir(parents=True, exist_ok=True)
+        lock = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(output, error, "name a directory where you may write") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield NewDirectory(temporary, _known(temporary / OWN / DONE))
+        shutil.rmtree(temporary / OWN)
+        temporary.replace(target)
+        sync(target.parent)
+    except BlockingIOError:
+        raise OutputError(f"another klcal writes '{output}'", "wait for it, or name another directory") from None
+    except OSError as error:
+        hint = f"make room, then run again: what is done stays in '{temporary.name}' until then"
+        raise _refused(output, error, hint) from error
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _refused(output: str, error: OSError, hint: str) -> OutputError:
+    return OutputError(f"cannot write '{output}': {reason(error)}", hint)
+
+
+def _known(done: Path) -> dict[str, Any]:
+    """What was finished before; nothing where that is not known."""
+    with suppress(OSError, ValueError):
+        found = json.loads(done.read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
