@@ -19,7 +19,7 @@ from klcal.search.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SESSIONS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+SESSIONS = [textwrap.dedent(each) for each in re.findall(r"```console\n(.*?)```", README, re.DOTALL)]
 PROGRAMS = [textwrap.dedent(each) for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
 
 
@@ -43,7 +43,7 @@ def test_a_session_prints_what_the_readme_shows(session, tmp_path):
 
 def test_a_session_that_prints_something_else_is_noticed(tmp_path):
     assert replayed("$ echo 1\n2\n", tmp_path) == "$ echo 1\n1\n"
-    assert len(SESSIONS) == 6
+    assert len(SESSIONS) == 7
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from klcal.errors import InputError
-from klcal.quantizers.packing import unpacked, words
+from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, unpacked, words
 from klcal.readers.description import Chunk, Description
 from klcal.readers.restored import dequantized
 from klcal.sketches.counting import values_of
@@ -16,7 +16,6 @@ from klcal.sketches.values import stored_chunks, stored_values
 
 __all__ = ["unpacked_weight"]
 
-LEAST_BITS, MOST_BITS = 1, 8
 E2M1_BITS = 4
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """What the patterns of a float4 stand for."""
@@ -82,7 +81,7 @@ class _Codes(_Made):
 
     def chunks(self) -> Iterator[Chunk]:
         """Signed integers, or the values of float4 patterns; some rows at a time."""
-        width, left = words(self.columns, self.bits) * 4, np.empty(0, np.uint8)
+        width, left = words(self.columns, self.bits) * WORD_BYTES, np.empty(0, np.uint8)
         for chunk in stored_chunks(self.of.parts):
             some = np.concatenate([left, chunk.astype(chunk.dtype.newbyteorder("<"), copy=False).view(np.uint8)])
             whole = some.size // width * width
@@ -129,7 +128,7 @@ def _integers(name: str, packed: Description, shape: Description | None) -> Desc
     if len(said) != 2 or said[0] != rows or said[1] < 1:
         return None
     columns = int(said[1])
-    fitting = [bits for bits in range(LEAST_BITS, MOST_BITS + 1) if words(columns, bits) == width]
+    fitting = [bits for bits in range(1, MOST_BITS + 1) if words(columns, bits) == width]
     if len(fitting) != 1:  # as of a few columns that fill no word
         return None
     return _coded(Description(name, "int8", (rows, columns)), _Codes(_stored(packed), fitting[0], columns))

@@ -1,4 +1,4 @@
-"""compressed-tensors: a checkpoint directory that transformers and vLLM load, as its config.json says.
+"""compressed-tensors: a checkpoint directory for transformers, vLLM and others, as its config.json says.
 
 For a module M of [out, in] weights, ``x̂ = (code − zero point) · scale``:
 
@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, PATTERNS, nearest_places
-from klcal.quantizers.packing import MOST_BITS, exponents, packed, words
+from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, exponents, packed, words
 from klcal.readers.quoting import quoted
 from klcal.writers.codes import Codes
 from klcal.writers.forms.compressed_config import (
@@ -150,18 +151,20 @@ def _tensors_of(codes: Codes, name: str, config: Mapping[str, Any]) -> Iterator[
 
 def _plain(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
     """Codes of 8 bits, one each."""
-    rows, columns = codes.tensor.shape
-    if as_.format == FLOAT:
-        yield Stored(name, "F8_E4M3", (rows, columns), rows * columns, lambda: (each.data for each in codes.pieces()))
-        return
     shift = _lowest(codes, as_) + (1 << MOST_BITS - 1)  # what makes signed codes of unsigned ones
-    yield of_array(f"{name}_zero_point", (_points(codes) - shift).astype(np.int8))
-    signed = lambda: ((each - shift).astype(np.int8).data for each in codes.pieces())  # noqa: E731
-    yield Stored(name, "I8", (rows, columns), rows * columns, signed)
+    if not as_.symmetric:
+        yield of_array(f"{name}_zero_point", (_points(codes) - shift).astype(np.int8))
+    kind, dtype = ("F8_E4M3", np.uint8) if as_.format == FLOAT else ("I8", np.int8)
+    shape = codes.tensor.shape
+    yield Stored(name, kind, shape, prod(shape), partial(_signed_pieces, codes, shift if kind == "I8" else 0, dtype))
+
+
+def _signed_pieces(codes: Codes, shift: int, dtype: type[np.int8 | np.uint8]) -> Iterator[Any]:
+    return ((piece - shift).astype(dtype, copy=False).data for piece in codes.pieces())
 
 
 def _packed(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
-    """Codes of fewer bits, or of 8, by row."""
+    """Codes of up to 8 bits, by row."""
     rows, columns = codes.tensor.shape
     size, lowest = words(columns, as_.num_bits), _lowest(codes, as_)
     kind, shape = ("I32", (rows, size)) if as_.format == PACKED else ("U8", (rows, columns // 2))
@@ -170,8 +173,8 @@ def _packed(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
     if not as_.symmetric:
         by_column = packed((_points(codes) - lowest).T, as_.num_bits)
         yield of_array(f"{name}_zero_point", np.ascontiguousarray(by_column).view("<i4").T)
-    nbytes = rows * size * np.dtype(np.int32).itemsize
-    yield Stored(f"{name}_packed", kind, shape, nbytes, partial(_packed_pieces, codes, as_.num_bits, lowest))
+    pieces = partial(_packed_pieces, codes, as_.num_bits, lowest)
+    yield Stored(f"{name}_packed", kind, shape, rows * size * WORD_BYTES, pieces)
 
 
 def _packed_pieces(codes: Codes, bits: int, lowest: int) -> Iterator[Any]:
