@@ -84,7 +84,7 @@ def apply_files(
     work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
     if work.files.directory is None:
-        with replacement(output, [path]) as file:
+        with replacement(output, [path, *work.inputs]) as file:
             table = _table(work, jobs, progress)
             return _applied(work, table, progress, partial(_write_file, work, file.replace))
     with new_directory(output, name_of(work)) as new:
@@ -245,14 +245,10 @@ def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter)
         held[name] = new.write(name, partial(_write, work.form, file))
         meter.finish(file)
     for name, data in _beside(work, model, held).items():
-        new.write(name, partial(_write_bytes, data))
+        new.put(name, data)
     for name in work.files.others:
         new.copy(name, Path(work.files.directory or "") / name)
     return sum(each.stat().st_size for each in new.path.rglob("*") if each.is_file() and new.own not in each.parents)
-
-
-def _write_bytes(data: bytes, out: BinaryIO) -> None:
-    out.write(data)
 
 
 def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:

@@ -56,6 +56,12 @@ class Work:
     exclude: tuple[str, ...]
 
     @property
+    def inputs(self) -> list[str]:
+        """All files that are read."""
+        given = self.by.importance if isinstance(self.by, Request) else self.by
+        return [*(each.path for each in self.files.tensors), *([given] if isinstance(given, str) else [])]
+
+    @property
     def form(self) -> Form:
         """How it is written."""
         return form_of(self.to)
@@ -92,15 +98,18 @@ def check_output(work: Work) -> None:
 
 def name_of(work: Work) -> str:
     """Digits that are the same for the same work on the same files alone."""
-    by, files = work.by, [each.path for each in work.files.tensors]
-    what: object = by
+    by = work.by
+    what: object = json.dumps(by.to_dict()) if isinstance(by, Table) else by
     if isinstance(by, Request):
         what = by.config, by.bounds, by.nonfinite
-        files += [] if by.importance is None else [by.importance]
-    elif isinstance(by, str):
-        files.append(by)
-    else:
-        what = json.dumps(by.to_dict())
-    times = [(each, os.stat(each).st_size, os.stat(each).st_mtime_ns) for each in files]  # noqa: PTH116
-    parts = (version("klcal"), work.to, work.include, work.exclude, what, times)
+    parts = (version("klcal"), work.to, work.include, work.exclude, what, [*map(_state, work.inputs)])
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    """A file as it is now: its size, and when it was written; that it is absent is said by who reads it."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return path, 0, 0
+    return path, found.st_size, found.st_mtime_ns

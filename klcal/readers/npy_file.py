@@ -91,15 +91,14 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         InputError: If it is no .npy file, damaged, or shorter than its header says.
     """
     header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
-    return [described(name, header, spans(file, header.offset, header.nbytes, header.storage))]
+    parts = spans(file, header.offset, header.nbytes, header.storage)
+    return [described(name, header, parts)]
 
 
-def described(name: str, header: Header, raw: tuple[Part, ...]) -> Description:
-    """The tensor of a header whose data are in some parts."""
-    parts = raw if header.length else ()
-    return Description(
-        name, header.dtype, header.shape, parts, header.status, header.reason, order=header.order, raw=raw
-    )
+def described(name: str, header: Header, parts: tuple[Part, ...]) -> Description:
+    """The tensor of a header whose values are in some parts."""
+    held, order = parts if header.length else (), header.order
+    return Description(name, header.dtype, header.shape, held, header.status, header.reason, order=order, raw=parts)
 
 
 def parse(head: bytes, size: int) -> Header:

@@ -79,6 +79,8 @@ class Codes:
             raise UsageError(f"the table has {row.dtype} values, the tensor {tensor.dtype}", "calibrate this model")
         if row.status not in ("ok", "zero"):
             raise UsageError(f"the table has no scale for it: {row.reason or row.status}", "leave it out: --exclude")
+        if row.nan:
+            raise UsageError(f"it holds {row.nan} NaN, which have no code", "leave it out: --exclude")
         found = Codes(tensor, row, told)
         found._numbers  # noqa: B018 - raises
         return found

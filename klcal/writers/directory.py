@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from klcal.errors import OutputError
+from klcal.errors import OutputError, UsageError
 from klcal.writers.file import reason, sync
 
 __all__ = ["NewDirectory", "new_directory"]
@@ -33,6 +33,7 @@ class NewDirectory:
     done: dict[str, Any] = field(
         default_factory=dict
     )  # for each finished file what was returned for it, as JSON has it
+    made: set[str] = field(default_factory=set)  # small files that were made
 
     @property
     def own(self) -> Path:
@@ -48,9 +49,14 @@ class NewDirectory:
             (self.own / f"{DONE}.new").replace(self.own / DONE)
         return self.done[name]
 
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a small file, in any case."""
+        _write(self.path / name, lambda out: out.write(data))
+        self.made.add(name)
+
     def copy(self, name: str, source: Path) -> None:
-        """Copies a file, what a link leads to; one that was written has the name already."""
-        if name not in self.done:
+        """Copies a file, what a link leads to, in any case; but not over one that was written."""
+        if name not in self.done and name not in self.made:
             with source.open("rb") as file:
                 _write(self.path / name, lambda out: shutil.copyfileobj(file, out))
 
@@ -75,7 +81,8 @@ def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
         work: letters and digits, the same for the same work alone.
 
     Raises:
-        OutputError: it cannot be written, or another process writes it.
+        UsageError: nothing can be written there.
+        OutputError: it could not be written after all, or another process writes it.
     """
     target = Path(os.path.realpath(output))
     temporary = target.with_name(f".{target.name}.klcal-{work}")
@@ -83,7 +90,8 @@ def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
         (temporary / OWN).mkdir(parents=True, exist_ok=True)
         lock = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise _refused(output, error, "name a directory where you may write") from error
+        what = f"cannot write '{output}': {reason(error)}"
+        raise UsageError(what, "name a directory where you may write") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield NewDirectory(temporary, _known(temporary / OWN / DONE))
@@ -94,16 +102,12 @@ def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
         raise OutputError(f"another klcal writes '{output}'", "wait for it, or name another directory") from None
     except OSError as error:
         hint = f"make room, then run again: what is done stays in '{temporary.name}' until then"
-        raise _refused(output, error, hint) from error
+        raise OutputError(f"cannot write '{output}': {reason(error)}", hint) from error
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         os.close(lock)
-
-
-def _refused(output: str, error: OSError, hint: str) -> OutputError:
-    return OutputError(f"cannot write '{output}': {reason(error)}", hint)
 
 
 def _known(done: Path) -> dict[str, Any]:

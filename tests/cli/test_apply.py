@@ -540,3 +540,41 @@ def test_a_quantized_model_is_carried_along_as_it_is():
     assert once.keys() == both.keys()
     for name, array in both.items():
         np.testing.assert_array_equal(once[name], array)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 70_000, ""])
+def test_names_that_no_archive_can_have_are_refused(name):
+    path = save("m.safetensors", **{name: VALUES})
+    found = klcal("apply", path, "--to", "npz", "-o", "q.npz")
+    assert found.code == 4
+    assert left() == {path}
+
+
+def test_an_absent_table_is_wrong_usage_for_a_directory_too():
+    checkpoint("m")
+    found = klcal("apply", "m", "--table", "absent.json", "--to", "fake", "-o", "q")
+    assert found.code == 2
+    assert "absent.json" in found.err
+    assert not hidden()
+
+
+def test_a_table_is_not_replaced_by_the_model():
+    path = save("m.safetensors", w=VALUES)
+    assert klcal("calibrate", path, "-o", "t.safetensors").code == 0
+    before = Path("t.safetensors").read_bytes()
+    assert klcal("apply", path, "--table", "t.safetensors", "--to", "safetensors", "-o", "t.safetensors").code == 2
+    assert Path("t.safetensors").read_bytes() == before
+
+
+def test_nan_is_refused_before_anything_is_written_and_infinity_is_clipped():
+    values = VALUES.copy()
+    values[0, :2] = [np.inf, -np.inf]
+    path = save("m.safetensors", w=values)
+    options = ("--nonfinite", "ignore", "--dtype", "int8", "--to", "safetensors", "-o", "q.safetensors")
+    assert klcal("apply", path, *options).code == 0
+    assert loaded("q.safetensors")["w"][0, :2].tolist() == [127, -127]
+    values[0, 0] = np.nan
+    save("n.safetensors", w=values)
+    found = klcal("apply", "n.safetensors", *options[:-1], "r.safetensors")
+    assert found.code == 4
+    assert "1 NaN" in found.err

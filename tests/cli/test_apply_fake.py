@@ -12,6 +12,8 @@ import pytest
 import safetensors.numpy
 
 import klcal as library
+from klcal.writers.forms import fake
+from tests.support import gguf, protobuf
 from tests.support.command import klcal
 from tests.support.lazy import torch
 
@@ -183,3 +185,30 @@ def test_a_file_of_zip_entries_with_comments_and_descriptors_is_sound():
     output = faked("a.npz", "--dtype", "int8", "--include", "w")
     assert zipfile.ZipFile(output).testzip() is None
     np.testing.assert_array_equal(np.load(output)["w"], expected("w", VALUES))
+
+
+def test_gguf_and_onnx_are_what_their_libraries_read():
+    from gguf import GGUFReader
+
+    Path("m.gguf").write_bytes(gguf.gguf({"w": gguf.of(VALUES), "h": gguf.of(VALUES.astype(np.float16))}))
+    output = faked("m.gguf", *GROUPS)
+    found = {each.name: np.array(each.data) for each in GGUFReader(output).tensors}
+    np.testing.assert_array_equal(found["w"], expected("w", VALUES))
+    half = expected("h", VALUES.astype(np.float16)).astype(np.float16)
+    np.testing.assert_array_equal(found["h"], half)
+    raw = protobuf.held(9, VALUES.tobytes())
+    Path("m.onnx").write_bytes(protobuf.model(protobuf.tensor("w", VALUES.shape, more=raw)))
+    output = faked("m.onnx", *GROUPS)
+    want = Path("m.onnx").read_bytes().replace(VALUES.tobytes(), expected("w", VALUES).tobytes())
+    assert Path(output).read_bytes() == want
+    Path("data").write_bytes(VALUES.tobytes())
+    beside = protobuf.external(length=VALUES.nbytes, location="data")
+    Path("m.onnx").write_bytes(protobuf.model(protobuf.tensor("w", VALUES.shape, more=beside)))
+    refused("m.onnx", "in another file")
+
+
+def test_a_checksum_that_was_not_renewed_is_noticed(monkeypatch):
+    """The twin: what reads archives says so."""
+    np.savez("a.npz", w=VALUES)
+    monkeypatch.setattr(fake, "_renew", lambda *_: None)
+    assert zipfile.ZipFile(faked("a.npz", "--dtype", "int8")).testzip() == "w.npy"

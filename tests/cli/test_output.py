@@ -264,7 +264,7 @@ def test_a_run_that_stops_leaves_the_old_file(here, monkeypatch, error):
 
     Path("x.json").write_text("old")
     for place in (pipeline, file):
-        monkeypatch.setattr(place, "find" if place is pipeline else "_sync", broken)
+        monkeypatch.setattr(place, "find" if place is pipeline else "sync", broken)
         code = klcal("calibrate", "x.npy", "-o", "x.json").code
         assert code != 0
     assert files() == ["x.json", "x.npy"]
