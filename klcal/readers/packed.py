@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -31,6 +32,8 @@ def unpacked_weight(stem: str, named: Mapping[str, Description]) -> Description 
     packed, scale = named[f"{stem}weight_packed"], named[f"{stem}weight_scale"]
     points, divisor = named.get(f"{stem}weight_zero_point"), named.get(f"{stem}weight_global_scale")
     if f"{stem}weight_g_idx" in named or len(packed.shape) != 2 or packed.status == "failed":
+        return None
+    if divisor is not None and prod(divisor.shape) != 1:
         return None
     if packed.dtype == "uint8":
         codes: Description | None = _float4(f"{stem}weight", packed)
@@ -121,13 +124,14 @@ class _Quotients(_Made):
 def _integers(name: str, packed: Description, shape: Description | None) -> Description | None:
     """The codes of a matrix, which says itself how many columns it has: int8."""
     rows, width = packed.shape
+    if shape is None or shape.shape != (2,) or shape.dtype != "int64":
+        return None
     try:
-        said = [] if shape is None else stored_values(_stored(shape)).ravel().tolist()
-    except InputError:
+        said, columns = stored_values(_stored(shape)).tolist()
+    except (InputError, ValueError):  # of a file that is damaged, or has no data
         return None
-    if len(said) != 2 or said[0] != rows or said[1] < 1:
+    if said != rows or columns < 1:
         return None
-    columns = int(said[1])
     fitting = [bits for bits in range(1, MOST_BITS + 1) if words(columns, bits) == width]
     if len(fitting) != 1:  # as of a few columns that fill no word
         return None
