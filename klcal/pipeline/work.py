@@ -102,7 +102,15 @@ def name_of(work: Work) -> str:
     what: object = json.dumps(by.to_dict()) if isinstance(by, Table) else by
     if isinstance(by, Request):
         what = by.config, by.bounds, by.nonfinite
-    parts = (version("klcal"), work.to, work.include, work.exclude, what, [*map(_state, work.inputs)])
+    parts = (
+        version("klcal"),
+        work.to,
+        work.include,
+        work.exclude,
+        what,
+        work.files.others,
+        [*map(_state, work.inputs)],
+    )
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:DIGITS]
 
 

@@ -90,9 +90,9 @@ class Codes:
         """What the row quantizes to."""
         return Scheme.parse(self.row.target or "", self.row.scheme or "auto", self.row.scale_format or "float32")
 
-    @cached_property
+    @property
     def filled(self) -> Row:
-        """The row, with a quantizer wherever all values are 0."""
+        """The row, with a quantizer wherever all values are 0. It is made each time: a model may have many units."""
         row, scheme = self.row, self.scheme
         zero = _code_of_zero(scheme)
         ends: dict[str, Any] = {} if scheme.is_float else {"qmin": scheme.integers[0], "qmax": scheme.integers[-1]}
@@ -108,17 +108,18 @@ class Codes:
         numbers: dict[str, Any] = {"scale": np.where(lacking, 1.0, units.scale), "zero_point": points, "status": None}
         return replace(row, status="ok", units=replace(units, **numbers), **ends)
 
-    @cached_property
+    @property
     def _numbers(self) -> Units | None:
         """Of each unit; None where there is one scale."""
-        rounding_of(self.filled)
-        if self.filled.units is None or 0 in self.tensor.shape:
-            one_for_all(self.filled)
+        filled = self.filled
+        rounding_of(filled)
+        if filled.units is None or 0 in self.tensor.shape:
+            one_for_all(filled)
             return None
         if self.tensor.order is None:
             raise UsageError(REPEATED.what, REPEATED.hint)
-        ByUnit.of(self.filled.units, self.tensor.shape)
-        return self.filled.units
+        ByUnit.of(filled.units, self.tensor.shape)
+        return filled.units
 
     def pieces(self) -> Iterator[npt.NDArray[Any]]:
         """Its codes, flat, in C order, some at a time: int64, or the uint8 patterns of a float format.
@@ -149,8 +150,9 @@ class Codes:
             chunks: all values.
             order: of the axes in them.
         """
-        rounding, position = rounding_of(self.filled), 0
-        by_unit = None if self._numbers is None else ByUnit.of(self._numbers, self.tensor.shape, order)
+        filled, units, position = self.filled, self._numbers, 0
+        rounding = rounding_of(filled)
+        by_unit = None if units is None else ByUnit.of(units, self.tensor.shape, order)
         for chunk in chunks:
             self.told(chunk.nbytes)
             for start in range(0, chunk.size, PIECE):
@@ -159,7 +161,7 @@ class Codes:
                     raise InputError("it holds NaN, which has no code", "leave it out: --exclude")
                 if self.row.status == "zero" and values.any():
                     raise InputError("the table says that every value is 0, and some are not", "calibrate this model")
-                by = by_unit.at(position, values.size) if by_unit else one_for_all(self.filled)
+                by = by_unit.at(position, values.size) if by_unit else one_for_all(filled)
                 position += values.size
                 if rounding.target is None:
                     yield rounding.quantized(values, *by), *by

@@ -30,9 +30,7 @@ class NewDirectory:
     """A directory that is being made."""
 
     path: Path
-    done: dict[str, Any] = field(
-        default_factory=dict
-    )  # for each finished file what was returned for it, as JSON has it
+    done: dict[str, Any] = field(default_factory=dict)  # of each finished file what was returned, as JSON has it
     made: set[str] = field(default_factory=set)  # small files that were made
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -146,3 +147,21 @@ def test_a_file_is_what_the_library_reads_each_item_where_it_may_be(tmp_path):
 def test_bytes_that_were_not_announced_and_equal_names_are_refused(tensors, words, tmp_path):
     with (tmp_path / "x").open("wb") as out, pytest.raises(OutputError, match=words):
         write(tensors, out, {})
+
+
+def test_memory_is_that_of_a_piece_not_of_the_tensor(tmp_path):
+    path, rows = tmp_path / "w.npy", 1 << 14  # a sparse file of 64 MiB
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, 1 << 10)})
+        file.write(VALUES.tobytes())
+        file.truncate(file.tell() - VALUES.nbytes + rows * 4096)
+    row = klcal.calibrate_files(path, dtype="int4", per="group:128").rows[0]
+    (description,) = klcal.read(path).values()
+    codes = Codes.of(description, row)
+    tracemalloc.start()
+    try:
+        assert sum(piece.size for piece in codes.pieces()) == rows << 10
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 << 20

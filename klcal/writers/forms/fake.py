@@ -82,7 +82,7 @@ def _check_apart(file: TensorFile) -> None:
         (*found, each.tensor.name, each.codes is not None)
         for each in file.tensors
         for part in each.tensor.parts or each.tensor.raw
-        if (found := _range(part))
+        if (found := _range(part, file.path))
     ]
     end, name, is_quantized = 0, "", False
     for first, last, other, other_is in sorted(ranges):
@@ -92,13 +92,13 @@ def _check_apart(file: TensorFile) -> None:
             end, name, is_quantized = last, other, other_is
 
 
-def _range(part: Part) -> tuple[int, int] | None:
-    """From the first to the last byte of some values, where they lie in the file as they are."""
+def _range(part: Part, path: str) -> tuple[int, int] | None:
+    """From the first to the last byte of some values, where they lie in a file as they are."""
+    if not isinstance(part, FileSpan | StridedSpan) or part.file.path != path:
+        return None
     if isinstance(part, FileSpan):
         return part.offset, part.offset + part.length
-    if isinstance(part, StridedSpan):
-        return part.offset, part.offset + extent(part.dims) * np.dtype(part.storage).itemsize
-    return None
+    return part.offset, part.offset + extent(part.dims) * np.dtype(part.storage).itemsize
 
 
 def _replace(codes: Codes, spans: Iterable[FileSpan], out: BinaryIO) -> None:
