@@ -31,6 +31,7 @@ from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 __all__ = ["Applied", "apply_files"]
 
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
+WEIGHT, INPUT = ".weight", ".input"  # what names of weights and of dumped inputs have behind that of their module
 MORE = "calibrate the model again, or leave it out with --exclude"
 TABLE = "table.safetensors"  # what was calibrated, until the model is written
 
@@ -138,8 +139,8 @@ def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str
     if lacking:
         many = "s" * (lacking > 1)
         yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
-    used = {id(each.codes.row) for file in model.files for each in file.tensors if each.codes is not None}
     tensors = [each for file in model.files for each in file.tensors]
+    used = {id(each.codes.row) for each in tensors if each.codes is not None} | {id(each.input) for each in tensors}
     left = {name for each in tensors if not work.taken.takes(each.tensor) for name in each.names}
     known = [row for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
     idle = [row.name for row in known if row.name not in left]
@@ -193,7 +194,9 @@ def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
             if isinstance(row, Row) and row.status not in KEPT:
                 with _named(file.source, each.name):
                     codes = Codes.of(each, row, meter.advance)
-            assigned.append(Assigned(each, codes))
+            by_input = quantizers.by_name.get(f"{each.name.removesuffix(WEIGHT)}{INPUT}", [])
+            takes_input = work.form.inputs and codes is not None and len(by_input) == 1
+            assigned.append(Assigned(each, codes, by_input[0] if takes_input else None))
         found.append(TensorFile(file.name, file.path, file.source, tuple(assigned)))
     return Model(tuple(found), work.files.directory), lacking
 

@@ -249,6 +249,67 @@ def test_weights_of_a_pt_that_are_tied_to_an_embedding_stay(tmp_path) -> None:
     assert (found["embed_tokens.weight"] == 1).all()
 
 
+# --- inputs that were dumped
+
+
+def with_inputs(*options: str) -> None:
+    """A model of one weight, what went into it, and a table of both."""
+    one_row("base", np.linspace(-1, 1, 256, dtype=np.float32).reshape(2, 128))
+    safetensors.numpy.save_file(
+        {"up.input": np.linspace(-1, 3, 640, dtype=np.float32).reshape(5, 128)}, "i.safetensors"
+    )
+    assert klcal("calibrate", "base", "i.safetensors", *options, "-o", "t.json").code == 0
+
+
+def test_scales_of_inputs_stand_beside_those_of_weights() -> None:
+    with_inputs("--dtype", "int8", "--per", "up.weight=channel", "--scheme", "symmetric-full")
+    found = tensors(apply("--table", "t.json"))
+    rows = {row.name: row for row in library.load_table("t.json").rows}
+    assert found["up.input_scale"].tolist() == [np.float32(rows["up.input"].scale)]
+    assert {name: each.dtype for name, each in found.items() if name == "up.weight"} == {"up.weight": np.int8}
+    (group,) = config()["config_groups"].values()
+    of_inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "tensor", "dynamic": False}
+    assert group["input_activations"] == of_inputs
+    assert group["format"] == "int-quantized"
+
+
+def test_a_zero_point_of_inputs_is_signed() -> None:
+    with_inputs("--dtype", "*.input=uint8", "--dtype", "int8", "--per", "up.weight=channel")
+    found = tensors(apply("--table", "t.json"))
+    row = next(row for row in library.load_table("t.json").rows if row.name == "up.input")
+    assert found["up.input_zero_point"].tolist() == [row.zero_point - 128]
+    assert found["up.input_zero_point"].dtype == np.int8
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (
+            ("--dtype", "*.input=int8", "--dtype", "int4", "--per", "up.weight=channel"),
+            "int4 per channel beside inputs",
+        ),
+        (("--dtype", "*.input=float8_e4m3fn", "--dtype", "int8"), "int8 per tensor beside inputs in 8 bits (float)"),
+        (("--dtype", "int8", "--per", "up.weight=group:32"), "int8 per group beside inputs"),
+        (("--dtype", "int8", "--per", "channel"), "no single scale for 'up.input'"),
+        (("--dtype", "*.input=int6", "--dtype", "int8"), "int6 values of 'up.input'"),
+    ],
+)
+def test_inputs_that_do_not_go_with_their_weight_are_refused(options, what) -> None:
+    with_inputs(*options)
+    done = klcal("apply", "base", "--to", "compressed-tensors", "--table", "t.json", "-o", "out")
+    assert done.code == 2
+    assert what in done.err
+    assert not Path("out").exists()
+
+
+def test_a_form_that_has_no_inputs_says_that_their_rows_are_not_used() -> None:
+    with_inputs("--dtype", "int8")
+    done = klcal("apply", "base", "--to", "safetensors", "--table", "t.json", "-o", "out")
+    assert done.code == 0
+    assert "no tensor for 1 row of the table: 'up.input'" in done.err
+    assert "no tensor" not in klcal("apply", "base", "--to", "compressed-tensors", "--table", "t.json", "-o", "ct").err
+
+
 # --- what is refused
 
 

@@ -226,6 +226,62 @@ def test_packed_zero_points_load_as_the_warning_says(bases, tmp_path) -> None:
         assert torch.equal(model.get_parameter(name), torch.from_numpy(wanted)), name
 
 
+# --- inputs that are quantized by a scale known before
+
+
+def dumped(base: str, path: Path) -> str:
+    """A file with what goes into each Linear that is quantized."""
+    model, found = transformers.AutoModelForCausalLM.from_pretrained(base), {}
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            keep = lambda _, args, name=name: found.__setitem__(f"{name}.input", args[0].clone().contiguous())  # noqa: E731
+            module.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        model(torch.arange(20, 36)[None])  # others than those that are compared
+    save_file(found, str(path))
+    return str(path)
+
+
+def fake_quantized(row, values):
+    """As the consumer does it: integers are clipped to all of 8 bits."""
+    if row.target == "float8_e4m3fn":
+        return (values / row.scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(torch.float32) * row.scale
+    zero = row.zero_point - (128 if row.target == "uint8" else 0)
+    return (((values / row.scale).round() + zero).clamp(-128, 127) - zero) * row.scale
+
+
+INPUTS = {
+    "int8": ("--dtype", "int8", "--scheme", "symmetric-full"),
+    "int8, affine inputs": ("--dtype", "*.input=uint8", "--dtype", "int8"),
+    "float8": ("--dtype", "float8_e4m3fn"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs_are_quantized_by_the_rows_of_the_table(bases, tmp_path, case) -> None:
+    base, table = bases["float32"], str(tmp_path / "t.json")
+    inputs = dumped(base, tmp_path / "inputs.safetensors")
+    options = (*INPUTS[case], "--per", "*.weight=channel", "--include", LINEAR, "--include", "*.input", "-o", table)
+    assert klcal("calibrate", base, inputs, *options).code == 0
+    out = applied(base, tmp_path / "out", "--table", table)
+    rows = {row.name: row for row in library.load_table(table).rows}
+    model, dense = loaded(out), transformers.AutoModelForCausalLM.from_pretrained(base)
+    state, originals = dense.state_dict(), load_file(f"{base}/model.safetensors")
+    for name, module in dense.named_modules():
+        if name.endswith("_proj"):
+            row = rows[f"{name}.weight"]
+            values = originals[f"{name}.weight"].numpy()
+            restored = library.dequantize(library.quantize(values, row), row)
+            state[f"{name}.weight"].copy_(torch.from_numpy(restored))
+            quantize = lambda _, args, row=rows[f"{name}.input"]: (fake_quantized(row, args[0]),)  # noqa: E731
+            module.register_forward_pre_hook(quantize)
+    with torch.no_grad():
+        logits, expected = model(TOKENS).logits, dense(TOKENS).logits
+        floats = transformers.AutoModelForCausalLM.from_pretrained(base)(TOKENS).logits
+    assert torch.equal(logits, expected)
+    assert not torch.equal(logits, floats)
+
+
 # --- a check that cannot fail is none
 
 

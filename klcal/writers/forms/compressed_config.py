@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from klcal.errors import UsageError
 from klcal.quantizers.packing import MOST_BITS
 from klcal.quantizers.scheme import Scheme
+from klcal.tables.rows import Row
 from klcal.tables.units import Units
 
-__all__ = ["FLOAT", "INTEGERS", "MXFP4", "NVFP4", "PACKED", "Storage", "quantization_config", "storage_of"]
+__all__ = ["FLOAT", "INTEGERS", "MXFP4", "NVFP4", "PACKED", "Inputs", "Storage", "quantization_config", "storage_of"]
 
 PACKED, INTEGERS, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
 MXFP4, NVFP4 = "mxfp4-pack-quantized", "nvfp4-pack-quantized"
@@ -21,6 +22,34 @@ MIXED = "mixed-precision"
 MX_SIZE, NV_SIZE = 32, 16  # values of a group
 FLOAT4 = "use --per group:32 with --scale-format e8m0 (MXFP4), or --per group:16 with float8_e4m3fn (NVFP4)"
 HEAD = "lm_head"  # a Linear of most language models; one that is tied to the embedding has no tensor of its own
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What quantizes the inputs of a module where it runs: one scale for all, known before."""
+
+    type: Literal["int", "float"]
+    symmetric: bool
+
+    @staticmethod
+    def of(row: Row) -> Inputs:
+        """Those of a row that was calibrated on dumped inputs.
+
+        Raises:
+            UsageError: the format has no such quantizer.
+        """
+        if row.units is not None or row.scale is None:
+            raise UsageError(f"no single scale for '{row.name}'", "calibrate inputs --per tensor, or leave them out")
+        if row.target not in ("int8", "uint8", "float8_e4m3fn"):
+            raise UsageError(f"{row.target} values of '{row.name}'", "use int8 or float8_e4m3fn for inputs")
+        is_float = row.target.startswith("float8")
+        return Inputs("float" if is_float else "int", row.scheme != "affine")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As ``QuantizationArgs`` has it."""
+        of_one = {"num_bits": MOST_BITS, "type": self.type, "symmetric": self.symmetric, "strategy": "tensor"}
+        return {**of_one, "dynamic": False}
 
 
 @dataclass(frozen=True)
@@ -35,28 +64,42 @@ class Storage:
     group_size: int | None = None
     block_structure: tuple[int, int] | None = None
     scale_dtype: str | None = None
+    inputs: Inputs | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Without what does not apply."""
-        fields = {name: value for name, value in vars(self).items() if name != "format" and value is not None}
+        """Of the weight, without what does not apply."""
+        others = ("format", "inputs")
+        fields = {name: value for name, value in vars(self).items() if name not in others and value is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def storage_of(scheme: Scheme, units: Units | None, shape: tuple[int, ...]) -> Storage:
+def storage_of(scheme: Scheme, units: Units | None, shape: tuple[int, ...], inputs: Inputs | None = None) -> Storage:
     """How codes of a scheme are stored.
 
     Integers that need no zero point are packed, whatever their width: it is the format that all readers have for
-    weights alone. With zero points, codes of 8 bits in channels are stored as they are, which more readers take.
+    weights alone. With zero points, codes of 8 bits in channels are stored as they are, which more readers take; and so
+    are all codes of 8 bits where inputs are quantized too.
 
     Args:
         scheme: what the weight was quantized to.
         units: what of it has a scale of its own; None for one scale.
         shape: [out, in].
+        inputs: what quantizes the inputs; None for nothing.
 
     Raises:
         UsageError: the format has no such quantizer.
     """
+    found = _of_weight(scheme, units, shape)
+    if inputs is None:
+        return found
+    if found.type != inputs.type or found.num_bits != MOST_BITS or found.strategy == "group":
+        what = f"{scheme.dtype} per {found.strategy} beside inputs in 8 bits ({inputs.type})"
+        raise UsageError(what, "use int8 in channels beside int8 inputs, float8_e4m3fn beside those, or leave them out")
+    return replace(found, format=INTEGERS if found.type == "int" else FLOAT, inputs=inputs)
+
+
+def _of_weight(scheme: Scheme, units: Units | None, shape: tuple[int, ...]) -> Storage:
     strategy, size = _strategy(units, shape)
     if scheme.dtype == "float8_e4m3fn":
         if strategy == "group":
@@ -129,6 +172,7 @@ def quantization_config(quantized: Mapping[str, Storage], others: Iterable[str])
             "targets": ["Linear"] if len(members) == 1 else _patterns(names, {*quantized, *kept} - {*names}),
             "weights": stored.arguments,
             "format": stored.format,
+            **({} if stored.inputs is None else {"input_activations": stored.inputs.arguments}),
         }
         for number, (stored, names) in enumerate(members.items())
     }

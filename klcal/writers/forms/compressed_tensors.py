@@ -10,7 +10,8 @@ For a module M of [out, in] weights, ``x̂ = (code − zero point) · scale``:
     nvfp4-pack-quantized  the same; M.weight_scale: float8_e4m3fn, divided by M.weight_global_scale: float32 [1]
 
 M.weight_scale is of the model's dtype where nothing else is said: [1], [out, 1], or as many as there are groups or
-blocks along each axis. All other tensors are as they were.
+blocks along each axis. Where inputs are quantized, M.input_scale is [1], and M.input_zero_point int8. All other tensors
+are as they were.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, PATTERNS, nearest_places
 from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, exponents, packed, words
 from klcal.readers.quoting import quoted
+from klcal.tables.rows import Row
 from klcal.writers.codes import Codes
 from klcal.writers.forms.compressed_config import (
     FLOAT,
@@ -37,12 +39,13 @@ from klcal.writers.forms.compressed_config import (
     MXFP4,
     NVFP4,
     PACKED,
+    Inputs,
     Storage,
     quantization_config,
     storage_of,
 )
 from klcal.writers.forms.compressed_model import CONFIG, KEY, WEIGHT, config_in, scale_dtype, takes, usual
-from klcal.writers.forms.form import Form, Model, TensorFile
+from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 from klcal.writers.forms.plain import as_safetensors, kept, metadata_of_file, of_array
 from klcal.writers.safetensors_file import Stored, write
 
@@ -66,17 +69,17 @@ def check(model: Model) -> list[str]:
         UsageError: a tensor cannot be stored so that it is loaded as the table says; names it.
     """
     config = config_in(model.directory)
-    quantized = [(file, each.codes) for file in model.files for each in file.tensors if each.codes is not None]
-    for file, codes in quantized:
+    quantized = [(file, each, each.codes) for file in model.files for each in file.tensors if each.codes is not None]
+    for file, each, codes in quantized:
         if Path(file.name).parent != Path():
             what = f"'{file.name}' lies below the {CONFIG}, which does not say what it is"
             raise UsageError(what, "give the index of the model's own files, or a directory without the others")
         try:
-            list(_tensors_of(codes, codes.tensor.name, config))  # no codes are made: its scales are
+            list(_tensors_of(each, codes, codes.tensor.name, config))  # no codes are made: its scales are
         except UsageError as error:
             where = f"{file.source}: {quoted(codes.tensor.name)}: {error.what}"
             raise UsageError(where, error.hint) from None
-    storages, dtypes = {*_modules(model)[0].values()}, {scale_dtype(config, codes.tensor) for _, codes in quantized}
+    storages, dtypes = {*_modules(model)[0].values()}, {scale_dtype(config, codes.tensor) for *_, codes in quantized}
     warnings = []
     if any(each.format == PACKED and not each.symmetric for each in storages):
         if len(storages) > 1:
@@ -94,7 +97,7 @@ def _modules(model: Model) -> tuple[dict[str, Any], list[str]]:
         for each in file.tensors:
             for name in (name.removesuffix(WEIGHT) for name in each.names if name.endswith(WEIGHT)):
                 if each.codes is not None:
-                    quantized[name] = storage_of(each.codes.scheme, each.codes.row.units, each.tensor.shape)
+                    quantized[name] = _storage(each, each.codes)
                 elif len(each.tensor.shape) == 2:
                     others.append(name)
     return quantized, others
@@ -128,16 +131,23 @@ def _all_tensors(file: TensorFile, config: Mapping[str, Any]) -> Iterator[Stored
     """Tied weights once for each of their names, as the format has no ties."""
     for each in file.tensors:
         for name in each.names:
-            yield from [kept(each.tensor, name)] if each.codes is None else _tensors_of(each.codes, name, config)
+            yield from [kept(each.tensor, name)] if each.codes is None else _tensors_of(each, each.codes, name, config)
 
 
-def _tensors_of(codes: Codes, name: str, config: Mapping[str, Any]) -> Iterator[Stored]:
+def _storage(each: Assigned, codes: Codes) -> Storage:
+    inputs = None if each.input is None else Inputs.of(each.input)
+    return storage_of(codes.scheme, codes.row.units, each.tensor.shape, inputs)
+
+
+def _tensors_of(each: Assigned, codes: Codes, name: str, config: Mapping[str, Any]) -> Iterator[Stored]:
     """What a weight of some name becomes.
 
     Raises:
         UsageError: it cannot be stored so, or its scales would be rounded.
     """
-    as_ = storage_of(codes.scheme, codes.row.units, codes.tensor.shape)
+    as_ = _storage(each, codes)
+    if each.input is not None:
+        yield from _input(each.input, name.removesuffix(WEIGHT), scale_dtype(config, each.tensor))
     if as_.format == NVFP4:
         codes, relative, divisor = _relative(codes)
         yield of_array(f"{name}_scale", relative, "F8_E4M3")
@@ -145,7 +155,8 @@ def _tensors_of(codes: Codes, name: str, config: Mapping[str, Any]) -> Iterator[
     elif as_.format == MXFP4:
         yield of_array(f"{name}_scale", exponents(codes.scales))
     else:
-        yield _scale(f"{name}_scale", codes, scale_dtype(config, codes.tensor))
+        scales = codes.scales if codes.row.units is not None else codes.scales.reshape(1)
+        yield _scale(f"{name}_scale", scales, scale_dtype(config, codes.tensor))
     yield from _plain(codes, as_, name) if as_.format in (INTEGERS, FLOAT) else _packed(codes, as_, name)
 
 
@@ -201,13 +212,20 @@ def _points(codes: Codes) -> npt.NDArray[np.int64]:
     return points.reshape(1) if codes.row.units is None else points
 
 
-def _scale(name: str, codes: Codes, dtype: str) -> Stored:
+def _input(row: Row, module: str, dtype: str) -> Iterator[Stored]:
+    """What quantizes the inputs of a module."""
+    yield _scale(f"{module}.input_scale", np.array([row.scale], np.float32), dtype)
+    if row.scheme == "affine":
+        shift = 1 << MOST_BITS - 1 if row.target == "uint8" else 0
+        yield of_array(f"{module}.input_zero_point", np.array([(row.zero_point or 0) - shift], np.int8))
+
+
+def _scale(name: str, scales: npt.NDArray[np.float32], dtype: str) -> Stored:
     """Scales in a dtype that holds all of them.
 
     Raises:
         UsageError: it does not.
     """
-    scales = codes.scales if codes.row.units is not None else codes.scales.reshape(1)
     if dtype == "float32":
         return of_array(name, scales)
     if dtype == "float16":
@@ -238,4 +256,4 @@ def _relative(codes: Codes) -> tuple[Codes, npt.NDArray[np.uint8], npt.NDArray[n
     return Codes.of(codes.tensor, replace(row, units=units), codes.told), patterns, divisor.reshape(1)
 
 
-FORM = Form(write_compressed, renamed, check, beside, takes, usual)
+FORM = Form(write_compressed, renamed, check, beside, takes, usual, inputs=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from klcal.readers.description import Description
+from klcal.tables.rows import Row
 from klcal.writers.codes import Codes
 
 __all__ = ["Assigned", "Form", "Model", "TensorFile"]
@@ -17,6 +18,7 @@ class Assigned(NamedTuple):
 
     tensor: Description
     codes: Codes | None  # None where it is kept as it is
+    input: Row | None = None  # what quantizes the inputs of its module, where the table knows
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,3 +83,4 @@ class Form:
     takes: Callable[[Description, Sequence[str]], bool] = _any  # whether a tensor may be quantized, by it and --include
     usual: Callable[[str | None, Iterable[Description], Mapping[str, Any]], dict[str, Any]] = _as_given
     """The options of a calibration for a model in some directory: its tensors that are wanted, and those given."""
+    inputs: bool = False  # whether it holds what quantizes the inputs of modules
