@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import klcal as library
-from tests.support.command import klcal
+from tests.support.command import klcal, klcal_process
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", reason="make test-consumers installs it")
@@ -186,6 +186,29 @@ def test_a_head_that_is_the_embedding_stays_as_it_is(bases, tmp_path) -> None:
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     original = load_file(f"{base}/model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(model.lm_head.weight, original)
+
+
+def test_experts_and_a_process_of_its_own(tmp_path) -> None:
+    """Which transformers puts together; beside the model in which the values are replaced."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 3, "max_position_embeddings": 64}
+    base, table = str(tmp_path / "base"), str(tmp_path / "t.safetensors")
+    transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **heads)).save_pretrained(base)
+    options = ("--dtype", "int4", *FULL, "--per", "group:32", "--exclude", "*embed*", "--exclude", "*lm_head*")
+    assert (
+        klcal("calibrate", base, *options, "--include", "*_proj.weight", "--include", "*.w?.weight", "-o", table).code
+        == 0
+    )
+    logits = []
+    for form in ("compressed-tensors", "fake"):
+        done = klcal_process("apply", base, "--to", form, "--table", table, "-o", str(tmp_path / form))
+        assert done.code == 0, done.err
+        with torch.no_grad():
+            logits.append(loaded(str(tmp_path / form))(TOKENS).logits)
+    written = load_file(tmp_path / "compressed-tensors" / "model.safetensors")
+    assert sum(name.endswith("_packed") for name in written) == 4 + 3 * 3
+    assert torch.equal(*logits)
 
 
 MIXED = ("--dtype", "*self_attn*=int8", "--dtype", "int4", *FULL, "--per", "*self_attn*=channel", "--per", "group:128")

@@ -19,8 +19,10 @@ __all__ = ["CONFIG", "KEY", "WEIGHT", "config_in", "scale_dtype", "takes", "usua
 
 CONFIG, KEY = "config.json", "quantization_config"
 WEIGHT = ".weight"  # what the parameter of a Linear is called
-SPARED = ("*embed*", "*wte.*", "*wpe.*", "*shared.weight", "*lm_head*", "*attention_bias*", "*.gate.weight", "*router*")
-"""Names of weights with two axes that are left as they are: embeddings, heads, and what routes to experts."""
+EMBEDDINGS = ("*embed*", "*wte.*", "*wpe.*", "*shared.weight", "*attention_bias*")
+ROUTERS = ("*.gate.weight", "*expert_gate.weight", "*router*")
+SPARED = (*EMBEDDINGS, *ROUTERS, "*lm_head*")
+"""Names of weights with two axes that are left as they are."""
 CONV1D = ("clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 """Models whose weights are [in, out], and no Linear's."""
 FLOAT4 = "float4_e2m1fn"
