@@ -364,6 +364,15 @@ def test_what_cannot_be_loaded_is_refused_with_the_way_out(case) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("case", ["a shorter group", "wide integers", "float4 in channels"])
+def test_nothing_is_calibrated_for_what_cannot_be_stored(monkeypatch, case) -> None:
+    model()
+    monkeypatch.setattr("klcal.pipeline.apply.calibrate_files", None)
+    options = REFUSED[case][1]
+    assert klcal("apply", "base", "--to", "compressed-tensors", "-o", "out", *options).code == 2
+    assert klcal("apply", "base", "--to", "compressed-tensors", "-o", "out", "--per", "channel").code == 5
+
+
 def test_a_file_alone_is_refused() -> None:
     model()
     shard = "base/model-00001-of-00002.safetensors"
