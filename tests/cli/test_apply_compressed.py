@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -399,3 +400,12 @@ def test_a_damaged_config_is_refused(text) -> None:
     assert done.code == 2
     assert "config.json" in done.err
     assert not Path("out").exists()
+
+
+def test_a_config_that_is_no_file_is_refused() -> None:
+    model()
+    Path("base/config.json").unlink()
+    os.mkfifo("base/config.json")
+    done = klcal("apply", "base", "--to", "compressed-tensors", "-o", "out")
+    assert done.code == 2
+    assert "the config.json cannot be read" in done.err

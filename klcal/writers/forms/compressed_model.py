@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, cast
 
 from klcal.errors import InputError, UsageError
@@ -13,11 +13,14 @@ from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.rules import rules_of
 from klcal.quantizers.scheme import DTYPES
 from klcal.readers.description import Description
+from klcal.readers.regular import open_regular
 from klcal.readers.strict_json import unique
 
 __all__ = ["CONFIG", "KEY", "WEIGHT", "config_in", "scale_dtype", "takes", "usual"]
 
 CONFIG, KEY = "config.json", "quantization_config"
+AGAIN = "download or save it again"
+MOST_BYTES = 1 << 24  # of a config.json: those of large models have a few thousand
 WEIGHT = ".weight"  # what the parameter of a Linear is called
 EMBEDDINGS = ("*embed*", "*wte.*", "*wpe.*", "*shared.weight", "*attention_bias*")
 ROUTERS = ("*.gate.weight", "*expert_gate.weight", "*router*")
@@ -79,15 +82,19 @@ def config_in(directory: str | None) -> dict[str, Any]:
     """
     if directory is None:
         raise UsageError("compressed-tensors is a directory with a config.json", "give the directory of the model")
-    try:
-        found = json.loads((Path(directory) / CONFIG).read_bytes(), object_pairs_hook=unique)
-    except FileNotFoundError:
+    path = os.path.join(directory, CONFIG)  # noqa: PTH118 - as files are named elsewhere
+    if not os.path.lexists(path):
         what = f"there is no {CONFIG} beside the tensors, in which it is said how they are quantized"
-        raise UsageError(what, "give the directory of the model, or use --to safetensors") from None
-    except (OSError, ValueError, RecursionError, InputError):
-        raise UsageError(f"the {CONFIG} cannot be read", "download or save it again") from None
+        raise UsageError(what, "give the directory of the model, or use --to safetensors")
+    try:
+        file = open_regular(path)
+        if file.size > MOST_BYTES:
+            raise UsageError(f"the {CONFIG} has {file.size:,} bytes; {MOST_BYTES:,} are allowed", AGAIN)
+        found = json.loads(file.read(0, file.size), object_pairs_hook=unique)
+    except (InputError, ValueError, RecursionError):
+        raise UsageError(f"the {CONFIG} cannot be read", AGAIN) from None
     if not isinstance(found, dict):
-        raise UsageError(f"the {CONFIG} is no object", "download or save it again")
+        raise UsageError(f"the {CONFIG} is no object", AGAIN)
     if KEY in found:
         raise UsageError(f"the {CONFIG} has a {KEY}: the model is quantized", "give the one that it was made from")
     if found.get("model_type") in CONV1D:
