@@ -13,6 +13,7 @@ import safetensors.numpy
 
 import klcal as library
 from klcal.readers import read
+from klcal.readers.regular import RegularFile
 from klcal.sketches.values import stored_values
 from tests.support.command import klcal
 from tests.support.lazy import torch
@@ -141,6 +142,20 @@ def test_what_is_written_reads_back_as_what_the_table_stands_for(case, dtype) ->
             np.testing.assert_array_equal(found[name], expected)
 
 
+@pytest.mark.parametrize("dtype", ["int3", "int4", "int8", "float8_e4m3fn"])
+def test_rows_may_begin_anywhere_in_what_is_read_at_a_time(monkeypatch, dtype) -> None:
+    values = np.random.default_rng(0).laplace(size=(11, 97)).astype(np.float32)
+    one_row("base", values)
+    options = ("--dtype", dtype, "--per", "channel", "--method", "minmax")
+    whole = apply(*options, out="whole")
+    monkeypatch.setattr("klcal.writers.codes.PIECE", 50)
+    assert Path(apply(*options), "model.safetensors").read_bytes() == Path(whole, "model.safetensors").read_bytes()
+    (expected,) = (stored_values(each.dequantized) for each in read("out").values() if each.dequantized)
+    monkeypatch.setattr(RegularFile.blocks, "__defaults__", (64,))
+    (found,) = (stored_values(each.dequantized) for each in read("out").values() if each.dequantized)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_compare_measures_what_was_written() -> None:
     model()
     apply("--per", "group:32", "--method", "mse")
@@ -241,13 +256,14 @@ def test_weights_of_a_pt_that_are_tied_to_an_embedding_stay(tmp_path) -> None:
     Path("base").mkdir()
     Path("base", "config.json").write_text(json.dumps(CONFIG))
     shared = torch.ones(4, 128)
-    state = {"embed_tokens.weight": shared, "lm_head.weight": shared, "up.weight": torch.ones(4, 128)}
-    torch.save(state, "base/pytorch_model.bin")
+    other = torch.ones(4, 128)
+    state = {"out.weight": shared, "embed_tokens.weight": shared, "up.weight": torch.ones(4, 128)}
+    torch.save({**state, "table.weight": other, "table.of_words": other}, "base/pytorch_model.bin")
     found = tensors(apply())
     assert {path.name for path in Path("out").iterdir()} == {"config.json", "model.safetensors"}
     assert quantized(found) == {"up"}
-    assert (found["lm_head.weight"] == 1).all()
-    assert (found["embed_tokens.weight"] == 1).all()
+    for name in ("out.weight", "embed_tokens.weight", "table.weight", "table.of_words"):
+        assert (found[name] == 1).all()
 
 
 # --- inputs that were dumped

@@ -192,8 +192,8 @@ def quantization_config(quantized: Mapping[str, Storage], others: Iterable[str])
 def _patterns(names: Iterable[str], others: Iterable[str]) -> list[str]:
     r"""Names as the config has them: one expression for those that differ in numbers alone, if no other name fits it.
 
-    >>> _patterns(["h.0.up", "h.10.up", "h.0.down", "lm_head"], ["h.1.down"])
-    ['re:^h\\.\\d+\\.up$', 'h.0.down', 'lm_head']
+    >>> _patterns(["h.0.up", "h.10.up", "h.0.down", "h.2.down", "lm_head"], ["h.1.down"])
+    ['re:^h\\.\\d+\\.up$', 'h.0.down', 'h.2.down', 'lm_head']
     """
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
