@@ -38,8 +38,8 @@ NV_UNIT, MX_UNIT = "group:16", "group:32"
 def takes(tensor: Description, include: Sequence[str]) -> bool:
     """Whether a tensor may be the weight of a Linear: by its axes and all of its names, as there is no model to ask."""
     names = tensor.name, *tensor.aliases
-    globs = (name for name in names if not include and any(fnmatchcase(name, glob) for glob in SPARED))
-    return len(tensor.shape) == 2 and all(name.endswith(WEIGHT) for name in names) and not any(globs)
+    spared = (fnmatchcase(name, glob) for name in names for glob in SPARED if not include)
+    return len(tensor.shape) == 2 and all(name.endswith(WEIGHT) for name in names) and not any(spared)
 
 
 def usual(directory: str | None, tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def usual(directory: str | None, tensors: Iterable[Description], given: Mapping[
     Raises:
         UsageError: the model has no usable config.json, or is none that this form is for.
     """
-    dtypes = (scale_dtype(config_in(directory), tensor) for tensor in tensors)
-    own = next(dtypes, "float32")
+    config = config_in(directory)
+    own = next((scale_dtype(config, tensor) for tensor in tensors), "float32")
     dtype = rules_of("dtype", given.get("dtype", ()), "int4", DTYPES, str)
     is_nvfp4 = NV_UNIT in str(given.get("per", ""))
     scale_format = dtype.each(lambda each: ("float8_e4m3fn" if is_nvfp4 else "e8m0") if each == FLOAT4 else own)
