@@ -168,6 +168,15 @@ def test_compare_measures_what_was_written() -> None:
     assert worse.code == 1
 
 
+def test_the_library_writes_the_same() -> None:
+    model()
+    apply("--per", "group:32", out="by_command")
+    done = library.apply("base", "by_library", to="compressed-tensors", per=library.PerGroup(32))
+    assert (done.quantized, done.kept, done.warnings) == (4, 3, ())
+    for path in Path("by_command").iterdir():
+        assert Path("by_library", path.name).read_bytes() == path.read_bytes()
+
+
 def test_what_is_not_quantized_is_carried_along() -> None:
     originals = model()
     Path("base", "tokenizer.json").write_text("{}")
