@@ -20,9 +20,9 @@ demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
 	$(VENV)/python -m pytest -n 2
 
-test-consumers: .venv/ready  ## install what loads what klcal exports, and run the proofs
+test-consumers: .venv/ready  ## load what apply and export write with the libraries that run it (360 MB of them)
 	$(VENV)/pip install --quiet --group consumers
-	$(VENV)/python -m pytest -q tests/consumers
+	$(VENV)/python -m pytest -W default tests/consumers
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check

@@ -187,14 +187,14 @@ def apply(
     Args:
         model: a file, a directory, or the index of a sharded checkpoint.
         output: a file for a file, a directory for a directory; it appears when it is complete.
-        to: the form: "safetensors", "npz" or "fake".
+        to: the form: "compressed-tensors", "safetensors", "npz" or "fake".
         table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
             the next arguments, which are those of ``klcal.calibrate_files``.
-        dtype: what to quantize to; by default uint8.
+        dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
         method: how the range is chosen; by default kl.
-        scheme: which integers are used, around which zero point.
-        scale_format: what the hardware wants the scale in.
-        per: what gets a scale of its own; by default the tensor.
+        scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
+        scale_format: what the hardware wants the scale in; by default the model's dtype for compressed-tensors.
+        per: what gets a scale of its own; by default the tensor, and by the dtype for compressed-tensors.
         bounds: (low, high), the widest range a candidate may keep.
         nonfinite: what becomes of a tensor with NaN or infinities; by default it has no scale.
         importance: a file of weights, by the names of tensors.
@@ -212,7 +212,6 @@ def apply(
         OutputError: the model, or a tensor of it, cannot be written so; then nothing is.
     """
     from klcal.pipeline.apply import apply_files
-    from klcal.pipeline.request import Request
     from klcal.sketches.device_counting import usable_devices
 
     asked: dict[str, Any] = {
@@ -229,10 +228,10 @@ def apply(
     given = {name: value for name, value in asked.items() if value is not None}
     if table is not None and given:
         raise UsageError(f"{next(iter(given))} is for calibration, which the table has done", "give one of the two")
-    by: Request | str | Table
+    by: dict[str, Any] | str | Table
     if table is None:
-        by = Request.parse(**{"device": "auto", **given})
-        usable_devices(by.device)
+        by = {"device": "auto", **given}
+        usable_devices(by["device"])
     else:
         by = table if isinstance(table, Table) else _path("table", table)
     return apply_files(

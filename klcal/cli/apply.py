@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from klcal.cli import options
 from klcal.errors import ExitCode, UsageError
 
-if TYPE_CHECKING:
-    from klcal.pipeline.request import Request
-
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["safetensors", "npz", "fake"]
+To = Literal["compressed-tensors", "fake", "safetensors", "npz"]
 
 EXAMPLES = """\
 \b
 Examples:
+  A language model in int4, as transformers loads it:
+    klcal apply model/ --to compressed-tensors -o model-int4/
+  Its attention in int8, all else in int4:
+    klcal apply model/ --dtype '*self_attn*=int8' --dtype int4 --to compressed-tensors -o mixed/
   Plain integers and scales, in groups of 128, of all but the embedding:
     klcal apply model/ --dtype int4 --scheme symmetric-full --per group:128 --exclude '*embed*' --to safetensors -o q/
   The same by a table that was looked at before:
@@ -62,8 +63,11 @@ ToOption = Annotated[
         "--to",
         rich_help_panel=options.OUTPUT,
         show_default=False,
-        help="safetensors or npz: plain integers NAME, with NAME_scale and NAME_zero_point beside them. fake: the "
-        "input again, its values rounded to what their codes stand for.",
+        help="compressed-tensors: what transformers, vLLM and others load, of a directory with a config.json. Of its "
+        "weights with two axes all but embeddings, heads and routers, or those that --include names. By default int4 "
+        "in groups of 128 (int8 and float8 in channels; float4_e2m1fn as MXFP4, with --per group:16 as NVFP4), "
+        "symmetric-full, scales of the model's dtype. safetensors or npz: plain integers NAME, NAME_scale and "
+        "NAME_zero_point beside them. fake: the input again, its values rounded to what their codes stand for.",
     ),
 ]
 OutputOption = Annotated[
@@ -128,7 +132,7 @@ def apply(
     if table is not None and given:
         option = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
-    by = _request(given) if table is None else table
+    by = _options(given) if table is None else table
 
     from klcal.pipeline.apply import apply_files
     from klcal.sketches.device_counting import usable_devices
@@ -150,9 +154,7 @@ def apply(
     raise typer.Exit(ExitCode.DONE)
 
 
-def _request(given: dict[str, Any]) -> Request:
-    """How the model is calibrated, by the options that were given."""
-    from klcal.pipeline.request import Request
-
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """How the model is calibrated, by the options that were given: as ``Request.parse`` has them."""
     bounds = given.pop("range", None)
-    return Request.parse(**{"device": "auto", "bounds": bounds, **given})
+    return {"device": "auto", "bounds": bounds, **given}

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from klcal.errors import InputError, KlcalError, OutputError
+from klcal.errors import InputError, KlcalError, OutputError, UsageError
 from klcal.pipeline.calibrate import calibrate_files
-from klcal.pipeline.model import TensorPath, files_of, tensors_of
+from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
 from klcal.pipeline.quantized_copy import read_quantizers
 from klcal.pipeline.request import Request
 from klcal.pipeline.scales import read_scales
-from klcal.pipeline.selection import Selected, listed, selected
+from klcal.pipeline.selection import listed, names_of
 from klcal.pipeline.tasks import Progress
-from klcal.pipeline.work import Work, check_output, name_of
+from klcal.pipeline.work import Taken, Work, check_output, name_of
+from klcal.quantizers.layout import layout
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
@@ -26,11 +27,13 @@ from klcal.tables.table import Table
 from klcal.writers.codes import Codes
 from klcal.writers.directory import NewDirectory, new_directory
 from klcal.writers.file import replacement
+from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 
 __all__ = ["Applied", "apply_files"]
 
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
+WEIGHT, INPUT = ".weight", ".input"  # what names of weights and of dumped inputs have behind that of their module
 MORE = "calibrate the model again, or leave it out with --exclude"
 TABLE = "table.safetensors"  # what was calibrated, until the model is written
 
@@ -54,7 +57,7 @@ def apply_files(
     path: str,
     output: str,
     to: str,
-    by: Request | str | Table,
+    by: Mapping[str, Any] | str | Table,
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -67,7 +70,8 @@ def apply_files(
         path: a file, a directory, or the index of a sharded checkpoint.
         output: a file for a file, a directory for a directory; nothing of it is there before all of it is.
         to: the form: see ``klcal.writers.forms``.
-        by: how the model is calibrated; or a table of it, or the table's file.
+        by: how the model is calibrated: what ``Request.parse`` takes, the form knowing the rest; or a table of it, or
+            the table's file.
         include: globs, one of which a tensor's name has to match to be quantized.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
@@ -78,7 +82,9 @@ def apply_files(
         InputError: nothing of the model can be used.
         OutputError: the model, or a tensor of it, cannot be written so; nothing is.
     """
-    work = Work(files_of(path), output, to, by, tuple(include), tuple(exclude))
+    files, taken = files_of(path), Taken(form_of(to), include, exclude)
+    asked = _request(files, taken, by) if isinstance(by, Mapping) else by
+    work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
     if work.files.directory is None:
         with replacement(output, [path, *work.inputs]) as file:
@@ -89,13 +95,38 @@ def apply_files(
         return _applied(work, table, progress, partial(_write_directory, work, new))
 
 
+def _request(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
+    """How the model is calibrated, by the options that were given and by the form.
+
+    Raises:
+        UsageError: a tensor could not be written then: it is not calibrated for that.
+    """
+    wanted = [taken.of(file.source, each) for file in files.tensors for each in _described(files, file)]
+    tensors = [each for each in wanted if each is not None]
+    request = Request.parse(**taken.form.usual(files.directory, (each.description for each in tensors), given))
+    for source, tensor, *_ in tensors:
+        names = names_of(tensor)
+        try:
+            place = layout(request.per.of(names), tensor.shape) if 0 not in tensor.shape else None
+            taken.form.fits(tensor, request.settings(names).scheme, place.grid if place else None)
+        except UsageError as error:
+            raise UsageError(f"{source}: {tensor.name}: {error.what}", error.hint) from None
+    return request
+
+
 def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
     """The table that was given, or that of the model; which is kept for another try."""
     by = work.by
     if isinstance(by, Request):
         if kept is None or not kept.exists():
             found = calibrate_files(
-                work.files.paths, by, include=work.include, exclude=work.exclude, jobs=jobs, progress=progress
+                work.files.paths,
+                by,
+                include=work.include,
+                exclude=work.exclude,
+                takes=work.taken.takes,
+                jobs=jobs,
+                progress=progress,
             )
             if kept is not None:
                 found.write(kept)
@@ -111,11 +142,11 @@ def _applied(work: Work, table: Table, progress: Progress | None, write: Callabl
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
     if not counts[True]:
         raise InputError("no tensor of the model has a scale in the table", "check --table, --include and --exclude")
-    work.form.check(model)
+    told = work.form.check(model)
     meter.start(model)
     nbytes = write(model, meter)
     warnings = table.warnings if isinstance(work.by, Request) else work.files.warnings
-    return Applied(counts[True], counts[False], nbytes, (*warnings, *_unmet(work, table, model, lacking)))
+    return Applied(counts[True], counts[False], nbytes, (*told, *warnings, *_unmet(work, table, model, lacking)))
 
 
 def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
@@ -123,8 +154,11 @@ def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str
     if lacking:
         many = "s" * (lacking > 1)
         yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
-    used = {id(each.codes.row) for file in model.files for each in file.tensors if each.codes is not None}
-    idle = [row.name for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
+    tensors = [each for file in model.files for each in file.tensors]
+    used = {id(each.codes.row) for each in tensors if each.codes is not None} | {id(each.input) for each in tensors}
+    left = {name for each in tensors if not work.taken.takes(each.tensor) for name in each.names}
+    known = [row for row in table.rows if row.status in ("ok", "zero") and id(row) not in used]
+    idle = [row.name for row in known if row.name not in left]
     if idle and not (work.include or work.exclude):
         yield f"the model has no tensor for {len(idle)} row{'s' * (len(idle) > 1)} of the table: {listed(idle)}"
 
@@ -162,30 +196,32 @@ def _nbytes(file: TensorFile) -> int:
 def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
     """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
     quantizers = read_quantizers(table)
-    described = [(file, _described(work, file)) for file in work.files.tensors]
+    described = [(file, _described(work.files, file)) for file in work.files.tensors]
     usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
     lacking, found = 0, []
     for file, tensors in described:
         assigned = []
         for each in tensors:
-            wanted = selected([Selected(file.source, each)], work.include, work.exclude)
-            row = quantizers.of(wanted[0], alone=usable == 1) if wanted and each.status == "ok" else ""
+            wanted = work.taken.of(file.source, each)
+            row = quantizers.of(wanted, alone=usable == 1) if wanted else ""
             lacking += isinstance(row, str) and row != ""
             codes = None
             if isinstance(row, Row) and row.status not in KEPT:
                 with _named(file.source, each.name):
                     codes = Codes.of(each, row, meter.advance)
-            assigned.append(Assigned(each, codes))
+            by_input = quantizers.by_name.get(f"{each.name.removesuffix(WEIGHT)}{INPUT}", [])
+            takes_input = work.form.inputs and codes is not None and len(by_input) == 1
+            assigned.append(Assigned(each, codes, by_input[0] if takes_input else None))
         found.append(TensorFile(file.name, file.path, file.source, tuple(assigned)))
     return Model(tuple(found), work.files.directory), lacking
 
 
-def _described(work: Work, file: TensorPath) -> list[Description]:
+def _described(files: Files, file: TensorPath) -> list[Description]:
     """The tensors of a file; one that cannot be read costs a directory its output."""
     try:
         return tensors_of(file)
     except InputError as error:
-        kind = InputError if work.files.directory is None else OutputError
+        kind = InputError if files.directory is None else OutputError
         raise kind(f"{quoted(file.name)}: {error.what}", error.hint) from None
 
 

@@ -53,6 +53,7 @@ def calibrate_files(
     exclude: Sequence[str] = (),
     dequantize: bool = False,
     pool: Pool | None = None,
+    takes: Callable[[Description], bool] | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
@@ -66,6 +67,7 @@ def calibrate_files(
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
         pool: which of these tensors are batches of one.
+        takes: which tensors are calibrated of those that are wanted by their names; None for all.
         jobs: how many processes read and count. The result does not depend on it.
         progress: is told how far the work is.
         told: is told what works, and why, before it begins.
@@ -83,7 +85,7 @@ def calibrate_files(
     found = find(paths)
     errors = list(found.errors)
     described = list(described_tensors(found.sources, errors, dequantize=dequantize, batches=pool is not None))
-    tensors = selected(described, include, exclude)
+    tensors = [each for each in selected(described, include, exclude) if takes is None or takes(each.description)]
     named: Sequence[Selected] = described
     if pool is not None:
         named = tensors = pooled(tensors, pool, errors, found.sources)

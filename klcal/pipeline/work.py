@@ -6,21 +6,42 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from klcal.errors import UsageError
 from klcal.pipeline.model import Files
 from klcal.pipeline.request import Request
+from klcal.pipeline.selection import Selected, selected
+from klcal.readers import Description
 from klcal.tables.table import Table
 from klcal.writers.file import is_special
 from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Form
 
-__all__ = ["Work", "check_output", "name_of"]
+__all__ = ["Taken", "Work", "check_output", "name_of"]
 
 DIGITS = 16  # of a hash that tells pieces of work apart
+
+
+class Taken(NamedTuple):
+    """Which tensors are quantized, if they can be."""
+
+    form: Form
+    include: Sequence[str]
+    exclude: Sequence[str]
+
+    def takes(self, tensor: Description) -> bool:
+        """Whether the form does."""
+        return self.form.takes(tensor, self.include)
+
+    def of(self, source: str, tensor: Description) -> Selected | None:
+        """A tensor, under the name by which it is wanted; None if it is not, or cannot be calibrated."""
+        found = selected([Selected(source, tensor)], self.include, self.exclude) if self.takes(tensor) else []
+        return found[0] if found and tensor.status == "ok" else None
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,11 @@ class Work:
     def form(self) -> Form:
         """How it is written."""
         return form_of(self.to)
+
+    @property
+    def taken(self) -> Taken:
+        """What of it is quantized."""
+        return Taken(self.form, self.include, self.exclude)
 
 
 def check_output(work: Work) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from klcal.readers.description import Description
+from klcal.readers.packed import unpacked_weight
 from klcal.readers.quoting import quoted
 from klcal.readers.restored import dequantized
 
@@ -38,13 +39,14 @@ class Kind:
 SECOND = ("_scale_2", "_global_scale")  # what scales are relative to
 UNIT_SHAPE = "_unit_shape"  # of a unit: how many values along each axis
 BLOCKS = ("_zero_point", "_shape", UNIT_SHAPE, *SECOND)
+PACKED_CODES = "weight_packed"
 PACKED_OTHERS = ("weight_shape", "weight_zero_point", "weight_global_scale", "weight_g_idx")
 MAPS = ("weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map")
 ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "activation_scale")
 """What a module of a quantized checkpoint may have beside its weight: quantizers of what goes through it."""
 
 KINDS = (
-    Kind("compressed-tensors", "weight_packed", ("int32", "uint8"), "weight_scale", (), (), PACKED_OTHERS),
+    Kind("compressed-tensors", PACKED_CODES, ("int32", "uint8"), "weight_scale", (), (), PACKED_OTHERS),
     Kind("GPTQ", "qweight", ("int32",), "scales", SINGLES, ("g_idx",), ("qzeros",)),
     Kind("AWQ or GPTQ", "qweight", ("int32",), "scales", SINGLES, ("qzeros",)),
     Kind("bitsandbytes, 4 bits", "weight", ("uint8",), "weight.absmax", (), (), MAPS),
@@ -109,8 +111,10 @@ def _skipped(tensor: Description, reason: str) -> Description:
 
 
 def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description]) -> Description | None:
-    """What codes stand for, where a code is a value and nothing but its scale and zero point has to be known."""
+    """What codes stand for, where it is known how they are stored."""
     stem = codes.name[: len(codes.name) - len(kind.codes)]
+    if kind.codes == PACKED_CODES:
+        return unpacked_weight(stem, named)
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None
     levels = named[stem + "_levels"] if "_levels" in kind.beside else None

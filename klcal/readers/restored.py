@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
@@ -79,7 +79,7 @@ def dequantized(
     scale: Description,
     zero_point: Description | None,
     levels: Description | None = None,
-    unit: Description | None = None,
+    unit: Description | tuple[int, ...] | None = None,
 ) -> Description | None:
     """The float32 tensor of which each value is (code − zero point) · scale; None where these do not fit the codes.
 
@@ -95,7 +95,7 @@ def dequantized(
     is_one = prod(scale.shape) == 1
     if not is_known or codes.order is None or any(each.shape != scale.shape for each in beside):
         return None
-    if unit is not None and (unit.shape != (len(codes.shape),) or not unit.dtype.startswith("int")):
+    if isinstance(unit, Description) and (unit.shape != (len(codes.shape),) or not unit.dtype.startswith("int")):
         return None
     if levels is not None and (len(levels.shape) != 1 or levels.shape[0] > MOST_LEVELS):
         return None
@@ -113,13 +113,13 @@ class _Scales:
     scale: Description
     zero_point: Description | None
     codes: Description
-    unit: Description | None = None
+    unit: Description | tuple[int, ...] | None = None
 
     def __call__(self) -> Numbers:
         try:
             scale = _numbers_in(self.scale)
             zero = np.zeros_like(scale) if self.zero_point is None else _numbers_in(self.zero_point)
-            unit = None if self.unit is None else _stored(self.unit).tolist()
+            unit = _stored(self.unit).tolist() if isinstance(self.unit, Description) else self.unit
         except InputError as error:
             raise InputError(f"the scale {quoted(self.scale.name)} cannot be read: {error.what}", error.hint) from None
         if scale.size == 1:
@@ -170,7 +170,7 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
     return layout(PerBlock(*sides), codes, order) if all(sides) else None
 
 
-def _stated(unit: list[int], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
+def _stated(unit: Sequence[int], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
     """The same, where it is said how many values of a unit lie along each axis.
 
     >>> _stated([1, 50], (24, 480), ()).grid.per, _stated([24, 1], (24, 480), ()).grid.per

@@ -88,7 +88,7 @@ class Codes:
     @cached_property
     def scheme(self) -> Scheme:
         """What the row quantizes to."""
-        return Scheme.parse(self.row.target or "", self.row.scheme or "auto")
+        return Scheme.parse(self.row.target or "", self.row.scheme or "auto", self.row.scale_format or "float32")
 
     @property
     def filled(self) -> Row:

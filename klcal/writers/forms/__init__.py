@@ -9,7 +9,7 @@ from klcal.writers.forms.form import Form
 
 __all__ = ["FORMS", "form_of"]
 
-FORMS = {"safetensors": "plain", "npz": "npz", "fake": "fake"}
+FORMS = {"compressed-tensors": "compressed_tensors", "fake": "fake", "safetensors": "plain", "npz": "npz"}
 """The module of each form, imported when it is asked for."""
 
 

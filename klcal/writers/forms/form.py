@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from klcal.quantizers.granularity import Grid
+from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Description
+from klcal.tables.rows import Row
 from klcal.writers.codes import Codes
 
 __all__ = ["Assigned", "Form", "Model", "TensorFile"]
@@ -17,6 +20,7 @@ class Assigned(NamedTuple):
 
     tensor: Description
     codes: Codes | None  # None where it is kept as it is
+    input: Row | None = None  # what quantizes the inputs of its module, where the table knows
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,8 +46,23 @@ class Model:
     directory: str | None = None  # None where it is a single file
 
 
-def _nothing(_: Model) -> None:
+def _no_warnings(_: Model) -> list[str]:
     """Any model can be written."""
+    return []
+
+
+def _any(_tensor: Description, _include: Sequence[str]) -> bool:
+    """Any tensor may be quantized."""
+    return True
+
+
+def _as_given(_directory: str | None, _tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of any calibration."""
+    return dict(given)
+
+
+def _fits(_tensor: Description, _scheme: Scheme, _grid: Grid | None) -> None:
+    """Any quantizer can be written."""
 
 
 def _no_files(_: Model) -> dict[str, bytes]:
@@ -65,5 +84,11 @@ class Form:
 
     write: Callable[[TensorFile, BinaryIO], Mapping[str, int] | None]
     renamed: Callable[[str], str] = _same_name  # from a file's name to that of the file written for it
-    check: Callable[[Model], None] = _nothing  # raises UsageError before anything is written
+    check: Callable[[Model], Iterable[str]] = _no_warnings  # before anything is written; raises UsageError
     beside: Callable[[Model], Mapping[str, bytes]] = _no_files  # files of the directory, by name: new or replaced
+    takes: Callable[[Description, Sequence[str]], bool] = _any  # whether a tensor may be quantized, by it and --include
+    usual: Callable[[str | None, Iterable[Description], Mapping[str, Any]], dict[str, Any]] = _as_given
+    """The options of a calibration for a model in some directory: its tensors that are wanted, and those given."""
+    fits: Callable[[Description, Scheme, Grid | None], object] = _fits
+    """Raises UsageError, before anything is calibrated, if no quantizer of a scheme and these units can be written."""
+    inputs: bool = False  # whether it holds what quantizes the inputs of modules
