@@ -7,6 +7,7 @@
     quantize, dequantize            the reference rounding, by a row alone
     calibrate_files(paths) → Table  a row for every tensor of some files; Table.write(path) writes it
     load_table(path) → Table        a table that was written, for all of these
+    save_sketches(path, {…})         a sketch file, which all of these take; load_sketches(path) reads it
     compare(p, q) → Table           how far tensors are from others, or from their quantized copy
     divergence                      information theory, as a library of its own
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from klcal import divergence
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.files import calibrate_files, compare, load_table
+    from klcal.files import calibrate_files, compare, load_sketches, load_table, save_sketches
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
@@ -62,15 +63,17 @@ __all__ = [
     "dequantize",
     "divergence",
     "kl_divergence_calibration",
+    "load_sketches",
     "load_table",
     "quantize",
     "read",
+    "save_sketches",
     "sketch",
 ]
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
-    "files": ("calibrate_files", "compare", "load_table"),
+    "files": ("calibrate_files", "compare", "load_sketches", "load_table", "save_sketches"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),

@@ -48,4 +48,5 @@ class Description:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
     dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
+    shape_is_known: bool = True  # else it is that of each batch of a sketch, or empty
     warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

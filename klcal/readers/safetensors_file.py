@@ -19,7 +19,7 @@ from klcal.readers import strict_json
 from klcal.readers.description import Chunk, Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
-from klcal.tables.schema import TABLE
+from klcal.tables.schema import SKETCH, TABLE
 from klcal.tables.status import Status
 
 __all__ = ["LENGTH_BYTES", "Entry", "checked_entries", "describe", "header_length", "parse"]
@@ -114,6 +114,10 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     entries, metadata = checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start)
     if metadata.get("schema") == TABLE:
         raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
+    if metadata.get("schema") == SKETCH:
+        from klcal.readers.sketch_file import descriptions
+
+        return descriptions(file, start, entries, metadata)
     return [_description(entry, file, start) for entry in entries]
 
 
