@@ -50,6 +50,8 @@ class Named:
             found = one + two
         except KlcalError as error:
             raise InputError(error.what, error.hint) from None
+        if found.numel.sum(dtype=np.float64) >= MOST_COUNTED:
+            raise InputError("together they count more values than 64 bits can", "merge fewer of them")
         return replace(
             self,
             shape=self.shape if self.shape == other.shape else None,
