@@ -23,7 +23,7 @@ from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.stretch import Counted, Stretch
+from klcal.sketches.stretch import Stretch
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
 
 if TYPE_CHECKING:
@@ -292,13 +292,14 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
         return done()
     if device != "cpu":
         return Feed(device).count(parts, dtype)()
-    return sum((count(part.chunks(), dtype).repeat(part.repeats) for part in parts), Sketch.empty())
+    sketches = (count(part.chunks(), dtype).repeat(part.repeats) for part in parts)
+    return sum(sketches, next(sketches, Sketch.empty()))  # adding to an empty one costs as much as to another
 
 
 def counted_already(parts: Sequence[Stretch]) -> Callable[[], Sketch] | None:
-    """What gives the sketch of a tensor of which a file has only that; None for one that is there itself."""
-    part = parts[0] if parts else None
-    return part.sketch if isinstance(part, Counted) else None
+    """What gives the sketch of a tensor of which a file has only that; None for one whose values are there."""
+    found: Callable[[], Sketch] | None = getattr(parts[0], "sketch", None) if parts else None  # ``Counted``, in no time
+    return found
 
 
 def check_units(found: Sketch, per: Per, shape: tuple[int, ...]) -> Sketch:
