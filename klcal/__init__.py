@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
     from klcal.sketches.accumulator import Accumulator
+    from klcal.sketches.recorder import Recording, record
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
     from klcal.tables.rows import Row
@@ -54,6 +55,7 @@ __all__ = [
     "PerTensor",
     "Percentile",
     "Qparams",
+    "Recording",
     "Row",
     "Sketch",
     "Table",
@@ -71,6 +73,7 @@ __all__ = [
     "load_table",
     "quantize",
     "read",
+    "record",
     "save_sketches",
     "sketch",
 ]
@@ -85,6 +88,7 @@ _HOMES = {
     "quantizers.rounding": ("dequantize", "quantize"),
     "readers": ("Description", "read"),
     "sketches.accumulator": ("Accumulator",),
+    "sketches.recorder": ("Recording", "record"),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
     "tables.rows": ("Row",),

@@ -330,13 +330,13 @@ def _tables(name: str, given: object) -> list[str | Table]:
     return [each if isinstance(each, Table) else _path(name, each) for each in several]
 
 
-def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str = "float32") -> None:
+def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
     """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
 
     Args:
         path: the file; its name should end in .safetensors.
         sketches: of tensors, by their names.
-        dtype: of the values that were counted.
+        dtype: of the values that were counted; of each tensor, by its name, where they differ.
 
     Raises:
         UsageError: there can be no such file; a sketch has several units and no grid.
@@ -345,7 +345,9 @@ def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str = "floa
     from klcal.sketches.named import Named
     from klcal.writers.sketch_file import digest, fingerprint, save
 
-    named = [Named(name, dtype, None, sketch) for name, sketch in sketches.items()]
+    of = {} if isinstance(dtype, str) else dtype
+    one = dtype if isinstance(dtype, str) else "float32"
+    named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
     save(_path("path", path), named, lambda: [fingerprint(map(digest, named))])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -18,6 +18,7 @@ from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, open_regular
 from klcal.readers.safetensors_file import LENGTH_BYTES, Entry, checked_entries, header_length
 from klcal.sketches.counting import FLOAT_DTYPES
+from klcal.sketches.energy import SUFFIX
 from klcal.sketches.named import Named, checked_resolution, sketch_of
 from klcal.sketches.patterns import Resolution
 from klcal.sketches.sketch import Sketch
@@ -155,7 +156,10 @@ def _description(file: RegularFile, start: int, document: Any, arrays: list[tupl
     resolution = checked_resolution(document["mantissa_bits"], document["least_bits"], document["few"])
     part = SketchPart(file, start, tuple(arrays), resolution, _grid(document["grid"]), batches)
     known = shape is not None and batches == 1
-    return Description(name, dtype, tuple(shape or ()), (part,), aliases=tuple(aliases), shape_is_known=known)
+    found = Description(name, dtype, tuple(shape or ()), (part,), aliases=tuple(aliases), shape_is_known=known)
+    if name.endswith(SUFFIX):
+        return replace(found, status="skipped", reason="it is an importance; give the file as --importance")
+    return found
 
 
 def _grid(document: Any) -> Grid | None:

@@ -23,6 +23,7 @@ from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import count_on_device, usable_device
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
+from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
@@ -214,6 +215,8 @@ def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...
         UsageError: it does not fit the shape, or is no importance.
         InputError: it is in a file, which is damaged.
     """
+    if isinstance(importance, Stored) and (recorded := counted_already(importance.parts)) is not None:
+        return Importance.of(importance_of(recorded(), shape), shape, order, place)
     array = _stored_importance(importance, shape) if isinstance(importance, Stored) else _held_importance(importance)
     return Importance.of(checked_importance(array, shape), shape, order, place)
 
