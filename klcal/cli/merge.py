@@ -42,8 +42,10 @@ def merge(parts: Parts, output: SketchOutput, allow_duplicates: DuplicatesOption
     Exact: the file is the same, byte by byte, in any order and grouping.
     """
     from klcal.cli.messages import capped, line, say
+    from klcal.kernels.library import library
 
     checked_output(output)
+    library()  # refuses a kernel that is not there, before anything is read
 
     from klcal.pipeline.merge import merge_files
 

@@ -14,9 +14,7 @@ __all__ = ["CELLS", "add_energy", "roots"]
 BITS = 10  # of a mantissa, behind the leading one: a square is 0.1 % off at most
 CELLS = 64  # of 4 octaves each: a square in units of its cell's least has 28 bits, and 2³⁴ of them add up in an int64
 OCTAVES = 4
-FINEST = (
-    -136 - 1
-)  # exponent of the unit of the first cell: 2⁻¹²⁶ has a mantissa of 10 bits, and the cell begins an octave below
+FINEST = -137  # of the first cell, as a power of 2: below 2⁻¹²⁶ are BITS bits, and the cell begins an octave lower
 ROWS = 1 << 12  # looked at together by NumPy: what each row takes is some arrays of a piece of it
 
 Integers = npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The mean square of each input column of a weight, kept as a sketch: so files of them are written and merged as all are.
+"""The mean square of each input column of a weight, kept as a sketch: written, merged and read as all are.
 
 A column's squares are added up as integers, each in units of a power of 4 (``klcal.kernels.energy``). A sketch can say
 that: so many values of the magnitude 2^k have the same sum of squares.

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def record(
         modules: globs of their names (``model.named_modules()``), or their types; all that have weights and no modules
             of their own, if none is given.
         of: "inputs" or "outputs" of the modules. A tensor is called ``MODULE.input`` or ``MODULE.output``; of several,
-            ``MODULE.input.1``, ``MODULE.input.mask`` by their place or keyword. What is no floating-point tensor is left out.
+            ``MODULE.input.1``, ``MODULE.input.mask`` by their place or keyword. What is no float tensor is left out.
         per: "tensor"; or "channel:AXIS", of which the sketch is coarser: 2 KB for each (``CHANNELS``).
         importance: whether to keep the mean square of each input column of linear layers and convolutions too, for
             ``klcal calibrate --importance``: 512 bytes each, 0.1 % off at most.
@@ -101,7 +101,7 @@ class Recording:
 
     # --- hooks
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> Self:
         for name, module in self._modules.items():
             if self._of == "outputs":
                 self._handles.append(module.register_forward_hook(self._output_hook(name)))
@@ -169,7 +169,7 @@ class Recording:
 
     @property
     def sketches(self) -> dict[str, Sketch]:
-        """By name, what was counted so far; and the energies of columns, by the names of weights and ``.importance``."""
+        """By name, what was counted so far; and the importance of columns, as ``WEIGHT.importance``."""
         with self._lock:
             found = {
                 name: held.sketch() if isinstance(held, Accumulator) else held for name, held in self._found.items()

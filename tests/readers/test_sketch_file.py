@@ -116,3 +116,12 @@ def test_numbers_that_are_those_of_no_sketch_are_refused(tmp_path, key, number):
     path.write_bytes(whole[:begin] + changed + whole[end:])
     with pytest.raises(InputError, match="damaged"):
         klcal.load_sketches(path)
+
+
+def test_a_sketch_saves_and_loads_itself(tmp_path):
+    path = tmp_path / "s.safetensors"
+    klcal.sketch(NORMAL).save(path)
+    assert klcal.Sketch.load(path) == klcal.sketch(NORMAL)
+    klcal.save_sketches(path, {"a": klcal.sketch(NORMAL), "b": klcal.sketch(NORMAL)})
+    with pytest.raises(InputError, match="the file has 2 sketches, not one"):
+        klcal.Sketch.load(path)
