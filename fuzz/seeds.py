@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+import klcal
 from klcal.tables.table import Table
 from klcal.writers import WRITERS
 from tests.support import gguf, protobuf, tables
@@ -33,6 +34,7 @@ from tests.support.pickles import (
     text,
     tuple_of,
 )
+from tests.support.sketch_files import sketch_file
 
 __all__ = ["SEEDS", "WORDS"]
 
@@ -44,6 +46,13 @@ TABLE_1 = Path(__file__).parent.parent / "tests" / "readers" / "tables" / "versi
 def _safetensors() -> list[bytes]:
     tensors = {"a": np.ones(3, np.float32), "b.c": np.zeros((2, 2), np.int8), "é": np.ones(0, np.float16)}
     return [safetensors.numpy.save(tensors, {"format": "pt"}), safetensors.numpy.save({}), b"\2\0\0\0\0\0\0\0{}"]
+
+
+def _sketches() -> list[bytes]:
+    values = np.array([[1.0, -2.5, 0.0, np.nan], [3.0, 3.0, 1e-40, 7.0]], np.float32)
+    alone = [{"x": klcal.sketch(values)}, {"x": klcal.sketch(values).coarsen(2)}, {"x": klcal.Sketch.empty()}]
+    weighed = {"w": klcal.sketch(values, importance=np.arange(4.0)), "c": klcal.sketch(values, per="channel:1")}
+    return [sketch_file(each) for each in (*alone, weighed)]
 
 
 def _npy() -> list[bytes]:
@@ -126,6 +135,7 @@ def _table() -> list[bytes]:
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _safetensors,
+    "sketches": _sketches,
     "npy": _npy,
     "gguf": lambda: [gguf.gguf(), gguf.gguf(version=2, align=1, keys=[gguf.alignment(1)]), gguf.gguf({}, [])],
     "imatrix": lambda: [imatrix(), imatrix(end=b""), imatrix({"": (0, [1.0])})],
@@ -141,6 +151,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
 
 _JSON = ["{", "}", "[", "]", ":", ",", '""', "null", "true", "NaN", "-0", "1e999", "18446744073709551615", "\\ud800"]
 WORDS: dict[str, list[bytes]] = {
+    "sketches": [w.encode() for w in (*_JSON, "I64", "I32", "numbers", "extremes", "keys", "counts", "grid", "shape")],
     "safetensors": [w.encode() for w in (*_JSON, '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"__metadata__"')],
     "npy": [
         b"'descr'",

@@ -20,7 +20,9 @@ from klcal.readers.pt.names import named_values
 from klcal.readers.pt.values import Storage
 from klcal.readers.regular import RegularFile
 from klcal.readers.runtimes import PARSERS, parse_runtime
+from klcal.readers.sketch_file import SketchPart
 from klcal.readers.table_file import parse_table
+from klcal.sketches.named import arrays_of, sketch_of
 from klcal.writers import WRITERS
 
 __all__ = ["TARGETS", "Target", "safe"]
@@ -54,6 +56,16 @@ def safetensors(data: bytes) -> None:
     """The length, then the JSON."""
     length = safetensors_file.header_length(data[:8], len(data))
     safetensors_file.parse(data[8 : 8 + length], len(data) - 8 - length)
+
+
+def sketches(data: bytes) -> None:
+    """What is taken for a sketch can be coarsened, and is what it was."""
+    for found in safetensors_file.describe(in_memory(data)):
+        for part in found.parts:
+            if isinstance(part, SketchPart):
+                read = part.sketch()
+                assert (read.coarsen(0).numel == read.numel).all()
+                assert sketch_of(arrays_of(read), read.resolution, read.grid) == read
 
 
 def npy(data: bytes) -> None:
@@ -156,6 +168,7 @@ def runtimes(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     "safetensors": safetensors,
+    "sketches": sketches,
     "npy": npy,
     "gguf": gguf,
     "imatrix": imatrix,

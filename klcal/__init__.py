@@ -9,6 +9,7 @@
     load_table(path) → Table        a table that was written, for all of these
     apply(model, output)            a quantized model: what a table makes of one
     export(tables, to, output)      scales in the form that a runtime loads
+    save_sketches(path, {…})         a sketch file, which all of these take; load_sketches(path) reads it
     compare(p, q) → Table           how far tensors are from others, or from their quantized copy
     divergence                      information theory, as a library of its own
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from klcal import divergence
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.files import apply, calibrate_files, compare, export, load_table
+    from klcal.files import apply, calibrate_files, compare, export, load_sketches, load_table, save_sketches
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
     from klcal.readers import Description, read
     from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile
     from klcal.sketches.accumulator import Accumulator
+    from klcal.sketches.recorder import Recording, record
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
     from klcal.tables.rows import Row
@@ -53,6 +55,7 @@ __all__ = [
     "PerTensor",
     "Percentile",
     "Qparams",
+    "Recording",
     "Row",
     "Sketch",
     "Table",
@@ -66,15 +69,18 @@ __all__ = [
     "divergence",
     "export",
     "kl_divergence_calibration",
+    "load_sketches",
     "load_table",
     "quantize",
     "read",
+    "record",
+    "save_sketches",
     "sketch",
 ]
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
-    "files": ("apply", "calibrate_files", "compare", "export", "load_table"),
+    "files": ("apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
@@ -82,6 +88,7 @@ _HOMES = {
     "quantizers.rounding": ("dequantize", "quantize"),
     "readers": ("Description", "read"),
     "sketches.accumulator": ("Accumulator",),
+    "sketches.recorder": ("Recording", "record"),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
     "tables.rows": ("Row",),

@@ -25,7 +25,7 @@ from klcal.sketches.by_unit import Count, counted_before, unit_counts
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Stored, sketch, units_of
+from klcal.sketches.values import Stored, counted_already, sketch, units_of
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of
 from klcal.tables.rows import Row
@@ -117,7 +117,8 @@ def _of_values(values: Values, per: Per, settings: Settings, importance: Values 
     units = units_of(values, per, importance)
     if units is not None:
         return calibrate_units(*units[:3], settings, units.importance)
-    return _of_one(sketch(values, importance=importance), per, settings)
+    is_counted = isinstance(values, Stored) and counted_already(values.parts) is not None
+    return _of_one(sketch(values, per=per if is_counted else TENSOR, importance=importance), per, settings)
 
 
 def _of_one(found: Sketch, asked: Per, settings: Settings) -> Row:

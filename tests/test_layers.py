@@ -16,6 +16,7 @@ TORCH_MODULES = (
     "sketches.device_counting",
     "sketches.device_feeding",
     "sketches.device_reading",
+    "sketches.recorder",
     "sketches.values",
     "quantizers.rounding",
 )

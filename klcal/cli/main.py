@@ -22,9 +22,13 @@ from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
+from klcal.cli.merge import EXAMPLES as merge_examples
+from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import PanelCommand
+from klcal.cli.sketch import EXAMPLES as sketch_examples
+from klcal.cli.sketch import sketch
 from klcal.errors import ExitCode, InputError, KlcalError, OutputError, UsageError
 
 __all__ = ["app", "run"]
@@ -41,6 +45,8 @@ app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
+app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)
+app.command(cls=PanelCommand, epilog=merge_examples)(merge)
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,7 +34,7 @@ from klcal.readers import Description, find
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import REPEATED, UNORDERED
+from klcal.sketches.values import REPEATED, UNORDERED, counted_already
 from klcal.tables.rows import Row
 from klcal.tables.status import Status, nonfinite_counts
 from klcal.tables.table import FileError, Table
@@ -170,10 +170,13 @@ def _rows(
         weighed = Weighed(description, each.importance) if each.importance else None
         with _named(each.tensor):
             per = request.per.of(names_of(description))
-            settings, place = request.settings(names_of(description)), _layout(description, per)
+            settings = request.settings(names_of(description))
+            is_sketch = counted_already(description.parts) is not None
+            place = None if is_sketch else _layout(description, per)
             if weighed:
                 check_importance(settings.method)
-        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed))
+        asked = (per, description.shape) if is_sketch else None
+        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed, asked))
         counted.append(each)
     tasks = list(tasks_of(prepared))
     plan = plan_of(request.device, tasks, jobs)
@@ -203,6 +206,8 @@ def _refused(wanted: _Wanted, request: Request) -> Row | None:
             reason = not_joined(tensor.batches.members, per)
     if tensor.description.order is None and (per != PerTensor() or importance):
         reason = str(UNORDERED if importance else REPEATED)
+    if importance and counted_already(tensor.description.parts):
+        reason = "a sketch has no columns to weigh; sketch the values with their importance"
     return None if reason is None else replace(_uncounted(tensor), status="unsupported", reason=reason)
 
 
@@ -225,14 +230,19 @@ def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[P
     if isinstance(found, InputError):
         return replace(_uncounted(tensor), status="failed", reason=str(found), cause=cause_of(found))
     description = tensor.description
-    one_axis = per.of(names_of(description)) != PerTensor() and len(description.shape) < 2 and found.numel
+    one_axis = (
+        per.of(names_of(description)) != PerTensor()
+        and len(description.shape) < 2
+        and found.units is None
+        and found.numel
+    )
     found = noted(found, ONE_AXIS) if one_axis else found
     return replace(
         noted(found, batches_note(tensor.batches)) if tensor.batches else found,
         name=description.name,
         source=tensor.source,
         dtype=description.dtype,
-        shape=description.shape,
+        shape=description.shape if description.shape_is_known else None,
         aliases=description.aliases,
     )
 
@@ -240,7 +250,7 @@ def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[P
 def _uncounted(tensor: Selected) -> Row:
     """The row of a tensor of which nothing is known but its description."""
     description = tensor.description
-    known = bool(description.dtype)  # else nothing said what it is
+    known = bool(description.dtype) and description.shape_is_known  # else nothing said what it is
     return Row(
         name=description.name,
         source=tensor.source,

@@ -30,9 +30,11 @@ from klcal.pipeline.selection import (
     unmatched,
 )
 from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
+from klcal.quantizers.granularity import PerTensor
 from klcal.readers import Description, find
+from klcal.sketches.named import alike
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch_parts
+from klcal.sketches.values import check_units, counted_already, sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.schema import BASES, DIFFERENCE_FIELDS, check_field
@@ -189,11 +191,13 @@ def _plain(pair: Pair) -> Difference:
     assert shown is not None
     row = Difference(name=shown.description.name, source=shown.source, status="ok")
     if p is not None:
-        shape = p.description.shape
-        row = replace(row, dtype=p.description.dtype or None, shape=shape, numel=prod(shape))
+        shape = p.description.shape if p.description.shape_is_known else None
+        numel = None if shape is None else prod(shape)
+        row = replace(row, dtype=p.description.dtype or None, shape=shape, numel=numel)
     if q is not None:
         description = q.description
-        row = replace(row, other_source=q.source, other_dtype=description.dtype or None, other_shape=description.shape)
+        other = description.shape if description.shape_is_known else None
+        row = replace(row, other_source=q.source, other_dtype=description.dtype or None, other_shape=other)
     return row
 
 
@@ -258,7 +262,11 @@ def _compared(request: _Request, pair: Pair) -> Difference:
     quantizer = pair.quantizer
     if quantizer is not None and quantizer.status == "zero" and a.nonzero[0]:
         return replace(row, status="missing", reason="the table has no scale for it: every value was 0")
-    row = _with_divergences(row, a, b, request)
+    row = _with_divergences(replace(row, numel=int(a.numel[0])), a, b, request)
+    if _is_sketch(p) or _is_sketch(q):
+        row = _noted(row, "no figures element by element: of a sketch only counts are known")
+        all_zeros = not (a.nonzero[0] or b.nonzero[0])
+        return replace(row, status="zero", reason="every value is 0, in P and in Q") if all_zeros else row
     if quantizer is not None and quantizer.status == "ok":
         nats = cell_divergence(pair.p, a, quantizer)
         row = replace(row, kl=None if nats is None else nats / nats_per_unit(request.base))
@@ -269,11 +277,18 @@ def _compared(request: _Request, pair: Pair) -> Difference:
 
 def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwise | None]:
     """Both sketches; and the sums over pairs of elements, where each lies where its partner does."""
+    if _is_sketch(p) or _is_sketch(q):
+        a, b = (check_units(sketch_parts(each.parts, each.dtype), PerTensor(), ()) for each in (p, q))
+        return *alike(a, b), None
     if p.shape != q.shape or p.order != q.order or p.order is None:
         return sketch_parts(p.parts, p.dtype), sketch_parts(q.parts, q.dtype), None
     chunks_p, chunks_q = (chain.from_iterable(part.chunks() for part in each.parts) for each in (p, q))
     found = side_by_side(chunks_p, p.dtype, chunks_q, q.dtype)
     return found.p, found.q, found.elements
+
+
+def _is_sketch(description: Description) -> bool:
+    return counted_already(description.parts) is not None
 
 
 def _nonfinite(found: Sketch) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from klcal.pipeline.selection import Selected, listed, names_of
 from klcal.quantizers.layout import Layout
 from klcal.readers import Description, formats
 from klcal.readers.regular import RegularFile, open_regular
+from klcal.sketches.energy import SUFFIX
 from klcal.sketches.importance import Importance
-from klcal.sketches.values import weights_of
+from klcal.sketches.values import counted_already, weights_of
 
 __all__ = ["NamedImportance", "Weighed", "read_importance"]
 
@@ -65,7 +66,7 @@ class NamedImportance:
 
 
 def read_importance(path: str) -> NamedImportance:
-    """The importance in a .safetensors, .npz or .npy file, or an importance matrix of llama.cpp (.gguf or .dat).
+    """The importance in a .safetensors, .npz or .npy file, that was recorded, or llama.cpp's matrix (.gguf or .dat).
 
     Raises:
         UsageError: it cannot be used.
@@ -77,6 +78,11 @@ def read_importance(path: str) -> NamedImportance:
         raise UsageError(f"the importance '{path}': {error.what}", error.hint) from None
     if not found:
         raise UsageError(f"the importance '{path}': it has no tensors", "name a file with a weight for each column")
+    if any(counted_already(each.parts) for each in found):
+        found = [replace(each, name=each.name.removesuffix(SUFFIX)) for each in found if each.name.endswith(SUFFIX)]
+        if not found:
+            what = f"the importance '{path}': the sketches of it have none"
+            raise UsageError(what, "record them with klcal.record(..., importance=True)")
     is_nameless = file.read(0, min(file.size, len(NAMELESS))) == NAMELESS
     return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless)
 

@@ -15,6 +15,7 @@ from klcal.pipeline.batches import error_of, joined, where
 from klcal.pipeline.selection import Batches, Selected
 from klcal.readers import Description, Source
 from klcal.readers.formats import stem
+from klcal.sketches.values import counted_already
 from klcal.tables.status import FAILURES
 from klcal.tables.table import FileError
 
@@ -112,6 +113,8 @@ def _key(tensor: Selected, pool: Pool) -> tuple[_Key, int]:
     """What a tensor is pooled by, and how many parts of its place its source has."""
     source, name = tensor.source, tensor.description.name
     own = "" if name == stem(source) else name
+    if counted_already(tensor.description.parts):  # klcal merge adds them up
+        return _Key(source=source, name=name), 0
     if pool.pattern is not None:
         called = _called(pool.pattern.search(f"{source}/{own}" if own else source))
         return (_Key(name=called) if called else _Key(source=source, name=name)), 0

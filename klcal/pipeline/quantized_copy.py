@@ -25,7 +25,7 @@ from klcal.search.methods import BINS, parse, sub_bins_per_cell
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import stored_chunks
+from klcal.sketches.values import counted_already, stored_chunks
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 
@@ -94,6 +94,8 @@ def quantized_copy(tensor: Selected, row: Row) -> Selected | str:
 
     One that was all zeros is its own copy.
     """
+    if counted_already(tensor.description.parts) is not None:
+        return "it is a sketch, and a table quantizes values; give the file of the values"
     if row.status == "zero":
         return tensor
     if row.status != "ok":

@@ -23,6 +23,7 @@ from klcal.kernels.threads import limited
 from klcal.pipeline.devices import Plan, chosen_devices, feeding
 from klcal.pipeline.importance import Weighed
 from klcal.pipeline.selection import attempt
+from klcal.quantizers.granularity import Per
 from klcal.quantizers.layout import Layout
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Part
@@ -32,7 +33,7 @@ from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch_parts, stored_chunks
+from klcal.sketches.values import check_units, counted_already, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
 from klcal.tables.rows import Row
 
@@ -83,6 +84,7 @@ class Tensor(NamedTuple):
     settings: Settings
     layout: Layout | None = None  # of channels, groups or blocks, if there are any
     weighed: Weighed | None = None  # as a whole, if it has an importance
+    asked: tuple[Per, tuple[int, ...]] | None = None  # the units that a sketch shall have, and the shape it had
 
     @property
     def nbytes(self) -> int:
@@ -90,9 +92,14 @@ class Tensor(NamedTuple):
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def is_sketch(self) -> bool:
+        """Whether it was counted already."""
+        return counted_already(self.parts) is not None
+
+    @property
     def is_one_unit(self) -> bool:
         """Whether it has a single scale, and all its values count alike: what a device counts."""
-        return self.layout is None and self.weighed is None
+        return self.layout is None and self.weighed is None and not self.is_sketch
 
 
 class Task(NamedTuple):
@@ -257,7 +264,8 @@ def _counted(tensor: Tensor) -> Sketch | Row:
         return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
-    return sketch_parts(tensor.parts, tensor.dtype)
+    found = sketch_parts(tensor.parts, tensor.dtype)
+    return found if tensor.asked is None else check_units(found, *tensor.asked)
 
 
 def merged(

@@ -49,4 +49,5 @@ class Description:
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
     raw: tuple[Part, ...] = ()  # the data where ``parts`` has none: integers as themselves, else bytes; or nothing
     dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
+    shape_is_known: bool = True  # else it is that of each batch of a sketch, or empty
     warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

@@ -19,7 +19,7 @@ from klcal.readers import strict_json
 from klcal.readers.description import Chunk, Description, Part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
-from klcal.tables.schema import TABLE
+from klcal.tables.schema import SKETCH, TABLE
 from klcal.tables.status import Status
 
 __all__ = [
@@ -125,6 +125,10 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     entries, metadata, start = _header(file)
     if metadata.get("schema") == TABLE:
         raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
+    if metadata.get("schema") == SKETCH:
+        from klcal.readers.sketch_file import descriptions
+
+        return descriptions(file, start, entries, metadata)
     return [_description(entry, file, start) for entry in entries]
 
 

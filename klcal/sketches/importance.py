@@ -34,7 +34,8 @@ class Importance:
         """The weights of a tensor.
 
         Args:
-            importance: of the shape of the tensor, with or without its rows, or (columns,): see ``checked_importance``.
+            importance: of the shape of the tensor, with or without its rows, or (columns,): see ``checked_importance``;
+                or with 1 for axes along which it is the same.
             shape: of the tensor.
             order: of its axes in its values, the slowest first; those of extent 1 may be missing, nothing means C's.
             place: where its units lie; None for one.
@@ -104,7 +105,7 @@ def _without_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _aligned(importance: Floats, shape: tuple[int, ...]) -> Floats:
     """An importance with as many axes as the tensor, of extent 1 where it is the same all along."""
-    if importance.shape == shape:
+    if importance.ndim == len(shape):
         return importance
     if importance.shape == _without_rows(shape):
         return np.expand_dims(importance, -2)

@@ -11,15 +11,17 @@ exactly, in any order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from klcal.errors import UsageError
+from klcal.errors import InputError, UsageError
 from klcal.kernels.added import Pieces, added
 from klcal.quantizers.granularity import Grid
 from klcal.sketches.patterns import (
@@ -120,6 +122,27 @@ class Sketch:
             _check_resolutions(parts[0], each)
             _check_weights(parts[0], each)
         return _laid_out(parts, sum(each.keys.size for each in parts), grid)
+
+    def save(self, path: str | os.PathLike[str], name: str = "tensor", dtype: str = "float32") -> None:
+        """Writes it to a sketch file, as the tensor ``name``: see ``klcal.save_sketches``, which takes several.
+
+        Raises:
+            UsageError: there can be no such file; it has several units and no grid.
+            OutputError: it could not be written after all.
+        """
+        import_module("klcal.files").save_sketches(path, {name: self}, dtype)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Sketch:
+        """The sketch of a file that has one; ``klcal.load_sketches`` is for several.
+
+        Raises:
+            InputError: it is no sketch file, or damaged, or has not just one.
+        """
+        found: dict[str, Sketch] = import_module("klcal.files").load_sketches(path)
+        if len(found) != 1:
+            raise InputError(f"the file has {len(found)} sketches, not one", "use klcal.load_sketches(path)[name]")
+        return next(iter(found.values()))
 
     @property
     def units(self) -> int:

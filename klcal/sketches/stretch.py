@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
-__all__ = ["Placeable", "Stretch"]
+from klcal.sketches.sketch import Sketch
+
+__all__ = ["Counted", "Placeable", "Stretch"]
 
 
 class Stretch(Protocol):
@@ -27,3 +29,11 @@ class Placeable(Stretch, Protocol):
 
     def chunks_in(self, rooms: Iterator[memoryview]) -> Iterator[npt.NDArray[Any]]:
         """The same, each read to the beginning of the next room: bytes, whose number all types of values divide."""
+
+
+@runtime_checkable
+class Counted(Stretch, Protocol):
+    """All values of a tensor, of which only the sketch is there."""
+
+    def sketch(self) -> Sketch:
+        """What was counted of them."""

@@ -5,7 +5,7 @@ NumPy arrays and files are read in pieces, whatever their order, strides and byt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -23,6 +23,7 @@ from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import count_on_device, usable_device
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
+from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
@@ -36,7 +37,9 @@ __all__ = [
     "UNORDERED",
     "Stored",
     "array_chunks",
+    "check_units",
     "checked_tensor",
+    "counted_already",
     "is_tensor",
     "own_order",
     "sketch",
@@ -162,7 +165,7 @@ def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Unit
     if per == PerTensor() or isinstance(values, str):
         return None
     if isinstance(values, Stored):
-        if 0 in values.shape:
+        if 0 in values.shape or counted_already(values.parts) is not None:
             return None
         if values.order is None:
             raise REPEATED
@@ -190,6 +193,10 @@ def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArr
 def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | None) -> Sketch:
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
+    if (done := counted_already(stored.parts)) is not None:
+        if importance is not None:
+            raise InputError("a sketch has no columns to weigh", "sketch the values with their importance")
+        return check_units(done(), per, stored.shape)
     units = units_of(stored, per, importance)
     if units is not None:
         return _sketch_of(units)
@@ -208,6 +215,8 @@ def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...
         UsageError: it does not fit the shape, or is no importance.
         InputError: it is in a file, which is damaged.
     """
+    if isinstance(importance, Stored) and (recorded := counted_already(importance.parts)) is not None:
+        return Importance.of(importance_of(recorded(), shape), shape, order, place)
     array = _stored_importance(importance, shape) if isinstance(importance, Stored) else _held_importance(importance)
     return Importance.of(checked_importance(array, shape), shape, order, place)
 
@@ -289,10 +298,37 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
     Raises:
         InputError: the file is damaged.
     """
+    parts = [*parts]
+    if (done := counted_already(parts)) is not None:
+        return done()
     if device != "cpu":
         return Feed(device).count(parts, dtype)()
     alike = groupby(parts, attrgetter("repeats"))
-    return sum((count(stored_chunks(some), dtype).repeat(repeats) for repeats, some in alike), Sketch.empty())
+    sketches = (count(stored_chunks(some), dtype).repeat(repeats) for repeats, some in alike)
+    return sum(sketches, next(sketches, Sketch.empty()))  # adding to an empty one costs as much as to another
+
+
+def counted_already(parts: Sequence[Stretch]) -> Callable[[], Sketch] | None:
+    """What gives the sketch of a tensor of which a file has only that; None for one whose values are there."""
+    found: Callable[[], Sketch] | None = getattr(parts[0], "sketch", None) if parts else None  # ``Counted``, in no time
+    return found
+
+
+def check_units(found: Sketch, per: Per, shape: tuple[int, ...]) -> Sketch:
+    """A sketch from a file, where it has the units that are asked for; its shape, if that is known.
+
+    Raises:
+        InputError: it has others.
+    """
+    known = None if found.grid is None else found.grid.per
+    asked = None if per == PerTensor() else per
+    if asked is not None and asked != known and shape and 0 not in shape:
+        place = layout(asked, shape)
+        asked = None if place is None else place.grid.per
+    if asked != known:
+        was = PerTensor() if known is None else known
+        raise InputError(f"it was sketched per {was}, not per {per}", f"use --per {was}, or sketch the values again")
+    return found
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:

@@ -20,6 +20,7 @@ __all__ = [
     "LEAST_FIRST",
     "MAX_HEADER_BYTES",
     "NUMERIC_FIELDS",
+    "SKETCH",
     "TABLE",
     "TABLE_1",
     "UNIT_FIELDS",
@@ -29,6 +30,7 @@ __all__ = [
 
 TABLE, TABLE_1 = "klcal.table/2", "klcal.table/1"
 COMPARISON = "klcal.comparison/1"
+SKETCH = "klcal.sketch/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
 """What each channel, group or block has of its own."""

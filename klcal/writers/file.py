@@ -116,9 +116,11 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
     if not os.access(target, os.W_OK):
         raise UsageError(f"cannot write '{output}': it is write-protected", "name another file")
     from klcal.readers.formats import SUFFIXES as READ
+    from klcal.readers.sketch_file import is_sketch_file
     from klcal.readers.table_file import is_binary_table
 
-    is_tensor_file = target.suffix.lower() in READ and not is_binary_table(str(target))
+    is_answer = is_binary_table(str(target)) or is_sketch_file(str(target))
+    is_tensor_file = target.suffix.lower() in READ and not is_answer
     if is_tensor_file or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
         raise UsageError(f"'{output}' would replace a tensor file", "name another file")
     if any(_reads(path, target) for given in inputs for path in _paths(given)):

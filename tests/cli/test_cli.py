@@ -162,7 +162,12 @@ def test_help_is_an_answer():
 # --- what is refused
 
 
-OTHERS = {"apply": ["--to", "safetensors", "-o", "q"], "export": ["--to", "ort"]}
+OTHERS = {
+    "apply": ["--to", "safetensors", "-o", "q"],
+    "export": ["--to", "ort"],
+    "merge": ["-o", "q.safetensors"],
+    "sketch": ["-o", "q.safetensors"],
+}
 """What a command needs beside a file, where it is not another one."""
 
 

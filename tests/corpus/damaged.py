@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+import klcal
 from tests.corpus.cases import Case, facts, read, refused
 from tests.corpus.pickles import saved
 from tests.support import gguf, protobuf
 from tests.support.files import zipped
 from tests.support.pickles import FLOAT, OLD_GOOD, checkpoint, dict_of, legacy_checkpoint, pickled, storage, tensor
+from tests.support.sketch_files import sketch_file
 
 VALUES = np.random.default_rng(3).normal(size=300).astype(np.float32)
 OTHERS = np.random.default_rng(5).normal(size=200).astype(np.float32)
@@ -41,6 +43,7 @@ def sound() -> dict[str, bytes]:
         "x.npz": zipped({"a.npy": saved(VALUES), "b.npy": saved(OTHERS)}),
         "d.npz": zipped({"a.npy": saved(VALUES), "b.npy": saved(OTHERS)}, method=8),
         "x.safetensors": safetensors.numpy.save({"a": VALUES, "b": OTHERS}),
+        "sketch.safetensors": sketch_file({"a": klcal.sketch(VALUES), "b": klcal.sketch(OTHERS)}),
         "x.gguf": gguf.gguf({"a": gguf.of(VALUES), "b": gguf.of(OTHERS)}),
         "x.onnx": protobuf.model(
             *(

@@ -1,0 +1,92 @@
+"""``klcal sketch``: what calibration has to know of tensors, in a small file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from klcal.cli import options
+from klcal.errors import ExitCode, UsageError
+
+__all__ = ["EXAMPLES", "SketchOutput", "checked_output", "sketch"]
+
+EXAMPLES = """\
+\b
+Examples:
+  Count once, calibrate often:
+    klcal sketch activations/ --output acts.safetensors
+    klcal calibrate acts.safetensors --dtype int8
+  A part on each machine, then all of them:
+    klcal sketch batch-7/ --output part-7.safetensors
+    klcal merge part-*.safetensors --output all.safetensors
+
+\b
+What cannot be counted is told on stderr and is not in the file (exit code 4). Other exit codes are those
+of klcal calibrate.
+"""
+
+SketchOutput = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=options.OUTPUT,
+        help="The sketch file, .safetensors; written as a whole or not at all.",
+    ),
+]
+
+
+def sketch(
+    paths: options.Paths,
+    output: SketchOutput,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    dequantize: options.DequantizeOption = False,
+    jobs: options.JobsOption = None,
+    per: options.PerOption = None,
+) -> None:
+    """Count the values of every tensor in PATHS, and keep the counts alone.
+
+    A sketch file is taken wherever tensor files are, and gives the same
+    scales to the bit. Its size does not depend on the number of values.
+    """
+    from klcal.cli.messages import capped, line, say
+    from klcal.cli.progress import progress
+    from klcal.kernels.threads import cores
+    from klcal.quantizers.granularity import UNIT_WORDS, parse_per
+    from klcal.quantizers.rules import rules_of
+
+    checked_output(output)
+    rules = rules_of("unit", per or (), "tensor", UNIT_WORDS, parse_per)
+
+    from klcal.pipeline.sketch import sketch_files  # after what can be wrong with the command line
+
+    with progress() as shown:
+        found = sketch_files(
+            paths,
+            output,
+            rules,
+            include=include or (),
+            exclude=exclude or (),
+            dequantize=dequantize,
+            jobs=jobs or cores(),
+            progress=shown,
+        )
+    say(capped([line(kind="warning", text=warning) for warning in found.warnings]))
+    say(capped([line(*filter(None, each[:2]), kind="error", text=each.reason) for each in found.failures]))
+    if not found.tensors:
+        if not found.failures:
+            say([line(kind="error", text="no tensor was counted: name files with float tensors, or check --include")])
+        raise typer.Exit(ExitCode.NOTHING_USABLE)
+    if any(each.cause == "bug" for each in found.failures):
+        raise typer.Exit(ExitCode.BUG)
+    raise typer.Exit(ExitCode.PARTIAL if found.failures else ExitCode.DONE)
+
+
+def checked_output(output: str) -> None:
+    """Raises UsageError unless a sketch file may be called so."""
+    if not output.lower().endswith(".safetensors"):
+        raise UsageError(f"a sketch file is a .safetensors file, '{output}' is none", "use --output NAME.safetensors")

@@ -1,0 +1,172 @@
+"""Sketches with what a table says of their tensors; and as plain arrays, of which files are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.errors import InputError, KlcalError
+from klcal.quantizers.granularity import Grid
+from klcal.sketches.patterns import PATTERN_BITS, Resolution, extremes, is_special, narrow
+from klcal.sketches.sketch import COUNTERS, Sketch, settled
+
+__all__ = ["KEPT", "Named", "alike", "arrays_of", "checked_resolution", "sketch_of"]
+
+KEPT = ("pieces", *COUNTERS, "exact")  # the rows of the array "numbers"
+EXTREMES = ("heaviest", "minimum", "maximum")  # those of "extremes"
+MOST_COUNTED = np.float64(1 << 62)  # of all counts and weights of a unit: sums of two such still fit in 64 bits
+DAMAGED = "write it again with klcal sketch"
+SAME = "sketch both alike, or give the tensors other names"
+
+Arrays = dict[str, npt.NDArray[Any]]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """The sketch of a tensor, or of several batches of it."""
+
+    name: str
+    dtype: str
+    shape: Shape | None  # of each batch; None where they differ, or nothing is known of it
+    sketch: Sketch
+    batches: int = 1
+    aliases: tuple[str, ...] = ()  # sorted
+
+    def __add__(self, other: Named) -> Named:
+        """Both together: associative and commutative, to the bit. Finer buckets are joined to be the other's.
+
+        Raises:
+            InputError: they are not of one tensor: another dtype, other units, or other importance.
+        """
+        if self.dtype != other.dtype:
+            raise InputError(f"one is {self.dtype}, the other {other.dtype}", SAME)
+        one, two = alike(self.sketch, other.sketch)
+        try:
+            found = one + two
+        except KlcalError as error:
+            raise InputError(error.what, error.hint) from None
+        if found.numel.sum(dtype=np.float64) >= MOST_COUNTED:
+            raise InputError("together they count more values than 64 bits can", "merge fewer of them")
+        return replace(
+            self,
+            shape=self.shape if self.shape == other.shape else None,
+            sketch=found,
+            batches=self.batches + other.batches,
+            aliases=tuple(sorted({*self.aliases, *other.aliases})),
+        )
+
+
+def alike(one: Sketch, other: Sketch) -> tuple[Sketch, Sketch]:
+    """Both in the resolution of the coarser one, where they differ."""
+    if one.resolution == other.resolution:
+        return one, other
+    bits = min(one.resolution.mantissa_bits, other.resolution.mantissa_bits)
+    return one.coarsen(bits), other.coarsen(bits)
+
+
+def arrays_of(found: Sketch) -> Arrays:
+    """All numbers of a sketch: ``numbers`` are the rows ``KEPT``, ``extremes`` the rows ``EXTREMES``, a unit a column.
+
+    Wide items come first, so that each array begins where its items may.
+    """
+    numbers = np.stack([getattr(found, name).astype("<i8") for name in KEPT])
+    arrays = {"numbers": numbers, "extremes": np.stack([getattr(found, name).astype("<f8") for name in EXTREMES])}
+    if found.weights is not None:
+        arrays["weights"] = found.weights.astype("<i8")
+    counts = narrow(found.counts)
+    if counts.dtype == np.int64:
+        return {**arrays, "counts": counts.astype("<i8"), "keys": found.keys.astype("<u4")}
+    return {**arrays, "counts": counts.astype("<i4"), "keys": found.keys.astype("<u4")}
+
+
+def sketch_of(arrays: Arrays, resolution: Resolution, grid: Grid | None) -> Sketch:
+    """The sketch that some arrays are.
+
+    Raises:
+        InputError: they are those of none.
+    """
+    units = 1 if grid is None else prod(grid.shape)
+    keys, counts, weights = arrays["keys"], arrays["counts"], arrays.get("weights")
+    _require(arrays["numbers"].shape == (len(KEPT), units), "its arrays have not as many units as its grid")
+    _require(arrays["extremes"].shape == (len(EXTREMES), units), "its extremes have not as many units as its grid")
+    _require(keys.ndim == 1 and counts.shape == keys.shape, "its keys and counts are not as many")
+    _require(weights is None or weights.shape == (3, keys.size), "its weights are not as many as its keys")
+    numbers = dict(zip(KEPT, arrays["numbers"].astype(np.int64), strict=True))
+    _require(all(row.min(initial=0) >= 0 for row in numbers.values()), "a number of values is below 0")
+    _require(
+        float(numbers["pieces"].sum(dtype=np.float64)) == keys.size, "its units have not as many keys as there are"
+    )
+    _require(numbers["exact"].max(initial=0) <= 1, "its flags are neither 0 nor 1")
+    starts = np.append(0, np.cumsum(numbers.pop("pieces")))
+    _check_counts(counts, weights, numbers, starts)
+    found = Sketch(
+        keys=keys.astype(np.uint32),
+        counts=narrow(counts.astype(np.int64)),
+        weights=None if weights is None else weights.astype(np.int64),
+        starts=starts,
+        exact=numbers.pop("exact").astype(bool),
+        **numbers,
+        **dict(zip(EXTREMES, arrays["extremes"].astype(np.float64), strict=True)),
+        resolution=resolution,
+        grid=grid,
+    )
+    _check_keys(found)
+    return found
+
+
+def _check_counts(
+    counts: npt.NDArray[Any], weights: npt.NDArray[Any] | None, numbers: Arrays, starts: npt.NDArray[np.int64]
+) -> None:
+    _require(counts.min(initial=1) >= 1, "it counts a value less than once")
+    _require(weights is None or weights.min(initial=0) >= 0, "a weight is below 0")
+    most = counts.sum(dtype=np.float64) + sum(numbers[name].sum(dtype=np.float64) for name in COUNTERS)
+    _require(most < MOST_COUNTED, "it counts more values than 64 bits can")
+    _require(weights is None or weights.sum(dtype=np.float64) < MOST_COUNTED, "its weights exceed 64 bits")
+    empty = starts[1:] == starts[:-1]
+    _require(bool(numbers["exact"][empty].all()), "a unit without keys has lost bits")
+
+
+def _check_keys(found: Sketch) -> None:
+    """Refuses keys that no counting gives, and extremes that are not those of the keys."""
+    _require(not is_special(found.keys).any(), "a key is that of zero, an infinity or NaN")
+    ascending = found.keys[1:] > found.keys[:-1]
+    ascending[found.starts[1:-1][(found.starts[1:-1] > 0) & (found.starts[1:-1] < found.keys.size)] - 1] = True
+    _require(bool(ascending.all()), "its keys do not ascend")
+    _require(bool((np.isfinite(found.heaviest) & (found.heaviest >= 0)).all()), "its heaviest weight is no weight")
+    low, high = extremes(found.keys, found.starts)
+    occupied = found.pieces > 0
+    for key, extreme in ((low, found.minimum), (high, found.maximum)):
+        _require(bool((extreme[~occupied] == key[~occupied]).all()), "a unit without keys has extremes")
+        _require(bool(np.isfinite(extreme[occupied]).all()), "an extreme is not finite")
+        with np.errstate(over="ignore"):
+            patterns = extreme.astype(np.float32)
+        _require(bool((patterns == extreme).all()), "an extreme is no float32")
+        dropped = found.resolution.dropped(patterns.view(np.uint32), found.tops)
+        dropped = np.where(found.exact & found.whole, np.uint32(0), dropped).astype(np.uint32)
+        cut = patterns.view(np.uint32) >> dropped << dropped
+        same = cut == key.astype(np.float32).view(np.uint32)
+        _require(bool(same[occupied].all()), "its extremes are not those of its keys")
+    _require(np.array_equal(settled(found).keys, found.keys), "its keys are finer than its resolution")
+
+
+def checked_resolution(mantissa_bits: object, least_bits: object, few: object) -> Resolution:
+    """The resolution of three numbers.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    if not (type(mantissa_bits) is int and type(least_bits) is int and type(few) is int):
+        raise InputError("its resolution is not three whole numbers", DAMAGED)
+    _require(0 <= least_bits <= mantissa_bits <= PATTERN_BITS, "its mantissa bits are out of range")
+    _require(0 <= few < 1 << 32, "its number of distinct values is out of range")
+    return Resolution(mantissa_bits, least_bits, few)
+
+
+def _require(holds: bool | np.bool_, else_: str) -> None:
+    if not holds:
+        raise InputError(f"it is damaged: {else_}", DAMAGED)

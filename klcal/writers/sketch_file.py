@@ -1,0 +1,148 @@
+"""Sketch files: a .safetensors file of integers, specified in docs/sketch-format.md.
+
+Sketches come one by one and are laid aside beside the output; when all are there, the header is made and they follow in
+the order of their names. So memory is that of one sketch, and the bytes do not depend on the order they came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+
+from klcal.errors import OutputError, UsageError
+from klcal.quantizers.granularity import Grid
+from klcal.readers.description import CHUNK_BYTES
+from klcal.sketches.named import Named, arrays_of
+from klcal.tables.schema import MAX_HEADER_BYTES, SKETCH
+from klcal.writers.file import is_special, reason, replacement
+
+__all__ = ["digest", "fingerprint", "save"]
+
+DIGEST_BYTES = 16  # of a fingerprint: two of a billion inputs are alike with a chance below 1e-20
+ALIGNMENT = 8  # bytes, to which the header is padded with spaces
+KINDS = {"int64": "I64", "float64": "F64", "int32": "I32", "uint32": "U32"}
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A sketch that lies in the spool."""
+
+    document: dict[str, Any]
+    arrays: dict[str, tuple[str, tuple[int, ...], int]]  # dtype, shape and bytes of each
+    begin: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(nbytes for _, _, nbytes in self.arrays.values())
+
+
+def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()) -> int:
+    """Writes a sketch file, all of it or nothing; none where there are no sketches.
+
+    Args:
+        path: the file.
+        sketches: one of each name.
+        inputs: what was counted, a fingerprint each; asked when all sketches have come.
+        read: the paths of what is read, which must not be written.
+
+    Returns:
+        How many sketches there were.
+
+    Raises:
+        UsageError: the file cannot be written, or two sketches have one name.
+        OutputError: it could not be written after all.
+    """
+    if is_special(path):
+        raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
+    with replacement(path, [*read]) as file, tempfile.TemporaryFile(dir=Path(path).resolve().parent) as spool:
+        try:
+            laid = sorted((_lay(each, spool) for each in sketches), key=lambda each: str(each.document["name"]))
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {reason(error)}", "make room") from error
+        for one, other in pairwise(laid):
+            if one.document["name"] == other.document["name"]:
+                raise UsageError(f"two sketches are called {one.document['name']!r}", "give each a name of its own")
+        if laid:
+            header = _header(laid, inputs())
+            file.replace(lambda out: _copy(header, laid, spool, out.buffer))
+    return len(laid)
+
+
+def fingerprint(digests: Iterable[bytes]) -> str:
+    """Of what was counted together, whatever its order."""
+    return hashlib.blake2b(b"".join(sorted(digests)), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def digest(one: Named) -> bytes:
+    """Of a name, a dtype, a shape and counts."""
+    found = hashlib.blake2b(json.dumps(_document(one), sort_keys=True).encode(), digest_size=DIGEST_BYTES)
+    for array in arrays_of(one.sketch).values():
+        found.update(array.tobytes())
+    return found.digest()
+
+
+def _document(one: Named) -> dict[str, Any]:
+    resolution, grid = one.sketch.resolution, one.sketch.grid
+    return {
+        "name": one.name,
+        "dtype": one.dtype,
+        "shape": one.shape,
+        "batches": one.batches,
+        "aliases": sorted(one.aliases),
+        "mantissa_bits": resolution.mantissa_bits,
+        "least_bits": resolution.least_bits,
+        "few": resolution.few,
+        "grid": None if grid is None else _grid(grid),
+    }
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    return {"per": str(grid.per), "axis": grid.axis, "size": grid.size, "shape": grid.shape, "note": grid.note}
+
+
+def _lay(one: Named, spool: IO[bytes]) -> _Laid:
+    if one.sketch.grid is None and one.sketch.units != 1:
+        what = f"{one.name!r} has {one.sketch.units} units without a grid"
+        raise UsageError(what, "save them one by one: sketch[i:i+1]")
+    begin, arrays = spool.tell(), {}
+    for key, array in arrays_of(one.sketch).items():
+        arrays[key] = KINDS[np.dtype(array.dtype).name], array.shape, array.nbytes
+        spool.write(array.tobytes())
+    return _Laid(_document(one), arrays, begin)
+
+
+def _header(laid: list[_Laid], inputs: Iterable[str]) -> bytes:
+    documents = json.dumps({"sketches": [each.document for each in laid]}, separators=(",", ":"))
+    header: dict[str, Any] = {
+        "__metadata__": {"schema": SKETCH, "inputs": " ".join(sorted(inputs)), "sketches": documents}
+    }
+    position = 0
+    for number, each in enumerate(laid):
+        for key, (kind, shape, nbytes) in each.arrays.items():
+            end = position + nbytes
+            header[f"{number}.{key}"] = {"dtype": kind, "shape": shape, "data_offsets": [position, end]}
+            position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise OutputError(f"{len(laid):,} sketches need a header of {len(text):,} bytes", "write several files")
+    return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def _copy(header: bytes, laid: list[_Laid], spool: IO[bytes], out: BinaryIO) -> None:
+    out.write(struct.pack("<Q", len(header)) + header)
+    for each in laid:
+        spool.seek(each.begin)
+        rest = each.nbytes
+        while rest:
+            piece = spool.read(min(rest, CHUNK_BYTES))
+            out.write(piece)
+            rest -= len(piece)
