@@ -18,8 +18,10 @@ Examples:
     klcal sketch activations/ --output acts.safetensors
     klcal calibrate acts.safetensors --dtype int8
   A part on each machine, then all of them:
-    klcal sketch batch-7/ --output part-7.safetensors
+    klcal sketch batches-7/ --pool stem --output part-7.safetensors
     klcal merge part-*.safetensors --output all.safetensors
+  A long run, which goes on when it is typed again:
+    klcal sketch activations/ --per channel:1 --resume --output acts.safetensors
 
 \b
 What cannot be counted is told on stderr and is not in the file (exit code 4). Other exit codes are those
@@ -38,6 +40,16 @@ SketchOutput = Annotated[
     ),
 ]
 
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        rich_help_panel=options.OUTPUT,
+        help="Keep what is done in the folder FILE.part until all is, and go on from there where it is there already; "
+        "refused where files or options have changed.",
+    ),
+]
+
 
 def sketch(
     paths: options.Paths,
@@ -45,8 +57,11 @@ def sketch(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     dequantize: options.DequantizeOption = False,
+    pool: options.PoolOption = None,
     jobs: options.JobsOption = None,
     per: options.PerOption = None,
+    importance: options.ImportanceOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Count the values of every tensor in PATHS, and keep the counts alone.
 
@@ -56,25 +71,27 @@ def sketch(
     from klcal.cli.messages import capped, line, say
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
+    from klcal.pipeline.pooling import Pool
     from klcal.quantizers.granularity import UNIT_WORDS, parse_per
     from klcal.quantizers.rules import rules_of
 
     checked_output(output)
     rules = rules_of("unit", per or (), "tensor", UNIT_WORDS, parse_per)
 
-    from klcal.pipeline.sketch import sketch_files  # after what can be wrong with the command line
+    batches = None if pool is None else Pool.parse(pool)
 
+    from klcal.pipeline.sketch import Asked, sketch_files  # after what can be wrong with the command line
+
+    asked = Asked(
+        per=rules,
+        importance=importance,
+        include=include or (),
+        exclude=exclude or (),
+        dequantize=dequantize,
+        pool=batches,
+    )
     with progress() as shown:
-        found = sketch_files(
-            paths,
-            output,
-            rules,
-            include=include or (),
-            exclude=exclude or (),
-            dequantize=dequantize,
-            jobs=jobs or cores(),
-            progress=shown,
-        )
+        found = sketch_files(paths, output, asked, jobs=jobs or cores(), resume=resume, progress=shown)
     say(capped([line(kind="warning", text=warning) for warning in found.warnings]))
     say(capped([line(*filter(None, each[:2]), kind="error", text=each.reason) for each in found.failures]))
     if not found.tensors:

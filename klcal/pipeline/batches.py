@@ -19,7 +19,7 @@ from klcal.sketches.values import own_order, stored_chunks
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 
-__all__ = ["batches_note", "error_of", "joined", "less", "not_joined", "where"]
+__all__ = ["batches_note", "error_of", "joined", "less", "not_joined", "sources_of", "where"]
 
 
 def joined(source: str, name: str, members: Sequence[Selected], left_out: int) -> Selected:
@@ -103,6 +103,14 @@ class _InOwnOrder:
         whole = own_order(flat, self.of.shape, self.of.order or ()).ravel()
         size = CHUNK_BYTES // whole.itemsize
         yield from (whole[start : start + size] for start in range(0, whole.size, size))
+
+
+def sources_of(tensor: Selected) -> list[str]:
+    """The file that each part of a tensor is in."""
+    order = tensor.description.order
+    if not tensor.batches:
+        return [tensor.source] * len(tensor.description.parts)
+    return [each.source for each in tensor.batches.members for _ in _parts_in(order, each.description)]
 
 
 def less(tensor: Selected, members: Sequence[Selected]) -> Selected:

@@ -47,6 +47,7 @@ __all__ = [
     "merged",
     "outcomes",
     "plan_of",
+    "portions",
     "tasks_of",
     "worked_on",
 ]
@@ -125,7 +126,7 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
         if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
             yield Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
-            yield from (Task((tensor._replace(parts=some),), False) for some in _portions(tensor.parts))
+            yield from (Task((tensor._replace(parts=some),), False) for some in portions(tensor.parts))
         elif any(part.repeats != 1 for part in tensor.parts):
             yield Task((tensor,), True)
         else:
@@ -134,8 +135,8 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
         yield from (Task(tuple(alike[i : i + TOGETHER]), True) for i in range(0, len(alike), TOGETHER))
 
 
-def _portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
-    """Neighbouring parts, as many as have the size of one together."""
+def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
+    """What is counted on its own: neighbouring parts, as many as have the size of one together."""
     portion: list[Part] = []
     nbytes = 0
     for part in parts:

@@ -36,6 +36,7 @@ __all__ = [
     "REPEATED",
     "UNORDERED",
     "Stored",
+    "Units",
     "array_chunks",
     "check_units",
     "checked_tensor",
@@ -43,6 +44,7 @@ __all__ = [
     "is_tensor",
     "own_order",
     "sketch",
+    "sketch_of_units",
     "sketch_parts",
     "stored_array",
     "stored_chunks",
@@ -139,7 +141,7 @@ def sketch(
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
     units = units_of(values, wanted, importance)
     if units is not None:
-        return _sketch_of(units)
+        return sketch_of_units(units)
     if importance is None:
         return _tensor_sketch(values, device)
     array, dtype = stored_array(values)
@@ -199,7 +201,7 @@ def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | N
         return check_units(done(), per, stored.shape)
     units = units_of(stored, per, importance)
     if units is not None:
-        return _sketch_of(units)
+        return sketch_of_units(units)
     if importance is None:
         return sketch_parts(stored.parts, stored.dtype, device)
     if stored.order is None:
@@ -272,7 +274,7 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     return count(array_chunks(array, dtype, "K"), dtype)
 
 
-def _sketch_of(units: Units) -> Sketch:
+def sketch_of_units(units: Units) -> Sketch:
     """The sketch of all units of a tensor, in the order of its own axes."""
     chunks, dtype, place, importance = units
     sketches = unit_sketches(chunks, dtype, place)
