@@ -17,7 +17,7 @@ from klcal.writers.sketch_file import save
 
 __all__ = ["Finished", "Marks", "finished_in"]
 
-SUFFIX, MARKS = ".safetensors", ".json"  # of a tensor's sketch, and of what was counted for it
+SUFFIX, MARKS = ".sketch", ".json"  # of a sketch file, which no directory is searched for; and of what it counted
 
 Marks: TypeAlias = Mapping[str, Collection[bytes]]
 """Of each file the fingerprints of what was counted of it."""

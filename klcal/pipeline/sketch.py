@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from hashlib import blake2b
-from itertools import chain, groupby
+from itertools import chain
 from math import prod
 from operator import add
 from typing import NamedTuple, TypeAlias
@@ -284,22 +284,23 @@ def _outcomes(
     wanted: Sequence[_Wanted], jobs: int, progress: Progress | None = None
 ) -> Iterator[tuple[_Wanted, _Outcome]]:
     """What comes of each tensor; one that is large is counted in portions, small ones several at a time."""
-    pieces = [(number, some) for number, each in enumerate(wanted) for some in _pieces(each)]
-    bundles = list(_bundles([some for _, some in pieces]))
-    total = sum(some.nbytes for _, some in pieces)
-    with outcomes(_counted_together, bundles, BYTE_SECONDS * total + COUNT_SECONDS * len(pieces), jobs) as found:
+    pieces = [[*_pieces(each)] for each in wanted]
+    every = [*chain.from_iterable(pieces)]
+    total = sum(piece.nbytes for piece in every)
+    seconds = BYTE_SECONDS * total + COUNT_SECONDS * len(every)
+    with outcomes(_counted_together, [*_bundles(every)], seconds, jobs) as found:
         if progress is not None:
             progress.start(len(wanted), total)
-        done = zip(pieces, chain.from_iterable(found), strict=True)
-        for number, group in groupby(done, key=lambda one: one[0][0]):
+        done = chain.from_iterable(found)
+        for each, some in zip(wanted, pieces, strict=True):
             counted = []
-            for (_, some), outcome in group:
-                counted.append(outcome)
+            for piece in some:
+                counted.append(next(done))
                 if progress is not None:
-                    progress.advance(some.nbytes)
-            yield wanted[number], _joined(wanted[number], counted)
+                    progress.advance(piece.nbytes)
+            yield each, _joined(each, counted)
             if progress is not None:
-                progress.finish(wanted[number].tensor.description.name)
+                progress.finish(each.tensor.description.name)
 
 
 class _Piece(NamedTuple):
