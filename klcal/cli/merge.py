@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from klcal.cli import options
-from klcal.cli.sketch import SketchOutput, checked_output
+from klcal.cli.sketch import SketchOutput, checked_output, written
 
 __all__ = ["EXAMPLES", "merge"]
 
@@ -51,3 +51,4 @@ def merge(parts: Parts, output: SketchOutput, allow_duplicates: DuplicatesOption
 
     found = merge_files(parts, output, allow_duplicates=allow_duplicates)
     say(capped([line(kind="note", text=note) for note in found.notes]))
+    say([written(output, found.tensors)])

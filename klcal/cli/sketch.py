@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from klcal.cli import options
 from klcal.errors import ExitCode, UsageError
 
-__all__ = ["EXAMPLES", "SketchOutput", "checked_output", "sketch"]
+__all__ = ["EXAMPLES", "SketchOutput", "checked_output", "sketch", "written"]
 
 EXAMPLES = """\
 \b
@@ -98,9 +99,18 @@ def sketch(
         if not found.failures:
             say([line(kind="error", text="no tensor was counted: name files with float tensors, or check --include")])
         raise typer.Exit(ExitCode.NOTHING_USABLE)
+    say([written(output, found.tensors)])
     if any(each.cause == "bug" for each in found.failures):
         raise typer.Exit(ExitCode.BUG)
     raise typer.Exit(ExitCode.PARTIAL if found.failures else ExitCode.DONE)
+
+
+def written(output: str, tensors: int) -> str:
+    """What is told of a sketch file that was written."""
+    from klcal.cli.messages import line
+
+    many = "1 tensor" if tensors == 1 else f"{tensors:,} tensors"
+    return line(text=f"{output}: {many}, {Path(output).stat().st_size:,} bytes")
 
 
 def checked_output(output: str) -> None:
