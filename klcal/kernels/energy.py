@@ -12,7 +12,7 @@ from klcal.kernels.library import address, library
 __all__ = ["CELLS", "add_energy", "roots"]
 
 BITS = 10  # of a mantissa, behind the leading one: a square is 0.1 % off at most
-CELLS = 64  # of 4 octaves each: a square in units of its cell's least has 28 bits, and 2³⁴ of them add up in an int64
+CELLS = 64  # of 4 octaves each: a square is at most 2²⁸ units of its cell, and 2³⁴ of them add up in an int64
 OCTAVES = 4
 FINEST = -137  # of the first cell, as a power of 2: below 2⁻¹²⁶ are BITS bits, and the cell begins an octave lower
 ROWS = 1 << 12  # looked at together by NumPy: what each row takes is some arrays of a piece of it

@@ -102,6 +102,8 @@ class Recording:
     # --- hooks
 
     def __enter__(self) -> Self:
+        if self._handles:
+            raise UsageError("it is recording already", "make another one: klcal.record(...)")
         for name, module in self._modules.items():
             if self._of == "outputs":
                 self._handles.append(module.register_forward_hook(self._output_hook(name)))
@@ -194,9 +196,10 @@ class Recording:
 
 def _hooked(model: torch.nn.Module, wanted: tuple[str | type, ...]) -> dict[str, torch.nn.Module]:
     """The modules that are wanted, by name; a module that has several names by the first."""
-    if getattr(model, "_orig_mod", None) is not None or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UsageError("the model is compiled, and would not call the hooks", "record it before torch.compile")
     named = dict(model.named_modules())
+    for each in named.values():
+        if hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None:
+            raise UsageError("the model is compiled, and would not call the hooks", "record it before torch.compile")
     if not wanted:
         return {name: each for name, each in named.items() if not [*each.children()] and [*each.parameters(False)]}
     found: dict[str, torch.nn.Module] = {}
