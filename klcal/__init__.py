@@ -4,6 +4,7 @@
     Accumulator()                   the same of batches, without waiting for the device that they lie on
     calibrate(values) → Row         a scale and a zero point, and what they cost
     read(path) → {name: tensor}     the tensors of a file, for both
+    record(model) → Recording       what flows through a torch model, as sketches
     quantize, dequantize            the reference rounding, by a row alone
     calibrate_files(paths) → Table  a row for every tensor of some files; Table.write(path) writes it
     load_table(path) → Table        a table that was written, for all of these
