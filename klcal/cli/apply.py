@@ -11,7 +11,7 @@ from klcal.errors import ExitCode, UsageError
 
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["compressed-tensors", "fake", "safetensors", "npz"]
+To = Literal["compressed-tensors", "gguf", "fake", "safetensors", "npz"]
 
 EXAMPLES = """\
 \b

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.quantizers.packing import exponents
+from klcal.quantizers.packing import EXPONENT_BIAS, exponents
 
-__all__ = ["BLOCKS", "VALUES", "packed_blocks", "restored_blocks"]
+__all__ = ["BLOCKS", "VALUES", "holds_offsets", "holds_scales", "packed_blocks", "restored_blocks"]
 
 VALUES = 32  # of a block
 HALF = VALUES // 2
-HALF_BIAS = 128  # of an exponent by which twice the values are multiplied: all of them are float32 then
+HALF_BIAS = EXPONENT_BIAS + 1  # of an exponent by which twice the values are multiplied: all of them are float32 then
 LEAST_INT4 = -8  # the code of which all bits are 0
 
 NIBBLES = ("codes", "u1", HALF)
@@ -60,13 +60,36 @@ def packed_blocks(
     with np.errstate(over="ignore"):
         found["scale"] = exponents(scales) if kind == "MXFP4" else scales
         if kind == "Q4_1":
-            found["offset"] = 0 - zero_points * scales.astype(np.float64)
+            found["offset"] = _offsets(scales, zero_points)
     if kind == "Q8_0":
         found["codes"] = codes
     else:
         places = (codes - (LEAST_INT4 if kind == "Q4_0" else 0)).astype(np.uint8)
         found["codes"] = places[:, :HALF] | places[:, HALF:] << 4
     return found.view(np.uint8).reshape(len(codes), -1)
+
+
+def _offsets(scales: Singles, zero_points: npt.NDArray[np.integer] | int) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        found: npt.NDArray[np.float16] = (0 - zero_points * scales.astype(np.float64)).astype(np.float16)
+    return found
+
+
+def holds_scales(kind: str, scales: Singles) -> bool:
+    """Whether blocks hold some scales as they are.
+
+    >>> holds_scales("Q4_0", np.float32([-0.1, 0.5])), holds_scales("MXFP4", np.float32([0.5, 2.0**-127]))
+    (False, True)
+    """
+    if kind == "MXFP4":
+        return bool((np.ldexp(1.0, exponents(scales).astype(int) - EXPONENT_BIAS) == scales).all())
+    with np.errstate(over="ignore"):
+        return bool((scales.astype(np.float16) == scales).all())
+
+
+def holds_offsets(scales: Singles, zero_points: npt.NDArray[np.integer]) -> bool:
+    """Whether no offset of Q4_1 is beyond float16."""
+    return bool(np.isfinite(_offsets(scales, zero_points)).all())
 
 
 def restored_blocks(kind: str, blocks: Bytes) -> Singles:

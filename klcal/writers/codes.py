@@ -131,6 +131,20 @@ class Codes:
         for codes, _, _ in self._quantized(in_c_order(self.tensor), ()):
             yield codes if target is None else PATTERNS[target][codes]
 
+    def in_rows(self, columns: int) -> Iterator[npt.NDArray[Any]]:
+        """The same codes, in rows of so many, whole ones: (rows, columns).
+
+        Raises:
+            InputError: as ``pieces``.
+        """
+        left = np.empty(0, np.int64)
+        for piece in self.pieces():
+            some = np.concatenate([left, piece]) if left.size else piece
+            whole = some.size // columns * columns
+            left = some[whole:].copy()
+            if whole:
+                yield some[:whole].reshape(-1, columns)
+
     def restored(self) -> Iterator[Singles]:
         """What its codes stand for, flat, in the order in which its values are stored, some at a time.
 
