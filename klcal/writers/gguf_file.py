@@ -6,10 +6,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
-from klcal.errors import OutputError
 from klcal.readers.gguf_header import MAGIC, TYPES, UINT32
 from klcal.writers.safetensors_file import Stored
-from klcal.writers.text import escape
 
 __all__ = ["number", "write"]
 
@@ -45,11 +43,8 @@ def write(
         offset += tensor.nbytes + -tensor.nbytes % alignment
     out.write(PADDING * (-position % alignment))
     for tensor in tensors:
-        written = sum(out.write(piece) for piece in tensor.data())
-        if written != tensor.nbytes:
-            what = f"{escape(tensor.name)} has {written:,} bytes, and {tensor.nbytes:,} were announced"
-            raise OutputError(what, "run again")
-        out.write(PADDING * (-written % alignment))
+        out.writelines(tensor.data())
+        out.write(PADDING * (-tensor.nbytes % alignment))
 
 
 def _text(text: str) -> bytes:

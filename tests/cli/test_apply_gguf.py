@@ -15,6 +15,7 @@ from klcal.writers.forms import gguf as form
 from tests.support import gguf
 from tests.support.command import klcal
 from tests.support.gguf import BF16, F16, F32, KEYS, Q4_0, Q8_0, UINT32, Tensor, alignment, key, of
+from tests.support.imatrix import imatrix_gguf
 
 Q4_1, MXFP4, Q4_K = 3, 39, 12
 NAME = "blk.0.attn_q.weight"
@@ -194,6 +195,16 @@ def test_zeros_and_values_on_one_side():
         apply(*options)
         np.testing.assert_array_equal(dequantized("out.gguf"), values)
         np.testing.assert_array_equal(dequantized("out.gguf", "z.weight"), np.zeros((4, 64)))
+
+
+def test_an_importance_matrix_has_the_names_of_the_file():
+    """Columns that nothing goes into do not count: the others are exact."""
+    values = np.tile(np.float32([-8, 7, 3] + 29 * [0.3]), (2, 2))
+    save({NAME: of(values)})
+    energy = np.where(np.arange(64) % 32 < 3, 1.0, 0.0)
+    Path("energy.gguf").write_bytes(imatrix_gguf({NAME: (energy[None], [1])}))
+    apply("--dtype", "int4", "--importance", "energy.gguf")
+    np.testing.assert_array_equal(dequantized("out.gguf")[:, :3], values[:, :3])
 
 
 # --- keys
