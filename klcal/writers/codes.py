@@ -81,6 +81,11 @@ class Codes:
             raise UsageError(f"the table has no scale for it: {row.reason or row.status}", "leave it out: --exclude")
         if row.nan:
             raise UsageError(f"it holds {row.nan} NaN, which have no code", "leave it out: --exclude")
+        if row.units is not None and (status := row.units.status) is not None:
+            lost = status[(status != "ok") & (status != "zero")]
+            if lost.size:
+                what = f"{lost.size} of its {status.size} units have no scale: {lost[0]}"
+                raise UsageError(what, "leave it out: --exclude")
         found = Codes(tensor, row, told)
         found._numbers  # noqa: B018 - raises
         return found

@@ -131,14 +131,20 @@ def values_of(tensor: Tensor) -> np.ndarray:
 # --- what it stands for
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("stored", [F32, F16, BF16], ids=["F32", "F16", "BF16"])
-def test_the_package_reads_what_the_table_says(kind, stored):
+WIDTHS = [(kind, stored, form.SCHEMES[dtype]) for kind, (_, dtype) in OPTIONS.items() for stored in (F32, F16, BF16)]
+OTHERS = [("Q8_0", F16, "symmetric-full"), ("Q8_0", F16, "symmetric-signed")]
+OTHERS += [("Q4_0", F16, "symmetric"), ("Q4_0", F16, "symmetric-full")]
+
+
+@pytest.mark.parametrize(("kind", "stored", "scheme"), [*WIDTHS, *OTHERS])
+def test_the_package_reads_what_the_table_says(kind, stored, scheme):
     """To the bit: (q − z) · s; of Q4_1 q · s + m, where m is the nearest float16 to −z · s."""
     tensor = matrix(40, 96, stored)
     save({NAME: tensor, "other.bias": of(np.ones(3, np.float32))})
-    apply(*OPTIONS[kind])
-    scheme, format_ = form.SCHEMES[OPTIONS[kind][1]], "e8m0" if kind == "MXFP4" else "float16"
+    is_usual = (kind, stored, scheme) in WIDTHS
+    apply(*OPTIONS[kind], *([] if is_usual else ["--scheme", scheme]))
+    assert types()[NAME] == kind
+    format_ = "e8m0" if kind == "MXFP4" else "float16"
     options = (*OPTIONS[kind], "--scheme", scheme, "--per", "group:32", "--scale-format", format_)
     assert klcal("calibrate", "base.gguf", "--include", NAME, *options, "-o", "t.json").code == 0
     (row,) = klcal_library.load_table("t.json").rows
@@ -167,7 +173,7 @@ def test_halves_of_bytes_the_other_way_round_are_noticed(monkeypatch):
     monkeypatch.setattr(form, "packed_blocks", swapped)
     for kind in ("Q4_0", "Q4_1", "MXFP4"):
         with pytest.raises(AssertionError):
-            test_the_package_reads_what_the_table_says(kind, F16)
+            test_the_package_reads_what_the_table_says(kind, F16, form.SCHEMES[OPTIONS[kind][1]])
 
 
 def test_compare_closes_the_loop():
@@ -234,6 +240,13 @@ def test_the_type_of_a_file_is_that_of_most_matrices(quantized, expected):
 
 
 # --- which tensors
+
+
+def test_the_library_takes_rules_and_values():
+    save({NAME: matrix(), "blk.0.ffn_up_exps.weight": matrix(), "output.weight": matrix()})
+    dtype = {"*exps*": "float4_e2m1fn", "*": "int4"}
+    klcal_library.apply("base.gguf", "out.gguf", to="gguf", dtype=dtype, per=klcal_library.PerGroup(32))
+    assert types() == {NAME: "Q4_0", "blk.0.ffn_up_exps.weight": "MXFP4", "output.weight": "Q8_0"}
 
 
 def test_what_is_quantized_unless_it_is_said():
