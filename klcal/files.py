@@ -182,11 +182,11 @@ def apply(
         to: the form: "compressed-tensors", "gguf", "safetensors", "npz" or "fake".
         table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
             the next arguments, which are those of ``klcal.calibrate_files``.
-        dtype: what to quantize to; by default uint8.
+        dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
         method: how the range is chosen; by default kl.
-        scheme: which integers are used, around which zero point.
-        scale_format: what the hardware wants the scale in.
-        per: what gets a scale of its own; by default the tensor.
+        scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
+        scale_format: what the hardware wants the scale in; by default the model's dtype for compressed-tensors.
+        per: what gets a scale of its own; by default the tensor, and by the dtype for compressed-tensors.
         bounds: (low, high), the widest range a candidate may keep.
         nonfinite: what becomes of a tensor with NaN or infinities; by default it has no scale.
         importance: a file of weights, by the names of tensors.

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from klcal.errors import InputError, KlcalError, OutputError
+from klcal.errors import InputError, KlcalError, OutputError, UsageError
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
 from klcal.pipeline.quantized_copy import read_quantizers, read_scales
 from klcal.pipeline.request import Request
-from klcal.pipeline.selection import listed
+from klcal.pipeline.selection import listed, names_of
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.work import Taken, Work, check_output, name_of
+from klcal.quantizers.layout import layout
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
@@ -94,9 +95,22 @@ def apply_files(
 
 
 def _request(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
-    """How the model is calibrated, by the options that were given and by the form."""
-    tensors = (each for file in files.tensors for each in _described(files, file) if taken.of(file.source, each))
-    return Request.parse(**taken.form.usual(files.directory, tensors, given))
+    """How the model is calibrated, by the options that were given and by the form.
+
+    Raises:
+        UsageError: a tensor could not be written then: it is not calibrated for that.
+    """
+    wanted = [taken.of(file.source, each) for file in files.tensors for each in _described(files, file)]
+    tensors = [each for each in wanted if each is not None]
+    request = Request.parse(**taken.form.usual(files.directory, (each.description for each in tensors), given))
+    for source, tensor in tensors:
+        names = names_of(tensor)
+        try:
+            place = layout(request.per.of(names), tensor.shape) if 0 not in tensor.shape else None
+            taken.form.fits(tensor, request.settings(names).scheme, place.grid if place else None)
+        except UsageError as error:
+            raise UsageError(f"{source}: {tensor.name}: {error.what}", error.hint) from None
+    return request
 
 
 def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:

@@ -41,13 +41,14 @@ def packed(codes: npt.NDArray[np.integer], bits: int) -> Bytes:
     '10 32 54 76 98 ba dc fe'
     """
     rows, columns = codes.shape
-    filled = np.zeros((rows, _whole(columns)), np.uint8)
+    groups = _whole(columns) // TOGETHER
+    filled = np.zeros((rows, groups * TOGETHER), np.uint8)
     filled[:, :columns] = codes
-    places = filled.reshape(rows, -1, TOGETHER)
+    places = filled.reshape(rows, groups, TOGETHER)
     together = places[:, :, 0].astype("<u8")
     for place in range(1, TOGETHER):
         together |= places[:, :, place].astype("<u8") << np.uint64(place * bits)
-    found = together.view(np.uint8).reshape(rows, -1, TOGETHER)[:, :, :bits].reshape(rows, -1)
+    found = together.view(np.uint8).reshape(rows, groups, TOGETHER)[:, :, :bits].reshape(rows, groups * bits)
     return found[:, : words(columns, bits) * WORD_BYTES]
 
 
@@ -63,15 +64,16 @@ def unpacked(data: Bytes, bits: int, columns: int) -> Bytes:
     [[0, 1, 2, 3, 4, 5, 6, 7]]
     """
     rows, size = data.shape
-    filled = np.zeros((rows, _whole(columns) * bits // MOST_BITS), np.uint8)
+    groups = _whole(columns) // TOGETHER
+    filled = np.zeros((rows, groups * bits), np.uint8)
     filled[:, :size] = data
-    together = np.zeros((rows, _whole(columns) // TOGETHER, TOGETHER), np.uint8)
-    together[:, :, :bits] = filled.reshape(rows, -1, bits)
+    together = np.zeros((rows, groups, TOGETHER), np.uint8)
+    together[:, :, :bits] = filled.reshape(rows, groups, bits)
     lanes, mask = together.view("<u8")[:, :, 0], np.uint64((1 << bits) - 1)
     found = np.empty(together.shape, np.uint8)
     for place in range(TOGETHER):
         found[:, :, place] = lanes >> np.uint64(place * bits) & mask
-    return found.reshape(rows, -1)[:, :columns]
+    return found.reshape(rows, groups * TOGETHER)[:, :columns]
 
 
 def _whole(columns: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -12,6 +13,7 @@ import safetensors.numpy
 
 import klcal as library
 from klcal.readers import read
+from klcal.readers.regular import RegularFile
 from klcal.sketches.values import stored_values
 from tests.support.command import klcal
 from tests.support.lazy import torch
@@ -140,6 +142,20 @@ def test_what_is_written_reads_back_as_what_the_table_stands_for(case, dtype) ->
             np.testing.assert_array_equal(found[name], expected)
 
 
+@pytest.mark.parametrize("dtype", ["int3", "int4", "int8", "float8_e4m3fn"])
+def test_rows_may_begin_anywhere_in_what_is_read_at_a_time(monkeypatch, dtype) -> None:
+    values = np.random.default_rng(0).laplace(size=(11, 97)).astype(np.float32)
+    one_row("base", values)
+    options = ("--dtype", dtype, "--per", "channel", "--method", "minmax")
+    whole = apply(*options, out="whole")
+    monkeypatch.setattr("klcal.writers.codes.PIECE", 50)
+    assert Path(apply(*options), "model.safetensors").read_bytes() == Path(whole, "model.safetensors").read_bytes()
+    (expected,) = (stored_values(each.dequantized) for each in read("out").values() if each.dequantized)
+    monkeypatch.setattr(RegularFile.blocks, "__defaults__", (64,))
+    (found,) = (stored_values(each.dequantized) for each in read("out").values() if each.dequantized)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_compare_measures_what_was_written() -> None:
     model()
     apply("--per", "group:32", "--method", "mse")
@@ -150,6 +166,15 @@ def test_compare_measures_what_was_written() -> None:
     assert measured["lm_head.weight"]["mse"] == 0
     worse = klcal("compare", "base", "out", "--dequantize", "--format", "json", "--fail-on", "sqnr_db < 25")
     assert worse.code == 1
+
+
+def test_the_library_writes_the_same() -> None:
+    model()
+    apply("--per", "group:32", out="by_command")
+    done = library.apply("base", "by_library", to="compressed-tensors", per=library.PerGroup(32))
+    assert (done.quantized, done.kept, done.warnings) == (4, 3, ())
+    for path in Path("by_command").iterdir():
+        assert Path("by_library", path.name).read_bytes() == path.read_bytes()
 
 
 def test_what_is_not_quantized_is_carried_along() -> None:
@@ -240,13 +265,14 @@ def test_weights_of_a_pt_that_are_tied_to_an_embedding_stay(tmp_path) -> None:
     Path("base").mkdir()
     Path("base", "config.json").write_text(json.dumps(CONFIG))
     shared = torch.ones(4, 128)
-    state = {"embed_tokens.weight": shared, "lm_head.weight": shared, "up.weight": torch.ones(4, 128)}
-    torch.save(state, "base/pytorch_model.bin")
+    other = torch.ones(4, 128)
+    state = {"out.weight": shared, "embed_tokens.weight": shared, "up.weight": torch.ones(4, 128)}
+    torch.save({**state, "table.weight": other, "table.of_words": other}, "base/pytorch_model.bin")
     found = tensors(apply())
     assert {path.name for path in Path("out").iterdir()} == {"config.json", "model.safetensors"}
     assert quantized(found) == {"up"}
-    assert (found["lm_head.weight"] == 1).all()
-    assert (found["embed_tokens.weight"] == 1).all()
+    for name in ("out.weight", "embed_tokens.weight", "table.weight", "table.of_words"):
+        assert (found[name] == 1).all()
 
 
 # --- inputs that were dumped
@@ -364,6 +390,15 @@ def test_what_cannot_be_loaded_is_refused_with_the_way_out(case) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("case", ["a shorter group", "wide integers", "float4 in channels"])
+def test_nothing_is_calibrated_for_what_cannot_be_stored(monkeypatch, case) -> None:
+    model()
+    monkeypatch.setattr("klcal.pipeline.apply.calibrate_files", None)
+    options = REFUSED[case][1]
+    assert klcal("apply", "base", "--to", "compressed-tensors", "-o", "out", *options).code == 2
+    assert klcal("apply", "base", "--to", "compressed-tensors", "-o", "out", "--per", "channel").code == 5
+
+
 def test_a_file_alone_is_refused() -> None:
     model()
     shard = "base/model-00001-of-00002.safetensors"
@@ -390,3 +425,12 @@ def test_a_damaged_config_is_refused(text) -> None:
     assert done.code == 2
     assert "config.json" in done.err
     assert not Path("out").exists()
+
+
+def test_a_config_that_is_no_file_is_refused() -> None:
+    model()
+    Path("base/config.json").unlink()
+    os.mkfifo("base/config.json")
+    done = klcal("apply", "base", "--to", "compressed-tensors", "-o", "out")
+    assert done.code == 2
+    assert "the config.json cannot be read" in done.err

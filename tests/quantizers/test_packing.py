@@ -24,13 +24,13 @@ def test_rows_computed_by_hand(codes: np.ndarray, bits: int, expected: list[int]
     assert packed(codes[None], bits).copy().view("<u4").tolist() == [expected]
 
 
-@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 80), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 8), st.integers(0, 4), st.integers(1, 80), st.integers(0, 2**32 - 1))
 def test_packing_is_a_concatenation_of_bits(bits: int, rows: int, columns: int, seed: int) -> None:
     """Bit i of code j is bit j · bits + i of the row: of the reference, bit by bit; and unpacking gives the codes."""
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (rows, columns))
     found = packed(codes, bits)
     assert found.shape == (rows, 4 * words(columns, bits))
-    single = (codes[:, :, None] >> np.arange(bits) & 1).reshape(rows, -1)
+    single = (codes[:, :, None] >> np.arange(bits) & 1).reshape(rows, bits * columns)
     expected = np.packbits(single.astype(np.uint8), axis=1, bitorder="little")
     assert (found[:, : expected.shape[1]] == expected).all()
     assert not found[:, expected.shape[1] :].any()

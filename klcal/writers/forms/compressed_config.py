@@ -6,9 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from klcal.errors import UsageError
+from klcal.quantizers.granularity import Grid
 from klcal.quantizers.packing import MOST_BITS
 from klcal.quantizers.scheme import Scheme
 from klcal.tables.rows import Row
@@ -22,6 +23,10 @@ MIXED = "mixed-precision"
 MX_SIZE, NV_SIZE = 32, 16  # values of a group
 FLOAT4 = "use --per group:32 with --scale-format e8m0 (MXFP4), or --per group:16 with float8_e4m3fn (NVFP4)"
 HEAD = "lm_head"  # a Linear of most language models; one that is tied to the embedding has no tensor of its own
+
+
+Place: TypeAlias = Units | Grid
+"""Where the units of a tensor lie."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Storage:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def storage_of(scheme: Scheme, units: Units | None, shape: tuple[int, ...], inputs: Inputs | None = None) -> Storage:
+def storage_of(scheme: Scheme, units: Place | None, shape: tuple[int, ...], inputs: Inputs | None = None) -> Storage:
     """How codes of a scheme are stored.
 
     Integers that need no zero point are packed, whatever their width: it is the format that all readers have for
@@ -99,7 +104,7 @@ def storage_of(scheme: Scheme, units: Units | None, shape: tuple[int, ...], inpu
     return replace(found, format=INTEGERS if found.type == "int" else FLOAT, inputs=inputs)
 
 
-def _of_weight(scheme: Scheme, units: Units | None, shape: tuple[int, ...]) -> Storage:
+def _of_weight(scheme: Scheme, units: Place | None, shape: tuple[int, ...]) -> Storage:
     strategy, size = _strategy(units, shape)
     if scheme.dtype == "float8_e4m3fn":
         if strategy == "group":
@@ -121,19 +126,18 @@ def _of_weight(scheme: Scheme, units: Units | None, shape: tuple[int, ...]) -> S
     return Storage(PACKED, bits, "int", False, strategy, size)
 
 
-def _strategy(units: Units | None, shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _strategy(units: Place | None, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """The name of what gets a scale, and its size: of a group, or of a block."""
     if units is None:
         return "tensor", None
-    if units.per == "block":
+    if isinstance(units.size, tuple):
         return "block", units.size
-    if units.per == "channel":
+    if units.size is None:
         if units.axis != 0:
             raise UsageError("channels that are columns", "use --per channel")
         return "channel", None
     if units.axis != len(shape) - 1:
         raise UsageError("groups along another axis than the last", "use --per group:128")
-    assert isinstance(units.size, int)
     if shape[-1] % units.size:
         what = f"{shape[-1]} columns in groups of {units.size}: the last one would be shorter"
         raise UsageError(what, "use a size that divides them, by a rule 'GLOB=group:SIZE', or leave it out: --exclude")
@@ -188,8 +192,8 @@ def quantization_config(quantized: Mapping[str, Storage], others: Iterable[str])
 def _patterns(names: Iterable[str], others: Iterable[str]) -> list[str]:
     r"""Names as the config has them: one expression for those that differ in numbers alone, if no other name fits it.
 
-    >>> _patterns(["h.0.up", "h.10.up", "h.0.down", "lm_head"], ["h.1.down"])
-    ['re:^h\\.\\d+\\.up$', 'h.0.down', 'lm_head']
+    >>> _patterns(["h.0.up", "h.10.up", "h.0.down", "h.2.down", "lm_head"], ["h.1.down"])
+    ['re:^h\\.\\d+\\.up$', 'h.0.down', 'h.2.down', 'lm_head']
     """
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:

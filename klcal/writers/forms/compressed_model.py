@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, cast
 
 from klcal.errors import InputError, UsageError
@@ -13,11 +13,14 @@ from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.rules import rules_of
 from klcal.quantizers.scheme import DTYPES
 from klcal.readers.description import Description
+from klcal.readers.regular import open_regular
 from klcal.readers.strict_json import unique
 
 __all__ = ["CONFIG", "KEY", "WEIGHT", "config_in", "scale_dtype", "takes", "usual"]
 
 CONFIG, KEY = "config.json", "quantization_config"
+AGAIN = "download or save it again"
+MOST_BYTES = 1 << 24  # of a config.json: those of large models have a few thousand
 WEIGHT = ".weight"  # what the parameter of a Linear is called
 EMBEDDINGS = ("*embed*", "*wte.*", "*wpe.*", "*shared.weight", "*attention_bias*")
 ROUTERS = ("*.gate.weight", "*expert_gate.weight", "*router*")
@@ -35,8 +38,8 @@ NV_UNIT, MX_UNIT = "group:16", "group:32"
 def takes(tensor: Description, include: Sequence[str]) -> bool:
     """Whether a tensor may be the weight of a Linear: by its axes and all of its names, as there is no model to ask."""
     names = tensor.name, *tensor.aliases
-    globs = (name for name in names if not include and any(fnmatchcase(name, glob) for glob in SPARED))
-    return len(tensor.shape) == 2 and all(name.endswith(WEIGHT) for name in names) and not any(globs)
+    spared = (fnmatchcase(name, glob) for name in names for glob in SPARED if not include)
+    return len(tensor.shape) == 2 and all(name.endswith(WEIGHT) for name in names) and not any(spared)
 
 
 def usual(directory: str | None, tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,8 +51,8 @@ def usual(directory: str | None, tensors: Iterable[Description], given: Mapping[
     Raises:
         UsageError: the model has no usable config.json, or is none that this form is for.
     """
-    dtypes = (scale_dtype(config_in(directory), tensor) for tensor in tensors)
-    own = next(dtypes, "float32")
+    config = config_in(directory)
+    own = next((scale_dtype(config, tensor) for tensor in tensors), "float32")
     dtype = rules_of("dtype", given.get("dtype", ()), "int4", DTYPES, str)
     is_nvfp4 = NV_UNIT in str(given.get("per", ""))
     scale_format = dtype.each(lambda each: ("float8_e4m3fn" if is_nvfp4 else "e8m0") if each == FLOAT4 else own)
@@ -79,15 +82,19 @@ def config_in(directory: str | None) -> dict[str, Any]:
     """
     if directory is None:
         raise UsageError("compressed-tensors is a directory with a config.json", "give the directory of the model")
-    try:
-        found = json.loads((Path(directory) / CONFIG).read_bytes(), object_pairs_hook=unique)
-    except FileNotFoundError:
+    path = os.path.join(directory, CONFIG)  # noqa: PTH118 - as files are named elsewhere
+    if not os.path.lexists(path):
         what = f"there is no {CONFIG} beside the tensors, in which it is said how they are quantized"
-        raise UsageError(what, "give the directory of the model, or use --to safetensors") from None
-    except (OSError, ValueError, RecursionError, InputError):
-        raise UsageError(f"the {CONFIG} cannot be read", "download or save it again") from None
+        raise UsageError(what, "give the directory of the model, or use --to safetensors")
+    try:
+        file = open_regular(path)
+        if file.size > MOST_BYTES:
+            raise UsageError(f"the {CONFIG} has {file.size:,} bytes; {MOST_BYTES:,} are allowed", AGAIN)
+        found = json.loads(file.read(0, file.size), object_pairs_hook=unique)
+    except (InputError, ValueError, RecursionError):
+        raise UsageError(f"the {CONFIG} cannot be read", AGAIN) from None
     if not isinstance(found, dict):
-        raise UsageError(f"the {CONFIG} is no object", "download or save it again")
+        raise UsageError(f"the {CONFIG} is no object", AGAIN)
     if KEY in found:
         raise UsageError(f"the {CONFIG} has a {KEY}: the model is quantized", "give the one that it was made from")
     if found.get("model_type") in CONV1D:

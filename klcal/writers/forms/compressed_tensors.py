@@ -29,7 +29,10 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, PATTERNS, nearest_places
+from klcal.quantizers.granularity import Grid
 from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, exponents, packed, words
+from klcal.quantizers.scheme import Scheme
+from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.writers.codes import Codes
@@ -88,6 +91,15 @@ def check(model: Model) -> list[str]:
     if dtypes != {"bfloat16"} and any(each.format in (MXFP4, NVFP4) for each in storages):
         warnings.append(IN_BFLOAT16)
     return warnings
+
+
+def fits(tensor: Description, scheme: Scheme, grid: Grid | None) -> Storage:
+    """How a tensor will be stored.
+
+    Raises:
+        UsageError: it cannot be stored so.
+    """
+    return storage_of(scheme, grid, tensor.shape)
 
 
 def _modules(model: Model) -> tuple[dict[str, Any], list[str]]:
@@ -251,4 +263,4 @@ def _relative(codes: Codes) -> tuple[Codes, npt.NDArray[np.uint8], npt.NDArray[n
     return Codes.of(codes.tensor, replace(row, units=units), codes.told), patterns, divisor.reshape(1)
 
 
-FORM = Form(write_compressed, renamed, check, beside, takes, usual, inputs=True)
+FORM = Form(write_compressed, renamed, check, beside, takes, usual, fits, inputs=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+from klcal.quantizers.granularity import Grid
+from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Description
 from klcal.tables.rows import Row
 from klcal.writers.codes import Codes
@@ -59,6 +61,10 @@ def _as_given(_directory: str | None, _tensors: Iterable[Description], given: Ma
     return dict(given)
 
 
+def _fits(_tensor: Description, _scheme: Scheme, _grid: Grid | None) -> None:
+    """Any quantizer can be written."""
+
+
 def _no_files(_: Model) -> dict[str, bytes]:
     """A form that has nothing to say beside the tensors."""
     return {}
@@ -83,4 +89,6 @@ class Form:
     takes: Callable[[Description, Sequence[str]], bool] = _any  # whether a tensor may be quantized, by it and --include
     usual: Callable[[str | None, Iterable[Description], Mapping[str, Any]], dict[str, Any]] = _as_given
     """The options of a calibration for a model in some directory: its tensors that are wanted, and those given."""
+    fits: Callable[[Description, Scheme, Grid | None], object] = _fits
+    """Raises UsageError, before anything is calibrated, if no quantizer of a scheme and these units can be written."""
     inputs: bool = False  # whether it holds what quantizes the inputs of modules
