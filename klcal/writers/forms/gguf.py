@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from math import prod
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO
 
 from klcal.errors import UsageError
 from klcal.quantizers.blocks import BLOCKS, VALUES, holds_offsets, holds_scales, packed_blocks
-from klcal.quantizers.granularity import UNIT_WORDS, Per, PerGroup, PerTensor, parse_per, per_at
+from klcal.quantizers.granularity import Grid
 from klcal.quantizers.rules import Rules, rules_of
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import DTYPES, KINDS, Scheme
@@ -27,6 +26,7 @@ from klcal.readers.description import Description
 from klcal.readers.gguf_header import Entry, Header, parse
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, open_regular
+from klcal.tables.units import Units
 from klcal.writers.codes import Codes
 from klcal.writers.forms.form import Form, Model, TensorFile
 from klcal.writers.gguf_file import number, write
@@ -96,17 +96,14 @@ def usual(_directory: str | None, tensors: Iterable[Description], given: Mapping
         scheme = rules_of("scheme", given["scheme"], "auto", ("auto", *KINDS), str)
     if "scale_format" in given:
         scale_format = rules_of("scale format", given["scale_format"], "float16", SCALE_FORMATS, str)
-    per = rules_of("unit", given.get("per", UNIT), UNIT, UNIT_WORDS, parse_per)
-    wanted = list(tensors)
-    own = [each.name for each in wanted if each.name in EMBEDDINGS and not _matches(dtype, each.name)]
-    dtype, scheme = _with(dtype, own, "int8"), _with(scheme, own, SCHEMES["int8"])
-    scale_format = _with(scale_format, own, "float16")
-    for each in wanted:
-        name = [each.name]
-        with _named(quoted(each.name)):
-            _kind(Scheme.parse(dtype.of(name), scheme.of(name), scale_format.of(name)), per.of(name), each.shape)
-    rules: dict[str, Rules[Any]] = {"dtype": dtype, "scheme": scheme, "scale_format": scale_format, "per": per}
-    return {**given, **{option: dict(each.pairs) for option, each in rules.items()}}
+    own = [each.name for each in tensors if each.name in EMBEDDINGS and not _matches(dtype, each.name)]
+    return {
+        "per": UNIT,
+        **given,
+        "dtype": _with(dtype, own, "int8"),
+        "scheme": _with(scheme, own, SCHEMES["int8"]),
+        "scale_format": _with(scale_format, own, "float16"),
+    }
 
 
 def _scale_format(dtype: str) -> str:
@@ -117,19 +114,10 @@ def _matches(rules: Rules[str], name: str) -> bool:
     return any(fnmatchcase(name, glob) for glob in rules.globs)
 
 
-def _with(rules: Rules[str], names: Iterable[str], value: str) -> Rules[str]:
+def _with(rules: Rules[str], names: Iterable[str], value: str) -> dict[str, str]:
     """Rules, and a value for tensors of some names, unless a glob matches them."""
     *first, last = rules.pairs
-    return Rules((*first, *((name, value) for name in names if not _matches(rules, name)), last))
-
-
-@contextmanager
-def _named(*places: str) -> Iterator[None]:
-    """What is wrong with a tensor is told with its name."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(": ".join((*places, error.what)), error.hint) from None
+    return dict([*first, *((name, value) for name in names if not _matches(rules, name)), last])
 
 
 # --- what is checked before anything is written
@@ -155,11 +143,10 @@ def check(model: Model) -> list[str]:
     """
     for file in model.files:
         for each in file.tensors:
-            with _named(file.source, quoted(each.tensor.name)):
-                if each.codes is None:
-                    _check_known(each.tensor)
-                else:
-                    _check(each.codes)
+            try:
+                _check(each.tensor, each.codes)
+            except UsageError as error:
+                raise UsageError(f"{file.source}: {quoted(each.tensor.name)}: {error.what}", error.hint) from None
     others = [each.tensor for file in model.files for each in file.tensors if each.codes is None]
     ragged = [quoted(each.name) for each in others if each.status == "ok" and _is_usual(each) and not _is_even(each)]
     many = "s" * (len(ragged) > 1)
@@ -167,40 +154,13 @@ def check(model: Model) -> list[str]:
     return [f"{len(ragged)} tensor{many}, {what}, kept: {ragged[0]}{' and others' * bool(many)}"] if ragged else []
 
 
-def _check_known(tensor: Description) -> None:
-    """Refuses a type of which it is not known how long its data are."""
-    if tensor.status == "unsupported":
-        raise UsageError(f"{tensor.dtype} of GGML cannot be copied", "leave the file as it is, or use llama-quantize")
-
-
-# --- tensors
-
-
-def _kind(scheme: Scheme, per: Per, shape: tuple[int, ...]) -> str:
-    """The type of the blocks that hold a tensor.
-
-    Raises:
-        UsageError: there is none.
-    """
-    kind = BLOCK_OF.get(scheme.dtype, "")
-    if not kind or (scheme.kind == "affine") != (kind == "Q4_1"):
-        raise UsageError(f"no block of GGUF holds {scheme.dtype} {scheme.kind}", MADE)
-    if per not in (PerGroup(VALUES), PerGroup(VALUES, len(shape) - 1)):
-        raise UsageError(f"per {per}: a block of GGUF has {VALUES} values of a row", MADE)
-    if shape[-1] % VALUES:
-        raise UsageError(f"its rows of {shape[-1]} values are no whole blocks of {VALUES}", "leave it out: --exclude")
-    return kind
-
-
-def _kind_of(codes: Codes) -> str:
-    units = codes.row.units
-    per = PerTensor() if units is None else per_at(units.axis, units.size)
-    return _kind(codes.scheme, per, codes.tensor.shape)
-
-
-def _check(codes: Codes) -> None:
-    """Refuses a tensor that no blocks hold, or not its scales."""
-    kind, scales = _kind_of(codes), codes.scales
+def _check(tensor: Description, codes: Codes | None) -> None:
+    """Refuses a tensor that no blocks hold, or not its scales; or that cannot be copied, as its length is not known."""
+    if codes is None:
+        if tensor.status == "unsupported":
+            raise UsageError(f"{tensor.dtype} of GGML cannot be copied", "use llama-quantize")
+        return
+    kind, scales = fits(tensor, codes.scheme, codes.row.units), codes.scales
     if not holds_scales(kind, scales):
         wanted = _scale_format(codes.scheme.dtype)
         what = f"its scales are no {wanted}, as {kind} has them: they would be rounded"
@@ -210,9 +170,28 @@ def _check(codes: Codes) -> None:
         raise UsageError("its offsets are beyond float16, as Q4_1 has them", "use --dtype int4")
 
 
+def fits(tensor: Description, scheme: Scheme, units: Units | Grid | None) -> str:
+    """The type of the blocks that hold a tensor.
+
+    Raises:
+        UsageError: there is none.
+    """
+    kind, columns = BLOCK_OF.get(scheme.dtype, ""), tensor.shape[-1]
+    if not kind or (scheme.kind == "affine") != (kind == "Q4_1"):
+        raise UsageError(f"no block of GGUF holds {scheme.dtype} {scheme.kind}", MADE)
+    if units is None or (units.axis, units.size) != (len(tensor.shape) - 1, VALUES):
+        raise UsageError(f"a block of GGUF has one scale for {VALUES} values of a row", MADE)
+    if columns % VALUES:
+        raise UsageError(f"its rows of {columns} values are no whole blocks of {VALUES}", "leave it out: --exclude")
+    return kind
+
+
+# --- tensors
+
+
 def _blocks(codes: Codes) -> Stored:
     """A tensor as blocks. Scales are made when they are written: a model may have many."""
-    kind, shape = _kind_of(codes), codes.tensor.shape
+    kind, shape = fits(codes.tensor, codes.scheme, codes.row.units), codes.tensor.shape
     nbytes = prod(shape) // VALUES * BLOCKS[kind].itemsize
     return Stored(codes.tensor.name, kind, shape, nbytes, partial(_pieces, codes, kind))
 
@@ -259,4 +238,4 @@ def _keys(header: Header, file: RegularFile, tensors: Iterable[Stored]) -> Itera
     yield from ([number(name, value)] for name, value in new.items() if name not in there)
 
 
-FORM = Form(write_gguf, renamed, check, takes=takes, usual=usual)
+FORM = Form(write_gguf, renamed, check, takes=takes, usual=usual, fits=fits)
