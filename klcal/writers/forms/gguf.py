@@ -52,10 +52,10 @@ EMBEDDINGS = ("output.weight", "token_embd.weight")
 """Matrices that llama.cpp keeps more bits of than of the others: Q6_K, or Q8_0."""
 # fmt: off
 SPARED = (
-    "*_norm.weight", "*ffn_gate_inp*", "*altup*", "*laurel*", "*per_layer_model_proj*", "*ssm_conv1d*",
-    "*shortconv.conv.*", "*position_embd*", "*pos_embd*", "*token_types*", "*attn_rel_b.*", "*rel_pos*", "*patch_embd*",
-    "*patch_merger*", "*sam.neck.*", "*sam.net_*",
-    "*time_mix_[avwg][0-2].*", "*time_mix_decay_w[12].*", "*time_mix_first.*", "*time_mix_lerp_fused.*",
+    "*_norm.weight", "*ffn_gate_inp*", "*altup*", "*laurel*", "*per_layer_model_proj*", "*indexer.[kq]_proj.*",
+    "*ssm_conv1d*", "*shortconv.conv.*", "*position_embd*", "*pos_embd*", "*token_types*", "*attn_rel_b.*",
+    "*rel_pos*", "*patch_embd*", "*patch_merger*", "*sam.neck.*", "*sam.net_*", "*time_mix_[avwg][0-2].*",
+    "*time_mix_decay_w[12].*", "*time_mix_first.*", "*time_mix_lerp_fused.*",
 )
 # fmt: on
 """Names of matrices that llama.cpp never quantizes: they are small, and matter."""
