@@ -49,7 +49,7 @@ FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "MXFP4": 38}
 QUANTIZATION_VERSION = 2  # of the blocks, as llama.cpp has them since May 2023
 
 EMBEDDINGS = ("output.weight", "token_embd.weight")
-"""Matrices that llama.cpp keeps more bits of than of the others: Q6_K, or Q8_0."""
+"""Matrices that keep 8 bits. Of the output, which may be the embedding, llama.cpp keeps Q6_K or Q8_0."""
 # fmt: off
 SPARED = (
     "*_norm.weight", "*ffn_gate_inp*", "*altup*", "*laurel*", "*per_layer_model_proj*", "*indexer.[kq]_proj.*",
