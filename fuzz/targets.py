@@ -79,8 +79,9 @@ def gguf(data: bytes) -> None:
     read = 0
     for found in gguf_file.describe(in_memory(data)):
         assert (found.status == "ok") == (found.reason is None)
-        read += sum(part.nbytes for part in found.parts)
-        assert sum(chunk.size for part in found.parts for chunk in part.chunks()) in (0, math.prod(found.shape))
+        parts = found.parts if found.dequantized is None else found.dequantized.parts
+        read += sum(part.nbytes for part in parts)
+        assert sum(chunk.size for part in parts for chunk in part.chunks()) in (0, math.prod(found.shape))
     assert read <= len(data)
 
 

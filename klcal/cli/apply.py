@@ -11,7 +11,7 @@ from klcal.errors import ExitCode, UsageError
 
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["compressed-tensors", "fake", "safetensors", "npz"]
+To = Literal["compressed-tensors", "gguf", "fake", "safetensors", "npz"]
 
 EXAMPLES = """\
 \b
@@ -25,6 +25,8 @@ Examples:
   The same by a table that was looked at before:
     klcal calibrate model/ --dtype int8 --per channel --include '*.weight' -o scales.safetensors
     klcal apply model/ --table scales.safetensors --to safetensors -o q/
+  A .gguf in Q4_0, embedding and output in Q8_0:
+    klcal apply model-f16.gguf --dtype int4 --to gguf -o model-q4_0.gguf
   What it cost, measured on what was written:
     klcal compare model/ q/ --dequantize
 
@@ -66,8 +68,11 @@ ToOption = Annotated[
         help="compressed-tensors: what transformers, vLLM and others load, of a directory with a config.json. Of its "
         "weights with two axes all but embeddings, heads and routers, or those that --include names. By default int4 "
         "in groups of 128 (int8 and float8 in channels; float4_e2m1fn as MXFP4, with --per group:16 as NVFP4), "
-        "symmetric-full, scales of the model's dtype. safetensors or npz: plain integers NAME, NAME_scale and "
-        "NAME_zero_point beside them. fake: the input again, its values rounded to what their codes stand for.",
+        "symmetric-full, scales of the model's dtype. gguf: of a .gguf in F32, F16 or BF16, what llama.cpp runs: Q8_0 "
+        "(--dtype int8, the default), Q4_0 (int4), Q4_1 (uint4) or MXFP4 (float4_e2m1fn). Of its tensors those that "
+        "llama-quantize quantizes, or that --include names; all else is carried along. safetensors or npz: plain "
+        "integers NAME, NAME_scale and NAME_zero_point beside them. fake: the input again, its values rounded to what "
+        "their codes stand for.",
     ),
 ]
 OutputOption = Annotated[

@@ -44,8 +44,8 @@ DequantizeOption = Annotated[
         "--dequantize",
         rich_help_panel=INPUT,
         help="Float8 and int8 codes with a weight_scale or weight_scale_inv beside them (of the tensor, channels or "
-        "blocks), and what klcal apply wrote, are taken for what they stand for: codes times scale. They are skipped "
-        "without it.",
+        "blocks), Q8_0, Q4_0, Q4_1 and MXFP4 of a .gguf, and what klcal apply wrote, are taken for what they stand "
+        "for. They are skipped without it.",
     ),
 ]
 PoolOption = Annotated[

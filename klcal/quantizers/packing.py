@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_BITS", "WORD_BYTES", "exponents", "packed", "unpacked", "words"]
+__all__ = ["EXPONENT_BIAS", "MOST_BITS", "WORD_BYTES", "exponents", "packed", "unpacked", "words"]
 
 Bytes = npt.NDArray[np.uint8]
 

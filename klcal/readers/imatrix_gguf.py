@@ -16,7 +16,8 @@ import numpy as np
 
 from klcal.errors import InputError
 from klcal.readers.description import Chunk, Description, Part
-from klcal.readers.gguf_file import Entry, described, parse
+from klcal.readers.gguf_file import described
+from klcal.readers.gguf_header import Entry, parse
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile
 

@@ -81,6 +81,11 @@ class Codes:
             raise UsageError(f"the table has no scale for it: {row.reason or row.status}", "leave it out: --exclude")
         if row.nan:
             raise UsageError(f"it holds {row.nan} NaN, which have no code", "leave it out: --exclude")
+        if row.units is not None and (status := row.units.status) is not None:
+            lost = status[(status != "ok") & (status != "zero")]
+            if lost.size:
+                what = f"{lost.size} of its {status.size} units have no scale: {lost[0]}"
+                raise UsageError(what, "leave it out: --exclude")
         found = Codes(tensor, row, told)
         found._numbers  # noqa: B018 - raises
         return found
@@ -130,6 +135,20 @@ class Codes:
         target = rounding_of(self.filled).target
         for codes, _, _ in self._quantized(in_c_order(self.tensor), ()):
             yield codes if target is None else PATTERNS[target][codes]
+
+    def in_rows(self, columns: int) -> Iterator[npt.NDArray[Any]]:
+        """The same codes, in rows of so many, whole ones: (rows, columns).
+
+        Raises:
+            InputError: as ``pieces``.
+        """
+        left = np.empty(0, np.int64)
+        for piece in self.pieces():
+            some = np.concatenate([left, piece]) if left.size else piece
+            whole = some.size // columns * columns
+            left = some[whole:].copy()
+            if whole:
+                yield some[:whole].reshape(-1, columns)
 
     def restored(self) -> Iterator[Singles]:
         """What its codes stand for, flat, in the order in which its values are stored, some at a time.

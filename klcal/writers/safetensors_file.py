@@ -27,7 +27,7 @@ class Stored:
     """
 
     name: str
-    dtype: str  # as .safetensors calls it: F32, BF16, I8, …
+    dtype: str  # as .safetensors calls it, F32, BF16, I8, …; for a .gguf what its reader calls it
     shape: tuple[int, ...]
     nbytes: int
     pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
@@ -37,11 +37,18 @@ class Stored:
 
         Raises:
             InputError: the input is damaged, or cannot be written so.
+            OutputError: at the end, if these were not as many bytes as were announced.
         """
+        written = 0
         try:
-            yield from self.pieces()
+            for piece in self.pieces():
+                yield piece
+                written += memoryview(piece).nbytes
         except InputError as error:
             raise InputError(f"{quoted(self.name)}: {error.what}", error.hint) from None
+        if written != self.nbytes:
+            what = f"{escape(self.name)} has {written:,} bytes, and {self.nbytes:,} were announced"
+            raise OutputError(what, "run again")
 
 
 def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str]) -> dict[str, int]:
@@ -59,10 +66,7 @@ def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str])
     out.write(struct.pack("<Q", len(header)))
     out.write(header)
     for tensor in ordered:
-        written = sum(out.write(piece) for piece in tensor.data())
-        if written != tensor.nbytes:
-            what = f"{escape(tensor.name)} has {written:,} bytes, and {tensor.nbytes:,} were announced"
-            raise OutputError(what, "run again")
+        out.writelines(tensor.data())
     return {tensor.name: tensor.nbytes for tensor in ordered}
 
 

@@ -198,6 +198,18 @@ def test_what_the_table_has_not_is_kept_and_counted():
     np.testing.assert_array_equal(safetensors.numpy.load_file("q.safetensors")["v"], VALUES)
 
 
+def test_a_unit_without_a_scale_is_told_with_what_is_to_be_typed():
+    """Its values are below what the scale's format can hold."""
+    values = VALUES.copy()
+    values[3] = 1e-12
+    path = save("m.safetensors", w=values)
+    options = ("--dtype", "int8", "--per", "channel", "--scale-format", "float16", "--to", "safetensors")
+    found = klcal("apply", path, *options, "-o", "q.safetensors")
+    assert found.code == 4
+    assert "'w': 1 of its 24 units have no scale: underflow; nothing was written; leave it out: --exclude" in found.err
+    assert left() == {path}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.errors import InputError
-from klcal.readers import gguf_file
-from klcal.readers.gguf_file import TYPES, describe, parse
+from klcal.quantizers.blocks import BLOCKS
+from klcal.readers import gguf_file, gguf_header
+from klcal.readers.gguf_file import describe
+from klcal.readers.gguf_header import TYPES, parse
 from tests.support import gguf
 from tests.support.files import check_words, damaged, file_of
-from tests.support.gguf import ARRAY, HOSTILE, KEYS, TENSORS, TEXT, Tensor, alignment, key, of, text
+from tests.support.gguf import ARRAY, HOSTILE, KEYS, Q4_0, Q8_0, TENSORS, TEXT, Tensor, alignment, key, of, text
 
 STORED = {"float32": "<f4", "float16": "<f2", "float64": "<f8", "bfloat16": "<u2"}
 
@@ -76,7 +78,7 @@ def test_sound_files_are_read_as_the_library_reads_them(folder, version, align):
     assert {each.name: values(each) for each in found if each.status == "ok"} == {
         each.name: TENSORS[each.name].data for each in found if each.status == "ok"
     }
-    assert found[1].reason == "Q4_0 values are quantized already; calibrate the model that the file was made from"
+    assert found[1].reason == "Q4_0 values are quantized already; --dequantize takes what they stand for"
     assert found[4].reason == "int32 values are not calibrated"
 
 
@@ -146,6 +148,52 @@ def test_a_vocabulary_is_passed_over_and_not_kept(folder):
         tracemalloc.stop()
 
 
+# --- blocks of codes
+
+
+def stood_for(found) -> np.ndarray:
+    whole = found.dequantized
+    assert found.parts == ()
+    return np.concatenate([chunk.copy() for part in whole.parts for chunk in part.chunks()]).reshape(whole.shape)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_stand_for_what_the_library_says(folder, kind, monkeypatch):
+    """Whatever their bytes are, to the sign of 0; NaN and infinity are scales of float16, too."""
+    type_ = library.GGMLQuantizationType[kind]
+    data = np.random.default_rng(0).integers(256, size=(64, 8 * BLOCKS[kind].itemsize)).astype(np.uint8)
+    data[:32, 0] = np.arange(0, 256, 8)
+    with np.errstate(all="ignore"):
+        theirs = library.quants.dequantize(data, type_)
+    file = file_of(folder, gguf.gguf({"w": Tensor(int(type_), (64, 256), data.tobytes())}))
+    monkeypatch.setattr(gguf_file, "PART_BYTES", 5 * BLOCKS[kind].itemsize + 1)
+    (found,) = describe(file)
+    assert (found.dtype, found.status, len(found.dequantized.parts)) == (kind, "skipped", 103)
+    ours, is_number = stood_for(found), ~np.isnan(theirs)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(ours.view(np.uint32)[is_number], theirs.view(np.uint32)[is_number])
+    swapped = data.reshape(64 * 8, -1).copy()
+    swapped[:, -16:] = swapped[:, -16:] >> 4 | swapped[:, -16:] << 4  # the twin: halves of bytes the other way round
+    with np.errstate(all="ignore"):
+        other = library.quants.dequantize(swapped.reshape(data.shape), type_)
+    assert (kind == "Q8_0") or not np.array_equal(ours, other, equal_nan=True)
+
+
+def test_blocks_computed_by_hand(folder):
+    halves = bytes(0x11 * code for code in range(16))
+    tensors = {
+        "a": Tensor(Q8_0, (1, 32), bytes.fromhex("0034") + np.arange(-16, 16, dtype=np.int8).tobytes()),
+        "b": Tensor(Q4_0, (32,), bytes.fromhex("0038") + halves),
+        "c": Tensor(3, (1, 32), bytes.fromhex("003800be") + halves),
+        "d": Tensor(39, (1, 32), b"\x7f" + halves),
+    }
+    found = [stood_for(each).ravel().tolist() for each in describe(file_of(folder, gguf.gguf(tensors)))]
+    assert found[0] == [code / 4 for code in range(-16, 16)]
+    assert found[1] == [(code - 8) / 2 for code in range(16)] * 2
+    assert found[2] == [code / 2 - 1.5 for code in range(16)] * 2
+    assert found[3] == [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6] * 2
+
+
 # --- damage
 
 WHOLE = gguf.gguf(keys=[*KEYS[:3], alignment(32)])
@@ -204,10 +252,10 @@ def test_what_is_hostile_is_refused_before_anything_is_allocated(folder, data, m
 
 
 def test_a_header_without_end_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(gguf_file, "MAX_HEADER_BYTES", 256)
+    monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 256)
     data = gguf.gguf(keys=[key("k", TEXT, text("x" * 1000))])
     with pytest.raises(InputError, match="its header is longer than 256 bytes"):
         describe(file_of(folder, data))
-    monkeypatch.setattr(gguf_file, "MAX_TEXTS", 2)
+    monkeypatch.setattr(gguf_header, "MAX_TEXTS", 2)
     with pytest.raises(InputError, match="more than 2 texts"):
         parse(file_of(folder, gguf.gguf(keys=KEYS[:2])))

@@ -9,7 +9,13 @@ from klcal.writers.forms.form import Form
 
 __all__ = ["FORMS", "form_of"]
 
-FORMS = {"compressed-tensors": "compressed_tensors", "fake": "fake", "safetensors": "plain", "npz": "npz"}
+FORMS = {
+    "compressed-tensors": "compressed_tensors",
+    "gguf": "gguf",
+    "fake": "fake",
+    "safetensors": "plain",
+    "npz": "npz",
+}
 """The module of each form, imported when it is asked for."""
 
 

@@ -202,13 +202,8 @@ def _packed(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
 
 def _packed_pieces(codes: Codes, bits: int, lowest: int) -> Iterator[Any]:
     """The bytes of whole rows, as many as there are codes for."""
-    columns, left = codes.tensor.shape[1], np.empty(0, np.int64)
-    for piece in codes.pieces():
-        some = np.concatenate([left, piece]) if left.size else piece
-        whole = some.size // columns * columns
-        left = some[whole:].copy()
-        if whole:
-            yield np.ascontiguousarray(packed(some[:whole].reshape(-1, columns) - lowest, bits)).data
+    for rows in codes.in_rows(codes.tensor.shape[1]):
+        yield np.ascontiguousarray(packed(rows - lowest, bits)).data
 
 
 def _lowest(codes: Codes, as_: Storage) -> int:
