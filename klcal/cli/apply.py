@@ -11,7 +11,7 @@ from klcal.errors import ExitCode, UsageError
 
 __all__ = ["EXAMPLES", "apply"]
 
-To = Literal["compressed-tensors", "gguf", "fake", "safetensors", "npz"]
+To = Literal["compressed-tensors", "gguf", "onnx", "fake", "safetensors", "npz"]
 
 EXAMPLES = """\
 \b
@@ -27,6 +27,8 @@ Examples:
     klcal apply model/ --table scales.safetensors --to safetensors -o q/
   A .gguf in Q4_0, embedding and output in Q8_0:
     klcal apply model-f16.gguf --dtype int4 --to gguf -o model-q4_0.gguf
+  The weights of an .onnx in int8, which ONNX Runtime makes float again:
+    klcal apply model.onnx --to onnx -o model-int8.onnx
   What it cost, measured on what was written:
     klcal compare model/ q/ --dequantize
 
@@ -70,7 +72,11 @@ ToOption = Annotated[
         "in groups of 128 (int8 and float8 in channels; float4_e2m1fn as MXFP4, with --per group:16 as NVFP4), "
         "symmetric-full, scales of the model's dtype. gguf: of a .gguf in F32, F16 or BF16, what llama.cpp runs: Q8_0 "
         "(--dtype int8, the default), Q4_0 (int4), Q4_1 (uint4) or MXFP4 (float4_e2m1fn). Of its tensors those that "
-        "llama-quantize quantizes, or that --include names; all else is carried along. safetensors or npz: plain "
+        "llama-quantize quantizes, or that --include names; all else is carried along. onnx: of an .onnx, weights as "
+        "integers and DequantizeLinear: those of Conv, ConvTranspose, Gemm and MatMul, or that --include names. By "
+        "default int8 in channels (4 bits in groups of 128 inputs), which lie along the outputs of the operator, "
+        "groups along its inputs. Models of opset 13 (int8), 19 (float8) or 21 (4 bits, groups), or raised to it where "
+        "that changes no operator. safetensors or npz: plain "
         "integers NAME, NAME_scale and NAME_zero_point beside them. fake: the input again, its values rounded to what "
         "their codes stand for.",
     ),

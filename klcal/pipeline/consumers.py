@@ -15,20 +15,13 @@ from pathlib import Path
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.selection import COMPARED, COMPARED_CHARACTERS, NEAREST
 from klcal.readers.onnx_file import describe
-from klcal.readers.onnx_graph import Node, graph_inputs_and_nodes
+from klcal.readers.onnx_graph import CHANNEL_AXES, Node, graph_inputs_and_nodes
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
 from klcal.tables.rows import Row
 
 __all__ = ["Consumer", "model_of", "names_in", "renaming"]
 
-CHANNEL_AXES: dict[str, Callable[[Node, int], int]] = {
-    "Conv": lambda _node, _rank: 0,
-    "ConvTranspose": lambda _node, _rank: 1,
-    "Gemm": lambda node, _rank: 0 if node.integers.get("transB") else 1,
-    "MatMul": lambda _node, rank: rank - 1,
-}
-"""Operators whose inputs and output are quantized, and along which axis of the weight an output has a scale."""
 MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # their outputs have the input's scale
 FUSED = ("Clip", "Relu")  # into the operator whose output they alone take: runtimes quantize after them
 WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")  # of which the third input is the bias
@@ -127,7 +120,7 @@ def model_of(path: str) -> Consumer:
         biases={name for node in quantized if node.op in WITH_BIAS for name in node.inputs[2:3]} & weights.keys(),
         rectified=dict(after.values()),
         fused=after.keys(),
-        axes=dict(_axes(quantized, shapes)),
+        axes={name: each.outputs for name, each in weights.items() if each.outputs is not None},
     )
 
 
@@ -153,13 +146,6 @@ def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str
             yield origin
         for name in node.outputs[:1]:
             yield from (name, after.get(name, ("", ""))[0])
-
-
-def _axes(nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:
-    for node in nodes:
-        for name in node.inputs[1:2]:
-            if name in shapes and len(shapes[name]) > 1:
-                yield name, CHANNEL_AXES[node.op](node, len(shapes[name]))
 
 
 def names_in(path: str) -> Consumer:

@@ -50,4 +50,5 @@ class Description:
     raw: tuple[Part, ...] = ()  # the data where ``parts`` has none: integers as themselves, else bytes; or nothing
     dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
     shape_is_known: bool = True  # else it is that of each batch of a sketch, or empty
+    outputs: int | None = None  # of the operator that takes it as a weight: along which axis; None if that is not known
     warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

@@ -21,79 +21,57 @@ from typing import NamedTuple
 from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.onnx_data import Beside, IntegersSpan, tied
-from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
+from klcal.readers.onnx_fields import (
+    ATTRIBUTE,
+    DAMAGED,
+    DATA_TYPE,
+    DIMS,
+    DOUBLES,
+    EXTERNAL,
+    FLOATS,
+    GRAPH,
+    INITIALIZER,
+    INT32S,
+    KEY,
+    KINDS,
+    LOCATION,
+    MAX_GRAPHS,
+    MAX_NAME_BYTES,
+    NAME,
+    NODE,
+    OP_TYPE,
+    OUTPUT,
+    PACKED_DIMS,
+    PACKED_SPARSE_DIMS,
+    RAW,
+    SEGMENT,
+    SPARSE_DIMS,
+    SPARSE_INITIALIZER,
+    SPARSE_TENSOR,
+    SPARSE_VALUES,
+    SUBGRAPH,
+    SUBGRAPHS,
+    TENSOR,
+    VALUE,
+    Kind,
+)
+from klcal.readers.onnx_graph import graph_inputs_and_nodes, output_axes
+from klcal.readers.protobuf import Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
 __all__ = ["describe"]
 
-# Fields of the messages of onnx.proto: number << 3 | kind.
-GRAPH = 7 << 3 | BYTES  # of ModelProto
-NODE, INITIALIZER, SPARSE_INITIALIZER = 1 << 3 | BYTES, 5 << 3 | BYTES, 15 << 3 | BYTES  # of GraphProto
-OUTPUT, OP_TYPE, ATTRIBUTE = 2 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES  # of NodeProto
-TENSOR, SUBGRAPH, SUBGRAPHS = 5 << 3 | BYTES, 6 << 3 | BYTES, 11 << 3 | BYTES  # of AttributeProto
-SPARSE_TENSOR = 22 << 3 | BYTES  # of AttributeProto
-SPARSE_VALUES, SPARSE_DIMS, PACKED_SPARSE_DIMS = (
-    1 << 3 | BYTES,
-    3 << 3 | INTEGER,
-    3 << 3 | BYTES,
-)  # of SparseTensorProto
-DIMS, PACKED_DIMS, DATA_TYPE = 1 << 3 | INTEGER, 1 << 3 | BYTES, 2 << 3 | INTEGER  # of TensorProto
-SEGMENT, FLOATS, INT32S, NAME = 3 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES, 8 << 3 | BYTES
-RAW, DOUBLES, EXTERNAL, LOCATION = 9 << 3 | BYTES, 10 << 3 | BYTES, 13 << 3 | BYTES, 14 << 3 | INTEGER
-KEY, VALUE = 1 << 3 | BYTES, 2 << 3 | BYTES  # of StringStringEntryProto
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
-MAX_GRAPHS = 30  # within each other: protobuf's parsers allow 100 messages
 MAX_TENSORS = 1 << 17  # as many as an archive may hold
-MAX_NAME_BYTES = 1 << 12
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
 MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksum, more of ONNX Runtime
-DAMAGED = "download or save it again"
 SAVE = "save the model again with onnx.save"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A type of tensors."""
-
-    name: str
-    storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
-    listed: int = INT32S  # the field that has the values where they are not raw
-
-
-KINDS = {
-    1: Kind("float32", "<f4", FLOATS),
-    2: Kind("uint8"),
-    3: Kind("int8"),
-    4: Kind("uint16"),
-    5: Kind("int16"),
-    6: Kind("int32"),
-    7: Kind("int64"),
-    8: Kind("string"),
-    9: Kind("bool"),
-    10: Kind("float16", "<f2"),
-    11: Kind("float64", "<f8", DOUBLES),
-    12: Kind("uint32"),
-    13: Kind("uint64"),
-    14: Kind("complex64"),
-    15: Kind("complex128"),
-    16: Kind("bfloat16", "<u2"),
-    17: Kind("float8_e4m3fn", "|u1"),
-    18: Kind("float8_e4m3fnuz", "|u1"),
-    19: Kind("float8_e5m2", "|u1"),
-    20: Kind("float8_e5m2fnuz", "|u1"),
-    21: Kind("uint4"),
-    22: Kind("int4"),
-    23: Kind("float4_e2m1fn"),
-    24: Kind("float8_e8m0fnu"),
-    25: Kind("uint2"),
-    26: Kind("int2"),
-    27: Kind("float6_e2m3fn"),
-    28: Kind("float6_e3m2fn"),
-}
 WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
 
 
@@ -103,6 +81,7 @@ class Found(NamedTuple):
     message: Field
     name: str | None  # that of a Constant's output; None for its own
     sparse: bool = False
+    depth: int = MAX_GRAPHS  # graphs that may be within its own; of the model's graph all
 
 
 @dataclass
@@ -135,7 +114,10 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     if len(found) > MAX_TENSORS:
         raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
     beside = Beside(file.path)
-    return tied(_one_of_each_name([_description(messages, file, beside, each) for each in found]))
+    described = [_description(messages, file, beside, each) for each in found]
+    weights = {each.name: len(each.shape) for each, at in zip(described, found, strict=True) if at.depth == MAX_GRAPHS}
+    axes = output_axes(graph_inputs_and_nodes(file)[1], weights)
+    return [replace(each, outputs=axes.get(each.name)) for each in tied(_one_of_each_name(described))]
 
 
 def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
@@ -144,9 +126,9 @@ def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
         raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
     for each in messages.fields(graph):
         if each.key == INITIALIZER:
-            yield Found(each, None)
+            yield Found(each, None, depth=depth)
         elif each.key == SPARSE_INITIALIZER:
-            yield Found(each, None, sparse=True)
+            yield Found(each, None, True, depth)
         elif each.key == NODE:
             yield from _in_node(messages, each, depth)
 
@@ -165,7 +147,7 @@ def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found]:
         if each.key in (SUBGRAPH, SUBGRAPHS):
             yield from _in_graph(messages, each, depth - 1)
         elif is_constant and outputs and each.key in (TENSOR, SPARSE_TENSOR):
-            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR)
+            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR, depth)
 
 
 def _one_of_each_name(found: list[Description]) -> list[Description]:

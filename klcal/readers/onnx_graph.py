@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from klcal.errors import InputError
-from klcal.readers.onnx_file import (
+from klcal.readers.onnx_fields import (
     ATTRIBUTE,
+    ATTRIBUTE_INTEGER,
+    ATTRIBUTE_NAME,
     DAMAGED,
+    DOMAIN,
     GRAPH,
+    GRAPH_INPUT,
+    INPUT,
     MAX_GRAPHS,
     MAX_NAME_BYTES,
     NODE,
@@ -17,15 +22,12 @@ from klcal.readers.onnx_file import (
     OUTPUT,
     SUBGRAPH,
     SUBGRAPHS,
+    VALUE_NAME,
 )
-from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages
+from klcal.readers.protobuf import Field, Messages
 from klcal.readers.regular import RegularFile
 
-__all__ = ["Node", "graph_inputs_and_nodes"]
-
-GRAPH_INPUT, VALUE_NAME = 11 << 3 | BYTES, 1 << 3 | BYTES  # of GraphProto, of ValueInfoProto
-INPUT = 1 << 3 | BYTES  # of NodeProto
-ATTRIBUTE_NAME, ATTRIBUTE_INTEGER = 1 << 3 | BYTES, 3 << 3 | INTEGER  # of AttributeProto
+__all__ = ["CHANNEL_AXES", "Node", "graph_inputs_and_nodes", "node_at", "output_axes", "value_name"]
 
 
 class Node(NamedTuple):
@@ -35,6 +37,35 @@ class Node(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     integers: dict[str, int]  # the attributes that hold one
+    domain: str = ""  # of the operator; "" and ai.onnx are ONNX's own
+
+
+CHANNEL_AXES: dict[str, Callable[[Node, int], int]] = {
+    "Conv": lambda _node, _rank: 0,
+    "ConvTranspose": lambda _node, _rank: 1,
+    "Gemm": lambda node, _rank: 0 if node.integers.get("transB") else 1,
+    "MatMul": lambda _node, rank: rank - 1,
+}
+"""Operators whose inputs and output are quantized, and along which axis of the weight an output has a scale."""
+
+
+def output_axes(nodes: Iterable[Node], ranks: Mapping[str, int]) -> dict[str, int]:
+    """Along which axis of each weight the outputs of an operator lie that takes it.
+
+    Args:
+        nodes: of a graph.
+        ranks: how many axes each tensor has, by its name.
+
+    >>> output_axes([Node("MatMul", ("x", "w"), ("y",), {})], {"w": 2})
+    {'w': 1}
+    """
+    return {
+        name: CHANNEL_AXES[node.op](node, ranks[name])
+        for node in nodes
+        if node.op in CHANNEL_AXES
+        for name in node.inputs[1:2]
+        if ranks.get(name, 0) > 1
+    }
 
 
 def graph_inputs_and_nodes(file: RegularFile) -> tuple[list[str], list[Node]]:
@@ -56,21 +87,22 @@ def _read_graph(messages: Messages, graph: Field, depth: int, inputs: list[str],
         raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
     for each in messages.fields(graph):
         if each.key == GRAPH_INPUT:
-            inputs += _texts(messages, each, VALUE_NAME)
+            inputs.append(value_name(messages, each))
         elif each.key == NODE:
-            node, within = _node(messages, each)
+            node, within = node_at(messages, each)
             nodes.append(node)
             for inner in within:
                 _read_graph(messages, inner, depth - 1, inputs, nodes)
 
 
-def _texts(messages: Messages, message: Field, key: int) -> Iterator[str]:
-    return (messages.text(each, MAX_NAME_BYTES) for each in messages.fields(message) if each.key == key)
+def value_name(messages: Messages, value: Field) -> str:
+    """The name of an input of a graph, as a ValueInfoProto has it."""
+    return "".join(messages.text(each, MAX_NAME_BYTES) for each in messages.fields(value) if each.key == VALUE_NAME)
 
 
-def _node(messages: Messages, where: Field) -> tuple[Node, list[Field]]:
+def node_at(messages: Messages, where: Field) -> tuple[Node, list[Field]]:
     """A node, and the graphs in its attributes."""
-    names: dict[int, list[str]] = {INPUT: [], OUTPUT: [], OP_TYPE: []}
+    names: dict[int, list[str]] = {INPUT: [], OUTPUT: [], OP_TYPE: [], DOMAIN: []}
     integers, graphs = dict[str, int](), list[Field]()
     for each in messages.fields(where):
         if each.key in names:
@@ -81,4 +113,6 @@ def _node(messages: Messages, where: Field) -> tuple[Node, list[Field]]:
             whole = [field.integer for field in fields if field.key == ATTRIBUTE_INTEGER]
             name = [messages.text(field, MAX_NAME_BYTES) for field in fields if field.key == ATTRIBUTE_NAME]
             integers.update(zip(name, whole, strict=False))
-    return Node("".join(names[OP_TYPE]), tuple(names[INPUT]), tuple(names[OUTPUT]), integers), graphs
+    return Node(
+        "".join(names[OP_TYPE]), tuple(names[INPUT]), tuple(names[OUTPUT]), integers, "".join(names[DOMAIN])
+    ), graphs

@@ -12,6 +12,7 @@ __all__ = ["FORMS", "form_of"]
 FORMS = {
     "compressed-tensors": "compressed_tensors",
     "gguf": "gguf",
+    "onnx": "onnx",
     "fake": "fake",
     "safetensors": "plain",
     "npz": "npz",
