@@ -188,7 +188,7 @@ def apply(
     Args:
         model: a file, a directory, or the index of a sharded checkpoint.
         output: a file for a file, a directory for a directory; it appears when it is complete.
-        to: the form: "compressed-tensors", "gguf", "safetensors", "npz" or "fake".
+        to: the form: "compressed-tensors", "gguf", "onnx", "safetensors", "npz" or "fake".
         table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
             the next arguments, which are those of ``klcal.calibrate_files``.
         dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
