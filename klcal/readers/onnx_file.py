@@ -55,7 +55,7 @@ from klcal.readers.onnx_fields import (
     VALUE,
     Kind,
 )
-from klcal.readers.onnx_graph import graph_inputs_and_nodes, output_axes
+from klcal.readers.onnx_graph import CHANNEL_AXES, node_at, output_axes
 from klcal.readers.protobuf import Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
@@ -65,6 +65,8 @@ __all__ = ["describe"]
 
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
+WITH_WEIGHTS = {op.encode() for op in CHANNEL_AXES}
+LONGEST_OP = max(map(len, WITH_WEIGHTS))  # bytes; a Constant's has fewer
 MAX_TENSORS = 1 << 17  # as many as an archive may hold
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
@@ -110,18 +112,21 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     if len(graphs) != 1:
         what = f"has {len(graphs)} graphs" if graphs else "has no graph"
         raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
-    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS), MAX_TENSORS + 1))
+    takers = list[Field]()
+    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS, takers), MAX_TENSORS + 1))
     if len(found) > MAX_TENSORS:
         raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
     beside = Beside(file.path)
     described = [_description(messages, file, beside, each) for each in found]
     weights = {each.name: len(each.shape) for each, at in zip(described, found, strict=True) if at.depth == MAX_GRAPHS}
-    axes = output_axes(graph_inputs_and_nodes(file)[1], weights)
-    return [replace(each, outputs=axes.get(each.name)) for each in tied(_one_of_each_name(described))]
+    axes = output_axes((node_at(messages, each)[0] for each in takers), weights)
+    distinct = tied(_one_of_each_name(described))
+    of_each = [next((axes[name] for name in (each.name, *each.aliases) if name in axes), None) for each in distinct]
+    return [each if axis is None else replace(each, outputs=axis) for each, axis in zip(distinct, of_each, strict=True)]
 
 
-def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
-    """The tensors of a graph, ``depth`` more graphs allowed within each other."""
+def _in_graph(messages: Messages, graph: Field, depth: int, takers: list[Field]) -> Iterator[Found]:
+    """The tensors of a graph, ``depth`` more graphs allowed within each other; nodes that have weights are listed."""
     if not depth:
         raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
     for each in messages.fields(graph):
@@ -130,23 +135,25 @@ def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
         elif each.key == SPARSE_INITIALIZER:
             yield Found(each, None, True, depth)
         elif each.key == NODE:
-            yield from _in_node(messages, each, depth)
+            yield from _in_node(messages, each, depth, takers)
 
 
-def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found]:
+def _in_node(messages: Messages, node: Field, depth: int, takers: list[Field]) -> Iterator[Found]:
     """The tensors of a node: what a Constant gives, and those of the graphs in its attributes."""
-    outputs, attributes, is_constant = [], [], False
+    outputs, attributes, op = [], [], b""
     for each in messages.fields(node):
         if each.key == OUTPUT:
             outputs.append(each)
         elif each.key == ATTRIBUTE:
             attributes.append(each)
         elif each.key == OP_TYPE:
-            is_constant = each.end - each.start == 8 and messages.bytes(each, 8) == b"Constant"
+            op = messages.bytes(each, LONGEST_OP) if each.end - each.start <= LONGEST_OP else b""
+    if op in WITH_WEIGHTS:
+        takers.append(node)
     for each in (each for attribute in attributes for each in messages.fields(attribute)):
         if each.key in (SUBGRAPH, SUBGRAPHS):
-            yield from _in_graph(messages, each, depth - 1)
-        elif is_constant and outputs and each.key in (TENSOR, SPARSE_TENSOR):
+            yield from _in_graph(messages, each, depth - 1, takers)
+        elif op == b"Constant" and outputs and each.key in (TENSOR, SPARSE_TENSOR):
             yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR, depth)
 
 

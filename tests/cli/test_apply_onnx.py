@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import klcal as library
+from klcal.writers.forms import onnx
 from tests.support.command import klcal
 from tests.support.protobuf import branch, constant, external, graph, held, number, tensor
 
@@ -230,6 +231,43 @@ def test_data_beside_the_model_need_its_directory():
     assert held(5, kept) in Path("n/m.onnx").read_bytes()
     save(whole, path="m/m.onnx")
     apply(base="m/m.onnx")
+
+
+def test_tied_weights_are_stored_once_and_made_twice():
+    """Two names of the same data beside the model; one of which the operator takes."""
+    Path("m.onnx_data").write_bytes(values().tobytes())
+    save(*(tensor(name, (4, 6), F32, external(length=96)) for name in ("first", "w")))
+    apply()
+    data = Path("out.onnx").read_bytes()
+    for name in ("first", "w"):
+        assert held(1, "first_quantized") + held(1, "first_scale") + held(2, name) in data
+    assert data.count(held(8, "first_quantized")) == 1
+    assert attribute("axis", 1) in data
+
+
+def test_what_no_message_can_hold_is_refused(monkeypatch):
+    save(weight("w", values()))
+    apply()
+    size = Path("out.onnx").stat().st_size
+    monkeypatch.setattr(onnx, "MOST_BYTES", size)
+    apply()
+    monkeypatch.setattr(onnx, "MOST_BYTES", size - 1)
+    refused(f"it would have {size} bytes; protobuf allows {size - 1}")
+
+
+def test_the_input_is_not_replaced():
+    save(weight("w", values()))
+    before = Path("base.onnx").read_bytes()
+    done = klcal("apply", "base.onnx", "--to", "onnx", "-o", "base.onnx")
+    assert done.code == 2
+    assert Path("base.onnx").read_bytes() == before
+
+
+def test_every_cut_of_a_model_is_refused_and_leaves_nothing():
+    whole = model(weight("w", values()), behind=b"")
+    for length in range(0, len(whole), 5):
+        Path("base.onnx").write_bytes(whole[:length])
+        refused("", code=3)
 
 
 def test_half_precision_has_scales_of_its_own():

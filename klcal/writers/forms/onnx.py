@@ -89,9 +89,10 @@ def check(model: Model) -> list[str]:
         if quantized:
             opened = open_regular(file.path)
             parts, (_, nodes) = parts_of(opened), graph_inputs_and_nodes(opened)
+            theirs = {name for node in nodes if node.op in QUANTIZING for name in node.inputs}
             for codes in quantized:
                 try:
-                    _check(codes, parts, nodes)
+                    _check(codes, parts, theirs)
                 except UsageError as error:
                     where = f"{file.source}: {quoted(codes.tensor.name)}: {error.what}"
                     raise UsageError(where, error.hint) from None
@@ -109,11 +110,12 @@ def _names(codes: Codes) -> tuple[str, ...]:
     return codes.tensor.name, *codes.tensor.aliases
 
 
-def _check(codes: Codes, parts: Parts, nodes: Iterable[Node]) -> None:
+def _check(codes: Codes, parts: Parts, theirs: set[str]) -> None:
+    """Refuses a tensor; ``theirs`` are those that the model quantizes or has quantized."""
     fits(codes.tensor, codes.scheme, codes.row.units)
     if any(name not in parts.tensors for name in _names(codes)):
         raise UsageError("it lies in a graph within a node", EXCLUDE)
-    if any(node.op in QUANTIZING and {*node.inputs} & {*_names(codes)} for node in nodes):
+    if not theirs.isdisjoint(_names(codes)):
         raise UsageError("the model quantizes it already", EXCLUDE)
     if not np.array_equal(_widened(_scales(codes), codes.tensor.dtype).ravel(), codes.scales.ravel()):
         what = f"its scales are no {codes.tensor.dtype}, as DequantizeLinear has them here: they would be rounded"
