@@ -135,6 +135,18 @@ class Beside:
             self.taken[whole] = spans(file, offset, length, storage)
         return self.taken[whole]
 
+    def whole(self, entries: Mapping[str, str]) -> tuple[RegularFile, int, int]:
+        """The file, the first byte and the number of bytes of some values, whatever their type.
+
+        Raises:
+            InputError: as ``parts``, but that no shape is known.
+        """
+        file = self._file(entries.get("location", ""))
+        offset = _number(entries, "offset", 0)
+        length = _number(entries, "length", max(0, file.size - offset))
+        file.require(offset, length)
+        return file, offset, length
+
     def _file(self, location: str) -> RegularFile:
         path = data_path(self.model, location)
         if path not in self.files:

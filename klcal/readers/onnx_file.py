@@ -61,7 +61,7 @@ from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
-__all__ = ["describe"]
+__all__ = ["describe", "entries_in"]
 
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
@@ -256,7 +256,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     is_external = place == 1
     fields = {each.key for each in tensor.values if each.end > each.start}
     if is_external and not fields:
-        return beside.parts(_entries(messages, tensor.external), length, kind.storage)
+        return beside.parts(entries_in(messages, tensor.external), length, kind.storage)
     if is_external or not fields <= {RAW, kind.listed} or len(fields) > 1:
         raise InputError("its values are in a field that is not theirs, or in two", SAVE)
     held = [each for each in tensor.values if each.key in fields]
@@ -271,8 +271,12 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     return tuple(part for each in held for part in spans(file, each.start, each.end - each.start, kind.storage))
 
 
-def _entries(messages: Messages, external: list[Field]) -> dict[str, str]:
-    """Where data beside the model are, in the model's words."""
+def entries_in(messages: Messages, external: list[Field]) -> dict[str, str]:
+    """Where data beside the model are, in the model's words.
+
+    Raises:
+        InputError: they are too many, or say a thing twice.
+    """
     if len(external) > MAX_ENTRIES:
         raise InputError(f"it says {len(external):,} things of its data; {MAX_ENTRIES} are allowed", DAMAGED)
     found: dict[str, str] = {}

@@ -1,4 +1,7 @@
-"""A .onnx file again, in which tensors are made by nodes: all else as it was, byte for byte."""
+"""A .onnx file again, in which tensors are made by nodes: all else as it was, byte for byte.
+
+Data that lie beside the model are brought into it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from klcal.errors import InputError
+from klcal.readers.onnx_data import Beside
 from klcal.readers.onnx_fields import (
     ATTRIBUTE,
     ATTRIBUTE_INTEGER,
@@ -20,6 +25,7 @@ from klcal.readers.onnx_fields import (
     INITIALIZER,
     INPUT,
     IR_VERSION,
+    LOCATION,
     MAX_NAME_BYTES,
     NAME,
     NODE,
@@ -31,8 +37,10 @@ from klcal.readers.onnx_fields import (
     OUTPUT,
     RAW,
 )
+from klcal.readers.onnx_file import entries_in
 from klcal.readers.onnx_graph import node_at, value_name
 from klcal.readers.protobuf import Field, Messages
+from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile
 from klcal.writers.protobuf import Edit, Piece, edited, field, header, number, placed, size
 from klcal.writers.safetensors_file import Stored
@@ -40,6 +48,7 @@ from klcal.writers.safetensors_file import Stored
 __all__ = ["ONNX", "Made", "Parts", "parts_of", "rewritten"]
 
 ONNX = ("", "ai.onnx")  # the domain of ONNX's own operators, which has two names
+ELSEWHERE = 1  # TensorProto.EXTERNAL
 INTEGER_ATTRIBUTE = 2  # AttributeProto.INT
 
 
@@ -63,7 +72,7 @@ class Parts:
     version: int  # of ONNX's own operators; 1 where the model does not say
     tensors: Mapping[str, tuple[int, Field]]  # of the model's graph: initializers and Constant nodes
     inputs: Mapping[str, tuple[int, Field]]
-    beside: frozenset[str]  # initializers whose data are in another file
+    beside: frozenset[str]  # initializers whose data are in another file: they are brought in
     has_functions: bool
 
     @property
@@ -109,7 +118,8 @@ def _opset(messages: Messages, message: Field) -> tuple[str, int]:
 
 def _initializer(messages: Messages, message: Field) -> tuple[str, bool]:
     fields = {each.key: each for each in messages.fields(message)}
-    return messages.text(fields[NAME], MAX_NAME_BYTES) if NAME in fields else "", EXTERNAL in fields
+    is_beside = LOCATION in fields and fields[LOCATION].integer == ELSEWHERE
+    return messages.text(fields[NAME], MAX_NAME_BYTES) if NAME in fields else "", is_beside
 
 
 def rewritten(
@@ -127,6 +137,9 @@ def rewritten(
         made: the tensors, with the nodes that stand for them, before all others.
         stored: what is stored for them, and its type, as TensorProto.DataType counts.
         versions: of the format, and of ONNX's own operators.
+
+    Raises:
+        InputError: data beside the model are not where it says.
     """
     ir, opset = versions
     replaced = [each.name for each in made]
@@ -134,9 +147,13 @@ def rewritten(
     new = (Piece.of(nodes), *(piece for each in stored for piece in _tensor(*each)))
     begin, graph = parts.graph
     gone = [where[name] for where in (parts.tensors, parts.inputs) for name in replaced if name in where]
+    messages, beside = Messages(file), Beside(file.path)
     edits = [Edit(begin, each.end) for begin, each in gone]
+    edits += [
+        _inside(messages, file, beside, name, *parts.tensors[name]) for name in sorted(parts.beside - {*replaced})
+    ]
     inside = [*edited(file, graph, [Edit(graph.start, graph.start, new), *edits])]
-    whole = Messages(file).whole()
+    whole = messages.whole()
     return [
         *edited(
             file,
@@ -148,6 +165,24 @@ def rewritten(
             ],
         )
     ]
+
+
+def _inside(messages: Messages, file: RegularFile, beside: Beside, name: str, begin: int, tensor: Field) -> Edit:
+    """An initializer whose data are in another file, with them.
+
+    Raises:
+        InputError: they are not where it says.
+    """
+    fields = [(at, each) for at, each in placed(messages, tensor) if each.key in (EXTERNAL, LOCATION)]
+    entries = entries_in(messages, [each for _, each in fields if each.key == EXTERNAL])
+    try:
+        other, offset, length = beside.whole(entries)
+    except InputError as error:
+        raise InputError(f"{quoted(name)}: {error.what}", error.hint) from None
+    raw = Piece.of(header(RAW, length)), Piece(length, lambda: other.blocks(offset, length))
+    gone = [Edit(at, each.end) for at, each in fields]
+    pieces = [*edited(file, tensor, [*gone, Edit(tensor.end, tensor.end, raw)])]
+    return Edit(begin, tensor.end, (Piece.of(header(INITIALIZER, size(pieces))), *pieces))
 
 
 def _version(whole: Field, there: tuple[int, Field] | None, old: int, new: int, data: bytes) -> Iterator[Edit]:

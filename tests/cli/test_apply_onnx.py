@@ -218,19 +218,33 @@ def test_other_things_that_are_refused():
     refused("", base="cut.onnx", code=3)
 
 
-def test_data_beside_the_model_need_its_directory():
-    """What is quantized lies in the model then; what is not stays beside it."""
-    Path("m").mkdir()
-    Path("m/m.onnx_data").write_bytes(values().tobytes() + values(2, 2).tobytes())
-    kept = tensor("kept", (2, 2), F32, external(offset=96))
-    whole = tensor("w", (4, 6), F32, external(length=96))
-    save(kept, whole, path="m/m.onnx")
-    refused("the data of 'kept', which is kept, lie in another file; give the directory", base="m/m.onnx")
-    assert klcal("apply", "m", "--to", "onnx", "-o", "n").code == 0
-    assert Path("n/m.onnx_data").read_bytes() == Path("m/m.onnx_data").read_bytes()
-    assert held(5, kept) in Path("n/m.onnx").read_bytes()
-    save(whole, path="m/m.onnx")
-    apply(base="m/m.onnx")
+def test_data_beside_the_model_are_brought_into_it():
+    """Of what is not quantized, too, whatever its type; a field that nobody knows stays."""
+    integers = np.arange(3, 7)
+    Path("m.onnx_data").write_bytes(values().tobytes() + values(2, 2).tobytes() + integers.tobytes())
+    some = held(77, "?")
+    kept = tensor("kept", (2, 2), F32, external(offset=96) + some)
+    ids = tensor("ids", (4,), 7, external(offset=112, length=None))
+    save(kept, tensor("w", (4, 6), F32, external(length=96)), ids)
+    apply()
+    data = Path("out.onnx").read_bytes()
+    assert held(5, tensor("kept", (2, 2), F32, some + held(9, values(2, 2).tobytes()))) in data
+    assert held(5, tensor("ids", (4,), 7, held(9, integers.tobytes()))) in data
+    assert b"m.onnx_data" not in data
+    Path("m.onnx_data").write_bytes(Path("m.onnx_data").read_bytes()[:-33])
+    refused("'kept': it needs 112 bytes, the file has 111", code=3)
+    Path("m.onnx_data").write_bytes(bytes(112))
+    save(tensor("w", (4, 6), F32, external(length=96)), tensor("ids", (4,), 7, external(offset=112, length=32)))
+    refused("'ids': it needs 144 bytes, the file has 112", code=3)
+    save(weight("w", values()), tensor("ids", (4,), 7, external(location="../a")))
+    refused("'ids': its data would be in '../a', which is not below the model's folder", code=3)
+
+
+def test_data_beside_the_model_that_stay_there_are_refused():
+    Path("m.onnx_data").write_bytes(values().tobytes())
+    save(weight("w", values()), more=MATMUL + constant("c", tensor("c", (4, 6), F32, external(length=96))))
+    refused("the data of 'c', which is no initializer, lie in another file; save the model again with onnx.save")
+    apply("--include", "c")
 
 
 def test_tied_weights_are_stored_once_and_made_twice():

@@ -181,6 +181,25 @@ def test_initializers_constants_and_graphs_within_nodes(folder):
     assert list(statuses(folder, data)) == ["a/b.weight", "", "c", "inner", "deep"]
 
 
+def test_where_the_outputs_of_a_weights_operator_lie(folder):
+    """By the node that takes it, in whatever graph that is; of the model's own tensors alone."""
+
+    def node(op: str, weight: str, more: bytes = b"") -> bytes:
+        return held(1, held(4, op) + held(1, "x") + held(1, weight) + more)
+
+    def square(name: str, rank: int = 2) -> bytes:
+        return tensor(name, (1,) * rank, more=held(9, VALUES[:4]))
+
+    transposed = held(5, held(1, "transB") + number(3, 1))
+    nodes = [node("Conv", "conv"), node("ConvTranspose", "up"), node("Gemm", "gemm"), node("Gemm", "fc", transposed)]
+    nodes += [node("MatMul", "experts"), node("MatMul", "vector"), node("Gather", "table")]
+    inner = graph(square("inner"), more=node("MatMul", "inner") + node("MatMul", "outer"))
+    ranks = {"conv": 4, "up": 3, "gemm": 2, "fc": 2, "experts": 3, "vector": 1, "table": 2, "outer": 2}
+    data = model(*(square(*each) for each in ranks.items()), more=b"".join(nodes) + branch(inner))
+    axes = {"conv": 0, "up": 1, "gemm": 1, "fc": 0, "experts": 2, "vector": None, "table": None, "outer": 1}
+    assert {name: each.outputs for name, each in found_in(folder, data).items()} == {**axes, "inner": None}
+
+
 def test_the_kind_of_a_node_may_follow_its_attributes(folder):
     node = held(5, held(5, tensor())) + held(4, "Constant") + held(2, "c")
     assert list(statuses(folder, model(more=held(1, node)))) == ["c"]

@@ -28,14 +28,14 @@ from klcal.readers.description import Description
 from klcal.readers.onnx_fields import KINDS
 from klcal.readers.onnx_graph import Node, graph_inputs_and_nodes
 from klcal.readers.quoting import quoted
-from klcal.readers.regular import RegularFile, open_regular
+from klcal.readers.regular import FileSpan, RegularFile, open_regular
 from klcal.tables.units import Units
 from klcal.writers.codes import Codes
 from klcal.writers.forms.form import Form, Model, TensorFile
 from klcal.writers.forms.onnx_usual import DTYPE, SCALES, storage_of, takes, usual
 from klcal.writers.forms.onnx_versions import changed, ir_of, wanted_opset
 from klcal.writers.onnx_file import Made, Parts, parts_of, rewritten
-from klcal.writers.protobuf import size
+from klcal.writers.protobuf import Piece, size
 from klcal.writers.safetensors_file import Stored
 
 __all__ = ["FORM"]
@@ -43,6 +43,7 @@ __all__ = ["FORM"]
 SUFFIX = ".onnx"
 NUMBERS = {kind.name: number for number, kind in KINDS.items()}
 MOST_BYTES = (1 << 31) - 1  # of a message of protobuf
+LAST_WITH_INPUTS = 3  # version of the format in which every initializer is an input of the graph
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 EXCLUDE = "leave it out: --exclude"
 
@@ -83,27 +84,28 @@ def check(model: Model) -> list[str]:
     Raises:
         UsageError: a tensor cannot be stored so; names it.
     """
-    warnings = []
-    for file in model.files:
-        quantized = [each.codes for each in file.tensors if each.codes is not None]
-        if quantized:
-            opened = open_regular(file.path)
-            parts, (_, nodes) = parts_of(opened), graph_inputs_and_nodes(opened)
-            theirs = {name for node in nodes if node.op in QUANTIZING for name in node.inputs}
-            for codes in quantized:
-                try:
-                    _check(codes, parts, theirs)
-                except UsageError as error:
-                    where = f"{file.source}: {quoted(codes.tensor.name)}: {error.what}"
-                    raise UsageError(where, error.hint) from None
-            _check_file(file, model, parts, nodes, quantized)
-            names = [name for codes in quantized for name in _names(codes) if name in parts.inputs]
-            if names and parts.ir > 3:
-                many = "s" * (len(names) > 1)
-                warnings.append(
-                    f"no longer input{many} of the graph, which could replace the weight: {quoted(names[0])}"
-                )
-    return warnings
+    return [warning for file in model.files for warning in _told(file)]
+
+
+def _told(file: TensorFile) -> Iterator[str]:
+    quantized = [each.codes for each in file.tensors if each.codes is not None]
+    if not quantized:
+        return
+    opened = open_regular(file.path)
+    parts, (_, nodes) = parts_of(opened), graph_inputs_and_nodes(opened)
+    theirs = {name for node in nodes if node.op in QUANTIZING for name in node.inputs}
+    for codes in quantized:
+        try:
+            _check(codes, parts, theirs)
+        except UsageError as error:
+            raise UsageError(f"{file.source}: {quoted(codes.tensor.name)}: {error.what}", error.hint) from None
+    _check_data(file, parts)
+    _check_version(file.source, parts, nodes, quantized)
+    _check_size(file.source, _pieces(opened, parts, quantized))
+    names = [name for codes in quantized for name in _names(codes) if name in parts.inputs]
+    if names and parts.ir > LAST_WITH_INPUTS:
+        many = "s" * (len(names) > 1)
+        yield f"no longer input{many} of the graph, which could replace the weight: {quoted(names[0])}"
 
 
 def _names(codes: Codes) -> tuple[str, ...]:
@@ -122,29 +124,36 @@ def _check(codes: Codes, parts: Parts, theirs: set[str]) -> None:
         raise UsageError(what, f"calibrate with --scale-format {codes.tensor.dtype}")
 
 
-def _check_file(
-    file: TensorFile, model: Model, parts: Parts, nodes: Sequence[Node], quantized: Sequence[Codes]
-) -> None:
-    """Refuses what is wrong with a whole file."""
-    replaced = {name for codes in quantized for name in _names(codes)}
-    if model.directory is None and (kept := sorted(parts.beside - replaced)):
-        what = f"{file.source}: the data of {quoted(kept[0])}, which is kept, lie in another file"
-        raise UsageError(what, "give the directory of the model, and name one for the output")
-    wanted = max(_wanted(codes) for codes in quantized)
-    if wanted > parts.version:
-        asks = next(codes for codes in quantized if _wanted(codes) == wanted)
-        whose = f"{file.source}: {quoted(asks.tensor.name)}"
-        what = f"{whose} as {storage_of(asks.scheme.dtype)} needs opset {wanted}, the model has {parts.version}"
-        hint = f"raise it: onnx.version_converter.convert_version(model, {wanted})"
-        if parts.has_functions:
-            raise UsageError(f"{what}, and functions that go by it", hint)
-        if why := changed(nodes, parts.version, wanted):
-            raise UsageError(f"{what}, and {why}", hint)
-    total = size(_pieces(open_regular(file.path), parts, quantized))
+def _check_data(file: TensorFile, parts: Parts) -> None:
+    """Refuses data in another file that are not brought in: those of Constants and of graphs within nodes."""
+    for each in file.tensors:
+        elsewhere = any(part.file.path != file.path for part in each.tensor.parts if isinstance(part, FileSpan))
+        if elsewhere and each.codes is None and each.tensor.name not in parts.beside:
+            what = (
+                f"{file.source}: the data of {quoted(each.tensor.name)}, which is no initializer, lie in another file"
+            )
+            raise UsageError(what, "save the model again with onnx.save, its data in it")
+
+
+def _check_version(source: str, parts: Parts, nodes: Iterable[Node], quantized: Sequence[Codes]) -> None:
+    """Refuses a model that cannot be raised to the version of operators that is needed."""
+    asks = max(quantized, key=_wanted)
+    wanted = _wanted(asks)
+    why = changed(nodes, parts.version, wanted)
+    if parts.has_functions:
+        why = "functions that go by it"
+    if wanted > parts.version and why:
+        storage = storage_of(asks.scheme.dtype)
+        what = f"{source}: {quoted(asks.tensor.name)} as {storage} needs opset {wanted}, the model has {parts.version}"
+        raise UsageError(f"{what}, and {why}", f"raise it: onnx.version_converter.convert_version(model, {wanted})")
+
+
+def _check_size(source: str, pieces: Iterable[Piece]) -> None:
+    """Refuses what no message can hold."""
+    total = size(pieces)
     if total > MOST_BYTES:
-        raise UsageError(
-            f"{file.source}: it would have {total:,} bytes; protobuf allows {MOST_BYTES:,}", "quantize more of it"
-        )
+        what = f"{source}: it would have {total:,} bytes; protobuf allows {MOST_BYTES:,}"
+        raise UsageError(what, "quantize more of it, or to fewer bits")
 
 
 def _wanted(codes: Codes) -> int:
@@ -234,7 +243,7 @@ def write_onnx(file: TensorFile, out: BinaryIO) -> None:
         out.writelines(piece.data())
 
 
-def _pieces(file: RegularFile, parts: Parts, quantized: Sequence[Codes]) -> list[Any]:
+def _pieces(file: RegularFile, parts: Parts, quantized: Sequence[Codes]) -> list[Piece]:
     unused = _unused(file, parts)
     found = [_replaced(codes, unused) for codes in quantized]
     wanted = max(_wanted(codes) for codes in quantized)
