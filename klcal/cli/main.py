@@ -20,6 +20,8 @@ from klcal.cli.calibrate import EXAMPLES as calibrate_examples
 from klcal.cli.calibrate import calibrate
 from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
+from klcal.cli.diff import EXAMPLES as diff_examples
+from klcal.cli.diff import diff
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
 from klcal.cli.messages import line, say, silence
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
+app.command(cls=PanelCommand, epilog=diff_examples)(diff)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
 
