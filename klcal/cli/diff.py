@@ -8,9 +8,26 @@ import typer
 
 from klcal.cli import options
 
-__all__ = ["EXAMPLES", "diff"]
+__all__ = ["EXAMPLES", "RULES", "diff"]
 
-EXAMPLES = """\
+RULES = """\
+\b
+Rules, for --fail-on:
+  missing, extra        only the baseline, or only what is compared with it, has the tensor
+  changed               it has another dtype, shape, target, scheme, method, per, scale_format or
+                        importance; each of these is a rule, too
+  status                it had a scale and has none, or the other way round
+  d.FIELD OP NUMBER     how far a number moved from the baseline: relative for scale and mse, such as
+                        'd.scale > 2%'; in the field's own units for all others, such as
+                        'd.sqnr_db < -0.5'; of the unit that moved most, 'd.unit.sqnr_db < -1'
+  |d.FIELD| OP NUMBER   the same in either direction
+  FIELD OP NUMBER       what it is now, as in klcal calibrate
+Without a rule these hold, so that noise passes and what is worth a look does not:
+  missing, extra, status, changed, |d.scale| > 2%, |d.zero_point| > 2, d.sqnr_db < -0.5,
+  d.clipped > 0.1%
+"""
+
+EXAMPLES = f"""\
 \b
 Examples:
   What a new release of a model does to its scales:
@@ -20,20 +37,7 @@ Examples:
   Nothing but what is worse than half a decibel, or gone:
     klcal diff old.json new.json --fail-on 'd.sqnr_db < -0.5' --fail-on missing
 
-\b
-Rules, for --fail-on:
-  missing, extra        only A, or only B, has the tensor
-  changed               it has another dtype, shape, target, scheme, method, per, scale_format or
-                        importance; each of these is a rule, too
-  status                it had a scale and has none, or the other way round
-  d.FIELD OP NUMBER     how far a number moved from A to B: relative for scale and mse, such as
-                        'd.scale > 2%'; in the field's own units for all others, such as
-                        'd.sqnr_db < -0.5'; of the unit that moved most, 'd.unit.sqnr_db < -1'
-  |d.FIELD| OP NUMBER   the same in either direction
-  FIELD OP NUMBER       what it is in B, as in klcal calibrate
-Without a rule these hold, so that noise passes and what is worth a look does not:
-  missing, extra, status, changed, |d.scale| > 2%, |d.zero_point| > 2, d.sqnr_db < -0.5,
-  d.clipped > 0.1%
+{RULES}
 
 \b
 Exit codes:
@@ -62,7 +66,7 @@ def diff(
 
     A row for each tensor that is not the same: how far scale, zero point and
     figures moved, and what else differs. No tensor is read, so it takes no
-    time.
+    time; klcal check compares a table with the tensors themselves.
     """
     from klcal.cli.drift import asked_rules, drifted, told_of_drift, writer_of
     from klcal.cli.output import destination

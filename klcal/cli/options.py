@@ -196,6 +196,23 @@ RangeOption = Annotated[
 ]
 
 
+def _again(option: str, metavar: str) -> Any:
+    return typer.Option(
+        option,
+        metavar=metavar,
+        show_default="the baseline's",
+        rich_help_panel=METHOD,
+        help="As in klcal calibrate; may be repeated.",
+    )
+
+
+MethodAgainOption = Annotated[list[str] | None, _again("--method", "METHOD")]
+DtypeAgainOption = Annotated[list[str] | None, _again("--dtype", "DTYPE")]
+SchemeAgainOption = Annotated[list[str] | None, _again("--scheme", "SCHEME")]
+ScaleFormatAgainOption = Annotated[list[str] | None, _again("--scale-format", "FORMAT")]
+PerAgainOption = Annotated[list[str] | None, _again("--per", "UNIT")]
+
+
 def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
     return typer.Option(
         "--sort",

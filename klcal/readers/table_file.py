@@ -26,13 +26,13 @@ from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, TABLE, TABLE_1, UNIT
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Config, FileError, Table
 
-__all__ = ["is_binary", "is_binary_table", "is_table", "parse_table", "read_table"]
+__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in"]
 
 HINT = "write one with klcal calibrate --output table.json"
 
 MAX_HEADER_VALUES = 20_000_000  # as many as a header of that length has, if klcal wrote it
 
-SCHEMA = re.compile(rb'"schema"\s*:\s*"klcal\.')  # in a text the quotes have a backslash before them
+SCHEMA = re.compile(rb'"schema"\s*:\s*"(klcal\.[^"]*)"')  # in a text the quotes have a backslash before them
 NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 STATUS = rb'"(?:%s)"' % b"|".join(name.encode() for name in UNIT_STATUSES)
 PIECE = re.compile(
@@ -67,9 +67,10 @@ def is_binary_table(path: str) -> bool:
         return False
 
 
-def is_table(text: bytes) -> bool:
-    """Whether a text says that it is klcal's, of any schema."""
-    return SCHEMA.search(text) is not None
+def schema_in(text: bytes) -> str | None:
+    """The schema of a document of klcal's; None if it says none."""
+    match = SCHEMA.search(text)
+    return None if match is None else match[1].decode("ascii", "replace")
 
 
 def parse_table(text: bytes) -> Table:

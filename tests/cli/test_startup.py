@@ -31,7 +31,7 @@ def imported(*arguments: str, first: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["calibrate", "--help"], ["export", "--help"], ["diff", "--help"], ["--version"]]
+    "arguments", [["--help"], ["calibrate", "--help"], ["export", "--help"], ["check", "--help"], ["--version"]]
 )
 def test_help_needs_neither_numpy_nor_rich(arguments):
     assert imported(*arguments) == set()
