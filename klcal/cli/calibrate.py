@@ -87,7 +87,7 @@ def calibrate(
     from klcal.cli.messages import of_plan, say
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge
+    from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
@@ -132,7 +132,7 @@ def calibrate(
                 told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
         deliver(lambda out: writer(_shown(table, units, sort, top), out), table.usable)
-    raise typer.Exit(judge(table, conditions))
+    raise typer.Exit(told(table, list(findings(table, conditions))))
 
 
 def _shown(table: Table, units: bool, sort: str | None, top: int | None) -> Table:

@@ -104,7 +104,7 @@ def compare(
     from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_format, destination
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge
+    from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
     from klcal.writers import WRITERS
@@ -137,4 +137,4 @@ def compare(
                 progress=shown,
             )
         deliver(lambda out: writer(found if top is None else found.top(top), out), found.usable)
-    raise typer.Exit(judge(found, conditions))
+    raise typer.Exit(told(found, list(findings(found, conditions))))

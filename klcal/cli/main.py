@@ -18,8 +18,12 @@ from klcal.cli.apply import EXAMPLES as apply_examples
 from klcal.cli.apply import apply
 from klcal.cli.calibrate import EXAMPLES as calibrate_examples
 from klcal.cli.calibrate import calibrate
+from klcal.cli.check import EXAMPLES as check_examples
+from klcal.cli.check import check
 from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
+from klcal.cli.diff import EXAMPLES as diff_examples
+from klcal.cli.diff import diff
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
 from klcal.cli.merge import EXAMPLES as merge_examples
@@ -43,6 +47,8 @@ app = typer.Typer(
 )
 app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
+app.command(cls=PanelCommand, epilog=check_examples)(check)
+app.command(cls=PanelCommand, epilog=diff_examples)(diff)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
 app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 from klcal.errors import ExitCode
+from klcal.tables.changes import Change
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.table import Config, Table
@@ -71,7 +72,7 @@ def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _failures(table: Table) -> Iterable[Row | Difference]:
+def _failures(table: Table) -> Iterable[Row | Difference | Change]:
     return (row for row in table.rows if row.failed)
 
 

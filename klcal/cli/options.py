@@ -196,6 +196,23 @@ RangeOption = Annotated[
 ]
 
 
+def _again(option: str, metavar: str) -> Any:
+    return typer.Option(
+        option,
+        metavar=metavar,
+        show_default="the baseline's",
+        rich_help_panel=METHOD,
+        help="As in klcal calibrate; may be repeated.",
+    )
+
+
+MethodAgainOption = Annotated[list[str] | None, _again("--method", "METHOD")]
+DtypeAgainOption = Annotated[list[str] | None, _again("--dtype", "DTYPE")]
+SchemeAgainOption = Annotated[list[str] | None, _again("--scheme", "SCHEME")]
+ScaleFormatAgainOption = Annotated[list[str] | None, _again("--scale-format", "FORMAT")]
+PerAgainOption = Annotated[list[str] | None, _again("--per", "UNIT")]
+
+
 def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
     return typer.Option(
         "--sort",
@@ -255,4 +272,15 @@ def _fail_on(example: str, fields: tuple[str, ...], more: str = "") -> Any:
 
 OF_WORST = " (shares also in percent); unit.FIELD, such as unit.sqnr_db, is about the worst channel, group or block"
 FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 1%'", NUMERIC_FIELDS, OF_WORST)]
+RulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="RULE",
+        show_default="those below",
+        rich_help_panel=CI,
+        help="Exit with 1 if a tensor meets this, such as 'd.scale > 2%', 'd.sqnr_db < -0.5' or missing; may be "
+        "repeated. All rules are below. What is not known fails.",
+    ),
+]
 DifferenceFailOnOption = Annotated[list[str] | None, _fail_on("'kl > 0.01' or 'cosine < 0.99'", DIFFERENCE_FIELDS)]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from klcal.tables.changes import WORDS, Change
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.table import Comparison, Config, Table
+from klcal.tables.table import Changes, Comparison, Config, Table
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import left_out, several_sources
 
@@ -34,17 +35,17 @@ class Column:
 
 def columns(table: Table) -> list[Column]:
     """The columns of the rows that are ok, the name first; none if there is no such row."""
-    rows = [row for row in table.rows if row.status == "ok"]
+    rows = [row for row in table.rows if row.status in ("ok", "changed")]
     if not rows:
         return []
-    chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
+    chosen = {Config: _COLUMNS, Comparison: _DIFFERENCES, Changes: _CHANGES}[type(table.config)]
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
         shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
     if not several_sources(table):
         hidden.add("source")
-    if not any(isinstance(row, Row) and row.units is not None for row in rows):
+    if not any(isinstance(row, Row | Change) and row.units is not None for row in rows):
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
         hidden.add("unit")
@@ -103,10 +104,34 @@ def _worst_sqnr(row: Row) -> str:
     return "" if worst is None else for_people(worst[0])
 
 
+def _scale_of(row: Row) -> str:
+    return _one(row, "scale", median, SCALE_DIGITS)
+
+
+def _moved(value: float | None) -> str:
+    """A change, with its sign where there is one."""
+    return "" if value is None else "0" if value == 0 else f"{value:+.{DIGITS}g}"
+
+
+def _moved_percent(share: float | None) -> str:
+    return _moved(None if share is None else 100 * share)
+
+
+def _units_changed(change: Change) -> str:
+    return "" if change.units is None else f"{change.units_changed} of {len(change.units[0])}"
+
+
 _Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
 
 _HOW = ("target", "scheme", "method", "scale in")  # columns where rules by name made rows differ
-_UNITS = ("units", "min scale", "max scale", "worst dB", "worst unit")  # columns where units have scales
+_UNITS = (
+    "units",
+    "min scale",
+    "max scale",
+    "worst dB",
+    "worst unit",
+    "units changed",
+)  # columns where units have scales
 _COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
     ("source", lambda row: row.source, False, 5),
@@ -146,6 +171,19 @@ _DIFFERENCES: _Columns = (
     ("max |diff|", lambda row: for_people(row.max_abs_diff), True, 4),
     ("SQNR dB", lambda row: _bounded(row.sqnr_db), True, 2),
 )
+_CHANGES: _Columns = (
+    ("name", lambda change: change.name, False, 0),
+    ("source", lambda change: change.source, False, 5),
+    ("changed", lambda change: ", ".join(word for word in change.changed if word in WORDS), False, 1),
+    ("was scale", lambda change: _scale_of(change.was), True, 9),
+    ("scale", lambda change: _scale_of(change.now), True, 8),
+    ("d.scale %", lambda change: _moved_percent(change.d("scale")), True, 1),
+    ("d.zero_point", lambda change: _moved(change.d("zero_point")), True, 3),
+    ("d.kl", lambda change: _moved(change.d("kl")), True, 7),
+    ("d.sqnr_db", lambda change: _moved(change.d("sqnr_db")), True, 2),
+    ("d.clipped %", lambda change: _moved_percent(change.d("clipped")), True, 6),
+    ("units changed", _units_changed, True, 4),
+)
 
 
 def _bounded(value: float | None) -> str:
@@ -155,6 +193,8 @@ def _bounded(value: float | None) -> str:
 
 def remark_titles(table: Table) -> tuple[str, str, str]:
     """What stands above the remarks."""
+    if isinstance(table.config, Changes):
+        return "in one table", "status", "reason"
     return "not calibrated" if isinstance(table.config, Config) else "not compared", "status", "reason"
 
 
@@ -163,7 +203,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
     several = several_sources(table)
     for row in table.rows:
         partly = isinstance(row, Row) and row.units is not None and row.units.status is not None
-        if row.status != "ok" or partly:
+        if row.status not in ("ok", "changed") or partly:
             name = f"{row.source}: {row.name}" if several else row.name
             name += f" [{row.unit}]" if isinstance(row, Row) and row.unit is not None else ""
             yield name, "partly" if partly else row.status, row.reason or ""
@@ -189,6 +229,10 @@ def _together(said: Sequence[tuple[str, str]]) -> str:
 def headline(table: Table) -> str:
     """One line: how the rows were computed, and how many of them there are of each status."""
     config = table.config
+    if isinstance(config, Changes):
+        kinds = ("same", "changed", "missing", "extra")
+        counts = ", ".join(f"{count} {kind}" for kind in kinds if (count := getattr(config, kind)))
+        return f"{config.baseline} → {config.compared} · {counts or 'no tensors'}"
     if isinstance(config, Comparison):
         unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
         by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []

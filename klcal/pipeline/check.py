@@ -1,0 +1,109 @@
+"""Files and the table that was committed for them → what changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from klcal.errors import UsageError
+from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.devices import Plan
+from klcal.pipeline.pooling import Pool
+from klcal.pipeline.request import Request
+from klcal.pipeline.scales import rows_of
+from klcal.pipeline.tasks import Progress
+from klcal.tables.changes import Change
+from klcal.tables.diff import diff
+from klcal.tables.table import Config, Table
+
+__all__ = ["Checked", "asked_again", "check_files"]
+
+
+class Checked(NamedTuple):
+    """What was calibrated, and what of it changed."""
+
+    table: Table
+    changes: Table
+    lost: int  # tensors that the baseline has an answer for and that failed, and files that could not be read
+
+
+def asked_again(baseline: Table, given: Mapping[str, Any], *, any_config: bool = False) -> Request:
+    """The request that a table was made by, with what is given in place of it or beside it.
+
+    Args:
+        baseline: the table; its config says what was asked, as far as it says it.
+        given: what ``Request.parse`` takes.
+        any_config: whether it may be another one in the end.
+
+    Raises:
+        UsageError: it is configured otherwise than the baseline, or that cannot be told.
+
+    >>> config = Config("mse", "*embed*=int8; int4", "auto", "*.weight=channel; tensor")
+    >>> asked_again(Table(config), {}).config == config
+    True
+    """
+    known = {field.name: getattr(baseline.config, field.name).split("; ") for field in fields(Config)}
+    request = Request.parse(**{**known, **given})
+    asked, was = request.config, baseline.config
+    other = [name for name in known if getattr(asked, name) != getattr(was, name)]
+    if other and not any_config:
+        name = other[0]
+        what = f"{name} is {getattr(asked, name)}, and {getattr(was, name)} in the baseline"
+        raise UsageError(what, "leave the option out, or make another baseline with --update")
+    weighed = any(row.importance for row in rows_of(baseline))
+    if weighed != (request.importance is not None) and not any_config:
+        what = "with importance" if weighed else "without importance"
+        raise UsageError(f"the baseline was chosen {what}", "give --importance as it was given for the baseline")
+    return request
+
+
+def check_files(
+    paths: Sequence[str],
+    baseline: Table,
+    request: Request,
+    *,
+    called: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    dequantize: bool = False,
+    pool: Pool | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    told: Callable[[Plan], None] | None = None,
+) -> Checked:
+    """What changed since a baseline, for the tensors in some files; as ``calibrate_files`` and ``diff``.
+
+    Args:
+        paths: of the files.
+        baseline: the table that was committed.
+        request: how they are calibrated.
+        called: what the baseline is called.
+        include: as for ``calibrate_files``, and so is all that follows.
+        exclude: globs.
+        dequantize: codes.
+        pool: batches.
+        jobs: processes.
+        progress: is told.
+        told: is told.
+    """
+    table = calibrate_files(
+        paths,
+        request,
+        include=include,
+        exclude=exclude,
+        dequantize=dequantize,
+        pool=pool,
+        jobs=jobs,
+        progress=progress,
+        told=told,
+    )
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    changes = diff(baseline, table, called, f"{paths[0]}{more}")
+    files = {error.source for error in table.errors} - {error.source for error in baseline.errors}
+    lost = sum(isinstance(row, Change) and _is_lost(row) for row in changes.rows)
+    return Checked(table, changes, lost + len(files))
+
+
+def _is_lost(change: Change) -> bool:
+    return change.now is not None and change.now.failed and not (change.was is not None and change.was.failed)
