@@ -26,6 +26,8 @@ from klcal.cli.diff import EXAMPLES as diff_examples
 from klcal.cli.diff import diff
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
+from klcal.cli.inspect import EXAMPLES as inspect_examples
+from klcal.cli.inspect import inspect
 from klcal.cli.merge import EXAMPLES as merge_examples
 from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
@@ -53,6 +55,7 @@ app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
 app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)
 app.command(cls=PanelCommand, epilog=merge_examples)(merge)
+app.command(cls=PanelCommand, epilog=inspect_examples)(inspect)
 
 
 def _print_version(wanted: bool) -> None:

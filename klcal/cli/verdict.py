@@ -8,6 +8,7 @@ from klcal.cli.conditions import Condition
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode
 from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.findings import Finding
 from klcal.tables.table import Table
 
@@ -17,7 +18,7 @@ __all__ = ["exit_code", "findings", "told"]
 def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]:
     """Every row that meets a condition, or may, or has no partner to be compared with, in the order of the table."""
     for row in table.rows:
-        assert not isinstance(row, Change)
+        assert not isinstance(row, Change | Content)
         if conditions and row.status in ("missing", "extra"):
             yield Finding(source=row.source, name=row.name, rule=row.status, text=row.reason or row.status)
             continue

@@ -17,6 +17,7 @@ __all__ = [
     "CHANGES",
     "CHANGE_FIELDS",
     "COMPARISON",
+    "CONTENTS",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
     "LEAST_FIRST",
@@ -35,6 +36,7 @@ TABLE, TABLE_1 = "klcal.table/2", "klcal.table/1"
 COMPARISON = "klcal.comparison/1"
 SKETCH = "klcal.sketch/1"
 CHANGES = "klcal.changes/1"
+CONTENTS = "klcal.contents/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
 """What each channel, group or block has of its own."""

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 from klcal.errors import UsageError
 from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.findings import Finding
 from klcal.tables.rows import Row
@@ -22,6 +23,7 @@ from klcal.tables.schema import (
     CHANGE_FIELDS,
     CHANGES,
     COMPARISON,
+    CONTENTS,
     DIFFERENCE_FIELDS,
     LEAST_FIRST,
     NUMERIC_FIELDS,
@@ -30,7 +32,7 @@ from klcal.tables.schema import (
 )
 from klcal.tables.status import Cause
 
-__all__ = ["Changes", "Comparison", "Config", "FileError", "Table", "in_order"]
+__all__ = ["Changes", "Comparison", "Config", "Contents", "FileError", "Table", "in_order"]
 
 OrderKey = tuple[str | tuple[int, str], ...]
 FIELDS_OF_CHANGES = (
@@ -38,6 +40,7 @@ FIELDS_OF_CHANGES = (
     *(f"d.{field}" for field in CHANGE_FIELDS),
     *("units_changed", "was", "is"),
 )
+_AnyRow: TypeAlias = Row | Difference | Change | Content
 END = (-1, "")  # of a name: before any number
 
 
@@ -83,11 +86,19 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What was looked at."""
+
+    stats: bool  # whether the values were read
+    depth: int | None = None  # parts of the names by which rows are several tensors
+
+
+@dataclass(frozen=True)
 class Table:
     """All rows and everything that went wrong beside them; as it is made, sorted by source and then name."""
 
-    config: Config | Comparison | Changes
-    rows: tuple[Row, ...] | tuple[Difference, ...] | tuple[Change, ...] = ()
+    config: Config | Comparison | Changes | Contents
+    rows: tuple[Row, ...] | tuple[Difference, ...] | tuple[Change, ...] | tuple[Content, ...] = ()
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: int = 0  # rows that are not here, because only the first were wanted
@@ -97,13 +108,15 @@ class Table:
     @property
     def schema(self) -> str:
         """The name and version of what the fields mean."""
-        return {Config: TABLE, Comparison: COMPARISON, Changes: CHANGES}[type(self.config)]
+        return {Config: TABLE, Comparison: COMPARISON, Changes: CHANGES, Contents: CONTENTS}[type(self.config)]
 
     @property
     def usable(self) -> bool:
         """Whether a row is an answer: one is ``ok``, or all zeros; of changes, whether anything was compared."""
         if isinstance(self.config, Changes):
             return self.judged
+        if isinstance(self.config, Contents):
+            return any(isinstance(row, Content) and not row.failed for row in self.rows)
         return any(row.status in ("ok", "zero") for row in self.rows)
 
     @property
@@ -111,6 +124,8 @@ class Table:
         """The names of a row's fields, in their order: the keys of the JSON, the columns of the plain formats."""
         if isinstance(self.config, Changes):
             return FIELDS_OF_CHANGES
+        if isinstance(self.config, Contents):
+            return tuple(field.name for field in fields(Content))
         if not isinstance(self.config, Config):
             return tuple(field.name for field in fields(Difference))
         expanded = any(isinstance(row, Row) and row.unit is not None for row in self.rows)
@@ -170,8 +185,8 @@ class Table:
 
     @staticmethod
     def of(
-        config: Config | Comparison | Changes,
-        rows: Iterable[Row] | Iterable[Difference] | Iterable[Change],
+        config: Config | Comparison | Changes | Contents,
+        rows: Iterable[Row] | Iterable[Difference] | Iterable[Change] | Iterable[Content],
         errors: Iterable[FileError] = (),
         warnings: Iterable[str] = (),
         judged: bool = True,
@@ -187,11 +202,11 @@ class Table:
         )
 
 
-def _place(row: Row | Difference | Change) -> tuple[OrderKey, OrderKey]:
+def _place(row: _AnyRow) -> tuple[OrderKey, OrderKey]:
     return in_order(row.source), in_order(row.name)
 
 
-def _badness(field: str, row: Row | Difference | Change) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:
+def _badness(field: str, row: _AnyRow) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:
     value: float | None = getattr(row, field)
     badness = 0.0 if value is None else value if field in LEAST_FIRST else -value
     return value is None, badness, _place(row), getattr(row, "unit", None) or 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
@@ -27,7 +28,7 @@ def write(table: Table, out: TextIO) -> None:
     writer.writerows(_inert(row, names) for row in table.rows)
 
 
-def _inert(row: Row | Difference | Change, names: Sequence[str]) -> list[str]:
+def _inert(row: Row | Difference | Change | Content, names: Sequence[str]) -> list[str]:
     found = record(row, names)
     return [
         f"'{cell}" if isinstance(found.get(name), str) and cell.startswith(ACTIVE) else cell

@@ -11,9 +11,10 @@ from statistics import median
 from typing import Any
 
 from klcal.tables.changes import WORDS, Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.table import Changes, Comparison, Config, Table
+from klcal.tables.table import Changes, Comparison, Config, Contents, Table
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import left_out, several_sources
 
@@ -35,14 +36,15 @@ class Column:
 
 def columns(table: Table) -> list[Column]:
     """The columns of the rows that are ok, the name first; none if there is no such row."""
-    rows = [row for row in table.rows if row.status in ("ok", "changed")]
+    rows = [row for row in table.rows if _is_shown(row)]
     if not rows:
         return []
-    chosen = {Config: _COLUMNS, Comparison: _DIFFERENCES, Changes: _CHANGES}[type(table.config)]
+    chosen = {Config: _COLUMNS, Comparison: _DIFFERENCES, Changes: _CHANGES, Contents: _CONTENTS}[type(table.config)]
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
         shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
+    hidden |= {column.title for column in shown if column.title in _OF_CONTENTS and not any(column.cells)}
     if not several_sources(table):
         hidden.add("source")
     if not any(isinstance(row, Row | Change) and row.units is not None for row in rows):
@@ -54,7 +56,12 @@ def columns(table: Table) -> list[Column]:
     return [column for column in shown if column.title not in hidden]
 
 
-def shape(row: Row | Difference) -> str:
+def _is_shown(row: Row | Difference | Change | Content) -> bool:
+    """Whether a row has its place among the others, and not in a list of reasons."""
+    return not row.failed if isinstance(row, Content) else row.status in ("ok", "changed")
+
+
+def shape(row: Row | Difference | Content) -> str:
     """The shape as people write it.
 
     >>> shape(Row(status="ok", shape=(64, 3, 7, 7))), shape(Row(status="ok", shape=()))
@@ -184,6 +191,38 @@ _CHANGES: _Columns = (
     ("d.clipped %", lambda change: _moved_percent(change.d("clipped")), True, 6),
     ("units changed", _units_changed, True, 4),
 )
+_OF_CONTENTS = ("tensors", "is", "also called", "min", "max", "zeros %", "not finite", "outlier", "histogram")
+"""Columns that go where no row has anything to say in them."""
+_CONTENTS: _Columns = (
+    ("name", lambda row: row.name, False, 0),
+    ("source", lambda row: row.source, False, 5),
+    ("tensors", lambda row: str(row.tensors) if row.tensors > 1 else "", True, 1),
+    ("dtype", lambda row: row.dtype or "", False, 2),
+    ("shape", shape, False, 3),
+    ("values", lambda row: _whole(row.numel), True, 6),
+    ("bytes", lambda row: _whole(row.nbytes), True, 4),
+    ("min", lambda row: for_people(row.min), True, 7),
+    ("max", lambda row: for_people(row.max), True, 8),
+    ("zeros %", lambda row: _percent(row.zeros / row.numel) if row.zeros else "", True, 11),
+    ("not finite", lambda row: _whole((row.nan or 0) + (row.neg_inf or 0) + (row.pos_inf or 0) or None), True, 9),
+    ("outlier", lambda row: for_people(row.outlier, 3), True, 10),
+    ("histogram", lambda row: _bars(row.histogram), False, 12),
+    ("is", lambda row: row.reason or "", False, 13),
+    ("also called", lambda row: ", ".join(row.aliases), False, 14),
+)
+BARS = " .:-=+*#%@"  # of a histogram, which any terminal has
+
+
+def _whole(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _bars(histogram: tuple[int, ...] | None) -> str:
+    """A character for each bin: the fullest is the last of them, none is a space."""
+    if not histogram:
+        return ""
+    most, top = max(histogram), len(BARS) - 1
+    return "".join(BARS[-(-count * top // most)] for count in histogram)
 
 
 def _bounded(value: float | None) -> str:
@@ -195,6 +234,8 @@ def remark_titles(table: Table) -> tuple[str, str, str]:
     """What stands above the remarks."""
     if isinstance(table.config, Changes):
         return "in one table", "status", "reason"
+    if isinstance(table.config, Contents):
+        return "not readable", "status", "reason"
     return "not calibrated" if isinstance(table.config, Config) else "not compared", "status", "reason"
 
 
@@ -203,7 +244,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
     several = several_sources(table)
     for row in table.rows:
         partly = isinstance(row, Row) and row.units is not None and row.units.status is not None
-        if row.status not in ("ok", "changed") or partly:
+        if not _is_shown(row) or partly:
             name = f"{row.source}: {row.name}" if several else row.name
             name += f" [{row.unit}]" if isinstance(row, Row) and row.unit is not None else ""
             yield name, "partly" if partly else row.status, row.reason or ""
@@ -233,6 +274,11 @@ def headline(table: Table) -> str:
         kinds = ("same", "changed", "missing", "extra")
         counts = ", ".join(f"{count} {kind}" for kind in kinds if (count := getattr(config, kind)))
         return f"{config.baseline} → {config.compared} · {counts or 'no tensors'}"
+    if isinstance(config, Contents):
+        tensors = sum(row.tensors for row in table.rows if isinstance(row, Content))
+        nbytes = sum(row.nbytes or 0 for row in table.rows if isinstance(row, Content))
+        values = sum(row.numel or 0 for row in table.rows if isinstance(row, Content))
+        return f"{tensors:,} tensors, {values:,} values, {nbytes:,} bytes"
     if isinstance(config, Comparison):
         unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
         by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.findings import Finding
 from klcal.tables.rows import Row
@@ -54,7 +55,7 @@ def dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
-def record(row: Row | Difference | Change, names: Sequence[str]) -> dict[str, Value]:
+def record(row: Row | Difference | Change | Content, names: Sequence[str]) -> dict[str, Value]:
     """The fields of a row as JSON values, but for its units. Numbers that are not finite are null."""
     if isinstance(row, Change):
         found = row.values()
@@ -73,7 +74,7 @@ def _value(value: object) -> Value:
     return value
 
 
-def json_text(row: Row | Difference | Change, names: Sequence[str]) -> Iterator[str]:
+def json_text(row: Row | Difference | Change | Content, names: Sequence[str]) -> Iterator[str]:
     """A row as one line of JSON, in pieces: those of its units may be very many."""
     text = dump(record(row, names))
     if "units" not in names:
@@ -86,7 +87,7 @@ def json_text(row: Row | Difference | Change, names: Sequence[str]) -> Iterator[
     yield "}"
 
 
-def as_dict(row: Row | Difference) -> dict[str, Any]:
+def as_dict(row: Row | Difference | Content) -> dict[str, Any]:
     """A row as its JSON is read."""
     hidden = "unit" if getattr(row, "unit", None) is None else "units"
     names = [field.name for field in fields(row) if field.name != hidden]
@@ -123,7 +124,7 @@ def _item(name: str, value: float) -> float | None:
     return int(value) if name == "zero_point" else value
 
 
-def cells(row: Row | Difference | Change, names: Sequence[str]) -> list[str]:
+def cells(row: Row | Difference | Change | Content, names: Sequence[str]) -> list[str]:
     """The fields of a row as one-line texts: empty where there is no value, lists and units as JSON."""
     found = [_cell(value) for value in record(row, names).values()]
     if "units" in names:
