@@ -19,6 +19,7 @@ from klcal.errors import InputError
 from klcal.readers import formats, index_file
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
+from klcal.readers.pairs import stored_part
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, fault, open_regular
@@ -223,8 +224,8 @@ def _data_files(model: str) -> set[str]:
         found = formats.describe(open_regular(model), model)
     except InputError:  # is told for the model, when that is read
         return set()
-    spans = (part for each in found for part in each.parts if isinstance(part, FileSpan))
-    return {span.file.path for span in spans} - {model}
+    parts = (stored_part(part) for each in found for part in each.parts)
+    return {part.file.path for part in parts if isinstance(part, FileSpan)} - {model}
 
 
 def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from klcal.errors import InputError
 from klcal.readers.description import Chunk, Description
+from klcal.readers.pairs import stored_part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, RegularFile, open_regular, spans
 
@@ -177,8 +178,8 @@ def tied(found: Iterable[Description]) -> list[Description]:
 def _overlapping(found: Iterable[Description]) -> dict[str, Description]:
     """By name, those whose data begin where those of another one in the same file have not ended, as failed."""
     placed = sorted(
-        ((part.file.path, part.offset, part.offset + part.length, each) for each in found for part in each.parts
-         if isinstance(part, FileSpan)),
+        ((part.file.path, part.offset, part.offset + part.length, each) for each in found
+         for part in map(stored_part, each.parts) if isinstance(part, FileSpan)),
         key=lambda place: place[:3],
     )  # fmt: skip
     failed, (last_path, last_end, last) = {}, ("", 0, "")

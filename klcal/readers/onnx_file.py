@@ -21,6 +21,7 @@ from typing import NamedTuple
 from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.onnx_data import Beside, IntegersSpan, tied
+from klcal.readers.pairs import BITS, paired
 from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
@@ -62,6 +63,7 @@ class Kind:
     name: str
     storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
     listed: int = INT32S  # the field that has the values where they are not raw
+    bits: int = 0  # of a value, where several are a byte
 
 
 KINDS = {
@@ -87,8 +89,8 @@ KINDS = {
     20: Kind("float8_e5m2fnuz", "|u1"),
     21: Kind("uint4"),
     22: Kind("int4"),
-    23: Kind("float4_e2m1fn"),
-    24: Kind("float8_e8m0fnu"),
+    23: Kind("float4_e2m1fn", "|u1", bits=BITS),
+    24: Kind("float8_e8m0fnu", "|u1"),
     25: Kind("uint2"),
     26: Kind("int2"),
     27: Kind("float6_e2m3fn"),
@@ -257,10 +259,18 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     """
     if min(tensor.dims, default=0) < 0:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is not possible", DAMAGED)
-    width = int(kind.storage[-1])
+    width, values = int(kind.storage[-1]), math.prod(tensor.dims)
     if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
-    length = math.prod(tensor.dims) * width
+    if kind.bits:
+        return paired(_stored(messages, file, beside, tensor, kind, -(-values * kind.bits // 8)), values)
+    return _stored(messages, file, beside, tensor, kind, values * width)
+
+
+def _stored(
+    messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor, kind: Kind, length: int
+) -> tuple[Part, ...]:
+    """The parts of ``length`` bytes, wherever they are."""
     place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
     if place > 1:
         raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
@@ -273,7 +283,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     held = [each for each in tensor.values if each.key in fields]
     size = sum(each.end - each.start for each in held)
     if fields == {INT32S}:
-        (only, *more), count = held, length // width
+        (only, *more), count = held, length // int(kind.storage[-1])
         if more or not count <= size:
             raise InputError(f"its shape needs {count:,} values, it has {size:,} at most", DAMAGED)
         return (IntegersSpan(file, only.start, size, count, kind.storage),)
