@@ -224,7 +224,7 @@ def _data_files(model: str) -> set[str]:
         found = formats.describe(open_regular(model), model)
     except InputError:  # is told for the model, when that is read
         return set()
-    parts = (stored_part(part) for each in found for part in each.parts)
+    parts = (stored_part(part) for each in found for part in each.parts or each.raw)
     return {part.file.path for part in parts if isinstance(part, FileSpan)} - {model}
 
 
