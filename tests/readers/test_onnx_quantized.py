@@ -8,7 +8,7 @@ import pytest
 import klcal
 from klcal.readers.onnx_quantized import OPERATORS
 from tests.support.command import klcal as command
-from tests.support.protobuf import FLOAT, INT8, external, held, model, number, tensor
+from tests.support.protobuf import FLOAT, INT8, dequantize, external, held, model, number, tensor
 
 RNG = np.random.default_rng(7)
 WHOLES = ("int8", "uint8", "int16", "uint16")
@@ -204,10 +204,6 @@ def test_scales_and_zero_points_of_every_operator_are_skipped(tmp_path, onnx, op
     assert all(f"codes of {operator}, whose scale" in found[str(at)].reason for at in codes)
 
 
-def node(operator: str, *inputs: str) -> bytes:
-    return held(1, b"".join(held(1, name) for name in inputs) + held(2, "y") + held(4, operator))
-
-
 @pytest.mark.parametrize(
     "codes",
     [
@@ -221,7 +217,7 @@ def node(operator: str, *inputs: str) -> bytes:
 )
 def test_damaged_codes_and_those_of_other_types_are_not_restored(tmp_path, codes):
     (tmp_path / "m.onnx").write_bytes(
-        model(codes, tensor("s", (), FLOAT, held(9, bytes(4))), more=node("DequantizeLinear", "w", "s"))
+        model(codes, tensor("s", (), FLOAT, held(9, bytes(4))), more=dequantize("w", "s"))
     )
     found = klcal.read(tmp_path / "m.onnx")["w"]
     assert (found.status in ("skipped", "unsupported"), found.dequantized) == (True, None)
@@ -230,7 +226,7 @@ def test_damaged_codes_and_those_of_other_types_are_not_restored(tmp_path, codes
 def test_integers_that_a_byte_cannot_hold_are_refused(tmp_path):
     codes = tensor("w", (2,), INT8, held(5, b"\x01\x80\x01"))  # 1 and 128
     scale = tensor("s", (), FLOAT, held(9, np.float32(1).tobytes()))
-    (tmp_path / "m.onnx").write_bytes(model(codes, scale, more=node("DequantizeLinear", "w", "s")))
+    (tmp_path / "m.onnx").write_bytes(model(codes, scale, more=dequantize("w", "s")))
     row = command("calibrate", tmp_path / "m.onnx", "--dequantize", "--format", "json").tensors["w"]
     assert row["status"] == "failed"
     assert "does not hold" in row["reason"]
@@ -240,11 +236,11 @@ def test_codes_that_share_their_data_are_one_tensor_of_one_scale(tmp_path):
     (tmp_path / "m.onnx_data").write_bytes(bytes(16))
     scale = tensor("s", (), FLOAT, held(9, np.float32(1).tobytes()))
     codes = [tensor(name, (16,), INT8, external()) for name in "vw"]
-    nodes = [node("DequantizeLinear", name, "s") for name in "vw"]
+    nodes = [dequantize(name, "s") for name in "vw"]
     (tmp_path / "m.onnx").write_bytes(model(scale, *codes, more=b"".join(nodes)))
     found = {each.name: each for each in klcal.read(tmp_path).values()}
     assert (set(found), found["v"].aliases) == ({"s", "v"}, ("w",))
-    nodes.append(node("DequantizeLinear", "w", "t"))
+    nodes.append(dequantize("w", "t"))
     (tmp_path / "m.onnx").write_bytes(model(scale, *codes, more=b"".join(nodes)))
     assert klcal.read(tmp_path)["v"].dequantized is None
 
@@ -264,6 +260,6 @@ def test_what_dynamic_quantization_leaves_is_known_by_its_names(tmp_path, onnx, 
 
 def test_a_node_may_lack_inputs(tmp_path):
     for inputs in ((), ("",), ("w",), ("w", ""), ("w", "absent", "absent too"), ("w", "w", "w")):
-        data = model(tensor("w"), more=node("DequantizeLinear", *inputs))
+        data = model(tensor("w"), more=dequantize(*inputs))
         (tmp_path / "m.onnx").write_bytes(data)
         assert klcal.read(tmp_path / "m.onnx")["w"].status == ("skipped" if inputs == ("w", "w", "w") else "ok")
