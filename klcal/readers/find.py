@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from klcal.errors import InputError
-from klcal.readers import formats, index_file
+from klcal.readers import formats, index_file, split_gguf
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
 from klcal.readers.pairs import stored_part
@@ -47,6 +47,8 @@ class Source:
         """
         if self.fault is not None:
             raise self.fault
+        if shards := split_gguf.shards_of(self.path):
+            return recognised(split_gguf.describe(shards, formats.describe))
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
             return recognised(index_file.describe(file, formats.describe))
@@ -73,7 +75,8 @@ class _Candidate:
 
     @staticmethod
     def of(path: str, directory: str = "") -> _Candidate:
-        """A file that was given itself, or found below a directory that was."""
+        """A file that was given itself, or found below a directory that was; for any shard of a GGUF the first."""
+        path = next(iter(split_gguf.shards_of(path)), path)
         full = os.path.abspath(path).split("/")
         full[-1] = _shown_name(path)
         depth = len(os.path.relpath(path, directory).split("/")) if directory else 1
@@ -147,7 +150,8 @@ def find(paths: Sequence[str]) -> Found:
 
     Returns:
         Each file once, however often and under whatever names it was given; the files of a sharded
-        checkpoint as their index. Arguments that lead to nothing are among the errors.
+        checkpoint as their index, those of a split GGUF as the first of them. Arguments that lead to
+        nothing are among the errors.
     """
     search = _Search()
     for argument in dict.fromkeys(paths):
@@ -239,8 +243,8 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 
 def _shown_name(path: str) -> str:
-    """The file's name; an index has that of the one file it stands for, unless that exists as well."""
-    whole = path.removesuffix(index_file.SUFFIX)
+    """The file's name; an index or a shard has that of the one file it stands for, unless that exists as well."""
+    whole = split_gguf.whole_of(path.removesuffix(index_file.SUFFIX))
     return os.path.basename(path if os.path.lexists(whole) else whole)
 
 

@@ -106,7 +106,8 @@ def dequantized(
         if place is None or place.cells != scale.shape:
             return None
     held = replace(codes, parts=codes.parts or codes.raw)
-    if prod(codes.shape) and not held.parts:
+    stored = [each for each in (codes, *beside, levels, unit) if isinstance(each, Description)]
+    if any(prod(each.shape) and not (each.parts or each.raw) for each in stored):
         return None
     parts = (Restored(held, _Scales(scale, zero_point, codes, unit), levels=levels),) if held.parts else ()
     return Description(codes.name, "float32", codes.shape, parts, aliases=codes.aliases, order=codes.order)

@@ -223,6 +223,12 @@ def test_damaged_codes_and_those_of_other_types_are_not_restored(tmp_path, codes
     assert (found.status in ("skipped", "unsupported"), found.dequantized) == (True, None)
 
 
+def test_codes_of_a_scale_without_data_are_not_restored(tmp_path):
+    codes, scale = tensor("w", (1, 4), INT8, held(9, bytes(4))), tensor("s", (4,), INT8, held(9, bytes(3)))
+    (tmp_path / "m.onnx").write_bytes(model(codes, scale, more=dequantize("w", "s")))
+    assert klcal.read(tmp_path / "m.onnx")["w"].dequantized is None
+
+
 def test_integers_that_a_byte_cannot_hold_are_refused(tmp_path):
     codes = tensor("w", (2,), INT8, held(5, b"\x01\x80\x01"))  # 1 and 128
     scale = tensor("s", (), FLOAT, held(9, np.float32(1).tobytes()))
