@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import NamedTuple
 
 from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.onnx_data import Beside, IntegersSpan, tied
+from klcal.readers.onnx_quantized import Node, recognised_by, values_needed
+from klcal.readers.onnx_tensors import DAMAGED, MAX_NAME_BYTES, Found, in_graph
+from klcal.readers.pairs import BITS, paired
 from klcal.readers.protobuf import BYTES, INTEGER, Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
@@ -30,10 +31,6 @@ __all__ = ["describe"]
 
 # Fields of the messages of onnx.proto: number << 3 | kind.
 GRAPH = 7 << 3 | BYTES  # of ModelProto
-NODE, INITIALIZER, SPARSE_INITIALIZER = 1 << 3 | BYTES, 5 << 3 | BYTES, 15 << 3 | BYTES  # of GraphProto
-OUTPUT, OP_TYPE, ATTRIBUTE = 2 << 3 | BYTES, 4 << 3 | BYTES, 5 << 3 | BYTES  # of NodeProto
-TENSOR, SUBGRAPH, SUBGRAPHS = 5 << 3 | BYTES, 6 << 3 | BYTES, 11 << 3 | BYTES  # of AttributeProto
-SPARSE_TENSOR = 22 << 3 | BYTES  # of AttributeProto
 SPARSE_VALUES, SPARSE_DIMS, PACKED_SPARSE_DIMS = (
     1 << 3 | BYTES,
     3 << 3 | INTEGER,
@@ -45,13 +42,10 @@ RAW, DOUBLES, EXTERNAL, LOCATION = 9 << 3 | BYTES, 10 << 3 | BYTES, 13 << 3 | BY
 KEY, VALUE = 1 << 3 | BYTES, 2 << 3 | BYTES  # of StringStringEntryProto
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
-MAX_GRAPHS = 30  # within each other: protobuf's parsers allow 100 messages
 MAX_TENSORS = 1 << 17  # as many as an archive may hold
-MAX_NAME_BYTES = 1 << 12
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
 MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksum, more of ONNX Runtime
-DAMAGED = "download or save it again"
 SAVE = "save the model again with onnx.save"
 
 
@@ -62,6 +56,7 @@ class Kind:
     name: str
     storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
     listed: int = INT32S  # the field that has the values where they are not raw
+    bits: int = 0  # of a value, where several are a byte
 
 
 KINDS = {
@@ -87,22 +82,15 @@ KINDS = {
     20: Kind("float8_e5m2fnuz", "|u1"),
     21: Kind("uint4"),
     22: Kind("int4"),
-    23: Kind("float4_e2m1fn"),
-    24: Kind("float8_e8m0fnu"),
+    23: Kind("float4_e2m1fn", "|u1", bits=BITS),
+    24: Kind("float8_e8m0fnu", "|u1"),
     25: Kind("uint2"),
     26: Kind("int2"),
     27: Kind("float6_e2m3fn"),
     28: Kind("float6_e3m2fn"),
 }
+WHOLES = {2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2"}  # by type, how those integers lie that codes and zero points may be
 WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
-
-
-class Found(NamedTuple):
-    """A tensor in a graph."""
-
-    message: Field
-    name: str | None  # that of a Constant's output; None for its own
-    sparse: bool = False
 
 
 @dataclass
@@ -131,41 +119,17 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     if len(graphs) != 1:
         what = f"has {len(graphs)} graphs" if graphs else "has no graph"
         raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
-    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS), MAX_TENSORS + 1))
-    if len(found) > MAX_TENSORS:
-        raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
-    beside = Beside(file.path)
-    return tied(_one_of_each_name([_description(messages, file, beside, each) for each in found]))
-
-
-def _in_graph(messages: Messages, graph: Field, depth: int) -> Iterator[Found]:
-    """The tensors of a graph, ``depth`` more graphs allowed within each other."""
-    if not depth:
-        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
-    for each in messages.fields(graph):
-        if each.key == INITIALIZER:
-            yield Found(each, None)
-        elif each.key == SPARSE_INITIALIZER:
-            yield Found(each, None, sparse=True)
-        elif each.key == NODE:
-            yield from _in_node(messages, each, depth)
-
-
-def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found]:
-    """The tensors of a node: what a Constant gives, and those of the graphs in its attributes."""
-    outputs, attributes, is_constant = [], [], False
-    for each in messages.fields(node):
-        if each.key == OUTPUT:
-            outputs.append(each)
-        elif each.key == ATTRIBUTE:
-            attributes.append(each)
-        elif each.key == OP_TYPE:
-            is_constant = each.end - each.start == 8 and messages.bytes(each, 8) == b"Constant"
-    for each in (each for attribute in attributes for each in messages.fields(attribute)):
-        if each.key in (SUBGRAPH, SUBGRAPHS):
-            yield from _in_graph(messages, each, depth - 1)
-        elif is_constant and outputs and each.key in (TENSOR, SPARSE_TENSOR):
-            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR)
+    found, nodes = list[Found](), list[Node]()
+    for each in in_graph(messages, graphs[0]):
+        if isinstance(each, Node):
+            nodes.append(each)
+        else:
+            found.append(each)
+        if len(found) > MAX_TENSORS:
+            raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
+    beside, needed = Beside(file.path), values_needed(nodes)
+    described = [_description(messages, file, beside, each, needed) for each in found]
+    return recognised_by(nodes, tied(_one_of_each_name(described)))
 
 
 def _one_of_each_name(found: list[Description]) -> list[Description]:
@@ -180,7 +144,10 @@ def _one_of_each_name(found: list[Description]) -> list[Description]:
     return list((refused | skipped | usable).values())
 
 
-def _description(messages: Messages, file: RegularFile, beside: Beside, found: Found) -> Description:
+def _description(
+    messages: Messages, file: RegularFile, beside: Beside, found: Found, needed: Container[str]
+) -> Description:
+    """A tensor with the values that are calibrated, or needed though they are not."""
     tensor = (_sparse if found.sparse else _tensor)(messages, found.message)
     name = found.name
     if name is None:
@@ -189,12 +156,16 @@ def _description(messages: Messages, file: RegularFile, beside: Beside, found: F
     kind = KINDS.get(number, Kind(f"type {number}"))
     status, reason = _status(found, tensor, kind)
     parts: tuple[Part, ...] = ()
-    if status == "ok":
+    if status == "ok" or (status == "skipped" and name in needed and not found.sparse):
         try:
-            parts = _parts(messages, file, beside, tensor, kind)
+            parts = _parts(
+                messages, file, beside, tensor, replace(kind, storage=kind.storage or WHOLES.get(number, ""))
+            )
         except InputError as error:
-            status, reason = "failed", str(error)
-    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason)
+            if status == "ok":
+                status, reason = "failed", str(error)
+    raw, parts = (parts, ()) if status == "skipped" else ((), parts)
+    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason, raw=raw)
 
 
 def _status(found: Found, tensor: Tensor, kind: Kind) -> tuple[Status, str | None]:
@@ -255,12 +226,22 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     Raises:
         InputError: If its values are not where it says, or not as many as its shape has.
     """
+    if not kind.storage:
+        return ()
     if min(tensor.dims, default=0) < 0:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is not possible", DAMAGED)
-    width = int(kind.storage[-1])
+    width, values = int(kind.storage[-1]), math.prod(tensor.dims)
     if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
-    length = math.prod(tensor.dims) * width
+    if kind.bits:
+        return paired(_stored(messages, file, beside, tensor, kind, -(-values * kind.bits // 8)), values)
+    return _stored(messages, file, beside, tensor, kind, values * width)
+
+
+def _stored(
+    messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor, kind: Kind, length: int
+) -> tuple[Part, ...]:
+    """The parts of ``length`` bytes, wherever they are."""
     place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
     if place > 1:
         raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
@@ -273,7 +254,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     held = [each for each in tensor.values if each.key in fields]
     size = sum(each.end - each.start for each in held)
     if fields == {INT32S}:
-        (only, *more), count = held, length // width
+        (only, *more), count = held, length // int(kind.storage[-1])
         if more or not count <= size:
             raise InputError(f"its shape needs {count:,} values, it has {size:,} at most", DAMAGED)
         return (IntegersSpan(file, only.start, size, count, kind.storage),)

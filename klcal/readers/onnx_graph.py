@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from klcal.errors import InputError
-from klcal.readers.onnx_file import (
+from klcal.readers.onnx_file import GRAPH
+from klcal.readers.onnx_tensors import (
     ATTRIBUTE,
     DAMAGED,
-    GRAPH,
     MAX_GRAPHS,
     MAX_NAME_BYTES,
     NODE,

@@ -51,6 +51,8 @@ KINDS = (
     Kind("AWQ or GPTQ", "qweight", ("int32",), "scales", SINGLES, ("qzeros",)),
     Kind("bitsandbytes, 4 bits", "weight", ("uint8",), "weight.absmax", (), (), MAPS),
     Kind("bitsandbytes, 8 bits", "weight", ("int8",), "SCB", SINGLES),
+    Kind("ONNX Runtime", "_quantized", ("int8", "uint8", *FLOAT8), "_scale", SINGLES, (), ("_zero_point",)),
+    Kind("ONNX Runtime", "_quantized", ("int32",), "_quantized_scale", SINGLES),
     Kind("MX", "_blocks", ("uint8",), "_scales", POWERS),
     Kind("MX", "", PACKED, "_scale", POWERS, (), BLOCKS),
     Kind("NVFP4", "", PACKED, "_scale", FLOAT8, (), BLOCKS),
@@ -73,7 +75,7 @@ def recognised(tensors: Iterable[Description]) -> list[Description]:
     named = {name: each for each in tensors for name in (each.name, *each.aliases)}
     found: dict[str, Description] = {}
     for each in tensors:
-        if each.status == "failed" or (kind := _kind_of(each, named)) is None:
+        if each.status == "failed" or each.dequantized is not None or (kind := _kind_of(each, named)) is None:
             continue
         scale, *others = _companions(each.name, kind)
         what = f"it holds {kind.name} codes, whose scale is {quoted(scale)}"

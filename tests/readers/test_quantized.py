@@ -240,6 +240,46 @@ def test_codes_and_scales_of_a_pt_lie_in_any_order(tmp_path, case, order):
     assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("case", ["tensor", "channel", "ragged blocks"])
+def test_int8_codes_of_a_pt_stand_for_the_same(tmp_path, case, legacy):
+    """Also those that are a transposed part of a storage, as no writer of arrays alone would leave them."""
+    shape, scale, of_each = SCALED[case]
+    whole = torch.from_numpy(RNG.integers(-128, 128, (shape[1], shape[0] + 3)).astype(np.int8))
+    codes = whole[:, 1:-2].T
+    zero = torch.from_numpy(RNG.integers(-8, 8, scale.shape).astype(np.int8))
+    model = {"w": codes, "w_scale": torch.from_numpy(scale), "w_zero_point": zero}
+    torch.save(model, tmp_path / "m.pt", _use_new_zipfile_serialization=not legacy)
+    found = read(tmp_path / "m.pt")["w"].dequantized
+    np.save(tmp_path / "w.npy", (codes.numpy() - of_each(zero.numpy()).astype(np.float32)) * of_each(scale))
+    assert found.order == (1, 0)
+    plain = klcal("calibrate", tmp_path / "w.npy", "--per", "channel", "--format", "json").tensors["w"]
+    result = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--per", "channel", "--format", "json")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_damaged_codes_of_a_pt_fail(tmp_path, strided):
+    codes = torch.arange(-100, 100, dtype=torch.int8).reshape(20, 10)
+    torch.save({"w": codes[:, 1:] if strided else codes, "w_scale": torch.ones(1)}, tmp_path / "m.pt")
+    data = (tmp_path / "m.pt").read_bytes()
+    at = data.index(codes.numpy().tobytes()) + 50
+    (tmp_path / "m.pt").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    row = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--format", "json").tensors["w"]
+    assert row["status"] == "failed"
+
+
+def test_codes_of_a_pt_that_share_a_storage_are_not_read_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("klcal.readers.pt.views.MIN_REREAD_BYTES", 0)
+    whole = torch.zeros(1 << 16, dtype=torch.int8)
+    views = {f"{n}.w": whole[n:] for n in range(40)}
+    torch.save({**views, **{f"{name}_scale": torch.ones(1) for name in views}}, tmp_path / "m.pt")
+    found = [each for name, each in read(tmp_path / "m.pt").items() if name in views]
+    usable = [each for each in found if each.dequantized is not None and each.dequantized.parts]
+    assert len(usable) < 20
+    assert all(each.status == "skipped" for each in found)
+
+
 def test_a_wrong_scale_is_noticed(tmp_path):
     """The broken twin: of blocks whose scales are transposed."""
     shape, scale, of_each = SCALED["blocks of 64"]
