@@ -248,10 +248,8 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 def _shown_name(path: str) -> str:
     """The file's name; an index or a shard has that of the one file it stands for, unless that exists as well."""
-    if not path.endswith(index_file.SUFFIX):
-        return os.path.basename(path)
     whole = split_gguf.whole_of(path.removesuffix(index_file.SUFFIX))
-    return os.path.basename(path if os.path.lexists(whole) else whole)
+    return os.path.basename(path if whole != path and os.path.lexists(whole) else whole)
 
 
 def _nothing_in(listing: Listing) -> tuple[str, str]:
