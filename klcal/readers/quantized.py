@@ -21,6 +21,7 @@ FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 SINGLES = ("float32", "bfloat16", "float16", "float64")
 LOST = ""  # the dtype of what lies in a shard that cannot be read
 POWERS = ("float8_e8m0fnu", "uint8")  # of two, the scales of MX; NumPy and others store them as bytes
+BYTES = ("int8", "uint8")
 PACKED = ("float4_e2m1fn", "uint8")  # uint8 holds two codes
 
 
@@ -47,22 +48,32 @@ PACKED_OTHERS = ("weight_shape", "weight_zero_point", "weight_global_scale", "we
 MAPS = ("weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map")
 ACTIVATIONS = (
     *("input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "output_scale", "activation_scale"),
-    *("pre_quant_scale", "scale_input", "qscale_act"),
+    *("pre_quant_scale", "scale_input", "qscale_act", "activation_scaling_factor", "prequant_scaling_factor"),
 )
 """What a module of a quantized checkpoint may have beside its weight: quantizers of what goes through it."""
-THROUGH = re.compile(r".*\.((input|output|[qkv]|kv|prob)_scale|kv_fake_quantizer\.qscale_act)", re.DOTALL)
+THROUGH = re.compile(
+    r".*\.((input|output|[qkv]|kv|prob)_scale|kv_cache_scaling_factor|kv_fake_quantizer\.qscale_act)", re.DOTALL
+)
 """The scale of what goes through a module, and of the cache of an attention, as vLLM 0.11 and quanto 0.2.7 know them:
 also where no weight is quantized. Of one value: a vector may be a weight."""
 TORCHAO = (
     *("_weight_zero_point", "_weight_act_quant_scale", "_weight_act_quant_zero_point", "_weight_act_pre_scale"),
     *("_weight_output_act_quant_scale", "_weight_per_tensor_scale", "_weight_act_per_tensor_scale"),
 )
+OBSERVERS = re.compile(
+    r".*_quantizer\._(amax|pre_quant_scale|scale)|.*\.(weight_fake_quant|activation_post_process(_[0-9]+)?)\.\w+",
+    re.DOTALL,
+)
+"""What Model-Optimizer and torch.ao have seen, beside the weights of a model that is still to be quantized."""
+SVDQUANT = ("wtscale", "wcscales", "smooth", "smooth_orig")
 VIEWS = ("uint8", "int32", *SINGLES)  # what is packed may be stored as if it were floats
 
 KINDS = (
     Kind("compressed-tensors", PACKED_CODES, ("int32", "uint8"), "weight_scale", (), (), PACKED_OTHERS),
+    Kind("compressed-tensors", "compressed", ("int8", *FLOAT8), "weight_scale", SINGLES, ("bitmask",), ("shape",)),
     Kind("GPTQ", "qweight", ("int32",), "scales", SINGLES, ("g_idx",), ("qzeros",)),
-    Kind("AWQ or GPTQ", "qweight", ("int32",), "scales", SINGLES, ("qzeros",)),
+    Kind("AWQ or GPTQ", "qweight", ("int32",), "scales", SINGLES, (), ("qzeros",)),
+    Kind("SVDQuant", "qweight", ("int8",), "wscales", (*SINGLES, *FLOAT8), (), SVDQUANT),
     Kind("bitsandbytes, 4 bits", "weight", ("uint8",), "weight.absmax", (), (), MAPS),
     Kind("bitsandbytes, 8 bits", "weight", ("int8",), "SCB", SINGLES),
     Kind("EXL2", "q_weight", ("int32",), "q_scale", ("int32",), (), ("q_scale_max", "q_groups", "q_invperm", "q_perm")),
@@ -70,6 +81,7 @@ KINDS = (
     Kind("HQQ", "W_q", VIEWS, "scale", SINGLES, ("zero",)),
     Kind("HQQ", "W_q", VIEWS, "meta.scale", SINGLES, ("meta.zero",)),
     Kind("MLX", "weight", ("uint32",), "scales", (*SINGLES, "uint8"), (), ("biases",)),
+    Kind("int8", "weight", ("int8",), "scales", SINGLES),
     Kind("EETQ", "weight", ("int8",), "weight_scales", SINGLES),
     Kind("HIGGS", "weight", ("int16",), "scales", SINGLES, ("tables",), ("tables2",)),
     Kind("QuIP#", "Qidxs", ("int16", "int32", "int64"), "SU", SINGLES, ("SV",), ("Wscale",)),
@@ -91,6 +103,20 @@ KINDS = (
     Kind("float8", "weight", FLOAT8, "scale_weight", SINGLES, (), (), True),
     Kind("float8", "weight", FLOAT8, "qscale_weight", SINGLES, (), (), True),
     Kind("float8", "weight", FLOAT8, "scale", (*SINGLES, *POWERS), (), (), True),
+    Kind("float8", "weight", FLOAT8, "weights_scaling_factor", SINGLES, (), (), True),
+    Kind("NVFP4", "weight", PACKED, "weights_scaling_factor", FLOAT8, (), ("weights_scaling_factor_2",)),
+    Kind(
+        "TensorRT-LLM",
+        "weight",
+        ("int8", "uint8"),
+        "weights_scaling_factor",
+        SINGLES,
+        (),
+        ("weights_scaling_factor_2",),
+    ),
+    Kind("TensorRT-LLM", "weight", ("int8", "uint8"), "per_channel_scale", SINGLES),
+    Kind("NVFP4", "", PACKED, "_weight_scale", FLOAT8, (), ("_weight_scale_2", "_input_scale")),
+    Kind("float8", "", FLOAT8, "_weight_scale", SINGLES, (), ("_input_scale",), True),
     Kind("MX", "weight", ("int8", "float4_e2m1fn"), "scale", POWERS),
     Kind("unsigned", "", ("uint8", "uint16"), "_scale", SINGLES, ("_zero_point",), BLOCKS, True),
     Kind("packed", "weight", ("uint8",), "weight_scale", SINGLES, (), SECOND),
@@ -98,9 +124,9 @@ KINDS = (
 """The first that fits holds; empty ``dtypes`` or ``scales`` mean any dtype.
 
 Names are those of compressed-tensors, GPTQ, AWQ and bitsandbytes; exllamav2 0.3.2, exllamav3 1.6.5, hqq 0.2.8, mlx-lm
-0.32, QuIP#; optimum-quanto 0.2.7; torchao 0.18, flattened for .safetensors; ONNX Runtime's quantizers; Model-Optimizer;
-ComfyUI (``scale_weight``); transformers 5.24 (EETQ, HIGGS, BitNet, MXFP4, float8; ``scale`` in DeepSeek's own files,
-``qscale_weight`` in Mistral's).
+0.32, QuIP#, SVDQuant; optimum-quanto 0.2.7; torchao 0.18, flattened for .safetensors; ONNX Runtime's quantizers;
+Model-Optimizer, TensorRT-LLM; ComfyUI (``scale_weight``); transformers 5.24 (EETQ, HIGGS, BitNet, MXFP4, float8;
+``scale`` in DeepSeek's own files, ``qscale_weight`` in Mistral's).
 """
 
 
@@ -124,9 +150,17 @@ def recognised(tensors: Iterable[Description]) -> list[Description]:
             reason = f"it belongs to the {kind.name} codes in {quoted(each.name)}"
             found.setdefault(companion.name, _skipped(companion, reason))
     for each in tensors:
-        if each.status == "ok" and prod(each.shape) == 1 and THROUGH.fullmatch(each.name):
-            found.setdefault(each.name, _skipped(each, "it is a scale of what goes through a module, no weight"))
+        if each.status == "ok" and each.name not in found and (what_else := _no_weight(each)):
+            found[each.name] = _skipped(each, what_else)
     return [found.get(each.name, each) for each in tensors]
+
+
+def _no_weight(tensor: Description) -> str | None:
+    """What a tensor is that is told by its name alone; None for a weight."""
+    if OBSERVERS.fullmatch(tensor.name):
+        return "it is the range of a quantizer, no weight"
+    is_through = prod(tensor.shape) == 1 and THROUGH.fullmatch(tensor.name)
+    return "it is a scale of what goes through a module, no weight" if is_through else None
 
 
 def _companions(codes: str, kind: Kind) -> list[str]:

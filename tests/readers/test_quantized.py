@@ -113,6 +113,62 @@ CHECKPOINTS = {
         {"weight": bytes_of(8, 4), "weight_scale": zeros(8, 1), "pre_quant_scale": zeros(8), "input_scale": zeros()},
     ),
     "BitNet": ("packed", {"weight": bytes_of(2, 8), "weight_scale": zeros(1, dtype=BFLOAT16)}),
+    "compressed-tensors, sparse": (
+        "compressed-tensors",
+        {
+            "compressed": zeros(8, 4, dtype=FLOAT8),
+            "bitmask": bytes_of(8, 1),
+            "weight_scale": zeros(8, 1),
+            "shape": zeros(2, dtype=np.int64),
+        },
+    ),
+    "GPTQ, symmetric": (
+        "AWQ or GPTQ",
+        {"qweight": zeros(4, 8, dtype=np.int32), "scales": zeros(1, 8, dtype=np.float16)},
+    ),
+    "SVDQuant": (
+        "SVDQuant",
+        {"qweight": zeros(8, 4, dtype=np.int8), "wscales": zeros(1, 8), "smooth": zeros(8), "smooth_orig": zeros(8)},
+    ),
+    "int8, scales": ("int8", {"weight": zeros(8, 8, dtype=np.int8), "scales": zeros(8, dtype=BFLOAT16)}),
+    "float8, TensorRT-LLM": (
+        "float8",
+        {
+            "weight": zeros(8, 8, dtype=FLOAT8),
+            "weights_scaling_factor": zeros(1),
+            "activation_scaling_factor": zeros(1),
+        },
+    ),
+    "NVFP4, TensorRT-LLM": (
+        "NVFP4",
+        {
+            "weight": bytes_of(8, 8),
+            "weights_scaling_factor": zeros(8, 1, dtype=FLOAT8),
+            "weights_scaling_factor_2": zeros(1),
+        },
+    ),
+    "int4, TensorRT-LLM": (
+        "TensorRT-LLM",
+        {
+            "weight": zeros(8, 4, dtype=np.int8),
+            "weights_scaling_factor": zeros(8, 1),
+            "prequant_scaling_factor": zeros(8),
+        },
+    ),
+    "int8, TensorRT-LLM": ("TensorRT-LLM", {"weight": zeros(8, 8, dtype=np.int8), "per_channel_scale": zeros(8)}),
+    "NVFP4, experts": (
+        "NVFP4",
+        {
+            "up": bytes_of(2, 8, 8),
+            "up_weight_scale": zeros(2, 8, 1, dtype=FLOAT8),
+            "up_weight_scale_2": zeros(2),
+            "up_input_scale": zeros(2),
+        },
+    ),
+    "float8, experts": (
+        "float8",
+        {"up": zeros(2, 8, 8, dtype=FLOAT8), "up_weight_scale": zeros(2), "up_input_scale": zeros(2)},
+    ),
     "EXL2": (
         "EXL2",
         {
@@ -218,6 +274,7 @@ def test_codes_and_scales_are_skipped_and_said(tmp_path, case):
         "l.self_attn.prob_scale",
         "l.attention.kv_fake_quantizer.qscale_act",
         "l.norm.input_scale",
+        "l.attention.kv_cache_scaling_factor",
     ],
 )
 def test_scales_of_what_goes_through_are_no_weights(tmp_path, name):
@@ -229,6 +286,24 @@ def test_scales_of_what_goes_through_are_no_weights(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "l.weight_quantizer._amax",
+        "l._input_quantizer._amax",
+        "l.weight_fake_quant.scale",
+        "l.weight_fake_quant.activation_post_process.min_val",
+        "l.activation_post_process.scale",
+        "l.activation_post_process_0.histogram",
+    ],
+)
+def test_ranges_of_quantizers_are_no_weights(tmp_path, name):
+    """Of models that are prepared for quantization: their weights are weights."""
+    found = read(save(tmp_path / "m.safetensors", {name: zeros(8), "l.weight": np.ones((8, 8), np.float32)}))
+    assert (found[name].status, found["l.weight"].status) == ("skipped", "ok")
+    assert "range of a quantizer" in found[name].reason
+
+
+@pytest.mark.parametrize(
     ("codes", "scale", "zero_point", "weight"),
     [
         ("weight._data", "weight._scale", None, "weight"),
@@ -236,6 +311,7 @@ def test_scales_of_what_goes_through_are_no_weights(tmp_path, name):
         ("weight", "scale_weight", None, "weight"),
         ("weight", "qscale_weight", None, "weight"),
         ("weight", "scale", None, "weight"),
+        ("weight", "weights_scaling_factor", None, "weight"),
     ],
 )
 def test_codes_stand_for_the_weight_of_their_module(tmp_path, codes, scale, zero_point, weight):
