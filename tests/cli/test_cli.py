@@ -162,7 +162,7 @@ def test_help_is_an_answer():
 # --- what is refused
 
 
-OTHERS = {"apply": ["--to", "safetensors", "-o", "q"], "export": ["--to", "ort"]}
+OTHERS = {"apply": ["--to", "safetensors", "-o", "q"], "export": ["--to", "ort"], "check": ["--baseline", "x"]}
 """What a command needs beside a file, where it is not another one."""
 
 
