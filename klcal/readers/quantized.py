@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
-from klcal.readers.restored import dequantized
 
 __all__ = ["recognised"]
 
@@ -114,6 +113,8 @@ def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None
     levels = named[stem + "_levels"] if "_levels" in kind.beside else None
+    from klcal.readers.restored import dequantized  # most runs need none, and some are short
+
     return dequantized(
         codes, named[stem + kind.scale], named.get(stem + "_zero_point"), levels, named.get(stem + UNIT_SHAPE)
     )

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from junitparser import JUnitXml
 
-from tests.support.command import klcal, klcal_process, normal, one_message
+from tests.cli.test_exit_codes import closed_pipe
+from tests.support.command import environment, klcal, klcal_process, normal, one_message
 
 
 @pytest.fixture
@@ -99,9 +100,13 @@ def test_the_summary_of_a_check_has_the_findings(here):
 
 @pytest.mark.parametrize("format_", ["github", "junit", "sarif", "json", "md"])
 def test_bytes_are_the_same_in_any_locale_width_and_terminal(here, format_):
-    texts = set()
-    for changes in ({"LC_ALL": "C", "COLUMNS": "20"}, {"LC_ALL": "C.UTF-8", "COLUMNS": "200", "TERM": "dumb"}):
-        from tests.support.command import environment
-
-        texts.add(klcal_process(*CHECK, "--format", format_, env=environment(**changes)).out)
+    ways = ({"LC_ALL": "C", "COLUMNS": "20"}, {"LC_ALL": "C.UTF-8", "COLUMNS": "200", "TERM": "dumb"})
+    texts = {klcal_process(*CHECK, "--format", format_, env=environment(**way)).out for way in ways}
     assert len(texts) == 1
+
+
+def test_where_the_reader_of_stdout_went_away_the_files_are_whole(here):
+    result = klcal_process(*CHECK, "-o", "-", "-o", "a.json", "-o", "b.xml", stdout=closed_pipe())
+    assert (result.code, result.err) == (141, "")
+    assert json.loads(Path("a.json").read_text())["schema"] == "klcal.changes/1"
+    assert JUnitXml.fromfile("b.xml").failures == 1

@@ -67,6 +67,13 @@ def test_each_line_is_one_command_and_gives_back_what_was_said():
         assert unescaped(match[3]) == escape(": ".join(part for part in parts if part))
 
 
+@pytest.mark.parametrize(
+    "line", ["::error file=a:b,title=x::y", "::error file=a,title=x,y::z", "::error file=a,title=x::y\nz"]
+)
+def test_the_pattern_of_commands_takes_none_that_is_not_escaped(line):
+    assert not COMMAND.fullmatch(line)
+
+
 def test_a_name_that_is_a_command_is_none():
     _, line = written("github", replace(named("w"), findings=(found("x\n::error::y"),))).splitlines()
     assert line.startswith("::error file=model.pt,title=")
