@@ -91,9 +91,9 @@ def check(
     A row for each tensor that is not the same, and exit code 1 where one met
     a rule. A check that cannot judge is an error.
     """
-    from klcal.cli.drift import asked_rules, drifted, told_of_drift, updating, writer_of
+    from klcal.cli.drift import TEXTS_ONLY, asked_rules, drifted, shown_as, told_of_drift, updating
     from klcal.cli.messages import of_plan, say
-    from klcal.cli.output import destination
+    from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
@@ -102,7 +102,7 @@ def check(
     from klcal.sketches.device_counting import usable_devices
 
     rules = asked_rules(fail_on)
-    write = writer_of(format_, output)
+    outputs = choose_outputs(format_, output, texts_only=TEXTS_ONLY)
     asked = {"method": method, "dtype": dtype, "scheme": scheme, "scale_format": scale_format, "per": per}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     bounds = None if range_ is None else parse_range(range_)
@@ -115,7 +115,7 @@ def check(
     request = asked_again(was, given, any_config=update)
     usable_devices(device)
     inputs = [*paths, *([] if importance is None else [importance])]
-    with destination(output, [*inputs, baseline]) as deliver, updating(baseline, inputs, wanted=update) as renew:
+    with destinations(outputs, [*inputs, baseline]) as deliver, updating(baseline, inputs, wanted=update) as renew:
         with progress() as shown:
             done = check_files(
                 paths,
@@ -131,6 +131,6 @@ def check(
                 told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
         found = drifted(done.changes, rules)
-        deliver(lambda out: write(found if top is None else found.top(top), out), found.usable or update)
+        deliver(shown_as(found, top), found.usable or update)
         code = told_of_drift(found, done.table) if renew is None else renew(done)
     raise typer.Exit(code)

@@ -68,16 +68,16 @@ def diff(
     figures moved, and what else differs. No tensor is read, so it takes no
     time; klcal check compares a table with the tensors themselves.
     """
-    from klcal.cli.drift import asked_rules, drifted, told_of_drift, writer_of
-    from klcal.cli.output import destination
+    from klcal.cli.drift import TEXTS_ONLY, asked_rules, drifted, shown_as, told_of_drift
+    from klcal.cli.output import choose_outputs, destinations
 
     rules = asked_rules(fail_on)
-    write = writer_of(format_, output)
+    outputs = choose_outputs(format_, output, texts_only=TEXTS_ONLY)
 
     from klcal.pipeline.scales import read_any
     from klcal.tables.diff import diff as changes_of
 
-    with destination(output, [a, b]) as deliver:
+    with destinations(outputs, [a, b]) as deliver:
         found = drifted(changes_of(read_any(a), read_any(b), a, b), rules)
-        deliver(lambda out: write(found if top is None else found.top(top), out), found.usable)
+        deliver(shown_as(found, top), found.usable)
     raise typer.Exit(told_of_drift(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,21 +9,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from klcal.cli.messages import capped, line, of_table, say
-from klcal.cli.output import choose_format
 from klcal.cli.rules import DEFAULTS, Rule, drift, parse_rule
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode, UsageError
 from klcal.readers.table_file import is_binary_table
 from klcal.tables.findings import Finding
 from klcal.tables.table import Changes, Table
-from klcal.writers import WRITERS, Writer
-from klcal.writers.file import Replacement, is_special, replacement
+from klcal.writers import REPORTS, WRITERS, Writer
+from klcal.writers.file import Render, Replacement, is_special, replacement
 from klcal.writers.people import headline
 
 if TYPE_CHECKING:
     from klcal.pipeline.check import Checked
 
-__all__ = ["asked_rules", "drifted", "told_of_drift", "updating", "writer_of"]
+__all__ = ["TEXTS_ONLY", "asked_rules", "drifted", "shown_as", "told_of_drift", "updating"]
+
+TEXTS_ONLY = "it is for scales, not for what changed between them"  # of formats that are binary
 
 
 def asked_rules(fail_on: Sequence[str] | None) -> list[Rule]:
@@ -36,21 +36,17 @@ def asked_rules(fail_on: Sequence[str] | None) -> list[Rule]:
     return [parse_rule(text, is_ours=not fail_on) for text in fail_on or DEFAULTS]
 
 
-def writer_of(format_: str, output: str | None) -> Writer:
-    """Who writes changes.
-
-    Raises:
-        UsageError: the format is not known, or only for tables of scales.
-    """
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    texts_only = "it is for scales, not for what changed between them"
-    return WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
-
-
 def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
-    """Those that are not the same, and what of all met a rule."""
+    """The same changes, and what of them met a rule."""
+    return replace(changes, findings=drift(changes, rules))
+
+
+def shown_as(changes: Table, top: int | None) -> Callable[[str], Render]:
+    """Changes in a format, by its name: those that are not the same, and of them the first so many."""
     rows: tuple[Any, ...] = tuple(row for row in changes.rows if row.status != "same")
-    return replace(changes, rows=rows, findings=drift(changes, rules))
+    differing = replace(changes, rows=rows)
+    shown = differing if top is None else differing.top(top)
+    return lambda name: partial(WRITERS[name], changes if name in REPORTS else shown)
 
 
 def told_of_drift(changes: Table, made: Table | None = None) -> ExitCode:

@@ -10,7 +10,7 @@ from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 
-Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors"]
+Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors", "github", "junit", "sarif"]
 Nonfinite = Literal["fail", "ignore"]
 
 
@@ -231,7 +231,8 @@ FormatOption = Annotated[
         "--format",
         rich_help_panel=OUTPUT,
         help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
-        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
+        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal. github, junit and sarif "
+        "have what met --fail-on and what failed: annotations of a workflow, a test for each tensor, code scanning.",
     ),
 ]
 TopOption = Annotated[
@@ -247,7 +248,7 @@ UnitsOption = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--output",
         "-o",
@@ -255,7 +256,8 @@ OutputOption = Annotated[
         show_default="stdout",
         rich_help_panel=OUTPUT,
         help="Write the answer here, all of it or nothing, and over no file where no tensor is usable: .json, .jsonl, "
-        ".csv, .md, .tsv, .txt, .safetensors; - for stdout.",
+        ".csv, .md, .tsv, .txt, .safetensors, .xml (junit), .sarif; - for stdout. May be repeated: then each is by its "
+        "suffix, and --format is for what has none, as -.",
     ),
 ]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from klcal.cli.conditions import OPERATORS, QUANTIZER_FIELDS, SHARES, Condition, Met, parse_condition
-from klcal.tables.changes import WORDS, Change, change, changes_of_units, known, known_of_units
+from klcal.tables.changes import WORDS, Change, change, changes_of_units, is_bare, known, known_of_units
 from klcal.tables.findings import Finding, worst_first
 from klcal.tables.rows import Row
 from klcal.tables.schema import RELATIVE
@@ -31,6 +31,7 @@ DEFAULTS = (
 zero point by two steps, is what another batch of the same activations does; half a decibel is an eighth more noise; one
 value in a thousand that is newly clipped is an outlier that was not there."""
 
+NEEDING_NONE = ("skipped", "empty")  # integers, what is no weight, and no values: nobody misses their scales
 NULL_IS_NONE = ("zero_point", "qmin", "qmax", "global_scale")  # of a format that has none
 
 
@@ -83,11 +84,18 @@ def drift(changes: Table, rules: Sequence[Rule]) -> tuple[Finding, ...]:
 
 
 def _is_told(condition: Condition, found: Change) -> bool:
-    """Whether it is no news that a condition cannot be tried: a word is met, or a file has scales and nothing else."""
+    """Whether it is no news that a condition cannot be tried: a word is met, or neither table has such figures."""
     if not set(WORDS).isdisjoint(found.changed) or _other_statuses(found):
         return True
-    is_bare = any(row is not None and row.numel is None for row in (found.was, found.now))
-    return is_bare and condition.field not in ("scale", "zero_point")
+    field, sides = condition.field, (found.was, found.now)
+    if field not in QUANTIZER_FIELDS and not any(_has(row, field) for row in sides):
+        return True
+    has_scales_alone = any(row is not None and is_bare(row) for row in sides)
+    return has_scales_alone and field not in ("scale", "zero_point")
+
+
+def _has(row: Row | None, field: str) -> bool:
+    return row is not None and known(row, field) is not None
 
 
 # --- words
@@ -97,7 +105,8 @@ def _said(word: str, found: Change) -> Met | None:
     """What a word is about, if it is so."""
     was, now = found.was, found.now
     if word in SIDES:
-        return Met(f"{word}: {found.reason}", *_sides(found, "status")) if found.status == word else None
+        needs_scale = found.row.status not in NEEDING_NONE
+        return Met(f"{word}: {found.reason}", *_sides(found)) if found.status == word and needs_scale else None
     if was is None or now is None:
         return None
     words = [each for each in WORDS if each != "status"] if word == "changed" else [word]
@@ -112,8 +121,9 @@ def _said(word: str, found: Change) -> Met | None:
     return Met(told + because, sides[0], sides[1])
 
 
-def _sides(found: Change, name: str) -> tuple[str | None, str | None]:
-    was, now = (None if row is None else _word(row, name) for row in (found.was, found.now))
+def _sides(found: Change) -> tuple[str | None, str | None]:
+    """The status in either table."""
+    was, now = (None if row is None else row.status for row in (found.was, found.now))
     return was, now
 
 
@@ -141,7 +151,8 @@ def _moved(condition: Condition, found: Change) -> Met | None:
     was, now = found.was, found.now
     assert was is not None
     assert now is not None
-    if (was.units or now.units) is not None and (condition.of_units or condition.field in QUANTIZER_FIELDS):
+    has_units = was.units is not None or now.units is not None
+    if has_units and (condition.of_units or condition.field in QUANTIZER_FIELDS):
         if found.units is None:
             return None if was.status == now.status != "ok" else _unknown(condition, found)
         return _units_moved(condition, found)

@@ -44,17 +44,22 @@ def asked_again(baseline: Table, given: Mapping[str, Any], *, any_config: bool =
     True
     """
     known = {field.name: getattr(baseline.config, field.name).split("; ") for field in fields(Config)}
+    try:
+        Request.parse(**known)
+    except UsageError as error:
+        what = f"how the baseline was made cannot be read from it: {error.what}"
+        raise UsageError(what, "make another one with klcal calibrate") from None
     request = Request.parse(**{**known, **given})
     asked, was = request.config, baseline.config
     other = [name for name in known if getattr(asked, name) != getattr(was, name)]
     if other and not any_config:
         name = other[0]
-        what = f"{name} is {getattr(asked, name)}, and {getattr(was, name)} in the baseline"
-        raise UsageError(what, "leave the option out, or make another baseline with --update")
+        what = f"--{name.replace('_', '-')} is {getattr(asked, name)}, and {getattr(was, name)} in the baseline"
+        raise UsageError(what, "leave it out, or make another baseline with --update")
     weighed = any(row.importance for row in rows_of(baseline))
     if weighed != (request.importance is not None) and not any_config:
-        what = "with importance" if weighed else "without importance"
-        raise UsageError(f"the baseline was chosen {what}", "give --importance as it was given for the baseline")
+        hint = "give --importance as it was given for it" if weighed else "leave --importance out"
+        raise UsageError(f"the baseline was chosen {'with' if weighed else 'without'} importance", hint)
     return request
 
 

@@ -13,7 +13,6 @@ from math import prod
 from klcal.readers.description import Description
 from klcal.readers.packed import unpacked_weight
 from klcal.readers.quoting import quoted
-from klcal.readers.restored import dequantized
 
 __all__ = ["recognised"]
 
@@ -196,6 +195,8 @@ def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None
     levels = named[stem + "_levels"] if "_levels" in kind.beside else None
+    from klcal.readers.restored import dequantized  # most runs need none, and some are short
+
     scale, zero_point = named[stem + kind.scale], named.get(stem + kind.scale.partition("_scale")[0] + "_zero_point")
     whole = dequantized(codes, scale, zero_point, levels, named.get(stem + UNIT_SHAPE))
     return whole if whole is None or kind.weight is None else replace(whole, name=stem + kind.weight)

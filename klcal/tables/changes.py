@@ -12,7 +12,7 @@ from klcal.tables.schema import CHANGE_FIELDS, NUMERIC_FIELDS, RELATIVE
 from klcal.tables.singles import single, singles
 from klcal.tables.units import Units
 
-__all__ = ["WORDS", "Change", "Kind", "change", "changes_of_units", "known", "known_of_units", "same_place"]
+__all__ = ["WORDS", "Change", "Kind", "change", "changes_of_units", "is_bare", "known", "known_of_units", "same_place"]
 
 Kind = Literal["same", "changed", "missing", "extra"]
 
@@ -82,9 +82,11 @@ class Change:
         """The fields that differ."""
         if self.was is None or self.now is None:
             return ()
-        bare = _is_bare(self.was) or _is_bare(self.now)
+        bare = is_bare(self.was) or is_bare(self.now)
         found = []
         for name in OF_BARE if bare else (*WORDS, *NUMERIC_FIELDS):
+            if name != "per" and getattr(self.was, name) == getattr(self.now, name):
+                continue  # as most are
             was, now = _comparable(self.was, name), _comparable(self.now, name)
             if was != now and not (bare and (was is None or now is None)):
                 found.append(name)
@@ -118,15 +120,23 @@ class Change:
         """
         if self.was is None or self.now is None:
             return None
-        if field not in OF_BARE and (_is_bare(self.was) or _is_bare(self.now)):
+        if field not in OF_BARE and (is_bare(self.was) or is_bare(self.now)):
             return None
         if (pair := self.units) is not None and field in ("scale", "zero_point", "low", "high"):
-            import numpy as np
-
-            moved = changes_of_units(field, *(known_of_units(each, field) for each in pair))
-            there = moved[~np.isnan(moved)]
-            return float(there[np.abs(there).argmax()]) if there.size else None
+            worst = self._worst_unit(pair, field)
+            return None if worst is None else worst[1]
         return change(field, known(self.was, field), known(self.now, field))
+
+    def _worst_unit(self, pair: tuple[Units, Units], field: str) -> tuple[int, float] | None:
+        """The unit of which a number moved most, and how far; None where no unit has it in both tables."""
+        import numpy as np
+
+        moved = changes_of_units(field, *(known_of_units(each, field) for each in pair))
+        known_ones = np.flatnonzero(~np.isnan(moved))
+        if not known_ones.size:
+            return None
+        unit = int(known_ones[np.abs(moved[known_ones]).argmax()])
+        return unit, float(moved[unit])
 
     def values(self) -> dict[str, object]:
         """The fields that the JSON has: what differs, was and is."""
@@ -134,6 +144,8 @@ class Change:
         found: dict[str, object] = {"name": self.name, "source": self.source, "status": self.status}
         found |= {"reason": self.reason, "changed": changed}
         found |= {f"d.{field}": self.d(field) for field in CHANGE_FIELDS}
+        worst = None if self.units is None else self._worst_unit(self.units, "scale")
+        found["unit"] = None if worst is None else worst[0]
         found["units_changed"] = self.units_changed if self.units is not None else None
         shown = self.changed if self.was is not None and self.now is not None else OF_ONE_SIDE
         for key, row in (("was", self.was), ("is", self.now)):
@@ -141,9 +153,9 @@ class Change:
         return found
 
 
-def _is_bare(row: Row) -> bool:
-    """Whether it is from a file that has scales, or ranges, and nothing else."""
-    return row.status == "ok" and row.numel is None
+def is_bare(row: Row) -> bool:
+    """Whether it is from a file that has scales, or ranges, and nothing else, as runtimes load."""
+    return row.status == "ok" and all(each is None for each in (row.dtype, row.shape, row.method, row.numel))
 
 
 def _comparable(row: Row, name: str) -> object:

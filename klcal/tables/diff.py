@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from klcal.errors import UsageError
-from klcal.tables.changes import Change
+from klcal.tables.changes import Change, is_bare
 from klcal.tables.ranges import with_scales
 from klcal.tables.rows import Row
 from klcal.tables.table import Changes, Table
@@ -48,11 +48,8 @@ def _rows(table: Table, other: Table) -> list[Row]:
     twice = [place for place, count in Counter((row.source, row.name) for row in rows).items() if count > 1]
     if twice:
         raise UsageError(f"a table has two rows for {twice[0][1]!r}", "write it again with klcal calibrate")
-    return [row for row in rows if row.status not in LEFT_OUT] if _is_bare(other) else rows
-
-
-def _is_bare(table: Table) -> bool:
-    return bool(table.rows) and all(isinstance(row, Row) and row.numel is None for row in table.rows)
+    has_scales_alone = bool(other.rows) and all(isinstance(row, Row) and is_bare(row) for row in other.rows)
+    return [row for row in rows if row.status not in LEFT_OUT] if has_scales_alone else rows
 
 
 def _paired(was: list[Row], now: list[Row]) -> Iterator[Change]:

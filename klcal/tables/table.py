@@ -38,7 +38,7 @@ OrderKey = tuple[str | tuple[int, str], ...]
 FIELDS_OF_CHANGES = (
     *("name", "source", "status", "reason", "changed"),
     *(f"d.{field}" for field in CHANGE_FIELDS),
-    *("units_changed", "was", "is"),
+    *("unit", "units_changed", "was", "is"),
 )
 _AnyRow: TypeAlias = Row | Difference | Change | Content
 END = (-1, "")  # of a name: before any number

@@ -209,6 +209,22 @@ def test_a_unit_that_lost_its_scale_is_found():
     assert len(found(was, now)) == 1
 
 
+@pytest.mark.parametrize("status", ["skipped", "empty"])
+def test_nobody_misses_the_scale_of_what_needs_none(status):
+    other = Table.of(CONFIG, [ok("w"), lost("counter", status)])
+    for was, now in ((other, Table.of(CONFIG, [ok("w")])), (Table.of(CONFIG, [ok("w")]), other)):
+        changes = diff(was, now, "a", "b")
+        assert drift(changes, asked_rules(None)) == ()
+        assert changes.config.missing + changes.config.extra == 1  # it is told all the same
+
+
+def test_what_neither_table_has_is_no_finding_of_ours_and_one_of_the_user_s():
+    older = ok("w", mse=None, sqnr_db=None, kl=None, clipped=None)
+    assert found(older, older) == []
+    assert "cannot be tried: it was and it is not in the table" in found(older, older, "d.sqnr_db < -0.5")[0]
+    assert "cannot be tried: it was not in the table" in found(older, ok("w"))[0]
+
+
 def test_the_defaults_pass_noise_and_are_met_beyond_it():
     was = ok("w")
     assert found(was, ok("w", scale=0.0101, zero_point=130, sqnr_db=40.8, clipped=0.0011)) == []

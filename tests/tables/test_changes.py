@@ -14,6 +14,7 @@ from klcal.errors import UsageError
 from klcal.tables.changes import WORDS, Change, change
 from klcal.tables.diff import diff
 from klcal.tables.rows import Row
+from klcal.tables.schema import NUMERIC_FIELDS
 from klcal.tables.table import Config, Table
 from klcal.writers.json_table import as_dict
 from tests.support.tables import CONFIG, TABLE, channels, lost, ok, units
@@ -85,13 +86,23 @@ def test_each_word_that_differs_is_told(word):
     assert {each for each in found.changed if each in WORDS} == {word}
 
 
+@pytest.mark.parametrize("field", NUMERIC_FIELDS)
+def test_each_number_that_differs_is_told(field):
+    row = replace(ok("a"), **{field: 1.0})
+    (found,) = changes(table(row), table(replace(row, **{field: 2.0})))
+    assert found.changed == (field,)
+    (found,) = changes(table(row), table(replace(row, **{field: None})))
+    assert found.changed == (field,)
+
+
 def test_units_count_and_the_one_that_moved_most_is_told():
     columns = {name: [1.0, 2.0, 4.0, 8.0] for name in ("scale", "low", "high", "mse", "sqnr_db", "clipped")}
     moved = {**columns, "scale": [1.0, 2.5, 3.0, 8.0]}
     rows = [ok("a", scale=None, zero_point=None, units=channels(4, each)) for each in (columns, moved)]
     (found,) = changes(table(rows[0]), table(rows[1]))
     assert (found.units_changed, found.d("scale")) == (2, 0.25)  # +25 % and −25 %: the first
-    assert found.values()["changed"] == ["units"]
+    told = found.values()
+    assert (told["changed"], told["unit"], told["units_changed"]) == (["units"], 1, 2)
 
 
 def test_a_unit_that_has_another_status_is_changed():
