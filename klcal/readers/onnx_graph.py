@@ -69,8 +69,7 @@ def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found | No
         elif each.key == OP_TYPE and each.end - each.start <= MAX_OPERATOR_BYTES:
             operator = messages.bytes(each, MAX_OPERATOR_BYTES).decode("latin-1")
     if operator in OPERATORS:
-        last = max(at for places in OPERATORS[operator] for at in places if at is not None)
-        names = tuple(messages.text(each, MAX_NAME_BYTES) for each in inputs[: last + 1])
+        names = tuple(messages.text(each, MAX_NAME_BYTES) for each in inputs)
         numbers = _numbers(messages, attributes) if operator == DEQUANTIZE else {}
         yield Node(operator, names, **numbers)
     for each in (each for attribute in attributes for each in messages.fields(attribute)):
