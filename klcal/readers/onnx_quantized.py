@@ -19,6 +19,7 @@ from klcal.readers.restored import dequantized
 __all__ = ["DEQUANTIZE", "OPERATORS", "Node", "recognised_by", "values_needed"]
 
 DEQUANTIZE = "DequantizeLinear"
+SUFFIX = "_quantized"  # that ONNX Runtime's quantizers put behind the name of a weight
 CODES = ("int", "uint", "float8", "float4")  # what the names of their types begin with
 
 
@@ -115,6 +116,9 @@ def _codes(codes: Description, uses: list[Use], named: Mapping[str, Description]
     use, *more = uses
     whole = None if any(each != use for each in more) else _dequantized(codes, use, named)
     todo = "calibrate the model that they were made from" if whole is None else "--dequantize applies it"
+    original = codes.name.removesuffix(SUFFIX)
+    if whole is not None and original not in named:
+        whole = replace(whole, name=original or codes.name)
     scale = f"whose scale is {quoted(use.scale)}" if use.scale in named else "whose scale is computed"
     reason = f"it holds {codes.dtype} codes of {use.node.operator}, {scale}; {todo}"
     raw = () if whole is None else codes.parts or codes.raw  # that no name of another tensor can make something of them

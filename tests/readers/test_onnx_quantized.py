@@ -264,6 +264,21 @@ def test_what_dynamic_quantization_leaves_is_known_by_its_names(tmp_path, onnx, 
     assert found["w_quantized"].dequantized is None
 
 
+def test_codes_are_compared_with_the_weight_that_they_were_made_of(tmp_path, onnx):
+    """ONNX Runtime names them so; where that name is taken, they keep their own."""
+    weight, scale = RNG.normal(size=(64, 8)).astype(np.float32), np.float32(0.05)
+    codes = np.rint(weight / scale).clip(-127, 127).astype(np.int8)
+    saved(onnx, tmp_path / "p.onnx", [("w", weight)])
+    initializers = [("w_quantized", codes), ("w_scale", scale)]
+    saved(onnx, tmp_path / "q.onnx", initializers, node_of(onnx, ["w_quantized", "w_scale"]))
+    row = command("compare", tmp_path / "p.onnx", tmp_path / "q.onnx", "--dequantize", "--format", "json").tensors["w"]
+    assert row["status"] == "ok"
+    assert row["sqnr_db"] > 30
+    saved(onnx, tmp_path / "q.onnx", [*initializers, ("w", weight)], node_of(onnx, ["w_quantized", "w_scale"]))
+    found = klcal.read(tmp_path / "q.onnx")
+    assert (found["w_quantized"].dequantized.name, found["w"].status) == ("w_quantized", "ok")
+
+
 def test_a_node_may_lack_inputs(tmp_path):
     for inputs in ((), ("",), ("w",), ("w", ""), ("w", "absent", "absent too"), ("w", "w", "w")):
         data = model(tensor("w"), more=dequantize(*inputs))
