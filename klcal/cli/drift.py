@@ -38,7 +38,9 @@ def asked_rules(fail_on: Sequence[str] | None) -> list[Rule]:
 
 def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
     """The same changes, and what of them met a rule."""
-    return replace(changes, findings=drift(changes, rules))
+    assert isinstance(changes.config, Changes)
+    config = replace(changes.config, rules=tuple(rule.text for rule in rules))
+    return replace(changes, config=config, findings=drift(changes, rules))
 
 
 def shown_as(changes: Table, top: int | None) -> Callable[[str], Render]:

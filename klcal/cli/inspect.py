@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -64,19 +64,17 @@ def inspect(
     Headers are all that is read, unless --stats asks for what the values are
     like. What is quantized already, and how, is said with it.
     """
-    from klcal.cli.output import choose_format, destination
+    from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import told
     from klcal.kernels.threads import cores
     from klcal.writers import WRITERS
 
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    texts_only = "it is for scales, not for contents"
-    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
+    outputs = choose_outputs(format_, output, texts_only="it is for scales, not for contents")
 
     from klcal.pipeline.inspect import inspect_files  # after what can be wrong with the command line
 
-    with destination(output, paths) as deliver:
+    with destinations(outputs, paths) as deliver:
         with progress() as shown:
             found = inspect_files(
                 paths,
@@ -87,5 +85,5 @@ def inspect(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found, out), found.usable)
+        deliver(lambda name: partial(WRITERS[name], found), found.usable)
     raise typer.Exit(told(found, ()))

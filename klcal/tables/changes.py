@@ -107,6 +107,12 @@ class Change:
                 differ = differ | (status != ("ok" if other is None else other))
         return int(differ.sum())
 
+    @cached_property
+    def unit(self) -> int | None:
+        """The unit whose scale moved most; None where there are no units, or none has a scale in both tables."""
+        worst = None if self.units is None else self._worst_unit(self.units, "scale")
+        return None if worst is None else worst[0]
+
     @property
     def units(self) -> tuple[Units, Units] | None:
         """Both sides' units, where they are the same ones."""
@@ -144,8 +150,7 @@ class Change:
         found: dict[str, object] = {"name": self.name, "source": self.source, "status": self.status}
         found |= {"reason": self.reason, "changed": changed}
         found |= {f"d.{field}": self.d(field) for field in CHANGE_FIELDS}
-        worst = None if self.units is None else self._worst_unit(self.units, "scale")
-        found["unit"] = None if worst is None else worst[0]
+        found["unit"] = self.unit
         found["units_changed"] = self.units_changed if self.units is not None else None
         shown = self.changed if self.was is not None and self.now is not None else OF_ONE_SIDE
         for key, row in (("was", self.was), ("is", self.now)):

@@ -83,6 +83,7 @@ class Changes:
     changed: int
     missing: int
     extra: int
+    rules: tuple[str, ...] = ()  # by which findings were found
 
 
 @dataclass(frozen=True)

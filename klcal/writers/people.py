@@ -44,7 +44,8 @@ def columns(table: Table) -> list[Column]:
     if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
         shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
-    hidden |= {column.title for column in shown if column.title in _OF_CONTENTS and not any(column.cells)}
+    silent = (*_OF_CONTENTS, "changed")
+    hidden |= {column.title for column in shown if column.title in silent and not any(column.cells)}
     if not several_sources(table):
         hidden.add("source")
     if not any(isinstance(row, Row | Change) and row.units is not None for row in rows):
@@ -111,8 +112,11 @@ def _worst_sqnr(row: Row) -> str:
     return "" if worst is None else for_people(worst[0])
 
 
-def _scale_of(row: Row) -> str:
-    return _one(row, "scale", median, SCALE_DIGITS)
+def _scale_of(change: Change, row: Row) -> str:
+    """That of the row, or of the unit whose scale moved most."""
+    unit = change.unit
+    scale = row.scale if row.units is None else None if unit is None else float(row.units.scale[unit])
+    return for_people(scale, SCALE_DIGITS)
 
 
 def _moved(value: float | None) -> str:
@@ -182,13 +186,14 @@ _CHANGES: _Columns = (
     ("name", lambda change: change.name, False, 0),
     ("source", lambda change: change.source, False, 5),
     ("changed", lambda change: ", ".join(word for word in change.changed if word in WORDS), False, 1),
-    ("was scale", lambda change: _scale_of(change.was), True, 9),
-    ("scale", lambda change: _scale_of(change.now), True, 8),
+    ("was scale", lambda change: _scale_of(change, change.was), True, 9),
+    ("scale", lambda change: _scale_of(change, change.now), True, 8),
     ("d.scale %", lambda change: _moved_percent(change.d("scale")), True, 1),
     ("d.zero_point", lambda change: _moved(change.d("zero_point")), True, 3),
     ("d.kl", lambda change: _moved(change.d("kl")), True, 7),
     ("d.sqnr_db", lambda change: _moved(change.d("sqnr_db")), True, 2),
     ("d.clipped %", lambda change: _moved_percent(change.d("clipped")), True, 6),
+    ("worst unit", lambda change: "" if change.unit is None else str(change.unit), True, 7),
     ("units changed", _units_changed, True, 4),
 )
 _OF_CONTENTS = ("tensors", "is", "also called", "min", "max", "zeros %", "not finite", "outlier", "histogram")

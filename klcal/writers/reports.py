@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.findings import Finding
 from klcal.tables.rows import Row
@@ -44,7 +45,7 @@ def reports(table: Table) -> Iterator[Report]:
         yield Report(error.source, "", FAILED, error.reason)
 
 
-def _has_failed(row: Row | Difference | Change) -> bool:
+def _has_failed(row: Row | Difference | Change | Content) -> bool:
     if not isinstance(row, Change):
         return row.failed
     return row.now is not None and row.now.failed and (row.was is None or not row.was.failed)

@@ -214,6 +214,16 @@ def test_update_never_loses_a_scale_that_was_there(here):
     assert {path.name for path in here.iterdir()} == {"m.safetensors", "base.json"}
 
 
+def test_update_never_loses_a_file_that_cannot_be_read(here):
+    np.save("x.npy", normal())
+    arguments = ("check", "m.safetensors", "x.npy", "--baseline", "base.json")
+    assert klcal(*arguments, "--update").code == 0
+    was = Path("base.json").read_bytes()
+    Path("x.npy").write_bytes(Path("x.npy").read_bytes()[:-100])
+    assert klcal(*arguments).code == klcal(*arguments, "--update").code == 4
+    assert Path("base.json").read_bytes() == was
+
+
 def test_a_baseline_that_cannot_be_written_is_told_before_anything_is_read(here):
     Path("base.json").rename("base.pt")
     result = klcal("check", "absent", "--baseline", "base.pt", "--update")

@@ -70,6 +70,7 @@ def test_each_finding_says_tensor_rule_was_and_is_and_the_worst_comes_first(here
     result = klcal(
         "diff", "was.json", "is.json", "--format", "json", "--fail-on", "d.high>1", "--fail-on", "d.scale > 2%"
     )
+    assert result.document["config"]["rules"] == ["d.high>1", "d.scale > 2%"]
     first, second = result.document["findings"]
     assert (first["name"], first["rule"]) == ("a", "d.scale > 2%")
     was, now = (json.loads(Path(each).read_text())["tensors"][0] for each in ("was.json", "is.json"))

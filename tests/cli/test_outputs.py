@@ -92,6 +92,20 @@ def test_compare_has_them_too(here):
     assert JUnitXml.fromstring(result.out.encode()).failures == 1
 
 
+def test_a_row_with_units_shows_the_one_that_moved_most(here):
+    channels = normal(400).reshape(4, 100)
+    np.save("y.npy", channels)
+    assert klcal("calibrate", "y.npy", "--per", "channel", "--dtype", "int8", "-o", "units.json").code == 0
+    channels[2] *= 2
+    np.save("y.npy", channels)
+    table = klcal("check", "y.npy", "--baseline", "units.json", "--format", "table").out.splitlines()
+    assert table[0].split()[:5] == ["name", "was", "scale", "scale", "d.scale"]
+    assert table[0].endswith("worst unit  units changed")
+    cells = table[2].split()
+    assert (cells[3], cells[-4:]) == ("+100", ["2", "1", "of", "4"])
+    assert float(cells[2]) == pytest.approx(2 * float(cells[1]), rel=1e-4)  # five digits are shown
+
+
 def test_the_summary_of_a_check_has_the_findings(here):
     text = klcal(*CHECK, "--format", "md").out
     assert "| `x` | `\\|d.scale\\| > 2%` |" in text
