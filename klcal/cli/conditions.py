@@ -33,6 +33,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
+OF_INTEGERS = ("zero_point", "qmin", "qmax")  # which floating-point formats have not
 OF_UNITS = "unit."  # before a field: of the worst unit
 OF_CHANGE = "d."  # before a field, or before that: how far it moved from the baseline
 FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"
@@ -134,7 +135,8 @@ class Condition:
         if why is None and isinstance(row, Difference):
             why = next((note for note in (row.note or "").split("; ") if note.startswith("no ")), None)
         elif isinstance(row, Row) and row.status == "ok":
-            why = "its scale is relative to none" if self.field == "global_scale" else f"{row.target} has none"
+            lacking = f"{row.target} has none" if row.target and self.field in OF_INTEGERS else "it is not in the table"
+            why = "its scale is relative to none" if self.field == "global_scale" else lacking
         return Met(f"{self.field} {self.tail} cannot be tried: {why or 'it is not known'}; judge it by another field")
 
 
