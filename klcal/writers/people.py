@@ -43,6 +43,7 @@ def columns(table: Table) -> list[Column]:
     if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
         shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
+    hidden.update(column.title for column in shown if column.title == "changed" and not any(column.cells))
     if not several_sources(table):
         hidden.add("source")
     if not any(isinstance(row, Row | Change) and row.units is not None for row in rows):
@@ -51,7 +52,6 @@ def columns(table: Table) -> list[Column]:
         hidden.add("unit")
     if not (isinstance(table.config, Comparison) and table.config.quantized_by):
         hidden.add("kl common")  # which is kl
-    hidden.update(column.title for column in shown if column.title == "changed" and not any(column.cells))
     return [column for column in shown if column.title not in hidden]
 
 
