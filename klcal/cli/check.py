@@ -34,7 +34,8 @@ error where they say something else. What a table does not say has to be given a
 Exit codes:
   0  nothing met a rule; with --update, the baseline was written
   1  something did
-  2  wrong usage, or the baseline is no table of this version, or of another configuration
+  2  wrong usage, or the baseline is no table of this version, or of another configuration; with
+     --update, it has tensors of a file that was not named
   3  nothing usable in the input, or no tensor of it is in the baseline: nothing could be judged
   4  some tensors or files failed; with --update, the baseline is as it was where it has a scale for one
   5  a bug in klcal (KLCAL_DEBUG=1 shows where)
@@ -57,7 +58,7 @@ UpdateOption = Annotated[
         "--update",
         rich_help_panel=options.CI,
         help="Write the baseline anew, all of it or nothing; also with other options than it was made by. Lines of "
-        "tensors that did not change stay as they are.",
+        "tensors that did not change, or that --include and --exclude leave out, stay as they are.",
     ),
 ]
 

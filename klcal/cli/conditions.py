@@ -33,10 +33,12 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
+OF_INTEGERS = ("zero_point", "qmin", "qmax")  # which floating-point formats have not
 OF_UNITS = "unit."  # before a field: of the worst unit
 OF_CHANGE = "d."  # before a field, or before that: how far it moved from the baseline
 FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"
 TEXT = re.compile(r"\s*(\|?)\s*([\w.]+)\s*(\|?)\s*(<=|>=|<|>)\s*([^\s<>=%]+)\s*(%?)\s*")
+ALIKE = 0.7  # of two names, of 1: "sqnr" and "sqnr_db" are, "cosine" and "pos_inf" (0.62) are not
 SETTLED = ("zero", "empty", "skipped")  # rows that lack a number because they need none
 
 SHARES = ("clipped", "rounded_to_zero")
@@ -134,7 +136,8 @@ class Condition:
         if why is None and isinstance(row, Difference):
             why = next((note for note in (row.note or "").split("; ") if note.startswith("no ")), None)
         elif isinstance(row, Row) and row.status == "ok":
-            why = "its scale is relative to none" if self.field == "global_scale" else f"{row.target} has none"
+            lacking = f"{row.target} has none" if row.target and self.field in OF_INTEGERS else "it is not in the table"
+            why = "its scale is relative to none" if self.field == "global_scale" else lacking
         return Met(f"{self.field} {self.tail} cannot be tried: {why or 'it is not known'}; judge it by another field")
 
 
@@ -184,15 +187,15 @@ def parse_condition(
     """
     match = TEXT.fullmatch(text)
     if match is None or match[1] != match[3]:
-        raise UsageError(
-            f"--fail-on '{text}' is not a condition", f"{_form(words)}; OP is one of {' '.join(OPERATORS)}"
-        )
+        hint = f"{_meant(text.strip(), words)}{_form(words)}; OP is one of {' '.join(OPERATORS)}"
+        raise UsageError(f"--fail-on '{text}' is not a condition", hint)
     bar, name, _, op, number, percent = match.groups()
     known = tuple(_names(fields, changes=bool(words)))
     if name not in known:
-        near = difflib.get_close_matches(name, (*known, *words), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--fail-on '{text}': no field '{name}'", f"{hint}use one of {', '.join(known)}")
+        prefix = OF_CHANGE if words and name.startswith(OF_CHANGE) else ""
+        fields_alone = [each for each in known if not each.startswith(OF_CHANGE)]
+        hint = f"{_meant(name.removeprefix(prefix), fields_alone, prefix)}use one of {', '.join(known)}"
+        raise UsageError(f"--fail-on '{text}': no field '{name}'", hint)
     plain = name.removeprefix(OF_CHANGE)
     field = plain.removeprefix(OF_UNITS)
     of_change = plain != name
@@ -206,6 +209,12 @@ def parse_condition(
     condition = Condition(field, op, value, plain != field, of_change, bool(bar), text.strip())
     _check_limits(text, condition, base)
     return condition
+
+
+def _meant(given: str, known: Sequence[str], prefix: str = "") -> str:
+    """The nearest of some names, as a question; nothing where none is near."""
+    near = difflib.get_close_matches(given, known, n=1, cutoff=ALIKE)
+    return f"did you mean {prefix}{near[0]}? " if near else ""
 
 
 def _form(words: Sequence[str]) -> str:

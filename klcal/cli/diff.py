@@ -22,7 +22,8 @@ Rules, for --fail-on:
                         'd.sqnr_db < -0.5'; of the unit that moved most, 'd.unit.sqnr_db < -1'
   |d.FIELD| OP NUMBER   the same in either direction
   FIELD OP NUMBER       what it is now, as in klcal calibrate
-Without a rule these hold, so that noise passes and what is worth a look does not:
+Without a rule these hold, for tensors that are to be the same; activations recorded anew want wider
+ones:
   missing, extra, status, changed, |d.scale| > 2%, |d.zero_point| > 2, d.sqnr_db < -0.5,
   d.clipped > 0.1%
 """

@@ -99,7 +99,11 @@ def _renewed(baseline: str, file: Replacement, write: Writer, done: Checked) -> 
         what = f"'{baseline}' is as it was: the new one would lack tensors that failed" if done.lost else ""
         say([line(kind="error", text=f"{what}; mend them, or leave them out with --exclude")] if what else [])
         return max(code, ExitCode.NOTHING_USABLE)
-    file.replace(lambda out: write(table, out))
+    if done.unread:
+        what = f"'{baseline}' is as it was: it has tensors of '{done.unread[0]}', of which nothing was looked at"
+        say([line(kind="error", text=f"{what}; name that file, too, or make another baseline with klcal calibrate")])
+        return ExitCode.USAGE
+    file.replace(lambda out: write(done.renewed, out))
     say([line(text=f"written: {headline(done.changes)}")])
     return code
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from klcal.errors import UsageError
@@ -12,6 +12,7 @@ from klcal.pipeline.devices import Plan
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.scales import rows_of
+from klcal.pipeline.selection import is_wanted
 from klcal.pipeline.tasks import Progress
 from klcal.tables.changes import Change
 from klcal.tables.diff import diff
@@ -26,6 +27,8 @@ class Checked(NamedTuple):
     table: Table
     changes: Table
     lost: int  # tensors that the baseline has an answer for and that failed, and files that could not be read
+    renewed: Table  # the next baseline: the table, and what was not looked at
+    unread: tuple[str, ...]  # files that the baseline has tensors of, and that were not among those looked at
 
 
 def asked_again(baseline: Table, given: Mapping[str, Any], *, any_config: bool = False) -> Request:
@@ -79,6 +82,8 @@ def check_files(
 ) -> Checked:
     """What changed since a baseline, for the tensors in some files; as ``calibrate_files`` and ``diff``.
 
+    Rows of the baseline that the globs leave out are not looked at; of a pool all are, as globs choose batches there.
+
     Args:
         paths: of the files.
         baseline: the table that was committed.
@@ -91,7 +96,14 @@ def check_files(
         jobs: processes.
         progress: is told.
         told: is told.
+
+    Raises:
+        UsageError: as ``calibrate_files``; or some tensors alone are configured otherwise than the baseline.
     """
+    looked, others = _looked_at(baseline, include, exclude, whole=pool is not None)
+    if others.rows and request.config != baseline.config:
+        what = "the baseline has tensors that are left out, and these would be configured otherwise"
+        raise UsageError(what, "leave out --include and --exclude, or what configures")
     table = calibrate_files(
         paths,
         request,
@@ -104,10 +116,22 @@ def check_files(
         told=told,
     )
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    changes = diff(baseline, table, called, f"{paths[0]}{more}")
+    changes = diff(looked, table, called, f"{paths[0]}{more}")
     files = {error.source for error in table.errors} - {error.source for error in baseline.errors}
     lost = sum(isinstance(row, Change) and _is_lost(row) for row in changes.rows)
-    return Checked(table, changes, lost + len(files))
+    rows = (*rows_of(table), *rows_of(others))
+    renewed = Table.of(table.config, rows, table.errors, table.warnings) if others.rows else table
+    missing = {row.source for row in changes.rows if isinstance(row, Change) and row.now is None}
+    return Checked(table, changes, lost + len(files), renewed, tuple(sorted(missing - {row.source for row in rows})))
+
+
+def _looked_at(table: Table, include: Sequence[str], exclude: Sequence[str], *, whole: bool) -> tuple[Table, Table]:
+    """The rows of a table that some globs choose, and the others."""
+    rows = rows_of(table)
+    chosen = [whole or any(is_wanted(name, include, exclude) for name in (row.name, *row.aliases)) for row in rows]
+    parts = (tuple(row for row, is_in in zip(rows, chosen, strict=True) if is_in == side) for side in (True, False))
+    looked, others = (replace(table, rows=part) for part in parts)
+    return looked, others
 
 
 def _is_lost(change: Change) -> bool:

@@ -21,6 +21,9 @@ WORDS = ("status", "dtype", "shape", "target", "scheme", "method", "per", "scale
 OF_BARE = ("status", "target", "per", "scale", "zero_point")
 """What is compared where one side is a file of scales alone: it has all integers of a type, and no figures."""
 
+LACKED_ONCE = ("per", "scale_format")
+"""Words that older tables do not have."""
+
 OF_ONE_SIDE = ("status", "dtype", "shape", "target", "scale", "zero_point", "sqnr_db")
 """What is told of a row that the other table has not."""
 
@@ -83,12 +86,15 @@ class Change:
         if self.was is None or self.now is None:
             return ()
         bare = is_bare(self.was) or is_bare(self.now)
+        may_lack = set(OF_BARE) if bare else set(WORDS) if self.was.status != self.now.status else set(LACKED_ONCE)
         found = []
         for name in OF_BARE if bare else (*WORDS, *NUMERIC_FIELDS):
             if name != "per" and getattr(self.was, name) == getattr(self.now, name):
                 continue  # as most are
             was, now = _comparable(self.was, name), _comparable(self.now, name)
-            if was != now and not (bare and (was is None or now is None)):
+            if name == "per" and self.was.units is not None and self.now.units is not None:
+                was, now = _where(self.was.units), _where(self.now.units)
+            if was != now and not (name in may_lack and (was is None or now is None)):
                 found.append(name)
         return tuple(found)
 
@@ -166,8 +172,6 @@ def is_bare(row: Row) -> bool:
 def _comparable(row: Row, name: str) -> object:
     """A field as tables keep it."""
     value = getattr(row, name)
-    if name == "per" and row.units is not None:
-        return "units", row.units.axis, row.units.size, row.units.shape
     if isinstance(value, float):
         return single(value) if math.isfinite(value) else None
     return value
@@ -175,7 +179,11 @@ def _comparable(row: Row, name: str) -> object:
 
 def same_place(one: Units, other: Units) -> bool:
     """Whether both are of the same channels, groups or blocks."""
-    return (one.axis, one.size, one.shape) == (other.axis, other.size, other.shape)
+    return _where(one) == _where(other)
+
+
+def _where(units: Units) -> object:
+    return units.axis, units.size, units.shape
 
 
 def known(row: Row, field: str) -> float | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from html import escape as html_escape
 from typing import TextIO
-from xml.sax.saxutils import escape as xml_escape
 
 from klcal.tables.table import Table
 from klcal.writers.people import headline
@@ -61,5 +61,4 @@ def _attributes(**values: object) -> str:
 
 def _xml(text: str) -> str:
     """Text in which nothing acts; without the control characters that XML has none of."""
-    quoted = xml_escape(escape(text), {'"': "&quot;"})
-    return quoted.encode("ascii", "xmlcharrefreplace").decode()
+    return html_escape(escape(text)).encode("ascii", "xmlcharrefreplace").decode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -22,6 +21,8 @@ MEANING = {FAILED: "the tensor, or the file, could not be read or calibrated"}
 
 def write(table: Table, out: TextIO) -> None:
     """One run, a result on each line, ASCII only."""
+    from importlib.metadata import version
+
     told = list(reports(table))
     rules = list(dict.fromkeys(each.rule for each in told))
     number = {rule: index for index, rule in enumerate(rules)}

@@ -224,6 +224,32 @@ def test_update_never_loses_a_file_that_cannot_be_read(here):
     assert Path("base.json").read_bytes() == was
 
 
+def test_update_keeps_what_was_not_looked_at(here):
+    save(b=np.float32(1.5) * ARRAYS["b"], **{"a.weight": np.float32(1.5) * ARRAYS["a.weight"]})
+    was = Path("base.json").read_text().splitlines()
+    arguments = ("check", "m.safetensors", "--baseline", "base.json")
+    result = klcal(*arguments, "--include", "b", "--format", "json")
+    assert [(each["name"], each["status"]) for each in result.document["tensors"]] == [("b", "changed")]
+    assert klcal(*arguments, "--include", "b", "--update").code == 0
+    now = Path("base.json").read_text().splitlines()
+    assert [line[:14] for line, other in zip(now, was, strict=True) if line != other] == ['  {"name": "b"']
+    result = klcal(*arguments, "--exclude", "a.*", "--dtype", "uint8", "--scheme", "affine", "--update")
+    assert (result.code, "the baseline has tensors that are left out" in one_message(result)) == (2, True)
+    assert Path("base.json").read_text().splitlines() == now
+    assert klcal(*arguments, "--include", "nothing*").code == 3
+
+
+def test_update_drops_no_file_that_was_not_named(here):
+    np.save("x.npy", normal())
+    arguments = ("check", "m.safetensors", "--baseline", "base.json", "--update")
+    assert klcal(*arguments, "x.npy").code == 0
+    was = Path("base.json").read_bytes()
+    result = klcal(*arguments)
+    assert result.code == 2
+    assert "'base.json' is as it was: it has tensors of 'x.npy', of which nothing was looked at" in one_message(result)
+    assert Path("base.json").read_bytes() == was
+
+
 def test_a_baseline_that_cannot_be_written_is_told_before_anything_is_read(here):
     Path("base.json").rename("base.pt")
     result = klcal("check", "absent", "--baseline", "base.pt", "--update")

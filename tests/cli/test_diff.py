@@ -109,6 +109,8 @@ def test_what_was_exported_is_the_same_and_what_was_exported_of_another_is_not(h
     result = klcal("diff", "x", "is.json")
     assert result.code == 1
     assert "a: |d.scale| 50 % > 2 %: was " in result.messages[0]
+    absolute = klcal("diff", "was.json", "x", "--fail-on", "sqnr_db < 20").messages[0]
+    assert absolute.endswith("sqnr_db < 20 cannot be tried: it is not in the table; judge it by another field")
     unknown = klcal("diff", "x", "was.json", "--fail-on", "d.sqnr_db < -0.5")
     assert "d.sqnr_db < -0.5 cannot be tried: it was not in the table" in unknown.messages[0]
     assert unknown.code == 1
@@ -172,19 +174,25 @@ def test_words(word):
 
 
 def test_a_tensor_that_has_no_scale_any_more_is_a_finding_of_every_condition():
-    was, now = ok("w"), lost("w", "nonfinite", "3 NaN; save it again")
+    was, now = ok("w", shape=()), lost("w", "nonfinite", "3 NaN; save it again")
     assert found(was, now, "status") == ["status was ok, is nonfinite: 3 NaN; save it again"]
     assert found(was, now, "d.scale > 2%") == [
         "d.scale > 2% cannot be tried: it was ok, is nonfinite; judge it by another field"
     ]
     assert found(now, now, "d.scale > 2%") == []
-    assert found(was, now)[0].startswith("status was ok")
+    assert found(was, now) == ["status was ok, is nonfinite: 3 NaN; save it again"], "and nothing twice"
 
 
-def test_what_a_format_has_none_of_does_not_change():
-    was, now = (ok("w", target="float8_e4m3fn", zero_point=None, scale=each) for each in (1.0, 2.0))
-    assert found(was, now, "|d.zero_point| > 0") == []
-    assert found(ok("w"), now, "|d.zero_point| > 0") != []
+def test_what_a_format_has_none_of_is_not_asked_for_by_us_and_cannot_be_tried_by_the_user():
+    was, now = (ok("w", target="float8_e4m3fn", zero_point=None, scale=each) for each in (1.0, 1.01))
+    assert found(was, now) == []
+    for field in ("zero_point", "global_scale"):
+        (told,) = found(was, now, f"|d.{field}| > 0")
+        assert told.startswith(f"|d.{field}| > 0 cannot be tried: it was and it is not in the table")
+        assert len(found(was, now, f"{field} > 1")) == 1, "as the plain field does"
+    units = of_channels(1.0, 2.0)
+    assert found(units, units) == []
+    assert "cannot be tried" in found(units, units, "|d.zero_point| > 0")[0]
 
 
 def of_channels(*scales: float, status: list[str] | None = None):
@@ -239,7 +247,9 @@ def test_the_defaults_pass_noise_and_are_met_beyond_it():
         ("d.scale", "is not a condition"),
         ("|d.scale > 2%", "is not a condition"),
         ("|scale| > 2", "scale is no change; write |d.scale|, or scale without bars"),
-        ("mising", "is not a condition"),
+        ("misssing", "is not a condition; did you mean missing? write"),
+        ("d.cosine > 1", "no field 'd.cosine'; use one of"),
+        ("d.unit.scal > 1", "did you mean d.unit.scale?"),
         ("d.scales > 2%", "no field 'd.scales'; did you mean d.scale?"),
         ("d.sqnr_db < -5%", "d.sqnr_db is no share"),
         ("d.clipped > 100%", "can never be met: the change of clipped is at most 1"),

@@ -105,6 +105,20 @@ def test_units_count_and_the_one_that_moved_most_is_told():
     assert (told["changed"], told["unit"], told["units_changed"]) == (["units"], 1, 2)
 
 
+def test_channels_along_another_axis_are_other_ones_and_lost_ones_are_no_other_ones():
+    columns = {name: [1.0, 2.0] for name in ("scale", "low", "high", "mse", "sqnr_db", "clipped")}
+    units_ = channels(2, columns)
+    row = ok("a", scale=None, zero_point=None, per="channel:0", units=units_)
+    (found,) = changes(table(row), table(replace(row, units=replace(units_, axis=1))))
+    assert (found.changed, found.units) == (("per",), None)
+    (found,) = changes(table(row), table(replace(row, status="nonfinite", target=None, units=None)))
+    assert found.changed == ("status",)
+
+
+def test_what_older_tables_do_not_say_is_no_change():
+    assert changes(table(ok("a", per=None, scale_format=None)), table(ok("a"))) == []
+
+
 def test_a_unit_that_has_another_status_is_changed():
     columns = {name: [1.0, 2.0] for name in ("scale", "low", "high", "mse", "sqnr_db", "clipped")}
     rows = [ok("a", scale=None, units=channels(2, columns, status=each)) for each in (["ok", "ok"], ["ok", "zero"])]

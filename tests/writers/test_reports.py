@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
@@ -120,6 +121,62 @@ def test_xml_is_ascii_and_several_findings_of_a_tensor_are_one_failure():
 # --- SARIF
 
 
+def problems(document: Any) -> list[str]:
+    """What of SARIF 2.1.0's required fields and of what code scanning asks for is not as it should be."""
+    found = [] if document.get("version") == "2.1.0" else ["version"]
+    found += [] if str(document.get("$schema")).endswith("/sarif-schema-2.1.0.json") else ["$schema"]
+    for run in document.get("runs", ({},)):
+        driver = run.get("tool", {}).get("driver", {})
+        found += [] if driver.get("name") else ["tool.driver.name"]
+        rules = [rule.get("id") for rule in driver.get("rules", ())]
+        for result in run.get("results", ({},)):
+            found += [] if isinstance(result.get("message", {}).get("text"), str) else ["message.text"]
+            index = result.get("ruleIndex", -1)
+            right = 0 <= index < len(rules) and rules[index] == result.get("ruleId")
+            found += [] if right else ["ruleId"]
+            found += [] if result.get("level") in ("none", "note", "warning", "error") else ["level"]
+            for where in result.get("locations", ({},)):
+                physical = where.get("physicalLocation", {})
+                uri = physical.get("artifactLocation", {}).get("uri", "")
+                found += [] if re.fullmatch(r"(?:[A-Za-z0-9_.~/-]|%[0-9A-F]{2})+", uri) else ["uri"]
+                found += [] if physical.get("region", {}).get("startLine", 0) >= 1 else ["startLine"]
+    return found
+
+
+RESULT = ("runs", 0, "results", 0)
+PHYSICAL = (*RESULT, "locations", 0, "physicalLocation")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("version",), "2.0.0", "version"),
+        (("$schema",), None, "$schema"),
+        (("runs", 0, "tool", "driver", "name"), "", "tool.driver.name"),
+        ((*RESULT, "message", "text"), None, "message.text"),
+        ((*RESULT, "ruleId"), "another", "ruleId"),
+        ((*RESULT, "ruleIndex"), 99, "ruleId"),
+        ((*RESULT, "level"), "fatal", "level"),
+        ((*PHYSICAL, "artifactLocation", "uri"), "a b:c", "uri"),
+        ((*PHYSICAL, "region", "startLine"), 0, "startLine"),
+    ],
+)
+def test_a_document_that_is_no_sarif_is_noticed(path, value, problem):
+    document = json.loads(written("sarif"))
+    assert problems(document) == []
+    *folders, last = path
+    inner = document
+    for each in folders:
+        inner = inner[each]
+    inner[last] = value
+    assert problems(document) == [problem]
+
+
+@pytest.mark.parametrize("table", [GATED, named("w"), Table(CONFIG)], ids=["found", "passed", "empty"])
+def test_a_report_is_sarif_whatever_is_found(table):
+    assert problems(json.loads(written("sarif", table))) == []
+
+
 def test_what_code_scanning_needs_is_there():
     document = json.loads(written("sarif"))
     assert document["version"] == "2.1.0"
@@ -132,9 +189,6 @@ def test_what_code_scanning_needs_is_there():
     for result in run["results"]:
         assert rules[result["ruleIndex"]] == result["ruleId"]
         assert result["message"]["text"]
-        (where,) = result["locations"]
-        uri = where["physicalLocation"]["artifactLocation"]["uri"]
-        assert re.fullmatch(r"(?:[A-Za-z0-9_.~/-]|%[0-9A-F]{2})+", uri)
     first = run["results"][0]
     assert first["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == NASTY[0]
     assert first["properties"] == {"source": "model.pt", "was": None, "is": 41.0, "unit": None, "units": None}
