@@ -77,11 +77,15 @@ def _onnx() -> list[bytes]:
     inner = protobuf.branch(protobuf.graph(protobuf.tensor("é"), more=protobuf.constant("c", protobuf.tensor(None))))
     beside = protobuf.tensor("x", more=protobuf.external(checksum="0"))
     sparse = protobuf.held(15, protobuf.held(1, protobuf.tensor("s")))
+    codes = [protobuf.tensor("q", (2, 4), protobuf.INT8, protobuf.held(9, bytes(8))), protobuf.tensor("z", (4,))]
+    codes += [protobuf.tensor("n", (5,), 23, protobuf.held(5, b"\x21\x0f\x01"))]
     group = b"\x0b\x13\x08\x01\x14\x0c"
     return [
         protobuf.model(*tensors),
         protobuf.model(more=inner),
         protobuf.model(beside, more=sparse),
+        protobuf.model(*codes, more=protobuf.dequantize("q", "z", axis=1)),
+        protobuf.model(*codes, more=protobuf.dequantize("q", "z", axis=1, block_size=1)),
         group + protobuf.model(),
     ]
 
@@ -183,6 +187,7 @@ WORDS: dict[str, list[bytes]] = {
         b"\x4a",
         b"\x70\1",
         b"Constant",
+        b"DequantizeLinear",
         b"\xff" * 9 + b"\1",
         b"location",
     ],

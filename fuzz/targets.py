@@ -99,8 +99,9 @@ def imatrix_in_gguf(data: bytes) -> None:
 
 def onnx(data: bytes) -> None:
     """A model, and the values in it; there is nothing beside it."""
-    for found in onnx_file.describe(in_memory(data, "absent/x.onnx")):
-        assert (found.status == "ok") == (found.reason is None)
+    described = onnx_file.describe(in_memory(data, "absent/x.onnx"))
+    assert all((found.status == "ok") == (found.reason is None) for found in described)
+    for found in (*described, *(found.dequantized for found in described if found.dequantized)):
         try:
             read = sum(chunk.size for part in found.parts for chunk in part.chunks())
         except InputError as error:

@@ -99,7 +99,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(here):
     table.write("t.json")
     before = Path("t.json").read_bytes()
     for wrong, told in (
-        (("t.xml",), "the suffix of 't.xml' names no format"),
+        (("t.yaml",), "the suffix of 't.yaml' names no format"),
         (("t.json", "xml"), "unknown format 'xml'; use one of table, plain, json"),
         (("absent/t.json",), "cannot write 'absent/t.json'"),
         (("m.safetensors",), "'m.safetensors' would replace a tensor file; name another file"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
+from functools import partial
 
 import typer
 
@@ -85,15 +86,15 @@ def calibrate(
     """
     from klcal.cli.conditions import parse_condition
     from klcal.cli.messages import of_plan, say
-    from klcal.cli.output import choose_format, destination
+    from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge
+    from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
     from klcal.quantizers.scheme import parse_range
     from klcal.sketches.device_counting import usable_devices
-    from klcal.writers import WRITERS
+    from klcal.writers import REPORTS, WRITERS
 
     if sort is not None:
         check_field(sort, NUMERIC_FIELDS)
@@ -111,14 +112,13 @@ def calibrate(
         importance=importance,
     )
     batches = None if pool is None else Pool.parse(pool)
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
-    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
+    outputs = choose_outputs(format_, output, texts_only=texts_only)
 
     from klcal.pipeline.calibrate import calibrate_files  # after what can be wrong with the command line
 
     usable_devices(device)
-    with destination(output, [*paths, *([] if importance is None else [importance])]) as deliver:
+    with destinations(outputs, [*paths, *([] if importance is None else [importance])]) as deliver:
         with progress() as shown:
             table = calibrate_files(
                 paths,
@@ -131,8 +131,11 @@ def calibrate(
                 progress=shown,
                 told=lambda plan: say(of_plan(plan, verbose=verbose)),
             )
-        deliver(lambda out: writer(_shown(table, units, sort, top), out), table.usable)
-    raise typer.Exit(judge(table, conditions))
+        found = list(findings(table, conditions))
+        whole = replace(table, findings=tuple(found))
+        shown_rows = _shown(whole, units, sort, top)
+        deliver(lambda name: partial(WRITERS[name], whole if name in REPORTS else shown_rows), table.usable)
+    raise typer.Exit(told(table, found))
 
 
 def _shown(table: Table, units: bool, sort: str | None, top: int | None) -> Table:

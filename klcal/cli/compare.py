@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -102,24 +103,23 @@ def compare(
     calibrate calls kl, measured again, and kl_common that on common bins.
     """
     from klcal.cli.conditions import parse_condition
-    from klcal.cli.output import choose_format, destination
+    from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
-    from klcal.cli.verdict import judge
+    from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
-    from klcal.writers import WRITERS
+    from klcal.writers import REPORTS, WRITERS
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
     conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
     batches = None if pool is None else Pool.parse(pool)
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     texts_only = "it is for scales, not for comparisons"
-    writer = WRITERS[choose_format(format_, output, terminal=is_terminal, texts_only=texts_only)]
+    outputs = choose_outputs(format_, output, texts_only=texts_only)
 
     from klcal.pipeline.compare import compare_files  # after what can be wrong with the command line
 
-    with destination(output, [path for path in (p, q, table) if path is not None]) as deliver:
+    with destinations(outputs, [path for path in (p, q, table) if path is not None]) as deliver:
         with progress() as shown:
             found = compare_files(
                 p,
@@ -136,5 +136,8 @@ def compare(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda out: writer(found if top is None else found.top(top), out), found.usable)
-    raise typer.Exit(judge(found, conditions))
+        met = list(findings(found, conditions))
+        whole = replace(found, findings=tuple(met))
+        shown_rows = whole if top is None else whole.top(top)
+        deliver(lambda name: partial(WRITERS[name], whole if name in REPORTS else shown_rows), found.usable)
+    raise typer.Exit(told(found, met))

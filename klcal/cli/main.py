@@ -18,10 +18,16 @@ from klcal.cli.apply import EXAMPLES as apply_examples
 from klcal.cli.apply import apply
 from klcal.cli.calibrate import EXAMPLES as calibrate_examples
 from klcal.cli.calibrate import calibrate
+from klcal.cli.check import EXAMPLES as check_examples
+from klcal.cli.check import check
 from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
+from klcal.cli.diff import EXAMPLES as diff_examples
+from klcal.cli.diff import diff
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
+from klcal.cli.inspect import EXAMPLES as inspect_examples
+from klcal.cli.inspect import inspect
 from klcal.cli.merge import EXAMPLES as merge_examples
 from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
@@ -43,10 +49,13 @@ app = typer.Typer(
 )
 app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
+app.command(cls=PanelCommand, epilog=check_examples)(check)
+app.command(cls=PanelCommand, epilog=diff_examples)(diff)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
 app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)
 app.command(cls=PanelCommand, epilog=merge_examples)(merge)
+app.command(cls=PanelCommand, epilog=inspect_examples)(inspect)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,9 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 from klcal.errors import ExitCode
+from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.table import Config, Table
+from klcal.tables.table import Config, Contents, Table
 from klcal.writers.text import escape, shorten
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
     failed = [line(row.source, row.name, kind="error", text=row.reason or row.status) for row in _failures(table)]
     failed += [line(error.source, kind="error", text=error.reason) for error in table.errors]
     if code == ExitCode.NOTHING_USABLE and not failed:
-        done = "calibrated" if isinstance(table.config, Config) else "compared"
+        done = {Config: "calibrated", Contents: "found"}.get(type(table.config), "compared")
         failed = [line(kind="error", text=f"no tensor was {done}: {_counts(table)}")]
     warnings = [line(kind="warning", text=warning) for warning in table.warnings]
     return capped(warnings) + capped(failed)
@@ -71,7 +73,7 @@ def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _failures(table: Table) -> Iterable[Row | Difference]:
+def _failures(table: Table) -> Iterable[Row | Difference | Change | Content]:
     return (row for row in table.rows if row.failed)
 
 

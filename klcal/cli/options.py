@@ -10,7 +10,7 @@ from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 
-Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors"]
+Format = Literal["auto", "table", "plain", "json", "jsonl", "csv", "md", "safetensors", "github", "junit", "sarif"]
 Nonfinite = Literal["fail", "ignore"]
 
 
@@ -196,6 +196,23 @@ RangeOption = Annotated[
 ]
 
 
+def _again(option: str, metavar: str) -> Any:
+    return typer.Option(
+        option,
+        metavar=metavar,
+        show_default="the baseline's",
+        rich_help_panel=METHOD,
+        help="As in klcal calibrate; may be repeated.",
+    )
+
+
+MethodAgainOption = Annotated[list[str] | None, _again("--method", "METHOD")]
+DtypeAgainOption = Annotated[list[str] | None, _again("--dtype", "DTYPE")]
+SchemeAgainOption = Annotated[list[str] | None, _again("--scheme", "SCHEME")]
+ScaleFormatAgainOption = Annotated[list[str] | None, _again("--scale-format", "FORMAT")]
+PerAgainOption = Annotated[list[str] | None, _again("--per", "UNIT")]
+
+
 def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
     return typer.Option(
         "--sort",
@@ -214,7 +231,8 @@ FormatOption = Annotated[
         "--format",
         rich_help_panel=OUTPUT,
         help="auto is by the suffix of --output; else a table on a terminal and plain (tab-separated) elsewhere. "
-        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal.",
+        "safetensors is binary, for very many units: to a file or a pipe, never to a terminal. github, junit and sarif "
+        "have what met --fail-on and what failed: annotations of a workflow, a test for each tensor, code scanning.",
     ),
 ]
 TopOption = Annotated[
@@ -230,7 +248,7 @@ UnitsOption = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--output",
         "-o",
@@ -238,7 +256,8 @@ OutputOption = Annotated[
         show_default="stdout",
         rich_help_panel=OUTPUT,
         help="Write the answer here, all of it or nothing, and over no file where no tensor is usable: .json, .jsonl, "
-        ".csv, .md, .tsv, .txt, .safetensors; - for stdout.",
+        ".csv, .md, .tsv, .txt, .safetensors, .xml (junit), .sarif; - for stdout. May be repeated: then each is by its "
+        "suffix, and --format is for what has none, as -.",
     ),
 ]
 
@@ -255,4 +274,15 @@ def _fail_on(example: str, fields: tuple[str, ...], more: str = "") -> Any:
 
 OF_WORST = " (shares also in percent); unit.FIELD, such as unit.sqnr_db, is about the worst channel, group or block"
 FailOnOption = Annotated[list[str] | None, _fail_on("'sqnr_db < 20' or 'clipped > 1%'", NUMERIC_FIELDS, OF_WORST)]
+RulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="RULE",
+        show_default="those below",
+        rich_help_panel=CI,
+        help="Exit with 1 if a tensor meets this, such as 'd.scale > 2%', 'd.sqnr_db < -0.5' or missing; may be "
+        "repeated. All rules are below. What is not known fails.",
+    ),
+]
 DifferenceFailOnOption = Annotated[list[str] | None, _fail_on("'kl > 0.01' or 'cosine < 0.99'", DIFFERENCE_FIELDS)]

@@ -13,16 +13,37 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from klcal.cli.messages import line, say, silence
 from klcal.errors import OutputError, UsageError
-from klcal.writers import BINARY, SUFFIXES
+from klcal.writers import BINARY, REPORTS, SUFFIXES
 from klcal.writers.file import Render, format_of, is_special, reason, replacement
 
-__all__ = ["Deliver", "ReaderGone", "choose_format", "destination", "to_stdout"]
+__all__ = [
+    "Deliver",
+    "Output",
+    "ReaderGone",
+    "choose_format",
+    "choose_outputs",
+    "destination",
+    "destinations",
+    "to_stdout",
+]
 
 Deliver = Callable[[Render, bool], None]
 """Brings the answer to where it goes; the second argument says whether it is usable, else it replaces no file."""
+
+
+RenderAs = Callable[[str], Render]
+"""The answer in a format, by its name."""
+
+
+class Output(NamedTuple):
+    """Where an answer goes, and the name of its writer."""
+
+    path: str | None
+    format: str
 
 
 class ReaderGone(Exception):
@@ -51,6 +72,38 @@ def choose_format(requested: str, output: str | None, *, terminal: bool, texts_o
         if terminal and (output is None or _is_stdout(output)):
             raise UsageError(f"the format {name} is binary, and stdout is a terminal", "name a file with --output")
     return name
+
+
+def choose_outputs(requested: str, outputs: Sequence[str] | None, *, texts_only: str = "") -> list[Output]:
+    """Where the answer goes, in which format. Of several outputs each is by its suffix, and what has none as asked.
+
+    Args:
+        requested: "auto", or the name of a writer.
+        outputs: paths; none for stdout.
+        texts_only: as for ``choose_format``.
+
+    Raises:
+        UsageError: as for ``choose_format``; or two outputs are the same.
+    """
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    if not outputs or len(outputs) == 1:
+        path = outputs[0] if outputs else None
+        return [Output(path, choose_format(requested, path, terminal=terminal, texts_only=texts_only))]
+    places = [_place(output) for output in outputs]
+    if twice := [output for output, place in zip(outputs, places, strict=True) if places.count(place) > 1]:
+        raise UsageError(f"--output '{twice[0]}' is given twice", "name different files")
+    asked = ["auto" if Path(output).suffix.lower() in SUFFIXES else requested for output in outputs]
+    return [
+        Output(output, choose_format(each, output, terminal=terminal, texts_only=texts_only))
+        for each, output in zip(asked, outputs, strict=True)
+    ]
+
+
+def _place(output: str) -> str:
+    """What two paths of one file have in common."""
+    with contextlib.suppress(OSError):  # of a working directory that is gone: that nothing can be written is told later
+        return "-" if _is_stdout(output) else os.path.realpath(output)
+    return output
 
 
 def _format(requested: str, output: str | None, terminal: bool) -> str:
@@ -90,6 +143,23 @@ def destination(output: str | None, inputs: Sequence[str]) -> Iterator[Deliver]:
     else:
         with replacement(output, inputs) as file:
             yield lambda render, usable: _keep(output) if file.exists and not usable else file.replace(render)
+
+
+@contextmanager
+def destinations(outputs: Sequence[Output], inputs: Sequence[str]) -> Iterator[Callable[[RenderAs, bool], None]]:
+    """The same of several outputs: files first, and stdout, which may break off, last.
+
+    The function is given what an answer is in a format. A report of what failed is wanted where nothing is usable, too.
+    """
+    with contextlib.ExitStack() as stack:
+        delivers = [(each, stack.enter_context(destination(each.path, inputs))) for each in outputs]
+        delivers.sort(key=lambda pair: pair[0].path is None or _is_stdout(pair[0].path))
+
+        def deliver(render_as: RenderAs, usable: bool) -> None:
+            for output, bring in delivers:
+                bring(render_as(output.format), usable or output.format in REPORTS)
+
+        yield deliver
 
 
 def to_stdout(render: Render | None = None) -> None:

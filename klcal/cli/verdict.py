@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from klcal.cli.conditions import Condition
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode
+from klcal.tables.changes import Change
+from klcal.tables.contents import Content
+from klcal.tables.findings import Finding
 from klcal.tables.table import Table
 
-__all__ = ["Finding", "exit_code", "findings", "judge"]
-
-
-class Finding(NamedTuple):
-    """A row that met a condition, or of which it is not known."""
-
-    source: str
-    name: str
-    text: str
+__all__ = ["exit_code", "findings", "told"]
 
 
 def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]:
     """Every row that meets a condition, or may, or has no partner to be compared with, in the order of the table."""
     for row in table.rows:
+        assert not isinstance(row, Change | Content)
         if conditions and row.status in ("missing", "extra"):
-            yield Finding(row.source, row.name, row.reason or row.status)
+            yield Finding(source=row.source, name=row.name, rule=row.status, text=row.reason or row.status)
             continue
-        texts = (condition.met_by(row) for condition in conditions)
-        yield from (Finding(row.source, row.name, text) for text in texts if text is not None)
+        for condition in conditions:
+            met = condition.met_by(row)
+            if met is not None:
+                yield met.finding(row.source, row.name, condition.text)
 
 
 def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
@@ -42,9 +39,8 @@ def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
     return ExitCode.FINDINGS if found else ExitCode.DONE
 
 
-def judge(table: Table, conditions: Sequence[Condition]) -> ExitCode:
+def told(table: Table, found: Sequence[Finding]) -> ExitCode:
     """Say on stderr what the answer does not, and how it is to be taken."""
-    found = list(findings(table, conditions))
     code = exit_code(table, found)
     say(of_table(table, code))
     say(capped([line(each.source, each.name, text=each.text) for each in found]))

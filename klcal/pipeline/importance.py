@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +48,15 @@ class NamedImportance:
 
     entries: dict[str, Description]
     is_nameless: bool = False
+    is_flat: bool = False  # whether an entry may be the columns of several matrices one after the other
 
     def of(self, tensor: Selected, *, alone: bool) -> Description | None:
         """That of a tensor, under any of its names; ``alone`` if no other is calibrated."""
         if alone and self.is_nameless:
             return next(iter(self.entries.values()))
-        return next((self.entries[name] for name in names_of(tensor.description) if name in self.entries), None)
+        described = tensor.description
+        found = next((self.entries[name] for name in names_of(described) if name in self.entries), None)
+        return _of_matrices(found, described.shape) if found and self.is_flat else found
 
     def warnings(self, described: Iterable[Selected], wanted: Sequence[Selected]) -> Iterator[str]:
         """What is calibrated without importance, and what is the importance of nothing."""
@@ -84,12 +88,23 @@ def read_importance(path: str) -> NamedImportance:
             what = f"the importance '{path}': the sketches of it have none"
             raise UsageError(what, "record them with klcal.record(..., importance=True)")
     is_nameless = file.read(0, min(file.size, len(NAMELESS))) == NAMELESS
-    return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless)
+    is_flat = _is_old_matrix(path)
+    return NamedImportance({name: each for each in found for name in names_of(each)}, is_nameless, is_flat)
+
+
+def _is_old_matrix(path: str) -> bool:
+    return path.lower().endswith(IMATRIX)
+
+
+def _of_matrices(entry: Description, shape: tuple[int, ...]) -> Description:
+    """An entry in the shape that a tensor of several matrices, as of experts, asks for, if it has as many values."""
+    columns = (*shape[:-2], *shape[-1:])
+    return replace(entry, shape=columns) if len(shape) > 2 and entry.shape == (prod(columns),) else entry
 
 
 def _described(file: RegularFile, source: str) -> list[Description]:
     if file.read(0, min(file.size, formats.HEAD_BYTES)).startswith(formats.GGUF):
         return MATRIX(file, source)
-    if source.lower().endswith(IMATRIX):
+    if _is_old_matrix(source):
         return OLD_MATRIX(file, source)
     return formats.describe(file, source)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klcal.errors import InputError, UsageError
-from klcal.readers import Description, find, formats, index_file
+from klcal.readers import Description, find, formats, index_file, split_gguf
 from klcal.readers.find import Source
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
@@ -42,7 +42,7 @@ class Files:
 
 
 def files_of(path: str) -> Files:
-    """What is at the path of a model: a file, a directory, or the index of a sharded checkpoint.
+    """What is at the path of a model: a file, a directory, the index of a sharded checkpoint, or a shard of a GGUF.
 
     Raises:
         UsageError: it is none of these.
@@ -54,7 +54,7 @@ def files_of(path: str) -> Files:
         found = find([path])  # which knows what is near
         what = found.errors[0].reason if found.errors else "it is no file and no directory"
         raise InputError(f"{path}: {what}") if found.errors else UsageError(f"'{path}': {what}", "name one of them")
-    is_index = path.endswith(index_file.SUFFIX)
+    is_index = path.endswith(index_file.SUFFIX) or bool(split_gguf.shards_of(path))
     if not Path(path).is_dir() and not is_index:
         name = Path(path).name
         return Files((path,), (TensorPath(name, path, name),))
@@ -83,6 +83,9 @@ def _tensor_paths(source: Source, directory: str) -> Iterator[TensorPath]:
     if source.fault is not None:
         raise InputError(f"{source.name}: {source.fault}")
     name = os.path.relpath(source.path, directory)
+    if shards := split_gguf.shards_of(source.path):
+        yield from (TensorPath(os.path.relpath(path, directory), path, source.name) for path in shards)
+        return
     if not source.path.endswith(index_file.SUFFIX):
         yield TensorPath(name, source.path, source.name)
         return

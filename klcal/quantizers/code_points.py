@@ -27,7 +27,8 @@ def float8(mantissa_bits: int, bias: int) -> Values:
 
 
 def _both_signs(magnitudes: Values) -> Values:
-    return np.unique(np.concatenate([-magnitudes, magnitudes]) + 0.0)
+    both = np.concatenate([-magnitudes, magnitudes]) + 0.0
+    return np.array(sorted(set(both.tolist())))  # np.unique imports masked arrays: 10 ms
 
 
 # fmt: off

@@ -16,9 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from klcal.errors import InputError
-from klcal.readers import formats, index_file
+from klcal.readers import formats, index_file, split_gguf
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
+from klcal.readers.pairs import stored_part
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, fault, open_regular
@@ -49,6 +50,8 @@ class Source:
         """
         if self.fault is not None:
             raise self.fault
+        if shards := split_gguf.shards_of(self.path):
+            return recognised(split_gguf.describe(shards, formats.describe))
         file = open_regular(self.path)
         if self.path.endswith(index_file.SUFFIX):
             return recognised(index_file.describe(file, formats.describe))
@@ -75,7 +78,8 @@ class _Candidate:
 
     @staticmethod
     def of(path: str, directory: str = "") -> _Candidate:
-        """A file that was given itself, or found below a directory that was."""
+        """A file that was given itself, or found below a directory that was; for any shard of a GGUF the first."""
+        path = next(iter(split_gguf.shards_of(path)), path)
         full = os.path.abspath(path).split("/")
         full[-1] = _shown_name(path)
         below = path[len(directory) :].strip("/") if directory else ""
@@ -150,7 +154,8 @@ def find(paths: Sequence[str]) -> Found:
 
     Returns:
         Each file once, however often and under whatever names it was given; the files of a sharded
-        checkpoint as their index. Arguments that lead to nothing are among the errors.
+        checkpoint as their index, those of a split GGUF as the first of them. Arguments that lead to
+        nothing are among the errors.
     """
     search = _Search()
     for argument in dict.fromkeys(paths):
@@ -227,8 +232,8 @@ def _data_files(model: str) -> set[str]:
         found = formats.describe(open_regular(model), model)
     except InputError:  # is told for the model, when that is read
         return set()
-    spans = (part for each in found for part in each.parts if isinstance(part, FileSpan))
-    return {span.file.path for span in spans} - {model}
+    parts = (stored_part(part) for each in found for part in each.parts or each.raw)
+    return {part.file.path for part in parts if isinstance(part, FileSpan)} - {model}
 
 
 def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
@@ -242,11 +247,9 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 
 def _shown_name(path: str) -> str:
-    """The file's name; an index has that of the one file it stands for, unless that exists as well."""
-    if not path.endswith(index_file.SUFFIX):
-        return os.path.basename(path)
-    whole = path.removesuffix(index_file.SUFFIX)
-    return os.path.basename(path if os.path.lexists(whole) else whole)
+    """The file's name; an index or a shard has that of the one file it stands for, unless that exists as well."""
+    whole = split_gguf.whole_of(path.removesuffix(index_file.SUFFIX))
+    return os.path.basename(path if whole != path and os.path.lexists(whole) else whole)
 
 
 def _nothing_in(listing: Listing) -> tuple[str, str]:

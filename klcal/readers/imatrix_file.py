@@ -1,9 +1,10 @@
 """An importance matrix as llama.cpp wrote it before ``imatrix_gguf``: ``llama-imatrix --output-format dat``.
 
 Little endian: the number of entries; for each the length of its name, the name, how many calls were summed, the number
-of values and the values, float32: Σ x² of the inputs of a weight, one for each of its columns. Behind them, in newer
-files, the number of all calls and the name of the data. Values are taken as they lie there: only ratios within a tensor
-matter, and a tensor's values are sums of equally many calls.
+of values and the values, float32: Σ x² of the inputs of a weight, one for each of its columns. Where a weight is
+several matrices, as of experts, the columns of one follow those of another, scaled as if each had seen all calls. How
+many they are is not stored: an entry is a vector here. Behind all, in newer files, the number of all calls and the name
+of the data. Values are taken as they lie there: only ratios within a tensor matter.
 """
 
 from __future__ import annotations

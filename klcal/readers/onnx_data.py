@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError
 from klcal.readers.description import Chunk, Description
+from klcal.readers.pairs import stored_part
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, RegularFile, open_regular, spans
 
@@ -28,7 +30,7 @@ TRUST = "take the model from a source you trust"
 
 @dataclass(frozen=True)
 class IntegersSpan:
-    """A ``Part``: bit patterns of small floats as protobuf writes integers: seven bits a byte, the lowest first."""
+    """A ``Part``: small integers, or bit patterns of small floats, as protobuf writes them: seven bits a byte."""
 
     file: RegularFile
     offset: int  # bytes before the first of them
@@ -56,13 +58,20 @@ class IntegersSpan:
             used = int(ends[-1]) + 1 if ends.size else 0
             rest = data[used:].tobytes()
             patterns = _decoded(data[:used], ends)
-            highest = int(patterns.max(initial=0))
-            if len(rest) >= MAX_INTEGER_BYTES or patterns.size > left or highest >> (8 * dtype.itemsize):
+            if len(rest) >= MAX_INTEGER_BYTES or patterns.size > left or not _fit(patterns, dtype):
                 raise InputError("its list of integers does not hold the bit patterns of its values", DAMAGED)
             left -= patterns.size
-            yield patterns.astype(f"u{dtype.itemsize}").view(dtype.newbyteorder("="))
+            yield patterns.astype(f"u{dtype.itemsize}").view(dtype.newbyteorder("="))  # the lowest bits of each
         if left or rest:
             raise InputError(f"its list of integers ends {left:,} values too early", DAMAGED)
+
+
+def _fit(patterns: npt.NDArray[np.uint64], dtype: np.dtype[Any]) -> bool:
+    """Whether integers are bit patterns of a dtype, or values of a signed one, which are stored as 64 bits."""
+    if dtype.kind != "i":
+        return not int(patterns.max(initial=0)) >> (8 * dtype.itemsize)
+    values, limits = patterns.view(np.int64), np.iinfo(dtype)
+    return bool(values.min(initial=0) >= limits.min and values.max(initial=0) <= limits.max)
 
 
 def _decoded(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
@@ -178,7 +187,8 @@ def tied(found: Iterable[Description]) -> list[Description]:
     first: dict[object, Description] = {}
     aliases: dict[object, list[str]] = defaultdict(list)
     for each in found:
-        identity = (each.parts[0], each.parts[-1], each.dtype, each.shape) if each.parts else each.name
+        held = each.parts or each.raw
+        identity = (held[0], held[-1], each.dtype, each.shape) if held else each.name
         if first.setdefault(identity, each) is not each:
             aliases[identity].append(each.name)
     distinct = [replace(each, aliases=tuple(aliases[identity])) for identity, each in first.items()]
@@ -189,8 +199,8 @@ def tied(found: Iterable[Description]) -> list[Description]:
 def _overlapping(found: Iterable[Description]) -> dict[str, Description]:
     """By name, those whose data begin where those of another one in the same file have not ended, as failed."""
     placed = sorted(
-        ((part.file.path, part.offset, part.offset + part.length, each) for each in found for part in each.parts
-         if isinstance(part, FileSpan)),
+        ((part.file.path, part.offset, part.offset + part.length, each) for each in found
+         for part in map(stored_part, each.parts or each.raw) if isinstance(part, FileSpan)),
         key=lambda place: place[:3],
     )  # fmt: skip
     failed, (last_path, last_end, last) = {}, ("", 0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from klcal.readers.pairs import BITS
 from klcal.readers.protobuf import BYTES, INTEGER
 
 # Each as number << 3 | kind.
@@ -42,6 +43,7 @@ class Kind:
     name: str
     storage: str = ""  # NumPy dtype of a value as it lies in raw data; empty where it cannot be calibrated
     listed: int = INT32S  # the field that has the values where they are not raw
+    bits: int = 0  # of a value, where several are a byte
 
 
 KINDS = {
@@ -67,8 +69,8 @@ KINDS = {
     20: Kind("float8_e5m2fnuz", "|u1"),
     21: Kind("uint4"),
     22: Kind("int4"),
-    23: Kind("float4_e2m1fn"),
-    24: Kind("float8_e8m0fnu"),
+    23: Kind("float4_e2m1fn", "|u1", bits=BITS),
+    24: Kind("float8_e8m0fnu", "|u1"),
     25: Kind("uint2"),
     26: Kind("int2"),
     27: Kind("float6_e2m3fn"),

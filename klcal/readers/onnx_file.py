@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import NamedTuple
 
 from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.onnx_data import Beside, IntegersSpan, tied
 from klcal.readers.onnx_fields import (
-    ATTRIBUTE,
     DAMAGED,
     DATA_TYPE,
     DIMS,
@@ -30,7 +27,6 @@ from klcal.readers.onnx_fields import (
     EXTERNAL,
     FLOATS,
     GRAPH,
-    INITIALIZER,
     INT32S,
     KEY,
     KINDS,
@@ -38,24 +34,20 @@ from klcal.readers.onnx_fields import (
     MAX_GRAPHS,
     MAX_NAME_BYTES,
     NAME,
-    NODE,
-    OP_TYPE,
-    OUTPUT,
     PACKED_DIMS,
     PACKED_SPARSE_DIMS,
     RAW,
     SEGMENT,
     SPARSE_DIMS,
-    SPARSE_INITIALIZER,
-    SPARSE_TENSOR,
     SPARSE_VALUES,
-    SUBGRAPH,
-    SUBGRAPHS,
-    TENSOR,
     VALUE,
     Kind,
 )
-from klcal.readers.onnx_graph import CHANNEL_AXES, node_at, output_axes
+from klcal.readers.onnx_graph import Node as Taker
+from klcal.readers.onnx_graph import output_axes
+from klcal.readers.onnx_quantized import Node, recognised_by, values_needed
+from klcal.readers.onnx_tensors import Found, in_graph
+from klcal.readers.pairs import paired
 from klcal.readers.protobuf import Field, Messages, signed
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
@@ -65,8 +57,6 @@ __all__ = ["describe", "entries_in"]
 
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
-WITH_WEIGHTS = {op.encode() for op in CHANNEL_AXES}
-LONGEST_OP = max(map(len, WITH_WEIGHTS))  # bytes; a Constant's has fewer
 MAX_TENSORS = 1 << 17  # as many as an archive may hold
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
@@ -74,16 +64,8 @@ MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksu
 SAVE = "save the model again with onnx.save"
 
 
+WHOLES = {2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2"}  # by type, how those integers lie that codes and zero points may be
 WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
-
-
-class Found(NamedTuple):
-    """A tensor in a graph."""
-
-    message: Field
-    name: str | None  # that of a Constant's output; None for its own
-    sparse: bool = False
-    depth: int = MAX_GRAPHS  # graphs that may be within its own; of the model's graph all
 
 
 @dataclass
@@ -112,49 +94,23 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     if len(graphs) != 1:
         what = f"has {len(graphs)} graphs" if graphs else "has no graph"
         raise InputError(f"it is not an ONNX model, or damaged: it {what}", DAMAGED)
-    takers = list[Field]()
-    found = list(islice(_in_graph(messages, graphs[0], MAX_GRAPHS, takers), MAX_TENSORS + 1))
-    if len(found) > MAX_TENSORS:
-        raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
-    beside = Beside(file.path)
-    described = [_description(messages, file, beside, each) for each in found]
+    found, nodes, takers = list[Found](), list[Node](), list[Taker]()
+    for each in in_graph(messages, graphs[0]):
+        if isinstance(each, Node):
+            nodes.append(each)
+        elif isinstance(each, Taker):
+            takers.append(each)
+        else:
+            found.append(each)
+        if len(found) > MAX_TENSORS:
+            raise InputError(f"it has more than {MAX_TENSORS:,} tensors", SAVE)
+    beside, needed = Beside(file.path), values_needed(nodes)
+    described = [_description(messages, file, beside, each, needed) for each in found]
+    distinct = recognised_by(nodes, tied(_one_of_each_name(described)))
     weights = {each.name: len(each.shape) for each, at in zip(described, found, strict=True) if at.depth == MAX_GRAPHS}
-    axes = output_axes((node_at(messages, each)[0] for each in takers), weights)
-    distinct = tied(_one_of_each_name(described))
+    axes = output_axes(takers, weights)
     of_each = [next((axes[name] for name in (each.name, *each.aliases) if name in axes), None) for each in distinct]
     return [each if axis is None else replace(each, outputs=axis) for each, axis in zip(distinct, of_each, strict=True)]
-
-
-def _in_graph(messages: Messages, graph: Field, depth: int, takers: list[Field]) -> Iterator[Found]:
-    """The tensors of a graph, ``depth`` more graphs allowed within each other; nodes that have weights are listed."""
-    if not depth:
-        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
-    for each in messages.fields(graph):
-        if each.key == INITIALIZER:
-            yield Found(each, None, depth=depth)
-        elif each.key == SPARSE_INITIALIZER:
-            yield Found(each, None, True, depth)
-        elif each.key == NODE:
-            yield from _in_node(messages, each, depth, takers)
-
-
-def _in_node(messages: Messages, node: Field, depth: int, takers: list[Field]) -> Iterator[Found]:
-    """The tensors of a node: what a Constant gives, and those of the graphs in its attributes."""
-    outputs, attributes, op = [], [], b""
-    for each in messages.fields(node):
-        if each.key == OUTPUT:
-            outputs.append(each)
-        elif each.key == ATTRIBUTE:
-            attributes.append(each)
-        elif each.key == OP_TYPE:
-            op = messages.bytes(each, LONGEST_OP) if each.end - each.start <= LONGEST_OP else b""
-    if op in WITH_WEIGHTS:
-        takers.append(node)
-    for each in (each for attribute in attributes for each in messages.fields(attribute)):
-        if each.key in (SUBGRAPH, SUBGRAPHS):
-            yield from _in_graph(messages, each, depth - 1, takers)
-        elif op == b"Constant" and outputs and each.key in (TENSOR, SPARSE_TENSOR):
-            yield Found(each, messages.text(outputs[0], MAX_NAME_BYTES), each.key == SPARSE_TENSOR, depth)
 
 
 def _one_of_each_name(found: list[Description]) -> list[Description]:
@@ -169,7 +125,10 @@ def _one_of_each_name(found: list[Description]) -> list[Description]:
     return list((refused | skipped | usable).values())
 
 
-def _description(messages: Messages, file: RegularFile, beside: Beside, found: Found) -> Description:
+def _description(
+    messages: Messages, file: RegularFile, beside: Beside, found: Found, needed: Container[str]
+) -> Description:
+    """A tensor with the values that are calibrated, or needed though they are not."""
     tensor = (_sparse if found.sparse else _tensor)(messages, found.message)
     name = found.name
     if name is None:
@@ -178,12 +137,16 @@ def _description(messages: Messages, file: RegularFile, beside: Beside, found: F
     kind = KINDS.get(number, Kind(f"type {number}"))
     status, reason = _status(found, tensor, kind)
     parts: tuple[Part, ...] = ()
-    if status == "ok":
+    if status == "ok" or (status == "skipped" and name in needed and not found.sparse):
         try:
-            parts = _parts(messages, file, beside, tensor, kind)
+            parts = _parts(
+                messages, file, beside, tensor, replace(kind, storage=kind.storage or WHOLES.get(number, ""))
+            )
         except InputError as error:
-            status, reason = "failed", str(error)
-    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason)
+            if status == "ok":
+                status, reason = "failed", str(error)
+    raw, parts = (parts, ()) if status == "skipped" else ((), parts)
+    return Description(name, kind.name, tuple(tensor.dims), parts, status, reason, raw=raw)
 
 
 def _status(found: Found, tensor: Tensor, kind: Kind) -> tuple[Status, str | None]:
@@ -244,12 +207,22 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     Raises:
         InputError: If its values are not where it says, or not as many as its shape has.
     """
+    if not kind.storage:
+        return ()
     if min(tensor.dims, default=0) < 0:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is not possible", DAMAGED)
-    width = int(kind.storage[-1])
+    width, values = int(kind.storage[-1]), math.prod(tensor.dims)
     if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
-    length = math.prod(tensor.dims) * width
+    if kind.bits:
+        return paired(_stored(messages, file, beside, tensor, kind, -(-values * kind.bits // 8)), values)
+    return _stored(messages, file, beside, tensor, kind, values * width)
+
+
+def _stored(
+    messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor, kind: Kind, length: int
+) -> tuple[Part, ...]:
+    """The parts of ``length`` bytes, wherever they are."""
     place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
     if place > 1:
         raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
@@ -262,7 +235,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     held = [each for each in tensor.values if each.key in fields]
     size = sum(each.end - each.start for each in held)
     if fields == {INT32S}:
-        (only, *more), count = held, length // width
+        (only, *more), count = held, length // int(kind.storage[-1])
         if more or not count <= size:
             raise InputError(f"its shape needs {count:,} values, it has {size:,} at most", DAMAGED)
         return (IntegersSpan(file, only.start, size, count, kind.storage),)
@@ -272,11 +245,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
 
 
 def entries_in(messages: Messages, external: list[Field]) -> dict[str, str]:
-    """Where data beside the model are, in the model's words.
-
-    Raises:
-        InputError: they are too many, or say a thing twice.
-    """
+    """Where data beside the model are, in the model's words."""
     if len(external) > MAX_ENTRIES:
         raise InputError(f"it says {len(external):,} things of its data; {MAX_ENTRIES} are allowed", DAMAGED)
     found: dict[str, str] = {}

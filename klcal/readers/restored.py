@@ -101,7 +101,14 @@ def dequantized(
         return None
     if not is_one and unit is None and _place(scale.shape, codes.shape) is None:
         return None
+    if not is_one and isinstance(unit, tuple):
+        place = _stated(unit, codes.shape, codes.order)
+        if place is None or place.cells != scale.shape:
+            return None
     held = replace(codes, parts=codes.parts or codes.raw)
+    stored = [each for each in (codes, *beside, levels, unit) if isinstance(each, Description)]
+    if any(prod(each.shape) and not (each.parts or each.raw) for each in stored):
+        return None
     parts = (Restored(held, _Scales(scale, zero_point, codes, unit), levels=levels),) if held.parts else ()
     return Description(codes.name, "float32", codes.shape, parts, aliases=codes.aliases, order=codes.order)
 

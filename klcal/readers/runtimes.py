@@ -21,7 +21,7 @@ from klcal.readers import strict_json
 from klcal.tables.rows import Row
 from klcal.tables.units import Units
 
-__all__ = ["PARSERS", "parse_runtime"]
+__all__ = ["PARSERS", "format_in", "parse_runtime"]
 
 Json = dict[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -46,6 +46,30 @@ def parse_runtime(text: bytes, to: str) -> list[Row]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UsageError, struct.error):
         raise InputError(f"it is no file for {to}, or damaged", DAMAGED) from None
+
+
+def format_in(text: bytes) -> str | None:
+    """Which format a file has; None if it is none of them.
+
+    >>> format_in(b'{"x": [{"scale": 0.5, "zero_point": 0}]}'), format_in(b"TRT-101-"), format_in(b"1")
+    ('ort', 'tensorrt-cache', None)
+    """
+    if text.startswith(b"TRT-"):
+        return "tensorrt-cache"
+    try:
+        document = _json(text)
+    except InputError:
+        return None
+    version = document.get("version")
+    if isinstance(version, str) and f"aimet-{version}" in PARSERS:
+        return f"aimet-{version}"
+    if "model_qsvs" in document:
+        return "litert"
+    if "calibration_method" in document:
+        return "ort-cache"
+    entries = [each[0] for each in document.values() if isinstance(each, list) and each]
+    is_ort = entries and all(isinstance(each, dict) and "scale" in each for each in entries)
+    return "ort" if is_ort and len(entries) == len(document) else None
 
 
 def _json(text: bytes) -> Json:

@@ -8,15 +8,14 @@ are refused: a duplicate key, of which it takes the last, and a header of more t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from klcal.errors import InputError
 from klcal.readers import strict_json
-from klcal.readers.description import Chunk, Description, Part
+from klcal.readers.description import Description, Part
+from klcal.readers.pairs import BITS, paired
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.schema import SKETCH, TABLE
@@ -77,7 +76,6 @@ KINDS = {
 BYTES = "|u1"  # what any value is stored as
 WHOLES = {f"{sign.upper()}{8 * size}": f"<{sign}{size}" for sign in "ui" for size in (1, 2, 4, 8)}
 """NumPy's dtype of each kind of integers."""
-PAIRED_BITS = 4  # of a value of which two are a byte
 WHOLE = ("bool", "int", "uint")  # what the names of dtypes without fractions begin with
 FIELDS = {"dtype", "shape", "data_offsets"}
 
@@ -91,25 +89,6 @@ class Entry:
     shape: tuple[int, ...]
     begin: int  # bytes from the end of the header
     end: int
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """A ``Part`` of values of 4 bits, of which the lower ones of a byte come first, as in torch.float4_e2m1fn_x2."""
-
-    of: Part
-
-    @property
-    def nbytes(self) -> int:
-        return self.of.nbytes
-
-    @property
-    def repeats(self) -> int:
-        return self.of.repeats
-
-    def chunks(self) -> Iterator[Chunk]:
-        for pairs in self.of.chunks():
-            yield np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1)
 
 
 def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: ARG001
@@ -234,7 +213,7 @@ def _description(entry: Entry, file: RegularFile, start: int) -> Description:
     parts: tuple[Part, ...] = ()
     if kind and kind.storage:
         parts = spans(file, start + entry.begin, entry.end - entry.begin, kind.storage)
-        parts = tuple(map(_Pairs, parts)) if kind.bits == PAIRED_BITS else parts
+        parts = paired(parts, math.prod(entry.shape)) if kind.bits == BITS else parts
     if dtype.startswith(WHOLE):
         status, reason = "skipped", f"{dtype} values are not calibrated"
     elif not (kind and kind.storage):

@@ -26,12 +26,13 @@ from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, TABLE, TABLE_1, UNIT
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Config, FileError, Table
 
-__all__ = ["is_binary_table", "parse_table", "read_table"]
+__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in"]
 
 HINT = "write one with klcal calibrate --output table.json"
 
 MAX_HEADER_VALUES = 20_000_000  # as many as a header of that length has, if klcal wrote it
 
+SCHEMA = re.compile(rb'"schema"\s*:\s*"(klcal\.[^"]*)"')  # in a text the quotes have a backslash before them
 NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 STATUS = rb'"(?:%s)"' % b"|".join(name.encode() for name in UNIT_STATUSES)
 PIECE = re.compile(
@@ -52,7 +53,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         InputError: it is something else, or damaged.
     """
     file = open_regular(os.fspath(path))
-    if _is_safetensors(file):
+    if is_binary(file):
         return _binary_table(file)
     return parse_table(file.read(0, file.size))
 
@@ -61,9 +62,15 @@ def is_binary_table(path: str) -> bool:
     """Whether a file is there and says that it is a binary table."""
     try:
         file = open_regular(path)
-        return _is_safetensors(file) and _header(file)[1].get("schema") == TABLE
+        return is_binary(file) and _header(file)[1].get("schema") == TABLE
     except InputError:
         return False
+
+
+def schema_in(text: bytes) -> str | None:
+    """The schema of a document of klcal's; None if it says none."""
+    match = SCHEMA.search(text)
+    return None if match is None else match[1].decode("ascii", "replace")
 
 
 def parse_table(text: bytes) -> Table:
@@ -152,7 +159,7 @@ CODES = {f'"{name}"'.encode(): code for code, name in enumerate(UNIT_STATUSES)}
 # --- binary
 
 
-def _is_safetensors(file: RegularFile) -> bool:
+def is_binary(file: RegularFile) -> bool:
     """Whether a file begins with a length, as no text does: one of eight bytes is 0."""
     return b"\0" in file.read(0, min(file.size, LENGTH_BYTES))
 

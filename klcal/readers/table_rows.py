@@ -6,7 +6,6 @@ Raises nothing of its own but UsageError: a KeyError, TypeError or ValueError sa
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,16 +16,13 @@ from klcal.errors import UsageError
 from klcal.quantizers.scheme import DTYPES
 from klcal.tables.rows import Row
 from klcal.tables.schema import UNIT_FIELDS
+from klcal.tables.singles import single, singles
 from klcal.tables.status import STATUSES, UNIT_STATUSES
 from klcal.tables.units import Units
 
 __all__ = ["row_1", "row_2"]
 
 Json = dict[str, Any]
-
-SINGLE = struct.Struct("f")
-TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-"""Between them a float is written as the shortest text of a float32."""
 
 
 def row_2(row: Json, units: Json | None) -> Row:
@@ -125,10 +121,7 @@ def _number(value: Any) -> float:
     number = float(value)
     if math.isinf(number):  # as 1e999 is read
         raise ValueError
-    try:
-        return float(SINGLE.unpack(SINGLE.pack(number))[0]) if abs(number) >= TINY else number
-    except OverflowError:
-        return number
+    return single(number)
 
 
 def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -136,10 +129,7 @@ def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
     values = np.asarray(numbers, np.float64)
     if np.isinf(values).any():  # as 1e999 is read
         raise ValueError
-    with np.errstate(over="ignore"):
-        singles = values.astype(np.float32).astype(np.float64)
-    # The text of the largest one, 3.4028235e+38, is a little more than itself.
-    return np.where((np.abs(values) >= TINY) & (np.abs(singles) <= LARGEST), singles, values)
+    return singles(values)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -14,12 +14,16 @@ from klcal.errors import UsageError
 
 __all__ = [
     "BASES",
+    "CHANGES",
+    "CHANGE_FIELDS",
     "COMPARISON",
+    "CONTENTS",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
     "LEAST_FIRST",
     "MAX_HEADER_BYTES",
     "NUMERIC_FIELDS",
+    "RELATIVE",
     "SKETCH",
     "TABLE",
     "TABLE_1",
@@ -31,6 +35,8 @@ __all__ = [
 TABLE, TABLE_1 = "klcal.table/2", "klcal.table/1"
 COMPARISON = "klcal.comparison/1"
 SKETCH = "klcal.sketch/1"
+CHANGES = "klcal.changes/1"
+CONTENTS = "klcal.contents/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
 """What each channel, group or block has of its own."""
@@ -46,6 +52,12 @@ DIFFERENCE_FIELDS = (
     *("cosine", "max_abs_diff", "mse", "sqnr_db"),
 )
 """The numbers of a comparison."""
+
+CHANGE_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped", "rounded_to_zero")
+"""The numbers of which a row of changes says by how much they moved, as ``d.FIELD``."""
+
+RELATIVE = frozenset({"scale", "mse"})
+"""Numbers whose change is told as a share of what they were; that of all others is in their own units."""
 
 LEAST_FIRST = frozenset({"cosine", "sqnr_db", "low", "min"})
 """Numbers of which the smallest comes first where they are sorted: elsewhere large ones tell of a loss."""

@@ -11,17 +11,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 from klcal.errors import UsageError
+from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
+from klcal.tables.findings import Finding
 from klcal.tables.rows import Row
-from klcal.tables.schema import COMPARISON, DIFFERENCE_FIELDS, LEAST_FIRST, NUMERIC_FIELDS, TABLE, check_field
+from klcal.tables.schema import (
+    CHANGE_FIELDS,
+    CHANGES,
+    COMPARISON,
+    CONTENTS,
+    DIFFERENCE_FIELDS,
+    LEAST_FIRST,
+    NUMERIC_FIELDS,
+    TABLE,
+    check_field,
+)
 from klcal.tables.status import Cause
 
-__all__ = ["Comparison", "Config", "FileError", "Table", "in_order"]
+__all__ = ["Changes", "Comparison", "Config", "Contents", "FileError", "Table", "in_order"]
 
 OrderKey = tuple[str | tuple[int, str], ...]
+FIELDS_OF_CHANGES = (
+    *("name", "source", "status", "reason", "changed"),
+    *(f"d.{field}" for field in CHANGE_FIELDS),
+    *("unit", "units_changed", "was", "is"),
+)
+_AnyRow: TypeAlias = Row | Difference | Change | Content
 END = (-1, "")  # of a name: before any number
 
 
@@ -55,28 +74,59 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What was compared with what, and how many tensors there are of each kind."""
+
+    baseline: str
+    compared: str
+    same: int  # which have no row
+    changed: int
+    missing: int
+    extra: int
+    rules: tuple[str, ...] = ()  # by which findings were found
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was looked at."""
+
+    stats: bool  # whether the values were read
+    depth: int | None = None  # parts of the names by which rows are several tensors
+
+
+@dataclass(frozen=True)
 class Table:
     """All rows and everything that went wrong beside them; as it is made, sorted by source and then name."""
 
-    config: Config | Comparison
-    rows: tuple[Row, ...] | tuple[Difference, ...] = ()
+    config: Config | Comparison | Changes | Contents
+    rows: tuple[Row, ...] | tuple[Difference, ...] | tuple[Change, ...] | tuple[Content, ...] = ()
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: int = 0  # rows that are not here, because only the first were wanted
+    findings: tuple[Finding, ...] = ()  # what a gate stopped at
+    judged: bool = True  # of changes: whether anything could be compared
 
     @property
     def schema(self) -> str:
         """The name and version of what the fields mean."""
-        return TABLE if isinstance(self.config, Config) else COMPARISON
+        return {Config: TABLE, Comparison: COMPARISON, Changes: CHANGES, Contents: CONTENTS}[type(self.config)]
 
     @property
     def usable(self) -> bool:
-        """Whether a row is an answer: one is ``ok``, or all zeros."""
+        """Whether a row is an answer: one is ``ok``, or all zeros; of changes, whether anything was compared."""
+        if isinstance(self.config, Changes):
+            return self.judged
+        if isinstance(self.config, Contents):
+            return any(isinstance(row, Content) and not row.failed for row in self.rows)
         return any(row.status in ("ok", "zero") for row in self.rows)
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of a row's fields, in their order: the keys of the JSON, the columns of the plain formats."""
+        if isinstance(self.config, Changes):
+            return FIELDS_OF_CHANGES
+        if isinstance(self.config, Contents):
+            return tuple(field.name for field in fields(Content))
         if not isinstance(self.config, Config):
             return tuple(field.name for field in fields(Difference))
         expanded = any(isinstance(row, Row) and row.unit is not None for row in self.rows)
@@ -136,10 +186,11 @@ class Table:
 
     @staticmethod
     def of(
-        config: Config | Comparison,
-        rows: Iterable[Row] | Iterable[Difference],
+        config: Config | Comparison | Changes | Contents,
+        rows: Iterable[Row] | Iterable[Difference] | Iterable[Change] | Iterable[Content],
         errors: Iterable[FileError] = (),
         warnings: Iterable[str] = (),
+        judged: bool = True,
     ) -> Table:
         """The table with its rows and errors in the one order that does not depend on the input's."""
         ordered: list[Any] = sorted(rows, key=_place)
@@ -148,14 +199,15 @@ class Table:
             tuple(ordered),
             tuple(sorted(errors, key=lambda error: (in_order(error.source), error.reason))),
             tuple(warnings),
+            judged=judged,
         )
 
 
-def _place(row: Row | Difference) -> tuple[OrderKey, OrderKey]:
+def _place(row: _AnyRow) -> tuple[OrderKey, OrderKey]:
     return in_order(row.source), in_order(row.name)
 
 
-def _badness(field: str, row: Row | Difference) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:
+def _badness(field: str, row: _AnyRow) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:
     value: float | None = getattr(row, field)
     badness = 0.0 if value is None else value if field in LEAST_FIRST else -value
     return value is None, badness, _place(row), getattr(row, "unit", None) or 0

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from klcal.tables.table import Table
 
-__all__ = ["BINARY", "SUFFIXES", "WRITERS", "Writer"]
+__all__ = ["BINARY", "REPORTS", "SUFFIXES", "WRITERS", "Writer"]
 
 Writer = Callable[[Table, TextIO], None]
 
@@ -34,10 +34,16 @@ WRITERS: dict[str, Writer] = {
     "csv": _from("csv_table"),
     "md": _from("markdown"),
     "safetensors": _from("safetensors_table"),
+    "github": _from("github"),
+    "junit": _from("junit"),
+    "sarif": _from("sarif"),
 }
 
 BINARY = frozenset({"safetensors"})
 """Formats that are no text, and only of a table of scales: a stream's ``buffer`` takes them."""
+
+REPORTS = frozenset({"github", "junit", "sarif"})
+"""Formats of what a gate stopped at and of what failed, and not of the numbers."""
 
 SUFFIXES = {
     ".json": "json",
@@ -47,5 +53,7 @@ SUFFIXES = {
     ".tsv": "plain",
     ".txt": "plain",
     ".safetensors": "safetensors",
+    ".xml": "junit",
+    ".sarif": "sarif",
 }
 """Which format a file's name asks for."""

@@ -6,10 +6,12 @@ import csv
 from collections.abc import Sequence
 from typing import TextIO
 
+from klcal.tables.changes import Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
-from klcal.writers.records import cells
+from klcal.writers.records import cells, record
 
 __all__ = ["write"]
 
@@ -26,8 +28,9 @@ def write(table: Table, out: TextIO) -> None:
     writer.writerows(_inert(row, names) for row in table.rows)
 
 
-def _inert(row: Row | Difference, names: Sequence[str]) -> list[str]:
+def _inert(row: Row | Difference | Change | Content, names: Sequence[str]) -> list[str]:
+    found = record(row, names)
     return [
-        f"'{cell}" if isinstance(getattr(row, name), str) and cell.startswith(ACTIVE) else cell
+        f"'{cell}" if isinstance(found.get(name), str) and cell.startswith(ACTIVE) else cell
         for name, cell in zip(names, cells(row, names), strict=True)
     ]

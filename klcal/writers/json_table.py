@@ -29,6 +29,7 @@ def write(table: Table, out: TextIO) -> None:
     out.write(',\n "tool": ' + dump(of_all["tool"]))
     out.write(',\n "config": ' + dump(of_all["config"]))
     for key, items in (
+        *([("findings", ((dump(each),) for each in of_all["findings"]))] if "findings" in of_all else []),
         ("tensors", (json_text(row, names) for row in table.rows)),
         ("errors", ((dump(error),) for error in of_all["errors"])),
         ("warnings", ((dump(warning),) for warning in of_all["warnings"])),

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from klcal.tables.table import Table
+from klcal.writers.floats import for_people
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape
 
 __all__ = ["write"]
 
+FINDINGS = 100  # that are shown
+
 
 def write(table: Table, out: TextIO) -> None:
     """The headline, the calibrated tensors, then the others with their reasons."""
     out.write(code(headline(table)) + "\n")
+    if table.findings:
+        out.write("\n")
+        out.writelines(line + "\n" for line in _found(table))
     if ok := columns(table):
         out.write("\n")
         out.writelines(line + "\n" for line in _grid(ok))
@@ -25,6 +31,17 @@ def write(table: Table, out: TextIO) -> None:
     if said := [*notes(table), *table.warnings]:
         out.write("\n")
         out.writelines(f"- {code(text)}\n" for text in said)
+
+
+def _found(table: Table) -> Iterator[str]:
+    """The findings, the first ones: a comment on GitHub has 65,536 characters."""
+    yield "| finding | rule | what | was | is |"
+    yield "| :--- | :--- | :--- | ---: | ---: |"
+    for each in table.findings[:FINDINGS]:
+        sides = (number if isinstance(number, str) else for_people(number) for number in (each.was, each.now))
+        yield "| " + " | ".join(map(code, (each.name, each.rule, each.text, *sides))) + " |"
+    if len(table.findings) > FINDINGS:
+        yield f"\n… and {len(table.findings) - FINDINGS} more"
 
 
 def _grid(shown: Sequence[Column]) -> Iterator[str]:

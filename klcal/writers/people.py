@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from klcal.tables.changes import WORDS, Change
+from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
-from klcal.tables.table import Comparison, Config, Table
+from klcal.tables.table import Changes, Comparison, Config, Contents, Table
 from klcal.writers.floats import DIGITS, for_people
 from klcal.writers.records import left_out, several_sources
 
@@ -34,17 +36,19 @@ class Column:
 
 def columns(table: Table) -> list[Column]:
     """The columns of the rows that are ok, the name first; none if there is no such row."""
-    rows = [row for row in table.rows if row.status == "ok"]
+    rows = [row for row in table.rows if _is_shown(row)]
     if not rows:
         return []
-    chosen = _COLUMNS if isinstance(table.config, Config) else _DIFFERENCES
+    chosen = {Config: _COLUMNS, Comparison: _DIFFERENCES, Changes: _CHANGES, Contents: _CONTENTS}[type(table.config)]
     shown = [Column(title, tuple(map(text, rows)), number, spare) for title, text, number, spare in chosen]
     if len({(row.source, row.name) for row in rows}) > len({row.name for row in rows}):  # names alone tell too little
         shown = [replace(column, spare=0) if column.title == "source" else column for column in shown]
     hidden = {column.title for column in shown if column.title in _HOW and len(set(column.cells)) == 1}
+    silent = (*_OF_CONTENTS, "changed")
+    hidden |= {column.title for column in shown if column.title in silent and not any(column.cells)}
     if not several_sources(table):
         hidden.add("source")
-    if not any(isinstance(row, Row) and row.units is not None for row in rows):
+    if not any(isinstance(row, Row | Change) and row.units is not None for row in rows):
         hidden.update(_UNITS)
     if not any(isinstance(row, Row) and row.unit is not None for row in rows):
         hidden.add("unit")
@@ -53,7 +57,12 @@ def columns(table: Table) -> list[Column]:
     return [column for column in shown if column.title not in hidden]
 
 
-def shape(row: Row | Difference) -> str:
+def _is_shown(row: Row | Difference | Change | Content) -> bool:
+    """Whether a row has its place among the others, and not in a list of reasons."""
+    return not row.failed if isinstance(row, Content) else row.status in ("ok", "changed")
+
+
+def shape(row: Row | Difference | Content) -> str:
     """The shape as people write it.
 
     >>> shape(Row(status="ok", shape=(64, 3, 7, 7))), shape(Row(status="ok", shape=()))
@@ -103,10 +112,37 @@ def _worst_sqnr(row: Row) -> str:
     return "" if worst is None else for_people(worst[0])
 
 
+def _scale_of(change: Change, row: Row) -> str:
+    """That of the row, or of the unit whose scale moved most."""
+    unit = change.unit
+    scale = row.scale if row.units is None else None if unit is None else float(row.units.scale[unit])
+    return for_people(scale, SCALE_DIGITS)
+
+
+def _moved(value: float | None) -> str:
+    """A change, with its sign where there is one."""
+    return "" if value is None else "0" if value == 0 else f"{value:+.{DIGITS}g}"
+
+
+def _moved_percent(share: float | None) -> str:
+    return _moved(None if share is None else 100 * share)
+
+
+def _units_changed(change: Change) -> str:
+    return "" if change.units is None else f"{change.units_changed} of {len(change.units[0])}"
+
+
 _Columns = tuple[tuple[str, Callable[[Any], str], bool, int], ...]
 
 _HOW = ("target", "scheme", "method", "scale in")  # columns where rules by name made rows differ
-_UNITS = ("units", "min scale", "max scale", "worst dB", "worst unit")  # columns where units have scales
+_UNITS = (
+    "units",
+    "min scale",
+    "max scale",
+    "worst dB",
+    "worst unit",
+    "units changed",
+)  # columns where units have scales
 _COLUMNS: _Columns = (
     ("name", lambda row: row.name, False, 0),
     ("source", lambda row: row.source, False, 5),
@@ -146,6 +182,52 @@ _DIFFERENCES: _Columns = (
     ("max |diff|", lambda row: for_people(row.max_abs_diff), True, 4),
     ("SQNR dB", lambda row: _bounded(row.sqnr_db), True, 2),
 )
+_CHANGES: _Columns = (
+    ("name", lambda change: change.name, False, 0),
+    ("source", lambda change: change.source, False, 5),
+    ("changed", lambda change: ", ".join(word for word in change.changed if word in WORDS), False, 1),
+    ("was scale", lambda change: _scale_of(change, change.was), True, 9),
+    ("scale", lambda change: _scale_of(change, change.now), True, 8),
+    ("d.scale %", lambda change: _moved_percent(change.d("scale")), True, 1),
+    ("d.zero_point", lambda change: _moved(change.d("zero_point")), True, 3),
+    ("d.kl", lambda change: _moved(change.d("kl")), True, 7),
+    ("d.sqnr_db", lambda change: _moved(change.d("sqnr_db")), True, 2),
+    ("d.clipped %", lambda change: _moved_percent(change.d("clipped")), True, 6),
+    ("worst unit", lambda change: "" if change.unit is None else str(change.unit), True, 7),
+    ("units changed", _units_changed, True, 4),
+)
+_OF_CONTENTS = ("tensors", "is", "also called", "min", "max", "zeros %", "not finite", "outlier", "histogram")
+"""Columns that go where no row has anything to say in them."""
+_CONTENTS: _Columns = (
+    ("name", lambda row: row.name, False, 0),
+    ("source", lambda row: row.source, False, 5),
+    ("tensors", lambda row: str(row.tensors) if row.tensors > 1 else "", True, 1),
+    ("dtype", lambda row: row.dtype or "", False, 2),
+    ("shape", shape, False, 3),
+    ("values", lambda row: _whole(row.numel), True, 6),
+    ("bytes", lambda row: _whole(row.nbytes), True, 4),
+    ("min", lambda row: for_people(row.min), True, 7),
+    ("max", lambda row: for_people(row.max), True, 8),
+    ("zeros %", lambda row: _percent(row.zeros / row.numel) if row.zeros else "", True, 11),
+    ("not finite", lambda row: _whole((row.nan or 0) + (row.neg_inf or 0) + (row.pos_inf or 0) or None), True, 9),
+    ("outlier", lambda row: for_people(row.outlier, 3), True, 10),
+    ("histogram", lambda row: _bars(row.histogram), False, 12),
+    ("is", lambda row: row.reason or "", False, 13),
+    ("also called", lambda row: ", ".join(row.aliases), False, 14),
+)
+BARS = " .:-=+*#%@"  # of a histogram, which any terminal has
+
+
+def _whole(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _bars(histogram: tuple[int, ...] | None) -> str:
+    """A character for each bin: the fullest is the last of them, none is a space."""
+    if not histogram:
+        return ""
+    most, top = max(histogram), len(BARS) - 1
+    return "".join(BARS[-(-count * top // most)] for count in histogram)
 
 
 def _bounded(value: float | None) -> str:
@@ -155,6 +237,10 @@ def _bounded(value: float | None) -> str:
 
 def remark_titles(table: Table) -> tuple[str, str, str]:
     """What stands above the remarks."""
+    if isinstance(table.config, Changes):
+        return "in one table", "status", "reason"
+    if isinstance(table.config, Contents):
+        return "not readable", "status", "reason"
     return "not calibrated" if isinstance(table.config, Config) else "not compared", "status", "reason"
 
 
@@ -163,7 +249,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
     several = several_sources(table)
     for row in table.rows:
         partly = isinstance(row, Row) and row.units is not None and row.units.status is not None
-        if row.status != "ok" or partly:
+        if not _is_shown(row) or partly:
             name = f"{row.source}: {row.name}" if several else row.name
             name += f" [{row.unit}]" if isinstance(row, Row) and row.unit is not None else ""
             yield name, "partly" if partly else row.status, row.reason or ""
@@ -189,6 +275,15 @@ def _together(said: Sequence[tuple[str, str]]) -> str:
 def headline(table: Table) -> str:
     """One line: how the rows were computed, and how many of them there are of each status."""
     config = table.config
+    if isinstance(config, Changes):
+        kinds = ("same", "changed", "missing", "extra")
+        counts = ", ".join(f"{count} {kind}" for kind in kinds if (count := getattr(config, kind)))
+        return f"{config.baseline} → {config.compared} · {counts or 'no tensors'}"
+    if isinstance(config, Contents):
+        tensors = sum(row.tensors for row in table.rows if isinstance(row, Content))
+        nbytes = sum(row.nbytes or 0 for row in table.rows if isinstance(row, Content))
+        values = sum(row.numel or 0 for row in table.rows if isinstance(row, Content))
+        return f"{tensors:,} tensors, {values:,} values, {nbytes:,} bytes"
     if isinstance(config, Comparison):
         unit = {"e": "nats", "2": "bits", "10": "bans"}[config.base]
         by = [f"quantized by {config.quantized_by}"] if config.quantized_by else []

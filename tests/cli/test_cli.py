@@ -165,6 +165,7 @@ def test_help_is_an_answer():
 OTHERS = {
     "apply": ["--to", "safetensors", "-o", "q"],
     "export": ["--to", "ort"],
+    "check": ["--baseline", "absent.json"],
     "merge": ["-o", "q.safetensors"],
     "sketch": ["-o", "q.safetensors"],
 }

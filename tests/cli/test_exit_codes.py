@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from klcal.cli import verdict
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode
+from klcal.tables.findings import Finding
 from klcal.tables.rows import Row
 from klcal.tables.status import FAILURES
 from klcal.tables.table import Config, FileError, Table
@@ -95,7 +96,7 @@ def test_code_of_a_run(here, arguments, code):
 def test_the_highest_of_1_4_5_but_3_where_there_is_no_answer(statuses, lost, tripped, bug):
     rows = [Row(name=str(number), status=status, reason=status) for number, status in enumerate(statuses)]
     errors = [FileError("x", "damaged")] * lost + [FileError("x", "KeyError", "bug")] * bug
-    findings = [verdict.Finding("x", "x", "scale 1.0 > 0")] * tripped
+    findings = [Finding(source="x", name="x", rule="scale > 0", text="scale 1.0 > 0")] * tripped
     expected = max(
         1 if tripped else 0,
         4 if lost or FAILURES & set(statuses) else 0,

@@ -195,8 +195,6 @@ def test_a_condition_is_refused_just_where_no_value_within_the_limits_meets_it(f
 @pytest.mark.parametrize(
     ("twice", "option"),
     [
-        (["-o", "a.json", "-o", "b.md"], "--output"),
-        (["-o", "a.json", "--output=a.json"], "--output"),
         (["--bins", "64", "--bins", "65"], "--bins"),
         (["--jobs=1", "--jobs=2"], "--jobs"),
     ],

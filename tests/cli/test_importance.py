@@ -193,6 +193,26 @@ def test_what_is_left_over_on_either_side_is_a_warning(saved):
     assert len(some.messages) == 1, "of the tensors that are not wanted nothing is said"
 
 
+def test_experts_of_an_old_file_follow_one_another(here):
+    """It does not say of how many matrices a vector is: the tensor does, as in llama-quantize."""
+    of_each = np.stack([energy(32, seed) for seed in range(3)])
+    values = {"blk.0.ffn_up_exps.weight": normal(3 * 4 * 32).reshape(3, 4, 32), "short": normal(12).reshape(2, 3, 2)}
+    np.savez("m.npz", **values)
+    np.savez("energy.npz", **dict.fromkeys(values, of_each))
+    entries = {name: (7, of_each.ravel().tolist()) for name in values}
+    Path("energy.dat").write_bytes(imatrix(entries))
+    old, new = (
+        klcal("calibrate", "m.npz", "--importance", f"energy.{end}", *INT4, "--format", "json")
+        for end in ("dat", "npz")
+    )
+    name = "blk.0.ffn_up_exps.weight"
+    assert old.tensors[name] == new.tensors[name]
+    assert old.tensors[name]["importance"] is True
+    assert old.tensors["short"]["reason"].startswith(
+        "the importance has the shape [96], the tensor [2, 3, 2]; it needs"
+    )
+
+
 @pytest.mark.parametrize(
     ("importance", "reason"),
     [

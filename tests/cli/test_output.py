@@ -103,7 +103,7 @@ def test_a_table_among_models_is_told_from_them(here):
 
 
 def test_a_suffix_that_names_no_format_is_refused(here):
-    assert ".json, .jsonl, .csv" in refused("x.npy", "-o", "x.xml")
+    assert ".json, .jsonl, .csv" in refused("x.npy", "-o", "x.yaml")
     assert files() == ["x.npy"]
 
 

@@ -30,7 +30,9 @@ def imported(*arguments: str, first: str = "") -> set[str]:
     return set(json.loads(done.stderr)) & set(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["calibrate", "--help"], ["export", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["calibrate", "--help"], ["export", "--help"], ["check", "--help"], ["--version"]]
+)
 def test_help_needs_neither_numpy_nor_rich(arguments):
     assert imported(*arguments) == set()
 
@@ -44,6 +46,12 @@ def test_an_everyday_file_needs_no_torch_and_without_a_table_no_rich(name, forma
 def test_an_export_needs_neither_torch_nor_rich(tmp_path):
     imported("calibrate", str(SAMPLES / "minilm_l0_ffn_in.npy"), "--output", str(tmp_path / "t.json"))
     assert imported("export", str(tmp_path / "t.json"), "--to", "ort-cache", "-o", str(tmp_path / "c")) == {"numpy"}
+
+
+def test_two_tables_are_compared_with_neither_torch_nor_rich(tmp_path):
+    table = str(tmp_path / "t.safetensors")
+    imported("calibrate", str(SAMPLES / "mtcnn_pnet.pt"), "--per", "channel", "--output", table)
+    assert imported("diff", table, table) == {"numpy"}
 
 
 def test_a_table_needs_rich():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import klcal
 from klcal.errors import InputError
 from klcal.readers import onnx_file, protobuf
 from klcal.readers.onnx_data import BLOCK_BYTES, IntegersSpan, data_path
@@ -80,6 +81,7 @@ def check_agreement(found, array) -> None:
     np.testing.assert_array_equal(ours.view(f"u{ours.itemsize}"), array.ravel().view(f"u{array.itemsize}"))
 
 
+FLOAT4, E8M0 = 23, 24
 FLOATS = [number for number, kind in KINDS.items() if kind.storage]
 
 
@@ -89,12 +91,34 @@ FLOATS = [number for number, kind in KINDS.items() if kind.storage]
 def test_tensors_are_those_that_onnx_loads(folder, onnx, data_type, raw, shape):
     dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
     array = np.random.default_rng(data_type).normal(size=shape).astype(dtype)
-    flat = array.tobytes() if raw else [float(each) for each in array.ravel()]
-    made = onnx.helper.make_tensor("w", data_type, shape, flat, raw=raw)
+    made = onnx.numpy_helper.from_array(array, "w")
+    if not raw:
+        made = onnx.helper.make_tensor("w", data_type, shape, [float(each) for each in array.ravel()])
+    assert bool(made.raw_data) == (raw and array.size > 0)
     whole = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [made]))
     found = found_in(folder, whole.SerializeToString())
     assert KINDS[data_type].name == array.dtype.name
     check_agreement(found["w"], onnx.numpy_helper.to_array(made))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("count", [1, (1 << 22) + 1])
+def test_float4_in_several_chunks(tmp_path, onnx, count, beside):
+    array = np.random.default_rng(4).normal(size=count).astype(onnx.helper.tensor_dtype_to_np_dtype(FLOAT4))
+    whole = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(array, "w")]))
+    onnx.save(whole, str(tmp_path / "m.onnx"), save_as_external_data=beside, location="m.bin", size_threshold=0)
+    (found,) = klcal.read(tmp_path).values()  # the file beside it is none of its own
+    assert (found.status, (tmp_path / "m.bin").exists()) == ("ok", beside)
+    check_agreement(found, array)
+
+
+def test_float4_does_not_share_data(tmp_path):
+    """As no other values may, in part."""
+    (tmp_path / "m.onnx_data").write_bytes(bytes(64))
+    two = [tensor(name, (32,), FLOAT4, external(offset=at)) for name, at in (("a", 0), ("b", 8))]
+    (tmp_path / "m.onnx").write_bytes(model(*two))
+    found = describe(open_regular(str(tmp_path / "m.onnx")))
+    assert [each.status for each in found] == ["ok", "failed"]
 
 
 def test_types_have_the_names_that_onnx_gives_them(onnx):
@@ -353,6 +377,7 @@ DAMAGED = {
     "more integers than bytes": (tensor("w", (9,), FLOAT16, held(5, b"\1")), "failed", "needs 9 values"),
     "a place that is not known": (tensor(more=held(9, VALUES) + number(14, (1 << 32) + 1)), "failed", "not known"),
     "segments": (tensor(more=held(3, b"") + held(9, VALUES)), "unsupported", "tensors in segments"),
+    "half a byte more": (tensor("w", (17,), FLOAT4, held(9, bytes(8))), "failed", "its shape needs 9"),
     "no type": (tensor(data_type=0), "unsupported", "type 0"),
     "a type of the future": (tensor(data_type=99), "unsupported", "type 99"),
     "complex numbers": (tensor(data_type=14), "unsupported", "complex64"),

@@ -87,6 +87,160 @@ CHECKPOINTS = {
     "MX": ("MX", {"weight": bytes_of(8, 16), "weight_scale": bytes_of(8, 1)}),
     "MX, powers": ("MX", {"weight": bytes_of(8, 16), "weight_scale": zeros(8, 1, dtype=ml_dtypes.float8_e8m0fnu)}),
     "MX, blocks": ("MX", {"proj_blocks": bytes_of(8, 1, 16), "proj_scales": bytes_of(8, 1)}),
+    "float8, static experts": (
+        "float8",
+        {
+            "up": zeros(2, 8, 8, dtype=FLOAT8),
+            "up_scale_inv": zeros(2, 1, 1),
+            "up_activation_scale": zeros(2),
+        },
+    ),
+    "float8, ComfyUI": (
+        "float8",
+        {"weight": zeros(8, 8, dtype=FLOAT8), "scale_weight": zeros(), "scale_input": zeros(1)},
+    ),
+    "float8, Mistral": (
+        "float8",
+        {"weight": zeros(8, 8, dtype=FLOAT8), "qscale_weight": zeros(), "qscale_act": zeros()},
+    ),
+    "float8, DeepSeek": ("float8", {"weight": zeros(8, 8, dtype=FLOAT8), "scale": zeros(1, 1)}),
+    "MX, DeepSeek": (
+        "MX",
+        {"weight": zeros(8, 16, dtype=np.int8), "scale": zeros(8, 1, dtype=ml_dtypes.float8_e8m0fnu)},
+    ),
+    "int4, Model-Optimizer": (
+        "packed",
+        {"weight": bytes_of(8, 4), "weight_scale": zeros(8, 1), "pre_quant_scale": zeros(8), "input_scale": zeros()},
+    ),
+    "BitNet": ("packed", {"weight": bytes_of(2, 8), "weight_scale": zeros(1, dtype=BFLOAT16)}),
+    "compressed-tensors, sparse": (
+        "compressed-tensors",
+        {
+            "compressed": zeros(8, 4, dtype=FLOAT8),
+            "bitmask": bytes_of(8, 1),
+            "weight_scale": zeros(8, 1),
+            "shape": zeros(2, dtype=np.int64),
+        },
+    ),
+    "GPTQ, symmetric": (
+        "AWQ or GPTQ",
+        {"qweight": zeros(4, 8, dtype=np.int32), "scales": zeros(1, 8, dtype=np.float16)},
+    ),
+    "SVDQuant": (
+        "SVDQuant",
+        {"qweight": zeros(8, 4, dtype=np.int8), "wscales": zeros(1, 8), "smooth": zeros(8), "smooth_orig": zeros(8)},
+    ),
+    "int8, scales": ("int8", {"weight": zeros(8, 8, dtype=np.int8), "scales": zeros(8, dtype=BFLOAT16)}),
+    "float8, TensorRT-LLM": (
+        "float8",
+        {
+            "weight": zeros(8, 8, dtype=FLOAT8),
+            "weights_scaling_factor": zeros(1),
+            "activation_scaling_factor": zeros(1),
+        },
+    ),
+    "NVFP4, TensorRT-LLM": (
+        "NVFP4",
+        {
+            "weight": bytes_of(8, 8),
+            "weights_scaling_factor": zeros(8, 1, dtype=FLOAT8),
+            "weights_scaling_factor_2": zeros(1),
+        },
+    ),
+    "int4, TensorRT-LLM": (
+        "TensorRT-LLM",
+        {
+            "weight": zeros(8, 4, dtype=np.int8),
+            "weights_scaling_factor": zeros(8, 1),
+            "prequant_scaling_factor": zeros(8),
+        },
+    ),
+    "int8, TensorRT-LLM": ("TensorRT-LLM", {"weight": zeros(8, 8, dtype=np.int8), "per_channel_scale": zeros(8)}),
+    "NVFP4, experts": (
+        "NVFP4",
+        {
+            "up": bytes_of(2, 8, 8),
+            "up_weight_scale": zeros(2, 8, 1, dtype=FLOAT8),
+            "up_weight_scale_2": zeros(2),
+            "up_input_scale": zeros(2),
+        },
+    ),
+    "float8, experts": (
+        "float8",
+        {"up": zeros(2, 8, 8, dtype=FLOAT8), "up_weight_scale": zeros(2), "up_input_scale": zeros(2)},
+    ),
+    "EXL2": (
+        "EXL2",
+        {
+            "q_weight": zeros(8, 4, dtype=np.int32),
+            "q_scale": zeros(1, 4, dtype=np.int32),
+            "q_scale_max": zeros(1, dtype=np.float16),
+            "q_groups": zeros(2, dtype=np.int16),
+            "q_invperm": zeros(8, dtype=np.int32),
+        },
+    ),
+    "EXL3": (
+        "EXL3",
+        {
+            "trellis": zeros(1, 1, 64, dtype=np.int16),
+            "suh": zeros(8, dtype=np.float16),
+            "svh": zeros(8, dtype=np.float16),
+        },
+    ),
+    "HQQ": ("HQQ", {"W_q": bytes_of(4, 8), "scale": zeros(8, 1), "zero": zeros(8, 1)}),
+    "HQQ, a view as floats": ("HQQ", {"W_q": zeros(4, 4, dtype=np.float16), "scale": zeros(8, 1), "zero": zeros(8, 1)}),
+    "HQQ, nested": ("HQQ", {"W_q": bytes_of(4, 8), "meta.scale": zeros(8, 1), "meta.zero": zeros(8, 1)}),
+    "MLX": ("MLX", {"weight": zeros(8, 4, dtype=np.uint32), "scales": zeros(8, 1), "biases": zeros(8, 1)}),
+    "MLX, mxfp4": ("MLX", {"weight": zeros(8, 4, dtype=np.uint32), "scales": bytes_of(8, 1)}),
+    "EETQ": ("EETQ", {"weight": zeros(8, 8, dtype=np.int8), "weight_scales": zeros(8, dtype=np.float16)}),
+    "HIGGS": (
+        "HIGGS",
+        {
+            "weight": zeros(2, 8, dtype=np.int16),
+            "scales": zeros(8, 1),
+            "tables": zeros(16),
+            "tables2": zeros(16, 16, 2),
+        },
+    ),
+    "QuIP#": ("QuIP#", {"Qidxs": zeros(8, 1, dtype=np.int64), "SU": zeros(8), "SV": zeros(8), "Wscale": zeros()}),
+    "quanto": (
+        "quanto",
+        {
+            "weight._data": zeros(8, 8, dtype=np.int8),
+            "weight._scale": zeros(8, 1),
+            "input_scale": zeros(),
+            "output_scale": zeros(),
+        },
+    ),
+    "quanto, 4 bits": (
+        "quanto",
+        {"weight._data._data": bytes_of(4, 8), "weight._scale": zeros(8, 1), "weight._shift": zeros(8, 1)},
+    ),
+    "torchao": (
+        "torchao",
+        {
+            "_weight_qdata": zeros(8, 8, dtype=FLOAT8),
+            "_weight_scale": zeros(8, 1),
+            "_weight_act_quant_scale": zeros(),
+            "_weight_act_pre_scale": zeros(8),
+        },
+    ),
+    "torchao, 4 bits": (
+        "torchao",
+        {"_weight_qdata": bytes_of(8, 4), "_weight_scale": zeros(1, 8), "_weight_zero_point": zeros(1, 8)},
+    ),
+    "torchao, tiles": (
+        "torchao",
+        {"_weight_qdata": zeros(1, 1, 32, 4, dtype=np.int32), "_weight_scale_and_zero": zeros(1, 8, 2)},
+    ),
+    "torchao, NVFP4": (
+        "torchao",
+        {
+            "_weight_qdata": bytes_of(8, 8),
+            "_weight_scale": zeros(8, 1, dtype=FLOAT8),
+            "_weight_per_tensor_scale": zeros(),
+        },
+    ),
     "NVFP4": (
         "NVFP4",
         {"weight": bytes_of(8, 8), "weight_scale": zeros(8, 1, dtype=FLOAT8), "weight_scale_2": zeros(1)},
@@ -108,6 +262,66 @@ def test_codes_and_scales_are_skipped_and_said(tmp_path, case):
     result = klcal("calibrate", path, "--format", "json")
     assert result.code == 0
     assert result.tensors["a.b." + next(iter(tensors))]["status"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "l.self_attn.k_scale",
+        "l.self_attn.attn.v_scale",
+        "l.self_attn.qkv_proj.q_scale",
+        "l.self_attn.k_proj.output_scale",
+        "l.self_attn.prob_scale",
+        "l.attention.kv_fake_quantizer.qscale_act",
+        "l.norm.input_scale",
+        "l.attention.kv_cache_scaling_factor",
+    ],
+)
+def test_scales_of_what_goes_through_are_no_weights(tmp_path, name):
+    """Where nothing else is quantized; a vector of that name may be a weight."""
+    for shape, status in (((), "skipped"), ((1,), "skipped"), ((8,), "ok")):
+        found = read(save(tmp_path / "m.safetensors", {name: zeros(*shape), "l.weight": np.ones((8, 8), np.float32)}))
+        assert (found[name].status, found["l.weight"].status) == (status, "ok")
+    assert read(save(tmp_path / "n.safetensors", {"x_scale": zeros(1)}))["x_scale"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "l.weight_quantizer._amax",
+        "l._input_quantizer._amax",
+        "l.weight_fake_quant.scale",
+        "l.weight_fake_quant.activation_post_process.min_val",
+        "l.activation_post_process.scale",
+        "l.activation_post_process_0.histogram",
+    ],
+)
+def test_ranges_of_quantizers_are_no_weights(tmp_path, name):
+    """Of models that are prepared for quantization: their weights are weights."""
+    found = read(save(tmp_path / "m.safetensors", {name: zeros(8), "l.weight": np.ones((8, 8), np.float32)}))
+    assert (found[name].status, found["l.weight"].status) == ("skipped", "ok")
+    assert "range of a quantizer" in found[name].reason
+
+
+@pytest.mark.parametrize(
+    ("codes", "scale", "zero_point", "weight"),
+    [
+        ("weight._data", "weight._scale", None, "weight"),
+        ("_weight_qdata", "_weight_scale", "_weight_zero_point", "weight"),
+        ("weight", "scale_weight", None, "weight"),
+        ("weight", "qscale_weight", None, "weight"),
+        ("weight", "scale", None, "weight"),
+        ("weight", "weights_scaling_factor", None, "weight"),
+    ],
+)
+def test_codes_stand_for_the_weight_of_their_module(tmp_path, codes, scale, zero_point, weight):
+    dtype = np.int8 if "_" in codes else FLOAT8
+    values, scales, zeros_of = RNG.integers(-9, 9, (6, 10)).astype(dtype), uniform(6, 1), np.full((6, 1), 3, np.int8)
+    tensors = {f"m.{codes}": values, f"m.{scale}": scales} | ({f"m.{zero_point}": zeros_of} if zero_point else {})
+    whole = read(save(tmp_path / "m.safetensors", tensors))[f"m.{codes}"].dequantized
+    expected = (values.astype(np.float32) - (3 if zero_point else 0)) * scales
+    assert whole.name == f"m.{weight}"
+    np.testing.assert_array_equal(values_in(whole), expected)
 
 
 def test_packed_float4_beside_its_scale_is_codes(tmp_path):
@@ -238,6 +452,46 @@ def test_codes_and_scales_of_a_pt_lie_in_any_order(tmp_path, case, order):
     plain = klcal("calibrate", tmp_path / "w.npy", "--per", "channel", "--format", "json").tensors["w"]
     result = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--per", "channel", "--format", "json")
     assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("case", ["tensor", "channel", "ragged blocks"])
+def test_int8_codes_of_a_pt_stand_for_the_same(tmp_path, case, legacy):
+    """Also those that are a transposed part of a storage, as no writer of arrays alone would leave them."""
+    shape, scale, of_each = SCALED[case]
+    whole = torch.from_numpy(RNG.integers(-128, 128, (shape[1], shape[0] + 3)).astype(np.int8))
+    codes = whole[:, 1:-2].T
+    zero = torch.from_numpy(RNG.integers(-8, 8, scale.shape).astype(np.int8))
+    model = {"w": codes, "w_scale": torch.from_numpy(scale), "w_zero_point": zero}
+    torch.save(model, tmp_path / "m.pt", _use_new_zipfile_serialization=not legacy)
+    found = read(tmp_path / "m.pt")["w"].dequantized
+    np.save(tmp_path / "w.npy", (codes.numpy() - of_each(zero.numpy()).astype(np.float32)) * of_each(scale))
+    assert found.order == (1, 0)
+    plain = klcal("calibrate", tmp_path / "w.npy", "--per", "channel", "--format", "json").tensors["w"]
+    result = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--per", "channel", "--format", "json")
+    assert {**result.tensors["w"], "source": ""} == {**plain, "source": ""}
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_damaged_codes_of_a_pt_fail(tmp_path, strided):
+    codes = torch.arange(-100, 100, dtype=torch.int8).reshape(20, 10)
+    torch.save({"w": codes[:, 1:] if strided else codes, "w_scale": torch.ones(1)}, tmp_path / "m.pt")
+    data = (tmp_path / "m.pt").read_bytes()
+    at = data.index(codes.numpy().tobytes()) + 50
+    (tmp_path / "m.pt").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    row = klcal("calibrate", tmp_path / "m.pt", "--dequantize", "--format", "json").tensors["w"]
+    assert row["status"] == "failed"
+
+
+def test_codes_of_a_pt_that_share_a_storage_are_not_read_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("klcal.readers.pt.views.MIN_REREAD_BYTES", 0)
+    whole = torch.zeros(1 << 16, dtype=torch.int8)
+    views = {f"{n}.w": whole[n:] for n in range(40)}
+    torch.save({**views, **{f"{name}_scale": torch.ones(1) for name in views}}, tmp_path / "m.pt")
+    found = [each for name, each in read(tmp_path / "m.pt").items() if name in views]
+    usable = [each for each in found if each.dequantized is not None and each.dequantized.parts]
+    assert len(usable) < 20
+    assert all(each.status == "skipped" for each in found)
 
 
 def test_a_wrong_scale_is_noticed(tmp_path):

@@ -50,6 +50,12 @@ def constant(output: str, value: bytes) -> bytes:
     return held(1, held(2, output) + held(4, "Constant") + held(5, held(1, "value") + held(5, value)))
 
 
+def dequantize(*inputs: str, operator: str = "DequantizeLinear", **attributes: int) -> bytes:
+    """A node that quantizes, or takes what is quantized."""
+    numbers = b"".join(held(5, held(1, name) + number(3, value)) for name, value in attributes.items())
+    return held(1, b"".join(held(1, name) for name in inputs) + held(2, "y") + held(4, operator) + numbers)
+
+
 def branch(*graphs: bytes) -> bytes:
     """A node with graphs in its attributes."""
     return held(1, held(4, "If") + b"".join(held(5, held(1, "then_branch") + held(6, each)) for each in graphs))

@@ -1,6 +1,7 @@
 """Writers: same table, same bytes; a name is data, whatever is in it; a number reads back."""
 
 import csv
+import importlib.metadata
 import io
 import json
 import math
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from klcal.cli.options import Format
 from klcal.tables.table import Table, in_order
-from klcal.writers import BINARY, SUFFIXES, WRITERS, records
+from klcal.writers import BINARY, SUFFIXES, WRITERS
 from klcal.writers.floats import GREATEST, LEAST, for_people, printed, shortest
 from klcal.writers.people import columns
 from klcal.writers.records import record
@@ -52,7 +53,7 @@ def rows(name: str, table: Table) -> list[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _no_version(monkeypatch):
-    monkeypatch.setattr(records, "version", lambda _: "0.0.0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.0.0")
 
 
 @pytest.mark.parametrize("name", WRITERS)

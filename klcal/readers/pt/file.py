@@ -256,12 +256,13 @@ def _describe_one(checkpoint: _Checkpoint, item: Named, tensor: Tensor, views: V
 def _with_raw(
     plain: Description, byte_order: str, member: Member, start: int, tensor: Tensor, others: Views
 ) -> Description:
-    """Integers with where they lie, if they can be copied."""
-    if tensor.dtype not in WHOLES:
+    """Integers with where they lie, if they can be copied, or restored where they are codes."""
+    if tensor.dtype not in WHOLES or tensor.storage is None:
         return plain
+    key = tensor.storage.key
     try:
-        raw = _parts(member, start, tensor, byte_order + WHOLES[tensor.dtype], counts_check=False)
-        others.add(raw, str(id(tensor)), member.size, member.file.size)
+        raw = _parts(member, start, tensor, byte_order + WHOLES[tensor.dtype], key not in others.checked)
+        others.add(raw, key, member.size, member.file.size)
     except InputError:
         return plain
     return replace(plain, raw=raw, order=axis_order(tensor.shape, tensor.strides))

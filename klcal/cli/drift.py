@@ -1,0 +1,112 @@
+"""What ``klcal check`` and ``klcal diff`` have in common: rules that are asked for, findings, and what stderr says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from klcal.cli.messages import capped, line, of_table, say
+from klcal.cli.rules import DEFAULTS, Rule, drift, parse_rule
+from klcal.cli.verdict import exit_code
+from klcal.errors import ExitCode, UsageError
+from klcal.readers.table_file import is_binary_table
+from klcal.tables.findings import Finding
+from klcal.tables.table import Changes, Table
+from klcal.writers import REPORTS, WRITERS, Writer
+from klcal.writers.file import Render, Replacement, is_special, replacement
+from klcal.writers.people import headline
+
+if TYPE_CHECKING:
+    from klcal.pipeline.check import Checked
+
+__all__ = ["TEXTS_ONLY", "asked_rules", "drifted", "shown_as", "told_of_drift", "updating"]
+
+TEXTS_ONLY = "it is for scales, not for what changed between them"  # of formats that are binary
+
+
+def asked_rules(fail_on: Sequence[str] | None) -> list[Rule]:
+    """The rules of the command line, or ours.
+
+    Raises:
+        UsageError: one is no rule, or nothing can meet it.
+    """
+    return [parse_rule(text, is_ours=not fail_on) for text in fail_on or DEFAULTS]
+
+
+def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
+    """The same changes, and what of them met a rule."""
+    assert isinstance(changes.config, Changes)
+    config = replace(changes.config, rules=tuple(rule.text for rule in rules))
+    return replace(changes, config=config, findings=drift(changes, rules))
+
+
+def shown_as(changes: Table, top: int | None) -> Callable[[str], Render]:
+    """Changes in a format, by its name: those that are not the same, and of them the first so many."""
+    rows: tuple[Any, ...] = tuple(row for row in changes.rows if row.status != "same")
+    differing = replace(changes, rows=rows)
+    shown = differing if top is None else differing.top(top)
+    return lambda name: partial(WRITERS[name], changes if name in REPORTS else shown)
+
+
+def told_of_drift(changes: Table, made: Table | None = None) -> ExitCode:
+    """Say what met a rule, and how the answer is to be taken; of a table that was made for it, what that lacks."""
+    code = ExitCode.FINDINGS if changes.findings else ExitCode.DONE
+    if made is not None:
+        code = exit_code(made, changes.findings)
+        say(of_table(made, code))
+    if code == ExitCode.NOTHING_USABLE:
+        return code
+    say(capped([_line(each) for each in changes.findings]))
+    if not changes.usable:
+        assert isinstance(changes.config, Changes)
+        config = changes.config
+        what = f"nothing could be judged: no tensor with a scale in {config.baseline} is in {config.compared}"
+        say([line(kind="error", text=f"{what}; compare tables of the same tensors")])
+        return ExitCode.NOTHING_USABLE
+    return code
+
+
+Renew = Callable[["Checked"], ExitCode]
+"""Writes a baseline anew, or says why not."""
+
+
+@contextmanager
+def updating(baseline: str, inputs: Sequence[str], *, wanted: bool) -> Iterator[Renew | None]:
+    """Check that a baseline can be written, and give the function that does it; None where nobody wants it.
+
+    Raises:
+        UsageError: on entering, if it cannot be.
+        OutputError: from the function, if it could not be after all.
+    """
+    if not wanted:
+        yield None
+    elif is_special(baseline):
+        raise UsageError(f"--update cannot replace '{baseline}': it is a pipe or a device", "name a file")
+    else:
+        format_ = "safetensors" if is_binary_table(baseline) else "json"
+        with replacement(baseline, inputs) as file:
+            yield partial(_renewed, baseline, file, WRITERS[format_])
+
+
+def _renewed(baseline: str, file: Replacement, write: Writer, done: Checked) -> ExitCode:
+    table = done.table
+    code = exit_code(table)
+    say(of_table(table, code))
+    if code == ExitCode.NOTHING_USABLE or done.lost:
+        what = f"'{baseline}' is as it was: the new one would lack tensors that failed" if done.lost else ""
+        say([line(kind="error", text=f"{what}; mend them, or leave them out with --exclude")] if what else [])
+        return max(code, ExitCode.NOTHING_USABLE)
+    if done.unread:
+        what = f"'{baseline}' is as it was: it has tensors of '{done.unread[0]}', of which nothing was looked at"
+        say([line(kind="error", text=f"{what}; name that file, too, or make another baseline with klcal calibrate")])
+        return ExitCode.USAGE
+    file.replace(lambda out: write(done.renewed, out))
+    say([line(text=f"written: {headline(done.changes)}")])
+    return code
+
+
+def _line(found: Finding) -> str:
+    return line(found.source, found.name, text=found.text)

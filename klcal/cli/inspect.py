@@ -1,0 +1,89 @@
+"""``klcal inspect``: what is in tensor files."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from klcal.cli import options
+
+__all__ = ["EXAMPLES", "inspect"]
+
+EXAMPLES = """\
+\b
+Examples:
+  What a checkpoint holds, from its headers alone:
+    klcal inspect model/
+  The same, a row for what is alike in all layers:
+    klcal inspect model/ --depth 4
+  Ranges, zeros, NaN, outliers and the shape of the distribution:
+    klcal inspect activations/ --stats
+  The tensors with NaN:
+    klcal inspect model.pt --stats --format jsonl | jq 'select(.nan > 0) | .name'
+
+\b
+Exit codes are those of klcal calibrate.
+"""
+
+StatsOption = Annotated[
+    bool,
+    typer.Option(
+        "--stats",
+        rich_help_panel=options.INPUT,
+        help="Read the values, too: least and greatest, zeros, NaN and infinities, a histogram, and how many times the "
+        "largest magnitude is that which 99.9 % of the values do not exceed.",
+    ),
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--depth",
+        min=1,
+        metavar="N",
+        show_default="a row for each tensor",
+        rich_help_panel=options.OUTPUT,
+        help="A row for tensors that have the first N parts of their names in common; numbers in these are alike.",
+    ),
+]
+
+
+def inspect(
+    paths: options.Paths,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    stats: StatsOption = False,
+    jobs: options.JobsOption = None,
+    format_: options.FormatOption = "auto",
+    depth: DepthOption = None,
+    output: options.OutputOption = None,
+) -> None:
+    """Show what is in PATHS: names, number formats, shapes, sizes.
+
+    Headers are all that is read, unless --stats asks for what the values are
+    like. What is quantized already, and how, is said with it.
+    """
+    from klcal.cli.output import choose_outputs, destinations
+    from klcal.cli.progress import progress
+    from klcal.cli.verdict import told
+    from klcal.kernels.threads import cores
+    from klcal.writers import WRITERS
+
+    outputs = choose_outputs(format_, output, texts_only="it is for scales, not for contents")
+
+    from klcal.pipeline.inspect import inspect_files  # after what can be wrong with the command line
+
+    with destinations(outputs, paths) as deliver:
+        with progress() as shown:
+            found = inspect_files(
+                paths,
+                include=include or (),
+                exclude=exclude or (),
+                stats=stats,
+                depth=depth,
+                jobs=jobs or cores(),
+                progress=shown,
+            )
+        deliver(lambda name: partial(WRITERS[name], found), found.usable)
+    raise typer.Exit(told(found, ()))
