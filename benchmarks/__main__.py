@@ -7,7 +7,7 @@ from importlib import import_module
 
 NAMES = (
     *("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory", "tables"),
-    *("pooling", "cuda"),
+    *("pooling", "recording", "cuda"),
 )
 
 if __name__ == "__main__":
