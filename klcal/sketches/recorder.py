@@ -52,8 +52,9 @@ def record(
                 model(batch)
         recorded.save("acts.safetensors")
 
-    Tensors are counted where they lie, and nothing waits for a device but reading the answer; memory does not grow with
-    the number of batches. A sketch does not depend on how values came in batches, or on which thread brought them.
+    Tensors are counted where they lie, and nothing waits for a device but reading the answer; channels and importance
+    are counted on the CPU, which has to wait for one. Memory does not grow with the number of batches. A sketch does
+    not depend on how values came in batches, or on which thread brought them.
 
     Args:
         model: its modules are hooked, and unhooked at the end of the block, whatever happens.
@@ -104,35 +105,46 @@ class Recording:
     def __enter__(self) -> Self:
         if self._handles:
             raise UsageError("it is recording already", "make another one: klcal.record(...)")
-        for name, module in self._modules.items():
-            if self._of == "outputs":
-                self._handles.append(module.register_forward_hook(self._output_hook(name)))
-            if self._of == "inputs" or self._weighs:
-                hook = self._input_hook(name)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            for name, module in self._modules.items():
+                self._hook(f"{name}." if name else "", module)
+        except BaseException:
+            self._unhook()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._unhook()
+
+    def _hook(self, front: str, module: torch.nn.Module) -> None:
+        if self._of == "outputs":
+            self._handles.append(module.register_forward_hook(self._output_hook(front)))
+        if self._of == "inputs" or self._weighs:
+            hook = self._input_hook(front)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _input_hook(self, name: str) -> Callable[..., None]:
+    def _input_hook(self, front: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._of == "inputs":
                 for key, tensor in _named(args, kwargs):
-                    self.add(f"{name}.input{key}", tensor)
-            if self._weighs and args and _is_float(args[0]):
-                self._add_energy(f"{name}.weight", module, args[0])
+                    self.add(f"{front}input{key}", tensor)
+            met = args[0] if args else kwargs.get("input")
+            if self._weighs and _is_float(met):
+                self._add_energy(f"{front}weight", module, met)
 
         return hook
 
-    def _output_hook(self, name: str) -> Callable[..., None]:
+    def _output_hook(self, front: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, _args: tuple[Any, ...], output: object) -> None:
             several = output if isinstance(output, tuple | list) else (output,)
             keyed = output if isinstance(output, Mapping) else {}
             for key, tensor in _named(() if keyed else several, keyed):
-                self.add(f"{name}.output{key}", tensor)
+                self.add(f"{front}output{key}", tensor)
 
         return hook
 
@@ -141,14 +153,15 @@ class Recording:
     def add(self, name: str, values: Held) -> None:
         """Counts values more under a name: what another framework gave, as ``onnxruntime``'s outputs.
 
+        Values of several dtypes under one name are float32, as which all are counted.
+
         Raises:
-            UsageError: they are not floating point, of another dtype than those before, or have not the channels.
+            UsageError: they are not floating point, or have not the channels.
         """
         dtype = _dtype(values)
         with self._lock:
             if self._dtypes.setdefault(name, dtype) != dtype:
-                what = f"'{name}' was {self._dtypes[name]}, and is {dtype}"
-                raise UsageError(what, "record one dtype, or under another name")
+                self._dtypes[name] = "float32"
             if self._per == PerTensor():
                 held = self._found.setdefault(name, Accumulator())
                 assert isinstance(held, Accumulator)

@@ -151,10 +151,30 @@ def test_outputs_that_are_several_have_places():
     model[2].__init__()
     with klcal.record(model[1], "", of="outputs") as recorded:
         model[1](torch.randn(4, 1, 3))
-    assert sorted(recorded.sketches) == [".output.0"]  # the second is a pair of states
+    assert sorted(recorded.sketches) == ["output.0"]  # the second is a pair of states
     with klcal.record(model[2], "", of="outputs") as recorded:
         model[2](torch.ones(2))
-    assert sorted(recorded.sketches) == [".output.mean"]
+    assert sorted(recorded.sketches) == ["output.mean"]
+
+
+def test_a_layer_alone_and_called_by_keyword():
+    layer, x = nn.Linear(3, 2), torch.randn(5, 3)
+    with klcal.record(layer, importance=True) as recorded:
+        layer(input=x)
+    assert sorted(recorded.sketches) == ["input", "weight.importance"]
+    wanted = (x.double() ** 2).sum(0).reshape(1, 3).numpy()
+    assert energies(recorded, "weight", (2, 3)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_hook_that_cannot_be_made_leaves_none(network):
+    class Refuses(nn.Linear):
+        def register_forward_pre_hook(self, *_args, **_options):
+            raise RuntimeError
+
+    model = nn.Sequential(nn.Linear(2, 2), Refuses(2, 2))
+    with pytest.raises(RuntimeError), klcal.record(model):
+        pass
+    assert hooks(model) == 0
 
 
 @pytest.mark.parametrize("wanted", ["fc*", nn.Conv3d])
@@ -223,8 +243,9 @@ def test_other_frameworks_hand_values_in(tmp_path):
     recorded.add("relu", np.float32([[4]]))
     recorded.add("half", np.float16([1]))
     assert recorded.sketches["relu"] == klcal.sketch([0, 1, 2, np.nan, 4])
-    with pytest.raises(UsageError, match="'relu' was float32, and is float64"):
-        recorded.add("relu", [1.0])
+    recorded.add("mixed", np.float32([1]))
+    recorded.add("mixed", np.float16([2]))
+    assert recorded.sketches["mixed"] == klcal.sketch([1.0, 2.0])
     with pytest.raises(UsageError, match="int64 values are not calibrated"):
         recorded.add("ids", np.arange(3))
     recorded.save(tmp_path / "acts.safetensors")
