@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -115,6 +116,9 @@ class Recording:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._unhook()
+        if kind is None and not self._found and not self._energies:
+            what = "nothing was recorded: no module was called with float tensors, or by a copy that torch has compiled"
+            warnings.warn(what, stacklevel=2)
 
     def _hook(self, front: str, module: torch.nn.Module) -> None:
         if self._of == "outputs":
@@ -209,22 +213,32 @@ class Recording:
 
 def _hooked(model: torch.nn.Module, wanted: tuple[str | type, ...]) -> dict[str, torch.nn.Module]:
     """The modules that are wanted, by name; a module that has several names by the first."""
-    named = dict(model.named_modules())
+    named = dict(model.named_modules(remove_duplicate=False))
     for each in named.values():
         if hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None:
             raise UsageError("the model is compiled, and would not call the hooks", "record it before torch.compile")
     if not wanted:
-        return {name: each for name, each in named.items() if not [*each.children()] and [*each.parameters(False)]}
+        leaves = {name: each for name, each in named.items() if not [*each.children()] and [*each.parameters(False)]}
+        return _distinct(leaves)
     found: dict[str, torch.nn.Module] = {}
     for each in wanted:
+        if not isinstance(each, str | type):
+            raise UsageError(f"a module is {each!r}", "give a glob of names, or a type")
         some = {name: module for name, module in named.items() if _is_meant(name, module, each)}
         if not some:
             from difflib import get_close_matches
 
-            near = get_close_matches(str(each), named, n=NEAREST, cutoff=0)
-            raise UsageError(f"no module of the model is {each!r}", f"the nearest are {', '.join(map(repr, near))}")
+            near = get_close_matches(each, named, n=NEAREST, cutoff=0) if isinstance(each, str) else []
+            hint = f"the nearest are {', '.join(map(repr, near))}" if near else "name a type that it has"
+            raise UsageError(f"no module of the model is {each!r}", hint)
         found |= some
-    return {name: module for name, module in named.items() if name in found}
+    return _distinct({name: module for name, module in named.items() if name in found})
+
+
+def _distinct(named: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Each module once, by the first of its names."""
+    first = {id(module): name for name, module in reversed([*named.items()])}
+    return {name: module for name, module in named.items() if first[id(module)] == name}
 
 
 def _is_meant(name: str, module: torch.nn.Module, wanted: str | type) -> bool:

@@ -157,6 +157,22 @@ def test_outputs_that_are_several_have_places():
     assert sorted(recorded.sketches) == ["output.mean"]
 
 
+def test_a_shared_module_is_found_by_each_of_its_names():
+    model = nn.ModuleDict({"a": (shared := nn.Linear(2, 2)), "b": shared})
+    for wanted, name in (("b", "b.input"), ("?", "a.input")):
+        with klcal.record(model, wanted) as recorded:
+            shared(torch.ones(1, 2))
+        assert recorded.sketches[name].numel.tolist() == [2]
+        assert len(recorded.sketches) == 1
+
+
+def test_nothing_that_was_recorded_is_told(network):
+    with pytest.warns(UserWarning, match="nothing was recorded"), klcal.record(network):
+        pass
+    with pytest.raises(UsageError, match="give a glob of names, or a type"):
+        klcal.record(network, 3)
+
+
 def test_a_layer_alone_and_called_by_keyword():
     layer, x = nn.Linear(3, 2), torch.randn(5, 3)
     with klcal.record(layer, importance=True) as recorded:
