@@ -73,12 +73,10 @@ def sketch(
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
-    from klcal.quantizers.granularity import UNIT_WORDS, parse_per
-    from klcal.quantizers.rules import rules_of
+    from klcal.pipeline.request import units_by_name
 
     checked_output(output)
-    rules = rules_of("unit", per or (), "tensor", UNIT_WORDS, parse_per)
-
+    rules = units_by_name(per or ())
     batches = None if pool is None else Pool.parse(pool)
 
     from klcal.pipeline.sketch import Asked, sketch_files  # after what can be wrong with the command line

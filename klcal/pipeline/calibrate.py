@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import NamedTuple
 
 from klcal.calibration import calibrate_sketch, noted
-from klcal.errors import InputError, UsageError
-from klcal.pipeline.batches import batches_note, error_of, less, not_joined
+from klcal.errors import InputError
+from klcal.pipeline.batches import batches_note, error_of, less
 from klcal.pipeline.devices import Plan
 from klcal.pipeline.importance import Weighed, read_importance
 from klcal.pipeline.pooling import Pool, pooled, unpooled
@@ -27,14 +26,14 @@ from klcal.pipeline.selection import (
     unmatched,
 )
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
+from klcal.pipeline.units import layout_of, named_errors, not_in_units
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
-from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description, find
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import REPEATED, UNORDERED, counted_already
+from klcal.sketches.values import counted_already
 from klcal.tables.rows import Row
 from klcal.tables.status import Status, nonfinite_counts
 from klcal.tables.table import FileError, Table
@@ -168,11 +167,11 @@ def _rows(
             continue
         description = each.tensor.description
         weighed = Weighed(description, each.importance) if each.importance else None
-        with _named(each.tensor):
+        with named_errors(each.tensor):
             per = request.per.of(names_of(description))
             settings = request.settings(names_of(description))
             is_sketch = counted_already(description.parts) is not None
-            place = None if is_sketch else _layout(description, per)
+            place = None if is_sketch else layout_of(description, per)
             if weighed:
                 check_importance(settings.method)
         asked = (per, description.shape) if is_sketch else None
@@ -200,29 +199,10 @@ def _refused(wanted: _Wanted, request: Request) -> Row | None:
     if tensor.description.status != "ok":
         return _uncounted(tensor)
     per = request.per.of(names_of(tensor.description))
-    reason = None
-    if tensor.batches:
-        with _named(tensor):
-            reason = not_joined(tensor.batches.members, per)
-    if tensor.description.order is None and (per != PerTensor() or importance):
-        reason = str(UNORDERED if importance else REPEATED)
+    reason = not_in_units(tensor, per, weighed=importance is not None)
     if importance and counted_already(tensor.description.parts):
         reason = "a sketch has no columns to weigh; sketch the values with their importance"
     return None if reason is None else replace(_uncounted(tensor), status="unsupported", reason=reason)
-
-
-def _layout(description: Description, per: Per) -> Layout | None:
-    """Of its channels or groups; None where it has one scale."""
-    return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
-
-
-@contextmanager
-def _named(tensor: Selected) -> Iterator[None]:
-    """What cannot be asked for of a tensor is told with its name."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{tensor.source}: {tensor.description.name}: {error.what}", error.hint) from None
 
 
 def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[Per]) -> Row:

@@ -15,7 +15,7 @@ from klcal.search.methods import METHODS, Method, check_importance, has_cost, pa
 from klcal.search.settings import Nonfinite, Settings
 from klcal.tables.table import Config
 
-__all__ = ["ByName", "Request"]
+__all__ = ["ByName", "Request", "units_by_name"]
 
 Value = TypeVar("Value")
 ByName: TypeAlias = Value | str | Sequence[str] | Mapping[str, Value | str]
@@ -32,6 +32,15 @@ def _known_scheme(word: str) -> str:
 
 def _known_format(word: str) -> str:
     return Scheme.parse("int8", scale_format=word).scale_format
+
+
+def units_by_name(per: ByName[Per]) -> Rules[Per]:
+    """What gets a scale of its own, by the names of tensors.
+
+    Raises:
+        UsageError: a word is unknown.
+    """
+    return rules_of("unit", per, "tensor", UNIT_WORDS, parse_per)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Request:
             dtype=rules_of("dtype", dtype, "uint8", DTYPES, lambda each: Scheme.parse(each).dtype),
             scheme=rules_of("scheme", scheme, "auto", ("auto", *KINDS), _known_scheme),
             scale_format=rules_of("scale format", scale_format, "float32", SCALE_FORMATS, _known_format),
-            per=rules_of("unit", per, "tensor", UNIT_WORDS, parse_per),
+            per=units_by_name(per),
             bounds=bounds,
             nonfinite=nonfinite,
             device=device,

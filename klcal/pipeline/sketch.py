@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 from hashlib import blake2b
 from itertools import chain
-from math import prod
 from operator import add
 from typing import NamedTuple, TypeAlias
 
 from klcal.errors import InputError, UsageError
-from klcal.pipeline.batches import less, not_joined, sources_of
+from klcal.pipeline.batches import less, sources_of
 from klcal.pipeline.finished import Finished, Marks, finished_in
 from klcal.pipeline.importance import NamedImportance, Weighed, read_importance
 from klcal.pipeline.pooling import Pool, pooled, unpooled
@@ -28,8 +27,9 @@ from klcal.pipeline.selection import (
     unmatched,
 )
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes, portions
-from klcal.quantizers.granularity import Per, PerTensor
-from klcal.quantizers.layout import Layout, layout
+from klcal.pipeline.units import layout_of, named_errors, not_in_units
+from klcal.quantizers.granularity import Per
+from klcal.quantizers.layout import Layout
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description, Part, find
 from klcal.sketches.fingerprints import watched
@@ -37,8 +37,6 @@ from klcal.sketches.named import Named
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
 from klcal.sketches.values import (
-    REPEATED,
-    UNORDERED,
     Units,
     counted_already,
     sketch_of_units,
@@ -184,21 +182,13 @@ def _wanted(
     for each in tensors:
         description, unit = each.description, per.of(names_of(each.description))
         importance = weights.of(each, alone=len(tensors) == 1) if weights else None
-        try:
-            reason = not_joined(each.batches.members, unit) if each.batches else None
-            place = None if reason else _layout(description, unit)
-        except UsageError as error:
-            raise UsageError(f"{each.source}: {description.name}: {error.what}", error.hint) from None
-        if description.order is None and (unit != PerTensor() or importance):
-            reason = str(UNORDERED if importance else REPEATED)
+        reason = not_in_units(each, unit, weighed=importance is not None)
         if reason is not None:
             failures.append(_failure(each, reason))
-        else:
-            yield _Wanted(each, place, Weighed(description, importance) if importance else None)
-
-
-def _layout(description: Description, per: Per) -> Layout | None:
-    return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
+            continue
+        with named_errors(each):
+            place = layout_of(description, unit)
+        yield _Wanted(each, place, Weighed(description, importance) if importance else None)
 
 
 def _identity(wanted: _Wanted) -> bytes:
@@ -277,7 +267,7 @@ class _Work:
 
 
 def _layout_like(wanted: _Wanted, tensor: Selected) -> Layout | None:
-    return None if wanted.layout is None else _layout(tensor.description, wanted.layout.grid.per)
+    return None if wanted.layout is None else layout_of(tensor.description, wanted.layout.grid.per)
 
 
 def _outcomes(
@@ -347,13 +337,10 @@ def _counted_together(bundle: Sequence[_Piece]) -> list[_Outcome]:
 
 def _counted(piece: _Piece) -> _Counted:
     description, marks = piece.description, dict[str, set[bytes]]()
-    parts = [watched(part, description.dtype, marks.setdefault(source, set())) for part, source in _with_sources(piece)]
+    pairs = zip(piece.parts, piece.sources, strict=True)
+    parts = [watched(part, description.dtype, marks.setdefault(source, set())) for part, source in pairs]
     named = Named(description.name, description.dtype, None, _sketch(piece, parts))
     return _Counted(named, {source: frozenset(some) for source, some in marks.items()})
-
-
-def _with_sources(piece: _Piece) -> Iterator[tuple[Part, str]]:
-    return zip(piece.parts, piece.sources, strict=True)
 
 
 def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:

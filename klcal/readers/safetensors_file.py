@@ -101,7 +101,7 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
     Raises:
         InputError: If the header is damaged or does not fit the file.
     """
-    entries, metadata, start = _header(file)
+    entries, metadata, start = header_of(file)
     if metadata.get("schema") == TABLE:
         raise InputError("it is a table of klcal calibrate, not a model", "give it to klcal compare as --table")
     if metadata.get("schema") == SKETCH:
@@ -117,11 +117,15 @@ def metadata_of(file: RegularFile) -> dict[str, str]:
     Raises:
         InputError: If the header is damaged or does not fit the file.
     """
-    return _header(file)[1]
+    return header_of(file)[1]
 
 
-def _header(file: RegularFile) -> tuple[tuple[Entry, ...], dict[str, str], int]:
-    """The tensors, the metadata, and where the data begin."""
+def header_of(file: RegularFile) -> tuple[tuple[Entry, ...], dict[str, str], int]:
+    """The tensors, the metadata, and where the data begin.
+
+    Raises:
+        InputError: If it is damaged or does not fit the file.
+    """
     length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
     start = LENGTH_BYTES + length
     return *checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start), start

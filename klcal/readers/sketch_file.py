@@ -16,7 +16,7 @@ from klcal.readers import strict_json
 from klcal.readers.description import Chunk, Description
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, open_regular
-from klcal.readers.safetensors_file import LENGTH_BYTES, Entry, checked_entries, header_length
+from klcal.readers.safetensors_file import Entry, header_of
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.energy import SUFFIX
 from klcal.sketches.named import Named, checked_resolution, sketch_of
@@ -99,9 +99,7 @@ def open_sketches(path: str) -> SketchFile:
         InputError: it is none, or damaged.
     """
     file = open_regular(path)
-    length = header_length(file.read(0, min(file.size, LENGTH_BYTES)), file.size)
-    start = LENGTH_BYTES + length
-    entries, metadata = checked_entries(strict_json.parse(file.read(LENGTH_BYTES, length)), file.size - start)
+    entries, metadata, start = header_of(file)
     if metadata.get("schema") != SKETCH:
         raise InputError("it is no sketch file", "write one with klcal sketch")
     found = descriptions(file, start, entries, metadata)

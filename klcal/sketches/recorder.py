@@ -11,17 +11,14 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-
 from klcal.errors import UsageError
 from klcal.quantizers.granularity import Per, PerChannel, PerTensor, parse_per
 from klcal.quantizers.layout import layout
 from klcal.sketches.accumulator import Accumulator
-from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.energy import SUFFIX, Energy
 from klcal.sketches.patterns import Resolution
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import array_chunks, is_tensor, stored_array
+from klcal.sketches.values import Units, array_chunks, is_tensor, sketch_of_units, stored_array
 
 if TYPE_CHECKING:
     import torch
@@ -268,9 +265,7 @@ def _by_channel(values: Held, per: Per) -> Sketch:
     place = layout(per, array.shape)
     if place is None:
         raise UsageError(f"values of the shape {list(array.shape)} have no channels", 'record per "tensor"')
-    found = Sketch.stack(unit_sketches(array_chunks(array, dtype, "C"), dtype, place, CHANNELS), place.grid)
-    own = place.in_own_order(np.arange(place.rows))
-    return found if (own[1:] > own[:-1]).all() else found.take(own, place.grid)
+    return sketch_of_units(Units(array_chunks(array, dtype, "C"), dtype, place, None), CHANNELS)
 
 
 def _columns(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:

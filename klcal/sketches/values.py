@@ -25,6 +25,7 @@ from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
+from klcal.sketches.patterns import UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
@@ -274,10 +275,10 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
     return count(array_chunks(array, dtype, "K"), dtype)
 
 
-def sketch_of_units(units: Units) -> Sketch:
+def sketch_of_units(units: Units, resolution: Resolution = UNITS) -> Sketch:
     """The sketch of all units of a tensor, in the order of its own axes."""
     chunks, dtype, place, importance = units
-    sketches = unit_sketches(chunks, dtype, place)
+    sketches = unit_sketches(chunks, dtype, place, resolution)
     if importance is not None:
         sketches = weighted_unit_sketches(chunks, dtype, place, importance)
     found = Sketch.stack(sketches, place.grid)

@@ -14,7 +14,7 @@ from klcal.readers.safetensors_file import KINDS
 from klcal.tables.schema import MAX_HEADER_BYTES
 from klcal.writers.text import escape
 
-__all__ = ["Stored", "write"]
+__all__ = ["Stored", "write", "write_in_order"]
 
 ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
 
@@ -62,12 +62,21 @@ def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str])
             tensor has not the bytes that were announced.
     """
     ordered = sorted(tensors, key=lambda tensor: -_bits(tensor))
-    header = _header(ordered, metadata)
+    write_in_order(ordered, out, metadata)
+    return {tensor.name: tensor.nbytes for tensor in ordered}
+
+
+def write_in_order(tensors: Sequence[Stored], out: BinaryIO, metadata: Mapping[str, str]) -> None:
+    """The same, in the order given, whatever the sizes of items.
+
+    Raises:
+        OutputError: as ``write``.
+    """
+    header = _header(tensors, metadata)
     out.write(struct.pack("<Q", len(header)))
     out.write(header)
-    for tensor in ordered:
+    for tensor in tensors:
         out.writelines(tensor.data())
-    return {tensor.name: tensor.nbytes for tensor in ordered}
 
 
 def _bits(tensor: Stored) -> int:

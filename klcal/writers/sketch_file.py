@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -22,27 +21,21 @@ from klcal.errors import OutputError, UsageError
 from klcal.quantizers.granularity import Grid
 from klcal.readers.description import CHUNK_BYTES
 from klcal.sketches.named import Named, arrays_of
-from klcal.tables.schema import MAX_HEADER_BYTES, SKETCH
+from klcal.tables.schema import SKETCH
 from klcal.writers.file import is_special, reason, replacement
+from klcal.writers.safetensors_file import Stored, write_in_order
 
 __all__ = ["digest", "fingerprint", "save"]
 
 DIGEST_BYTES = 16  # of a fingerprint: two of a billion inputs are alike with a chance below 1e-20
-ALIGNMENT = 8  # bytes, to which the header is padded with spaces
 KINDS = {"int64": "I64", "float64": "F64", "int32": "I32", "uint32": "U32"}
 
 
-@dataclass(frozen=True)
-class _Laid:
+class _Laid(NamedTuple):
     """A sketch that lies in the spool."""
 
     document: dict[str, Any]
-    arrays: dict[str, tuple[str, tuple[int, ...], int]]  # dtype, shape and bytes of each
-    begin: int
-
-    @property
-    def nbytes(self) -> int:
-        return sum(nbytes for _, _, nbytes in self.arrays.values())
+    arrays: dict[str, tuple[str, tuple[int, ...], int, int]]  # dtype, shape, where it begins, and bytes of each
 
 
 def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()) -> int:
@@ -72,8 +65,8 @@ def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str
             if one.document["name"] == other.document["name"]:
                 raise UsageError(f"two sketches are called {one.document['name']!r}", "give each a name of its own")
         if laid:
-            header = _header(laid, inputs())
-            file.replace(lambda out: _copy(header, laid, spool, out.buffer))
+            metadata = _metadata(laid, inputs())
+            file.replace(lambda out: write_in_order(list(_stored(laid, spool)), out.buffer, metadata))
     return len(laid)
 
 
@@ -113,36 +106,26 @@ def _lay(one: Named, spool: IO[bytes]) -> _Laid:
     if one.sketch.grid is None and one.sketch.units != 1:
         what = f"{one.name!r} has {one.sketch.units} units without a grid"
         raise UsageError(what, "save them one by one: sketch[i:i+1]")
-    begin, arrays = spool.tell(), {}
+    arrays = {}
     for key, array in arrays_of(one.sketch).items():
-        arrays[key] = KINDS[np.dtype(array.dtype).name], array.shape, array.nbytes
+        arrays[key] = KINDS[np.dtype(array.dtype).name], array.shape, spool.tell(), array.nbytes
         spool.write(array.tobytes())
-    return _Laid(_document(one), arrays, begin)
+    return _Laid(_document(one), arrays)
 
 
-def _header(laid: list[_Laid], inputs: Iterable[str]) -> bytes:
+def _metadata(laid: Sequence[_Laid], inputs: Iterable[str]) -> dict[str, str]:
     documents = json.dumps({"sketches": [each.document for each in laid]}, separators=(",", ":"))
-    header: dict[str, Any] = {
-        "__metadata__": {"schema": SKETCH, "inputs": " ".join(sorted(inputs)), "sketches": documents}
-    }
-    position = 0
+    return {"schema": SKETCH, "inputs": " ".join(sorted(inputs)), "sketches": documents}
+
+
+def _stored(laid: Sequence[_Laid], spool: IO[bytes]) -> Iterator[Stored]:
+    """The arrays of all sketches, those of each behind one another."""
     for number, each in enumerate(laid):
-        for key, (kind, shape, nbytes) in each.arrays.items():
-            end = position + nbytes
-            header[f"{number}.{key}"] = {"dtype": kind, "shape": shape, "data_offsets": [position, end]}
-            position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    if len(text) > MAX_HEADER_BYTES:
-        raise OutputError(f"{len(laid):,} sketches need a header of {len(text):,} bytes", "write several files")
-    return text + b" " * (-len(text) % ALIGNMENT)
+        for key, (kind, shape, begin, nbytes) in each.arrays.items():
+            yield Stored(f"{number}.{key}", kind, shape, nbytes, partial(_pieces, spool, begin, nbytes))
 
 
-def _copy(header: bytes, laid: list[_Laid], spool: IO[bytes], out: BinaryIO) -> None:
-    out.write(struct.pack("<Q", len(header)) + header)
-    for each in laid:
-        spool.seek(each.begin)
-        rest = each.nbytes
-        while rest:
-            piece = spool.read(min(rest, CHUNK_BYTES))
-            out.write(piece)
-            rest -= len(piece)
+def _pieces(spool: IO[bytes], begin: int, nbytes: int) -> Iterator[bytes]:
+    spool.seek(begin)
+    for start in range(0, nbytes, CHUNK_BYTES):
+        yield spool.read(min(CHUNK_BYTES, nbytes - start))
