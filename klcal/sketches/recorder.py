@@ -73,6 +73,7 @@ def record(
 class Recording:
     """What was recorded: sketches by name.
 
+    >>> import numpy as np
     >>> recorded = Recording({})
     >>> recorded.add("x", np.float32([1, 2])); recorded.add("x", np.float32([2]))
     >>> recorded.sketches["x"].numel.tolist()
