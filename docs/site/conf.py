@@ -1,8 +1,8 @@
 """The site: the pages of docs/ and their neighbours, as Sphinx and MyST make HTML of them. ``make site`` builds it.
 
-Sphinx, because it is old, kept and strict: a link that leads nowhere, a heading that is not there or a page that nobody
-lists stops the build. The pages stay plain Markdown. What Sphinx needs beyond that, a table of contents, is read off the
-lists of docs/index.md.
+Sphinx is used because it is old, kept and strict: a link that leads nowhere, a heading that is not there or a page that
+no page lists stops the build. The pages stay plain Markdown. The table of contents, which Sphinx needs beyond that, is
+read from the lists of docs/index.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"klcal {release}"
 html_extra_path = ["index.html"]  # leads from the root of the site to the index
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 

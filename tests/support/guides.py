@@ -51,7 +51,9 @@ class Block(NamedTuple):
 def blocks(text: str) -> list[Block]:
     """The fenced blocks of a page, in order."""
     return [
-        Block(found.start(3), found.end(3), found[1], found[2], textwrap.dedent(found[3]))
+        Block(
+            found.start(3), found.end(3), found[1], found[2], re.sub(f"^{found[1]}", "", found[3], flags=re.MULTILINE)
+        )
         for found in BLOCK.finditer(text)
     ]
 
