@@ -299,7 +299,7 @@ def _refuse(shown: str, place: tuple[str, ...], key: str, known: Sequence[str], 
     if homes := [name for name, table in options.items() if key in table]:
         raise UsageError(what, f"write it in the table [{homes[0]}], of the command that it is for")
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    raise UsageError(what, f"did you mean {near[0]}? the keys are {', '.join(known)}")
+    raise UsageError(what, f"did you mean {near[0]}? klcal schema configuration has all keys")
 
 
 def _dotted(place: Sequence[str]) -> str:
