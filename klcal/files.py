@@ -354,7 +354,7 @@ def load_sketches(path: Path) -> dict[str, Sketch]:
     """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
 
     Raises:
-        InputError: it is no sketch file, or damaged.
+        InputError: it is not a sketch file, or damaged.
     """
     from klcal.readers.sketch_file import open_sketches
 

@@ -21,9 +21,7 @@ __all__ = ["Floats", "NotADistribution", "Values", "as_arrays", "distributions",
 Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = Any  # npt.ArrayLike or torch.Tensor; of a result: an array, a NumPy scalar, or a tensor
 
-SUM_TOLERANCE = (
-    1e-9  # of a sum from 1: float64 rounding of 10⁶ terms passes, float32 rounding does not
-)
+SUM_TOLERANCE = 1e-9  # of a sum from 1: float64 rounding of 10⁶ terms passes, float32 rounding does not
 
 
 class NotADistribution(UsageError):

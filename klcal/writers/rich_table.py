@@ -35,7 +35,7 @@ DIGITS_READ = 9  # of a number of columns; nobody has more
 USUAL = 80  # columns, where nothing is known
 UNLIMITED = 1 << 12  # columns: wider than any row of such cells
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
-LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
+LINES_AT_ONCE = 1 << 8  # Rich keeps several copies of its output, and slows down as it grows
 
 
 def write(table: Table, out: TextIO) -> None:
@@ -46,7 +46,7 @@ def write(table: Table, out: TextIO) -> None:
 
 
 def _terminal_width(out: TextIO) -> int:
-    """What ``COLUMNS`` says, else what the terminal does: a dumb one too, which Rich does not ask."""
+    """The width by ``COLUMNS``, else by the terminal; also by a dumb one, which Rich does not ask."""
     said = os.environ.get("COLUMNS", "")
     if said.isascii() and said.isdigit() and int(said[:DIGITS_READ]) > 0:
         return min(int(said[:DIGITS_READ]), UNLIMITED)
