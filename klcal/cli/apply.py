@@ -162,18 +162,17 @@ def apply(
     if table is not None and given:
         option = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
-    if activations is not None and to != "onnx":
-        raise UsageError(f"--activations is for --to onnx, not {to}", "leave it out")
     by = _options(given) if table is None else table
 
     from klcal.sketches.device_counting import usable_devices
 
     usable_devices(device)
     with progress() as shown:
-        done = _function(to, activations)(
+        done = _function(activations)(
             model,
             output,
-            by=by,
+            to,
+            by,
             include=include or (),
             exclude=exclude or (),
             jobs=jobs or cores(),
@@ -187,12 +186,12 @@ def apply(
     raise typer.Exit(ExitCode.DONE)
 
 
-def _function(to: str, activations: str | None) -> Callable[..., Applied]:
-    """What quantizes weights, or activations too."""
+def _function(activations: str | None) -> Callable[..., Applied]:
+    """What quantizes weights alone, or activations too."""
     if activations is None:
         from klcal.pipeline.apply import apply_files
 
-        return partial(apply_files, to=to)
+        return apply_files
     from klcal.pipeline.static import apply_static
 
     return partial(apply_static, activations=activations)

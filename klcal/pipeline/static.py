@@ -56,9 +56,10 @@ UNUSED = "its scale is not used: ONNX Runtime gives it that of what its operator
 def apply_static(
     path: str,
     output: str,
-    activations: str,
+    to: str,
     by: Mapping[str, Any] | str | Table,
     *,
+    activations: str | Table,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
@@ -72,8 +73,10 @@ def apply_static(
     Args:
         path: of the model.
         output: the new file; it is not there before all of it is.
-        activations: a table of activations; or a file or directory of them, which are calibrated to uint8.
+        to: the form, "onnx".
         by: how the weights are calibrated, or a table of them: as ``apply_files`` has it.
+        activations: a table of activations, or its file; or a file or directory of values, which are calibrated to
+            uint8.
         include: globs, one of which a weight's name has to match.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
@@ -84,14 +87,17 @@ def apply_static(
         InputError: nothing of the model can be used.
         OutputError: ONNX Runtime cannot quantize it; nothing is written.
     """
+    if to != "onnx":
+        raise UsageError(f"activations are quantized in ONNX alone, not in {to}", "leave out --activations")
     check_runtime()
-    files, taken = files_of(path), Taken(form_of("onnx"), include, exclude)
+    files, taken = files_of(path), Taken(form_of(to), include, exclude)
     if files.directory is not None or not path.lower().endswith(".onnx"):
         raise UsageError(f"'{path}' is no .onnx, whose activations could be quantized", "leave out --activations")
     asked = request_for(files, taken, {"per": "channel", **by}) if isinstance(by, Mapping) else by
-    work = Work(files, output, "onnx", asked, tuple(include), tuple(exclude))
+    work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
-    with replacement(output, [activations, *work.inputs]) as file:
+    inputs = [activations, *work.inputs] if isinstance(activations, str) else work.inputs
+    with replacement(output, inputs) as file:
         described, source = tensors_of(files.tensors[0]), files.tensors[0].source
         wanted = [each for each in described if taken.of(source, each) is not None]
         dtype = _dtype(wanted)
@@ -136,9 +142,9 @@ def _dtype(weights: Iterable[Description]) -> str:
     return dtypes[0]
 
 
-def _recorded(path: str, dtype: str, jobs: int, progress: Progress | None) -> Table:
+def _recorded(path: str | Table, dtype: str, jobs: int, progress: Progress | None) -> Table:
     """The table of activations: that of the file, or of the values that are in it."""
-    if path.lower().endswith(".json") or is_binary_table(path):
+    if isinstance(path, Table) or path.lower().endswith(".json") or is_binary_table(path):
         return read_scales(path)
     return calibrate_files([path], Request.parse(dtype="uint8", scale_format=dtype), jobs=jobs, progress=progress)
 
@@ -203,7 +209,9 @@ def _operators(nodes: Iterable[Node], tensors: Tensors, fused: Collection[str]) 
     activations, weights = ({row.name for row in some} for some in tensors)
     for node in nodes:
         takes_weight = node.op in CHANNEL_AXES and not weights.isdisjoint(node.inputs[1:2])
-        is_fused = node.op in FUSED and (not activations.isdisjoint(node.outputs) or node.inputs[0] in fused)
+        is_fused = node.op in FUSED and (
+            not activations.isdisjoint(node.outputs) or not set(fused).isdisjoint(node.inputs[:1])
+        )
         names = {name for name in (*node.inputs, *node.outputs) if name}
         if takes_weight or is_fused or node.op in FOLLOWING or names <= activations | weights:
             yield from node.outputs[:1]

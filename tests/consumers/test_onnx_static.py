@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,7 @@ def check(network, *, before_relu: bool = False) -> None:
     x, known = np.load("activations.npz")["x"], rows()
     ours = np.float32(numpys(x, known, weights_of("model.onnx"), before_relu=before_relu))
     theirs = network.answers("quantized.onnx", x)["y"]
-    if known["y"].target.endswith(
-        "16"
-    ):  # a level is so little that sums in float32 may fall on the other side of a tie
+    if known["y"].target.endswith("16"):  # levels so near that a sum in float32 may fall on the other side of a tie
         assert np.abs(theirs - ours).max() < 1.01 * known["y"].scale
         assert (theirs != ours).mean() < 0.02
     else:
@@ -275,7 +274,7 @@ def test_a_model_that_onnx_runtime_cannot_quantize_ends_in_one_line(network):
 
 def test_only_onnx_and_only_a_file(network):
     assert (
-        "--activations is for --to onnx"
+        "activations are quantized in ONNX alone, not in npz"
         in klcal("apply", "model.onnx", "--activations", "a.json", "--to", "npz", "-o", "o.npz").err
     )
     done = klcal("apply", ".", "--activations", TABLES[0], "--to", "onnx", "-o", "out")
@@ -283,10 +282,18 @@ def test_only_onnx_and_only_a_file(network):
     assert "is no .onnx" in done.err
 
 
-def test_the_answer_of_calibrate_is_that_of_the_library(network):
+def test_the_library_does_the_same_and_raises_what_the_command_prints(network):
     by_tables()
-    held = weights_of("quantized.onnx")
-    for name, row in {row.name: row for row in library.load_table(TABLES[0]).rows}.items():
-        if name != "conv_out":
-            assert held[f"{name}_scale"] == np.float32(row.scale)
-            assert held[f"{name}_zero_point"] == row.zero_point
+    ours = Path("quantized.onnx").read_bytes()
+    table = library.load_table(TABLES[0])
+    done = library.apply("model.onnx", "other.onnx", to="onnx", table=TABLES[1], activations=table)
+    assert (done.quantized, done.activations, Path("other.onnx").read_bytes()) == (2, 3, ours)
+    held = weights_of("other.onnx")
+    for row in table.rows:
+        if row.name != "conv_out":
+            assert held[f"{row.name}_scale"] == np.float32(row.scale)
+            assert held[f"{row.name}_zero_point"] == row.zero_point
+    less = replace(table, rows=[row for row in table.rows if row.name != "y"])
+    with pytest.raises(library.OutputError, match=r"^'y': ONNX Runtime quantizes it"):
+        library.apply("model.onnx", "less.onnx", to="onnx", table=TABLES[1], activations=less)
+    assert not Path("less.onnx").exists()
