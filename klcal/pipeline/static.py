@@ -101,8 +101,8 @@ def apply_static(
         described, source = tensors_of(files.tensors[0]), files.tensors[0].source
         wanted = [each for each in described if taken.of(source, each) is not None]
         dtype = _dtype(wanted)
-        tables = _recorded(activations, dtype, jobs, progress), table_of(work, jobs, progress)
-        rows = _rows(path, wanted, dtype, *tables)
+        recorded, weights = _recorded(activations, dtype, jobs, progress), table_of(work, jobs, progress)
+        rows = _rows(path, wanted, dtype, recorded, weights)
         if rows.errors:
             return Applied(0, len(described), 0, (), rows.errors)
         made = quantized(
@@ -117,7 +117,7 @@ def apply_static(
             return Applied(0, len(described), 0, (), errors)
         file.replace(partial(_write, made.data))
     many = len(rows.tensors.weights)
-    said = *of_lost(tables), *(text for each in tables for text in each.warnings)
+    said = *of_lost((recorded, weights)), *recorded.warnings, *(weights.warnings if isinstance(asked, Request) else ())
     return Applied(
         many,
         len(described) - many,
@@ -145,7 +145,7 @@ def _dtype(weights: Iterable[Description]) -> str:
 def _recorded(path: str | Table, dtype: str, jobs: int, progress: Progress | None) -> Table:
     """The table of activations: that of the file, or of the values that are in it."""
     if isinstance(path, Table) or path.lower().endswith(".json") or is_binary_table(path):
-        return read_scales(path)
+        return replace(read_scales(path), warnings=())  # which were told when it was made
     return calibrate_files([path], Request.parse(dtype="uint8", scale_format=dtype), jobs=jobs, progress=progress)
 
 
