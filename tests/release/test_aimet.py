@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import aimet_onnx
 import numpy as np
-import onnx
 import pytest
-from aimet_onnx.quantsim import QuantizationSimModel, load_encodings_to_sim
 
 from tests.support import small_network
+from tests.support.guides import programs
 from tests.support.small_network import calibrate, export, numpys, rows, weights_of
 
 
@@ -22,10 +20,10 @@ def here(tmp_path, monkeypatch):
 
 
 def answers() -> np.ndarray:
-    types = {"param_type": aimet_onnx.int8, "activation_type": aimet_onnx.int8}
-    sim = QuantizationSimModel(onnx.load("model.onnx"), **types)
-    assert not load_encodings_to_sim(sim, "out.json")
-    return sim.session.run(None, {"x": np.load("activations.npz")["x"]})[0]
+    (program,) = programs("aimet.md")
+    found: dict = {}
+    exec(compile(program, "aimet.md", "exec"), found)
+    return found["simulated"]("model.onnx", "out.json", {"x": np.load("activations.npz")["x"]})[0]
 
 
 @pytest.mark.filterwarnings("ignore")  # of its many dependencies
