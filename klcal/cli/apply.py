@@ -138,7 +138,7 @@ def apply(
     carried along as they are. One tensor at a time is read, and OUT is the
     whole of it or not there.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.quantizers.scheme import parse_range
@@ -178,11 +178,11 @@ def apply(
             jobs=jobs or cores(),
             progress=shown,
         )
-    say(capped([line(kind="warning", text=text) for text in done.warnings]))
+    remark(capped([line(kind="warning", text=text) for text in done.warnings]))
     if done.errors:
         say(capped([line(each.place, kind="error", text=each.text) for each in done.errors]))
         raise typer.Exit(ExitCode.PARTIAL)
-    say([line(text=f"{output}: {done.headline}")])
+    remark([line(text=f"{output}: {done.headline}")])
     raise typer.Exit(ExitCode.DONE)
 
 
