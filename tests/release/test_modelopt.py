@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from tests.support.guides import programs
-
-if TYPE_CHECKING:
-    import torch
+from tests.support.lazy import torch
 
 
 def told() -> dict:
@@ -21,14 +17,10 @@ def told() -> dict:
 
 def clipped(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The full range: Model Optimizer clips at -128."""
-    import torch
-
     return torch.clamp(torch.round(values / scale), -128, 127) * scale
 
 
 def test_its_quantizers_round_as_klcal_says():
-    import torch
-
     found = told()
     layer, (inputs, weights) = found["model"][0], found["rows"]
     scales = torch.tensor(weights.units.scale, dtype=torch.float32)[:, None]
