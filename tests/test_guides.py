@@ -21,7 +21,9 @@ def run(program: str) -> dict:
     return names
 
 
-@pytest.mark.parametrize("name", ["activations.md", "aimet.md", "ci.md", "configuration.md", "litert.md", "tensorrt.md"])
+@pytest.mark.parametrize(
+    "name", ["activations.md", "aimet.md", "ci.md", "configuration.md", "litert.md", "tensorrt.md"]
+)
 def test_a_session_prints_what_the_guide_shows(name, tmp_path):
     for session in sessions((DOCS / name).read_text()):
         assert replayed(session, tmp_path) == session

@@ -89,7 +89,7 @@ def _scale_formats(_: Any) -> Iterable[str]:
 
 
 def _rules(_: Any) -> Iterable[str]:
-    from klcal.cli.rules import RULE_WORDS
+    from klcal.pipeline.rules import RULE_WORDS
 
     return (*RULE_WORDS, *(f"d.{field}" for field in CHANGE_FIELDS), *NUMERIC_FIELDS)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from klcal.cli.conditions import Condition
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode
+from klcal.pipeline.conditions import Condition
 from klcal.tables.changes import Change
 from klcal.tables.contents import Content
 from klcal.tables.findings import Finding
