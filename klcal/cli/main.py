@@ -24,6 +24,8 @@ from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
 from klcal.cli.diff import EXAMPLES as diff_examples
 from klcal.cli.diff import diff
+from klcal.cli.explain import EXAMPLES as explain_examples
+from klcal.cli.explain import explain
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
 from klcal.cli.inspect import EXAMPLES as inspect_examples
@@ -51,6 +53,7 @@ app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=PanelCommand, epilog=compare_examples)(compare)
 app.command(cls=PanelCommand, epilog=check_examples)(check)
 app.command(cls=PanelCommand, epilog=diff_examples)(diff)
+app.command(cls=PanelCommand, epilog=explain_examples)(explain)
 app.command(cls=PanelCommand, epilog=apply_examples)(apply)
 app.command(cls=PanelCommand, epilog=export_examples)(export)
 app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)

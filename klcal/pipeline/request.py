@@ -73,6 +73,8 @@ class Request:
         nonfinite: Nonfinite = "fail",
         device: str = "cpu",
         importance: str | None = None,
+        detail: Detail = "none",
+        unit: int | None = None,
     ) -> Request:
         """The request of what ``klcal.calibrate`` takes, each by the names of tensors.
 
@@ -90,6 +92,8 @@ class Request:
             nonfinite=nonfinite,
             device=device,
             importance=importance,
+            detail=detail,
+            unit=unit,
         )
         asked._check()
         return asked

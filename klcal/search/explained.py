@@ -73,7 +73,7 @@ def explained(found: Sketch, settings: Settings, outcomes: Outcomes, detail: Det
         curve=unit.curve(choices, POINTS[detail]),
         methods=methods,
         nearby=unit.nearby(choices[0].quantizer),
-        without=_without(found, settings) if found.weights is None else (),
+        without=_without(found, settings, choices[0].quantizer) if found.weights is None else (),
     )
 
 
@@ -297,16 +297,26 @@ def _others(method: Method, detail: Detail) -> list[Method]:
 # --- what the outermost values cost
 
 
-def _without(found: Sketch, settings: Settings) -> tuple[Without, ...]:
+def _without(found: Sketch, settings: Settings, chosen: Choices) -> tuple[Without, ...]:
     """What would be chosen without some of the outermost values; each number of them once."""
     counts = {max(1, round(share * int(found.nonzero[0]))): share for share in SHARES[::-1]}
-    return tuple(_less(found, settings, share, count) for count, share in sorted(counts.items()))
+    return tuple(_less(found, settings, chosen, share, count) for count, share in sorted(counts.items()))
 
 
-def _less(found: Sketch, settings: Settings, share: float, count: int) -> Without:
+def _less(found: Sketch, settings: Settings, chosen: Choices, share: float, count: int) -> Without:
     rest = without_outermost(found, count)
-    row = row_of(outcomes_of(rest, settings), settings.scheme, "", None)
-    beyond = max(abs(row.min or 0.0), abs(row.max or 0.0))
+    outcomes = outcomes_of(rest, settings)
+    row = row_of(outcomes, settings.scheme, "", None)
+    as_is = None
+    if outcomes.status[0] == OK:
+        costs = figures(Distribution.of(rest), settings.scheme, sub_bins(settings), *chosen)
+        as_is = row_of(outcomes._replace(**costs._asdict()), settings.scheme, "", None).sqnr_db
     return Without(
-        share=share, count=count, beyond=beyond, scale=row.scale, zero_point=row.zero_point, sqnr_db=row.sqnr_db
+        share=share,
+        count=count,
+        beyond=max(abs(row.min or 0.0), abs(row.max or 0.0)),
+        scale=row.scale,
+        zero_point=row.zero_point,
+        sqnr_db=row.sqnr_db,
+        sqnr_db_as_is=as_is,
     )

@@ -107,7 +107,8 @@ class Without:
     beyond: float  # the greatest magnitude that is left
     scale: float | None
     zero_point: int | None
-    sqnr_db: float | None  # of the values that are left
+    sqnr_db: float | None  # of the values that are left, with that scale
+    sqnr_db_as_is: float | None  # of the same values, with the scale that was chosen for all
 
 
 @dataclass(frozen=True, kw_only=True)
