@@ -20,9 +20,10 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search import methods
 from klcal.search.choices import Spans, full_choices
 from klcal.search.chosen import least_values, outcomes_of, sub_bins
-from klcal.search.explained import explained, histogram, histogram_of, histograms
+from klcal.search.explained import explained
 from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
+from klcal.search.shapes import histogram, histogram_of, histograms
 from klcal.sketches.by_unit import Count, counted_before, unit_counts
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.histogram import Tally
@@ -30,7 +31,7 @@ from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Stored, counted_already, sketch, units_of
 from klcal.sketches.weighted import weighted_unit_sketches
-from klcal.tables.explanation import Explanation
+from klcal.tables.explanation import Detail, Explanation
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
@@ -63,6 +64,7 @@ def calibrate(
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
     importance: Values | None = None,
+    detail: Detail = "none",
 ) -> Row:
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 
@@ -84,6 +86,8 @@ def calibrate(
             inputs, the mean square of those is the importance of its column. Only ratios within a unit matter. The
             figures of the row are unweighted. A unit whose nonzero values all have the importance 0 is chosen as if
             there were none, and the row's note says so. For methods with a cost: kl, kl-classic and mse.
+        detail: how much the row's ``explanation`` has: "none", the "histogram", "plots" (and what candidates lose), or
+            "all" (and what kl-classic would choose); for channels and groups the histogram alone.
 
     Returns:
         A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
@@ -100,7 +104,7 @@ def calibrate(
     array([0.14285715, 0.07142857])
     """
     chosen = methods.parse(method)
-    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
+    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite, detail=detail)
     unit = parse_per(per)
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if importance is not None or (isinstance(values, Sketch) and values.weights is not None):
@@ -163,7 +167,9 @@ def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
     rows = [_row(each, settings, None, found.weights is not None) for each in alone]
     if settings.detail == "none":
         return rows
-    return [replace(row, explanation=each) for row, each in zip(rows, _explanations(found, settings, outcomes), strict=True)]
+    return [
+        replace(row, explanation=each) for row, each in zip(rows, _explanations(found, settings, outcomes), strict=True)
+    ]
 
 
 def _explanations(found: Sketch, settings: Settings, outcomes: Outcomes) -> Iterator[Explanation]:

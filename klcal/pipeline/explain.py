@@ -48,9 +48,7 @@ def explain_file(
             raise _several(path, name, found)
         return wanted
 
-    table = calibrate_files(
-        [path], request, dequantize=dequantize, takes=is_wanted, jobs=jobs, progress=progress
-    )
+    table = calibrate_files([path], request, dequantize=dequantize, takes=is_wanted, jobs=jobs, progress=progress)
     if seen and not found:
         raise InputError(f"{path} has no tensor {quoted(str(name))}", nearest(str(name), seen))
     return table
@@ -58,5 +56,7 @@ def explain_file(
 
 def _several(path: str, name: str | None, found: list[str]) -> UsageError:
     if name is None:
-        return UsageError(f"{path} has several tensors", f"name one of them, such as {quoted(found[0])}; klcal inspect has all")
+        return UsageError(
+            f"{path} has several tensors", f"name one of them, such as {quoted(found[0])}; klcal inspect has all"
+        )
     return UsageError(f"several files in {path} have a tensor {quoted(name)}", "name the file")

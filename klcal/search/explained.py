@@ -6,15 +6,16 @@ Every cost is that of the search itself: the squared error of ``klcal.search.can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from klcal.quantizers.code_points import FLOATS
+from klcal.kernels.threads import worked_ahead
 from klcal.quantizers.qparams import deployed_scales, rounded_scales, zero_points
 from klcal.quantizers.scheme import Scheme
 from klcal.search.bucket_costs import BucketCosts
@@ -27,27 +28,28 @@ from klcal.search.explore import judged
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, KL, MSE, WEIGHT, KLClassic, Method, MinMax, Percentile
 from klcal.search.settings import Settings
-from klcal.sketches.histogram import binned, binned_each, by_exponent
+from klcal.search.shapes import histogram_of, levels_of, octaves_of
 from klcal.sketches.distribution import Distribution, without_outermost
 from klcal.sketches.sketch import Sketch
-from klcal.tables.explanation import Alternative, Curve, Detail, Explanation, Histogram, Nearby, Octaves, Without
+from klcal.tables.explanation import Alternative, Curve, Detail, Explanation, Nearby, Without
 from klcal.tables.outcomes import OK, Outcomes, row_of
 from klcal.tables.rows import Row
 
-__all__ = ["explained", "histogram", "histogram_of", "histograms"]
+__all__ = ["explained"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-POINTS: dict[Detail, int] = {"plots": 32, "all": 96}  # of the curve: what a page, and what a wide terminal can show
+POINTS: dict[Detail, int] = {"plots": 32, "all": 80}  # of the curve: what fits in a figure of a page, in a terminal
 REACH = 3.0  # octaves from the choice that the curve has at most on either side, but for what methods choose
-MARGIN = 0.5  # octaves beyond the smallest and the largest scale that a method chooses
+MARGINS = np.array([-0.5, 0.5])  # octaves beyond the smallest and the largest scale that a method chooses
 CHANGES = (-0.05, -0.01, 0.01, 0.05)  # of the scale
 SHARES = (1e-4, 1e-3)  # of the nonzero values: the outermost, without which the unit is calibrated again
-MOST_LEVELS = 256  # that are listed: more lie closer than any plot can show
 BINS_AT_ONCE = 1 << 20  # sub-bins of some candidates: 8 MB for each array of them
-OF_ROW = ("method", "scale", "zero_point", "low", "high", "mse", "sqnr_db", "clipped", "rounded_to_zero")
-BIAS = 127  # of a float32's exponent
+OF_ROW = ("scale", "zero_point", "low", "high", "mse", "sqnr_db", "clipped", "rounded_to_zero")
+KEPT_BYTES = 31 << 20
+"""Memory that is asked for and given back: from then on glibc keeps so much, in place of getting new pages for every
+array of some megabytes, which takes half of the time."""
 
 
 def explained(found: Sketch, settings: Settings, outcomes: Outcomes, detail: Detail) -> Explanation:
@@ -59,60 +61,32 @@ def explained(found: Sketch, settings: Settings, outcomes: Outcomes, detail: Det
         outcomes: what came of that.
         detail: how much is wanted.
     """
-    seen = Explanation(histogram=histogram_of(found), octaves=_octaves(found))
+    seen = Explanation(histogram=histogram_of(found), octaves=octaves_of(found))
     if detail not in POINTS or outcomes.status[0] != OK:
         return seen
+    np.empty(KEPT_BYTES, np.int8)
     unit = _Unit.of(found, settings, outcomes)
-    choices = unit.choices(_others(settings.method, detail))
-    methods = unit.alternatives(choices)
+    others = _others(settings.method, detail)
+    lessened = [] if found.weights is not None else _numbers_left_out(int(found.nonzero[0]))
+    work: list[Callable[[], Any]] = [partial(unit.choice, each) for each in others]  # the longest first
+    work += [partial(_without, unit, *each) for each in lessened]
+    done = worked_ahead(_called, work)
+    choices = [unit.chosen, *(each for each in done[: len(others)] if each.quantizer.scale[0] > 0)]
+    methods, nearby = unit.compared(choices)
     return replace(
         seen,
-        levels=_levels(settings.scheme, methods[0]),
+        levels=levels_of(settings.scheme, methods[0]),
         objective=unit.objective,
         weight=unit.weight,
         curve=unit.curve(choices, POINTS[detail]),
         methods=methods,
-        nearby=unit.nearby(choices[0].quantizer),
-        without=_without(found, settings, choices[0].quantizer) if found.weights is None else (),
+        nearby=nearby,
+        without=tuple(done[len(others) :]),
     )
 
 
-# --- how values are distributed
-
-
-def histogram_of(found: Sketch) -> Histogram | None:
-    """That of all finite values of a sketch, of whatever units; None where there are none."""
-    return histogram(float(found.min.min(initial=np.inf)), float(found.max.max(initial=-np.inf)), binned(found))
-
-
-def histograms(found: Sketch) -> list[Histogram | None]:
-    """That of each unit."""
-    columns = found.min.tolist(), found.max.tolist(), binned_each(found)
-    return [histogram(*each) for each in zip(*columns, strict=True)]
-
-
-def histogram(low: float, high: float, counts: Integers) -> Histogram | None:
-    """That of some counts; None where there are no ends."""
-    return Histogram(low=low, high=high, counts=tuple(counts.tolist())) if low <= high else None
-
-
-def _octaves(found: Sketch) -> Octaves | None:
-    counts = by_exponent(found)
-    some = np.flatnonzero(counts)
-    if not some.size:
-        return None
-    first, last = int(some[0]), int(some[-1])
-    return Octaves(first=first - BIAS, counts=tuple(counts[first : last + 1].tolist()))
-
-
-def _levels(scheme: Scheme, chosen: Alternative) -> tuple[float, ...] | None:
-    """What the codes stand for, ascending."""
-    if scheme.size > MOST_LEVELS:
-        return None
-    if scheme.is_float:
-        return tuple(sorted((FLOATS[scheme.dtype] * chosen.scale).tolist()))
-    codes = np.array(scheme.integers, np.float64) - (chosen.zero_point or 0)
-    return tuple(sorted((codes * chosen.scale).tolist()))
+def _called(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 # --- what scales cost
@@ -152,7 +126,12 @@ class _Unit:
         spans = Spans.of(decides, settings.bounds)
         least = MSE()(decides, settings.scheme, spans)
         return _Unit(
-            settings=settings, outcomes=outcomes, plain=plain, decides=decides, spans=spans, least=_deployed(least, settings)
+            settings=settings,
+            outcomes=outcomes,
+            plain=plain,
+            decides=decides,
+            spans=spans,
+            least=_deployed(least, settings),
         )
 
     @property
@@ -208,23 +187,24 @@ class _Unit:
         parts = [some.select(slice(first, first + rows)) for first in range(0, some.scale.size, rows)]
         return np.concatenate([classic_divergences(sums, self.scheme, *each, sub) for each in parts])
 
-    def choices(self, others: Sequence[Method]) -> list[_Choice]:
-        """What was chosen, and what other methods would choose, as far as the format has such scales."""
-        chosen = Choices(np.abs(self.outcomes.scale), self.outcomes.below.astype(np.int64))
-        found = [_Choice(str(self.settings.method), chosen)]
-        for each in others:
-            quantizer = self.least
-            if each != MSE():
-                quantizer = _deployed(each(self.decides, self.scheme, self.spans), self.settings)
-            found += [_Choice(str(each), quantizer)] if quantizer.scale[0] > 0 else []
-        return found
+    @property
+    def chosen(self) -> _Choice:
+        """What was chosen."""
+        quantizer = Choices(np.abs(self.outcomes.scale), self.outcomes.below.astype(np.int64))
+        return _Choice(str(self.settings.method), quantizer)
+
+    def choice(self, method: Method) -> _Choice:
+        """What another method would choose; the scale is 0 where its format has none."""
+        if method == MSE():
+            return _Choice(str(method), self.least)
+        return _Choice(str(method), _deployed(method(self.decides, self.scheme, self.spans), self.settings))
 
     def curve(self, choices: Sequence[_Choice], points: int) -> Curve:
         """What candidates lose over the scales that matter, those of the methods among them."""
         chosen = choices[0].quantizer
         own = _together([each.quantizer for each in choices])
         middle, ends = np.log2(chosen.scale[0]), np.log2([own.scale.min(), own.scale.max()])
-        first, last = np.clip(ends + [-MARGIN, MARGIN], middle - REACH, middle + REACH)
+        first, last = np.clip(ends + MARGINS, middle - REACH, middle + REACH)
         costs = BucketCosts.of(self.decides, self.scheme, self.spans)
         found = judged(costs, self.scheme, np.exp2(np.linspace(first, last, points))[None])
         legal = np.isfinite(found.error[0]) & ~np.isin(found.scale[0], own.scale)
@@ -239,7 +219,7 @@ class _Unit:
             chosen=int(np.searchsorted(some.scale, chosen.scale[0])),
         )
 
-    def _rows(self, some: Choices, methods: Sequence[str]) -> list[Row]:
+    def _rows(self, some: Choices) -> list[Row]:
         """The rows that the table would have for some quantizers."""
         scheme, number = self.scheme, some.scale.size
         copies = Distribution.of(self.plain.sketch.take(np.zeros(number, np.int64)))
@@ -248,28 +228,25 @@ class _Unit:
             **found._asdict(), scale=deployed_scales(some.scale, some.below, scheme), below=some.below
         )
         each = (outcomes.each(itemgetter(slice(place, place + 1))) for place in range(number))
-        return [row_of(one, scheme, method, None) for one, method in zip(each, methods, strict=True)]
+        return [row_of(one, scheme, "", None) for one in each]
 
-    def alternatives(self, choices: Sequence[_Choice]) -> tuple[Alternative, ...]:
-        """What choices are, and cost."""
-        some = _together([each.quantizer for each in choices])
-        columns = [_known(column) for column in self.costs(some)]
-        rows = self._rows(some, [each.method for each in choices])
-        found = []
-        for row, divergence, distortion, loss in zip(rows, *columns, strict=True):
-            costs = {"divergence": divergence, "distortion": distortion, "loss": loss}
-            found.append(Alternative(**{name: getattr(row, name) for name in OF_ROW}, **costs))
-        return tuple(found)
-
-    def nearby(self, chosen: Choices) -> tuple[Nearby, ...]:
-        """What scales near the chosen one cost, with its zero point."""
+    def compared(self, choices: Sequence[_Choice]) -> tuple[tuple[Alternative, ...], tuple[Nearby, ...]]:
+        """What choices cost, and scales near the first of them, with its zero point."""
+        chosen = choices[0].quantizer
         scale = (chosen.scale[0] * (1 + np.array(CHANGES))).astype(np.float32).astype(np.float64)
-        some = Choices(scale, np.repeat(chosen.below, scale.size))
-        rows, loss = self._rows(some, [""] * scale.size), _known(self.costs(some).loss)
-        return tuple(
-            Nearby(change=change, loss=lost, mse=row.mse or 0.0, sqnr_db=row.sqnr_db)
-            for change, lost, row in zip(CHANGES, loss, rows, strict=True)
-        )
+        near = Choices(scale, np.repeat(chosen.below, scale.size))
+        some = _together([*(each.quantizer for each in choices), near])
+        rows, costs = self._rows(some), [_known(column) for column in self.costs(some)]
+        alternatives = [
+            Alternative(method=each.method, **{name: getattr(row, name) for name in OF_ROW}, **_Costs(*cost)._asdict())
+            for each, row, *cost in zip(choices, rows, *costs, strict=False)
+        ]
+        places = range(len(choices), len(rows))
+        nearby = [
+            Nearby(change=change, loss=costs[-1][place], mse=rows[place].mse or 0.0, sqnr_db=rows[place].sqnr_db)
+            for change, place in zip(CHANGES, places, strict=True)
+        ]
+        return tuple(alternatives), tuple(nearby)
 
 
 def _deployed(choices: Choices, settings: Settings) -> Choices:
@@ -289,27 +266,28 @@ def _known(column: Floats) -> tuple[float | None, ...]:
 def _others(method: Method, detail: Detail) -> list[Method]:
     """The methods that a choice is compared with."""
     bins = getattr(method, "bins", BINS)
-    known: list[Method] = [KL(bins=bins), MSE(), MinMax(), Percentile(99.99)]
-    known += [KLClassic(bins=bins)] if detail == "all" else []
+    known: list[Method] = [KLClassic(bins=bins)] if detail == "all" else []
+    known += [KL(bins=bins), MSE(), MinMax(), Percentile(99.99)]
     return [each for each in known if each != method and not (isinstance(each, KL) and isinstance(method, KL))]
 
 
 # --- what the outermost values cost
 
 
-def _without(found: Sketch, settings: Settings, chosen: Choices) -> tuple[Without, ...]:
-    """What would be chosen without some of the outermost values; each number of them once."""
-    counts = {max(1, round(share * int(found.nonzero[0]))): share for share in SHARES[::-1]}
-    return tuple(_less(found, settings, chosen, share, count) for count, share in sorted(counts.items()))
+def _numbers_left_out(nonzero: int) -> list[tuple[int, float]]:
+    """How many of so many values are left out, and which share of them that is about; each number once."""
+    return sorted({max(1, round(share * nonzero)): share for share in SHARES[::-1]}.items())
 
 
-def _less(found: Sketch, settings: Settings, chosen: Choices, share: float, count: int) -> Without:
-    rest = without_outermost(found, count)
+def _without(unit: _Unit, count: int, share: float) -> Without:
+    """What would be chosen, and lost, without so many of the outermost values."""
+    settings = unit.settings
+    rest = without_outermost(unit.plain.sketch, count)
     outcomes = outcomes_of(rest, settings)
     row = row_of(outcomes, settings.scheme, "", None)
     as_is = None
     if outcomes.status[0] == OK:
-        costs = figures(Distribution.of(rest), settings.scheme, sub_bins(settings), *chosen)
+        costs = figures(Distribution.of(rest), settings.scheme, sub_bins(settings), *unit.chosen.quantizer)
         as_is = row_of(outcomes._replace(**costs._asdict()), settings.scheme, "", None).sqnr_db
     return Without(
         share=share,

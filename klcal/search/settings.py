@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme, check_range
 from klcal.search.methods import Method
-from klcal.tables.explanation import Detail
+from klcal.tables.explanation import DETAILS, Detail
 
 __all__ = ["Nonfinite", "Settings"]
 
@@ -35,3 +35,5 @@ class Settings:
             check_range(self.bounds)
         if self.nonfinite not in get_args(Nonfinite):
             raise UsageError(f"nonfinite is {self.nonfinite!r}", "use 'fail' or 'ignore'")
+        if self.detail not in DETAILS:
+            raise UsageError(f"detail is {self.detail!r}", f"use one of {', '.join(DETAILS)}")

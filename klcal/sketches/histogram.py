@@ -76,7 +76,7 @@ class Tally:
 def _binned(values: Floats, counts: Numbers, zeros: int, ends: tuple[float, float], bins: int) -> Integers:
     if not ends[0] <= ends[1]:
         return np.zeros(bins, np.int64)
-    place = _places(np.append(values, 0.0), *map(np.array, ends), bins, values.size + 1)
+    place = _places(np.append(values, 0.0), np.array([ends[0]]), np.array([ends[1]]), bins, values.size + 1)
     return _counted(place, np.append(counts, zeros), bins)
 
 

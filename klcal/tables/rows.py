@@ -76,7 +76,9 @@ class Row:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     unit: int | None = None  # of a row that stands for one unit: its number
     units: Units | None = None
-    explanation: Explanation | None = field(default=None, compare=False)  # where it was asked for; no field of the table
+    explanation: Explanation | None = field(
+        default=None, compare=False
+    )  # where it was asked for; no field of the table
 
     def __post_init__(self) -> None:
         for name in ("shape", "aliases"):

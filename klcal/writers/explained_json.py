@@ -26,8 +26,8 @@ def write(table: Table, out: TextIO) -> None:
         out.write(',\n "tensor": ')
         out.writelines(json_text(row, names))
         found: dict[str, Any] = {} if row.explanation is None else as_dict(row.explanation)
-        for key, value in (*found.items(), ("words", sentences(row))):
-            out.write(f',\n "{key}": {dump(value)}')
+        found["words"] = sentences(row)
+        out.writelines(f',\n "{key}": {dump(value)}' for key, value in found.items())
     out.write("".join(f',\n "{key}": {dump(of_all[key])}' for key in ("errors", "warnings")) + "\n}\n")
 
 

@@ -24,7 +24,7 @@ LEAST_WIDTH = 20  # of plots: what is narrower shows nothing
 ROWS, FEW_ROWS = 8, 5  # of a plot
 CURVE_ROWS = 12
 TOP = 2.5  # of the curve: times the loss of the choice
-MOST_COLUMNS = 96  # of the curve
+MOST_COLUMNS = 64  # of the curve
 CHOSEN = "▲"
 LETTERS = "abcdefgh"
 PART = 16  # of a line of text, from which on it is wrapped
@@ -35,8 +35,7 @@ def write(table: Table, out: TextIO) -> None:
     width, blocks = width_of(out, USUAL), has_blocks(out)
     for row in table.rows:
         assert isinstance(row, Row)
-        for line in lines(row, width):
-            out.write(f"{line if blocks else as_ascii(line)}\n")
+        out.writelines(f"{line if blocks else as_ascii(line)}\n" for line in lines(row, width))
 
 
 def lines(row: Row, width: int) -> Iterator[str]:
@@ -91,9 +90,7 @@ def _columns(bins: int, width: int) -> int:
 # --- how values are distributed
 
 
-def _histogram(
-    of: Histogram, chosen: Alternative | None, levels: Sequence[float] | None, width: int
-) -> Iterator[str]:
+def _histogram(of: Histogram, chosen: Alternative | None, levels: Sequence[float] | None, width: int) -> Iterator[str]:
     columns = _columns(len(of.counts), width - len(INDENT))
     counts = of.merged(columns).counts
     yield ""
@@ -117,7 +114,9 @@ def _histogram(
 
 def _of_levels(chosen: Alternative, levels: Sequence[float] | None) -> str:
     number = "" if levels is None else f"{len(levels)} levels, "
-    return f"{INDENT}kept: {for_people(chosen.low)} to {for_people(chosen.high)}; {number}scale {for_people(chosen.scale)}"
+    return (
+        f"{INDENT}kept: {for_people(chosen.low)} to {for_people(chosen.high)}; {number}scale {for_people(chosen.scale)}"
+    )
 
 
 def _ends(left: str, right: str, columns: int) -> str:
@@ -135,11 +134,12 @@ def _octaves(of: Octaves, chosen: Alternative | None, levels: Sequence[float] | 
     yield from (f"{INDENT}{line}".rstrip() for line in bars(logarithms(of.counts)[left_out:], FEW_ROWS))
     if chosen is not None:
         least = min((abs(level) for level in levels or () if level), default=abs(chosen.scale)) / 2
-        places = [math.floor(math.log2(each)) - first for each in (least, max(-chosen.low, chosen.high))]
+        most = max(-chosen.low, chosen.high)
+        places = [math.floor(math.log2(each)) - first for each in (least, most)]
         begin, end = (min(max(place, 0), columns - 1) for place in places)
         yield f"{INDENT}{axis(columns, begin, end)}".rstrip()
-        said = f"{INDENT}below {for_people(least)} values become 0, the kept range ends at {for_people(max(-chosen.low, chosen.high))}"
-        yield from _wrapped(said, width)
+        said = f"below {for_people(least)} values become 0; the kept range ends at {for_people(most)}"
+        yield from _wrapped(f"{INDENT}{said}", width)
 
 
 # --- what scales cost
@@ -156,8 +156,8 @@ def _curve(known: Explanation, curve: Curve, width: int) -> Iterator[str]:
     for place in sorted(range(len(curve.scale)), key=lambda place: (place != curve.chosen, place)):
         shown.setdefault(column(curve.scale[place]), place)
     top, lower, upper = _parts(known, curve)
-    heights = [[part[shown[c]] / top if c in shown else 0.0 for c in range(columns)] for part in (lower, upper)]
-    drawn = stacked(*heights, CURVE_ROWS)
+    below, above = ([part[shown[c]] / top if c in shown else 0.0 for c in range(columns)] for part in (lower, upper))
+    drawn = stacked(below, above, CURVE_ROWS)
     is_empty = [c not in shown for c in range(columns)]
     yield ""
     yield from _wrapped(f"{_legend(known)}; the top is {for_people(top)}", width)
@@ -189,7 +189,9 @@ def _legend(known: Explanation) -> str:
     if known.objective == "kl-classic":
         return f"Loss by scale: the divergence of the literature {LOWER}, in nats"
     if known.objective == "mse":
-        return f"Loss by scale: distortion {UPPER} (the squared error; {for_people((known.weight or 0) / 2)} is the least)"
+        return (
+            f"Loss by scale: distortion {UPPER} (the squared error; {for_people((known.weight or 0) / 2)} is the least)"
+        )
     by = "Loss by scale" if known.objective == "kl" else "What scales lose (the method does not look at it)"
     return f"{by}: divergence {LOWER} + distortion {UPPER}, in nats"
 
@@ -220,16 +222,14 @@ def _methods(known: Explanation, width: int) -> Iterator[str]:
 def _nearby(known: Explanation, width: int) -> Iterator[str]:
     """What scales near the choice cost, and what would be chosen without the outermost values."""
     chosen = known.methods[0]
-    rows = [
-        [f"scale {each.change:+.0%}".replace("%", " %"), for_people(abs(chosen.scale) * (1 + each.change), 5)]
-        + [for_people(each.loss), _change(each.sqnr_db, chosen.sqnr_db)]
-        for each in known.nearby
-    ]
-    rows += [
-        [f"without the largest {for_people(100 * each.share)} %", for_people(each.scale, 5), ""]
-        + [_change(each.sqnr_db, each.sqnr_db_as_is)]
-        for each in known.without
-    ]
+    rows = []
+    for near in known.nearby:
+        scale = for_people(abs(chosen.scale) * (1 + near.change), 5)
+        said = f"scale {near.change:+.0%}".replace("%", " %")
+        rows.append([said, scale, for_people(near.loss), _change(near.sqnr_db, chosen.sqnr_db)])
+    for less in known.without:
+        said = f"without the largest {for_people(100 * less.share)} %"
+        rows.append([said, for_people(less.scale, 5), "", _change(less.sqnr_db, less.sqnr_db_as_is)])
     yield ""
     yield from _grid(["what if", "scale", "loss", "SQNR changes by dB"], rows, width)
 

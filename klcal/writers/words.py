@@ -11,6 +11,7 @@ from klcal.writers.floats import for_people
 __all__ = ["FLAT_DB", "sentences"]
 
 FLAT_DB = 0.1  # of SQNR: a difference that no network shows
+SHARP_DB = 1.0
 OUTLIERS_DB = 3.0  # half a bit: what few values take from all others
 CHANGE = 0.05  # of the scale, by which its flatness is judged
 
@@ -71,8 +72,12 @@ def _flatness(chosen: Alternative, nearby: Sequence[Nearby]) -> str:
         return ""
     how = f"a scale {abs(worst):.0%} {'larger' if worst > 0 else 'smaller'}".replace("%", " %")
     if lost[worst] <= FLAT_DB:
-        return f"The choice is flat: a scale up to {CHANGE:.0%} off costs at most {lost[worst]:.2g} dB.".replace("%", " %")
-    return f"The choice is sharp: {how} costs {lost[worst]:.2g} dB."
+        return f"The choice is flat: a scale up to {CHANGE:.0%} off costs at most {lost[worst]:.2g} dB.".replace(
+            "%", " %"
+        )
+    sharp = "The choice is sharp: " if lost[worst] >= SHARP_DB else ""
+    said = f"{sharp}{how} costs {lost[worst]:.2g} dB."
+    return said[:1].upper() + said[1:]
 
 
 def _outliers(chosen: Alternative, without: Sequence[Without]) -> Iterator[str]:
@@ -80,7 +85,9 @@ def _outliers(chosen: Alternative, without: Sequence[Without]) -> Iterator[str]:
     if not without or chosen.sqnr_db is None:
         return
     most = without[-1]
-    who = f"the largest {for_people(100 * most.share)} % of the values ({most.count:,}, beyond {for_people(most.beyond)})"
+    who = (
+        f"the largest {for_people(100 * most.share)} % of the values ({most.count:,}, beyond {for_people(most.beyond)})"
+    )
     if most.scale is None or most.sqnr_db is None or most.sqnr_db_as_is is None:
         yield f"Without {who}, the others would have no error."
         return
