@@ -58,7 +58,7 @@ def figure(row: Row) -> Figure:
     if row.units is not None:
         drawn.append((_units, (row,)))
     found = Figure(figsize=INCHES, layout="constrained")
-    unit = "" if row.unit is None else f", {row.per} {row.unit}"
+    unit = "" if row.unit is None else f", {(row.per or 'unit').partition(':')[0]} {row.unit}"
     found.suptitle(shorten(f"{escape(row.name)}{unit}", TITLE), parse_math=False)
     axes = found.subplots(max(1, len(drawn)), squeeze=False)[:, 0]
     for each, (draw, arguments) in zip(axes, drawn, strict=False):

@@ -50,7 +50,8 @@ def lines(row: Row, width: int) -> Iterator[str]:
         if known.octaves is not None:
             yield from _octaves(known.octaves, chosen, known.levels, width)
         if known.curve is not None:
-            yield from _curve(known, known.curve, width)
+            if known.curve.loss[known.curve.chosen] is not None:
+                yield from _curve(known, known.curve, width)
             yield from _methods(known, width)
             yield from _nearby(known, width)
     if row.units is not None:
@@ -59,11 +60,11 @@ def lines(row: Row, width: int) -> Iterator[str]:
     if said:
         yield ""
     for each in (*said, *(row.note.split("; ") if row.note else ())):
-        yield from textwrap.wrap(escape(each), width) or [""]
+        yield from _wrapped(escape(each), width)
 
 
 def _heading(row: Row, width: int) -> Iterator[str]:
-    unit = "" if row.unit is None else f", {row.per} {row.unit}"
+    unit = "" if row.unit is None else f", {(row.per or 'unit').partition(':')[0]} {row.unit}"
     yield shorten(f"{escape(row.name)}{unit}", width)
     what = f"{escape(row.source)}: {row.dtype} {shape(row)}" if row.source else f"{row.dtype or ''} {shape(row)}"
     how = f"to {row.target} {row.scheme} by {row.method}, per {row.per}" if row.target else ""
@@ -76,7 +77,7 @@ def _heading(row: Row, width: int) -> Iterator[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width) or [""]
+    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def _columns(bins: int, width: int) -> int:
@@ -204,7 +205,7 @@ def _methods(known: Explanation, width: int) -> Iterator[str]:
             sign,
             escape(each.method).replace(":bins=2048", "").replace(",weight=4", ""),
             for_people(each.scale, 5),
-            for_people(each.loss),
+            _loss(each.loss, known),
             "no error" if each.sqnr_db is None else for_people(each.sqnr_db),
             "" if each.zero_point is None else str(each.zero_point),
             for_people(100 * each.clipped, 3),
@@ -226,16 +227,17 @@ def _nearby(known: Explanation, width: int) -> Iterator[str]:
     for near in known.nearby:
         scale = for_people(abs(chosen.scale) * (1 + near.change), 5)
         said = f"scale {near.change:+.0%}".replace("%", " %")
-        rows.append([said, scale, for_people(near.loss), _change(near.sqnr_db, chosen.sqnr_db)])
+        rows.append([said, scale, _loss(near.loss, known), for_people(near.sqnr_db), for_people(chosen.sqnr_db)])
     for less in known.without:
         said = f"without the largest {for_people(100 * less.share)} %"
-        rows.append([said, for_people(less.scale, 5), "", _change(less.sqnr_db, less.sqnr_db_as_is)])
+        rows.append([said, for_people(less.scale, 5), "", for_people(less.sqnr_db), for_people(less.sqnr_db_as_is)])
     yield ""
-    yield from _grid(["what if", "scale", "loss", "SQNR changes by dB"], rows, width)
+    yield from _grid(["what if", "scale", "loss", "SQNR dB", "in place of"], rows, width)
 
 
-def _change(now: float | None, was: float | None) -> str:
-    return "" if now is None or was is None else f"{now - was:+.3g}"
+def _loss(loss: float | None, known: Explanation) -> str:
+    """That of the literature is infinite where a value loses its support."""
+    return "inf" if loss is None and known.objective == "kl-classic" else for_people(loss)
 
 
 def _grid(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:

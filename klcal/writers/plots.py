@@ -13,7 +13,7 @@ __all__ = ["ASCII", "as_ascii", "axis", "bars", "logarithms", "marks", "sparklin
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 LOWER, UPPER = "█", "░"  # of two stacked parts
 LINES = "├─┤│▲×·…"
-ASCII = str.maketrans(EIGHTHS + UPPER + LINES, " .:-=+*%#" + "o" + "|-||^x.~")
+ASCII = str.maketrans(EIGHTHS + UPPER + LINES, " .:-=+*%#" + "o" + "|-||^x|~")
 """What stands for each sign where a terminal has no other: one column wide, too."""
 
 

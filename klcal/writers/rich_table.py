@@ -19,7 +19,8 @@ from rich.text import Text
 
 from klcal.tables.table import Table
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
-from klcal.writers.terminal import width_of
+from klcal.writers.plots import as_ascii
+from klcal.writers.terminal import has_blocks, width_of
 from klcal.writers.text import escape, is_narrow, shorten, told_apart, width_to_tell
 
 __all__ = ["layout", "print_table", "write"]
@@ -29,7 +30,6 @@ NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width; so does a file's name
 SOURCE_WIDTH = 8  # which a file's name may have in any case
 REASON_WIDTH = 12  # what a wrapped reason gets at least
-SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
 LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
 
@@ -58,10 +58,8 @@ def print_table(table: Table, console: Console) -> None:
 
 def _encodable(text: Text, console: Console) -> Text:
     """The signs of the layout as ASCII, where the terminal has no other. Each stays one column wide."""
-    try:
-        SIGNS.encode(console.encoding)
-    except (LookupError, UnicodeEncodeError):
-        text.plain = text.plain.translate(str.maketrans(SIGNS, ASCII_SIGNS))
+    if not has_blocks(console.file):
+        text.plain = as_ascii(text.plain)
     return text
 
 

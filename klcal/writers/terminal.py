@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TextIO
 
@@ -31,8 +32,10 @@ def width_of(out: TextIO, elsewhere: int = UNLIMITED) -> int:
 
 
 def has_blocks(out: TextIO) -> bool:
-    """Whether blocks and lines can be shown: not by a dumb terminal, nor in an encoding that lacks them."""
+    """Whether blocks and lines can be shown: not where the terminal, ``LC_ALL`` or the encoding lacks them."""
     if out.isatty() and os.environ.get("TERM") == "dumb":
+        return False
+    if out is sys.stdout and os.environ.get("LC_ALL") in ("C", "POSIX"):  # Python writes UTF-8 all the same
         return False
     try:
         "█░├".encode(out.encoding or "ascii")

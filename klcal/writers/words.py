@@ -35,17 +35,18 @@ def _of_units(row: Row) -> Iterator[str]:
         worst, best = min(known), max(known)
         yield (
             f"Of {len(row.units)} units, number {worst[1]} loses most: {for_people(worst[0])} dB, "
-            f"against {for_people(best[0])} dB for number {best[1]}."
+            f"against {for_people(best[0])} dB for number {best[1]}; --unit {worst[1]} explains it."
         )
 
 
 def _range(chosen: Alternative, known: Explanation) -> str:
     kept = f"{for_people(chosen.low)} to {for_people(chosen.high)}"
-    zero = f"{_percent(chosen.rounded_to_zero)} of the nonzero values become 0"
+    lost = f"{_percent(chosen.rounded_to_zero)} of the nonzero values become 0"
+    zero = lost if chosen.rounded_to_zero else "no other value becomes 0"
     if not chosen.clipped or known.histogram is None:
-        return f"No value is clipped: the range that codes can stand for is {kept}. {zero[:1].upper()}{zero[1:]}."
-    of = f"{for_people(known.histogram.low)} to {for_people(known.histogram.high)}"
-    return f"It keeps {kept} of the values' {of}: {_percent(chosen.clipped)} of the values are clipped, and {zero}."
+        return f"No value is clipped: the codes reach from {kept}; {zero}."
+    of = f"from {for_people(known.histogram.low)} to {for_people(known.histogram.high)}"
+    return f"The values reach {of}, and {kept} is kept: {_percent(chosen.clipped)} of them are clipped; {zero}."
 
 
 def _compared(chosen: Alternative, others: Sequence[Alternative]) -> str:
@@ -54,11 +55,12 @@ def _compared(chosen: Alternative, others: Sequence[Alternative]) -> str:
         return "It has no error at all: every value is one that a code stands for."
     gains = {each.method.partition(":bins")[0]: (each.sqnr_db or 0.0) - chosen.sqnr_db for each in others}
     alike = [name for name, gain in gains.items() if abs(gain) <= FLAT_DB]
-    differ = {name: gain for name, gain in gains.items() if name not in alike}
+    differ: dict[str, list[str]] = {}
+    for name, gain in gains.items():
+        if name not in alike:
+            differ.setdefault(f"{abs(gain):.3g} dB {'better' if gain > 0 else 'worse'}", []).append(name)
     parts = [f"{_listed(alike)} would come within {FLAT_DB} dB of its SQNR"] if alike else []
-    parts += [
-        f"{name} would be {abs(gain):.3g} dB {'better' if gain > 0 else 'worse'}" for name, gain in differ.items()
-    ]
+    parts += [f"{_listed(names)} would be {gain}" for gain, names in differ.items()]
     return f"{'; '.join(parts)}." if parts else ""
 
 
