@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
+import warnings
 from typing import TYPE_CHECKING, Any, TextIO
 
 from klcal.errors import UsageError
@@ -17,6 +19,7 @@ from klcal.writers.words import sentences
 try:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 except ImportError:
     raise UsageError("pictures need matplotlib", "pip install 'klcal[plot]', or use --format text") from None
 
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["figure", "write"]
 
 INCHES, DPI = (8.0, 9.0), 150
-TITLE = 100  # characters
+TITLE, LINE = 90, 110  # characters
+WIDE = 5.0  # points: of a line
 MOST_LINES = 64  # that mark levels: more are a surface
 COLOURS = {"values": "#4878a8", "kept": "#d9822b", "divergence": "#8a3f8f", "distortion": "#b8cfe5", "loss": "#222222"}
-STABLE = {"svg.hashsalt": "klcal", "svg.fonttype": "none", "text.parse_math": False}
-"""The same table gives the same bytes; and names are data: a dollar sign begins no formula."""
+STABLE = {"svg.hashsalt": "klcal", "svg.fonttype": "none"}  # the same table gives the same bytes
 
 
 def write(table: Table, out: TextIO, *, format_: str) -> None:
@@ -38,7 +41,8 @@ def write(table: Table, out: TextIO, *, format_: str) -> None:
     (row,) = table.rows
     assert isinstance(row, Row)
     held = io.BytesIO()
-    with rc_context(STABLE):
+    with rc_context(STABLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of names; boxes stand for them
         figure(row).savefig(
             held, format=format_, dpi=DPI, metadata={"Date": None} if format_ == "svg" else {"Software": None}
         )
@@ -59,14 +63,15 @@ def figure(row: Row) -> Figure:
         drawn.append((_units, (row,)))
     found = Figure(figsize=INCHES, layout="constrained")
     unit = "" if row.unit is None else f", {(row.per or 'unit').partition(':')[0]} {row.unit}"
+    # names are data: a dollar sign begins no formula
     found.suptitle(shorten(f"{escape(row.name)}{unit}", TITLE), parse_math=False)
     axes = found.subplots(max(1, len(drawn)), squeeze=False)[:, 0]
     for each, (draw, arguments) in zip(axes, drawn, strict=False):
         draw(each, *arguments)
     if not drawn:
         axes[0].set_axis_off()
-    text = "\n".join(escape(said) for said in sentences(row))
-    found.supxlabel(text, fontsize="small", wrap=True, parse_math=False)
+    text = [line for said in sentences(row) for line in textwrap.wrap(escape(said), LINE, break_on_hyphens=False)]
+    found.supxlabel("\n".join(text), x=0.02, ha="left", fontsize="small", parse_math=False)
     return found
 
 
@@ -87,12 +92,16 @@ def _histogram(axes: Axes, of: Histogram, chosen: Alternative | None, levels: tu
 def _curve(axes: Axes, known: Explanation, curve: Curve) -> None:
     for name in ("divergence", "distortion", "loss"):
         values = [math.nan if each is None else each for each in getattr(curve, name)]
-        axes.plot(curve.scale, values, color=COLOURS[name], label=name, marker=".", markersize=2)
+        width = WIDE if name == "distortion" else 1.5  # the loss is drawn over it
+        axes.plot(curve.scale, values, color=COLOURS[name], label=name, linewidth=width, marker=".", markersize=2)
     for each in known.methods:
         if each.loss is not None:
             axes.plot([abs(each.scale)], [each.loss], marker="o", linestyle="none", label=f"{escape(each.method)}")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda scale, _: for_people(scale))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([curve.scale[0], curve.scale[curve.chosen], curve.scale[-1]])
     axes.set_xlabel("scale")
     axes.set_ylabel("loss" if known.objective else "loss of kl, for comparison")
     axes.legend(fontsize="small")

@@ -20,7 +20,7 @@ from klcal.writers.words import sentences
 __all__ = ["lines", "write"]
 
 INDENT = "  "
-LEAST_WIDTH = 20  # of plots: what is narrower shows nothing
+LEAST_WIDTH = 24  # of plots: what is narrower shows nothing
 ROWS, FEW_ROWS = 8, 5  # of a plot
 CURVE_ROWS = 12
 TOP = 2.5  # of the curve: times the loss of the choice

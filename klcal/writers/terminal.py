@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import IO, TextIO
 
 __all__ = ["UNLIMITED", "USUAL", "has_blocks", "width_of"]
 
@@ -31,7 +31,7 @@ def width_of(out: TextIO, elsewhere: int = UNLIMITED) -> int:
     return USUAL
 
 
-def has_blocks(out: TextIO) -> bool:
+def has_blocks(out: IO[str]) -> bool:
     """Whether blocks and lines can be shown: not where the terminal, ``LC_ALL`` or the encoding lacks them."""
     if out.isatty() and os.environ.get("TERM") == "dumb":
         return False
