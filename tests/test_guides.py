@@ -21,10 +21,18 @@ def run(program: str) -> dict:
     return names
 
 
-@pytest.mark.parametrize("name", ["aimet.md", "ci.md", "litert.md", "tensorrt.md"])
+@pytest.mark.parametrize(
+    "name", ["activations.md", "aimet.md", "ci.md", "configuration.md", "litert.md", "tensorrt.md"]
+)
 def test_a_session_prints_what_the_guide_shows(name, tmp_path):
     for session in sessions((DOCS / name).read_text()):
         assert replayed(session, tmp_path) == session
+
+
+def test_the_programs_about_activations_run():
+    pytest.importorskip("torch")
+    for program in programs("activations.md"):
+        run(program)
 
 
 def test_a_cache_of_tensorrt_is_read_back_by_five_lines(tmp_path, monkeypatch):

@@ -120,7 +120,6 @@ class Explanation:
     levels: tuple[float, ...] | None = None  # the values that a code stands for, where they are not too many
     objective: str | None = None  # what was minimised: kl, mse, kl-classic; None: the method follows a rule
     weight: float | None = None  # of the distortion
-    least_mse: float | None = None  # MSE*
     curve: Curve | None = None
     methods: tuple[Alternative, ...] = ()  # the choice first
     nearby: tuple[Nearby, ...] = ()

@@ -25,7 +25,7 @@ def write(table: Table, out: TextIO) -> None:
         assert isinstance(row, Row)
         out.write(',\n "tensor": ')
         out.writelines(json_text(row, names))
-        found: dict[str, Any] = {} if row.explanation is None else as_dict(row.explanation)
+        found = as_dict(row.explanation or Explanation())
         found["words"] = sentences(row)
         out.writelines(f',\n "{key}": {dump(value)}' for key, value in found.items())
     out.write("".join(f',\n "{key}": {dump(of_all[key])}' for key in ("errors", "warnings")) + "\n}\n")

@@ -38,7 +38,7 @@ def has_blocks(out: IO[str]) -> bool:
     if out is sys.stdout and os.environ.get("LC_ALL") in ("C", "POSIX"):  # Python writes UTF-8 all the same
         return False
     try:
-        "█░├".encode(out.encoding or "ascii")
+        "█░├".encode(getattr(out, "encoding", None) or "ascii")
     except (LookupError, UnicodeEncodeError):
         return False
     return True
