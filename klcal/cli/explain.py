@@ -161,4 +161,7 @@ def _writer(name: str) -> Any:
     from importlib import import_module
 
     module = import_module(f"klcal.writers.{MODULES[name]}")
-    return partial(module.write, format_=name) if name in ("png", "svg") else module.write
+    if name not in ("png", "svg"):
+        return module.write
+    module.check()
+    return partial(module.write, format_=name)

@@ -6,6 +6,7 @@ import io
 import math
 import textwrap
 import warnings
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
 from klcal.errors import UsageError
@@ -16,17 +17,11 @@ from klcal.writers.floats import for_people
 from klcal.writers.text import escape, shorten
 from klcal.writers.words import sentences
 
-try:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-except ImportError:
-    raise UsageError("pictures need matplotlib", "pip install 'klcal[plot]', or use --format text") from None
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["figure", "write"]
+__all__ = ["check", "figure", "write"]
 
 INCHES, DPI = (8.0, 9.0), 150
 TITLE, LINE = 90, 110  # characters
@@ -36,8 +31,16 @@ COLOURS = {"values": "#4878a8", "kept": "#d9822b", "divergence": "#8a3f8f", "dis
 STABLE = {"svg.hashsalt": "klcal", "svg.fonttype": "none"}  # the same table gives the same bytes
 
 
+def check() -> None:
+    """Raises UsageError where there is no matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise UsageError("pictures need matplotlib", "pip install 'klcal[plot]', or use --format text")
+
+
 def write(table: Table, out: TextIO, *, format_: str) -> None:
     """The picture of the only row."""
+    from matplotlib import rc_context
+
     (row,) = table.rows
     assert isinstance(row, Row)
     held = io.BytesIO()
@@ -52,6 +55,8 @@ def write(table: Table, out: TextIO, *, format_: str) -> None:
 
 def figure(row: Row) -> Figure:
     """The plots of one explanation, one above the other."""
+    from matplotlib.figure import Figure
+
     known = row.explanation or Explanation()
     chosen = known.methods[0] if known.methods else None
     drawn: list[Any] = []
@@ -90,6 +95,8 @@ def _histogram(axes: Axes, of: Histogram, chosen: Alternative | None, levels: tu
 
 
 def _curve(axes: Axes, known: Explanation, curve: Curve) -> None:
+    from matplotlib.ticker import NullFormatter
+
     for name in ("divergence", "distortion", "loss"):
         values = [math.nan if each is None else each for each in getattr(curve, name)]
         width = WIDE if name == "distortion" else 1.5  # the loss is drawn over it

@@ -132,10 +132,7 @@ def test_an_answer_without_a_scale_replaces_no_file(model, tmp_path):
 
 
 def test_pictures_without_matplotlib_say_what_to_install(model, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "klcal.writers.explained_picture", raising=False)
+    monkeypatch.setattr("klcal.writers.explained_picture.find_spec", lambda _: None)
     result = command("explain", model, "fc.weight", "--output", "x.png")
     assert result.code == 2
     assert "pip install 'klcal[plot]'" in one_message(result)
