@@ -18,16 +18,16 @@ __all__ = ["check_unit", "layout_of", "named_errors", "not_in_units"]
 
 
 def layout_of(description: Description, per: Per) -> Layout | None:
-    """Of a tensor's channels or groups; None where it has one scale.
+    """The layout of a tensor's channels or groups; None if it has one scale.
 
     Raises:
-        UsageError: it has not the axis that is asked for.
+        UsageError: the tensor does not have the axis that is asked for.
     """
     return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
 
 
 def check_unit(number: int, place: Layout | None) -> None:
-    """Refuses the number of a unit that a tensor has not.
+    """Refuse the number of a unit that does not exist.
 
     Raises:
         UsageError: says how many it has.
