@@ -292,8 +292,8 @@ def export(
         to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
         output: the file; one that is there is replaced, but for tensor files.
         weights: tables of weights.
-        model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack is a
-            warning.
+        model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack
+            is a warning.
         names: a file of the names that the runtime needs, one on each line, no more and no fewer.
         rename: substitutions for names, "s/old/new/", one after the other.
         include: globs, one of which a tensor's name has to match; none for all tensors.
