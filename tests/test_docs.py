@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import doctest
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterable
@@ -121,6 +122,18 @@ def test_every_page_is_on_the_index():
     listed = set(re.findall(r"\]\(([\w./-]+)", text("index.md")))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"index.md"}
     assert pages <= listed, f"add a line to docs/index.md: {', '.join(sorted(pages - listed))}"
+
+
+def test_the_site_lists_every_page_once():
+    spec = importlib.util.spec_from_file_location("conf", DOCS / "site" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    listed = re.findall(
+        r"^[\w./-]+$", re.sub(r"^(```|:).*", "", conf.contents(text("index.md")), flags=re.MULTILINE), re.MULTILINE
+    )
+    assert len(listed) == len(set(listed))
+    assert {f"{page.relative_to(DOCS)}"[:-3] for page in DOCS.rglob("*.md")} <= {*listed, "index"}
+    assert doctest.testmod(conf).failed == 0
 
 
 # --- names
