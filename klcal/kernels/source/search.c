@@ -3,6 +3,6 @@
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "figures.h"
 
-#define VERSION 5
+#define VERSION 6
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
