@@ -105,7 +105,7 @@ def count_floats(values: Array, tables: FloatTables, seen: Integers) -> None:
         _pointer(values),
         ctypes.c_int64(values.size),
         ctypes.c_int64(values.dtype == np.float64),
-        *map(_pointer, tables[:3]),
+        *(_pointer(each) for each in (tables.bins, tables.few, tables.table)),
         _pointer(seen),
     )
 
@@ -130,7 +130,7 @@ def bucket_counts(tables: FloatTables, seen: Integers) -> tuple[Patterns, npt.ND
 
     What was counted among the few is in them as well; it and the zeros join what was seen.
     """
-    arrays = *tables[:3], seen, *tables[3:]
+    arrays: list[Array] = [tables.bins, tables.few, tables.table, seen, tables.buckets, tables.counts]
     found = _kernel().klcal_take_buckets(*map(_pointer, arrays))
     buckets, counts = tables.buckets[:found].copy(), tables.counts[:found].copy()
     _keep(tables)

@@ -11,17 +11,9 @@ from typing import Any
 import numpy as np
 
 from klcal.errors import InputError
-from klcal.pipeline.selection import (
-    Selected,
-    attempt,
-    cause_of,
-    described_tensors,
-    file_warnings,
-    selected,
-    unmatched,
-)
+from klcal.pipeline.gathered import Asked, gathered
+from klcal.pipeline.selection import Selected, attempt, cause_of
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes
-from klcal.readers import find
 from klcal.readers.safetensors_file import KINDS
 from klcal.sketches.patterns import SIGN
 from klcal.sketches.sketch import Sketch
@@ -57,15 +49,11 @@ def inspect_files(
         jobs: how many processes count.
         progress: is told how far the work is.
     """
-    found = find(paths)
-    errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors))
-    wanted = selected(described, include, exclude)
-    rows = list(_counted(wanted, jobs, progress) if stats else map(_content, wanted))
+    found = gathered(paths, Asked(include, exclude))
+    rows = list(_counted(found.tensors, jobs, progress) if stats else map(_content, found.tensors))
     if depth is not None:
         rows = list(_grouped(rows, depth))
-    warnings = sorted({*found.warnings, *file_warnings(described), *unmatched(described, include)})
-    return Table.of(Contents(stats, depth), rows, errors, warnings)
+    return Table.of(Contents(stats, depth), rows, found.errors, sorted({*found.warnings}))
 
 
 def _content(tensor: Selected) -> Content:

@@ -20,15 +20,39 @@ import numpy as np
 from klcal.errors import OutputError, UsageError
 from klcal.quantizers.granularity import Grid
 from klcal.readers.description import CHUNK_BYTES
-from klcal.sketches.named import Named, arrays_of
+from klcal.sketches.named import Arrays, Named, arrays_of
 from klcal.tables.schema import SKETCH
 from klcal.writers.file import is_special, reason, replacement
 from klcal.writers.safetensors_file import Stored, write_in_order
 
-__all__ = ["digest", "fingerprint", "save"]
+__all__ = ["Packed", "digest", "fingerprint", "packed", "save"]
 
 DIGEST_BYTES = 16  # of a fingerprint: two of a billion inputs are alike with a chance below 1e-20
-KINDS = {"int64": "I64", "float64": "F64", "int32": "I32", "uint32": "U32"}
+KINDS = {"<i8": "I64", "<f8": "F64", "<i4": "I32", "<u4": "U32"}
+
+
+class Packed(NamedTuple):
+    """A sketch as its file will have it: so that whoever counts it can do this work, too."""
+
+    document: dict[str, Any]
+    arrays: Arrays
+
+    @property
+    def name(self) -> str:
+        """Of the tensor."""
+        return str(self.document["name"])
+
+
+def packed(one: Named) -> Packed:
+    """A sketch, ready to be written.
+
+    Raises:
+        UsageError: it has several units and no grid.
+    """
+    if one.sketch.grid is None and one.sketch.units != 1:
+        what = f"{one.name!r} has {one.sketch.units} units without a grid"
+        raise UsageError(what, "save them one by one: sketch[i:i+1]")
+    return Packed(_document(one), arrays_of(one.sketch))
 
 
 class _Laid(NamedTuple):
@@ -38,7 +62,9 @@ class _Laid(NamedTuple):
     arrays: dict[str, tuple[str, tuple[int, ...], int, int]]  # dtype, shape, where it begins, and bytes of each
 
 
-def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()) -> int:
+def save(
+    path: str, sketches: Iterable[Named | Packed], inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()
+) -> int:
     """Writes a sketch file, all of it or nothing; none where there are no sketches.
 
     Args:
@@ -102,15 +128,14 @@ def _grid(grid: Grid) -> dict[str, Any]:
     return {"per": str(grid.per), "axis": grid.axis, "size": grid.size, "shape": grid.shape, "note": grid.note}
 
 
-def _lay(one: Named, spool: IO[bytes]) -> _Laid:
-    if one.sketch.grid is None and one.sketch.units != 1:
-        what = f"{one.name!r} has {one.sketch.units} units without a grid"
-        raise UsageError(what, "save them one by one: sketch[i:i+1]")
-    arrays = {}
-    for key, array in arrays_of(one.sketch).items():
-        arrays[key] = KINDS[np.dtype(array.dtype).name], array.shape, spool.tell(), array.nbytes
-        spool.write(array.tobytes())
-    return _Laid(_document(one), arrays)
+def _lay(one: Named | Packed, spool: IO[bytes]) -> _Laid:
+    ready = one if isinstance(one, Packed) else packed(one)
+    arrays, begin = {}, spool.tell()
+    for key, array in ready.arrays.items():
+        arrays[key] = KINDS[array.dtype.str], array.shape, begin, array.nbytes
+        spool.write(np.ascontiguousarray(array).data)
+        begin += array.nbytes
+    return _Laid(ready.document, arrays)
 
 
 def _metadata(laid: Sequence[_Laid], inputs: Iterable[str]) -> dict[str, str]:

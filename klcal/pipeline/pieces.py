@@ -1,0 +1,164 @@
+"""What is counted on its own: a tensor, or a portion of one; and these together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from itertools import chain
+from operator import add
+from typing import NamedTuple, TypeAlias
+
+from klcal.errors import InputError
+from klcal.pipeline.batches import sources_of
+from klcal.pipeline.finished import Marks
+from klcal.pipeline.importance import Weighed
+from klcal.pipeline.selection import Selected, attempt
+from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes, portions
+from klcal.quantizers.layout import Layout
+from klcal.readers import Description, Part
+from klcal.sketches.fingerprints import watched
+from klcal.sketches.named import Named
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.stretch import Stretch
+from klcal.sketches.values import Units, sketch_of_units, sketch_parts, stored_chunks
+from klcal.sketches.weighted import weighted_sketch
+from klcal.writers.sketch_file import Packed, packed
+
+__all__ = ["Counted", "Outcome", "Wanted", "counted"]
+
+COUNT_SECONDS = 1e-4  # to open a file, and hand the sketch of a tensor over
+TOGETHER = 16  # pieces of work that a worker takes at once: passing one on costs as much as counting 100 kB
+TOGETHER_BYTES = 1 << 22  # of such pieces
+
+
+class Wanted(NamedTuple):
+    """A tensor that is to be sketched."""
+
+    tensor: Selected
+    layout: Layout | None = None  # of its units, if there are several
+    weighed: Weighed | None = None
+
+
+class Counted(NamedTuple):
+    """A tensor, or a portion of one, and the fingerprints of its inputs."""
+
+    sketch: Named | Packed  # ready for its file where it is all of a tensor: workers do that
+    marks: Marks
+
+
+Outcome: TypeAlias = "Counted | InputError"
+
+
+def counted(wanted: Sequence[Wanted], jobs: int, progress: Progress | None = None) -> Iterator[tuple[Wanted, Outcome]]:
+    """What comes of each tensor; one that is large is counted in portions, small ones several at a time."""
+    pieces = [[*_pieces(each)] for each in wanted]
+    every = [*chain.from_iterable(pieces)]
+    total = sum(piece.nbytes for piece in every)
+    seconds = BYTE_SECONDS * total + COUNT_SECONDS * len(every)
+    with outcomes(_counted_together, [*_bundles(every)], seconds, jobs) as found:
+        if progress is not None:
+            progress.start(len(wanted), total)
+        done = chain.from_iterable(found)
+        for each, some in zip(wanted, pieces, strict=True):
+            of_pieces = []
+            for piece in some:
+                of_pieces.append(next(done))
+                if progress is not None:
+                    progress.advance(piece.nbytes)
+            yield each, _joined(each, of_pieces)
+            if progress is not None:
+                progress.finish(each.tensor.description.name)
+
+
+class _Whole(NamedTuple):
+    """What a sketch file says of a tensor beside its sketch."""
+
+    shape: tuple[int, ...] | None
+    batches: int
+    aliases: tuple[str, ...]
+
+    @staticmethod
+    def of(tensor: Selected) -> _Whole:
+        description, batches = tensor.description, tensor.batches
+        shapes = {each.description.shape for each in batches.members} if batches else {description.shape}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        return _Whole(shape, len(batches.members) if batches else 1, tuple(sorted(description.aliases)))
+
+
+class _Piece(NamedTuple):
+    """What is counted on its own: a tensor, or a portion of one."""
+
+    description: Description
+    parts: Sequence[Part]
+    sources: Sequence[str]  # of each part: the file that it is in
+    layout: Layout | None
+    weighed: Weighed | None
+    whole: _Whole | None  # where it is all of the tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Of its values, as they are stored."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def _pieces(wanted: Wanted) -> Iterator[_Piece]:
+    """Portions of a tensor with one unit; all of any other."""
+    tensor, place, weighed = wanted
+    parts, sources = tensor.description.parts, sources_of(tensor)
+    in_one = place is not None or weighed is not None or not parts
+    start = 0
+    for some in [parts] if in_one else portions(parts):
+        whole = _Whole.of(tensor) if len(some) == len(parts) else None
+        yield _Piece(tensor.description, some, sources[start : start + len(some)], place, weighed, whole)
+        start += len(some)
+
+
+def _bundles(pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, ...]]:
+    bundle: list[_Piece] = []
+    nbytes = 0
+    for piece in pieces:
+        if bundle and (nbytes + piece.nbytes > TOGETHER_BYTES or len(bundle) == TOGETHER):
+            yield tuple(bundle)
+            bundle, nbytes = [], 0
+        bundle.append(piece)
+        nbytes += piece.nbytes
+    if bundle:
+        yield tuple(bundle)
+
+
+def _counted_together(bundle: Sequence[_Piece]) -> list[Outcome]:
+    return [attempt(partial(_counted, piece)) for piece in bundle]
+
+
+def _counted(piece: _Piece) -> Counted:
+    description, marks = piece.description, dict[str, set[bytes]]()
+    pairs = zip(piece.parts, piece.sources, strict=True)
+    parts = [watched(part, description.dtype, marks.setdefault(source, set())) for part, source in pairs]
+    found = Named(description.name, description.dtype, None, _sketch(piece, parts))
+    ready = packed(replace(found, **piece.whole._asdict())) if piece.whole else found
+    return Counted(ready, {source: frozenset(some) for source, some in marks.items()})
+
+
+def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:
+    dtype = piece.description.dtype
+    weights = piece.weighed.weights(piece.layout) if piece.weighed else None
+    if piece.layout is not None:
+        return sketch_of_units(Units(stored_chunks(parts), dtype, piece.layout, weights))
+    if weights is not None:
+        return weighted_sketch(stored_chunks(parts), dtype, weights)
+    return sketch_parts(parts, dtype)
+
+
+def _joined(wanted: Wanted, pieces: Sequence[Outcome]) -> Outcome:
+    """The tensor of all its pieces, or why there is none."""
+    if len(pieces) == 1:
+        return pieces[0]
+    sketches, marks = list[Named](), dict[str, frozenset[bytes]]()
+    for each in pieces:
+        if isinstance(each, InputError):
+            return each
+        assert isinstance(each.sketch, Named)
+        sketches.append(each.sketch)
+        marks |= {source: marks.get(source, frozenset()) | {*some} for source, some in each.marks.items()}
+    return Counted(replace(reduce(add, sketches), **_Whole.of(wanted.tensor)._asdict()), marks)
