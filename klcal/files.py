@@ -347,7 +347,7 @@ def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mappi
     of = {} if isinstance(dtype, str) else dtype
     one = dtype if isinstance(dtype, str) else "float32"
     named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
-    save(_path("path", path), named, lambda: [fingerprint(map(digest, named))])
+    save(_path("path", path), lambda _: named, lambda: [fingerprint(map(digest, named))])
 
 
 def load_sketches(path: Path) -> dict[str, Sketch]:

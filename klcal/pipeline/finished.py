@@ -13,7 +13,7 @@ from klcal.errors import InputError, OutputError, UsageError
 from klcal.readers.sketch_file import open_sketches
 from klcal.sketches.named import Named
 from klcal.writers.file import reason
-from klcal.writers.sketch_file import Packed, save
+from klcal.writers.sketch_file import save
 
 __all__ = ["Finished", "Marks", "finished_in"]
 
@@ -47,7 +47,7 @@ class Finished:
         except (InputError, OSError, ValueError, TypeError, AttributeError):
             raise UsageError(f"'{path}' is damaged", "remove it, then run again") from None
 
-    def add(self, identity: bytes, sketch: Named | Packed, marks: Marks) -> None:
+    def add(self, identity: bytes, named: Named, marks: Marks) -> None:
         """One more: the sketch is there when it is complete, and what was counted before.
 
         Raises:
@@ -59,7 +59,7 @@ class Finished:
             path.with_suffix(MARKS).write_text(text)
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {reason(error)}", "make room") from None
-        save(str(path), [sketch], list[str])
+        save(str(path), lambda _: [named], list[str])
 
     def _path(self, identity: bytes) -> Path:
         return self.folder / (identity.hex() + SUFFIX)

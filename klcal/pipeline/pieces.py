@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain
@@ -23,7 +24,8 @@ from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
 from klcal.sketches.values import Units, sketch_of_units, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
-from klcal.writers.sketch_file import Packed, packed
+from klcal.writers.sketch_file import Laid, lay
+from klcal.writers.spool import Spool
 
 __all__ = ["Counted", "Outcome", "Wanted", "counted"]
 
@@ -43,20 +45,29 @@ class Wanted(NamedTuple):
 class Counted(NamedTuple):
     """A tensor, or a portion of one, and the fingerprints of its inputs."""
 
-    sketch: Named | Packed  # ready for its file where it is all of a tensor: workers do that
+    sketch: Named | Laid  # laid aside where that is all of a tensor: workers do that
     marks: Marks
 
 
 Outcome: TypeAlias = "Counted | InputError"
 
 
-def counted(wanted: Sequence[Wanted], jobs: int, progress: Progress | None = None) -> Iterator[tuple[Wanted, Outcome]]:
-    """What comes of each tensor; one that is large is counted in portions, small ones several at a time."""
+def counted(
+    wanted: Sequence[Wanted], jobs: int, spool: Spool | None = None, progress: Progress | None = None
+) -> Iterator[tuple[Wanted, Outcome]]:
+    """What comes of each tensor; one that is large is counted in portions, small ones several at a time.
+
+    Args:
+        wanted: the tensors.
+        jobs: how many processes count.
+        spool: where these lay what they counted; None to have all sketches.
+        progress: is told how far the work is.
+    """
     pieces = [[*_pieces(each)] for each in wanted]
     every = [*chain.from_iterable(pieces)]
     total = sum(piece.nbytes for piece in every)
     seconds = BYTE_SECONDS * total + COUNT_SECONDS * len(every)
-    with outcomes(_counted_together, [*_bundles(every)], seconds, jobs) as found:
+    with outcomes(partial(_counted_together, spool), [*_bundles(every)], seconds, jobs) as found:
         if progress is not None:
             progress.start(len(wanted), total)
         done = chain.from_iterable(found)
@@ -127,17 +138,22 @@ def _bundles(pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, ...]]:
         yield tuple(bundle)
 
 
-def _counted_together(bundle: Sequence[_Piece]) -> list[Outcome]:
-    return [attempt(partial(_counted, piece)) for piece in bundle]
+def _counted_together(spool: Spool | None, bundle: Sequence[_Piece]) -> list[Outcome]:
+    return [attempt(partial(_counted, piece, spool)) for piece in bundle]
 
 
-def _counted(piece: _Piece) -> Counted:
+def _counted(piece: _Piece, spool: Spool | None) -> Counted:
     description, marks = piece.description, dict[str, set[bytes]]()
     pairs = zip(piece.parts, piece.sources, strict=True)
     parts = [watched(part, description.dtype, marks.setdefault(source, set())) for part, source in pairs]
     found = Named(description.name, description.dtype, None, _sketch(piece, parts))
-    ready = packed(replace(found, **piece.whole._asdict())) if piece.whole else found
-    return Counted(ready, {source: frozenset(some) for source, some in marks.items()})
+    of = {source: frozenset(some) for source, some in marks.items()}
+    if piece.whole is None:
+        return Counted(found, of)
+    named = replace(found, **piece.whole._asdict())
+    with suppress(OSError):  # which is told where the file is written
+        return Counted(lay(named, spool) if spool else named, of)
+    return Counted(named, of)
 
 
 def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:

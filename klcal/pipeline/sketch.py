@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.batches import less
-from klcal.pipeline.finished import Finished, Marks, finished_in
+from klcal.pipeline.finished import Finished, finished_in
 from klcal.pipeline.gathered import Asked, Gathered, gathered
 from klcal.pipeline.importance import NamedImportance, Weighed, read_importance
 from klcal.pipeline.pieces import Counted, Wanted, counted
@@ -25,7 +26,8 @@ from klcal.sketches.values import (
     counted_already,
 )
 from klcal.tables.status import FAILURES, Cause
-from klcal.writers.sketch_file import Packed, fingerprint, save
+from klcal.writers.sketch_file import Laid, fingerprint, save
+from klcal.writers.spool import Spool
 
 __all__ = ["Failure", "Sketched", "sketch_files"]
 
@@ -83,7 +85,7 @@ def sketch_files(
         work = _Work(jobs, found.failures, marks, progress)
         inputs = lambda: [fingerprint(some) for some in marks.values() if some]  # noqa: E731 - known at the end
         read = [*paths, *([] if importance is None else [importance])]
-        written = save(output, work.named(by, finished), inputs, read)
+        written = save(output, partial(work.sketches, by, finished), inputs, read)
     return Sketched(written, tuple(sorted(found.failures)), tuple(found.warnings))
 
 
@@ -160,27 +162,29 @@ class _Work:
     marks: dict[str, set[bytes]]
     progress: Progress | None
 
-    def named(self, by: Mapping[bytes, Wanted], finished: Finished | None) -> Iterator[Named | Packed]:
+    def sketches(self, by: Mapping[bytes, Wanted], finished: Finished | None, spool: Spool) -> Iterator[Named | Laid]:
         """All tensors, by their identities; those that are finished are read, not counted again."""
         before = {identity for identity in by if finished is not None and identity in finished}
         names = {id(each): identity for identity, each in by.items()}
-        for each, done in self._sketches([each for identity, each in by.items() if identity not in before]):
+        left = [each for identity, each in by.items() if identity not in before]
+        for each, done in self._counted(left, None if finished else spool):
             if finished is not None and id(each) in names:
-                finished.add(names[id(each)], *done)
-            yield self._marked(*done)
+                assert isinstance(done.sketch, Named)
+                finished.add(names[id(each)], done.sketch, done.marks)
+            yield self._marked(done)
         for identity in before:
             assert finished is not None
-            yield self._marked(*finished.read(identity))
+            yield self._marked(Counted(*finished.read(identity)))
 
-    def _marked(self, sketch: Named | Packed, marks: Marks) -> Named | Packed:
-        for source, some in marks.items():
+    def _marked(self, done: Counted) -> Named | Laid:
+        for source, some in done.marks.items():
             self.marks.setdefault(source, set()).update(some)
-        return sketch
+        return done.sketch
 
-    def _sketches(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Counted]]:
+    def _counted(self, wanted: Sequence[Wanted], spool: Spool | None) -> Iterator[tuple[Wanted, Counted]]:
         """The tensors, as they are done: of a pooled one, without the batches that fail alone."""
         spoiled = []
-        for each, outcome in counted(wanted, self.jobs, self.progress):
+        for each, outcome in counted(wanted, self.jobs, spool, self.progress):
             if not isinstance(outcome, InputError):
                 yield each, outcome
             elif each.tensor.batches and len(each.tensor.batches.members) > 1:
@@ -189,7 +193,7 @@ class _Work:
                 self.failures.append(_failure(each.tensor, str(outcome), cause_of(outcome)))
         self.progress = None
         if mended := [better for each, fault in spoiled if (better := self._mended(each, fault))]:
-            yield from self._sketches(mended)
+            yield from self._counted(mended, spool)
 
     def _mended(self, spoiled: Wanted, fault: InputError) -> Wanted | None:
         """A pooled tensor less the batches that fail alone; None where nothing is left."""
