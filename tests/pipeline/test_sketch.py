@@ -121,11 +121,11 @@ def cut_off(monkeypatch):
     real = pieces._counted
 
     def stopping(stop):
-        def count(piece):
+        def count(piece, spool):
             if piece.description.name == stop:
                 raise CutOff
             counted.append(piece.description.name)
-            return real(piece)
+            return real(piece, spool)
 
         monkeypatch.setattr(pieces, "_counted", count)
         return counted
