@@ -119,7 +119,7 @@ def apply(
     carried along as they are. One tensor at a time is read, and OUT is the
     whole of it or not there.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.quantizers.scheme import parse_range
@@ -160,8 +160,8 @@ def apply(
             jobs=jobs or cores(),
             progress=shown,
         )
-    say(capped([line(kind="warning", text=text) for text in done.warnings]))
-    say([line(text=f"{output}: {done.headline}")])
+    remark(capped([line(kind="warning", text=text) for text in done.warnings]))
+    remark([line(text=f"{output}: {done.headline}")])
     raise typer.Exit(ExitCode.DONE)
 
 

@@ -85,7 +85,7 @@ def calibrate(
     errors and progress go to stderr.
     """
     from klcal.cli.conditions import parse_condition
-    from klcal.cli.messages import of_plan, say
+    from klcal.cli.messages import of_plan, remark
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import findings, told
@@ -129,7 +129,7 @@ def calibrate(
                 pool=batches,
                 jobs=jobs or cores(),
                 progress=shown,
-                told=lambda plan: say(of_plan(plan, verbose=verbose)),
+                told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )
         found = list(findings(table, conditions))
         whole = replace(table, findings=tuple(found))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from klcal.cli.messages import capped, line, of_table, say
+from klcal.cli.messages import capped, line, of_table, remark, say
 from klcal.cli.rules import DEFAULTS, Rule, drift, parse_rule
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode, UsageError
@@ -104,7 +104,7 @@ def _renewed(baseline: str, file: Replacement, write: Writer, done: Checked) -> 
         say([line(kind="error", text=f"{what}; name that file, too, or make another baseline with klcal calibrate")])
         return ExitCode.USAGE
     file.replace(lambda out: write(done.renewed, out))
-    say([line(text=f"written: {headline(done.changes)}")])
+    remark([line(text=f"written: {headline(done.changes)}")])
     return code
 
 

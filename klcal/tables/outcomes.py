@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import log
 from klcal.quantizers.granularity import Grid
 from klcal.quantizers.qparams import level_ends, zero_points
 from klcal.quantizers.scheme import Scheme
@@ -149,10 +150,15 @@ def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
     return {
         "kl": None if np.isnan(divergence) else divergence,
         "mse": error / finite,
-        "sqnr_db": float(10 * np.log10(energy / error)) if error > 0 else None,
+        "sqnr_db": float(_decibels(energy / error)) if error > 0 else None,
         "clipped": clipped / finite,
         "rounded_to_zero": lost / int(nonzero.sum()),
     }
+
+
+def _decibels(ratio: npt.ArrayLike) -> Floats:
+    """10·log10 of ratios of powers, to the same bits on every machine."""
+    return 10 * (log(ratio) / log(10.0))
 
 
 def _quantizers(outcomes: Outcomes, scheme: Scheme, ok: Bools) -> dict[str, Floats]:
@@ -170,7 +176,7 @@ def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Uni
     known = (outcomes.status == OK) | (outcomes.status == ZERO)
     error, finite = outcomes.squared_error, np.where(known, outcomes.finite, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sqnr = np.where(error > 0, 10 * np.log10(outcomes.energy / error), np.nan)
+        sqnr = np.where(error > 0, _decibels(np.where(error > 0, outcomes.energy / error, 1.0)), np.nan)
     costs = {
         "kl": outcomes.kl,
         "mse": error / finite,

@@ -23,6 +23,7 @@ __all__ = [
     "LEAST_FIRST",
     "MAX_HEADER_BYTES",
     "NUMERIC_FIELDS",
+    "OPTIONS",
     "RELATIVE",
     "SKETCH",
     "TABLE",
@@ -37,6 +38,7 @@ COMPARISON = "klcal.comparison/1"
 SKETCH = "klcal.sketch/1"
 CHANGES = "klcal.changes/1"
 CONTENTS = "klcal.contents/1"
+OPTIONS = "klcal.options/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")
 """What each channel, group or block has of its own."""
