@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
+from klcal.arguments import Path, count_of, globs_of, path_of, paths_of, sequence_of, text_of
 from klcal.errors import InputError, UsageError
 from klcal.tables.table import Table
 
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
-    from klcal.sketches.sketch import Sketch
 
-__all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
-
-Path: TypeAlias = str | os.PathLike[str]
+__all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
 
 def calibrate_files(
@@ -88,19 +86,18 @@ def calibrate_files(
         per=per,
         bounds=bounds,
         nonfinite=nonfinite,
-        device=_text("device", device),
-        importance=None if importance is None else _path("importance", importance),
+        device=text_of("device", device),
+        importance=None if importance is None else path_of("importance", importance),
     )
     usable_devices(request.device)
-    several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
     return calibrate.calibrate_files(
-        [_path("paths", each) for each in several],
+        paths_of("paths", paths),
         request,
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
+        include=globs_of("include", include),
+        exclude=globs_of("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(_text("pool", pool)),
-        jobs=_count("jobs", jobs),
+        pool=None if pool is None else Pool.parse(text_of("pool", pool)),
+        jobs=count_of("jobs", jobs),
     )
 
 
@@ -149,18 +146,18 @@ def compare(
     if (q is None) == (table is None):
         raise UsageError("p is compared with q, or with what a table makes of it", "give one of the two: q or table")
     return compare_files(
-        _path("p", p),
-        None if q is None else _path("q", q),
-        table=table if table is None or isinstance(table, Table) else _path("table", table),
+        path_of("p", p),
+        None if q is None else path_of("q", q),
+        table=table if table is None or isinstance(table, Table) else path_of("table", table),
         base=base,
-        bins=None if bins is None else _count("bins", bins),
+        bins=None if bins is None else count_of("bins", bins),
         sort=sort,
-        strip_prefix=_text("strip_prefix", strip_prefix),
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
+        strip_prefix=text_of("strip_prefix", strip_prefix),
+        include=globs_of("include", include),
+        exclude=globs_of("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(_text("pool", pool)),
-        jobs=_count("jobs", jobs),
+        pool=None if pool is None else Pool.parse(text_of("pool", pool)),
+        jobs=count_of("jobs", jobs),
     )
 
 
@@ -223,8 +220,8 @@ def apply(
         "per": per,
         "bounds": bounds,
         "nonfinite": nonfinite,
-        "importance": None if importance is None else _path("importance", importance),
-        "device": None if device is None else _text("device", device),
+        "importance": None if importance is None else path_of("importance", importance),
+        "device": None if device is None else text_of("device", device),
     }
     given = {name: value for name, value in asked.items() if value is not None}
     if table is not None and given:
@@ -234,15 +231,15 @@ def apply(
         by = {"device": "auto", **given}
         usable_devices(by["device"])
     else:
-        by = table if isinstance(table, Table) else _path("table", table)
+        by = table if isinstance(table, Table) else path_of("table", table)
     return apply_files(
-        _path("model", model),
-        _path("output", output),
-        _text("to", to),
+        path_of("model", model),
+        path_of("output", output),
+        text_of("to", to),
         by,
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
-        jobs=_count("jobs", jobs),
+        include=globs_of("include", include),
+        exclude=globs_of("exclude", exclude),
+        jobs=count_of("jobs", jobs),
     )
 
 
@@ -255,7 +252,7 @@ def load_table(path: Path) -> Table:
     """
     from klcal.readers.table_file import read_table
 
-    return read_table(_path("path", path))
+    return read_table(path_of("path", path))
 
 
 def export(
@@ -297,21 +294,21 @@ def export(
     from klcal.writers.file import is_special, replacement
 
     several = [_tables(name, given) for name, given in (("tables", tables), ("weights", weights))]
-    others = [None if each is None else _path("model and names", each) for each in (model, names)]
-    path = _path("output", output)
+    others = [None if each is None else path_of("model and names", each) for each in (model, names)]
+    path = path_of("output", output)
     if is_special(path):
         raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
     inputs = [each for each in (*several[0], *several[1], *others) if isinstance(each, str)]
     with replacement(path, inputs) as file:
         found = export_tables(
             several[0],
-            _text("to", to),
+            text_of("to", to),
             weights=several[1],
             model=others[0],
             names=others[1],
-            rename=_globs("rename", rename),
-            include=_globs("include", include),
-            exclude=_globs("exclude", exclude),
+            rename=globs_of("rename", rename),
+            include=globs_of("include", include),
+            exclude=globs_of("exclude", exclude),
         )
         if (text := found.text) is None:
             more = len(found.errors) - 1
@@ -325,71 +322,5 @@ def _write(text: str, out: TextIO) -> None:
 
 
 def _tables(name: str, given: object) -> list[str | Table]:
-    several = [given] if isinstance(given, str | os.PathLike | Table) else _sequence(name, given)
-    return [each if isinstance(each, Table) else _path(name, each) for each in several]
-
-
-def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
-    """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
-
-    Args:
-        path: the file; its name should end in .safetensors.
-        sketches: of tensors, by their names.
-        dtype: of the values that were counted; of each tensor, by its name, where they differ.
-
-    Raises:
-        UsageError: there can be no such file; a sketch has several units and no grid.
-        OutputError: it could not be written after all.
-    """
-    from klcal.sketches.named import Named
-    from klcal.writers.sketch_file import digest, fingerprint, save
-
-    of = {} if isinstance(dtype, str) else dtype
-    one = dtype if isinstance(dtype, str) else "float32"
-    named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
-    save(_path("path", path), lambda _: named, lambda: [fingerprint(map(digest, named))])
-
-
-def load_sketches(path: Path) -> dict[str, Sketch]:
-    """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
-
-    Raises:
-        InputError: it is no sketch file, or damaged.
-    """
-    from klcal.readers.sketch_file import open_sketches
-
-    file = open_sketches(_path("path", path))
-    return {name: file.load(name).sketch for name in file.tensors}
-
-
-# --- arguments
-
-
-def _path(name: str, given: object) -> str:
-    if not isinstance(given, str | os.PathLike):
-        raise UsageError(f"{name} is {given!r}", "give the path of a file, a text or a pathlib.Path")
-    found = os.fspath(given)
-    return found if isinstance(found, str) else os.fsdecode(found)
-
-
-def _text(name: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise UsageError(f"{name} is {given!r}", "give a text")
-    return given
-
-
-def _globs(name: str, given: object) -> list[str]:
-    globs = [given] if isinstance(given, str) else _sequence(name, given)
-    return [_text(name, each) for each in globs]
-
-
-def _sequence(name: str, given: object) -> list[object]:
-    if not isinstance(given, Sequence) or isinstance(given, bytes):
-        raise UsageError(f"{name} is {given!r}", "give a text, or a list of them")
-    return list(given)
-
-
-def _count(name: str, given: object) -> int:
-    if type(given) is not int or given < 1:
-        raise UsageError(f"{name} is {given!r}", "it is an int, at least 1")
-    return given
+    several = [given] if isinstance(given, str | os.PathLike | Table) else sequence_of(name, given)
+    return [each if isinstance(each, Table) else path_of(name, each) for each in several]
