@@ -18,7 +18,7 @@ from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, names_of, unmatched
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
-from klcal.pipeline.units import layout_of, named_errors, not_in_units
+from klcal.pipeline.units import named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description
@@ -157,12 +157,13 @@ def _rows(
             per = request.per.of(names_of(description))
             settings = request.settings(names_of(description))
             is_sketch = counted_already(description.parts) is not None
-            place = None if is_sketch else layout_of(description, per)
+            places = () if is_sketch else places_of(each.tensor, per)
             if weighed:
                 check_importance(settings.method)
         asked = (per, description.shape) if is_sketch else None
-        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed, asked))
-        counted.append(each)
+        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, places, weighed, asked))
+        shapeless = replace(description, shape_is_known=len(places) < 2 and description.shape_is_known)
+        counted.append(each._replace(tensor=each.tensor._replace(description=shapeless)))
     tasks = list(tasks_of(prepared))
     plan = plan_of(request.device, tasks, jobs)
     if told is not None:

@@ -16,6 +16,7 @@ from klcal.pipeline.finished import Marks
 from klcal.pipeline.importance import Weighed
 from klcal.pipeline.selection import Selected, attempt
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes, portions
+from klcal.pipeline.units import Place
 from klcal.quantizers.layout import Layout
 from klcal.readers import Description, Part
 from klcal.sketches.fingerprints import watched
@@ -38,7 +39,7 @@ class Wanted(NamedTuple):
     """A tensor that is to be sketched."""
 
     tensor: Selected
-    layout: Layout | None = None  # of its units, if there are several
+    places: tuple[Place, ...] = ()  # of its units, if there are several
     weighed: Weighed | None = None
 
 
@@ -114,15 +115,22 @@ class _Piece(NamedTuple):
 
 
 def _pieces(wanted: Wanted) -> Iterator[_Piece]:
-    """Portions of a tensor with one unit; all of any other."""
-    tensor, place, weighed = wanted
-    parts, sources = tensor.description.parts, sources_of(tensor)
-    in_one = place is not None or weighed is not None or not parts
-    start = 0
-    for some in [parts] if in_one else portions(parts):
-        whole = _Whole.of(tensor) if len(some) == len(parts) else None
-        yield _Piece(tensor.description, some, sources[start : start + len(some)], place, weighed, whole)
-        start += len(some)
+    """Portions of a tensor with one unit, the places of one with several; all of any other."""
+    tensor, places, weighed = wanted
+    parts = tensor.description.parts
+    whole = _Whole.of(tensor)
+    if len(places) > 1:
+        for place in places:
+            yield _Piece(tensor.description, place.parts, [place.source] * len(place.parts), place.layout, None, None)
+    elif places or weighed is not None or not parts:
+        place_of_all = places[0].layout if places else None
+        yield _Piece(tensor.description, parts, sources_of(tensor), place_of_all, weighed, whole)
+    else:
+        sources, start = sources_of(tensor), 0
+        for some in portions(parts):
+            of_all = whole if len(some) == len(parts) else None
+            yield _Piece(tensor.description, some, sources[start : start + len(some)], None, None, of_all)
+            start += len(some)
 
 
 def _bundles(pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, ...]]:

@@ -17,9 +17,8 @@ from klcal.pipeline.importance import NamedImportance, Weighed, read_importance
 from klcal.pipeline.pieces import Counted, Wanted, counted
 from klcal.pipeline.selection import Selected, cause_of, names_of, unmatched
 from klcal.pipeline.tasks import Progress
-from klcal.pipeline.units import layout_of, named_errors, not_in_units
+from klcal.pipeline.units import Place, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import Per
-from klcal.quantizers.layout import Layout
 from klcal.quantizers.rules import Rules
 from klcal.sketches.named import Named
 from klcal.sketches.values import (
@@ -140,13 +139,13 @@ def _wanted(
             failures.append(_failure(each, reason))
             continue
         with named_errors(each):
-            place = layout_of(description, unit)
-        yield Wanted(each, place, Weighed(description, importance) if importance else None)
+            places = places_of(each, unit)
+        yield Wanted(each, places, Weighed(description, importance) if importance else None)
 
 
 def _identity(wanted: Wanted) -> bytes:
     """Of a tensor, the files that it is in as they are now, and how it is sketched."""
-    text = repr((wanted.tensor.source, wanted.tensor.description, wanted.layout, wanted.weighed))
+    text = repr((wanted.tensor.source, wanted.tensor.description, wanted.places, wanted.weighed))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -199,7 +198,7 @@ class _Work:
         """A pooled tensor less the batches that fail alone; None where nothing is left."""
         assert spoiled.tensor.batches is not None
         members, good = spoiled.tensor.batches.members, []
-        alone = [Wanted(member, _layout_like(spoiled, member)) for member in members]
+        alone = [Wanted(member, _places_like(spoiled, member)) for member in members]
         for each, found in counted(alone, self.jobs):
             if isinstance(found, InputError):
                 self.failures.append(_failure(each.tensor, str(found), cause_of(found)))
@@ -210,8 +209,8 @@ class _Work:
         if not good or len(good) == len(members):
             return None
         whole = less(spoiled.tensor, good)
-        return spoiled._replace(tensor=whole, layout=_layout_like(spoiled, whole))
+        return spoiled._replace(tensor=whole, places=_places_like(spoiled, whole))
 
 
-def _layout_like(wanted: Wanted, tensor: Selected) -> Layout | None:
-    return None if wanted.layout is None else layout_of(tensor.description, wanted.layout.grid.per)
+def _places_like(wanted: Wanted, tensor: Selected) -> tuple[Place, ...]:
+    return places_of(tensor, wanted.places[0].layout.grid.per) if wanted.places else ()
