@@ -233,7 +233,8 @@ def test_images_of_different_sizes_have_channels(tmp_path, monkeypatch, jobs):
     alike = {"units": None, "shape": None, "per": ""}
     assert replace(figures(found), **alike) == replace(figures(whole), **alike)
     assert np.array_equal(found.units.scale, whole.units.scale)
-    assert (found.units.axis, found.shape, found.note) == (1, None, "4 batches")
+    assert (found.units.axis, found.shape) == (1, None)
+    assert found.note.startswith("4 batches; ")
     part, output = str(tmp_path / "s.safetensors"), {"per": request.per, "jobs": jobs}
     sketch_files([str(tmp_path)], part, Asked(include=["x*"], pool=STEM), **output)
     (again,) = calibrate_files([part], request).rows
