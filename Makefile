@@ -9,7 +9,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers check fmt golden bench torture fuzz sanitize site clean
+.PHONY: help demo test test-consumers check fmt golden reference bench torture fuzz sanitize site clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ fmt: .venv/ready  ## format the code
 
 golden: .venv/ready  ## rewrite the golden files; review the diff
 	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers -k golden
+
+reference: .venv/ready  ## write docs/reference, which is made of the code
+	$(VENV)/python -m docs.generate
 
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench

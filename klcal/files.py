@@ -9,7 +9,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from klcal.arguments import Path, count_of, globs_of, path_of, paths_of, sequence_of, text_of
+from klcal.arguments import Path
+from klcal.arguments import count as _count
+from klcal.arguments import globs as _globs
+from klcal.arguments import path as _path
+from klcal.arguments import sequence as _sequence
+from klcal.arguments import tables as _tables
+from klcal.arguments import text as _text
 from klcal.errors import InputError, UsageError
 from klcal.tables.table import Table
 
@@ -86,18 +92,19 @@ def calibrate_files(
         per=per,
         bounds=bounds,
         nonfinite=nonfinite,
-        device=text_of("device", device),
-        importance=None if importance is None else path_of("importance", importance),
+        device=_text("device", device),
+        importance=None if importance is None else _path("importance", importance),
     )
     usable_devices(request.device)
+    several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
     return calibrate.calibrate_files(
-        paths_of("paths", paths),
+        [_path("paths", each) for each in several],
         request,
-        include=globs_of("include", include),
-        exclude=globs_of("exclude", exclude),
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(text_of("pool", pool)),
-        jobs=count_of("jobs", jobs),
+        pool=None if pool is None else Pool.parse(_text("pool", pool)),
+        jobs=_count("jobs", jobs),
     )
 
 
@@ -146,18 +153,18 @@ def compare(
     if (q is None) == (table is None):
         raise UsageError("p is compared with q, or with what a table makes of it", "give one of the two: q or table")
     return compare_files(
-        path_of("p", p),
-        None if q is None else path_of("q", q),
-        table=table if table is None or isinstance(table, Table) else path_of("table", table),
+        _path("p", p),
+        None if q is None else _path("q", q),
+        table=table if table is None or isinstance(table, Table) else _path("table", table),
         base=base,
-        bins=None if bins is None else count_of("bins", bins),
+        bins=None if bins is None else _count("bins", bins),
         sort=sort,
-        strip_prefix=text_of("strip_prefix", strip_prefix),
-        include=globs_of("include", include),
-        exclude=globs_of("exclude", exclude),
+        strip_prefix=_text("strip_prefix", strip_prefix),
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(text_of("pool", pool)),
-        jobs=count_of("jobs", jobs),
+        pool=None if pool is None else Pool.parse(_text("pool", pool)),
+        jobs=_count("jobs", jobs),
     )
 
 
@@ -220,8 +227,8 @@ def apply(
         "per": per,
         "bounds": bounds,
         "nonfinite": nonfinite,
-        "importance": None if importance is None else path_of("importance", importance),
-        "device": None if device is None else text_of("device", device),
+        "importance": None if importance is None else _path("importance", importance),
+        "device": None if device is None else _text("device", device),
     }
     given = {name: value for name, value in asked.items() if value is not None}
     if table is not None and given:
@@ -231,15 +238,15 @@ def apply(
         by = {"device": "auto", **given}
         usable_devices(by["device"])
     else:
-        by = table if isinstance(table, Table) else path_of("table", table)
+        by = table if isinstance(table, Table) else _path("table", table)
     return apply_files(
-        path_of("model", model),
-        path_of("output", output),
-        text_of("to", to),
+        _path("model", model),
+        _path("output", output),
+        _text("to", to),
         by,
-        include=globs_of("include", include),
-        exclude=globs_of("exclude", exclude),
-        jobs=count_of("jobs", jobs),
+        include=_globs("include", include),
+        exclude=_globs("exclude", exclude),
+        jobs=_count("jobs", jobs),
     )
 
 
@@ -252,7 +259,7 @@ def load_table(path: Path) -> Table:
     """
     from klcal.readers.table_file import read_table
 
-    return read_table(path_of("path", path))
+    return read_table(_path("path", path))
 
 
 def export(
@@ -294,21 +301,21 @@ def export(
     from klcal.writers.file import is_special, replacement
 
     several = [_tables(name, given) for name, given in (("tables", tables), ("weights", weights))]
-    others = [None if each is None else path_of("model and names", each) for each in (model, names)]
-    path = path_of("output", output)
+    others = [None if each is None else _path("model and names", each) for each in (model, names)]
+    path = _path("output", output)
     if is_special(path):
         raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
     inputs = [each for each in (*several[0], *several[1], *others) if isinstance(each, str)]
     with replacement(path, inputs) as file:
         found = export_tables(
             several[0],
-            text_of("to", to),
+            _text("to", to),
             weights=several[1],
             model=others[0],
             names=others[1],
-            rename=globs_of("rename", rename),
-            include=globs_of("include", include),
-            exclude=globs_of("exclude", exclude),
+            rename=_globs("rename", rename),
+            include=_globs("include", include),
+            exclude=_globs("exclude", exclude),
         )
         if (text := found.text) is None:
             more = len(found.errors) - 1
@@ -319,8 +326,3 @@ def export(
 
 def _write(text: str, out: TextIO) -> None:
     out.write(text)
-
-
-def _tables(name: str, given: object) -> list[str | Table]:
-    several = [given] if isinstance(given, str | os.PathLike | Table) else sequence_of(name, given)
-    return [each if isinstance(each, Table) else path_of(name, each) for each in several]

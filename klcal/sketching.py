@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from klcal.arguments import Path, count_of, globs_of, path_of, paths_of, text_of
+from klcal.arguments import Path, count, globs, text
+from klcal.arguments import path as path_of
+from klcal.arguments import paths as paths_of
 
 if TYPE_CHECKING:
     from klcal.pipeline.merge import Merged
@@ -69,14 +71,14 @@ def sketch_files(
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
 
-    batches = None if pool is None else Pool.parse(text_of("pool", pool))
+    batches = None if pool is None else Pool.parse(text("pool", pool))
     return sketch.sketch_files(
         paths_of("paths", paths),
         path_of("output", output),
-        Asked(globs_of("include", include), globs_of("exclude", exclude), dequantize, batches),
+        Asked(globs("include", include), globs("exclude", exclude), dequantize, batches),
         per=Request.parse(per=per).per,
         importance=None if importance is None else path_of("importance", importance),
-        jobs=count_of("jobs", jobs),
+        jobs=count("jobs", jobs),
         resume=resume,
     )
 

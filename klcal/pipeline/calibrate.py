@@ -18,7 +18,7 @@ from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, names_of, unmatched
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
-from klcal.pipeline.units import named_errors, not_in_units, places_of
+from klcal.pipeline.units import check_unit, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description
@@ -160,6 +160,8 @@ def _rows(
             places = () if is_sketch else places_of(each.tensor, per)
             if weighed:
                 check_importance(settings.method)
+            if settings.unit is not None and not is_sketch:
+                check_unit(settings.unit, places)
         asked = (per, description.shape) if is_sketch else None
         prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, places, weighed, asked))
         shapeless = replace(description, shape_is_known=len(places) < 2 and description.shape_is_known)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from klcal.pipeline.pooling import Pool, pooled, unpooled
 from klcal.pipeline.selection import Selected, described_tensors, file_warnings, selected, unmatched
 from klcal.readers import find
 from klcal.tables.table import FileError
+
+if TYPE_CHECKING:
+    from klcal.pipeline.pooling import Pool
 
 __all__ = ["Asked", "Gathered", "gathered"]
 
@@ -54,5 +56,7 @@ def gathered(
     unread = {each.source for each in errors}
     if pool is None:
         return Gathered(described, wanted, described, unread, errors, warnings)
+    from klcal.pipeline.pooling import pooled, unpooled  # which loads what counts
+
     batches = pooled(wanted, pool, errors, found.sources)
     return Gathered(described, batches, batches, unread, errors, [*warnings, *unpooled(batches, pool)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from klcal.quantizers.layout import Layout, layout
 from klcal.readers import Part
 from klcal.sketches.values import REPEATED, UNORDERED
 
-__all__ = ["Place", "named_errors", "not_in_units", "places_of"]
+__all__ = ["Place", "check_unit", "named_errors", "not_in_units", "places_of"]
 
 
 class Place(NamedTuple):
@@ -42,6 +42,18 @@ def places_of(tensor: Selected, per: Per) -> tuple[Place, ...]:
         if place is not None:
             found.append(Place(source, description.parts, place))
     return tuple(found)
+
+
+def check_unit(number: int, places: Sequence[Place]) -> None:
+    """Refuses the number of a unit that a tensor has not.
+
+    Raises:
+        UsageError: says how many it has.
+    """
+    if not places:
+        raise UsageError("it has one scale for all", "leave out --unit, or ask for channels or groups with --per")
+    if number >= (rows := places[0].layout.rows):
+        raise UsageError(f"it has no unit {number}", f"its units are 0 to {rows - 1}")
 
 
 def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:
