@@ -24,7 +24,7 @@ from klcal.sketches.patterns import Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.tables.schema import SKETCH
 
-__all__ = ["SketchFile", "SketchPart", "descriptions", "is_sketch_file", "open_sketches"]
+__all__ = ["SketchFile", "SketchPart", "descriptions", "open_sketches"]
 
 DAMAGED = "write it again with klcal sketch"
 STORAGE = {"I64": "<i8", "F64": "<f8", "I32": "<i4", "U32": "<u4"}
@@ -105,15 +105,6 @@ def open_sketches(path: str) -> SketchFile:
     found = descriptions(file, start, entries, metadata)
     inputs = tuple(metadata.get("inputs", "").split())
     return SketchFile({each.name: each for each in found}, inputs)
-
-
-def is_sketch_file(path: str) -> bool:
-    """Whether a file exists and says that it is a sketch file."""
-    try:
-        open_sketches(path)
-    except InputError:
-        return False
-    return True
 
 
 def descriptions(

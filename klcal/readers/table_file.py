@@ -26,7 +26,7 @@ from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, TABLE, TABLE_1, UNIT
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Config, FileError, Table
 
-__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in"]
+__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in", "schema_of"]
 
 HINT = "write one with klcal calibrate --output table.json"
 
@@ -60,11 +60,16 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 def is_binary_table(path: str) -> bool:
     """Whether a file exists and says that it is a binary table."""
+    return schema_of(path) == TABLE
+
+
+def schema_of(path: str) -> str | None:
+    """What a .safetensors file of klcal's says that it is; None for any other file, and where there is none."""
     try:
         file = open_regular(path)
-        return is_binary(file) and _header(file)[1].get("schema") == TABLE
+        return _header(file)[1].get("schema") if is_binary(file) else None
     except InputError:
-        return False
+        return None
 
 
 def schema_in(text: bytes) -> str | None:

@@ -130,7 +130,7 @@ class Sketch:
             UsageError: there can be no such file; it has several units and no grid.
             OutputError: it could not be written after all.
         """
-        import_module("klcal.files").save_sketches(path, {name: self}, dtype)
+        import_module("klcal.sketching").save_sketches(path, {name: self}, dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Sketch:
@@ -139,7 +139,7 @@ class Sketch:
         Raises:
             InputError: it is not a sketch file, is damaged, or has several sketches.
         """
-        found: dict[str, Sketch] = import_module("klcal.files").load_sketches(path)
+        found: dict[str, Sketch] = import_module("klcal.sketching").load_sketches(path)
         if len(found) != 1:
             raise InputError(f"the file has {len(found)} sketches, not one", "use klcal.load_sketches(path)[name]")
         return next(iter(found.values()))
