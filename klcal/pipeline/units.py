@@ -45,7 +45,7 @@ def places_of(tensor: Selected, per: Per) -> tuple[Place, ...]:
 
 
 def check_unit(number: int, places: Sequence[Place]) -> None:
-    """Refuses the number of a unit that a tensor has not.
+    """Refuse the number of a unit that does not exist.
 
     Raises:
         UsageError: says how many it has.
