@@ -1,7 +1,7 @@
 """Scale and zero point, as they are deployed.
 
-A choice of the search is a scale (float64, above 0) and a number of levels below zero. Arrays of choices have any shape;
-results have the same. "In steps" means in units of the scale.
+A choice of the search is a scale (float64, above 0) and a number of levels below zero. Arrays of choices have any
+shape, and results have the same. "In steps" means in units of the scale.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The number formats of scales: the nearest scale of a format to a given number, and whether the format holds it.
 
 A float8_e4m3fn is too narrow to hold a scale: it reaches from 0.002 to 448. Scales in it are therefore relative to one
-float32 of the tensor, its global scale, as in NVFP4. Every function takes it; it is 1 for the other formats. Arrays have
-any shape, and results have the same.
+float32 of the tensor, its global scale, as in NVFP4. Every function takes it; it is 1 for the other formats.
+
+Arrays have any shape, and results have the same.
 """
 
 from __future__ import annotations
