@@ -1,7 +1,7 @@
 """The differences of two tensors of one shape, element by element, and the sketches of both, in one pass.
 
-Products are summed in float32 over short stretches, and these sums in float64: that is as fast as reading, and keeps six
-digits.
+Products are summed in float32 over short stretches, and these sums in float64: that is as fast as reading, and keeps
+six digits.
 """
 
 from __future__ import annotations
