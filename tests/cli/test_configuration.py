@@ -370,7 +370,7 @@ def test_a_variable_without_a_value_of_its_option_is_an_error(here, monkeypatch,
     assert one_message(klcal("calibrate", "m.safetensors")) == f"klcal: error: {told}"
 
 
-def test_a_variable_that_is_misspelt_is_told_and_one_of_somebody_else_is_not(here, monkeypatch):
+def test_a_variable_that_is_misspelt_is_reported_and_one_of_somebody_else_is_not(here, monkeypatch):
     monkeypatch.setenv("KLCAL_DTYP", "int8")
     monkeypatch.setenv("KLCAL_VERSION", "0.2.0")
     told = "klcal: warning: KLCAL_DTYP in the environment says nothing; did you mean KLCAL_DTYPE?"
