@@ -178,6 +178,9 @@ def _origin(error: Exception) -> str:
 
 
 def _never_fail_to_encode() -> None:
+    """A terminal gets its own characters; a file or a pipe the same bytes in every locale, as --output does."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
