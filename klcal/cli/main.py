@@ -26,6 +26,8 @@ from klcal.cli.config import EXAMPLES as config_examples
 from klcal.cli.config import config
 from klcal.cli.diff import EXAMPLES as diff_examples
 from klcal.cli.diff import diff
+from klcal.cli.explain import EXAMPLES as explain_examples
+from klcal.cli.explain import explain
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
 from klcal.cli.inspect import EXAMPLES as inspect_examples
@@ -55,6 +57,7 @@ app.command(cls=ConfiguredCommand, epilog=calibrate_examples)(calibrate)
 app.command(cls=ConfiguredCommand, epilog=compare_examples)(compare)
 app.command(cls=ConfiguredCommand, epilog=check_examples)(check)
 app.command(cls=ConfiguredCommand, epilog=diff_examples)(diff)
+app.command(cls=ConfiguredCommand, epilog=explain_examples)(explain)
 app.command(cls=ConfiguredCommand, epilog=apply_examples)(apply)
 app.command(cls=ConfiguredCommand, epilog=export_examples)(export)
 app.command(cls=ConfiguredCommand, epilog=sketch_examples)(sketch)

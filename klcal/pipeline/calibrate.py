@@ -26,7 +26,7 @@ from klcal.pipeline.selection import (
     unmatched,
 )
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
-from klcal.pipeline.units import layout_of, named_errors, not_in_units
+from klcal.pipeline.units import check_unit, layout_of, named_errors, not_in_units
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description, find
@@ -174,6 +174,8 @@ def _rows(
             place = None if is_sketch else layout_of(description, per)
             if weighed:
                 check_importance(settings.method)
+            if settings.unit is not None and not is_sketch:
+                check_unit(settings.unit, place)
         asked = (per, description.shape) if is_sketch else None
         prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed, asked))
         counted.append(each)

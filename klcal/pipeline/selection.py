@@ -27,6 +27,7 @@ __all__ = [
     "is_wanted",
     "listed",
     "names_of",
+    "nearest",
     "selected",
     "unmatched",
     "unmatched_globs",
@@ -151,7 +152,11 @@ def unmatched_globs(names: Collection[str], globs: Iterable[tuple[str, str]]) ->
     """The same of names, and of globs with their options."""
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
-            short = sorted(name for name in names if len(name) <= COMPARED_CHARACTERS)
-            near = difflib.get_close_matches(glob, short[:COMPARED], NEAREST, cutoff=0.0)
-            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"
-            yield f"{option} {glob!r} matches no tensor; {hint}"
+            yield f"{option} {glob!r} matches no tensor; {nearest(glob, names)}"
+
+
+def nearest(wanted: str, names: Collection[str]) -> str:
+    """The names that are most like one that is not there, in words."""
+    short = sorted({name for name in names if len(name) <= COMPARED_CHARACTERS})
+    near = difflib.get_close_matches(wanted[:COMPARED_CHARACTERS], short[:COMPARED], NEAREST, cutoff=0.0)
+    return f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"

@@ -11,6 +11,7 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.pipeline.selection import Selected, attempt, cause_of
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes
+from klcal.sketches.histogram import binned
 from klcal.sketches.patterns import SIGN
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch_parts
@@ -56,10 +57,7 @@ def _of_sketch(found: Sketch) -> dict[str, Any]:
     if not found.finite.any():
         return stats
     low, high = float(found.min.min()), float(found.max.max())
-    values = np.clip(found.keys.view(np.float32).astype(np.float64), low, high)  # a bucket may begin below its values
-    numbers = np.append(found.counts.astype(np.int64), counts["zeros"])
-    bins, _ = np.histogram(np.append(values, 0.0), BINS, (low, high), weights=numbers)
-    stats |= {"min": low, "max": high, "histogram": tuple(bins.astype(np.int64).tolist())}
+    stats |= {"min": low, "max": high, "histogram": tuple(binned(found, BINS).tolist())}
     if not found.nonzero.any():
         return stats
     magnitudes = (found.keys & ~SIGN).view(np.float32)

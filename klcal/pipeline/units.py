@@ -14,7 +14,7 @@ from klcal.quantizers.layout import Layout, layout
 from klcal.readers import Description
 from klcal.sketches.values import REPEATED, UNORDERED
 
-__all__ = ["layout_of", "named_errors", "not_in_units"]
+__all__ = ["check_unit", "layout_of", "named_errors", "not_in_units"]
 
 
 def layout_of(description: Description, per: Per) -> Layout | None:
@@ -24,6 +24,18 @@ def layout_of(description: Description, per: Per) -> Layout | None:
         UsageError: it has not the axis that is asked for.
     """
     return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
+
+
+def check_unit(number: int, place: Layout | None) -> None:
+    """Refuses the number of a unit that a tensor has not.
+
+    Raises:
+        UsageError: says how many it has.
+    """
+    if place is None:
+        raise UsageError("it has one scale for all", "leave out --unit, or ask for channels or groups with --per")
+    if number >= place.rows:
+        raise UsageError(f"it has no unit {number}", f"its units are 0 to {place.rows - 1}")
 
 
 def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:

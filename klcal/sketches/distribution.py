@@ -19,7 +19,7 @@ from klcal.sketches.patterns import Patterns, extremes
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["Distribution", "Points"]
+__all__ = ["Distribution", "Points", "without_outermost"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -255,6 +255,16 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     if place == 0 or before[place] <= rank:
         return float(edges[place])
     return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
+
+
+def without_outermost(sketch: Sketch, count: int) -> Sketch:
+    """A sketch of one unit without weights, less so many of its nonzero values: those of greatest magnitude."""
+    order = np.argsort(sketch.keys & ~SIGN, kind="stable")[::-1]
+    counts = sketch.counts[order].astype(np.int64)
+    counts -= np.clip(count - (counts.cumsum() - counts), 0, counts)
+    left = np.empty_like(counts)
+    left[order] = counts
+    return _of_pieces(sketch, left > 0, left)
 
 
 def _raising(sketch: Sketch, weights: Floats) -> Floats:

@@ -6,16 +6,27 @@ A consumer that validates keeps working where a later version adds a field: none
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from klcal.tables.changes import Change, Kind
 from klcal.tables.contents import Content
 from klcal.tables.differences import Difference
+from klcal.tables.explanation import Explanation
 from klcal.tables.meanings import meaning
 from klcal.tables.rows import Row
-from klcal.tables.schema import CHANGE_FIELDS, CHANGES, COMPARISON, CONTENTS, OPTIONS, SKETCH, TABLE, UNIT_FIELDS
+from klcal.tables.schema import (
+    CHANGE_FIELDS,
+    CHANGES,
+    COMPARISON,
+    CONTENTS,
+    EXPLANATION,
+    OPTIONS,
+    SKETCH,
+    TABLE,
+    UNIT_FIELDS,
+)
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Changes, Comparison, Config, Contents, FileError
 from klcal.tables.units import PerUnit
@@ -54,7 +65,8 @@ def schema_of_class(owner: type, **others: Schema) -> Schema:
         others: what some fields are where their types do not say it.
     """
     hints = get_type_hints(owner)
-    properties = {each.name: others.get(each.name) or _of_type(hints[each.name]) for each in fields(owner)}
+    known = [each.name for each in fields(owner) if each.compare]  # the others are no fields of the answer
+    properties = {name: others.get(name) or _of_type(hints[name]) for name in known}
     return _object(owner.__name__, properties)
 
 
@@ -84,6 +96,8 @@ def _of_type(hint: Any) -> Schema:
         return {"enum": list(arguments)}
     if origin in (UnionType, Union):
         return _of_union([_of_type(each) for each in arguments])
+    if isinstance(hint, type) and is_dataclass(hint):
+        return schema_of_class(hint)
     if origin is tuple:
         return {"type": "array", "items": _of_type(arguments[0])}
     return {"type": {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}[hint]}
@@ -214,6 +228,14 @@ def _sketch() -> Schema:
     }
 
 
+def _explanation() -> Schema:
+    whole = _document(EXPLANATION, Config, _row())
+    properties = whole["properties"]
+    of_all = {name: properties[name] for name in ("schema", "tool", "config", "errors", "warnings")}
+    own = schema_of_class(Explanation)["properties"]
+    return _object("Explanation", {**of_all, "tensor": _row(), **own, "words": TEXTS})
+
+
 def _options() -> Schema:
     value: Schema = {"type": ["string", "integer", "boolean", "array", "null"], "items": TEXT}
     option = {"option": TEXT, "value": value, "from": TEXT, "commands": {**TEXTS, "minItems": 1}}
@@ -253,6 +275,7 @@ SCHEMAS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "changes-line": ("a line of klcal check and klcal diff --format jsonl", lambda: _line(_changes())),
     "contents": ("klcal inspect --format json", _contents),
     "contents-line": ("a line of klcal inspect --format jsonl", lambda: _line(_contents())),
+    "explanation": ("klcal explain --format json", _explanation),
     "options": ("klcal config --format json", _options),
     "sketch": ("the metadata of a sketch file", _sketch),
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
 from klcal.errors import UsageError
+from klcal.tables.explanation import Explanation
 from klcal.tables.schema import UNIT_FIELDS
 from klcal.tables.status import FAILURES, STATUSES, Cause, Status
 from klcal.tables.units import Units
@@ -17,7 +18,7 @@ __all__ = ["Row"]
 
 OF_ALL_UNITS = (
     *("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf"),
-    *("rounded_to_zero", "cause", "units"),
+    *("rounded_to_zero", "cause", "units", "explanation"),
 )
 """What is known of a tensor but not of each unit."""
 
@@ -75,6 +76,9 @@ class Row:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     unit: int | None = None  # of a row that stands for one unit: its number
     units: Units | None = None
+    explanation: Explanation | None = field(
+        default=None, compare=False
+    )  # where it was asked for; no field of the table
 
     def __post_init__(self) -> None:
         for name in ("shape", "aliases"):

@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_RULES",
     "DIFFERENCE_FIELDS",
     "DOCUMENT",
+    "EXPLANATION",
     "LEAST_FIRST",
     "MAX_HEADER_BYTES",
     "NUMERIC_FIELDS",
@@ -39,6 +40,7 @@ COMPARISON = "klcal.comparison/1"
 SKETCH = "klcal.sketch/1"
 CHANGES = "klcal.changes/1"
 CONTENTS = "klcal.contents/1"
+EXPLANATION = "klcal.explanation/1"
 OPTIONS = "klcal.options/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")

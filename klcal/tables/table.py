@@ -131,7 +131,7 @@ class Table:
             return tuple(field.name for field in fields(Difference))
         expanded = any(isinstance(row, Row) and row.unit is not None for row in self.rows)
         hidden = "units" if expanded else "unit"
-        return tuple(field.name for field in fields(Row) if field.name != hidden)
+        return tuple(field.name for field in fields(Row) if field.name != hidden and field.compare)
 
     def expanded(self) -> Table:
         """With a row for each channel, group or block."""

@@ -91,7 +91,7 @@ def json_text(row: Row | Difference | Change | Content, names: Sequence[str]) ->
 def as_dict(row: Row | Difference | Content) -> dict[str, Any]:
     """A row as its JSON is read."""
     hidden = "unit" if getattr(row, "unit", None) is None else "units"
-    names = [field.name for field in fields(row) if field.name != hidden]
+    names = [field.name for field in fields(row) if field.name != hidden and field.compare]
     found: dict[str, Any] = json.loads("".join(json_text(row, names)))
     return found
 

@@ -82,10 +82,20 @@ def outputs(tmp_path_factory):
                 ["diff", "t.json", "u.json"],
                 ["check", *inputs, "--baseline", "t.json", "--fail-on", "scale > 0"],
             ],
+            "explanation": [
+                ["explain", "m.safetensors", "w"],
+                ["explain", "m.safetensors", "w", "--dtype", "int16", "--method", "minmax"],
+                ["explain", "m.safetensors", "w", "--dtype", "float4_e2m1fn", "--per", "channel"],
+                ["explain", "m.safetensors", "w", "--dtype", "int4", "--per", "channel", "--unit", "3"],
+                ["explain", "m.safetensors", "z"],
+                ["explain", "m.safetensors", "i"],
+            ],
             "contents": [["inspect", *inputs], ["inspect", *inputs, "--stats"], ["inspect", *inputs, "--depth", "1"]],
         }  # fmt: skip
         found = {name: [klcal(*run, "--format", "json").document for run in some] for name, some in runs.items()}
         for name, some in runs.items():
+            if name == "explanation":
+                continue
             lines = [klcal(*run, "--format", "jsonl").out.splitlines() for run in some]
             found[f"{name}-line"] = [json.loads(line) for each in lines for line in each]
         Path("klcal.toml").write_text('dtype = ["a=int4", "int8"]\njobs = 1\n[tensors."*.b"]\nskip = true\n')
