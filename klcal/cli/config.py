@@ -136,8 +136,13 @@ def _plain(found: list[Held], _: File, out: TextIO) -> None:
     out.writelines("\t".join(cells) + "\n" for cells in _cells(found))
 
 
+WIDTH = 40  # of a cell for people; the other formats cut nothing
+
+
 def _table(found: list[Held], _: File, out: TextIO) -> None:
-    rows = list(_cells(found))
+    from klcal.writers.text import shorten
+
+    rows = [[shorten(text, WIDTH) for text in row[:-1]] + row[-1:] for row in _cells(found)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEADINGS) - 1)]
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]

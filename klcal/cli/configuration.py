@@ -429,9 +429,14 @@ def misspelt(environ: Mapping[str, str], options: Options) -> list[tuple[str, st
     """Variables that look like ours and are none, and which is meant."""
     names = {name for command, table in options.items() for key in table for name in _variables(command, key)}
     known = sorted({*names, VARIABLE, "KLCAL_KERNEL", "KLCAL_DEBUG"})
+    first = reversed([(key, command) for command, table in options.items() for key in table])
+    of_commands = {key.replace("-", "_").upper(): command for key, command in first}
     found = []
     for name in sorted(environ):
         if name.startswith("KLCAL_") and name not in known:
+            if name[6:] in of_commands:  # an option that is set command by command
+                found.append((name, f"KLCAL_{of_commands[name[6:]].upper()}_{name[6:]}"))
+                continue
             near = difflib.get_close_matches(name[6:], [each[6:] for each in known], n=1, cutoff=ALIKE)
             found += [(name, f"KLCAL_{near[0]}")] if near else []
     return found
