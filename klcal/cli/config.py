@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TextIO
 
 import typer
 
-from klcal.cli.configuration import File, Options, settings_of
+from klcal.cli.configuration import File
+from klcal.cli.keys import Options
 from klcal.cli.panels import configurable, file_of
+from klcal.cli.settings import settings_of
 from klcal.tables.schema import OPTIONS
 
 __all__ = ["EXAMPLES", "Held", "config", "document", "held"]

@@ -12,11 +12,12 @@ import pytest
 import safetensors.numpy
 from typer.main import get_command
 
-from klcal.cli.configuration import NO_FILE, File, find_file, options_of, read_file, settings_of, shape_of
-from klcal.cli.configuration import _wanted as wanted
+from klcal.cli.configuration import NO_FILE, File, find_file, read_file
+from klcal.cli.keys import options_of, shape_of, wanted
 from klcal.cli.main import app
 from klcal.cli.panels import ConfiguredCommand
 from klcal.cli.schema import schemas
+from klcal.cli.settings import settings_of
 from tests.support.command import environment, klcal, normal, one_message
 from tests.support.guides import DOCS
 
