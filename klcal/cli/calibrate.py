@@ -48,8 +48,7 @@ Exit codes:
   130 interrupted, 143 terminated, 129 hung up, 141 the reader of stdout went away
 
 \b
-Environment:
-  KLCAL_KERNEL=numpy  the compiled kernel is not used: the same answer, more slowly
+Environment and configuration: klcal --help, klcal config --help.
 """
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "Progress",
     "Task",
     "Tensor",
+    "Watch",
     "merged",
     "outcomes",
     "plan_of",
@@ -63,8 +64,15 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+Watch: TypeAlias = Callable[[int], None]
+"""Is told, in whatever process, of how many bytes of unfinished tasks were read; what is done is taken off again."""
+
+
 class Progress(Protocol):
     """Is told how far the work is."""
+
+    def watch(self) -> Watch | None:
+        """Who is told of what is read of a task before it is done, if anybody wants to know."""
 
     def start(self, tensors: int, nbytes: int) -> None:
         """So many tensors, of so many bytes together, are about to be read."""
@@ -195,10 +203,12 @@ def outcomes(
 
 
 @contextmanager
-def worked_on(tasks: Sequence[Task], plan: Plan, jobs: int) -> Iterator[Iterator[list[Calibrated]]]:
+def worked_on(
+    tasks: Sequence[Task], plan: Plan, jobs: int, watch: Watch | None = None
+) -> Iterator[Iterator[list[Calibrated]]]:
     """What comes of each task, in their order."""
     if not plan.devices:
-        with outcomes(_run, tasks, sum(map(_estimate, tasks)), jobs) as found:
+        with outcomes(partial(_run, watch=watch), tasks, sum(map(_estimate, tasks)), jobs) as found:
             yield found
         return
     fed = [task.tensors[0] for task in tasks if task.tensors[0].is_one_unit]
@@ -218,15 +228,15 @@ def _run_behind(begun: Iterator[Callable[[], Sketch] | InputError], task: Task) 
     return [sketch if isinstance(sketch, InputError) else attempt(lambda: calibrate_sketch(sketch(), settings))]
 
 
-def _run(task: Task) -> list[Calibrated]:
+def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
     if len(task.tensors) > 1:
         return _run_together(task.tensors)
-    return [attempt(partial(_run_alone, tensor, task.whole)) for tensor in task.tensors]
+    return [attempt(partial(_run_alone, tensor, task.whole, watch)) for tensor in task.tensors]
 
 
-def _run_alone(tensor: Tensor, whole: bool) -> Sketch | Row:
-    found = _counted(tensor)
+def _run_alone(tensor: Tensor, whole: bool, watch: Watch | None) -> Sketch | Row:
+    found = _counted(tensor, watch)
     return calibrate_sketch(found, tensor.settings) if whole and isinstance(found, Sketch) else found
 
 
@@ -259,18 +269,34 @@ def _values(tensor: Tensor) -> npt.NDArray[Any]:
     return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
 
 
-def _counted(tensor: Tensor) -> Sketch | Row:
+def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
     if len(tensor.places) > 1:
         apart = (Units(stored_chunks(parts), tensor.dtype, place, None) for _, parts, place in tensor.places)
         return reduce(add, map(sketch_of_units, apart))
     place = tensor.places[0].layout if tensor.places else None
     weights = None if tensor.weighed is None else tensor.weighed.weights(place)
     if place is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, place, tensor.settings, weights)
+        chunks = _watched(stored_chunks(tensor.parts), watch)  # a task of any size, in which much happens
+        return calibrate_units(chunks, tensor.dtype, place, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
     found = sketch_parts(tensor.parts, tensor.dtype)
     return found if tensor.asked is None else check_units(found, *tensor.asked)
+
+
+def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterator[npt.NDArray[Any]]:
+    """The same chunks, told of as each is done with; at the end the task is told of, not they."""
+    if watch is None:
+        yield from chunks
+        return
+    told = 0
+    try:
+        for chunk in chunks:
+            yield chunk
+            watch(chunk.nbytes)
+            told += chunk.nbytes
+    finally:
+        watch(-told)
 
 
 def merged(
