@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from klcal.tables.explanation import Explanation
+from klcal.tables.explanation import Explanation, Histogram
 from klcal.tables.rows import Row
 from klcal.tables.schema import EXPLANATION
 from klcal.tables.table import Table
@@ -31,7 +31,7 @@ def write(table: Table, out: TextIO) -> None:
     out.write("".join(f',\n "{key}": {dump(of_all[key])}' for key in ("errors", "warnings")) + "\n}\n")
 
 
-def as_dict(of: Explanation) -> dict[str, Any]:
+def as_dict(of: Explanation | Histogram) -> dict[str, Any]:
     """The numbers as JSON has them: floats are the shortest text that reads back to the same float32."""
     found: dict[str, Any] = _plain(asdict(of))
     return found
