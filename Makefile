@@ -9,7 +9,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers check fmt golden bench torture fuzz sanitize clean
+.PHONY: help demo test test-consumers test-browser check fmt golden bench torture fuzz sanitize clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,6 +23,10 @@ test: .venv/ready  ## install what the suite needs into .venv and run all of it
 test-consumers: .venv/ready  ## load what apply and export write with the libraries that run it (360 MB of them)
 	$(VENV)/pip install --quiet --group consumers
 	$(VENV)/python -m pytest -W default tests/consumers
+
+test-browser: .venv/ready  ## try klcal report in a browser, if there is one: Chromium, as Debian has it
+	$(VENV)/pip install --quiet --group browser
+	$(VENV)/python -m pytest tests/browser
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check

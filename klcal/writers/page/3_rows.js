@@ -7,7 +7,6 @@ const number = (title, get, show = text) => ({ title, get, show, number: true })
 function columnsOf(report) {
   const has = (name) => report.rows.some((row) => isKnown(row[name]));
   const columns = [{ title: "name", get: (row) => labelOf(row) }];
-  if (new Set(report.rows.map((row) => row.source)).size > 1) columns.push({ title: "source", get: (row) => row.source });
   if (report.rows.some((row) => row.status !== "ok")) columns.push({ title: "status", get: (row) => row.status });
   columns.push(number("SQNR dB", (row) => row.sqnr_db));
   if (report.baseline) {
@@ -23,6 +22,7 @@ function columnsOf(report) {
   if (has("zero_point")) columns.push(number("zero point", (row) => row.zero_point, whole));
   columns.push(number("clipped %", (row) => row.clipped, percent), number("to zero %", (row) => row.rounded_to_zero, percent));
   columns.push(number("kl", (row) => row.kl));
+  if (new Set(report.rows.map((row) => row.source)).size > 1) columns.push({ title: "source", get: (row) => row.source });
   if (has("shape")) columns.push({ title: "shape", get: (row) => (row.shape || []).join("×"), order: (row) => row.numel });
   columns.push({ title: "from", get: (row) => row.dtype }, { title: "to", get: (row) => row.target });
   return columns;
@@ -158,15 +158,16 @@ function detailsOf(row) {
   if (figures.length) parts.push(element("div", { class: "figures" }, ...figures));
   if (known && known.methods) parts.push(element("div", { class: "figures" }, methodsTable(known), nearbyTable(known)));
   if (row.change) parts.push(changeTable(row));
-  if (row.explain) parts.push(element("p", null, "More: ", element("code", null, row.explain)));
+  if (row.histogram && !known && !row.units) parts.push(element("p", null, "klcal explain shows what candidates lose; here only the tensors that lose most have it."));
   return parts.length ? parts : [element("p", null, "Nothing more is known of it: the report was made of a table.")];
 }
 
 function grid(caption, titles, rows) {
   const cells = (line) => line.map((cell, place) => (place ? element("td", { class: "number" }, cell) : element("th", { scope: "row" }, cell)));
-  return element("table", { tabindex: "0" }, element("caption", null, caption),
-    element("thead", null, element("tr", null, ...titles.map((title, place) => element("th", { scope: "col", class: place ? "number" : "" }, title)))),
+  const head = titles.map((title, place) => element("th", { scope: "col", class: place ? "number" : "" }, title));
+  const table = element("table", { "aria-label": caption }, element("thead", null, element("tr", null, ...head)),
     element("tbody", null, ...rows.map((line) => element("tr", null, ...cells(line)))));
+  return element("div", { class: "grid", role: "group", "aria-label": caption, tabindex: "0" }, element("p", null, caption), table);
 }
 
 function methodsTable(known) {
@@ -182,12 +183,12 @@ function nearbyTable(known) {
   for (const each of known.without) {
     rows.push([`without the largest ${percent(each.share)} % (${whole(each.count)})`, text(each.scale, 5), "", text(each.sqnr_db), text(each.sqnr_db_as_is)]);
   }
-  return grid("What if", ["", "scale", "loss", "SQNR dB", "in place of"], rows);
+  return grid("What if", ["change", "scale", "loss", "SQNR dB", "in place of"], rows);
 }
 
 function changeTable(row) {
   const fields = Object.keys(row.change.was || {});
   const now = row.change.status === "missing" ? {} : row;
   const rows = fields.map((field) => [field, text(row.change.was[field], 5), text(now[field], 5), signed(moved(row, field))]);
-  return grid(`Against the baseline: ${row.change.status}`, ["", "was", "is", "change"], rows);
+  return grid(`Against the baseline: ${row.change.status}`, ["field", "was", "is", "change"], rows);
 }
