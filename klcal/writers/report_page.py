@@ -20,6 +20,7 @@ from klcal.tables.changes import Change
 from klcal.tables.report import Report
 from klcal.tables.rows import Row
 from klcal.tables.schema import CHANGE_FIELDS, REPORT
+from klcal.tables.table import in_order
 from klcal.writers.explained_json import as_dict
 from klcal.writers.floats import for_people, shortest
 from klcal.writers.people import headline
@@ -125,13 +126,16 @@ def document(report: Report) -> dict[str, Any]:
     """What the page has in it, as plain values: ``klcal.report/1``."""
     of_all = summary(report.table)
     rows = [_row(row, report.changes.get((row.source, row.name))) for row in report.table.rows if isinstance(row, Row)]
+    rows += map(_missing, report.missing)
+    for place, row in enumerate(sorted(rows, key=lambda row: (in_order(row["name"]), in_order(row["source"])))):
+        row["place"] = place  # by name, numbers in names by their value: what a browser would take long for
     return {
         "schema": REPORT,
         "tool": of_all["tool"],
         "config": of_all["config"],
         "baseline": report.baseline,
         "summary": _summary_values(report),
-        "rows": rows + [_missing(change) for change in report.missing],
+        "rows": rows,
         "errors": of_all["errors"],
         "warnings": of_all["warnings"],
     }

@@ -6,7 +6,7 @@ const number = (title, get, show = text) => ({ title, get, show, number: true })
 
 function columnsOf(report) {
   const has = (name) => report.rows.some((row) => isKnown(row[name]));
-  const columns = [{ title: "name", get: (row) => labelOf(row) }];
+  const columns = [{ title: "name", get: (row) => labelOf(row), order: (row) => row.place }];
   if (report.rows.some((row) => row.status !== "ok")) columns.push({ title: "status", get: (row) => row.status });
   columns.push(number("SQNR dB", (row) => row.sqnr_db));
   if (report.baseline) {
@@ -35,10 +35,8 @@ const moved = (row, field) => row.change && row.change.d && row.change.d[field];
 function compared(column, one, other) {
   const [a, b] = [one, other].map(column.order || column.get);
   if (!isKnown(a) || !isKnown(b)) return isKnown(b) - isKnown(a); // what is not known comes last
-  return typeof a === "number" ? a - b : COLLATOR.compare(a, b);
+  return a < b ? -1 : a > b ? 1 : 0;
 }
-
-const COLLATOR = new Intl.Collator("en", { numeric: true });
 
 class Rows {
   constructor(report, table, count, buttons) {
@@ -65,7 +63,7 @@ class Rows {
   sort(place) {
     const isSame = this.sorted.column === place;
     this.sorted = { column: place, down: isSame ? !this.sorted.down : false };
-    this.shown = Math.max(SOME, Math.min(this.shown, this.view.length));
+    this.shown = SOME;
     this.rank();
   }
 
