@@ -9,13 +9,14 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers test-browser check fmt golden bench torture fuzz sanitize clean
+.PHONY: help demo test test-consumers test-browser check fmt golden reference bench torture fuzz sanitize site clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	$(DEMO)/klcal calibrate sample_tensors --format table
+	@echo 'klcal is $(DEMO)/klcal: try $(DEMO)/klcal --help, or $(DEMO)/klcal calibrate FILES of your own'
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
 	$(VENV)/python -m pytest -n 2
@@ -40,9 +41,17 @@ fmt: .venv/ready  ## format the code
 golden: .venv/ready  ## rewrite the golden files; review the diff
 	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers -k golden
 
+reference: .venv/ready  ## write docs/reference, which is made of the code
+	$(VENV)/python -m docs.generate
+
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench
 	$(VENV)/python -m benchmarks
+
+site: .venv/ready  ## build the documentation into build/site; fails on a broken link
+	$(VENV)/pip install --quiet --group site
+	$(VENV)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site
+	@echo 'the documentation is build/site/index.html'
 
 torture: .venv/ready  ## run the whole corpus of bad files through the command: prints a table
 	$(VENV)/python -m torture

@@ -11,6 +11,8 @@
     apply(model, output)            a quantized model: what a table makes of one
     export(tables, to, output)      scales in the form that a runtime loads
     save_sketches(path, {…})         a sketch file, which all of these take; load_sketches(path) reads it
+    check(paths, table) → Table     what changed since a table was committed; its findings are what met a rule
+    diff(a, b) → Table              the same of two tables, without their tensors
     compare(p, q) → Table           how far tensors are from others, or from their quantized copy
     divergence                      information theory, as a library of its own
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
     from klcal.files import apply, calibrate_files, compare, export, load_sketches, load_table, save_sketches
+    from klcal.gates import check, diff
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
@@ -65,8 +68,10 @@ __all__ = [
     "apply",
     "calibrate",
     "calibrate_files",
+    "check",
     "compare",
     "dequantize",
+    "diff",
     "divergence",
     "export",
     "kl_divergence_calibration",
@@ -82,6 +87,7 @@ __all__ = [
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
     "files": ("apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"),
+    "gates": ("check", "diff"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO
 
+from klcal.arguments import Path
+from klcal.arguments import count as _count
+from klcal.arguments import globs as _globs
+from klcal.arguments import path as _path
+from klcal.arguments import sequence as _sequence
+from klcal.arguments import tables as _tables
+from klcal.arguments import text as _text
 from klcal.errors import InputError, UsageError
 from klcal.tables.table import Table
 
@@ -21,8 +28,6 @@ if TYPE_CHECKING:
     from klcal.sketches.sketch import Sketch
 
 __all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
-
-Path: TypeAlias = str | os.PathLike[str]
 
 
 def calibrate_files(
@@ -324,11 +329,6 @@ def _write(text: str, out: TextIO) -> None:
     out.write(text)
 
 
-def _tables(name: str, given: object) -> list[str | Table]:
-    several = [given] if isinstance(given, str | os.PathLike | Table) else _sequence(name, given)
-    return [each if isinstance(each, Table) else _path(name, each) for each in several]
-
-
 def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
     """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
 
@@ -360,36 +360,3 @@ def load_sketches(path: Path) -> dict[str, Sketch]:
 
     file = open_sketches(_path("path", path))
     return {name: file.load(name).sketch for name in file.tensors}
-
-
-# --- arguments
-
-
-def _path(name: str, given: object) -> str:
-    if not isinstance(given, str | os.PathLike):
-        raise UsageError(f"{name} is {given!r}", "give the path of a file, a text or a pathlib.Path")
-    found = os.fspath(given)
-    return found if isinstance(found, str) else os.fsdecode(found)
-
-
-def _text(name: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise UsageError(f"{name} is {given!r}", "give a text")
-    return given
-
-
-def _globs(name: str, given: object) -> list[str]:
-    globs = [given] if isinstance(given, str) else _sequence(name, given)
-    return [_text(name, each) for each in globs]
-
-
-def _sequence(name: str, given: object) -> list[object]:
-    if not isinstance(given, Sequence) or isinstance(given, bytes):
-        raise UsageError(f"{name} is {given!r}", "give a text, or a list of them")
-    return list(given)
-
-
-def _count(name: str, given: object) -> int:
-    if type(given) is not int or given < 1:
-        raise UsageError(f"{name} is {given!r}", "it is an int, at least 1")
-    return given

@@ -104,9 +104,22 @@ class ConfiguredCommand(PanelCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # private types
         """Put what is configured in the place of defaults."""
         given = self.make_parser(ctx).parse_args(args=list(args))[0]
-        if not ctx.resilient_parsing and "help" not in given:
+        if ctx.resilient_parsing:
+            from klcal.cli.completion import offer
+
+            offer(self.name or "", self.params, key_of)
+        elif "help" not in given:
             args = self._configure(ctx, {name: each for name, each in given.items() if each not in (None, ())}, args)
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: typer.Context, incomplete: str) -> list[Any]:  # type: ignore[override]  # private types
+        """What is offered in place of an option, with short texts: shells put one beside each."""
+        from klcal.cli.completion import shortened
+
+        found = super().shell_complete(ctx, incomplete)
+        for each in found:
+            each.help = shortened(each.help)
+        return found
 
     def _configure(self, ctx: typer.Context, given: dict[str, Any], args: list[str]) -> list[str]:
         options = configurable(ctx)

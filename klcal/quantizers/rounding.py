@@ -118,6 +118,11 @@ def dequantize(  # type: ignore[overload-cannot-match]
 def dequantize(integers: npt.ArrayLike | torch.Tensor, by: HasQparams) -> Singles | torch.Tensor:
     """What integers, or the values of a floating-point format, stand for: float32 of the same kind and shape.
 
+    Args:
+        integers: of ``quantize``; any shape. Where channels, groups or blocks have a scale each, the axes and extents
+            must be those of the tensor that was calibrated.
+        by: a row, from ``klcal.calibrate`` or of a table, or a ``Qparams``.
+
     Raises:
         UsageError: the row has no scale for some value, or not for this shape.
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from klcal.readers.description import Description
-from klcal.readers.packed import unpacked_weight
 from klcal.readers.quoting import quoted
 
 __all__ = ["recognised"]
@@ -191,6 +190,8 @@ def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description
     """What codes stand for, where it is known how they are stored."""
     stem = codes.name[: len(codes.name) - len(kind.codes)]
     if kind.codes == PACKED_CODES:
+        from klcal.readers.packed import unpacked_weight
+
         return unpacked_weight(stem, named)
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None

@@ -46,6 +46,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "qmin": "The least code.",
         "qmax": "The greatest code.",
         "unit": "The number of the unit that the row stands for (only with --units, in place of units).",
+        "explanation": "Why it was chosen, where that was asked for; no file has it.",
         "units": "The scales of channels, groups or blocks; then scale, zero_point, low and high of the row are null.",
         "kl": f"{COMMON['kl'][:-1]}. Of several units, the mean of theirs, each by its number of nonzero values.",
     },
