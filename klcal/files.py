@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
     from klcal.sketches.sketch import Sketch
+    from klcal.tables.explanation import Detail
 
 __all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
 
@@ -47,6 +48,7 @@ def calibrate_files(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    detail: Detail = "none",
 ) -> Table:
     """A table with a row for every tensor in some files, as ``klcal calibrate`` makes it.
 
@@ -71,6 +73,8 @@ def calibrate_files(
         pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
+        detail: how much the ``explanation`` of each row has: "none", the "histogram", which notebooks show, "plots" or
+            "all"; see ``klcal.calibrate``.
 
     Returns:
         The table. What goes wrong with a file or a tensor is said in it, and raises nothing: see its ``errors`` and
@@ -95,6 +99,7 @@ def calibrate_files(
         nonfinite=nonfinite,
         device=_text("device", device),
         importance=None if importance is None else _path("importance", importance),
+        detail=detail,
     )
     usable_devices(request.device)
     several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
