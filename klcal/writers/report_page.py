@@ -95,7 +95,7 @@ def _summary(report: Report) -> Iterator[str]:
     counts = ", ".join(f"{count} {status}" for status, count in of.statuses.items())
     yield _term("Tensors", f"{total:,}", counts)
     if of.worst is not None:
-        yield _term("Worst SQNR", f"{for_people(of.worst.sqnr_db)} dB", escape(of.worst.name))
+        yield _term("Worst SQNR", f"{for_people(of.worst.sqnr_db)} dB", escape(of.worst.name) or "(no name)")
     if of.median_db is not None:
         yield _term("Median SQNR", f"{for_people(of.median_db)} dB", "")
     sizes = of.sizes
