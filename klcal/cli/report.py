@@ -88,7 +88,7 @@ def report(
     importance: options.ImportanceOption = None,
     bins: options.BinsOption = None,
     range_: options.RangeOption = None,
-    plots: PlotsOption = 100,
+    plots: PlotsOption = 50,
     output: OutputOption = None,
 ) -> None:
     """Write a page on the tensors in PATHS, or on a TABLE of scales.
