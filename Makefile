@@ -9,7 +9,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers test-browser check fmt golden reference bench torture fuzz sanitize site clean
+.PHONY: help demo test test-consumers test-browser test-release check fmt golden reference bench torture fuzz sanitize site clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ test-consumers: .venv/ready  ## load what apply and export write with the librar
 test-browser: .venv/ready  ## try klcal report in a browser, if there is one: Chromium, as Debian has it
 	$(VENV)/pip install --quiet --group browser
 	$(VENV)/python -m pytest tests/browser
+
+test-release: .venv/ready  ## before a release: load them with OpenVINO, modelopt and AIMET (4 GB of them)
+	TORCH=$(TORCH) $(VENV)/python -m tests.release
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check
@@ -64,7 +67,7 @@ sanitize: .venv/ready  ## run the kernel's tests on a copy that checks every add
 	$(VENV)/python -m tests.sanitized
 
 clean:  ## remove what was installed
-	rm -rf .demo .venv build *.egg-info
+	rm -rf .demo .venv .release build *.egg-info
 
 .demo/ready: pyproject.toml $(KERNEL) $(SOURCES)
 	$(PYTHON) -m venv .demo

@@ -16,7 +16,7 @@ from klcal.arguments import path as _path
 from klcal.arguments import sequence as _sequence
 from klcal.arguments import tables as _tables
 from klcal.arguments import text as _text
-from klcal.errors import InputError, UsageError
+from klcal.errors import InputError, OutputError, UsageError
 from klcal.tables.table import Table
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def apply(
     *,
     to: str,
     table: Path | Table | None = None,
+    activations: Path | Table | None = None,
     dtype: ByName[str] | None = None,
     method: ByName[Method] | None = None,
     scheme: ByName[str] | None = None,
@@ -201,6 +202,8 @@ def apply(
         to: the form: "compressed-tensors", "gguf", "onnx", "safetensors", "npz" or "fake".
         table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
             the next arguments, which are those of ``klcal.calibrate_files``.
+        activations: with "onnx", quantizes them too, by ONNX Runtime: a table of them, its file, or a file or directory
+            of values, which are calibrated to uint8.
         dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
         method: how the range is chosen; by default kl.
         scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
@@ -236,24 +239,30 @@ def apply(
         "importance": None if importance is None else _path("importance", importance),
         "device": None if device is None else _text("device", device),
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and given:
-        raise UsageError(f"{next(iter(given))} is for calibration, which the table has done", "give one of the two")
+    options = {name: value for name, value in asked.items() if value is not None}
+    if table is not None and options:
+        raise UsageError(f"{next(iter(options))} is for calibration, which the table has done", "give one of the two")
     by: dict[str, Any] | str | Table
     if table is None:
-        by = {"device": "auto", **given}
+        by = {"device": "auto", **options}
         usable_devices(by["device"])
     else:
         by = table if isinstance(table, Table) else _path("table", table)
-    return apply_files(
-        _path("model", model),
-        _path("output", output),
-        _text("to", to),
-        by,
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
-        jobs=_count("jobs", jobs),
-    )
+    given = (_path("model", model), _path("output", output), _text("to", to), by)
+    chosen: dict[str, Any] = {
+        "include": _globs("include", include),
+        "exclude": _globs("exclude", exclude),
+        "jobs": _count("jobs", jobs),
+    }
+    if activations is None:
+        return apply_files(*given, **chosen)
+    from klcal.pipeline.static import apply_static
+
+    values = activations if isinstance(activations, Table) else _path("activations", activations)
+    done = apply_static(*given, **chosen, activations=values)
+    if done.errors:
+        raise OutputError("; ".join(map(str, done.errors)))
+    return done
 
 
 def load_table(path: Path) -> Table:

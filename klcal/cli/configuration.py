@@ -51,7 +51,7 @@ CHOICE = ("include", "exclude", "dequantize", "pool", "nonfinite", *BY_NAME, "im
 RUN = ("device", "jobs", "quiet", "verbose")  # which change no answer
 GENERAL = (*CHOICE, *RUN)
 OF_ONE_RUN = (
-    *("output", "update", "resume", "allow-duplicates", "table", "model", "names", "weights"),
+    *("output", "update", "resume", "allow-duplicates", "table", "activations", "model", "names", "weights"),
     *("config", "no-config", "help"),
 )
 SHORT_FOR_METHOD = ("bins",)  # in the file, a method says them itself

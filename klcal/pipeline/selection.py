@@ -19,6 +19,7 @@ from klcal.tables.table import FileError, in_order
 __all__ = [
     "Batches",
     "Bug",
+    "Remark",
     "Selected",
     "attempt",
     "cause_of",
@@ -116,6 +117,22 @@ def listed(names: Collection[str]) -> str:
     """
     some = ", ".join(map(quoted, sorted(names, key=in_order)[:NEAREST]))
     return f"{some}, …" if len(names) > NEAREST else some
+
+
+class Remark(NamedTuple):
+    """Something to be said of some tensors."""
+
+    names: tuple[str, ...]
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Some of the names, for people."""
+        more = f" ({len(self.names):,} tensors)" if len(self.names) > 1 else ""
+        return f"{listed(self.names)}{more}" if self.names else ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}" if self.names else self.text
 
 
 def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
