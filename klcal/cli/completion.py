@@ -26,7 +26,7 @@ WILD = set("*?[")  # of a pattern that a shell has yet to expand
 SECONDS = 1.0  # to read headers: who presses a key waits
 NAMES = 2000  # as many as a shell lists in a moment
 HELP = 70  # characters of a help text beside what is offered
-ARGUMENTS = ("paths", "p", "q", "model", "tables")  # that name files
+ARGUMENTS = ("paths", "p", "q", "model", "tables", "file")  # that name files
 
 
 class Offered(NamedTuple):
@@ -174,5 +174,6 @@ OF_COMMANDS: dict[tuple[str, str], Completer] = {
     ("compare", "fail-on"): _these(*DIFFERENCE_FIELDS),
     ("check", "fail-on"): _rules,
     ("diff", "fail-on"): _rules,
+    ("explain", "tensor"): _tensors,
     **{("export", key): _rows for key in BY_NAME},
 }

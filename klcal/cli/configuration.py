@@ -46,7 +46,7 @@ ROOT = ".git"  # is in the topmost directory in which a file is looked for
 MAX_BYTES = 1 << 20  # of a file: people write some kilobytes
 
 BY_NAME = ("method", "dtype", "scheme", "scale-format", "per")  # options that take GLOB=VALUE
-CALIBRATING = ("calibrate", "check", "apply", "sketch")  # what these do to tensors is one decision
+CALIBRATING = ("calibrate", "check", "apply", "sketch", "explain", "report")  # what these do to tensors is one decision
 CHOICE = ("include", "exclude", "dequantize", "pool", "nonfinite", *BY_NAME, "importance", "range")
 RUN = ("device", "jobs", "quiet", "verbose")  # which change no answer
 GENERAL = (*CHOICE, *RUN)

@@ -71,6 +71,7 @@ OutputOption = Annotated[
 
 
 def report(
+    ctx: typer.Context,
     paths: ReportPaths,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
@@ -127,7 +128,7 @@ def report(
     from klcal.writers.report_page import write
 
     of_table = len(paths) == 1 and is_table(paths[0])
-    if of_table and (given or include or exclude or pool):
+    if of_table and any(_is_typed(ctx, name) for name in CHOOSING):
         raise UsageError(f"'{paths[0]}' is a table of scales, which are chosen already", "leave out what chooses them")
     with destination(output, [*paths, *filter(None, (baseline, importance))]) as deliver:
         if of_table:
@@ -148,6 +149,18 @@ def report(
         found = report_of(table, paths[0], baseline)
         deliver(partial(write, found), table.usable)
     raise typer.Exit(told(table, ()))
+
+
+CHOOSING = (
+    *("include", "exclude", "dequantize", "pool", "nonfinite", "method", "dtype", "scheme", "scale_format", "per"),
+    *("importance", "bins", "range_"),
+)
+"""Options that say how scales are chosen, and for which tensors. Configured ones are for tensors alone."""
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_output(output: str | None) -> None:

@@ -256,3 +256,13 @@ def test_a_full_disk_is_told(model):
         result = klcal_process("report", model, stdout=full)
     assert result.code == 4
     assert "no space left" in one_message(result)
+
+
+def test_what_is_configured_for_tensors_is_not_for_tables(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "klcal.toml").write_text('dtype = "int4"\n')
+    assert page_of(model).data["config"]["dtype"] == "int4"
+    assert klcal("explain", model, "layers.3.w", "--format", "json").document["config"]["dtype"] == "int4"
+    klcal("calibrate", model, "--dtype", "int8", "-o", "t.json")
+    assert page_of("t.json").data["config"]["dtype"] == "int8"
+    assert klcal("report", "t.json", "--dtype", "int4").code == 2
