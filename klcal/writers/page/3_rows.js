@@ -177,7 +177,7 @@ function methodsTable(known) {
 
 function nearbyTable(known) {
   const chosen = known.methods[0];
-  const rows = known.nearby.map((each) => [`scale ${signed(100 * each.change)} %`, "", text(each.loss), text(each.sqnr_db), text(chosen.sqnr_db)]);
+  const rows = known.nearby.map((each) => [`scale ${signed(100 * each.change)} %`, text(chosen.scale * (1 + each.change), 5), text(each.loss), text(each.sqnr_db), text(chosen.sqnr_db)]);
   for (const each of known.without) {
     rows.push([`without the largest ${percent(each.share)} % (${whole(each.count)})`, text(each.scale, 5), "", text(each.sqnr_db), text(each.sqnr_db_as_is)]);
   }
