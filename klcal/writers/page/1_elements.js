@@ -6,7 +6,8 @@ const SVG = "http://www.w3.org/2000/svg";
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== null && value !== false)
+      node.setAttribute(name, value === true ? "" : value);
   }
   for (const child of children) if (child !== null && child !== undefined) node.append(child);
   return node;
@@ -17,7 +18,11 @@ const drawing = (tag, attributes, ...children) => fill(document.createElementNS(
 
 function svg(width, height, label, ...children) {
   const box = { viewBox: `0 0 ${width} ${height}`, width, height };
-  return drawing("svg", label ? { ...box, role: "img", "aria-label": label } : { ...box, "aria-hidden": "true" }, ...children);
+  return drawing(
+    "svg",
+    label ? { ...box, role: "img", "aria-label": label } : { ...box, "aria-hidden": "true" },
+    ...children,
+  );
 }
 
 const isKnown = (value) => value !== undefined && value !== null;

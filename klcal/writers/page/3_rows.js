@@ -10,20 +10,47 @@ function columnsOf(report) {
   if (report.rows.some((row) => row.status !== "ok")) columns.push({ title: "status", get: (row) => row.status });
   columns.push(number("SQNR dB", (row) => row.sqnr_db));
   if (report.baseline) {
-    columns.push(number("was dB", (row) => was(row, "sqnr_db")), number("change dB", (row) => moved(row, "sqnr_db"), signed));
+    columns.push(
+      number("was dB", (row) => was(row, "sqnr_db")),
+      number("change dB", (row) => moved(row, "sqnr_db"), signed),
+    );
   }
   if (has("units")) columns.push(number("worst unit dB", (row) => row.units && row.units.low));
-  if (has("histogram")) columns.push({ title: "values", draw: (row) => (row.histogram ? spark(row.histogram.counts) : null) });
-  columns.push(number("scale", (row) => row.scale, (value) => text(value, 5)));
+  if (has("histogram"))
+    columns.push({ title: "values", draw: (row) => (row.histogram ? spark(row.histogram.counts) : null) });
+  columns.push(
+    number(
+      "scale",
+      (row) => row.scale,
+      (value) => text(value, 5),
+    ),
+  );
   if (report.baseline) {
-    columns.push(number("was scale", (row) => was(row, "scale"), (value) => text(value, 5)));
-    columns.push(number("scale change %", (row) => moved(row, "scale"), (value) => signed(isKnown(value) ? 100 * value : value)));
+    columns.push(
+      number(
+        "was scale",
+        (row) => was(row, "scale"),
+        (value) => text(value, 5),
+      ),
+    );
+    columns.push(
+      number(
+        "scale change %",
+        (row) => moved(row, "scale"),
+        (value) => signed(isKnown(value) ? 100 * value : value),
+      ),
+    );
   }
   if (has("zero_point")) columns.push(number("zero point", (row) => row.zero_point, whole));
-  columns.push(number("clipped %", (row) => row.clipped, percent), number("to zero %", (row) => row.rounded_to_zero, percent));
+  columns.push(
+    number("clipped %", (row) => row.clipped, percent),
+    number("to zero %", (row) => row.rounded_to_zero, percent),
+  );
   columns.push(number("kl", (row) => row.kl));
-  if (new Set(report.rows.map((row) => row.source)).size > 1) columns.push({ title: "source", get: (row) => row.source });
-  if (has("shape")) columns.push({ title: "shape", get: (row) => (row.shape || []).join("×"), order: (row) => row.numel });
+  if (new Set(report.rows.map((row) => row.source)).size > 1)
+    columns.push({ title: "source", get: (row) => row.source });
+  if (has("shape"))
+    columns.push({ title: "shape", get: (row) => (row.shape || []).join("×"), order: (row) => row.numel });
   columns.push({ title: "from", get: (row) => row.dtype }, { title: "to", get: (row) => row.target });
   return columns;
 }
@@ -54,8 +81,14 @@ class Rows {
 
   head() {
     this.headers = this.columns.map((column, place) =>
-      element("th", { scope: "col", class: column.number ? "number" : "" },
-        column.draw ? column.title : element("button", { type: "button", onclick: () => this.sort(place) }, column.title)));
+      element(
+        "th",
+        { scope: "col", class: column.number ? "number" : "" },
+        column.draw
+          ? column.title
+          : element("button", { type: "button", onclick: () => this.sort(place) }, column.title),
+      ),
+    );
     this.body = element("tbody");
     this.table.append(element("thead", null, element("tr", null, ...this.headers)), this.body);
   }
@@ -68,9 +101,12 @@ class Rows {
   }
 
   rank() {
-    const column = this.columns[this.sorted.column], sign = this.sorted.down ? -1 : 1, rows = this.report.rows;
+    const column = this.columns[this.sorted.column],
+      sign = this.sorted.down ? -1 : 1,
+      rows = this.report.rows;
     const get = column.order || column.get;
-    const known = [], rest = [];
+    const known = [],
+      rest = [];
     for (const place of rows.keys()) (isKnown(get(rows[place])) && get(rows[place]) !== "" ? known : rest).push(place);
     known.sort((a, b) => sign * compared(column, rows[a], rows[b]) || a - b);
     this.ranked = known.concat(rest);
@@ -88,7 +124,8 @@ class Rows {
   }
 
   choose() {
-    const { query, status, below, prefix } = this.filter, wanted = query.toLowerCase();
+    const { query, status, below, prefix } = this.filter,
+      wanted = query.toLowerCase();
     this.view = this.ranked.filter((place) => {
       const row = this.report.rows[place];
       if (status && row.status !== status && !(row.change && row.change.status === status)) return false;
@@ -115,20 +152,29 @@ class Rows {
   }
 
   lines(place) {
-    const row = this.report.rows[place], isOpen = this.open.has(place);
+    const row = this.report.rows[place],
+      isOpen = this.open.has(place);
     const cells = this.columns.slice(1).map((column) => {
       if (column.draw) return element("td", null, column.draw(row));
       const value = column.get(row);
-      return element("td", { class: column.number ? "number" : column.title === "status" && row.failed ? "failed" : "" },
-        column.show ? column.show(value) : text(value));
+      return element(
+        "td",
+        { class: column.number ? "number" : column.title === "status" && row.failed ? "failed" : "" },
+        column.show ? column.show(value) : text(value),
+      );
     });
-    const button = element("button", { type: "button", "aria-expanded": String(isOpen), onclick: () => this.toggle(place, button) }, labelOf(row) || "(no name)");
+    const button = element(
+      "button",
+      { type: "button", "aria-expanded": String(isOpen), onclick: () => this.toggle(place, button) },
+      labelOf(row) || "(no name)",
+    );
     const line = element("tr", { "data-place": place }, element("th", { scope: "row" }, button), ...cells);
     return isOpen ? [line, this.details(place)] : [line];
   }
 
   toggle(place, button) {
-    const line = button.closest("tr"), isOpen = this.open.has(place);
+    const line = button.closest("tr"),
+      isOpen = this.open.has(place);
     if (isOpen) {
       this.open.delete(place);
       line.nextElementSibling.remove();
@@ -140,13 +186,23 @@ class Rows {
   }
 
   details(place) {
-    return element("tr", { class: "details" }, element("td", { colspan: this.columns.length }, element("div", { class: "inner" }, ...detailsOf(this.report.rows[place]))));
+    return element(
+      "tr",
+      { class: "details" },
+      element(
+        "td",
+        { colspan: this.columns.length },
+        element("div", { class: "inner" }, ...detailsOf(this.report.rows[place])),
+      ),
+    );
   }
 }
 
 // What stands behind the button of a row.
 function detailsOf(row) {
-  const known = row.explanation, figures = [], parts = [];
+  const known = row.explanation,
+    figures = [],
+    parts = [];
   for (const said of row.words || []) parts.push(element("p", null, said));
   if (row.reason) parts.push(element("p", { class: row.failed ? "failed" : "" }, row.reason));
   if (row.note) parts.push(element("p", null, row.note));
@@ -156,30 +212,67 @@ function detailsOf(row) {
   if (figures.length) parts.push(element("div", { class: "figures" }, ...figures));
   if (known && known.methods) parts.push(element("div", { class: "figures" }, methodsTable(known), nearbyTable(known)));
   if (row.change) parts.push(changeTable(row));
-  if (row.histogram && !known && !row.units) parts.push(element("p", null, "klcal explain shows what candidates lose; here only the tensors that lose most have it."));
+  if (row.histogram && !known && !row.units)
+    parts.push(
+      element("p", null, "klcal explain shows what candidates lose; here only the tensors that lose most have it."),
+    );
   return parts.length ? parts : [element("p", null, "Nothing more is known of it: the report was made of a table.")];
 }
 
 function grid(caption, titles, rows) {
-  const cells = (line) => line.map((cell, place) => (place ? element("td", { class: "number" }, cell) : element("th", { scope: "row" }, cell)));
+  const cells = (line) =>
+    line.map((cell, place) =>
+      place ? element("td", { class: "number" }, cell) : element("th", { scope: "row" }, cell),
+    );
   const head = titles.map((title, place) => element("th", { scope: "col", class: place ? "number" : "" }, title));
-  const table = element("table", { "aria-label": caption }, element("thead", null, element("tr", null, ...head)),
-    element("tbody", null, ...rows.map((line) => element("tr", null, ...cells(line)))));
-  return element("div", { class: "grid", role: "group", "aria-label": caption, tabindex: "0" }, element("p", null, caption), table);
+  const table = element(
+    "table",
+    { "aria-label": caption },
+    element("thead", null, element("tr", null, ...head)),
+    element("tbody", null, ...rows.map((line) => element("tr", null, ...cells(line)))),
+  );
+  return element(
+    "div",
+    { class: "grid", role: "group", "aria-label": caption, tabindex: "0" },
+    element("p", null, caption),
+    table,
+  );
 }
 
 function methodsTable(known) {
   const rows = known.methods.map((each, place) => [
-    `${place ? `${LETTERS[place - 1]}: ` : "chosen: "}${each.method}`, text(each.scale, 5), text(each.zero_point), text(each.loss),
-    isKnown(each.sqnr_db) ? text(each.sqnr_db) : "no error", percent(each.clipped), percent(each.rounded_to_zero)]);
-  return grid("What methods choose, and what it costs", ["method", "scale", "zero point", "loss", "SQNR dB", "clipped %", "to zero %"], rows);
+    `${place ? `${LETTERS[place - 1]}: ` : "chosen: "}${each.method}`,
+    text(each.scale, 5),
+    text(each.zero_point),
+    text(each.loss),
+    isKnown(each.sqnr_db) ? text(each.sqnr_db) : "no error",
+    percent(each.clipped),
+    percent(each.rounded_to_zero),
+  ]);
+  return grid(
+    "What methods choose, and what it costs",
+    ["method", "scale", "zero point", "loss", "SQNR dB", "clipped %", "to zero %"],
+    rows,
+  );
 }
 
 function nearbyTable(known) {
   const chosen = known.methods[0];
-  const rows = known.nearby.map((each) => [`scale ${signed(100 * each.change)} %`, text(chosen.scale * (1 + each.change), 5), text(each.loss), text(each.sqnr_db), text(chosen.sqnr_db)]);
+  const rows = known.nearby.map((each) => [
+    `scale ${signed(100 * each.change)} %`,
+    text(chosen.scale * (1 + each.change), 5),
+    text(each.loss),
+    text(each.sqnr_db),
+    text(chosen.sqnr_db),
+  ]);
   for (const each of known.without) {
-    rows.push([`without the largest ${percent(each.share)} % (${whole(each.count)})`, text(each.scale, 5), "", text(each.sqnr_db), text(each.sqnr_db_as_is)]);
+    rows.push([
+      `without the largest ${percent(each.share)} % (${whole(each.count)})`,
+      text(each.scale, 5),
+      "",
+      text(each.sqnr_db),
+      text(each.sqnr_db_as_is),
+    ]);
   }
   return grid("What if", ["change", "scale", "loss", "SQNR dB", "in place of"], rows);
 }
@@ -187,6 +280,11 @@ function nearbyTable(known) {
 function changeTable(row) {
   const fields = Object.keys(row.change.was || {});
   const now = row.change.status === "missing" ? {} : row;
-  const rows = fields.map((field) => [field, text(row.change.was[field], 5), text(now[field], 5), signed(moved(row, field))]);
+  const rows = fields.map((field) => [
+    field,
+    text(row.change.was[field], 5),
+    text(now[field], 5),
+    signed(moved(row, field)),
+  ]);
   return grid(`Against the baseline: ${row.change.status}`, ["field", "was", "is", "change"], rows);
 }

@@ -5,7 +5,8 @@ const report = JSON.parse(byId("data").textContent);
 
 function start() {
   const { summary } = report;
-  if (summary.sqnr_bins.length) byId("overview").append(overviewFigure(summary.sqnr_bins, summary.sqnr_step, summary.sqnr_first));
+  if (summary.sqnr_bins.length)
+    byId("overview").append(overviewFigure(summary.sqnr_bins, summary.sqnr_step, summary.sqnr_first));
   notices();
   const rows = new Rows(report, byId("rows"), byId("count"), [byId("more"), byId("all")]);
   controls(rows);
@@ -16,16 +17,22 @@ function notices() {
   const said = [...report.errors.map((error) => `${error.source}: ${error.reason}`), ...report.warnings];
   if (!said.length) return;
   byId("notices").hidden = false;
-  byId("notices").querySelector("ul").append(...said.map((each) => element("li", null, each)));
+  byId("notices")
+    .querySelector("ul")
+    .append(...said.map((each) => element("li", null, each)));
 }
 
 function controls(rows) {
-  const statuses = [...new Set(report.rows.flatMap((row) => [row.status, row.change && row.change.status]))].filter(Boolean).sort();
+  const statuses = [...new Set(report.rows.flatMap((row) => [row.status, row.change && row.change.status]))]
+    .filter(Boolean)
+    .sort();
   byId("status").append(...statuses.map((status) => element("option", { value: status }, status)));
   byId("filter").addEventListener("submit", (event) => event.preventDefault());
   byId("query").addEventListener("input", (event) => rows.set({ query: event.target.value }));
   byId("status").addEventListener("change", (event) => rows.set({ status: event.target.value }));
-  byId("below").addEventListener("input", (event) => rows.set({ below: event.target.value === "" ? null : Number(event.target.value) }));
+  byId("below").addEventListener("input", (event) =>
+    rows.set({ below: event.target.value === "" ? null : Number(event.target.value) }),
+  );
   byId("clear").addEventListener("click", () => narrow(rows, null));
   byId("more").addEventListener("click", () => rows.more(false));
   byId("all").addEventListener("click", () => rows.more(true));
@@ -89,11 +96,17 @@ function twig(part, node, rows) {
     node = child;
   }
   const worst = node.worst === null ? "" : `, worst ${text(node.worst)} dB`;
-  const button = element("button", { type: "button", "aria-label": `Show ${node.prefix}`, onclick: () => narrow(rows, node.prefix) }, "show");
+  const button = element(
+    "button",
+    { type: "button", "aria-label": `Show ${node.prefix}`, onclick: () => narrow(rows, node.prefix) },
+    "show",
+  );
   const said = element("small", null, ` ${whole(node.tensors)} tensor${node.tensors > 1 ? "s" : ""}${worst} `);
   if (!node.children.size) return element("li", { class: "leaf" }, names, said, button);
   const details = element("details", null, element("summary", null, names, said));
-  details.addEventListener("toggle", () => details.querySelector("ul") || details.append(twigs(node, rows)), { once: true });
+  details.addEventListener("toggle", () => details.querySelector("ul") || details.append(twigs(node, rows)), {
+    once: true,
+  });
   return element("li", null, details, button);
 }
 
