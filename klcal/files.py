@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from klcal.arguments import Path
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
-    from klcal.sketches.sketch import Sketch
     from klcal.tables.explanation import Detail
 
-__all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
+__all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
 
 def calibrate_files(
@@ -81,8 +80,8 @@ def calibrate_files(
         ``warnings``, and the ``status`` and ``reason`` of each row.
 
     Raises:
-        UsageError: an argument is not understood, a tensor has not the axis that is asked for, or the importance
-            cannot be used.
+        UsageError: an argument is invalid, a tensor lacks the axis that is asked for, or the importance cannot be
+            used.
     """
     from klcal.pipeline import calibrate
     from klcal.pipeline.pooling import Pool
@@ -297,8 +296,8 @@ def export(
         to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
         output: the file; one that is there is replaced, but for tensor files.
         weights: tables of weights.
-        model: the ``.onnx`` that the file is for. A tensor that it has not is an error, one that the tables lack is a
-            warning.
+        model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack
+            is a warning.
         names: a file of the names that the runtime needs, one on each line, no more and no fewer.
         rename: substitutions for names, "s/old/new/", one after the other.
         include: globs, one of which a tensor's name has to match; none for all tensors.
@@ -341,36 +340,3 @@ def export(
 
 def _write(text: str, out: TextIO) -> None:
     out.write(text)
-
-
-def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
-    """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
-
-    Args:
-        path: the file; its name should end in .safetensors.
-        sketches: of tensors, by their names.
-        dtype: of the values that were counted; of each tensor, by its name, where they differ.
-
-    Raises:
-        UsageError: there can be no such file; a sketch has several units and no grid.
-        OutputError: it could not be written after all.
-    """
-    from klcal.sketches.named import Named
-    from klcal.writers.sketch_file import digest, fingerprint, save
-
-    of = {} if isinstance(dtype, str) else dtype
-    one = dtype if isinstance(dtype, str) else "float32"
-    named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
-    save(_path("path", path), named, lambda: [fingerprint(map(digest, named))])
-
-
-def load_sketches(path: Path) -> dict[str, Sketch]:
-    """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
-
-    Raises:
-        InputError: it is no sketch file, or damaged.
-    """
-    from klcal.readers.sketch_file import open_sketches
-
-    file = open_sketches(_path("path", path))
-    return {name: file.load(name).sketch for name in file.tensors}

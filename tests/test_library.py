@@ -104,7 +104,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(here):
         (("absent/t.json",), "cannot write 'absent/t.json'"),
         (("m.safetensors",), "'m.safetensors' would replace a tensor file; name another file"),
         (("t.pt",), "'t.pt' is the name of a tensor file"),
-        ((3,), "the path is 3; give that of a file"),
+        ((3,), "the path is 3; give the path of a file"),
     ):
         with pytest.raises(UsageError, match=told):
             table.write(*wrong)
@@ -188,11 +188,11 @@ WRONG = {
     "is text, not values": lambda: klcal.calibrate("model.pt"),
     "lengths differ": lambda: klcal.calibrate([[1.0], [1.0, 2.0]]),
     "percentile 99 is": lambda: klcal.Percentile("99"),
-    "None is no quantizer": lambda: klcal.quantize(X, None),
-    "is no quantizer": lambda: klcal.dequantize([1], {"scale": 1}),
-    "str32 values are no numbers": lambda: klcal.quantize(["x"], ROW),
-    "object values are no numbers": lambda: klcal.dequantize(None, ROW),
-    "values are no array": lambda: klcal.dequantize([[1], [1, 2]], ROW),
+    "None is not a quantizer": lambda: klcal.quantize(X, None),
+    "is not a quantizer": lambda: klcal.dequantize([1], {"scale": 1}),
+    "str32 values are not numbers": lambda: klcal.quantize(["x"], ROW),
+    "object values are not numbers": lambda: klcal.dequantize(None, ROW),
+    "values are not an array": lambda: klcal.dequantize([[1], [1, 2]], ROW),
     "the scale is 'a'": lambda: klcal.quantize(X, klcal.Qparams("a", 0, 0, 255)),
     "the scale is 0": lambda: klcal.quantize(X, klcal.Qparams(0, 0, 0, 255)),
     "the path is 3": lambda: klcal.read(3),
@@ -214,7 +214,7 @@ WRONG = {
     "it is a comparison": lambda: klcal.compare("x", table=klcal.compare("x", "y")),
     "the status of a row": lambda: klcal.Row(status="fine"),
     "the units of a row": lambda: klcal.Row(status="ok", units={"per": "channel"}),
-    "units of a row are": lambda: klcal.Row(status="ok", units=3),
+    "the units of a row do not have the fields": lambda: klcal.Row(status="ok", units=3),
     "a logarithm to base 'x'": lambda: klcal.divergence.kl([1.0], [1.0], base="x"),
 }
 

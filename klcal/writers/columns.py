@@ -43,7 +43,7 @@ class Column:
     title: str
     cells: tuple[str, ...]
     number: bool
-    spare: int  # columns with a greater number go first where there is no room
+    spare: int  # columns with a larger number are dropped first when there is no room
 
 
 def shape(row: Row | Difference | Content) -> str:

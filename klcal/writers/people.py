@@ -1,4 +1,4 @@
-"""What people get to see of a table: fewer columns, fewer digits, and what was not calibrated apart."""
+"""A table for people: fewer columns, fewer digits, and tensors that were not calibrated apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["columns", "headline", "notes", "remark_titles", "remarks", "shown_ro
 
 
 def columns(table: Table) -> list[Column]:
-    """The columns of the rows that are ok, the name first; none if there is no such row."""
+    """The columns of the rows that are ok, the name first; empty if no row is ok."""
     rows = shown_rows(table)
     if not rows:
         return []
@@ -52,7 +52,7 @@ def _is_shown(row: Row | Difference | Change | Content) -> bool:
 
 
 def remark_titles(table: Table) -> tuple[str, str, str]:
-    """What stands above the remarks."""
+    """The headline above the remarks."""
     if isinstance(table.config, Changes):
         return "in one table", "status", "reason"
     if isinstance(table.config, Contents):
@@ -74,7 +74,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done otherwise than asked for, and for how many tensors; of those that differ in numbers, the first."""
+    """What was done differently from the request, and for how many tensors; notes that differ in numbers are one."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for row in table.rows:
         for note in row.note.split("; ") if row.note else ():
