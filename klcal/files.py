@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
+    from klcal.tables.explanation import Detail
 
 __all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
@@ -46,6 +47,7 @@ def calibrate_files(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    detail: Detail = "none",
 ) -> Table:
     """Calibrate files: a table with a row for every tensor, as from ``klcal calibrate``.
 
@@ -70,6 +72,8 @@ def calibrate_files(
         pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
+        detail: how much the ``explanation`` of each row has: "none", the "histogram", which notebooks show, "plots" or
+            "all"; see ``klcal.calibrate``.
 
     Returns:
         The table. Errors of a file or a tensor do not raise; they are in the table's ``errors`` and ``warnings``, and
@@ -94,6 +98,7 @@ def calibrate_files(
         nonfinite=nonfinite,
         device=_text("device", device),
         importance=None if importance is None else _path("importance", importance),
+        detail=detail,
     )
     usable_devices(request.device)
     several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)

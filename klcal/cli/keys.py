@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 BY_NAME = ("method", "dtype", "scheme", "scale-format", "per")  # options that take GLOB=VALUE
-CALIBRATING = ("calibrate", "check", "apply", "sketch", "explain")  # what these do to tensors is one decision
+CALIBRATING = ("calibrate", "check", "apply", "sketch", "explain", "report")  # what these do to tensors is one decision
 CHOICE = ("include", "exclude", "dequantize", "pool", "nonfinite", *BY_NAME, "importance", "range")
 RUN = ("device", "jobs", "quiet", "verbose")  # which change no answer
 GENERAL = (*CHOICE, *RUN)

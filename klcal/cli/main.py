@@ -37,6 +37,8 @@ from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import ConfiguredCommand, PanelCommand
+from klcal.cli.report import EXAMPLES as report_examples
+from klcal.cli.report import report
 from klcal.cli.schema import EXAMPLES as schema_examples
 from klcal.cli.schema import schema
 from klcal.cli.sketch import EXAMPLES as sketch_examples
@@ -58,6 +60,7 @@ app.command(cls=ConfiguredCommand, epilog=compare_examples)(compare)
 app.command(cls=ConfiguredCommand, epilog=check_examples)(check)
 app.command(cls=ConfiguredCommand, epilog=diff_examples)(diff)
 app.command(cls=ConfiguredCommand, epilog=explain_examples)(explain)
+app.command(cls=ConfiguredCommand, epilog=report_examples)(report)
 app.command(cls=ConfiguredCommand, epilog=apply_examples)(apply)
 app.command(cls=ConfiguredCommand, epilog=export_examples)(export)
 app.command(cls=ConfiguredCommand, epilog=sketch_examples)(sketch)

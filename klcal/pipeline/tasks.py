@@ -56,6 +56,7 @@ __all__ = [
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
+EXPLAINED_SECONDS = 15e-3  # and to explain it
 UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
@@ -106,6 +107,11 @@ class Tensor(NamedTuple):
         return counted_already(self.parts) is not None
 
     @property
+    def is_explained(self) -> bool:
+        """Whether it takes much longer than searching it, so that no other should wait for it; it is not too large."""
+        return self.settings.detail in ("plots", "all") and self.nbytes <= PART_BYTES
+
+    @property
     def is_one_unit(self) -> bool:
         """Whether it has a single scale, and all its values count alike: what a device counts."""
         return not self.places and self.weighed is None and not self.is_sketch
@@ -131,7 +137,7 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
     small: dict[tuple[int, Scheme], list[Tensor]] = {}  # what is searched together is searched alike
     for tensor in tensors:
-        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES or tensor.is_explained:
             yield Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
             yield from (Task((tensor._replace(parts=some),), False) for some in portions(tensor.parts))
@@ -161,7 +167,8 @@ def _estimate(task: Task) -> float:
     """Seconds of work."""
     if not task.tensors[0].is_one_unit:
         return UNIT_BYTE_SECONDS * task.nbytes
-    return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
+    each = EXPLAINED_SECONDS if task.tensors[0].is_explained else TENSOR_SECONDS
+    return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
 def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:

@@ -397,11 +397,11 @@ def test_the_command_shows_values_and_where_they_are_from(here, monkeypatch):
     monkeypatch.setenv("KLCAL_PER", "channel")
     rows = [line.split("\t") for line in klcal("config").out.splitlines()]
     assert rows[0] == ["option", "value", "from", "commands"]
-    calibrating = "calibrate, check, explain, apply"
+    calibrating = "calibrate, check, explain, report, apply"
     assert ["dtype", "a=int4; int8", "klcal.toml", calibrating] in rows
     assert ["per", "channel", "KLCAL_PER", f"{calibrating}, sketch"] in rows
     assert ["jobs", "1", "klcal.toml", "check"] in rows
-    assert ["jobs", "3", "klcal.toml", "calibrate, compare, explain, apply, sketch, inspect"] in rows
+    assert ["jobs", "3", "klcal.toml", "calibrate, compare, explain, report, apply, sketch, inspect"] in rows
     assert ["nonfinite", "fail", "default", calibrating] in rows
     document = klcal("config", "check", "--format", "json").document
     assert document["file"] == "klcal.toml"
