@@ -113,7 +113,7 @@ class _Search:
 
     def add(self, argument: str) -> None:
         """Follows one argument: a file, a directory, or a pattern that the shell did not expand."""
-        if os.path.lexists(argument) or (is_remote(argument) and not is_pattern(argument)):
+        if not is_pattern(argument) if is_remote(argument) else os.path.lexists(argument):
             self.add_path(argument)
             return
         try:

@@ -142,7 +142,7 @@ def matching_paths(pattern: str) -> list[str]:
         InputError: If it is no pattern that can be followed.
     """
     if remote.is_remote(pattern):
-        return remote.matching(pattern)
+        return remote.matching(pattern) if remote.is_pattern(pattern) else []
     if not WILD & set(pattern):
         return []
     path = Path(pattern)

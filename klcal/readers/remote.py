@@ -144,12 +144,14 @@ def files_below(path: str) -> list[str]:
         system, place = _file_system(path)
         system.invalidate_cache()
         root = f"{path.rstrip('/')}/"
+        if path.startswith(HTTP):  # where it is another page than that without a slash
+            place = f"{place.rstrip('/')}/"
         addresses = (system.unstrip_protocol(name) for name in system.find(place))
-        return sorted({each for each in addresses if each.startswith(root) and not _leads_out(each)})
+        return sorted({each for each in addresses if each.startswith(root) and not _leads_out(each, root)})
 
 
 def matching(pattern: str) -> list[str]:
-    """The addresses that match a pattern, sorted; nothing of them is hidden.
+    """The addresses that match a pattern, sorted; of one with ``**``, which finds all at any depth, those of files.
 
     Raises:
         InputError: they cannot be listed.
@@ -157,7 +159,9 @@ def matching(pattern: str) -> list[str]:
     with _told():
         system, place = _file_system(pattern)
         system.invalidate_cache()
-        return sorted(system.unstrip_protocol(name) for name in system.glob(place))
+        found = system.glob(place, detail=True)
+        wanted = [name for name, info in found.items() if info["type"] == "file" or "**" not in pattern]
+        return sorted(map(system.unstrip_protocol, wanted))
 
 
 def is_pattern(path: str) -> bool:
@@ -185,9 +189,9 @@ def beside(path: str, name: str) -> str:
     return posixpath.join(posixpath.dirname(shown(path)), name)
 
 
-def _leads_out(path: str) -> bool:
-    """Whether a name that a server made up goes up again."""
-    return ".." in path.split("/")
+def _leads_out(path: str, root: str) -> bool:
+    """Whether a name that a server made up is none of a file below a folder."""
+    return not {"", ".."}.isdisjoint(path.removeprefix(root).split("/"))
 
 
 # --- file systems

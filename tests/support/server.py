@@ -48,6 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(int(fault), b"<html>it went wrong</html>", {}, body=body)
         elif path in mine.files:
             self._file(mine.files[path], fault, body=body)
+        elif path and not path.endswith("/") and any(name.startswith(f"{path}/") for name in mine.files):
+            self._send(301, b"", {"Location": f"/{path}/"}, body=body)
         elif below := sorted({name[len(path) :].partition("/") for name in mine.files if name.startswith(path)}):
             links = "".join(f'<a href="{first}{slash}">{first}</a>' for first, slash, _ in below)
             hostile = '<a href="../outside.npy">up</a><a href="http://elsewhere.example/x.npy">away</a>'
