@@ -8,7 +8,6 @@ elsewhere the file is looked at again behind each long pass. Addresses may hold 
 
 from __future__ import annotations
 
-import asyncio
 import posixpath
 import re
 import time
@@ -146,8 +145,9 @@ def files_below(path: str) -> list[str]:
         root = f"{path.rstrip('/')}/"
         if path.startswith(HTTP):  # where it is another page than that without a slash
             place = f"{place.rstrip('/')}/"
-        addresses = (system.unstrip_protocol(name) for name in system.find(place))
-        return sorted({each for each in addresses if each.startswith(root) and not _leads_out(each, root)})
+        base = f"{place.rstrip('/')}/"
+        below = (name.removeprefix(base) for name in system.find(place) if name.startswith(base))
+        return sorted({f"{root}{name}" for name in below if {"", ".."}.isdisjoint(name.split("/"))})
 
 
 def matching(pattern: str) -> list[str]:
@@ -187,11 +187,6 @@ def beside(path: str, name: str) -> str:
     if is_remote(path) and not set("%?#").isdisjoint(name):
         raise InputError("its name is not that of a file in the same folder", "take it from a source you trust")
     return posixpath.join(posixpath.dirname(shown(path)), name)
-
-
-def _leads_out(path: str, root: str) -> bool:
-    """Whether a name that a server made up is none of a file below a folder."""
-    return not {"", ".."}.isdisjoint(path.removeprefix(root).split("/"))
 
 
 # --- file systems
@@ -335,7 +330,7 @@ def _is_passing(error: Exception) -> bool:
 def _network_errors() -> tuple[type[Exception], ...]:
     import aiohttp
 
-    return aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, asyncio.TimeoutError
+    return aiohttp.ClientConnectionError, aiohttp.ClientPayloadError
 
 
 # --- what is wrong
@@ -368,7 +363,7 @@ def _fault(error: Exception) -> InputError:
             return InputError(f"its server answered with the status {status}", AGAIN)
         case IsADirectoryError():
             return InputError("it is a directory", "give the files in it, or the directory as an argument of its own")
-        case TimeoutError():  # asyncio's and fsspec's are, too
+        case TimeoutError():  # those of asyncio and fsspec are, too
             return InputError("its server did not answer in time", AGAIN)
         case ImportError():
             return InputError("its file system needs another package", "install what fsspec needs for it")

@@ -38,7 +38,7 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def index(**shards: str) -> bytes:
+def index(shards: dict[str, str]) -> bytes:
     return json.dumps({"metadata": {}, "weight_map": shards}).encode()
 
 
@@ -47,9 +47,11 @@ FILES = {
     "d/one.npy": npy(TENSORS["layers.0.weight"]),
     "d/below/two.npz": npz(a=np.float32([1, 2, 3]), b=np.float32([0.5])),
     "d/readme.md": b"# a model",
-    "shards/model.safetensors.index.json": index(a="model-1.safetensors", b="model-2.safetensors"),
-    "shards/model-1.safetensors": safetensors.numpy.save({"a": TENSORS["layers.1.weight"]}),
-    "shards/model-2.safetensors": safetensors.numpy.save({"b": TENSORS["layers.2.weight"]}),
+    "shards/model.safetensors.index.json": index(
+        {"q_proj.weight": "model-1.safetensors", "k_proj.weight": "model-2.safetensors"}
+    ),
+    "shards/model-1.safetensors": safetensors.numpy.save({"q_proj.weight": TENSORS["layers.1.weight"]}),
+    "shards/model-2.safetensors": safetensors.numpy.save({"k_proj.weight": TENSORS["layers.2.weight"]}),
     "shards/config.json": b'{"dtype": "float32"}',
 }
 
@@ -178,11 +180,14 @@ def test_whatever_a_server_does_wrong_is_one_clear_line_and_nothing_is_written(s
     monkeypatch.setattr(remote, "SILENCE", 0.2)
     remote._options.cache_clear()
     server.fault, server.after = fault, 1 if fault == "shorter" else 0
+    Path("t.json").write_text("an old table")
     done = klcal("calibrate", f"{server.url('m.safetensors')}?{SECRET}", "-o", "t.json")
     remote._options.cache_clear()
     assert done.code == 3
-    assert one_message(done).startswith(f"klcal: error: m.safetensors: {CASES[fault]}")
-    assert not Path("t.json").exists()
+    kept, said = done.messages
+    assert said.startswith(f"klcal: error: m.safetensors: {CASES[fault]}")
+    assert "t.json" in kept
+    assert Path("t.json").read_text() == "an old table"
     assert not list(Path().glob(".klcal*"))
 
 
@@ -209,9 +214,18 @@ def test_a_tensor_that_cannot_be_read_costs_no_other(server, fault):
     assert done.code == 4
     statuses = [each["status"] for each in done.tensors.values()]
     assert statuses == ["ok", "ok", "failed", "failed"]
+
+
+@pytest.mark.parametrize("fault", ["shorter", "cut", "500", "changing", "grown"])
+def test_a_model_that_cannot_be_read_to_its_end_is_not_applied(server, fault):
+    command = "apply", server.url("m.safetensors"), "--to", "npz", "--jobs", "1", "-o", "q.npz"
+    assert klcal(*command).code == 0
+    Path("q.npz").unlink()
+    server.fault, server.after = fault, len(server.asked) - 2
     server.asked.clear()
-    applied = klcal("apply", server.url("m.safetensors"), "--to", "npz", "--jobs", "1", "-o", "q.npz")
-    assert applied.code == 4
+    done = klcal(*command)
+    assert done.code == 4
+    assert "nothing was written" in one_message(done)
     assert not Path("q.npz").exists()
 
 
@@ -288,7 +302,7 @@ def test_the_query_is_sent(server):
     ["../m.safetensors", "/m.safetensors", "..%2fm.safetensors", "%2e%2e", "x?y", "x#y", "http://elsewhere/x.npy"],
 )
 def test_an_index_cannot_point_outside_its_own_directory(server, shard):
-    server.files["shards/model.safetensors.index.json"] = index(a=shard)
+    server.files["shards/model.safetensors.index.json"] = index({"a": shard})
     done = klcal("calibrate", server.url("shards/model.safetensors.index.json"), "--format", "json")
     assert done.code == 3
     assert all(each["status"] == "failed" for each in done.tensors.values())
@@ -331,9 +345,8 @@ def test_fsspec_is_imported_only_for_an_address():
     subprocess.run([sys.executable, "-c", program], check=True, env=environment())
 
 
-@pytest.mark.parametrize("absent", ["fsspec", "fsspec.core"])
-def test_without_fsspec_that_is_said(monkeypatch, absent):
-    monkeypatch.setitem(sys.modules, absent, None)
+def test_without_fsspec_that_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
     said = one_message(klcal("calibrate", "s3://bucket/m.npz"))
     assert said == "klcal: error: m.npz: s3:// needs the package fsspec; pip install 'klcal[remote]'"
 
