@@ -38,7 +38,9 @@ FETCHED = 1 << 24  # bytes, the most that is asked for at once: at 100 ms an ans
 LOOKED_AT = 1 << 20  # bytes: a pass over more is followed by another look at the file, where that costs a request
 CONNECT, SILENCE = 30, 60  # seconds that a server may take to be reached, and between two pieces of its answer
 PAUSES = (0.5, 2.0)  # seconds before each other try, where a connection fails
-STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "modified", "created")
+STAMPS = (
+    *("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "blob_id", "updated", "modified", "created"),
+)
 """What file systems call that which changes with a file; the first of these that there is."""
 RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 BUSY = frozenset({429, 500, 502, 503, 504})  # a server that may answer when it is asked again
