@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from klcal.errors import InputError, redacted
 
@@ -35,6 +35,7 @@ SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 HTTP = ("http://", "https://")
 OURS = ("file://", "local://")  # files of this machine, which have a path
 FETCHED = 1 << 24  # bytes, the most that is asked for at once: at 100 ms an answer, 160 MB a second
+AHEAD = 1 << 20  # bytes, the most that is fetched before it is asked for
 LOOKED_AT = 1 << 20  # bytes: a pass over more is followed by another look at the file, where that costs a request
 CONNECT, SILENCE = 30, 60  # seconds that a server may take to be reached, and between two pieces of its answer
 PAUSES = (0.5, 2.0)  # seconds before each other try, where a connection fails
@@ -77,13 +78,31 @@ def shown(path: str) -> str:
     return redacted(path) if is_remote(path) else path
 
 
+class _Held(NamedTuple):
+    """What was fetched last: small pieces, read one behind the other, come together."""
+
+    of: tuple[str, State | None] = ("", None)  # which file
+    start: int = 0
+    data: bytes = b""
+    run: int = 0  # bytes fetched so far without a gap
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+
+_held = [_Held()]  # of this process; whoever reads another file, or elsewhere in it, has no use of it
+
+
 class Remote:
     """A file elsewhere, open: nothing was asked for yet. It is read as a descriptor is."""
 
     def __init__(self, path: str) -> None:
         """Raises InputError where nothing can read such an address."""
+        self._path = path
         self._source = (_Http if path.startswith(HTTP) else _Stored)(*_file_system(path))
-        self._start, self._held = 0, b""  # what was fetched last, and where it begins
+        self._expected: State | None = None
+        self._start, self._data = 0, b""  # of ``fill``
 
     def state(self) -> State:
         """What the file is now; raises InputError where there is none."""
@@ -92,6 +111,7 @@ class Remote:
 
     def expect(self, state: State) -> None:
         """Raises InputError if it is known, or worth a request, that the file is another one by now."""
+        self._expected = state
         with _told():
             now = self._source.seen()
         if now is not None and now != state:
@@ -100,20 +120,35 @@ class Remote:
     def fill(self, room: memoryview, position: int, end: int) -> int:
         """Reads to the beginning of a room, which may be fetched together with what lies behind, up to an end."""
         offset = position - self._start
-        if not 0 <= offset < len(self._held):
-            offset, self._start, self._held = 0, position, self.read(position, min(FETCHED, end - position))
-        count = min(len(room), len(self._held) - offset)
-        room[:count] = memoryview(self._held)[offset : offset + count]
+        if not 0 <= offset < len(self._data):
+            offset, self._start, self._data = 0, position, self.read(position, end - position)
+        count = min(len(room), len(self._data) - offset)
+        room[:count] = memoryview(self._data)[offset : offset + count]
         return count
 
     def read(self, position: int, length: int) -> bytes:
-        """The bytes there, as many as are sent at once: all of them up to ``FETCHED``."""
-        wanted = min(length, FETCHED)
+        """The bytes there, as many as are sent at once: all of them up to ``FETCHED``.
+
+        Where small pieces are read one behind the other, as many bytes are fetched ahead as were read so before, up
+        to ``AHEAD``: so a file of many small tensors takes few requests, and one of which few are wanted few bytes.
+        """
+        wanted, held = min(length, FETCHED), _held[0]
+        follows = held.of == (self._path, self._expected) and held.start <= position <= held.end
+        have = held.data[position - held.start :][:wanted] if follows else b""
+        if len(have) == wanted:
+            return have
+        start, end = position + len(have), position + wanted
+        ahead = 0
+        if follows and self._expected is not None and wanted <= AHEAD:
+            ahead = max(0, min(AHEAD, held.run, self._expected[0] - end))
         with _told():
-            found = self._source.fetch(position, position + wanted)
-        if len(found) != wanted:
-            raise InputError(f"{len(found):,} bytes came where {wanted:,} were asked for", AGAIN)
-        return found
+            found = self._source.fetch(start, end + ahead)
+        if len(found) != end + ahead - start:
+            raise InputError(f"{len(found):,} bytes came where {end + ahead - start:,} were asked for", AGAIN)
+        run = len(found) + (held.run if follows else 0)
+        kept, begin = (found, start) if len(found) <= 2 * AHEAD else (b"", end)
+        _held[0] = _Held((self._path, self._expected), begin, kept, run)
+        return have + found[: end - start]
 
 
 @contextmanager

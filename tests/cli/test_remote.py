@@ -159,6 +159,18 @@ def test_what_is_fetched_at_once_is_no_more_than_is_read(server, monkeypatch):
     assert server.sent <= 1.01 * len(MODEL)
 
 
+def test_small_tensors_come_together_where_all_are_wanted_and_few_bytes_where_few_are(server):
+    many = {f"w{n}": RNG.normal(size=64).astype(np.float32) for n in range(2000)}
+    server.files["many.safetensors"] = data = safetensors.numpy.save(many)
+    Path("many.safetensors").write_bytes(data)
+    same("calibrate", "--jobs", "1", at=server.address, path="many.safetensors")
+    assert len(server.asked) < 20
+    assert server.sent < 1.01 * len(data)
+    header, server.sent = 8 + int.from_bytes(data[:8], "little"), 0
+    assert klcal("calibrate", server.url("many.safetensors"), "--include", "w*7", "--jobs", "1").code == 0
+    assert server.sent < header + 600 + 2.1 * 200 * many["w7"].nbytes
+
+
 # --- what servers do wrong
 
 CASES = {
@@ -208,7 +220,8 @@ def test_a_slow_server_is_waited_for(server):
 
 
 @pytest.mark.parametrize("fault", ["shorter", "cut", "500", "changing", "grown"])
-def test_a_tensor_that_cannot_be_read_costs_no_other(server, fault):
+def test_a_tensor_that_cannot_be_read_costs_no_other(server, fault, monkeypatch):
+    monkeypatch.setattr(remote, "AHEAD", 0)
     server.fault, server.after = fault, 6  # the file, its header and two tensors are fine
     done = klcal("calibrate", server.url("m.safetensors"), "--jobs", "1", "--format", "json")
     assert done.code == 4
@@ -245,6 +258,7 @@ def test_an_empty_file_and_a_web_page(server):
 def test_a_file_that_changes_elsewhere_is_found_out(memory, monkeypatch):
     """Where no answer says which file it is a part of, it is looked at again."""
     monkeypatch.setattr(remote, "LOOKED_AT", 100)
+    monkeypatch.setattr(remote, "AHEAD", 0)
     system, read = fsspec.filesystem("memory"), remote._Stored.fetch
 
     def and_then(self, start, end):

@@ -29,6 +29,7 @@ class Server:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head and a body that wait for each other cost 40 ms
     mine: Server
 
     def log_message(self, *_: Any) -> None:
