@@ -10,12 +10,13 @@ from pathlib import Path
 
 from klcal.errors import InputError, UsageError
 from klcal.readers import Description, find, formats, index_file, split_gguf
+from klcal.readers.addresses import is_remote, shown
 from klcal.readers.find import Source
 from klcal.readers.listing import is_folder
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
-from klcal.readers.remote import files_below, is_remote, shown
+from klcal.readers.remote import files_below
 
 __all__ = ["Files", "TensorPath", "files_of", "tensors_of"]
 

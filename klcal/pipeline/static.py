@@ -21,10 +21,10 @@ from klcal.pipeline.selection import Remark, names_of
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.work import Taken, Work, check_output
 from klcal.readers import Description
+from klcal.readers.addresses import is_remote
 from klcal.readers.onnx_graph import CHANNEL_AXES, Node, graph_inputs_and_nodes
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
-from klcal.readers.remote import is_remote
 from klcal.readers.table_file import is_binary_table
 from klcal.tables.rows import Row
 from klcal.tables.table import Table

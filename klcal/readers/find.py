@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 
 from klcal.errors import InputError
 from klcal.readers import formats, index_file, split_gguf
+from klcal.readers.addresses import is_pattern, is_remote, shown
 from klcal.readers.description import Description
 from klcal.readers.listing import WILD, Listing, is_folder, matching_paths, nearest_names, tensor_files
 from klcal.readers.pairs import stored_part
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, fault, open_regular
-from klcal.readers.remote import is_pattern, is_remote, shown
 from klcal.readers.standard_input import spooled
 from klcal.tables.table import FileError, in_order
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 from klcal.errors import InputError
+from klcal.readers.addresses import shown
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
-from klcal.readers.remote import shown
 
 __all__ = [
     "GGUF",

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from klcal.errors import InputError
-from klcal.readers import remote
+from klcal.readers import addresses, remote
 from klcal.readers.formats import SUFFIXES
 from klcal.readers.index_file import SUFFIX as INDEX_SUFFIX
 from klcal.readers.quoting import quoted
@@ -48,9 +48,9 @@ class Listing:
 
 def is_folder(path: str) -> bool:
     """Whether a path leads to a directory; that of a file elsewhere is told by its name, without asking a server."""
-    if not remote.is_remote(path):
+    if not addresses.is_remote(path):
         return os.path.isdir(path)
-    return path.endswith("/") or (not _is_named_as_tensors(remote.shown(path)) and remote.is_directory(path))
+    return path.endswith("/") or (not _is_named_as_tensors(addresses.shown(path)) and remote.is_directory(path))
 
 
 def tensor_files(directory: str) -> Listing:
@@ -61,7 +61,7 @@ def tensor_files(directory: str) -> Listing:
         InputError: The same of one elsewhere.
     """
     warnings: list[str] = []
-    paths = remote.files_below(directory) if remote.is_remote(directory) else _walked(directory, warnings)
+    paths = remote.files_below(directory) if addresses.is_remote(directory) else _walked(directory, warnings)
     files = [path for path in paths if _is_wanted(os.path.basename(path))]
     others = {os.path.basename(path) for path in paths} - {os.path.basename(path) for path in files}
     shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
@@ -141,8 +141,8 @@ def matching_paths(pattern: str) -> list[str]:
     Raises:
         InputError: If it is no pattern that can be followed.
     """
-    if remote.is_remote(pattern):
-        return remote.matching(pattern) if remote.is_pattern(pattern) else []
+    if addresses.is_remote(pattern):
+        return remote.matching(pattern) if addresses.is_pattern(pattern) else []
     if not WILD & set(pattern):
         return []
     path = Path(pattern)
@@ -166,7 +166,7 @@ def _is_hidden(path: Path, parts: tuple[str, ...]) -> bool:
 def nearest_names(argument: str) -> str:
     """A hint that names the files most like an absent one, or what lies where a pattern found nothing."""
     directory, name = os.path.split(argument)
-    if remote.is_remote(argument):
+    if addresses.is_remote(argument):
         return ""
     try:
         with os.scandir(directory or ".") as entries:

@@ -19,7 +19,7 @@ from itertools import repeat
 import numpy as np
 
 from klcal.errors import InputError
-from klcal.readers import remote
+from klcal.readers import addresses, remote
 from klcal.readers.description import CHUNK_BYTES, PART_BYTES, Chunk
 
 __all__ = ["FileSpan", "RegularFile", "fault", "open_regular", "spans"]
@@ -226,7 +226,7 @@ class _Local:
 
 def _opened(path: str) -> AbstractContextManager[_Local | remote.Remote]:
     """A file to read, here or elsewhere."""
-    return remote.opened(path) if remote.is_remote(path) else _local(path)
+    return remote.opened(path) if addresses.is_remote(path) else _local(path)
 
 
 @contextmanager

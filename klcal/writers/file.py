@@ -83,7 +83,7 @@ def check_is_here(output: str) -> None:
     Raises:
         UsageError: says what to do.
     """
-    from klcal.readers.remote import is_remote
+    from klcal.readers.addresses import is_remote
 
     if is_remote(output):
         raise UsageError(f"cannot write '{output}': what is written lies on this machine", "name a file, then copy it")

@@ -13,12 +13,14 @@ import pytest
 import safetensors.numpy
 
 import klcal as library
-from klcal.readers import remote
+from klcal.readers import file_systems, remote
 from tests.support.command import Result, environment, klcal, klcal_process, one_message
 from tests.support.server import Server, serving
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the server is
 
 SECRET = "X-Amz-Signature=4a5b6c"
 RNG = np.random.default_rng(0)
@@ -59,7 +61,7 @@ FILES = {
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(file_systems, "PAUSES", (0.0, 0.0))
     for name, data in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(data)
@@ -189,12 +191,12 @@ CASES = {
 
 @pytest.mark.parametrize("fault", CASES)
 def test_whatever_a_server_does_wrong_is_one_clear_line_and_nothing_is_written(server, fault, monkeypatch):
-    monkeypatch.setattr(remote, "SILENCE", 0.2)
-    remote._options.cache_clear()
+    monkeypatch.setattr(file_systems, "SILENCE", 0.2)
+    file_systems._options.cache_clear()
     server.fault, server.after = fault, 1 if fault == "shorter" else 0
     Path("t.json").write_text("an old table")
     done = klcal("calibrate", f"{server.url('m.safetensors')}?{SECRET}", "-o", "t.json")
-    remote._options.cache_clear()
+    file_systems._options.cache_clear()
     assert done.code == 3
     kept, said = done.messages
     assert said.startswith(f"klcal: error: m.safetensors: {CASES[fault]}")
@@ -210,7 +212,7 @@ def test_a_server_that_is_not_there(server):
 
 def test_a_connection_that_fails_once_is_tried_again(server, monkeypatch):
     server.fault, server.after = "503", 5
-    monkeypatch.setattr(remote.time, "sleep", lambda _seconds: setattr(server, "fault", ""))
+    monkeypatch.setattr(file_systems.time, "sleep", lambda _seconds: setattr(server, "fault", ""))
     same("calibrate", "--jobs", "1", at=server.address, path="m.safetensors")
 
 
@@ -257,9 +259,9 @@ def test_an_empty_file_and_a_web_page(server):
 
 def test_a_file_that_changes_elsewhere_is_found_out(memory, monkeypatch):
     """Where no answer says which file it is a part of, it is looked at again."""
-    monkeypatch.setattr(remote, "LOOKED_AT", 100)
+    monkeypatch.setattr(file_systems, "LOOKED_AT", 100)
     monkeypatch.setattr(remote, "AHEAD", 0)
-    system, read = fsspec.filesystem("memory"), remote._Stored.fetch
+    system, read = fsspec.filesystem("memory"), file_systems.Stored.fetch
 
     def and_then(self, start, end):
         found = read(self, start, end)
@@ -267,7 +269,7 @@ def test_a_file_that_changes_elsewhere_is_found_out(memory, monkeypatch):
             system.pipe("/m.safetensors", MODEL)  # at another time
         return found
 
-    monkeypatch.setattr(remote._Stored, "fetch", and_then)
+    monkeypatch.setattr(file_systems.Stored, "fetch", and_then)
     done = klcal("calibrate", f"{memory}m.safetensors", "--jobs", "1")
     assert done.code == 3
     assert "the file changed while it was read" in done.out

@@ -12,9 +12,9 @@ from klcal.errors import InputError, UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.rules import rules_of
 from klcal.quantizers.scheme import DTYPES
+from klcal.readers.addresses import is_remote
 from klcal.readers.description import Description
 from klcal.readers.regular import open_regular
-from klcal.readers.remote import is_remote
 from klcal.readers.strict_json import unique
 
 __all__ = ["CONFIG", "KEY", "WEIGHT", "config_in", "scale_dtype", "takes", "usual"]
