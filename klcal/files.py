@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from klcal.arguments import Path
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
-    from klcal.sketches.sketch import Sketch
 
-__all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
+__all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
 
 def calibrate_files(
@@ -336,36 +335,3 @@ def export(
 
 def _write(text: str, out: TextIO) -> None:
     out.write(text)
-
-
-def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
-    """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
-
-    Args:
-        path: the file; its name should end in .safetensors.
-        sketches: of tensors, by their names.
-        dtype: of the values that were counted; of each tensor, by its name, where they differ.
-
-    Raises:
-        UsageError: there can be no such file; a sketch has several units and no grid.
-        OutputError: it could not be written after all.
-    """
-    from klcal.sketches.named import Named
-    from klcal.writers.sketch_file import digest, fingerprint, save
-
-    of = {} if isinstance(dtype, str) else dtype
-    one = dtype if isinstance(dtype, str) else "float32"
-    named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
-    save(_path("path", path), named, lambda: [fingerprint(map(digest, named))])
-
-
-def load_sketches(path: Path) -> dict[str, Sketch]:
-    """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
-
-    Raises:
-        InputError: it is no sketch file, or damaged.
-    """
-    from klcal.readers.sketch_file import open_sketches
-
-    file = open_sketches(_path("path", path))
-    return {name: file.load(name).sketch for name in file.tensors}

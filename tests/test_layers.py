@@ -13,9 +13,12 @@ MARK = "Imports go strictly down:"
 TORCH_MODULES = (
     "kernels.cuda",
     "kernels.cuda_counting",
+    "kernels.cuda_energy",
     "sketches.device_counting",
     "sketches.device_feeding",
     "sketches.device_reading",
+    "sketches.energy",
+    "sketches.modules",
     "sketches.recorder",
     "sketches.values",
     "quantizers.rounding",

@@ -79,18 +79,21 @@ def sketch(
     rules = units_by_name(per or ())
     batches = None if pool is None else Pool.parse(pool)
 
-    from klcal.pipeline.sketch import Asked, sketch_files  # after what can be wrong with the command line
+    from klcal.pipeline.gathered import Asked
+    from klcal.pipeline.sketch import sketch_files  # after what can be wrong with the command line
 
-    asked = Asked(
-        per=rules,
-        importance=importance,
-        include=include or (),
-        exclude=exclude or (),
-        dequantize=dequantize,
-        pool=batches,
-    )
+    asked = Asked(include or (), exclude or (), dequantize, batches)
     with progress() as shown:
-        found = sketch_files(paths, output, asked, jobs=jobs or cores(), resume=resume, progress=shown)
+        found = sketch_files(
+            paths,
+            output,
+            asked,
+            per=rules,
+            importance=importance,
+            jobs=jobs or cores(),
+            resume=resume,
+            progress=shown,
+        )
     remark(capped([line(kind="warning", text=warning) for warning in found.warnings]))
     say(capped([line(*filter(None, each[:2]), kind="error", text=each.reason) for each in found.failures]))
     if not found.tensors:

@@ -7,8 +7,8 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
-from klcal.pipeline.selection import Selected, described_tensors, file_warnings, selected, unmatched
-from klcal.readers import find
+from klcal.pipeline.gathered import Asked, gathered
+from klcal.pipeline.selection import Selected
 from klcal.readers.safetensors_file import KINDS
 from klcal.tables.contents import Content
 from klcal.tables.table import Contents, Table, in_order
@@ -42,19 +42,15 @@ def inspect_files(
         jobs: how many processes count.
         progress: is told how far the work is.
     """
-    found = find(paths)
-    errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors))
-    wanted = selected(described, include, exclude)
-    rows = list(map(_content, wanted))
+    found = gathered(paths, Asked(include, exclude))
+    rows = list(map(_content, found.tensors))
     if stats:
         from klcal.pipeline.statistics import counted  # which headers alone do without
 
-        rows = list(counted(zip(wanted, rows, strict=True), jobs, progress))
+        rows = list(counted(zip(found.tensors, rows, strict=True), jobs, progress))
     if depth is not None:
         rows = list(_grouped(rows, depth))
-    warnings = sorted({*found.warnings, *file_warnings(described), *unmatched(described, include)})
-    return Table.of(Contents(stats, depth), rows, errors, warnings)
+    return Table.of(Contents(stats, depth), rows, found.errors, sorted({*found.warnings}))
 
 
 def _content(tensor: Selected) -> Content:

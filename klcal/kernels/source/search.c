@@ -3,6 +3,6 @@
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "figures.h"
 
-#define VERSION 7
+#define VERSION 8
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
