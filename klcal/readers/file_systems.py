@@ -85,6 +85,7 @@ class Stored:
 
     def __init__(self, system: Any, place: str) -> None:
         self.system, self.place = system, place
+        self.last: State | None = None  # no answer says it
         self.fetched = 0
 
     def state(self) -> State:

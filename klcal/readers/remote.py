@@ -56,8 +56,10 @@ class Remote:
         """Raises InputError if it is known, or worth a request, that the file is another one by now."""
         self._expected = state
         with told():
-            now = self._source.seen()
-        if now is not None and now != state:
+            self._compare(self._source.seen())
+
+    def _compare(self, now: State | None) -> None:
+        if None not in (now, self._expected) and now != self._expected:
             raise InputError("the file changed while it was read", CHANGED)
 
     def fill(self, room: memoryview, position: int, end: int) -> int:
@@ -86,6 +88,7 @@ class Remote:
             ahead = max(0, min(AHEAD, held.run, self._expected[0] - end))
         with told():
             found = self._source.fetch(start, end + ahead)
+        self._compare(self._source.last)  # before anything of it is held for others
         if len(found) != end + ahead - start:
             raise InputError(f"{len(found):,} bytes came where {end + ahead - start:,} were asked for", AGAIN)
         run = len(found) + (held.run if follows else 0)

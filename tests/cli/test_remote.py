@@ -275,6 +275,25 @@ def test_a_file_that_changes_elsewhere_is_found_out(memory, monkeypatch):
     assert "the file changed while it was read" in done.out
 
 
+def test_nothing_is_held_of_a_file_that_has_changed(server):
+    server.files["f"] = bytes(range(200))
+    file = remote.Remote(server.url("f"))
+    state = file.state()
+    file.expect(state)
+    assert file.read(0, 50) + file.read(50, 10) == bytes(range(60))
+    again = remote.Remote(server.url("f"))
+    again.expect(state)
+    asked = len(server.asked)
+    assert again.read(60, 40) == bytes(range(60, 100))
+    assert len(server.asked) == asked, "it was fetched ahead"
+    server.files["f"] = bytes(201)
+    for _ in range(2):
+        later = remote.Remote(server.url("f"))
+        later.expect(state)
+        with pytest.raises(library.InputError, match="the file changed while it was read"):
+            later.read(100, 60)
+
+
 # --- secrets and traps
 
 
