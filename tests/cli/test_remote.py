@@ -144,6 +144,13 @@ def test_tables_and_importance_may_lie_elsewhere(server):
     assert ours == klcal("compare", "m.safetensors", "--table", "t.json")
 
 
+def test_a_configuration_may_name_addresses(memory):
+    Path("below").mkdir()
+    Path("below/klcal.toml").write_text(f'[calibrate]\npaths = ["{memory}m.safetensors"]\n')
+    ours = klcal("calibrate", "--config", "below/klcal.toml")
+    assert (ours.code, ours.out) == (0, klcal("calibrate", "m.safetensors", "--no-config").out)
+
+
 def test_a_file_is_read_with_at_most_a_hundredth_more_bytes_than_its_tensors_have(server):
     big = {f"w{n}": RNG.normal(size=(512, 512)).astype(np.float32) for n in range(4)}
     server.files["big.safetensors"] = safetensors.numpy.save(big)
