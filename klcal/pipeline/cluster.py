@@ -18,6 +18,7 @@ from klcal.errors import InputError, OutputError, UsageError
 __all__ = ["Cluster", "cluster_at"]
 
 LOCAL = "local"
+LOGGERS = ("distributed", "tornado", "asyncio")
 FAN = 8  # sketches that a worker adds at once: a tenth of the time to count one portion
 AHEAD = 2048  # portions that are begun before an answer is waited for: as many as busy 1,000 workers
 TIMEOUT = "10s"  # in which a scheduler answers, or starts
@@ -117,9 +118,7 @@ def cluster_at(address: str, jobs: int = 1) -> Iterator[Cluster]:
         import distributed
     except ImportError:
         raise UsageError("--scheduler needs Dask", "pip install 'klcal[dask]'") from None
-    for name in ("distributed", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters is told in our words
-    with _workers(distributed, address, jobs) as found:
+    with _silent(), _workers(distributed, address, jobs) as found:
         try:
             client = distributed.Client(found, timeout=TIMEOUT, name="klcal")
         except (OSError, ValueError, TimeoutError):
@@ -131,6 +130,21 @@ def cluster_at(address: str, jobs: int = 1) -> Iterator[Cluster]:
         finally:
             with suppress(Exception):  # it may be gone
                 client.close(timeout=1)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What matters of what Dask logs is told in our words."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGERS]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(each, each.handlers, each.propagate) for each in loggers]
+    for each in loggers:
+        each.handlers, each.propagate = [logging.NullHandler()], False
+    try:
+        yield
+    finally:
+        for each, handlers, propagates in before:
+            each.handlers, each.propagate = handlers, propagates
 
 
 @contextmanager
