@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, TypeGuard
 
-from klcal.errors import UsageError
+from klcal.errors import KlcalError, UsageError
 from klcal.sketches.values import is_tensor
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["columns_of", "is_float", "modules_of", "tensors_in"]
+__all__ = ["columns_of", "is_float", "modules_of", "naming", "tensors_in"]
 
 NEAREST = 3  # names shown where a glob matches none
 
@@ -107,3 +108,15 @@ def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | 
     if last.is_contiguous():  # channels last
         return last.reshape(outer * run, columns, 1)
     return tensor.detach().contiguous().reshape(outer, columns, run)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """What goes wrong in the middle of a forward pass is told with its name."""
+    try:
+        yield
+    except KlcalError as error:
+        raise type(error)(f"{name}: {error.what}", error.hint) from None
+    except Exception as error:
+        error.add_note(f"klcal was recording {name!r}")
+        raise
