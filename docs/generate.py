@@ -119,7 +119,7 @@ ERRORS = (klcal.KlcalError, klcal.UsageError, klcal.InputError, klcal.OutputErro
 
 def json_fields() -> str:
     """The fields of every JSON document."""
-    text = f"# JSON\n\n{GENERATED}\nEach document has a [JSON Schema](schema), which `klcal schema NAME` prints.\n\n"
+    text = f"# JSON\n\n{GENERATED}\nEach document has a JSON Schema, which `klcal schema NAME` prints:\n\n"
     known = schemas(OPTIONS)
     text += table(
         ("schema", "of what"), [(f"[{name}](schema/{name}.json)", each["title"]) for name, each in known.items()]
@@ -223,7 +223,7 @@ def index() -> str:
 {GENERATED}
 - [Commands](commands.md) and their options
 - [Exit codes](exit-codes.md) and errors
-- [JSON](json.md): the fields of every document, and their [schemas](schema)
+- [JSON](json.md): the fields of every document, and their schemas
 - [Methods](methods.md)
 - [Formats](formats.md) of numbers and files
 - [The library](library.md)

@@ -27,7 +27,7 @@ def test_a_cache_of_tensorrt_is_read_back_by_five_lines(tmp_path, monkeypatch):
 
 def test_torch_makes_of_weights_what_klcal_does():
     torch = pytest.importorskip("torch")
-    (program,) = [each for each in programs("torch.md") if "fake_quantize" in each]
+    (program,) = [each for each in programs("torch.md") if "fake_quantize_per_channel" in each]
     found = run(program)
     weight, row = found["layer"].weight.detach(), found["row"]
     steps = np.abs(weight.numpy() / row.units.scale[:, None])

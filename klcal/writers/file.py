@@ -105,7 +105,7 @@ def replacement(output: str, inputs: Sequence[str]) -> Iterator[Replacement]:
 
 
 def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
-    """The mode of the file that will be replaced; None if there is none. Refuses what must not be replaced."""
+    """The mode of the file that will be replaced; None if there is none. Refuse files that must not be replaced."""
     try:
         found = target.stat()
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
 
 
 def _paths(given: str) -> list[str]:
-    """What an input stands for: it may be a pattern that the shell did not expand."""
+    """The files that an input stands for: it may be a pattern that the shell did not expand."""
     from klcal.readers.listing import matching_paths
 
     with contextlib.suppress(InputError):
@@ -190,5 +190,5 @@ def _remove(temporary: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the system said, in a few words."""
+    """The error of the system, in a few words."""
     return os.strerror(error.errno).lower() if error.errno else "it failed"

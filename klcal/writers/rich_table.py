@@ -31,7 +31,7 @@ NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of 
 SOURCE_WIDTH = 8  # which a file's name may have in any case
 REASON_WIDTH = 12  # what a wrapped reason gets at least
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
-LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
+LINES_AT_ONCE = 1 << 8  # Rich keeps several copies of its output, and slows down as it grows
 
 
 def write(table: Table, out: TextIO) -> None:

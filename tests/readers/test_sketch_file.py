@@ -80,7 +80,7 @@ def test_what_is_there_and_no_sketch_file_is_not_replaced(tmp_path):
     with pytest.raises(UsageError, match="would replace a tensor file"):
         klcal.save_sketches(path, {"x": klcal.sketch(NORMAL)})
     assert (load_file(path)["x"] == NORMAL).all()
-    with pytest.raises(InputError, match="no sketch file"):
+    with pytest.raises(InputError, match="not a sketch file"):
         klcal.load_sketches(path)
 
 

@@ -9,10 +9,13 @@ from tests.support.lazy import torch
 
 
 def told() -> dict:
+    """A layer, inputs, and the rows that the guide's lines make its quantizers of."""
     (program,) = [each for each in programs("torch.md") if "modelopt" in each]
     found: dict = {}
     exec(compile(program, "torch.md", "exec"), found)
-    return found
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Linear(32, 16)), torch.randn(64, 32)
+    return {"model": model, "x": x, "rows": found["fake_quantized"](model, x)}
 
 
 def clipped(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
