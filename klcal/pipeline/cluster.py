@@ -56,10 +56,10 @@ class Cluster:
             OutputError: the scheduler has gone away.
         """
         begun: deque[tuple[Any, int]] = deque()
-        waiting = 0
+        waiting, most = 0, max(1, sum(map(len, groups)) // (TURNS * self._threads))
         try:
             for group in groups:
-                begun.append((self._begin(work, join, group), len(group)))
+                begun.append((self._begin(work, join, group, most), len(group)))
                 waiting += len(group)
                 while waiting > AHEAD:
                     future, size = begun.popleft()
@@ -71,9 +71,10 @@ class Cluster:
             with suppress(Exception):  # where the scheduler is gone, so is its work
                 self._client.cancel([future for future, _ in begun])
 
-    def _begin(self, work: Callable[[Item], Outcome], join: Callable[[list[Outcome]], Outcome], group: Any) -> Any:
+    def _begin(
+        self, work: Callable[[Item], Outcome], join: Callable[[list[Outcome]], Outcome], group: Any, most: int
+    ) -> Any:
         with self._there():
-            most = max(1, len(group) // (TURNS * self._threads))
             several = [group[first : first + most] for first in range(0, len(group), most)]
             futures = [self._client.submit(_all_of, work, join, some, pure=False) for some in several]
             while len(futures) > 1:
