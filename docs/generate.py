@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -31,6 +32,7 @@ from klcal.writers.forms import FORMS
 from klcal.writers.runtimes import FORMATS
 
 FOLDER = Path(__file__).parent / "reference"
+PACKAGE = Path(klcal.__file__).parent
 COMMANDS = get_command(app).commands
 OPTIONS = options_of({name: each for name, each in COMMANDS.items() if isinstance(each, ConfiguredCommand)})
 GENERATED = "Made of the code by `make reference`; do not edit it.\n"
@@ -216,6 +218,18 @@ def _levels(dtype: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def modules() -> str:
+    """Every module by the first sentence of its docstring, room by room."""
+    rooms: dict[str, list[tuple[str, ...]]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = "/".join(path.relative_to(PACKAGE).parts[:-1])
+        about = ast.get_docstring(ast.parse(path.read_text())) or ""
+        if path.name != "__init__.py":
+            rooms.setdefault(room, []).append((code(path.stem), prose(about.split("\n\n")[0])))
+    found = [f"## {f'{room}/' if room else 'klcal'}\n\n{table(('module', ''), rows)}" for room, rows in rooms.items()]
+    return f"# Modules\n\n{GENERATED}\nWhat the rooms are for: [the map](../../klcal/README.md).\n\n" + "\n".join(found)
+
+
 def index() -> str:
     """What there is."""
     return f"""# Reference
@@ -227,6 +241,7 @@ def index() -> str:
 - [Methods](methods.md)
 - [Formats](formats.md) of numbers and files
 - [The library](library.md)
+- [Modules](modules.md) of the code
 """
 
 
@@ -238,6 +253,7 @@ PAGES = {
     "methods.md": methods,
     "formats.md": formats,
     "library.md": lambda: library(GENERATED),
+    "modules.md": modules,
 }
 
 

@@ -42,7 +42,7 @@ def whole_text() -> str:
 
 
 def numbers_of(text: str, letters: str) -> Text:
-    """The text, of which the last tenth is held out. What is no known letter is a space."""
+    """The text as numbers, its last tenth held out. Unknown characters become spaces."""
     places = {letter: place for place, letter in enumerate(letters)}
     numbers = torch.tensor([places.get(letter, places[" "]) for letter in text])
     cut = len(numbers) * 9 // 10
@@ -123,7 +123,7 @@ def with_weights(weights: dict[str, torch.Tensor], letters: str) -> Model:
 
 @torch.inference_mode()
 def held_out(model: nn.Module, text: Text) -> float:
-    """Bits for each character that it has not read."""
+    """Bits per character on the held-out text."""
     generator = torch.Generator().manual_seed(2)
     return float(torch.stack([bits(model, *batch(text.held_out, generator)) for _ in range(10)]).mean())
 

@@ -76,8 +76,8 @@ def calibrate_files(
         ``warnings``, and the ``status`` and ``reason`` of each row.
 
     Raises:
-        UsageError: an argument is not understood, a tensor has not the axis that is asked for, or the importance
-            cannot be used.
+        UsageError: an argument is invalid, a tensor lacks the axis that is asked for, or the importance cannot be
+            used.
     """
     from klcal.pipeline import calibrate
     from klcal.pipeline.pooling import Pool
@@ -291,8 +291,8 @@ def export(
         to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
         output: the file; one that is there is replaced, but for tensor files.
         weights: tables of weights.
-        model: the ``.onnx`` that the file is for. A tensor that it has not is an error, one that the tables lack is a
-            warning.
+        model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack
+            is a warning.
         names: a file of the names that the runtime needs, one on each line, no more and no fewer.
         rename: substitutions for names, "s/old/new/", one after the other.
         include: globs, one of which a tensor's name has to match; none for all tensors.

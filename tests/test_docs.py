@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import doctest
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterable
@@ -124,6 +125,17 @@ def test_every_page_is_on_the_index():
     assert pages <= listed, f"add a line to docs/index.md: {', '.join(sorted(pages - listed))}"
 
 
+def test_the_site_lists_every_page_once():
+    spec = importlib.util.spec_from_file_location("conf", DOCS / "site" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    contents = re.sub(r"^(```|:).*", "", conf.contents(text("index.md")), flags=re.MULTILINE)
+    listed = re.findall(r"^[\w./-]+$", contents, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert {f"{page.relative_to(DOCS)}"[:-3] for page in DOCS.rglob("*.md")} <= {*listed, "index"}
+    assert doctest.testmod(conf).failed == 0
+
+
 # --- names
 
 
@@ -132,7 +144,10 @@ def test_every_option_that_is_named_is_one():
     known = {each for command in commands for option in command.params for each in option.opts}
     for name, page in TEXTS.items():
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?![\w-])", page)) if name != "CONTRIBUTING.md" else set()
-        assert named <= {*known, "--help", "--version", "--schemafile"}, name  # the last one is check-jsonschema's
+        assert named <= known | OF_OTHERS, name
+
+
+OF_OTHERS = {"--help", "--version", "--schemafile", "--output-format"}  # of typer, check-jsonschema, llama-imatrix
 
 
 def test_every_name_of_the_library_is_one():

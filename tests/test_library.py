@@ -104,7 +104,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(here):
         (("absent/t.json",), "cannot write 'absent/t.json'"),
         (("m.safetensors",), "'m.safetensors' would replace a tensor file; name another file"),
         (("t.pt",), "'t.pt' is the name of a tensor file"),
-        ((3,), "the path is 3; give that of a file"),
+        ((3,), "the path is 3; give the path of a file"),
     ):
         with pytest.raises(UsageError, match=told):
             table.write(*wrong)
@@ -214,7 +214,7 @@ WRONG = {
     "it is a comparison": lambda: klcal.compare("x", table=klcal.compare("x", "y")),
     "the status of a row": lambda: klcal.Row(status="fine"),
     "the units of a row": lambda: klcal.Row(status="ok", units={"per": "channel"}),
-    "units of a row are": lambda: klcal.Row(status="ok", units=3),
+    "the units of a row do not have the fields": lambda: klcal.Row(status="ok", units=3),
     "a logarithm to base 'x'": lambda: klcal.divergence.kl([1.0], [1.0], base="x"),
 }
 

@@ -68,8 +68,8 @@ ModelOption = Annotated[
         "--model",
         metavar="FILE.onnx",
         rich_help_panel=options.INPUT,
-        help="The model that the file is for: a tensor that it has not is an error, one that the tables lack is a "
-        "warning. Its initializers are weights, all else activations.",
+        help="The model that the file is for: a tensor that it lacks is an error, one that the tables lack is a "
+        "warning. Its initializers are weights, all other tensors activations.",
     ),
 ]
 NamesOption = Annotated[
@@ -118,9 +118,9 @@ def export(
 ) -> None:
     """Write scales in the form that a runtime loads.
 
-    Nothing is written unless every tensor can be: one without a scale, or
-    with a name, a type or units that the format has not, is an error. What
-    the runtime does otherwise than the table says is a warning.
+    All tensors are written, or nothing. A tensor without a scale, or with
+    a name, a type or units that the format cannot hold, is an error. Where
+    the runtime will do otherwise than the table says, there is a warning.
     """
     from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.output import destination

@@ -51,7 +51,7 @@ SchedulerOption = Annotated[
         show_default=False,
         rich_help_panel=options.INPUT,
         help="Count on a Dask cluster: tcp://HOST:PORT of its scheduler, whose workers see the files under the same "
-        "absolute paths, or local for processes on this machine. The result is the same. Needs klcal\\[dask].",
+        "absolute paths, or local for processes on this machine. The result is the same. Needs klcal[dask].",
     ),
 ]
 ResumeOption = Annotated[

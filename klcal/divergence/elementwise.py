@@ -1,6 +1,6 @@
-"""What two tensors of one shape differ in, element by element, and their counts, in one pass over both.
+"""The differences of two tensors of one shape, element by element, and the sketches of both, in one pass.
 
-Products are summed in float32 over short stretches and in float64 from there on: that is as fast as reading, and keeps
+Products are summed in float32 over short stretches, and these sums in float64: that is as fast as reading, and keeps
 six digits.
 """
 
@@ -44,20 +44,20 @@ class Elementwise:
 
     @property
     def cosine(self) -> float | None:
-        """Of the angle between the two as vectors; None where one of them is zero."""
+        """The cosine of the angle between the two as vectors, −1 to 1; None if one of them is all zeros."""
         norms = math.sqrt(self.squares_p) * math.sqrt(self.squares_q)
         return min(1.0, max(-1.0, self.products / norms)) if norms > 0 else None
 
     @property
     def sqnr_db(self) -> float | None:
-        """10·log₁₀(Σp² / Σ(p − q)²): infinite where they are equal, None where both are zero."""
+        """10·log₁₀(Σp² / Σ(p − q)²) in dB: infinite if they are equal, None if both are all zeros."""
         if self.squared_error == 0:
             return math.inf if self.squares_p > 0 else None
         return 10 * math.log10(self.squares_p / self.squared_error) if self.squares_p > 0 else -math.inf
 
 
 class SideBySide(NamedTuple):
-    """What one pass over two tensors found."""
+    """The results of one pass over two tensors."""
 
     p: Sketch
     q: Sketch
@@ -65,7 +65,14 @@ class SideBySide(NamedTuple):
 
 
 def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide:
-    """Sketches and sums of two streams of as many values, as stored (``klcal.sketches.counting.FLOAT_DTYPES``)."""
+    """Sketches and sums of two streams with equal numbers of values.
+
+    Args:
+        p: chunks of any lengths, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        dtype_p: of the values of p.
+        q: the same of the other tensor; its chunks may be cut elsewhere.
+        dtype_q: of the values of q.
+    """
     found = Elementwise()
     of_p, of_q = counter(dtype_p), counter(dtype_q)
     for x, y in _aligned(iter(p), iter(q)):
@@ -97,7 +104,7 @@ def _products(a: Values, b: Values) -> Iterator[np.floating]:
 
 
 def _aligned(p: Iterator[Chunk], q: Iterator[Chunk]) -> Iterator[tuple[Chunk, Chunk]]:
-    """Equal numbers of values of both, as many as their chunks have in common."""
+    """Pairs of flat arrays of equal lengths, cut where a chunk of either side ends."""
     x: Chunk = np.empty(0)
     y: Chunk = np.empty(0)
     while True:

@@ -153,7 +153,7 @@ def _applied(work: Work, table: Table, progress: Progress | None, write: Callabl
 
 
 def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
-    """A warning where the table has not all of the model, or more than that."""
+    """Warnings where the table lacks tensors of the model, or has others."""
     if lacking:
         many = "s" * (lacking > 1)
         yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"

@@ -46,7 +46,7 @@ def joined(source: str, name: str, members: Sequence[Selected], left_out: int) -
 
 
 def _joined_axis(shapes: Sequence[tuple[int, ...]]) -> int | None:
-    """The last axis in which shapes differ, at least 0; None where they have not the same number of axes, or none."""
+    """The last axis in which shapes differ, at least 0; None if their numbers of axes differ, or no axis differs."""
     distinct = sorted(set(shapes))
     rank = len(distinct[0])
     if not rank or any(len(shape) != rank for shape in distinct):

@@ -67,7 +67,7 @@ def calibrate_files(
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
 
     Raises:
-        UsageError: a tensor has not the axis whose channels or groups are asked for; the importance cannot be used;
+        UsageError: a tensor lacks the axis whose channels or groups are asked for; the importance cannot be used;
             nothing was counted.
     """
     importance = None

@@ -33,7 +33,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
-OF_INTEGERS = ("zero_point", "qmin", "qmax")  # which floating-point formats have not
+OF_INTEGERS = ("zero_point", "qmin", "qmax")  # which floating-point formats lack
 OF_UNITS = "unit."  # before a field: of the worst unit
 OF_CHANGE = "d."  # before a field, or before that: how far it moved from the baseline
 FORM = "write FIELD OP NUMBER, such as 'sqnr_db < 20'"

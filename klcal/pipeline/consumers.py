@@ -49,7 +49,7 @@ class Consumer:
         return None if self.shapes is None or name not in self.names else name in self.shapes
 
     def unknown(self, name: str) -> str | None:
-        """What to say of a name that the model has not."""
+        """The message about a name that the model lacks."""
         if name in self.names:
             return None
         short = sorted(each for each in self.names if len(each) <= COMPARED_CHARACTERS)
@@ -211,6 +211,6 @@ def _substitution(text: str) -> tuple[re.Pattern[str], str, int]:
         re.sub(groups, new, "")  # which matches, with the same groups
     except (re.error, IndexError):
         raise UsageError(
-            f"the substitution '{text}': '{new}' has an escape or a group that '{old}' has not", hint
+            f"the substitution '{text}': '{new}' has an escape or a group that '{old}' lacks", hint
         ) from None
     return pattern, new, 0 if parts[2] else 1

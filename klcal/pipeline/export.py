@@ -200,7 +200,7 @@ def _doubles(items: Sequence[Item]) -> list[Remark]:
 
 
 def _refused(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None) -> list[Remark]:
-    """What the model has not, or the file cannot hold."""
+    """Messages about tensors that the model lacks, or that the file cannot hold."""
     found = list[tuple[str, str]]()
     for row, is_weight in items:
         text = consumer.unknown(row.name) if consumer is not None else None

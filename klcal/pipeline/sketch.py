@@ -79,7 +79,7 @@ def sketch_files(
         progress: is told how far the work is.
 
     Raises:
-        UsageError: two tensors have one name; one has not the axis whose channels or groups are asked for; the
+        UsageError: two tensors have one name; one lacks the axis whose channels or groups are asked for; the
             importance or the output cannot be used; what is resumed was another run; there is no such cluster.
         OutputError: it could not be written after all, or the cluster has gone away.
     """

@@ -27,13 +27,13 @@ class Place(NamedTuple):
 
 
 def places_of(tensor: Selected, per: Per) -> tuple[Place, ...]:
-    """Of a tensor's channels or groups; nothing where it has one scale.
+    """The places of a tensor's channels or groups; none if it has one scale.
 
     There is one place, of all parts; or one for each batch, where these are images of different sizes: the sketches of
     all places together are that of the tensor.
 
     Raises:
-        UsageError: it has not the axis that is asked for.
+        UsageError: the tensor does not have the axis that is asked for.
     """
     batches = tensor.batches.members if tensor.batches else ()
     found = []
@@ -45,7 +45,7 @@ def places_of(tensor: Selected, per: Per) -> tuple[Place, ...]:
 
 
 def check_unit(number: int, places: Sequence[Place]) -> None:
-    """Refuses the number of a unit that a tensor has not.
+    """Refuse the number of a unit that does not exist.
 
     Raises:
         UsageError: says how many it has.

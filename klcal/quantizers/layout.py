@@ -84,7 +84,16 @@ class Layout:
         return turns * self.period if takes_turns and self.period % self.run == 0 else 0
 
     def runs(self, start: int, count: int) -> tuple[Integers, Integers]:
-        """Where a unit begins or goes on among ``count`` values from position ``start`` on, and which unit it is."""
+        """The runs of units among ``count`` values from position ``start`` on.
+
+        Returns:
+            Where each run begins, relative to ``start``, and its unit: two arrays (runs,).
+
+        >>> from klcal.quantizers.granularity import PerGroup
+        >>> place = layout(PerGroup(2), (2, 3))  # groups of 2 and 1 in each of two rows
+        >>> [each.tolist() for each in place.runs(1, 5)]
+        [[0, 1, 2, 4], [0, 1, 2, 3]]
+        """
         extent, tile = self.axes[-1]
         per_line = self.axes[-1].units
         first, last = (p // extent * per_line + p % extent // tile for p in (start, start + count - 1))

@@ -1,4 +1,8 @@
-"""Scale and zero point, as they are deployed."""
+"""Scale and zero point, as they are deployed.
+
+A choice of the search is a scale (float64, above 0) and a number of levels below zero. Arrays of choices have any
+shape, and results have the same. "In steps" means in units of the scale.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,11 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
 
 
 def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats]:
-    """Magnitudes of the lowest and the highest level, in steps, for each number of levels below zero."""
+    """Magnitudes of the lowest and the highest level, in steps, for each number of levels below zero.
+
+    >>> level_ends(np.array([8, 7]), Scheme("int4", "affine"))
+    (array([8., 7.]), array([7., 8.]))
+    """
     if scheme.is_float:
         return np.full(below.shape, scheme.below[-1]), np.full(below.shape, scheme.above[-1])
     under = below.astype(np.float64)
@@ -59,7 +67,11 @@ def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats
 
 
 def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
-    """The zero point of each option of an integer format; fixed for symmetric schemes, whatever the scale's sign."""
+    """The zero point of each number of levels below zero, for an integer format; symmetric schemes have a single one.
+
+    >>> zero_points(np.array([0, 3, 15]), Scheme("uint4", "affine")).tolist()
+    [0, 3, 15]
+    """
     return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
 
 
@@ -81,6 +93,10 @@ def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
     """The magnitudes of ``deployed_scales``, which the search and the figures use.
 
     Scales are rounded to float32 or a narrower format so that no range overflows float32; 0 where they underflow.
+    Results are float64 numbers that the format holds exactly.
+
+    >>> rounded_scales(np.array([0.25, 1e-50]), np.array([8, 8]), Scheme("int4", "symmetric-full")).tolist()
+    [0.25, 0.0]
     """
     greatest = np.maximum(*level_ends(below, scheme))
     with np.errstate(over="ignore"):
@@ -98,6 +114,9 @@ def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
         scales: as they were chosen, above 0.
         below: the number of levels below zero, for each.
         scheme: one that has the option ``below``.
+
+    Returns:
+        float64, of the shape of ``scales``; exact in the scheme's format of scales.
     """
     magnitudes = rounded_scales(scales, below, scheme)
     if scheme.kind != "symmetric-signed":

@@ -228,7 +228,7 @@ class ByUnit(NamedTuple):
     zero_point: Singles
 
     def at(self, start: int, count: int) -> tuple[Singles, Singles]:
-        """Scale and zero point of each of ``count`` values from position ``start`` on."""
+        """Scale and zero point of each of ``count`` values from position ``start`` on: two arrays (count,)."""
         begins, units = self.place.runs(start, count)
         lengths = np.diff(begins, append=count)
         return np.repeat(self.scale[units], lengths), np.repeat(self.zero_point[units], lengths)

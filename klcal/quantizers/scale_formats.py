@@ -1,7 +1,9 @@
 """The number formats of scales: the nearest scale of a format to a given number, and whether the format holds it.
 
-A float8_e4m3fn is too narrow to hold a scale: it reaches from 0.002 to 448. So scales in it are relative to one float32
-of the tensor, its global scale (NVFP4 has them so); every function takes it, and it is 1 for the other formats.
+A float8_e4m3fn is too narrow to hold a scale: it reaches from 0.002 to 448. Scales in it are therefore relative to one
+float32 of the tensor, its global scale, as in NVFP4. Every function takes it; it is 1 for the other formats.
+
+Arrays have any shape, and results have the same.
 """
 
 from __future__ import annotations
@@ -112,7 +114,11 @@ def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floa
 
 
 def at_least(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """For each value, the smallest scale of a format that is at least that value; the largest where there is none."""
+    """For each value, the smallest scale of a format that is at least that value; the largest where there is none.
+
+    >>> [float(at_least(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
+    [1.30078125, 1.3046875, 2.0]
+    """
     wanted = _relative(values, global_scale)
     below = at_most(wanted, scale_format)
     # Go up by the smallest number, or by the first step of a binade, and round down: that is the next number.
@@ -121,7 +127,11 @@ def at_least(values: npt.ArrayLike, scale_format: str, global_scale: float | Flo
 
 
 def nearest_scale(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """For each value, the nearest scale of a format."""
+    """For each value, the nearest scale of a format; of two equally near ones, the smaller.
+
+    >>> [float(nearest_scale(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
+    [1.2998046875, 1.296875, 1.0]
+    """
     wanted = _relative(values, global_scale)
     below, above = at_most(wanted, scale_format), at_least(wanted, scale_format)
     return np.where(wanted - below <= above - wanted, below, above) * global_scale

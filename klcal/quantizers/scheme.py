@@ -134,17 +134,17 @@ class Scheme:
 
     @property
     def size(self) -> int:
-        """How many levels there are."""
+        """The number of levels."""
         return len(self.integers)
 
     @cached_property
     def zero(self) -> int:
-        """How many levels lie below zero where the zero point is fixed, under a scale above 0."""
+        """The number of levels below zero if the zero point is fixed and the scale is above 0."""
         return int(np.flatnonzero(FLOATS[self.dtype] == 0)[0]) if self.is_float else self.size // 2
 
     @cached_property
     def belows(self) -> Integers:
-        """The options of the search: how many levels may lie below zero, the preferred one of two first if signed.
+        """The options of the search, (options,): numbers of levels that may lie below zero, the preferred one first.
 
         >>> Scheme("int4", "symmetric-signed").belows.tolist(), Scheme("uint2", "affine").belows.tolist()
         ([8, 7], [0, 1, 2, 3])
@@ -155,14 +155,18 @@ class Scheme:
 
     @cached_property
     def above(self) -> Floats:
-        """The levels above zero that any candidate may have, ascending, in units of the scale."""
+        """The levels above zero that any candidate may have, (levels,), ascending, in units of the scale.
+
+        >>> Scheme("int4", "symmetric").above.tolist(), Scheme("float4_e2m1fn", "symmetric").above.tolist()
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+        """
         if self.is_float:
             return FLOATS[self.dtype][self.zero + 1 :]
         return np.arange(1.0, self.size - self.belows.min())
 
     @cached_property
     def below(self) -> Floats:
-        """The magnitudes of the levels below zero, ascending, in units of the scale."""
+        """The magnitudes of the levels below zero, (levels,), ascending, in units of the scale."""
         if self.is_float:
             return -FLOATS[self.dtype][: self.zero][::-1]
         return np.arange(1.0, self.belows.max() + 1)

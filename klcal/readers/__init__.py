@@ -1,4 +1,4 @@
-"""Tensor files in: ``find`` says which, each source describes its tensors, their parts read the data.
+"""Tensor files in: ``find`` says which files, each source describes its tensors, and their parts read the data.
 
 A new format is a module with a function ``describe`` and a line in ``formats.py``.
 """
@@ -19,15 +19,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Description]:
 
     ``klcal.sketch`` and ``klcal.calibrate`` take each of them, and read it in chunks. Tensors that cannot be
     calibrated are there too, with a ``status`` and a ``reason``; float8 and int8 codes that have a scale beside
-    them have what they stand for as ``dequantized``. Where a directory holds several files, the file's name stands
-    before the tensor's.
+    them have their values as ``dequantized``. If a directory holds several files, the file's name stands before the
+    tensor's.
 
     Raises:
         InputError: the path leads to nothing that can be used.
         UsageError: the path is not one.
     """
     if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"the path is {path!r}", "give that of a file or a directory, a text or a pathlib.Path")
+        raise UsageError(f"the path is {path!r}", "give the path of a file or a directory: a text or a pathlib.Path")
     found = find([os.fspath(path)])
     for error in found.errors:
         raise InputError(f"{error.source}: {error.reason}")

@@ -49,8 +49,8 @@ class _Judged(NamedTuple):
 def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """D(P‖Q) of the literature (Migacz, GTC 2017, S7310), in nats, on sub-bins that follow the candidate.
 
-    P has the clipped mass folded into the outermost sub-bins, Q has not; each level of Q is spread evenly over the
-    occupied sub-bins of its cell. Where that leaves p > 0 = q, D is +inf: the support condition. Q keeps the total
+    The clipped mass is folded into the outermost sub-bins of P and left out of Q. Each level of Q is spread evenly over
+    the occupied sub-bins of its cell. Where that leaves p > 0 = q, D is +inf: the support condition. Q keeps the total
     1 − c, as in ncnn and Caffe2: normalised, D would lose −ln(1 − c), and fall to 0 once all but one sub-bin is
     clipped.
     """

@@ -137,7 +137,7 @@ class Sketch:
         """The sketch of a file that has one; ``klcal.load_sketches`` is for several.
 
         Raises:
-            InputError: it is not a sketch file, or damaged, or has not just one.
+            InputError: it is not a sketch file, is damaged, or has several sketches.
         """
         found: dict[str, Sketch] = import_module("klcal.sketching").load_sketches(path)
         if len(found) != 1:

@@ -68,10 +68,11 @@ DEFAULT_RULES = (
     *("missing", "extra", "status", "changed"),
     *("|d.scale| > 2%", "|d.zero_point| > 2", "d.sqnr_db < -0.5", "d.clipped > 0.1%"),
 )
-"""What holds where nothing is said. What is no matter of degree is always told. Equal values have equal scales to the
-bit, so these are no allowances for noise of ours: they say what is worth a look where weights changed. Activations that
-are recorded anew move by more (two batches of 65,536 normal values at int8 by 1.6 % in the median) and want wide rules.
-Half a decibel is an eighth more noise; one value in a thousand that is newly clipped is a tail that was not there."""
+"""The rules that hold if none is given. Changes that are no matter of degree always count. Equal values have the same
+scales to the bit, so the limits do not allow for noise of klcal's own: they say which changes of weights are worth a
+look. Activations that are recorded anew move by more (two batches of 65,536 normal values at int8 by 1.6 % in the
+median) and want wider rules. Half a decibel is an eighth more noise; one value in a thousand that is newly clipped is a
+new tail."""
 
 LEAST_FIRST = frozenset({"cosine", "sqnr_db", "low", "min"})
 """Numbers that are sorted with the smallest first, because it is the worst; of all others the largest is."""

@@ -326,6 +326,6 @@ def test_an_axis_is_an_int(arguments):
 
 
 @pytest.mark.parametrize("arguments", [(2.5,), ("8",), (8, None)])
-def test_so_is_the_size_of_a_group(arguments):
+def test_the_size_of_a_group_is_an_int(arguments):
     with pytest.raises(UsageError, match="int"):
         PerGroup(*arguments)

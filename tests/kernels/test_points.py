@@ -140,7 +140,7 @@ def test_neither_padding_nor_other_units_nor_candidates_change_a_bit(rounding, l
             assert np.array_equal(one, expected[:, number : number + 1])
 
 
-def test_nor_does_how_much_is_looked_at_together(monkeypatch):
+def test_the_size_of_a_block_does_not_change_a_bit(monkeypatch):
     values, counts = terms(300, 0), np.abs(np.rint(terms(300, 1))) + 1
     scales = np.random.default_rng(2).uniform(0.1, 1, (3, 40))
     rounding = Integers(np.arange(120.0).reshape(3, 40, 1) % 16, 15 - np.arange(120.0).reshape(3, 40, 1) % 16)

@@ -315,7 +315,7 @@ def test_no_tensor_costs_another_its_result(here, small_parts, monkeypatch, jobs
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError()])
-def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts, monkeypatch, error):
+def test_a_tensor_that_fails_when_its_parts_come_together_costs_only_itself(here, small_parts, monkeypatch, error):
     np.save("cut.npy", VALUES)
     np.save("good.npy", normal(100))
     calibrate_sketch = pipeline.calibrate_sketch
@@ -329,7 +329,7 @@ def test_nor_does_one_that_fails_when_its_parts_come_together(here, small_parts,
     assert [row.status for row in calibrate_files(["cut.npy", "good.npy"], REQUEST).rows] == ["failed", "ok"]
 
 
-def test_nor_does_a_file_that_no_reader_understands(here, monkeypatch):
+def test_a_file_that_no_reader_understands_costs_only_itself(here, monkeypatch):
     for name in ("bad", "good"):
         np.save(f"{name}.npy", normal(100))
     source = Source

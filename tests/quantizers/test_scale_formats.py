@@ -164,7 +164,7 @@ def test_a_channel_that_has_no_scale_costs_the_others_nothing():
 
 
 def test_where_one_outlier_alone_needs_a_greater_scale_than_there_is_the_rest_is_calibrated():
-    """Min-max wants 78,740, which float16 has not; the percentile wants no more than it has."""
+    """Min-max asks for 78,740, which is beyond float16; the percentile asks for a scale within it."""
     values = np.append(np.linspace(-8e6, 8e6, 10_001), 1e7).astype(np.float32)
     options = {"dtype": "int8", "scale_format": "float16"}
     assert calibrate(values, method="minmax", **options).status == "overflow"

@@ -342,7 +342,7 @@ LIES = {
     "a huge offset": (external(offset="9" * 19), "the file has 16"),
     "an offset of many digits": (external(offset="9" * 20), "is not a number of bytes"),
     "a negative offset": (external(offset=-4), "is not a number of bytes"),
-    "a length that the shape has not": (external(length=12), "12 bytes in 'm.onnx_data', its shape needs 16"),
+    "a length that does not fit the shape": (external(length=12), "12 bytes in 'm.onnx_data', its shape needs 16"),
     "a length of text": (external(length="x"), "is not a number of bytes"),
     "many entries": (external(**{str(n): n for n in range(64)}), "64 are allowed"),
     "a location twice": (external() + held(13, held(1, "location")), "gives the"),

@@ -136,7 +136,7 @@ def test_a_writer_that_loses_a_bit_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_numbers_are_read_as_they_were_printed(tmp_path, format_):
-    """What is no float32 is written as one, and then stays."""
+    """A number that is not a float32 is written as one, and then stays."""
     table = Table.of(tables.CONFIG, [tables.ok("x", mse=0.1, sqnr_db=1 / 3)])
     once = read_table(write(table, tmp_path / "t", format_))
     assert once.rows[0].mse == float(np.float32(0.1))

@@ -149,7 +149,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "torch device": lambda: torch.device("cpu"),
     "torch dtype": lambda: torch.float32,
 }
-"""What is no object of others: nothing is said of it."""
+"""Values that are not foreign objects: no warning names them."""
 
 
 def weights() -> dict:
