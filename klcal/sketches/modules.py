@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -110,13 +109,16 @@ def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | 
     return tensor.detach().contiguous().reshape(outer, columns, run)
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
+class naming:  # called as a function: a context manager made of one would take 2 us
     """What goes wrong in the middle of a forward pass is told with its name."""
-    try:
-        yield
-    except KlcalError as error:
-        raise type(error)(f"{name}: {error.what}", error.hint) from None
-    except Exception as error:
-        error.add_note(f"klcal was recording {name!r}")
-        raise
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, KlcalError):
+            raise type(error)(f"{self.name}: {error.what}", error.hint) from None
+        if isinstance(error, Exception):
+            error.add_note(f"klcal was recording {self.name!r}")

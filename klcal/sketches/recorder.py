@@ -171,12 +171,13 @@ class Recording:
         with self._lock, naming(name):
             if self._dtypes.setdefault(name, dtype) != dtype:
                 self._dtypes[name] = "float32"
+            before = self._found.get(name)
             if self._per == PerTensor():
-                held = self._found.setdefault(name, Accumulator())
+                held = Accumulator() if before is None else before  # made once: that takes as long as to begin to count
                 assert isinstance(held, Accumulator)
                 held.add(counted)
+                self._found[name] = held
                 return
-            before = self._found.get(name)
             assert isinstance(counted, Sketch)
             assert not isinstance(before, Accumulator)
             self._found[name] = counted if before is None else before + counted
