@@ -9,7 +9,7 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers test-release check fmt golden reference bench torture fuzz sanitize site clean
+.PHONY: help demo test test-consumers test-browser test-release check fmt golden reference bench torture fuzz sanitize site clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,6 +24,10 @@ test: .venv/ready  ## install what the suite needs into .venv and run all of it
 test-consumers: .venv/ready  ## load what apply and export write with the libraries that run it (360 MB of them)
 	$(VENV)/pip install --quiet --group consumers
 	$(VENV)/python -m pytest -W default tests/consumers
+
+test-browser: .venv/ready  ## try klcal report in a browser, if there is one: Chromium, as Debian has it
+	$(VENV)/pip install --quiet --group browser
+	$(VENV)/python -m pytest tests/browser
 
 test-release: .venv/ready  ## before a release: load them with OpenVINO, modelopt and AIMET (4 GB of them)
 	TORCH=$(TORCH) $(VENV)/python -m tests.release

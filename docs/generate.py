@@ -17,7 +17,7 @@ from typer.main import get_command
 import klcal
 from docs.markdown import code, documented, prose, table
 from docs.names import library
-from klcal.cli.configuration import GENERAL, key_of, options_of
+from klcal.cli.keys import CALIBRATING, GENERAL, RUN, key_of, options_of
 from klcal.cli.main import app
 from klcal.cli.panels import ConfiguredCommand
 from klcal.cli.schema import schemas
@@ -96,8 +96,6 @@ def _where(command: str, option: Any) -> str:
     key = key_of(option)
     if key not in OPTIONS.get(command, {}):
         return ""
-    from klcal.cli.configuration import CALIBRATING, RUN
-
     return "top" if key in RUN or (key in GENERAL and command in CALIBRATING) else "table"
 
 

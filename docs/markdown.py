@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,7 +37,7 @@ SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:[ ]{4}.*\n?|\n(?=[ ]{4}))*)"
 def documented(owner: Any) -> str:
     """The docstring of a function or a class, with its arguments, what it returns and what it raises as lists."""
     text = inspect.getdoc(owner) or ""
-    parts = {match[1]: inspect.cleandoc(match[2]) for match in SECTION.finditer(text)}
+    parts = {match[1]: textwrap.dedent(match[2]).strip() for match in SECTION.finditer(text)}
     found = [prose(SECTION.sub("", text))]
     for title, name in (("Args", "Arguments"), ("Returns", "Returns"), ("Raises", "Raises")):
         if title == "Returns" and title in parts:

@@ -66,7 +66,7 @@ def calibrate(
     importance: Values | None = None,
     detail: Detail = "none",
 ) -> Row:
-    """Chooses scale and zero point for a tensor, an array, or a finished sketch.
+    """Choose a scale and a zero point for a tensor, an array, or a finished sketch.
 
     Args:
         values: any shape, any floating dtype, NumPy or torch; a tensor in a file (``klcal.read``); or a ``Sketch``.
@@ -74,27 +74,27 @@ def calibrate(
         method: "kl", "kl-classic", "mse", "percentile:P", "minmax", with parameters as in "kl:weight=1"; or a method.
         scheme: "symmetric" (int8: −127..127), "symmetric-full" (−128..127), "symmetric-signed" (the same, with a scale
             of either sign), "affine", or "auto": affine for unsigned dtypes, symmetric for all others.
-        scale_format: what the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two), or
+        scale_format: the number format of the scale: float32, float16, bfloat16, e8m0 (a power of two), or
             float8_e4m3fn, relative to a float32 of the tensor.
-        per: what gets a scale of its own: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS",
+        per: the units that get a scale: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS",
             "block:ROWS,COLUMNS"; or ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``,
             ``klcal.PerBlock(rows, columns)``. The row's ``units`` have the numbers of each. A sketch has its own units.
-        bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps as
-            much on both sides of zero: there the larger of −low and high counts.
+        bounds: (low, high) with low ≤ 0 ≤ high: the widest range a candidate may keep. A symmetric scheme keeps the
+            same on both sides of zero: the larger of −low and high counts.
         nonfinite: "fail" leaves a tensor with NaN or infinities uncalibrated, "ignore" calibrates the rest of it.
-        importance: how much the error of each value counts in the choice: see ``klcal.sketch``. Where a weight meets
-            inputs, the mean square of those is the importance of its column. Only ratios within a unit matter. The
-            figures of the row are unweighted. A unit whose nonzero values all have the importance 0 is chosen as if
-            there were none, and the row's note says so. For methods with a cost: kl, kl-classic and mse.
+        importance: how much the error of each value counts in the choice: see ``klcal.sketch``. The best importance of
+            a column of a weight is the mean square of its inputs. Only ratios within a unit matter. Figures of the row
+            stay unweighted. If all nonzero values of a unit have the importance 0, it is chosen without importance,
+            and the row's note says so. For methods with a cost: kl, kl-classic and mse.
         detail: how much the row's ``explanation`` has: "none", the "histogram", "plots" (and what candidates lose), or
             "all" (and what kl-classic would choose); for channels and groups the histogram alone.
 
     Returns:
-        A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
-        one each.
+        A row, as in the table of the command. Its scale is None unless its status is "ok"; it is also None if its units
+        have one each.
 
     Raises:
-        UsageError: an argument is not understood; the importance does not fit the values, or the method.
+        UsageError: an argument is invalid; the importance does not fit the values, or the method.
         InputError: a tensor in a file is damaged.
 
     >>> row = calibrate(np.linspace(-1, 3, 1000, dtype=np.float32))

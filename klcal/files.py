@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
+    from klcal.tables.explanation import Detail
 
 __all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
@@ -46,11 +47,12 @@ def calibrate_files(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    detail: Detail = "none",
 ) -> Table:
-    """A table with a row for every tensor in some files, as ``klcal calibrate`` makes it.
+    """Calibrate files: a table with a row for every tensor, as from ``klcal calibrate``.
 
-    ``dtype``, ``method``, ``scheme``, ``scale_format`` and ``per`` are what ``klcal.calibrate`` takes; or rules by the
-    names of tensors, of which the first that matches holds: ``per={"*.weight": "group:128", "*": "tensor"}``, or the
+    ``dtype``, ``method``, ``scheme``, ``scale_format`` and ``per`` are as in ``klcal.calibrate``, or rules by the names
+    of tensors. The first rule that matches holds: ``per={"*.weight": "group:128", "*": "tensor"}``, or the
     texts of the command, ``per=["*.weight=group:128", "tensor"]``.
 
     Args:
@@ -58,8 +60,8 @@ def calibrate_files(
         dtype: what to quantize to.
         method: how the range is chosen.
         scheme: which integers are used, around which zero point.
-        scale_format: what the hardware wants the scale in.
-        per: what gets a scale of its own.
+        scale_format: the number format of the scale.
+        per: the units that get a scale.
         bounds: (low, high), the widest range a candidate may keep.
         nonfinite: what becomes of a tensor with NaN or infinities: "fail" or "ignore".
         importance: a file of weights, by the names of tensors.
@@ -67,13 +69,15 @@ def calibrate_files(
         exclude: globs, none of which it may match.
         dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
             are skipped otherwise.
-        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
+        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
+        detail: how much the ``explanation`` of each row has: "none", the "histogram", which notebooks show, "plots" or
+            "all"; see ``klcal.calibrate``.
 
     Returns:
-        The table. What goes wrong with a file or a tensor is said in it, and raises nothing: see its ``errors`` and
-        ``warnings``, and the ``status`` and ``reason`` of each row.
+        The table. Errors of a file or a tensor do not raise; they are in the table's ``errors`` and ``warnings``, and
+        in the ``status`` and ``reason`` of each row.
 
     Raises:
         UsageError: an argument is invalid, a tensor lacks the axis that is asked for, or the importance cannot be
@@ -94,6 +98,7 @@ def calibrate_files(
         nonfinite=nonfinite,
         device=_text("device", device),
         importance=None if importance is None else _path("importance", importance),
+        detail=detail,
     )
     usable_devices(request.device)
     several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
@@ -138,14 +143,14 @@ def compare(
         exclude: globs, none of which it may match.
         dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
             are skipped otherwise.
-        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
+        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         jobs: how many cores are used. The result does not depend on it.
 
     Returns:
         The table, whose rows are differences. What goes wrong with a file or a tensor is said in it.
 
     Raises:
-        UsageError: an argument is not understood; there are both q and a table, or neither.
+        UsageError: an argument is invalid; there are both q and a table, or neither.
     """
     from klcal.pipeline.compare import compare_files
     from klcal.pipeline.pooling import Pool
@@ -201,8 +206,8 @@ def apply(
         dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
         method: how the range is chosen; by default kl.
         scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
-        scale_format: what the hardware wants the scale in; by default the model's dtype for compressed-tensors.
-        per: what gets a scale of its own; by default the tensor, and by the dtype for compressed-tensors.
+        scale_format: the number format of the scale; by default the model's dtype for compressed-tensors.
+        per: the units that get a scale; by default the tensor, and by the dtype for compressed-tensors.
         bounds: (low, high), the widest range a candidate may keep.
         nonfinite: what becomes of a tensor with NaN or infinities; by default it has no scale.
         importance: a file of weights, by the names of tensors.
@@ -215,7 +220,7 @@ def apply(
         How many tensors were ``quantized`` and ``kept``, the ``nbytes`` of what was written, and ``warnings``.
 
     Raises:
-        UsageError: an argument is not understood, or the output cannot be written.
+        UsageError: an argument is invalid, or the output cannot be written.
         InputError: nothing of the model can be used.
         OutputError: the model, or a tensor of it, cannot be written so; then nothing is.
     """
@@ -264,7 +269,7 @@ def load_table(path: Path) -> Table:
 
     Raises:
         InputError: it is something else, or damaged.
-        UsageError: the argument is no path.
+        UsageError: the argument is not a path.
     """
     from klcal.readers.table_file import read_table
 
@@ -289,7 +294,7 @@ def export(
         tables: of scales, or their files; one, or several. Their tensors are activations, but for those that are
             weights in the model, or were calibrated in a ``.onnx`` or ``.gguf``.
         to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
-        output: the file; one that is there is replaced, but for tensor files.
+        output: the file. An existing file is replaced, unless it is a tensor file.
         weights: tables of weights.
         model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack
             is a warning.
@@ -299,11 +304,11 @@ def export(
         exclude: globs, none of which it may match.
 
     Returns:
-        What the runtime does otherwise than the tables say, and what it has no scales for.
+        Messages: where the runtime does otherwise than the tables say, and which scales it lacks.
 
     Raises:
         InputError: a tensor cannot be exported; nothing was written.
-        UsageError: an argument is not understood, or a file of it cannot be used.
+        UsageError: an argument is invalid, or a file of it cannot be used.
         OutputError: the file could not be written after all.
     """
     from klcal.pipeline.export import export_tables

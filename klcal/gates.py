@@ -33,7 +33,7 @@ def diff(a: Table | Path, b: Table | Path, *, rules: str | Sequence[str] = ()) -
         the worst first: a gate passes where there are none.
 
     Raises:
-        UsageError: a rule is none; an argument is no table of scales, or its file cannot be read.
+        UsageError: a rule is invalid; an argument is not a table of scales, or its file cannot be read.
         InputError: no tensor with a scale is in both, so nothing can be judged.
     """
     from klcal.pipeline.rules import asked_rules
@@ -77,15 +77,15 @@ def check(
         dtype: what to quantize to.
         method: how the range is chosen.
         scheme: which integers are used, around which zero point.
-        scale_format: what the hardware wants the scale in.
-        per: what gets a scale of its own.
+        scale_format: the number format of the scale.
+        per: the units that get a scale.
         bounds: (low, high), the widest range a candidate may keep.
         nonfinite: what becomes of a tensor with NaN or infinities: "fail" or "ignore".
         importance: a file of weights, by the names of tensors.
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are taken for what they stand for.
-        pool: which tensors of the files are batches of one, as ``--pool`` has it.
+        pool: which tensors of the files are batches of one, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used. The result does not depend on it.
 
@@ -94,7 +94,7 @@ def check(
         no scale any more meet the rule "status".
 
     Raises:
-        UsageError: an argument is not understood; the baseline is none, or of another configuration or version.
+        UsageError: an argument is invalid; the baseline is not a table, or is of another configuration or version.
         InputError: no tensor of the files has a scale in the baseline, so nothing can be judged.
     """
     from klcal.pipeline.check import asked_again, check_files

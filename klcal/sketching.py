@@ -50,12 +50,12 @@ def sketch_files(
     Args:
         paths: files, directories, patterns; one, or several.
         output: the sketch file, all of it or nothing.
-        per: what gets a scale of its own: as ``klcal.calibrate_files`` takes it.
+        per: the units that get a scale: as ``klcal.calibrate_files`` takes it.
         importance: a file of weights, by the names of tensors.
         include: globs, one of which a tensor's name has to match; none for all tensors.
         exclude: globs, none of which it may match.
         dequantize: whether codes that have a scale beside them are taken for what they stand for.
-        pool: which tensors are batches of one: "dir", "stem", "name" or a pattern, as ``--pool`` has it.
+        pool: which tensors are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         jobs: how many processes count; the file does not depend on it.
         scheduler: the address of a Dask cluster that counts instead, or "local": as ``--scheduler`` has it.
         resume: whether finished sketches are kept in the folder OUTPUT.part until all are there, and used again.
@@ -65,7 +65,7 @@ def sketch_files(
         there are no tensors, no file is written.
 
     Raises:
-        UsageError: an argument is not understood, or a file of it cannot be used; two tensors have one name.
+        UsageError: an argument is invalid, or a file of it cannot be used; two tensors have one name.
         OutputError: the file could not be written after all.
     """
     from klcal.pipeline import sketch
@@ -100,9 +100,9 @@ def merge(parts: Path | Sequence[Path], output: Path, *, allow_duplicates: bool 
         How many ``tensors`` were written, and ``notes`` on those whose resolutions differed.
 
     Raises:
-        InputError: a part is no sketch file, or damaged; two are of tensors that differ in dtype or units; an input is
-            in two of them.
-        UsageError: an argument is not understood, or the output cannot be written.
+        InputError: a part is not a sketch file, or is damaged; two parts have tensors that differ in dtype or units;
+            an input is in two of them.
+        UsageError: an argument is invalid, or the output cannot be written.
         OutputError: it could not be written after all.
     """
     from klcal.pipeline.merge import merge_files
@@ -135,7 +135,7 @@ def load_sketches(path: Path) -> dict[str, Sketch]:
     """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
 
     Raises:
-        InputError: it is no sketch file, or damaged.
+        InputError: it is not a sketch file, or is damaged.
     """
     from klcal.readers.sketch_file import open_sketches
 

@@ -140,7 +140,7 @@ def test_the_site_lists_every_page_once():
 
 
 def test_every_option_that_is_named_is_one():
-    commands = get_command(app).commands.values()
+    commands = [get_command(app), *get_command(app).commands.values()]
     known = {each for command in commands for option in command.params for each in option.opts}
     for name, page in TEXTS.items():
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*(?![\w-])", page)) if name != "CONTRIBUTING.md" else set()
@@ -159,7 +159,13 @@ def test_every_name_of_the_library_is_one():
                 found(path)
 
 
-SUFFIXES_OF_FILES = {"sarif", "git", "toml", "schema.json"}  # what follows "klcal." and is no name of the library
+SUFFIXES_OF_FILES = {
+    "sarif",
+    "git",
+    "toml",
+    "schema.json",
+    "fish",
+}  # what follows "klcal." and is no name of the library
 
 
 def found(path: str) -> object:

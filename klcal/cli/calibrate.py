@@ -9,7 +9,7 @@ import typer
 
 from klcal.cli import options
 from klcal.tables.schema import NUMERIC_FIELDS, check_field
-from klcal.tables.table import Table
+from klcal.tables.table import Config, Table
 
 __all__ = ["EXAMPLES", "calibrate"]
 
@@ -48,8 +48,7 @@ Exit codes:
   130 interrupted, 143 terminated, 129 hung up, 141 the reader of stdout went away
 
 \b
-Environment:
-  KLCAL_KERNEL=numpy  the compiled kernel is not used: the same answer, more slowly
+Environment and configuration: klcal --help, klcal config --help.
 """
 
 
@@ -72,6 +71,7 @@ def calibrate(
     range_: options.RangeOption = None,
     format_: options.FormatOption = "auto",
     units: options.UnitsOption = False,
+    columns: options.ColumnsOption = None,
     sort: options.SortOption = None,
     top: options.TopOption = None,
     output: options.OutputOption = None,
@@ -95,10 +95,12 @@ def calibrate(
     from klcal.quantizers.scheme import parse_range
     from klcal.sketches.device_counting import usable_devices
     from klcal.writers import REPORTS, WRITERS
+    from klcal.writers.columns import HISTOGRAM, check_columns
 
     if sort is not None:
         check_field(sort, NUMERIC_FIELDS)
     conditions = [parse_condition(text) for text in fail_on or ()]
+    chosen = () if columns is None else check_columns(columns, Config)
     request = Request.parse(
         dtype=dtype or (),
         method=method or (),
@@ -110,6 +112,7 @@ def calibrate(
         nonfinite=nonfinite,
         device=device,
         importance=importance,
+        detail="histogram" if HISTOGRAM in {name.removeprefix("+") for name in chosen} else "none",
     )
     batches = None if pool is None else Pool.parse(pool)
     texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
@@ -132,7 +135,7 @@ def calibrate(
                 told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )
         found = list(findings(table, conditions))
-        whole = replace(table, findings=tuple(found))
+        whole = replace(table, findings=tuple(found), columns=chosen)
         shown_rows = _shown(whole, units, sort, top)
         deliver(lambda name: partial(WRITERS[name], whole if name in REPORTS else shown_rows), table.usable)
     raise typer.Exit(told(table, found))

@@ -90,6 +90,7 @@ def compare(
     bins: BinsOption = None,
     sort: options.DifferenceSortOption = "js",
     top: options.TopOption = None,
+    columns: options.ColumnsOption = None,
     strip_prefix: StripPrefixOption = "",
     format_: options.FormatOption = "auto",
     output: options.OutputOption = None,
@@ -108,11 +109,14 @@ def compare(
     from klcal.kernels.threads import cores
     from klcal.pipeline.conditions import parse_condition
     from klcal.pipeline.pooling import Pool
+    from klcal.tables.table import Comparison
     from klcal.writers import REPORTS, WRITERS
+    from klcal.writers.columns import check_columns
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
     conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
+    chosen = () if columns is None else check_columns(columns, Comparison)
     batches = None if pool is None else Pool.parse(pool)
     texts_only = "it is for scales, not for comparisons"
     outputs = choose_outputs(format_, output, texts_only=texts_only)
@@ -137,7 +141,7 @@ def compare(
                 progress=shown,
             )
         met = list(findings(found, conditions))
-        whole = replace(found, findings=tuple(met))
+        whole = replace(found, findings=tuple(met), columns=chosen)
         shown_rows = whole if top is None else whole.top(top)
         deliver(lambda name: partial(WRITERS[name], whole if name in REPORTS else shown_rows), found.usable)
     raise typer.Exit(told(found, met))

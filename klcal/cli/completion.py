@@ -26,7 +26,7 @@ WILD = set("*?[")  # of a pattern that a shell has yet to expand
 SECONDS = 1.0  # to read headers: who presses a key waits
 NAMES = 2000  # as many as a shell lists in a moment
 HELP = 70  # characters of a help text beside what is offered
-ARGUMENTS = ("paths", "p", "q", "model", "tables")  # that name files
+ARGUMENTS = ("paths", "p", "q", "model", "tables", "file")  # that name files
 
 
 class Offered(NamedTuple):
@@ -40,7 +40,7 @@ class Offered(NamedTuple):
 def offer(command: str, params: Iterable[Any], key_of: Callable[[Any], str]) -> None:
     """Gives each parameter of a command what is offered for its value."""
     for param in params:
-        key = key_of(param)
+        key = key_of(param) or param.name
         completer = OF_COMMANDS.get((command, key)) or OF_OPTIONS.get(key)
         if completer is not None:
             param.shell_complete = partial(_offered, completer, key)
@@ -49,10 +49,10 @@ def offer(command: str, params: Iterable[Any], key_of: Callable[[Any], str]) -> 
 def _offered(completer: Completer, key: str, ctx: Any, incomplete: str) -> list[Any]:
     try:
         found = dict.fromkeys(completer(ctx))
-        globs = [glob for name in found for glob in _globs(name, incomplete)] if key in BY_NAME else found
+        words = [glob for name in found for glob in _globs(name, incomplete)] if key in BY_NAME else list(found)
     except Exception:  # a file that is none, or that is being written
         return []
-    return [Offered(each) for each in dict.fromkeys(globs) if each.startswith(incomplete)]
+    return [Offered(each) for each in dict.fromkeys(words) if each.startswith(incomplete)]
 
 
 def shortened(text: str | None) -> str | None:
@@ -174,5 +174,6 @@ OF_COMMANDS: dict[tuple[str, str], Completer] = {
     ("compare", "fail-on"): _these(*DIFFERENCE_FIELDS),
     ("check", "fail-on"): _rules,
     ("diff", "fail-on"): _rules,
+    ("explain", "tensor"): lambda ctx: (name for name in _tensors(ctx) if not ACTING.search(name)),
     **{("export", key): _rows for key in BY_NAME},
 }

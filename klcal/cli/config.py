@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TextIO
 
 import typer
 
-from klcal.cli.configuration import File, Options, settings_of
+from klcal.cli.configuration import File
+from klcal.cli.keys import Options
 from klcal.cli.panels import configurable, file_of
+from klcal.cli.settings import settings_of
 from klcal.tables.schema import OPTIONS
 
 __all__ = ["EXAMPLES", "Held", "config", "document", "held"]
@@ -136,8 +138,13 @@ def _plain(found: list[Held], _: File, out: TextIO) -> None:
     out.writelines("\t".join(cells) + "\n" for cells in _cells(found))
 
 
+WIDTH = 40  # of a cell for people; the other formats cut nothing
+
+
 def _table(found: list[Held], _: File, out: TextIO) -> None:
-    rows = list(_cells(found))
+    from klcal.writers.text import shorten
+
+    rows = [[shorten(text, WIDTH) for text in row[:-1]] + row[-1:] for row in _cells(found)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEADINGS) - 1)]
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]

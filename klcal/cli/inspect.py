@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -57,6 +58,7 @@ def inspect(
     jobs: options.JobsOption = None,
     format_: options.FormatOption = "auto",
     depth: DepthOption = None,
+    columns: options.ColumnsOption = None,
     output: options.OutputOption = None,
 ) -> None:
     """Show what is in PATHS: names, number formats, shapes, sizes.
@@ -68,8 +70,11 @@ def inspect(
     from klcal.cli.progress import progress
     from klcal.cli.verdict import told
     from klcal.kernels.threads import cores
+    from klcal.tables.table import Contents
     from klcal.writers import WRITERS
+    from klcal.writers.columns import check_columns
 
+    chosen = () if columns is None else check_columns(columns, Contents)
     outputs = choose_outputs(format_, output, texts_only="it is for scales, not for contents")
 
     from klcal.pipeline.inspect import inspect_files  # after what can be wrong with the command line
@@ -85,5 +90,6 @@ def inspect(
                 jobs=jobs or cores(),
                 progress=shown,
             )
-        deliver(lambda name: partial(WRITERS[name], found), found.usable)
+        shown_as = replace(found, columns=chosen)
+        deliver(lambda name: partial(WRITERS[name], shown_as), found.usable)
     raise typer.Exit(told(found, ()))

@@ -37,6 +37,8 @@ from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
 from klcal.cli.panels import ConfiguredCommand, PanelCommand
+from klcal.cli.report import EXAMPLES as report_examples
+from klcal.cli.report import report
 from klcal.cli.schema import EXAMPLES as schema_examples
 from klcal.cli.schema import schema
 from klcal.cli.sketch import EXAMPLES as sketch_examples
@@ -58,6 +60,7 @@ app.command(cls=ConfiguredCommand, epilog=compare_examples)(compare)
 app.command(cls=ConfiguredCommand, epilog=check_examples)(check)
 app.command(cls=ConfiguredCommand, epilog=diff_examples)(diff)
 app.command(cls=ConfiguredCommand, epilog=explain_examples)(explain)
+app.command(cls=ConfiguredCommand, epilog=report_examples)(report)
 app.command(cls=ConfiguredCommand, epilog=apply_examples)(apply)
 app.command(cls=ConfiguredCommand, epilog=export_examples)(export)
 app.command(cls=ConfiguredCommand, epilog=sketch_examples)(sketch)
@@ -77,7 +80,27 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+EXIT_CODES = "\n".join(f"  {code:<3}  {code.meaning}" for code in ExitCode)
+EPILOG = f"""\
+\b
+Exit codes:
+{EXIT_CODES}
+
+\b
+Environment:
+  KLCAL_OPTION          an option that is not given, such as KLCAL_JOBS=4; of one command
+                        KLCAL_COMMAND_OPTION, such as KLCAL_CHECK_FAIL_ON=missing; see klcal config --help
+  KLCAL_CONFIG=FILE     the configuration, in place of klcal.toml or pyproject.toml
+  KLCAL_KERNEL=numpy    the compiled kernel is not used: the same answer, more slowly
+  KLCAL_DEBUG=1         a traceback where klcal has a bug
+  NO_COLOR=1            no colours
+  FORCE_COLOR=1         colours in --format table, also into a pipe
+  COLUMNS=N             the width of --format table
+  TERM=dumb             no colours, no progress bar
+"""
+
+
+@app.callback(epilog=EPILOG)
 def klcal(
     version: Annotated[
         bool,
@@ -161,6 +184,9 @@ def _origin(error: Exception) -> str:
 
 
 def _never_fail_to_encode() -> None:
+    """A terminal gets its own characters; a file or a pipe the same bytes in every locale, as --output does."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")

@@ -239,6 +239,17 @@ TopOption = Annotated[
     int | None,
     typer.Option("--top", min=1, metavar="N", rich_help_panel=OUTPUT, help="Only the first N rows are written."),
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME,NAME,...",
+        show_default="those that say something",
+        rich_help_panel=OUTPUT,
+        help="The columns of a table and of Markdown, in this order, behind the name: scale,sqnr_db,hist. With a plus "
+        "before each, +hist, behind the usual ones. hist is how the values are distributed. Other formats have all.",
+    ),
+]
 UnitsOption = Annotated[
     bool,
     typer.Option(

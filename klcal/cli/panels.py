@@ -9,20 +9,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from klcal.cli.configuration import (
-    NO_FILE,
-    VARIABLE,
-    File,
-    Options,
-    Setting,
-    find_file,
-    key_of,
-    misspelt,
-    options_of,
-    read_file,
-    settings_of,
-)
+from klcal.cli.configuration import NO_FILE, VARIABLE, File, find_file, read_file
+from klcal.cli.keys import Options, key_of, options_of
 from klcal.cli.messages import line, quietly, remark
+from klcal.cli.settings import Setting, misspelt, settings_of
 from klcal.errors import UsageError
 
 __all__ = ["ConfiguredCommand", "PanelCommand", "configurable", "file_of"]

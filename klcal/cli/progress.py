@@ -1,27 +1,38 @@
-"""How far the work is, on stderr, and only where a person can see it move."""
+"""How far the work is, on stderr: a bar where a person can see it move, elsewhere a line a minute."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from klcal.cli.messages import is_quiet
+from klcal.cli.messages import is_quiet, line, remark
 from klcal.writers.text import escape, shorten
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
-__all__ = ["Bar", "Silent", "progress"]
+    from klcal.pipeline.workers import Tally
+
+__all__ = ["Bar", "Lines", "Silent", "progress"]
 
 NAME_WIDTH = 28  # of the tensor that was done last
 BYTES_FROM, RATE_FROM, NAME_FROM = 50, 65, 100  # widths of a terminal that leave room for a bar beside them
+MINUTE = 60.0  # seconds between two lines
+LONG_BYTES = 1 << 26  # of a run that may take a minute: half of that is counted in a second at the slowest
 
 
 class Silent(AbstractContextManager["Silent"]):
-    """Tells nobody anything: stderr is a file, a pipe or closed."""
+    """Tells nobody anything."""
+
+    def watch(self) -> Callable[[int], None] | None:
+        """Who is told of what is read of a task before it is done: nobody."""
+        return None
 
     def start(self, tensors: int, nbytes: int) -> None:
         """This many tensors, of so many bytes, are about to be read."""
@@ -36,40 +47,135 @@ class Silent(AbstractContextManager["Silent"]):
         """Leave nothing behind."""
 
 
-class Bar(Silent):
+class _Counting(Silent):
+    """Knows how far the work is: what was done, and what was read of tasks that are under way."""
+
+    def __init__(self) -> None:
+        self._tally: Tally | None = None
+        self.tensors = self.nbytes = self.done = self._read = self._most = 0
+
+    def watch(self) -> Callable[[int], None] | None:
+        """A number that workers add to, where they have it by being forked."""
+        if sys.platform != "linux":
+            return None
+        from klcal.pipeline.workers import Tally
+
+        self._tally = Tally()
+        return self._tally
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """Begin to count; what was counted before is another work."""
+        self.tensors, self.nbytes = tensors, nbytes
+        self.done = self._read = self._most = 0
+
+    def advance(self, nbytes: int) -> None:
+        """Count bytes of what is done."""
+        self._read += nbytes
+
+    def finish(self, name: str) -> None:  # noqa: ARG002 - for a bar
+        """Count a tensor."""
+        self.done += 1
+
+    @property
+    def read(self) -> int:
+        """Bytes that were read; a task that has just ended makes it no smaller."""
+        under_way = 0 if self._tally is None else self._tally.total
+        self._most = max(self._most, min(self.nbytes, self._read + max(0, under_way)))
+        return self._most
+
+
+class Bar(_Counting):
     """A bar with tensors, bytes, rate and the time left; gone when the work is done."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self._task: TaskID | None = None
         from rich.console import Console
-        from rich.progress import Progress
 
         console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._progress = Progress(*_columns(console.width), console=console, transient=True, expand=True)
-        self._task: TaskID | None = None
-        self._done = 0
+        self._progress = _progress_of(self.move)(*_columns(console.width), console=console, transient=True, expand=True)
 
     def start(self, tensors: int, nbytes: int) -> None:
         """Show the bar; that of the work before, if there was any, is gone."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._done = 0
+        before, self._task = self._task, None  # what is drawn meanwhile asks for no bar that is gone
+        if before is not None:
+            self._progress.remove_task(before)
+        super().start(tensors, nbytes)
         self._task = self._progress.add_task("", total=nbytes, tensors=tensors, done=0)
         self._progress.start()
 
-    def advance(self, nbytes: int) -> None:
-        """Move the bar."""
+    def move(self) -> None:
+        """Bring the bar to where the work is: also inside a large tensor, of which nobody tells."""
         if self._task is not None:
-            self._progress.advance(self._task, nbytes)
+            self._progress.update(self._task, completed=self.read, done=self.done)
 
     def finish(self, name: str) -> None:
         """Count a tensor and show its name."""
-        self._done += 1
+        super().finish(name)
         if self._task is not None:
-            self._progress.update(self._task, done=self._done, description=shorten(escape(name), NAME_WIDTH))
+            self._progress.update(self._task, description=shorten(escape(name), NAME_WIDTH))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Take the bar away, whatever happened."""
         self._progress.stop()
+
+
+def _progress_of(move: Callable[[], None]) -> Any:
+    """Rich's bars, which ask how far the work is whenever they are drawn."""
+    from rich.progress import Progress
+
+    class Asking(Progress):
+        def get_renderable(self) -> Any:
+            move()
+            return super().get_renderable()
+
+    return Asking
+
+
+class Lines(_Counting):
+    """A line a minute, for a log: a run that takes no minute has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._began = 0.0
+
+    def start(self, tensors: int, nbytes: int) -> None:
+        """Begin to count, and where much is to be read, to tell."""
+        super().start(tensors, nbytes)
+        self._began = time.monotonic()
+        if self._thread is None and nbytes >= LONG_BYTES:
+            self._thread = threading.Thread(target=self._tell, daemon=True)
+            self._thread.start()
+
+    def _tell(self) -> None:
+        while not self._over.wait(MINUTE):
+            remark([line(text=self.told(time.monotonic() - self._began))])
+
+    def told(self, seconds: float) -> str:
+        """How far the work is after so many seconds.
+
+        >>> lines = Lines()
+        >>> lines.start(3, 2_500_000)
+        >>> lines.advance(1_250_000)
+        >>> lines.finish("w")
+        >>> lines.told(125)
+        '1 of 3 tensors, 1.2 of 2.5 MB, 2 minutes'
+        """
+        minutes = int(seconds // MINUTE) if MINUTE else 0
+        unit, size = next((pair for pair in UNITS if self.nbytes >= pair[1]), UNITS[-1])
+        read = f"{self.read / size:.1f} of {self.nbytes / size:.1f} {unit}"
+        return f"{self.done:,} of {self.tensors:,} tensors, {read}, {minutes} minute{'s' * (minutes != 1)}"
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Tell nothing more."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6))
 
 
 def _columns(width: int) -> list[ProgressColumn]:
@@ -92,6 +198,8 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 def progress() -> Silent:
-    """The bar on a terminal that can move its cursor, silence elsewhere."""
-    moves = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    return Bar() if moves and not is_quiet() else Silent()
+    """The bar on a terminal that can move its cursor, lines in a log; silence where nobody listens or wants to know."""
+    if is_quiet() or sys.stderr is None:
+        return Silent()
+    moves = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return Bar() if moves else Lines()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from klcal.cli.configuration import Options
+from klcal.cli.keys import Options
 from klcal.cli.panels import configurable
 
 __all__ = ["EXAMPLES", "schema", "schemas"]
@@ -62,7 +62,7 @@ def _write(text: str, out: TextIO) -> None:
 
 def schemas(options: Options) -> dict[str, dict[str, Any]]:
     """All schemas by their names."""
-    from klcal.cli.configuration import json_schema as of_configuration
+    from klcal.cli.keys import json_schema as of_configuration
     from klcal.tables.json_schema import DIALECT, SCHEMAS, json_schema
 
     title = "klcal.toml, or the table [tool.klcal] of pyproject.toml"

@@ -172,7 +172,8 @@ def _rows(
         told(plan)
     if plan.devices:  # which take no parts of a tensor, nor several together
         tasks = [Task((tensor,), True) for tensor in prepared]
-    with worked_on(tasks, plan, jobs) as found:
+    watch = None if progress is None else progress.watch()
+    with worked_on(tasks, plan, jobs, watch) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in merged(zip(tasks, found, strict=True), progress):

@@ -44,6 +44,7 @@ __all__ = [
     "Progress",
     "Task",
     "Tensor",
+    "Watch",
     "merged",
     "outcomes",
     "plan_of",
@@ -55,6 +56,7 @@ __all__ = [
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
+EXPLAINED_SECONDS = 15e-3  # and to explain it
 UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
@@ -63,8 +65,15 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+Watch: TypeAlias = Callable[[int], None]
+"""Is told, in whatever process, of how many bytes of unfinished tasks were read; what is done is taken off again."""
+
+
 class Progress(Protocol):
     """Is told how far the work is."""
+
+    def watch(self) -> Watch | None:
+        """Who is told of what is read of a task before it is done, if anybody wants to know."""
 
     def start(self, tensors: int, nbytes: int) -> None:
         """So many tensors, of so many bytes together, are about to be read."""
@@ -98,6 +107,11 @@ class Tensor(NamedTuple):
         return counted_already(self.parts) is not None
 
     @property
+    def is_explained(self) -> bool:
+        """Whether it takes much longer than searching it, so that no other should wait for it; it is not too large."""
+        return self.settings.detail in ("plots", "all") and self.nbytes <= PART_BYTES
+
+    @property
     def is_one_unit(self) -> bool:
         """Whether it has a single scale, and all its values count alike: what a device counts."""
         return not self.places and self.weighed is None and not self.is_sketch
@@ -123,7 +137,7 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
     small: dict[tuple[int, Scheme], list[Tensor]] = {}  # what is searched together is searched alike
     for tensor in tensors:
-        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES:
+        if not tensor.is_one_unit or SMALL_BYTES < tensor.nbytes <= PART_BYTES or tensor.is_explained:
             yield Task((tensor,), True)
         elif tensor.nbytes > PART_BYTES:
             yield from (Task((tensor._replace(parts=some),), False) for some in portions(tensor.parts))
@@ -153,7 +167,8 @@ def _estimate(task: Task) -> float:
     """Seconds of work."""
     if not task.tensors[0].is_one_unit:
         return UNIT_BYTE_SECONDS * task.nbytes
-    return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
+    each = EXPLAINED_SECONDS if task.tensors[0].is_explained else TENSOR_SECONDS
+    return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
 def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
@@ -195,10 +210,12 @@ def outcomes(
 
 
 @contextmanager
-def worked_on(tasks: Sequence[Task], plan: Plan, jobs: int) -> Iterator[Iterator[list[Calibrated]]]:
+def worked_on(
+    tasks: Sequence[Task], plan: Plan, jobs: int, watch: Watch | None = None
+) -> Iterator[Iterator[list[Calibrated]]]:
     """What comes of each task, in their order."""
     if not plan.devices:
-        with outcomes(_run, tasks, sum(map(_estimate, tasks)), jobs) as found:
+        with outcomes(partial(_run, watch=watch), tasks, sum(map(_estimate, tasks)), jobs) as found:
             yield found
         return
     fed = [task.tensors[0] for task in tasks if task.tensors[0].is_one_unit]
@@ -218,15 +235,15 @@ def _run_behind(begun: Iterator[Callable[[], Sketch] | InputError], task: Task) 
     return [sketch if isinstance(sketch, InputError) else attempt(lambda: calibrate_sketch(sketch(), settings))]
 
 
-def _run(task: Task) -> list[Calibrated]:
+def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
     """Counts each tensor of a task and, where all of it is there, calibrates."""
     if len(task.tensors) > 1:
         return _run_together(task.tensors)
-    return [attempt(partial(_run_alone, tensor, task.whole)) for tensor in task.tensors]
+    return [attempt(partial(_run_alone, tensor, task.whole, watch)) for tensor in task.tensors]
 
 
-def _run_alone(tensor: Tensor, whole: bool) -> Sketch | Row:
-    found = _counted(tensor)
+def _run_alone(tensor: Tensor, whole: bool, watch: Watch | None) -> Sketch | Row:
+    found = _counted(tensor, watch)
     return calibrate_sketch(found, tensor.settings) if whole and isinstance(found, Sketch) else found
 
 
@@ -259,18 +276,34 @@ def _values(tensor: Tensor) -> npt.NDArray[Any]:
     return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
 
 
-def _counted(tensor: Tensor) -> Sketch | Row:
+def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
     if len(tensor.places) > 1:
         apart = (Units(stored_chunks(parts), tensor.dtype, place, None) for _, parts, place in tensor.places)
         return reduce(add, map(sketch_of_units, apart))
     place = tensor.places[0].layout if tensor.places else None
     weights = None if tensor.weighed is None else tensor.weighed.weights(place)
     if place is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, place, tensor.settings, weights)
+        chunks = _watched(stored_chunks(tensor.parts), watch)  # a task of any size, in which much happens
+        return calibrate_units(chunks, tensor.dtype, place, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
     found = sketch_parts(tensor.parts, tensor.dtype)
     return found if tensor.asked is None else check_units(found, *tensor.asked)
+
+
+def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterator[npt.NDArray[Any]]:
+    """The same chunks, told of as each is done with; at the end the task is told of, not they."""
+    if watch is None:
+        yield from chunks
+        return
+    told = 0
+    try:
+        for chunk in chunks:
+            yield chunk
+            watch(chunk.nbytes)
+            told += chunk.nbytes
+    finally:
+        watch(-told)
 
 
 def merged(

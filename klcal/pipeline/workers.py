@@ -6,6 +6,7 @@ queue in this process, so that workers can be killed at any moment without a tra
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import TypeVar, cast
 
 from klcal.kernels.threads import stop_threads
 
-__all__ = ["workers"]
+__all__ = ["Tally", "workers"]
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -29,7 +30,27 @@ if sys.platform == "linux":
 else:  # where forking is not safe
     CONTEXT = multiprocessing.get_context("spawn")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TALLIED = 512  # places: two of fewer processes with neighbouring numbers never share one
 AHEAD = 2  # batches that a worker has at once: it need not wait for this process
+
+
+class Tally:
+    """A number that this process and its workers add to; whoever reads it sees them all.
+
+    Each process has a place of its own, so none waits for another. Workers have it by being forked.
+    """
+
+    def __init__(self) -> None:
+        self._places = memoryview(mmap.mmap(-1, TALLIED * 8)).cast("q")
+
+    def __call__(self, number: int) -> None:
+        """Add a number, which may be negative."""
+        self._places[os.getpid() % TALLIED] += number
+
+    @property
+    def total(self) -> int:
+        """What all have added."""
+        return sum(self._places)
 
 
 @contextmanager

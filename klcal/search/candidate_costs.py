@@ -100,7 +100,7 @@ def cell_edges(levels: Floats) -> Floats:
 def divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
     """D(P‖Q) of each candidate, in nats: finite, at least 0, at most ln(sub).
 
-    P is the law of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
+    P is the distribution of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
     evenly over its occupied sub-bins. N·D = Σ c·ln c − Σ C·(ln C − ln Z), with c the values in a sub-bin, C those in
     a cell and Z its occupied sub-bins.
     """

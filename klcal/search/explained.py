@@ -40,7 +40,7 @@ __all__ = ["explained"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-POINTS: dict[Detail, int] = {"plots": 32, "all": 80}  # of the curve: what fits in a figure of a page, in a terminal
+POINTS: dict[Detail, int] = {"plots": 24, "all": 80}  # of the curve: what fits in a figure of a page, in a terminal
 REACH = 3.0  # octaves from the choice that the curve has at most on either side, but for what methods choose
 MARGINS = np.array([-0.5, 0.5])  # octaves beyond the smallest and the largest scale that a method chooses
 CHANGES = (-0.05, -0.01, 0.01, 0.05)  # of the scale

@@ -81,11 +81,11 @@ class _Text:
 
 @dataclass(frozen=True, kw_only=True)
 class KL(_Text):
-    """Least D(P‖Q) + weight · MSE / (2 · MSE*), in nats, MSE* being the least MSE of any candidate.
+    """Minimise D(P‖Q) + weight · MSE / (2 · MSE*), in nats, where MSE* is the least MSE of any candidate.
 
-    The divergence of the joint laws of the value and of the value seen through Gaussian noise of variance
-    MSE*/weight. MSE(choice)/MSE* ≤ 1 + 2·D(at the MSE optimum)/weight: it is MSE calibration within a few percent,
-    with KL deciding where MSE is flat.
+    This is the divergence between the joint distributions of a value and its quantized copy, seen through Gaussian
+    noise of variance MSE*/weight. MSE(choice)/MSE* ≤ 1 + 2·D(at the MSE optimum)/weight, so it is MSE calibration
+    within a few percent, and KL decides where MSE is flat.
     """
 
     bins: int = BINS
@@ -104,7 +104,7 @@ class KL(_Text):
 
 @dataclass(frozen=True, kw_only=True)
 class MSE(_Text):
-    """Least mean squared error: Wasserstein-2 between the values and their quantized copy."""
+    """Minimise the mean squared error: the squared Wasserstein-2 distance of the values and their quantized copy."""
 
     def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
         """The least over the candidates of ``klcal.search.units``."""
@@ -113,7 +113,7 @@ class MSE(_Text):
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax(_Text):
-    """The whole range."""
+    """Keep the whole range."""
 
     has_cost: ClassVar[bool] = False
 
@@ -125,10 +125,10 @@ class MinMax(_Text):
 
 @dataclass(frozen=True)
 class Percentile(_Text):
-    """Keeps this share of the nonzero values, in percent: those of least magnitude, whatever the scheme.
+    """Keep this percentage of the nonzero values: those of smallest magnitude, whatever the scheme.
 
-    The threshold is the least that keeps so many; affine schemes trim the ends to the data. Exact zeros do not count,
-    so that a ReLU does not move it.
+    The threshold is the smallest that keeps them. Affine schemes trim the ends to the data. Exact zeros do not count,
+    so a ReLU does not move the threshold.
     """
 
     has_cost: ClassVar[bool] = False

@@ -15,7 +15,7 @@ __all__ = ["Accumulator"]
 
 
 class Accumulator:
-    """Counts batches as one tensor; what lies on a CUDA device is counted there, and nothing waits for that.
+    """Count batches as one tensor. Values on a CUDA device are counted there, without waiting for it.
 
     Only ``sketch`` waits for the device: so batches can be added in the middle of a forward pass. The memory that it
     takes is the same whatever is added: at most 4.4 MB for each dtype on each device.
@@ -32,7 +32,7 @@ class Accumulator:
         self._on_devices: dict[tuple[Any, Any, Any], DeviceCounter] = {}  # by device, dtype and layout
 
     def add(self, values: Values | Sketch) -> None:
-        """Counts values more: whatever ``klcal.sketch`` takes.
+        """Count more values: anything that ``klcal.sketch`` takes.
 
         Raises:
             UsageError: the values are not floating point; their device cannot be used.

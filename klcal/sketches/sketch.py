@@ -1,4 +1,4 @@
-"""Everything calibration may know about streams of values: an exactly mergeable summary of each of some units.
+"""The sketch: all that calibration knows of streams of values, a summary of each unit that merges exactly.
 
 One pass, integers and exact extremes only. So sketches form a commutative monoid under ``+``, and a result is
 the same to the bit for any batch split, file order, number of workers, and on any device.
@@ -52,7 +52,7 @@ PER_UNIT = (*COUNTERS, "heaviest", "minimum", "maximum", "exact")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sketch:
-    """How often each value, or bucket of values, occurs in each of some units, and what is in no bucket.
+    """How often each value, or bucket of values, occurs in each unit; other values have counters of their own.
 
     Laws, exact, on every device (a ++ b is concatenation, unit by unit):
 
@@ -63,12 +63,12 @@ class Sketch:
 
     Zeros, NaN and infinities have counters of their own and are in no bucket. float64 values are rounded to float32
     first. A unit of P pieces takes 8 P bytes (12 P where a count exceeds int32): at most 33 kB while its values are
-    few; beyond, some 80 kB for a million values of a bell-shaped law. Adding needs the result and a little beside it.
+    few; beyond, some 80 kB for a million values of a bell-shaped distribution. Adding needs the result and a little
+    beside it.
 
-    Values that have an importance have weights: integers, relative to the largest of their unit, and so these add up
-    exactly as well (``klcal.sketches.importance``). A piece takes 24 bytes more. The laws hold for them too, where
-    the largest weight of a unit is the same in both sketches; else, or where only one of them has weights, they do not
-    add.
+    Values with an importance have weights: integers relative to the largest weight of their unit, so weights add up
+    exactly as well (``klcal.sketches.importance``). A piece takes 24 bytes more. Two sketches add, by the same laws, if
+    the largest weight of each unit is the same in both, or if neither has weights.
 
     >>> from klcal.sketches.values import sketch
     >>> s = sketch([0.5, -2.0, 0.0]) + sketch([0.5])
@@ -95,7 +95,7 @@ class Sketch:
 
     @staticmethod
     def empty(units: int = 1, resolution: Resolution = TENSOR, grid: Grid | None = None) -> Sketch:
-        """Of no values."""
+        """The sketch of no values."""
         none = {name: np.zeros(units, np.int64) for name in COUNTERS}
         return Sketch(
             keys=np.empty(0, np.uint32),
@@ -112,7 +112,7 @@ class Sketch:
 
     @staticmethod
     def stack(sketches: Iterable[Sketch], grid: Grid | None = None) -> Sketch:
-        """The units of several sketches, at least one, behind one another.
+        """The units of several sketches (at least one), concatenated.
 
         Raises:
             UsageError: their resolutions differ, or only some have weights.
@@ -124,7 +124,7 @@ class Sketch:
         return _laid_out(parts, sum(each.keys.size for each in parts), grid)
 
     def save(self, path: str | os.PathLike[str], name: str = "tensor", dtype: str = "float32") -> None:
-        """Writes it to a sketch file, as the tensor ``name``: see ``klcal.save_sketches``, which takes several.
+        """Write the sketch to a sketch file, as the tensor ``name``; ``klcal.save_sketches`` takes several sketches.
 
         Raises:
             UsageError: there can be no such file; it has several units and no grid.
@@ -134,7 +134,7 @@ class Sketch:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Sketch:
-        """The sketch of a file that has one; ``klcal.load_sketches`` is for several.
+        """The sketch of a file with a single one; ``klcal.load_sketches`` is for several.
 
         Raises:
             InputError: it is not a sketch file, is damaged, or has several sketches.
@@ -146,33 +146,33 @@ class Sketch:
 
     @property
     def units(self) -> int:
-        """How many there are."""
+        """The number of units."""
         return self.zeros.size
 
     @property
     def pieces(self) -> Integers:
-        """How many keys each unit has."""
+        """The number of keys of each unit, (units,)."""
         return np.diff(self.starts)
 
     @property
     def unit(self) -> Integers:
-        """The unit of each piece."""
+        """The unit of each piece, (pieces,)."""
         return np.repeat(np.arange(self.units), self.pieces)
 
     @property
     def tops(self) -> Integers:
-        """The biased exponent of each unit's largest magnitude, as float32 has it; 0 where there is none."""
+        """The biased float32 exponent of each unit's largest magnitude, (units,); 0 for a unit without values."""
         return exponents(self.minimum, self.maximum)
 
     @property
     def whole(self) -> Bools:
-        """Of each unit, whether its distinct values are few enough that each is kept whole."""
+        """Whether each unit has so few distinct values that all are kept whole, (units,)."""
         is_whole: Bools = self.exact & (self.pieces <= self.resolution.few)
         return is_whole
 
     @cached_property
     def nonzero(self) -> Integers:
-        """How many values of each unit are finite and not zero."""
+        """The number of finite nonzero values of each unit, (units,)."""
         total = np.zeros(self.units, np.int64)
         occupied = self.starts[1:] > self.starts[:-1]
         if occupied.any():
@@ -184,34 +184,34 @@ class Sketch:
 
     @property
     def weighed(self) -> Integers:
-        """How many of these weigh something; 0 without importance."""
+        """The number of these with a weight above 0, (units,); 0 without importance."""
         if self.weights is None:
             return np.zeros(self.units, np.int64)
         return np.diff(np.append(0, np.cumsum(self.weights[2]))[self.starts])
 
     @property
     def finite(self) -> Integers:
-        """How many values of each unit are finite as float32, zeros included."""
+        """The number of values of each unit that are finite as float32, zeros included, (units,)."""
         return self.nonzero + self.zeros
 
     @property
     def nonfinite(self) -> Integers:
-        """How many values of each unit are NaN or infinite."""
+        """The number of NaN and infinite values of each unit, (units,)."""
         return self.nan + self.neg_inf + self.pos_inf
 
     @property
     def numel(self) -> Integers:
-        """How many values of each unit were seen."""
+        """The number of values of each unit, (units,)."""
         return self.finite + self.nonfinite + self.overflowed
 
     @property
     def min(self) -> Floats:
-        """The least finite value of each unit, zeros included; inf where there is none."""
+        """The lowest finite value of each unit, zeros included, (units,); inf for a unit without one."""
         return np.minimum(self.minimum, np.where(self.zeros > 0, 0.0, np.inf))
 
     @property
     def max(self) -> Floats:
-        """The greatest; -inf where there is none."""
+        """The highest finite value of each unit, zeros included, (units,); -inf for a unit without one."""
         return np.maximum(self.maximum, np.where(self.zeros > 0, 0.0, -np.inf))
 
     def __add__(self, other: Sketch) -> Sketch:
@@ -244,7 +244,7 @@ class Sketch:
     __hash__ = None  # type: ignore[assignment]  # arrays inside
 
     def __getitem__(self, some: slice) -> Sketch:
-        """Some consecutive units."""
+        """A slice of the units."""
         first, last, step = some.indices(self.units)
         if step != 1:
             raise UsageError("units are taken one after the other", "use take() for others")
@@ -261,7 +261,7 @@ class Sketch:
         )
 
     def take(self, units: npt.ArrayLike, grid: Grid | None = None) -> Sketch:
-        """Units by their numbers, in that order."""
+        """The units with these numbers, in this order."""
         wanted = np.asarray(units, np.int64)
         if grid is None and np.array_equal(wanted, np.arange(self.units)):
             return replace(self, grid=None)
@@ -280,7 +280,7 @@ class Sketch:
         )
 
     def select(self, wanted: Bools) -> Sketch:
-        """The units for which a mask, (units,), is True."""
+        """The units where a mask, (units,), is True."""
         return self if wanted.all() else self.take(np.flatnonzero(wanted))
 
     def repeat(self, times: int) -> Sketch:
@@ -292,12 +292,12 @@ class Sketch:
         return replace(self, counts=narrow(self.counts.astype(np.int64) * times), weights=weights, **counters)
 
     def coarsen(self, mantissa_bits: int) -> Sketch:
-        """The sketch that counting with so many mantissa bits gives, however few the distinct values are.
+        """The sketch that counting with fewer mantissa bits would give, even if distinct values are few.
 
         ``exact`` is then False unless no bit that was dropped is set.
 
         Raises:
-            UsageError: more bits than the sketch has, or fewer than none.
+            UsageError: the sketch has fewer bits, or the number is negative.
         """
         if not 0 <= mantissa_bits <= self.resolution.mantissa_bits:
             raise UsageError(

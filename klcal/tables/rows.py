@@ -103,6 +103,11 @@ class Row:
         shown = ", ".join(f"{name}={_short(value)}" for name, value in known.items() if value not in (None, ""))
         return f"Row({shown})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        found: str = import_module("klcal.writers.html").of_row(self)
+        return found
+
     @property
     def failed(self) -> bool:
         """Whether the tensor, or one of its units, should have a scale and has none."""

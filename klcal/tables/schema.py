@@ -27,6 +27,7 @@ __all__ = [
     "NUMERIC_FIELDS",
     "OPTIONS",
     "RELATIVE",
+    "REPORT",
     "SKETCH",
     "TABLE",
     "TABLE_1",
@@ -41,6 +42,7 @@ SKETCH = "klcal.sketch/1"
 CHANGES = "klcal.changes/1"
 CONTENTS = "klcal.contents/1"
 EXPLANATION = "klcal.explanation/1"
+REPORT = "klcal.report/1"
 OPTIONS = "klcal.options/1"
 
 UNIT_FIELDS = ("scale", "zero_point", "low", "high", "kl", "mse", "sqnr_db", "clipped")

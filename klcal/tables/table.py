@@ -105,6 +105,7 @@ class Table:
     left_out: int = 0  # rows left out, because only the first were wanted
     findings: tuple[Finding, ...] = ()  # what a gate stopped at
     judged: bool = True  # of changes: whether anything could be compared
+    columns: tuple[str, ...] = ()  # that people get to see, by their names; nothing for the usual ones
 
     @property
     def schema(self) -> str:

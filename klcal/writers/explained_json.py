@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import Any, TextIO
 
 from klcal.tables.explanation import Explanation
@@ -31,15 +31,14 @@ def write(table: Table, out: TextIO) -> None:
     out.write("".join(f',\n "{key}": {dump(of_all[key])}' for key in ("errors", "warnings")) + "\n}\n")
 
 
-def as_dict(of: Explanation) -> dict[str, Any]:
-    """The numbers as JSON has them: floats are the shortest text that reads back to the same float32."""
-    found: dict[str, Any] = _plain(asdict(of))
-    return found
+def as_dict(of: Any) -> dict[str, Any]:
+    """The fields of an explanation, or of a part of it: floats are the shortest text that gives the same float32."""
+    return {field.name: _plain(getattr(of, field.name)) for field in fields(of)}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return shortest(value)
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, tuple):
+        return list(value) if value and isinstance(value[0], int) else [_plain(each) for each in value]
+    return as_dict(value) if is_dataclass(value) else value

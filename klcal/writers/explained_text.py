@@ -10,8 +10,8 @@ from typing import TextIO
 from klcal.tables.explanation import Alternative, Curve, Explanation, Histogram, Octaves
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
+from klcal.writers.columns import shape
 from klcal.writers.floats import for_people
-from klcal.writers.people import shape
 from klcal.writers.plots import LOWER, UPPER, as_ascii, axis, bars, logarithms, marks, sparkline, stacked
 from klcal.writers.terminal import USUAL, has_blocks, width_of
 from klcal.writers.text import escape, shorten
@@ -57,6 +57,8 @@ def lines(row: Row, width: int) -> Iterator[str]:
     if row.units is not None:
         yield from _units(row, width)
     said = sentences(row)
+    if row.units is not None:
+        said = [*said, "--unit N explains one of them."]
     if said:
         yield ""
     for each in (*said, *(row.note.split("; ") if row.note else ())):

@@ -5,40 +5,59 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape as html_escape
 
-from klcal.tables.table import Table
-from klcal.writers.people import columns, headline, notes, remark_titles, remarks
+from klcal.tables.rows import Row
+from klcal.tables.table import Config, Table
+from klcal.writers.columns import HISTOGRAM
+from klcal.writers.people import columns, headline, notes, remark_titles, remarks, shown_rows
+from klcal.writers.small_figures import figure_of
 from klcal.writers.text import escape
+from klcal.writers.words import sentences
 
-__all__ = ["ROWS", "fragment"]
+__all__ = ["ROWS", "fragment", "of_row"]
 
 ROWS = 100  # that are shown; a notebook holds all that it has ever shown
 NUMBER, TEXT = ' style="text-align: right"', ' style="text-align: left"'
 
 
+def of_row(row: Row) -> str:
+    """A row as a table of one, and what its explanation says."""
+    words = (row.method, row.target, row.scheme, row.per, row.scale_format)
+    method, dtype, scheme, per, scale_format = (word or "" for word in words)
+    table = Table(Config(method, dtype, scheme, per or "tensor", scale_format), (row,))
+    said = sentences(row) if row.status == "ok" else []
+    return "\n".join([fragment(table), *(f"<p>{_text(each)}</p>" for each in said)])
+
+
 def fragment(table: Table) -> str:
     """The headline, the rows with an answer, then the others with their reasons; at most ``ROWS`` of each."""
     pieces = [f"<p>{_text(headline(table))}</p>"]
-    if shown := columns(table):
+    if shown := [column for column in columns(table) if column.title != HISTOGRAM]:
         aligned = [NUMBER if column.number else TEXT for column in shown]
-        cells = list(zip(*(column.cells for column in shown), strict=True))
-        pieces += _grid([column.title for column in shown], cells, aligned)
-    if others := list(remarks(table)):
-        pieces += _grid(remark_titles(table), others, [TEXT] * 3)
+        titles = [column.title for column in shown]
+        cells: list[Iterable[str]] = [map(_text, column.cells) for column in shown]
+        figures = [figure_of(row) if isinstance(row, Row) else "" for row in shown_rows(table)[:ROWS]]
+        if any(figures):
+            titles, aligned = [*titles, "figures"], [*aligned, TEXT]
+            cells.append(figures)
+        pieces += _grid(titles, list(zip(*cells, strict=False)), aligned, len(shown[0].cells))
+    if others := [tuple(map(_text, each)) for each in remarks(table)]:
+        pieces += _grid(remark_titles(table), others, [TEXT] * 3, len(others))
     pieces += (f"<p>{_text(said)}</p>" for said in (*notes(table), *table.warnings))
     return "\n".join(pieces)
 
 
-def _grid(titles: Iterable[str], rows: Sequence[tuple[str, ...]], aligned: list[str]) -> Iterator[str]:
+def _grid(titles: Iterable[str], rows: Sequence[tuple[str, ...]], aligned: Sequence[str], number: int) -> Iterator[str]:
+    """The first of so many rows, whose cells are markup."""
     yield "<table>"
-    yield _line("th", titles, aligned)
+    yield _line("th", map(_text, titles), aligned)
     yield from (_line("td", cells, aligned) for cells in rows[:ROWS])
     yield "</table>"
-    if len(rows) > ROWS:
-        yield f"<p>… and {len(rows) - ROWS} more</p>"
+    if number > ROWS:
+        yield f"<p>… and {number - ROWS} more</p>"
 
 
-def _line(tag: str, cells: Iterable[str], aligned: list[str]) -> str:
-    inner = "".join(f"<{tag}{style}>{_text(cell)}</{tag}>" for cell, style in zip(cells, aligned, strict=True))
+def _line(tag: str, cells: Iterable[str], aligned: Sequence[str]) -> str:
+    inner = "".join(f"<{tag}{style}>{cell}</{tag}>" for cell, style in zip(cells, aligned, strict=True))
     return f"<tr>{inner}</tr>"
 
 

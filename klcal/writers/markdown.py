@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from klcal.tables.table import Table
+from klcal.writers.columns import Column
 from klcal.writers.floats import for_people
-from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
+from klcal.writers.people import columns, headline, notes, remark_titles, remarks
 from klcal.writers.text import escape
 
 __all__ = ["write"]

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from klcal.tables.table import Table
-from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
+from klcal.writers.columns import Column
+from klcal.writers.people import columns, headline, notes, remark_titles, remarks
 from klcal.writers.plots import as_ascii
 from klcal.writers.terminal import has_blocks, width_of
 from klcal.writers.text import escape, is_narrow, shorten, told_apart, width_to_tell

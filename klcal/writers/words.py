@@ -35,7 +35,7 @@ def _of_units(row: Row) -> Iterator[str]:
         worst, best = min(known), max(known)
         yield (
             f"Of {len(row.units)} units, number {worst[1]} loses most: {for_people(worst[0])} dB, "
-            f"against {for_people(best[0])} dB for number {best[1]}; --unit {worst[1]} explains it."
+            f"against {for_people(best[0])} dB for number {best[1]}."
         )
 
 

@@ -198,7 +198,7 @@ class Broken(io.TextIOWrapper):
     "error", [*FAILURES.values(), BrokenPipeError(errno.EPIPE, "as told")], ids=[*FAILURES, "EPIPE"]
 )
 @pytest.mark.parametrize("format_", ["json", "plain", "table"])
-def test_a_stdout_that_fails_is_told_once_and_has_a_code(here, error, format_):
+def test_a_stdout_that_fails_is_reported_once_and_has_a_code(here, error, format_):
     for number in count(1):
         anomaly, err = Anomaly(error, number, True), io.StringIO()
         with redirect_stdout(Broken(anomaly)), redirect_stderr(err):

@@ -188,7 +188,7 @@ def test_a_directory_for_a_directory(argument):
 # --- refusals: nothing is written
 
 
-def test_what_the_table_has_not_is_kept_and_counted():
+def test_tensors_that_the_table_lacks_are_kept_and_counted():
     path = save("m.safetensors", w=VALUES, v=VALUES)
     assert klcal("calibrate", path, "--include", "w", "-o", "t.json").code == 0
     found = klcal("apply", path, "--table", "t.json", "--to", "safetensors", "-o", "q.safetensors")
@@ -197,7 +197,7 @@ def test_what_the_table_has_not_is_kept_and_counted():
     np.testing.assert_array_equal(safetensors.numpy.load_file("q.safetensors")["v"], VALUES)
 
 
-def test_a_unit_without_a_scale_is_told_with_what_is_to_be_typed():
+def test_a_unit_without_a_scale_is_reported_with_what_is_to_be_typed():
     """Its values are below what the scale's format can hold."""
     values = VALUES.copy()
     values[3] = 1e-12
@@ -384,7 +384,7 @@ def test_two_do_not_write_one_directory():
         pass
 
 
-def test_no_room_is_told_and_what_is_done_stays(monkeypatch):
+def test_no_room_is_reported_and_what_is_done_stays(monkeypatch):
     checkpoint("m")
 
     def full(*_):
@@ -524,7 +524,7 @@ def test_two_files_that_would_be_one_are_refused():
     assert "'a.safetensors'" in found.err
 
 
-def test_rows_that_the_model_has_not_are_said():
+def test_rows_that_the_model_lacks_are_reported():
     save("m.safetensors", w=VALUES, lost=VALUES)
     table = library.calibrate_files("m.safetensors")
     save("m.safetensors", w=VALUES)

@@ -149,7 +149,7 @@ def test_pooled_activations_and_importance_are_asked_for_again(here):
 # --- what cannot be judged by
 
 
-def test_a_configuration_that_differs_is_told_and_update_takes_it(here):
+def test_a_configuration_that_differs_is_reported_and_update_takes_it(here):
     arguments = ("check", "m.safetensors", "--baseline", "base.json", "--dtype", "uint8")
     told = one_message(klcal(*arguments))
     assert told.startswith("klcal: error: --dtype is uint8, and int8 in the baseline; leave it out, or make ")
@@ -250,7 +250,7 @@ def test_update_drops_no_file_that_was_not_named(here):
     assert Path("base.json").read_bytes() == was
 
 
-def test_a_baseline_that_cannot_be_written_is_told_before_anything_is_read(here):
+def test_a_baseline_that_cannot_be_written_is_reported_before_anything_is_read(here):
     Path("base.json").rename("base.pt")
     result = klcal("check", "absent", "--baseline", "base.pt", "--update")
     assert (result.code, "would replace a tensor file" in one_message(result)) == (2, True)

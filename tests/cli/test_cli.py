@@ -226,7 +226,7 @@ def test_a_kernel_that_is_not_there_is_refused_by_every_command_and_help_is_give
     ],
     ids=lambda value: " ".join(value[2:]) if value and value[0] == "calibrate" else None,
 )
-def test_a_wrong_command_line_is_told_in_one_line_before_anything_is_read(here, monkeypatch, arguments, told):
+def test_a_wrong_command_line_is_reported_in_one_line_before_anything_is_read(here, monkeypatch, arguments, told):
     monkeypatch.setattr(gathered, "find", None)
     result = klcal(*arguments)
     assert (result.code, result.out) == (2, "")
@@ -294,7 +294,7 @@ class Unknown:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_every_bad_file_is_told_once_and_costs_no_other(here, beside):
+def test_every_bad_file_is_reported_once_and_costs_no_other(here, beside):
     bad = save_bad_files()
     result = klcal("calibrate", *bad, *["x.npy"] * beside, "--format", "json")
     assert result.code == (4 if beside else 3)
@@ -367,7 +367,7 @@ def test_names_are_data(here, format_):
         assert result.tensors.keys() == {*names, "x"}
 
 
-def test_many_failures_are_told_in_few_lines_and_all_in_the_document(here):
+def test_many_failures_are_reported_in_few_lines_and_all_in_the_document(here):
     safetensors.numpy.save_file({f"t{i}": np.array([np.nan], np.float32) for i in range(50)}, "m.safetensors")
     result = klcal("calibrate", ".", "--format", "json")
     assert len(result.messages) == 21

@@ -289,7 +289,7 @@ def test_of_equal_names_the_one_of_the_file_is_taken_and_without_it_none(tmp_pat
     )
 
 
-def test_the_file_goes_before_the_name(tmp_path):
+def test_rows_are_found_by_file_before_name(tmp_path):
     """Tied weights: the first name is found in another file, the second one in this."""
     wide, narrow = normal(500) * 100, normal(500)
     saved(tmp_path / "wide.safetensors", a=wide)

@@ -85,6 +85,8 @@ CASES = [
     ("klcal apply m.safetensors --include x", ["x???touch?pwned?"]),
     ("klcal calibrate . --include conv1.w", ["conv1.weight"]),
     ("klcal export t.json --include conv1.w", ["conv1.weight"]),
+    ("klcal explain m.safetensors conv1.", ["conv1.bias", "conv1.weight"]),
+    ("klcal explain m.safetensors x", [""]),  # which no shell could be given as it is
     ("klcal calibrate --include ", [""]),  # no file, no names
     ("klcal calibrate absent.npy --include ", [""]),
     ("klcal calibrate broken.npy --include ", [""]),

@@ -12,11 +12,12 @@ import pytest
 import safetensors.numpy
 from typer.main import get_command
 
-from klcal.cli.configuration import NO_FILE, File, find_file, options_of, read_file, settings_of, shape_of
-from klcal.cli.configuration import _wanted as wanted
+from klcal.cli.configuration import NO_FILE, File, find_file, read_file
+from klcal.cli.keys import options_of, shape_of, wanted
 from klcal.cli.main import app
 from klcal.cli.panels import ConfiguredCommand
 from klcal.cli.schema import schemas
+from klcal.cli.settings import settings_of
 from tests.support.command import environment, klcal, normal, one_message
 from tests.support.guides import DOCS
 
@@ -370,11 +371,13 @@ def test_a_variable_without_a_value_of_its_option_is_an_error(here, monkeypatch,
     assert one_message(klcal("calibrate", "m.safetensors")) == f"klcal: error: {told}"
 
 
-def test_a_variable_that_is_misspelt_is_told_and_one_of_somebody_else_is_not(here, monkeypatch):
+def test_a_variable_that_is_misspelt_is_reported_and_one_of_somebody_else_is_not(here, monkeypatch):
     monkeypatch.setenv("KLCAL_DTYP", "int8")
     monkeypatch.setenv("KLCAL_VERSION", "0.2.0")
+    monkeypatch.setenv("KLCAL_STATS", "1")  # an option of one command
     told = "klcal: warning: KLCAL_DTYP in the environment says nothing; did you mean KLCAL_DTYPE?"
-    assert klcal("inspect", "m.safetensors").messages == [told]
+    of_one = "klcal: warning: KLCAL_STATS in the environment says nothing; did you mean KLCAL_INSPECT_STATS?"
+    assert klcal("inspect", "m.safetensors").messages == [told, of_one]
     assert klcal("inspect", "m.safetensors", "--quiet").messages == []
 
 
@@ -394,11 +397,11 @@ def test_the_command_shows_values_and_where_they_are_from(here, monkeypatch):
     monkeypatch.setenv("KLCAL_PER", "channel")
     rows = [line.split("\t") for line in klcal("config").out.splitlines()]
     assert rows[0] == ["option", "value", "from", "commands"]
-    calibrating = "calibrate, check, apply"
+    calibrating = "calibrate, check, explain, report, apply"
     assert ["dtype", "a=int4; int8", "klcal.toml", calibrating] in rows
     assert ["per", "channel", "KLCAL_PER", f"{calibrating}, sketch"] in rows
     assert ["jobs", "1", "klcal.toml", "check"] in rows
-    assert ["jobs", "3", "klcal.toml", "calibrate, compare, apply, sketch, inspect"] in rows
+    assert ["jobs", "3", "klcal.toml", "calibrate, compare, explain, report, apply, sketch, inspect"] in rows
     assert ["nonfinite", "fail", "default", calibrating] in rows
     document = klcal("config", "check", "--format", "json").document
     assert document["file"] == "klcal.toml"
@@ -407,6 +410,16 @@ def test_the_command_shows_values_and_where_they_are_from(here, monkeypatch):
     assert options["dtype"]["value"] == ["a=int4", "int8"]
     assert options["top"] == {"value": None, "from": "default", "commands": ["check"]}
     assert one_message(klcal("config", "chek")).startswith("klcal: error: there is no command 'chek'; use one of cal")
+
+
+def test_the_table_for_people_has_its_columns_below_each_other(here):
+    configure(f'exclude = "{"x" * 90}"\n[check]\nfail-on = "missing"')
+    head, *rows = klcal("config", "check", "--format", "table").out.splitlines()
+    starts = [head.index(title) for title in ("option", "value", "from", "commands")]
+    for row in rows:
+        assert all(row[start - 1] == " " and row[start] != " " for start in (starts[2], starts[3])), row
+    assert any("…" in row for row in rows)  # people see less of a long value
+    assert "x" * 90 in klcal("config", "check").out
 
 
 # --- the schema of the file and what the reader takes are the same

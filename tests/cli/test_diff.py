@@ -134,7 +134,7 @@ def test_units_that_one_side_lacks_are_found(here, to):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "{", '{"x": []}', '{"version": "2.0.0"}', '{"schema": "klcal.x"}', "TRT"]
 )
-def test_what_is_no_table_is_told(here, text):
+def test_a_file_that_is_not_a_table_is_reported(here, text):
     Path("x").write_text(text)
     for arguments in (("x", "was.json"), ("was.json", "x")):
         result = klcal("diff", *arguments)
@@ -142,7 +142,7 @@ def test_what_is_no_table_is_told(here, text):
         assert one_message(result)
 
 
-def test_a_cut_table_is_told(here):
+def test_a_cut_table_is_reported(here):
     text = Path("was.json").read_bytes()
     for length in range(1, len(text) - 3, 97):
         Path("x").write_bytes(text[:length])
@@ -257,7 +257,7 @@ def test_the_defaults_pass_noise_and_are_met_beyond_it():
         ("d.mse < -1", "can never be met: the change of mse is at least -1"),
     ],
 )
-def test_a_rule_that_is_none_is_told(text, message):
+def test_a_rule_that_cannot_be_read_is_reported(text, message):
     with pytest.raises(UsageError) as told:
         parse_rule(text)
     assert message in str(told.value)

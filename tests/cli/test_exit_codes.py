@@ -107,7 +107,7 @@ def test_the_highest_of_1_4_5_but_3_where_there_is_no_answer(statuses, lost, tri
     assert exit_code(Table.of(CONFIG, rows, errors), findings) == expected
 
 
-def test_a_bug_is_told_in_one_line_and_without_its_text(here, monkeypatch):
+def test_a_bug_is_reported_in_one_line_and_without_its_text(here, monkeypatch):
     def broken(*_):
         raise RuntimeError("use weights_only=False")
 
@@ -165,7 +165,7 @@ def test_head_reads_the_first_of_many_lines_in_silence(here):
 
 
 @with_full
-def test_a_full_disk_behind_stdout_is_told(here):
+def test_a_full_disk_behind_stdout_is_reported(here):
     with FULL.open("w") as full:
         result = klcal_process("calibrate", "good.npy", stdout=full)
     assert result.code == 4
@@ -183,7 +183,7 @@ def shell(redirected: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", f"{' '.join(COMMAND)} {redirected}"], capture_output=True, text=True)
 
 
-def test_closed_streams_are_told_or_done_without(here):
+def test_closed_streams_are_reported_or_done_without(here):
     done = shell("calibrate good.npy >&-")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     for question in ("--version", "--help", "calibrate -h"):

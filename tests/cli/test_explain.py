@@ -139,7 +139,7 @@ def test_pictures_without_matplotlib_say_what_to_install(model, monkeypatch):
 
 
 @with_full
-def test_a_full_disk_is_told(model):
+def test_a_full_disk_is_reported(model):
     with FULL.open("w") as full:
         result = klcal_process("explain", model, "fc.weight", stdout=full)
     assert result.code == 4

@@ -201,7 +201,7 @@ def test_tied_weights_have_the_names_that_the_model_has(onnx_model):
     assert "'a': it is not in" in refused("--weights", save("w.json", replace(tied, aliases=())), "--model", onnx_model)
 
 
-def test_weights_of_another_shape_or_along_another_axis_are_told(onnx_model):
+def test_weights_of_another_shape_or_along_another_axis_are_reported(onnx_model):
     turned = replace(WEIGHTS[1], shape=(5, 144))
     message = refused("--weights", save("w.json", turned), "--model", onnx_model)
     assert "the shape [5, 144] in the table and [144, 5] in m.onnx; calibrate m.onnx itself" in message
@@ -213,14 +213,14 @@ def test_weights_of_another_shape_or_along_another_axis_are_told(onnx_model):
     assert klcal("export", "--weights", wrong, "--to", "aimet-2.0.0", "--model", "w.onnx").code == 0
 
 
-def test_weights_of_another_file_than_the_model_are_told(onnx_model):
+def test_weights_of_another_file_than_the_model_are_reported(onnx_model):
     done = klcal("export", "--weights", "weights.json", "--to", "ort", "--model", onnx_model)
     assert "'conv.weight', 'fc.weight' (2 tensors): calibrated in m.pt: exporters fold BatchNorm" in done.err
     same = save("same.json", *WEIGHTS, source="models/m.onnx")
     assert "BatchNorm" not in klcal("export", same, "--to", "ort", "--model", onnx_model).err
 
 
-def test_what_a_table_lacks_is_told():
+def test_what_a_table_lacks_is_reported():
     table = library.load_table("acts.json")
     replace(table, errors=(FileError("broken.npy", "cut short"),)).write("less.json")
     assert "a table has nothing of 'broken.npy'" in klcal("export", "less.json", "--to", "ort").err
@@ -288,7 +288,7 @@ def test_many_tensors_are_one_message():
         (("acts.json", "--names", "empty"), "has no names"),
     ],
 )
-def test_wrong_usage_is_told_and_nothing_written(arguments, told):
+def test_wrong_usage_is_reported_and_nothing_written(arguments, told):
     Path("damaged.json").write_text('{"schema": "klcal.table/2"')
     Path("damaged.onnx").write_bytes(MODEL[:-3])
     Path("binary").write_bytes(b"\xff\xfe")
@@ -310,7 +310,7 @@ def test_to_is_needed_and_one_of_the_formats():
     assert "'onnx' is not one of 'ort'" in one_message(klcal("export", "acts.json", "--to", "onnx"))
 
 
-def test_globs_that_match_nothing_are_told():
+def test_globs_that_match_nothing_are_reported():
     done = klcal("export", "acts.json", "--to", "ort", "--exclude", "conv*")
     assert "--exclude 'conv*' matches no tensor; the nearest names are" in done.err
 

@@ -55,7 +55,7 @@ def test_a_changed_shape_fails_each_condition_element_by_element():
     assert tripped("compare", p, q, "--fail-on", "js > 0.1") == "", "which needs no order"
 
 
-def test_another_order_and_a_side_of_zeros_are_told():
+def test_another_order_and_a_side_of_zeros_are_reported():
     np.save("c.npy", normal(6).reshape(2, 3))
     np.save("f.npy", np.asfortranarray(np.load("c.npy")))
     assert "different orders" in tripped("compare", "c.npy", "f.npy", "--fail-on", "cosine < 0.9")
@@ -278,7 +278,7 @@ def test_one_outlier_that_makes_all_others_zero_is_seen():
     assert klcal("calibrate", "x.npy", "--fail-on", "rounded_to_zero > 50%").code == 1
 
 
-def test_an_outlier_in_a_channel_is_told_of_the_channel():
+def test_an_outlier_in_a_channel_is_reported_of_the_channel():
     values = normal(400).reshape(4, 100)
     values[2, 7] = 1e4
     np.save("m.npy", values)

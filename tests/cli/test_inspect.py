@@ -61,7 +61,7 @@ def test_values_are_as_numpy_counts_them(model):
     assert sum(found["layers.3.fc.weight"]["histogram"]) == 12
 
 
-def test_an_outlier_is_told(tmp_path):
+def test_an_outlier_is_reported(tmp_path):
     values = np.ones(10_000, np.float32)
     values[7] = -50
     np.save(tmp_path / "x.npy", values)
@@ -75,7 +75,7 @@ def test_what_is_alike_is_one_row(model):
     assert found["layers.*.*"]["shape"] == [4, 3]
 
 
-def test_sketch_files_and_quantized_models_are_told(tmp_path):
+def test_sketch_files_and_quantized_models_are_reported(tmp_path):
     klcal.save_sketches(tmp_path / "s.safetensors", {"x": klcal.sketch(VALUES)})
     assert rows(tmp_path / "s.safetensors", "--stats")[1]["x"]["zeros"] == 2
     klcal.apply(SAMPLES / "mtcnn_pnet.pt", tmp_path / "q.npz", to="npz", dtype="int8", include="conv1.weight")

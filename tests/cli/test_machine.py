@@ -185,7 +185,7 @@ def test_a_disk_that_is_full_leaves_the_old_output_and_no_other_file(here, size)
     assert (result.code, "cannot write to stdout: file too large" in one_message(result)) == (4, True)
 
 
-def test_a_copy_of_standard_input_that_does_not_fit_is_told(here):
+def test_a_copy_of_standard_input_that_does_not_fit_is_reported(here):
     data = Path("x.npy").read_bytes()
     result = klcal_process("calibrate", "-", "x.npy", input=data, preexec_fn=with_file_limit(1000))
     assert (result.code, result.out.count("\n")) == (4, 2)

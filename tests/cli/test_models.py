@@ -60,7 +60,7 @@ def test_a_normalisation_that_was_folded_into_a_weight_is_seen(here):
     assert own["max"] == pytest.approx(folded.max())
 
 
-def test_data_beside_a_model_that_were_cut_are_told(here):
+def test_data_beside_a_model_that_were_cut_are_reported(here):
     (here / "m.onnx").write_bytes(model(tensor(more=external())))
     (here / "m.onnx_data").write_bytes(VALUES[:-1])
     (row,) = rows("calibrate", "m.onnx", code=3)

@@ -59,7 +59,7 @@ def test_the_suffix_names_the_format(here, name, format_):
 
 
 @pytest.mark.parametrize("format_", sorted(set(WRITERS) - BINARY))
-def test_a_format_that_is_named_goes_before_the_suffix(here, format_):
+def test_a_named_format_takes_precedence_over_the_suffix(here, format_):
     result = klcal("calibrate", "x.npy", "-o", "x.json", "--format", format_)
     assert (result.code, result.out, result.err) == (0, "", "")
     assert Path("x.json").read_text() == klcal("calibrate", "x.npy", "--format", format_).out
@@ -178,7 +178,7 @@ def test_an_answer_beside_the_inputs_is_replaced_by_the_next(here):
     assert files() == ["scales.json", "x.npy"]
 
 
-def test_a_directory_that_is_gone_is_told(here):
+def test_a_directory_that_is_gone_is_reported(here):
     """The working directory was removed while the shell stood in it."""
     Path("gone").mkdir()
     os.chdir("gone")
@@ -274,7 +274,7 @@ def test_a_run_that_stops_leaves_the_old_file(here, monkeypatch, error):
 
 
 @with_full
-def test_a_full_device_is_told_and_stays_a_device(here):
+def test_a_full_device_is_reported_and_stays_a_device(here):
     result = klcal("calibrate", "x.npy", "-o", FULL)
     assert result.code == 4
     assert "cannot write '/dev/full': no space left on device" in one_message(result)

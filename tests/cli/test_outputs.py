@@ -55,7 +55,7 @@ def test_one_output_has_the_format_that_is_asked_for_whatever_it_is_called(here)
         (["-o", "a.json", "-o", "x.npy"], "x.npy"),
     ],
 )
-def test_what_cannot_be_written_is_told_and_nothing_is(here, words, message):
+def test_what_cannot_be_written_is_reported_and_nothing_is(here, words, message):
     was = sorted(path.name for path in here.iterdir())
     result = klcal_process(*CALIBRATE, *words)
     assert result.code == 2
@@ -63,7 +63,7 @@ def test_what_cannot_be_written_is_told_and_nothing_is(here, words, message):
     assert sorted(path.name for path in here.iterdir()) == was
 
 
-def test_a_directory_that_is_gone_is_told_of_several_outputs_too(here):
+def test_a_directory_that_is_gone_is_reported_of_several_outputs_too(here):
     Path("gone").mkdir()
     os.chdir("gone")
     Path("../gone").rmdir()

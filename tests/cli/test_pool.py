@@ -194,7 +194,7 @@ def test_importance_is_that_of_what_is_pooled(acts):
     assert row["scale"] == pytest.approx(alone.scale, rel=1e-7)
 
 
-def test_a_pattern_that_is_found_nowhere_is_told(acts):
+def test_a_pattern_that_is_found_nowhere_is_reported(acts):
     result = pooled(acts, pool="(x)yz")
     assert one_message(result).endswith("--pool '(x)yz' is found in no source/name; the first is 'conv1/batch_000.npy'")
     assert len(result.tensors) == 6
@@ -280,7 +280,7 @@ def test_a_pooled_table_quantizes_what_it_was_made_of(acts):
     assert result.tensors["conv1"]["sqnr_db"] > 40
 
 
-def test_a_bad_batch_of_one_side_is_told(acts):
+def test_a_bad_batch_of_one_side_is_reported(acts):
     np.save(acts / "conv1/batch_002.npy", BATCHES[2].astype(np.float16))
     result = klcal("compare", acts, acts, "--pool", "dir", "--format", "json")
     assert result.code == ExitCode.PARTIAL

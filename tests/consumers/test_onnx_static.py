@@ -151,7 +151,7 @@ def test_what_is_quantized_without_a_scale_is_an_error(network):
     assert "klcal: error: 'relu_out', 'y' (2 tensors): ONNX Runtime quantizes it, and it has no scale" in said
 
 
-def test_the_reason_of_a_tensor_without_a_scale_is_told(network):
+def test_the_reason_of_a_tensor_without_a_scale_is_reported(network):
     recorded = dict(np.load("activations.npz"))
     recorded["y"][0, 0] = np.nan
     np.savez("activations.npz", **recorded)
@@ -159,7 +159,7 @@ def test_the_reason_of_a_tensor_without_a_scale_is_told(network):
     assert "klcal: error: 'y': it has no scale: 1 NaN among 320 values" in said
 
 
-def test_names_that_the_model_has_not_and_scales_that_are_not_used_are_told(network):
+def test_unknown_names_and_unused_scales_are_reported(network):
     recorded = dict(np.load("activations.npz"))
     np.savez("activations.npz", **recorded, flat=recorded["relu_out"], mistyped=recorded["x"])
     said = apply(activations="activations.npz")
@@ -175,7 +175,7 @@ def test_a_weight_that_is_excluded_leaves_its_operator_in_float(network):
     assert "y_scale" not in held
 
 
-def test_a_weight_without_a_row_is_told(network):
+def test_a_weight_without_a_row_is_reported(network):
     klcal("calibrate", "model.onnx", "--dtype", "int8", "--include", "conv*", "-o", TABLES[1])
     said = by_tables()
     assert "klcal: warning: 'fc.weight': the table has no row for it: it is kept as it is" in said
@@ -234,7 +234,7 @@ def test_weights_in_constants_and_a_tied_weight(network):
     assert np.abs(ours - found["y"]).max() < 0.05 * np.abs(found["y"]).max()
 
 
-def test_a_scale_that_is_raised_for_a_bias_is_told(network):
+def test_a_scale_that_is_raised_for_a_bias_is_reported(network):
     model = onnx.load("model.onnx")
     (bias,) = [each for each in model.graph.initializer if each.name == "conv.bias"]
     bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([1e6, 0, 0, 0]), "conv.bias"))

@@ -86,7 +86,7 @@ def test_other_types_and_schemes_too(network, activations, weights):
     check(network, before_relu=True)
 
 
-def test_a_relu_that_is_lost_is_told(network):
+def test_a_relu_that_is_lost_is_reported(network):
     """ONNX Runtime drops it, as if the least integer stood for 0."""
     calibrate(("--dtype", "int8"))
     told = export("ort", "weights.json")
@@ -131,7 +131,7 @@ def test_a_bias_among_the_overrides_would_become_eight_bits():
     assert weights_of("quantized.onnx")["conv.bias_quantized"].dtype == np.int8
 
 
-def test_names_that_the_model_has_not_are_lost_in_silence():
+def test_names_that_the_model_lacks_are_lost_in_silence():
     """Why klcal looks at names itself: ONNX Runtime looks at the first alone."""
     export("ort", "weights.json")
     document = json.loads(Path("out.json").read_text())

@@ -120,7 +120,7 @@ def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
     assert not differing(row, replace(row))
 
 
-def test_what_the_kernel_is_told_is_kept_however_many_others_ask_meanwhile():
+def test_what_the_kernel_is_reported_is_kept_however_many_others_ask_meanwhile():
     """A tensor with a global scale has a scheme of its own, and threads search several tensors at once."""
     loss = figures_alone(8)
     first = search_of(Scheme.parse("int4"), None, loss)

@@ -204,7 +204,7 @@ class CudaError(RuntimeError):
 
 
 @pytest.mark.parametrize("error", [CudaError("CUDA_ERROR_ILLEGAL_ADDRESS"), RuntimeError("CUDA error: unspecified")])
-def test_a_device_that_stops_working_is_told_in_one_line(error):
+def test_a_device_that_stops_working_is_reported_in_one_line(error):
     with (
         pytest.raises(InputError, match="the device 'cuda:1' does not work, or no longer; use --device cpu"),
         stopped_devices("cuda:1"),
@@ -217,7 +217,7 @@ def test_a_device_that_stops_working_is_told_in_one_line(error):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), CudaError("CUDA_ERROR_OUT_OF_MEMORY: the API call")]
 )
-def test_a_device_without_room_is_told_by_its_name(error):
+def test_a_device_without_room_is_reported_by_its_name(error):
     what = "there is not enough memory for it on the device 'cuda:1'; free some there, or use --device cpu"
     with pytest.raises(InputError, match=what), stopped_devices("cuda:1"):
         raise error

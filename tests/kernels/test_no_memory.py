@@ -58,7 +58,7 @@ def laplace(*shape: int) -> np.ndarray:
     ],
     ids=str,
 )
-def test_an_allocation_that_fails_is_told(left, shape, asked):
+def test_an_allocation_that_fails_is_reported(left, shape, asked):
     sketch = klcal.sketch(laplace(*shape), per="channel")
     whole = klcal.calibrate(sketch, **asked)
     failures, number = 0, 0

@@ -60,7 +60,7 @@ def test_a_key_that_is_one_place_off_is_noticed():
     assert wrong.tolist() != found.tolist()
 
 
-def test_memory_that_runs_out_is_told(monkeypatch):
+def test_memory_that_runs_out_is_reported(monkeypatch):
     monkeypatch.setattr(units, "_klcal_unit_weights", lambda: lambda *_: -1)
     with pytest.raises(MemoryError, match="no room for the patterns of a unit"):
         unit_weights(np.ones(1, np.float32), "float32", np.array([0, 1]), np.ones(1, np.int64), ONE_KEY)

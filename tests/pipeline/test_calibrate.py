@@ -205,6 +205,9 @@ class Recorder:
     def __init__(self):
         self.total, self.read, self.names = (0, 0), 0, []
 
+    def watch(self):
+        return None
+
     def start(self, tensors, nbytes):
         self.total = (tensors, nbytes)
 

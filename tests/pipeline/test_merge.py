@@ -88,7 +88,7 @@ def test_counts_beyond_a_float64_add_up(tmp_path):
     assert (found.counts.tolist(), found.zeros.tolist()) == ([many + 1], [many + 1])
 
 
-def test_resolutions_that_differ_are_told(parts, tmp_path):
+def test_resolutions_that_differ_are_reported(parts, tmp_path):
     done = run("merge", *parts, "-o", tmp_path / "all.safetensors")
     assert done.returncode == 0
     assert "note: x: its resolutions differ in" in done.stderr
@@ -160,7 +160,7 @@ def test_sketching_depends_on_neither_jobs_nor_order(tmp_path):
     assert (tmp_path / "s1.safetensors").read_bytes() == (tmp_path / "s2.safetensors").read_bytes()
 
 
-def test_what_fails_is_told_and_left_out(tmp_path):
+def test_a_tensor_that_fails_is_reported_and_left_out(tmp_path):
     np.save(tmp_path / "good.npy", np.ones(3, np.float32))
     (tmp_path / "bad.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:-1])
     done = run("sketch", "good.npy", "bad.npy", "-o", "s.safetensors", cwd=tmp_path)

@@ -180,7 +180,7 @@ def test_rules_hold_for_what_is_pooled(tmp_path):
     "text",
     ["(", "dirs", "a+", "(?P<name>", "(?P<name>a)(?P<name>b)", "(a){99999999999999}", "(" * 50_000 + ")" * 50_000],
 )
-def test_what_is_no_rule_is_wrong_usage(text):
+def test_a_rule_that_cannot_be_read_is_wrong_usage(text):
     with pytest.raises(UsageError, match="pool"):
         Pool.parse(text)
 

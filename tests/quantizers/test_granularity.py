@@ -197,7 +197,7 @@ def test_a_unit_reads_back_from_its_text(text):
     "text",
     ["", "row", "channel:", "channel:x", "group", "group:", "group:-1", "group:2,", "tensor:0", "block:2", "block:0,1"],
 )
-def test_what_is_no_unit_is_told_with_those_there_are(text):
+def test_an_unknown_unit_is_reported_with_the_known_ones(text):
     with pytest.raises(UsageError, match=r"use tensor, channel, channel:AXIS, group:SIZE|sizes are ints, at least 1"):
         parse_per(text)
 

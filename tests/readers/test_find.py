@@ -158,7 +158,7 @@ def test_names_that_are_no_text_do_not_crash(here):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable to root")
-def test_a_directory_that_cannot_be_listed_is_told(here):
+def test_a_directory_that_cannot_be_listed_is_reported(here):
     npy("d/a.npy")
     Path("d/locked").mkdir(mode=0)
     found = find(["d", "d/locked"])
@@ -303,7 +303,7 @@ def test_a_pipe_or_a_dangling_link_in_a_directory_costs_only_itself(here):
         ("x.safetensors", b"\x10\0\0", "needs 8 bytes"),
     ],
 )
-def test_what_is_no_tensor_file_is_named(here, name, content, says):
+def test_a_file_that_is_not_a_tensor_file_is_named(here, name, content, says):
     Path(name).write_bytes(content)
     assert says in only_error(name)
 

@@ -90,7 +90,7 @@ def test_sums_without_counts_that_fit_are_refused(folder, tensors, message):
 
 
 @pytest.mark.parametrize("count", [-1, 0.5, np.nan, np.inf, -np.inf])
-def test_what_is_no_count_is_refused_when_it_is_read(folder, count):
+def test_a_count_that_is_not_a_number_is_refused_when_it_is_read(folder, count):
     found = describe(file_of(folder, imatrix_gguf({"w": ([[1.0, 2.0]], [count]), "x": ([[4.0]], [2])})))
     with pytest.raises(InputError, match="the counts of 'w' are not whole numbers of 0 or more; make") as refused:
         values(found[0])

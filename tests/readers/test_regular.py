@@ -65,7 +65,7 @@ def test_memory_is_bounded_by_a_chunk(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "device", "socket", "absent", "circle", "nul", "long"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+def test_a_file_that_is_not_regular_is_refused_at_once(tmp_path, kind):
     path = str(tmp_path / "x")
     if kind == "pipe":
         os.mkfifo(path)  # would block for ever: nobody writes to it
@@ -131,7 +131,7 @@ def test_a_file_that_changes_is_noticed(tmp_path, change, when):
             list(blocks)
 
 
-def test_a_disk_error_is_told_in_our_words(tmp_path, monkeypatch):
+def test_a_disk_error_is_reported_in_our_words(tmp_path, monkeypatch):
     file = a_file(tmp_path, bytes(100))
 
     def broken(*_):

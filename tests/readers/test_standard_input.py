@@ -95,7 +95,7 @@ def test_what_is_larger_than_memory_should_be_is_copied_in_pieces(folder):
         (': | "$PY" -c "$READ"', "0 0 True"),
     ],
 )
-def test_nothing_to_read_is_told(folder, shell, says):
+def test_nothing_to_read_is_reported(folder, shell, says):
     assert run(shell, folder).startswith(says)
 
 
@@ -133,7 +133,7 @@ def test_a_closed_descriptor_is_refused(folder):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_told_with_a_way_out(pipe, monkeypatch, code):
+def test_a_full_disk_is_reported_with_a_way_out(pipe, monkeypatch, code):
     def full(*_):
         raise OSError(code, "the system's words")
 
@@ -148,7 +148,7 @@ def test_short_writes_are_completed(pipe, monkeypatch):
     assert open_regular(spooled(pipe)).read(0, 100) == bytes(range(100))
 
 
-def test_a_disk_error_is_told_in_our_words(pipe, monkeypatch):
+def test_a_disk_error_is_reported_in_our_words(pipe, monkeypatch):
     def broken(*_):
         raise OSError(errno.EIO, "the system's words")
 
@@ -157,7 +157,7 @@ def test_a_disk_error_is_told_in_our_words(pipe, monkeypatch):
         spooled(pipe)
 
 
-def test_no_place_for_temporary_files_is_told(pipe, monkeypatch):
+def test_no_place_for_temporary_files_is_reported(pipe, monkeypatch):
     def nowhere(**_):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 

@@ -311,7 +311,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
-def test_what_is_no_table_is_refused_and_nothing_else_happens(text):
+def test_a_file_that_is_not_a_table_is_refused_and_nothing_else_happens(text):
     with pytest.raises(InputError, match=r"table|JSON|unit"):
         parse_table(text)
 

@@ -108,7 +108,7 @@ def test_texts_of_methods():
         ("percentile:", None, "write percentile:99.99"),
     ],
 )
-def test_what_is_no_method_is_explained(text, bins, message):
+def test_an_unknown_method_is_explained(text, bins, message):
     with pytest.raises(UsageError) as caught:
         parse(text, bins)
     assert message in str(caught.value)

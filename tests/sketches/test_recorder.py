@@ -221,7 +221,7 @@ def test_an_importance_of_what_is_not_finite_is_refused(tmp_path, value, counter
         )
 
 
-def test_nothing_that_was_recorded_is_told(network):
+def test_an_empty_recording_is_reported(network):
     with pytest.warns(UserWarning, match="nothing was recorded"), klcal.record(network):
         pass
     with pytest.raises(UsageError, match="give a glob of names, or a type"):

@@ -323,7 +323,7 @@ def test_scalars_and_empty_shapes():
 
 
 @pytest.mark.parametrize("values", [[1, 2], np.ones(3, bool), "int8", np.ones(2, complex)], ids=repr)
-def test_what_is_no_float_is_refused(values):
+def test_values_that_are_not_floats_are_refused(values):
     values = torch.ones(2, dtype=torch.int8) if isinstance(values, str) else values
     with pytest.raises(
         UsageError, match=r"(int64|bool|int8|complex128) values are not calibrated; hand in one of float64"

@@ -77,7 +77,7 @@ def test_no_error_at_all_is_infinite_and_a_cell_that_is_not_cut_has_no_kl():
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_each_word_that_differs_is_told(word):
+def test_each_word_that_differs_is_reported(word):
     other = {"status": "zero", "shape": (1,), "importance": True}.get(word, "another")
     row = ok("a")
     now = replace(row, **{word: other, **({"scale": None, "zero_point": None} if word == "status" else {})})
@@ -87,7 +87,7 @@ def test_each_word_that_differs_is_told(word):
 
 
 @pytest.mark.parametrize("field", NUMERIC_FIELDS)
-def test_each_number_that_differs_is_told(field):
+def test_each_number_that_differs_is_reported(field):
     row = replace(ok("a"), **{field: 1.0})
     (found,) = changes(table(row), table(replace(row, **{field: 2.0})))
     assert found.changed == (field,)
@@ -95,7 +95,7 @@ def test_each_number_that_differs_is_told(field):
     assert found.changed == (field,)
 
 
-def test_units_count_and_the_one_that_moved_most_is_told():
+def test_units_count_and_the_one_that_moved_most_is_reported():
     columns = {name: [1.0, 2.0, 4.0, 8.0] for name in ("scale", "low", "high", "mse", "sqnr_db", "clipped")}
     moved = {**columns, "scale": [1.0, 2.5, 3.0, 8.0]}
     rows = [ok("a", scale=None, zero_point=None, units=channels(4, each)) for each in (columns, moved)]

@@ -75,7 +75,7 @@ def test_the_pattern_of_commands_takes_none_that_is_not_escaped(line):
     assert not COMMAND.fullmatch(line)
 
 
-def test_a_name_that_is_a_command_is_none():
+def test_a_name_that_looks_like_a_command_does_not_act():
     _, line = written("github", replace(named("w"), findings=(found("x\n::error::y"),))).splitlines()
     assert line.startswith("::error file=model.pt,title=")
 

@@ -373,7 +373,7 @@ def test_columns_go_until_names_are_told_apart(width):
     assert hidden
 
 
-def test_of_equal_names_the_file_is_told_at_any_width():
+def test_of_equal_names_the_file_is_reported_at_any_width():
     names = [(name, f"checkpoints/run-{run}/model.safetensors") for run in range(3) for name in LAYERS]
     table = Table.of(tables.CONFIG, [tables.ok(name, source) for name, source in names])
     shown, _ = layout(columns(table), 60)

@@ -236,7 +236,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_state_dict_is_named(folder, kind):
+def test_a_file_that_is_not_a_state_dict_is_named(folder, kind):
     make, says = OTHERS[kind]
     assert re.search(says, refusal(file_of(folder, quietly(make))))
 

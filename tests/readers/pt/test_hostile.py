@@ -52,7 +52,7 @@ KINDS = list(gadgets("", b""))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_code_in_a_pickle_is_told_by_its_name_and_not_run(tmp_path, kind):
+def test_code_in_a_pickle_is_reported_by_its_name_and_not_run(tmp_path, kind):
     canary = tmp_path / "canary"
     value, named = gadgets(f"echo > {canary}", GOOD)[kind]
     old_value, _ = gadgets(f"echo > {canary}", OLD_GOOD)[kind]
