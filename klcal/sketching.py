@@ -30,6 +30,7 @@ def sketch_files(
     dequantize: bool = False,
     pool: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     resume: bool = False,
 ) -> Sketched:
     """Counts the tensors of some files, and keeps the counts alone, in a sketch file: as ``klcal sketch``.
@@ -56,6 +57,7 @@ def sketch_files(
         dequantize: whether codes that have a scale beside them are taken for what they stand for.
         pool: which tensors are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         jobs: how many processes count; the file does not depend on it.
+        scheduler: the address of a Dask cluster that counts instead, or "local": as ``--scheduler`` has it.
         resume: whether finished sketches are kept in the folder OUTPUT.part until all are there, and used again.
 
     Returns:
@@ -79,6 +81,7 @@ def sketch_files(
         per=Request.parse(per=per).per,
         importance=None if importance is None else path_of("importance", importance),
         jobs=count("jobs", jobs),
+        scheduler=None if scheduler is None else text("scheduler", scheduler),
         resume=resume,
     )
 

@@ -19,6 +19,7 @@ TORCH_MODULES = (
     "sketches.device_reading",
     "sketches.energy",
     "sketches.modules",
+    "sketches.processes",
     "sketches.recorder",
     "sketches.values",
     "quantizers.rounding",

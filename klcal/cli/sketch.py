@@ -21,6 +21,8 @@ Examples:
   A part on each machine, then all of them:
     klcal sketch batches-7/ --pool stem --output part-7.safetensors
     klcal merge part-*.safetensors --output all.safetensors
+  On a Dask cluster:
+    klcal sketch /shared/activations/ --pool dir --scheduler tcp://head:8786 --output acts.safetensors
   A long run, which goes on when it is typed again:
     klcal sketch activations/ --per channel:1 --resume --output acts.safetensors
 
@@ -41,6 +43,17 @@ SketchOutput = Annotated[
     ),
 ]
 
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        show_default=False,
+        rich_help_panel=options.INPUT,
+        help="Count on a Dask cluster: tcp://HOST:PORT of its scheduler, whose workers see the files under the same "
+        "absolute paths, or local for processes on this machine. The result is the same. Needs klcal[dask].",
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option(
@@ -60,6 +73,7 @@ def sketch(
     dequantize: options.DequantizeOption = False,
     pool: options.PoolOption = None,
     jobs: options.JobsOption = None,
+    scheduler: SchedulerOption = None,
     per: options.PerOption = None,
     importance: options.ImportanceOption = None,
     resume: ResumeOption = False,
@@ -76,6 +90,8 @@ def sketch(
     from klcal.pipeline.request import units_by_name
 
     checked_output(output)
+    if scheduler not in (None, "local") and jobs is not None:
+        raise UsageError("--jobs counts processes of this machine, the scheduler has its own", "leave one of them out")
     rules = units_by_name(per or ())
     batches = None if pool is None else Pool.parse(pool)
 
@@ -91,6 +107,7 @@ def sketch(
             per=rules,
             importance=importance,
             jobs=jobs or cores(),
+            scheduler=scheduler,
             resume=resume,
             progress=shown,
         )

@@ -68,7 +68,7 @@ def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64], pa
     total = costs.cumsum()
     if number == 1 or costs.size < 2 or total[-1] < LEAST:
         return [work(0, costs.size)]
-    parts *= number
+    parts = min(parts * number, max(2, int(total[-1]) // LEAST))  # to begin one costs 30 us, under Python's lock
     ends = np.searchsorted(total, total[-1] * np.arange(1, parts) // parts, side="left") + 1
     edges = np.unique(np.concatenate([[0], ends, [costs.size]])).tolist()
     begun = [_pool(number).submit(work, first, last) for first, last in pairwise(edges)]

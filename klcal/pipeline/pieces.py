@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import chain
 from operator import add
 from typing import NamedTuple, TypeAlias
 
 from klcal.errors import InputError
 from klcal.pipeline.batches import sources_of
+from klcal.pipeline.cluster import Cluster
 from klcal.pipeline.finished import Marks
 from klcal.pipeline.importance import Weighed
 from klcal.pipeline.selection import Selected, attempt
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes, portions
 from klcal.pipeline.units import Place
 from klcal.quantizers.layout import Layout
-from klcal.readers import Description, Part
+from klcal.readers import Part
 from klcal.sketches.fingerprints import watched
 from klcal.sketches.named import Named
 from klcal.sketches.sketch import Sketch
@@ -54,33 +54,52 @@ Outcome: TypeAlias = "Counted | InputError"
 
 
 def counted(
-    wanted: Sequence[Wanted], jobs: int, spool: Spool | None = None, progress: Progress | None = None
+    wanted: Sequence[Wanted],
+    workers: int | Cluster,
+    spool: Spool | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Wanted, Outcome]]:
     """What comes of each tensor; one that is large is counted in portions, small ones several at a time.
 
     Args:
         wanted: the tensors.
-        jobs: how many processes count.
-        spool: where these lay what they counted; None to have all sketches.
+        workers: how many processes count, or a cluster.
+        spool: where processes lay what they counted; None to have all sketches.
         progress: is told how far the work is.
     """
-    pieces = [[*_pieces(each)] for each in wanted]
-    every = [*chain.from_iterable(pieces)]
-    total = sum(piece.nbytes for piece in every)
-    seconds = BYTE_SECONDS * total + COUNT_SECONDS * len(every)
-    with outcomes(partial(_counted_together, spool), [*_bundles(every)], seconds, jobs) as found:
+    groups = [*_groups([*_pieces(each)] for each in wanted)]
+    total = sum(piece.nbytes for group in groups for bundle in group for piece in bundle)
+    with _worked_on(groups, workers, spool, total) as found:
         if progress is not None:
             progress.start(len(wanted), total)
-        done = chain.from_iterable(found)
-        for each, some in zip(wanted, pieces, strict=True):
-            of_pieces = []
-            for piece in some:
-                of_pieces.append(next(done))
+        left = iter(wanted)
+        for group, outcomes_ in zip(groups, found, strict=True):
+            nbytes = sum(piece.nbytes for bundle in group for piece in bundle)
+            for outcome, each in zip(outcomes_, left, strict=False):
+                yield each, _finished(each, outcome)
                 if progress is not None:
-                    progress.advance(piece.nbytes)
-            yield each, _joined(each, of_pieces)
+                    progress.finish(each.tensor.description.name)
             if progress is not None:
-                progress.finish(each.tensor.description.name)
+                progress.advance(nbytes)
+
+
+@contextmanager
+def _worked_on(
+    groups: Sequence[_Group], workers: int | Cluster, spool: Spool | None, nbytes: int
+) -> Iterator[Iterator[list[Outcome]]]:
+    """What comes of the tensors of each group."""
+    if not isinstance(workers, int):
+        work: Callable[[_Bundle], list[Outcome]] = partial(_counted_together, None)
+        far = workers.joined(work, _joined, groups)
+        yield (
+            [outcome] * len(group[0]) if isinstance(outcome, InputError) else outcome
+            for group, outcome in zip(groups, far, strict=True)
+        )
+        return
+    bundles = [bundle for group in groups for bundle in group]
+    seconds = BYTE_SECONDS * nbytes + COUNT_SECONDS * sum(map(len, bundles))
+    with outcomes(partial(_counted_together, spool), bundles, seconds, workers) as found:
+        yield (_joined([next(found) for _ in group]) for group in groups)
 
 
 class _Whole(NamedTuple):
@@ -101,7 +120,8 @@ class _Whole(NamedTuple):
 class _Piece(NamedTuple):
     """What is counted on its own: a tensor, or a portion of one."""
 
-    description: Description
+    name: str
+    dtype: str
     parts: Sequence[Part]
     sources: Sequence[str]  # of each part: the file that it is in
     layout: Layout | None
@@ -117,33 +137,43 @@ class _Piece(NamedTuple):
 def _pieces(wanted: Wanted) -> Iterator[_Piece]:
     """Portions of a tensor with one unit, the places of one with several; all of any other."""
     tensor, places, weighed = wanted
-    parts = tensor.description.parts
+    name, dtype, parts = tensor.description.name, tensor.description.dtype, tensor.description.parts
     whole = _Whole.of(tensor)
     if len(places) > 1:
         for place in places:
-            yield _Piece(tensor.description, place.parts, [place.source] * len(place.parts), place.layout, None, None)
+            yield _Piece(name, dtype, place.parts, [place.source] * len(place.parts), place.layout, None, None)
     elif places or weighed is not None or not parts:
         place_of_all = places[0].layout if places else None
-        yield _Piece(tensor.description, parts, sources_of(tensor), place_of_all, weighed, whole)
+        yield _Piece(name, dtype, parts, sources_of(tensor), place_of_all, weighed, whole)
     else:
         sources, start = sources_of(tensor), 0
         for some in portions(parts):
             of_all = whole if len(some) == len(parts) else None
-            yield _Piece(tensor.description, some, sources[start : start + len(some)], None, None, of_all)
+            yield _Piece(name, dtype, some, sources[start : start + len(some)], None, None, of_all)
             start += len(some)
 
 
-def _bundles(pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, ...]]:
+_Bundle: TypeAlias = tuple["_Piece", ...]
+"""What a worker takes at once."""
+_Group: TypeAlias = list[_Bundle]
+"""Some tensors of a piece each, together; or the pieces of one tensor, each alone."""
+
+
+def _groups(tensors: Iterable[Sequence[_Piece]]) -> Iterator[_Group]:
     bundle: list[_Piece] = []
     nbytes = 0
-    for piece in pieces:
-        if bundle and (nbytes + piece.nbytes > TOGETHER_BYTES or len(bundle) == TOGETHER):
-            yield tuple(bundle)
+    for pieces in tensors:
+        size = sum(piece.nbytes for piece in pieces)
+        if bundle and (len(pieces) > 1 or nbytes + size > TOGETHER_BYTES or len(bundle) == TOGETHER):
+            yield [tuple(bundle)]
             bundle, nbytes = [], 0
-        bundle.append(piece)
-        nbytes += piece.nbytes
+        if len(pieces) > 1:
+            yield [(piece,) for piece in pieces]
+        else:
+            bundle.append(pieces[0])
+            nbytes += size
     if bundle:
-        yield tuple(bundle)
+        yield [tuple(bundle)]
 
 
 def _counted_together(spool: Spool | None, bundle: Sequence[_Piece]) -> list[Outcome]:
@@ -151,10 +181,10 @@ def _counted_together(spool: Spool | None, bundle: Sequence[_Piece]) -> list[Out
 
 
 def _counted(piece: _Piece, spool: Spool | None) -> Counted:
-    description, marks = piece.description, dict[str, set[bytes]]()
+    marks: dict[str, set[bytes]] = {}
     pairs = zip(piece.parts, piece.sources, strict=True)
-    parts = [watched(part, description.dtype, marks.setdefault(source, set())) for part, source in pairs]
-    found = Named(description.name, description.dtype, None, _sketch(piece, parts))
+    parts = [watched(part, piece.dtype, marks.setdefault(source, set())) for part, source in pairs]
+    found = Named(piece.name, piece.dtype, None, _sketch(piece, parts))
     of = {source: frozenset(some) for source, some in marks.items()}
     if piece.whole is None:
         return Counted(found, of)
@@ -165,7 +195,7 @@ def _counted(piece: _Piece, spool: Spool | None) -> Counted:
 
 
 def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:
-    dtype = piece.description.dtype
+    dtype = piece.dtype
     weights = piece.weighed.weights(piece.layout) if piece.weighed else None
     if piece.layout is not None:
         return sketch_of_units(Units(stored_chunks(parts), dtype, piece.layout, weights))
@@ -174,15 +204,25 @@ def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:
     return sketch_parts(parts, dtype)
 
 
-def _joined(wanted: Wanted, pieces: Sequence[Outcome]) -> Outcome:
-    """The tensor of all its pieces, or why there is none."""
-    if len(pieces) == 1:
-        return pieces[0]
+def _joined(of_bundles: Sequence[list[Outcome]]) -> list[Outcome]:
+    """The tensors of a bundle; or the one tensor of several bundles, of some pieces or all, or why there is none."""
+    if len(of_bundles) == 1:
+        return of_bundles[0]
     sketches, marks = list[Named](), dict[str, frozenset[bytes]]()
-    for each in pieces:
+    for (each,) in of_bundles:
         if isinstance(each, InputError):
-            return each
+            return [each]
         assert isinstance(each.sketch, Named)
         sketches.append(each.sketch)
         marks |= {source: marks.get(source, frozenset()) | {*some} for source, some in each.marks.items()}
-    return Counted(replace(reduce(add, sketches), **_Whole.of(wanted.tensor)._asdict()), marks)
+    try:
+        return [Counted(reduce(add, sketches), marks)]
+    except InputError as error:
+        return [error]
+
+
+def _finished(wanted: Wanted, outcome: Outcome) -> Outcome:
+    """The same, with what its file says of it."""
+    if isinstance(outcome, InputError) or not isinstance(outcome.sketch, Named):
+        return outcome
+    return outcome._replace(sketch=replace(outcome.sketch, **_Whole.of(wanted.tensor)._asdict()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.batches import less
+from klcal.pipeline.cluster import Cluster, cluster_at
 from klcal.pipeline.finished import Finished, finished_in
 from klcal.pipeline.gathered import Asked, Gathered, gathered
 from klcal.pipeline.importance import NamedImportance, Weighed, read_importance
@@ -29,6 +31,8 @@ from klcal.writers.sketch_file import Laid, fingerprint, save
 from klcal.writers.spool import Spool
 
 __all__ = ["Failure", "Sketched", "sketch_files"]
+
+STDIN = "-"
 
 
 class Failure(NamedTuple):
@@ -56,6 +60,7 @@ def sketch_files(
     per: Rules[Per],
     importance: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Sketched:
@@ -68,20 +73,47 @@ def sketch_files(
         per: what gets a scale of its own, by the names of tensors.
         importance: a file of weights, by the names of tensors.
         jobs: how many processes count. The bytes of the file do not depend on it.
+        scheduler: of a Dask cluster that counts instead, whose workers see the files under the same absolute paths;
+            "local" for as many processes here as ``jobs``.
         resume: whether what is done is kept, until all is, in a folder called as the output and ``.part``.
         progress: is told how far the work is.
 
     Raises:
         UsageError: two tensors have one name; one lacks the axis whose channels or groups are asked for; the
-            importance or the output cannot be used; what is resumed was another run.
-        OutputError: it could not be written after all.
+            importance or the output cannot be used; what is resumed was another run; there is no such cluster.
+        OutputError: it could not be written after all, or the cluster has gone away.
     """
+    if scheduler is None:
+        return _sketch_files(paths, output, asked, per, importance, jobs, resume, progress)
+    far = [_seen_by_all(path) for path in paths]
+    weights = None if importance is None else _seen_by_all(importance)
+    with cluster_at(scheduler, jobs) as cluster:
+        return _sketch_files(far, output, asked, per, weights, cluster, resume, progress)
+
+
+def _seen_by_all(path: str) -> str:
+    """A path that means the same in the folders of other processes, and on other machines."""
+    if path == STDIN:
+        raise UsageError("other machines cannot read this one's standard input", "name files that all of them see")
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - pathlib would take a pattern apart
+
+
+def _sketch_files(
+    paths: Sequence[str],
+    output: str,
+    asked: Asked,
+    per: Rules[Per],
+    importance: str | None,
+    workers: int | Cluster,
+    resume: bool,
+    progress: Progress | None,
+) -> Sketched:
     weights = None if importance is None else read_importance(importance)
     found = _found(gathered(paths, asked), per, weights)
     by = {_identity(each): each for each in found.wanted}
     marks: dict[str, set[bytes]] = {}
     with finished_in(f"{output}.part", by) if resume else nullcontext() as finished:
-        work = _Work(jobs, found.failures, marks, progress)
+        work = _Work(workers, found.failures, marks, progress)
         inputs = lambda: [fingerprint(some) for some in marks.values() if some]  # noqa: E731 - known at the end
         read = [*paths, *([] if importance is None else [importance])]
         written = save(output, partial(work.sketches, by, finished), inputs, read)
@@ -156,7 +188,7 @@ def _identity(wanted: Wanted) -> bytes:
 class _Work:
     """Sketches tensors; it lives for one call. What fails joins the failures, what was counted the marks."""
 
-    jobs: int
+    workers: int | Cluster
     failures: list[Failure]
     marks: dict[str, set[bytes]]
     progress: Progress | None
@@ -183,7 +215,7 @@ class _Work:
     def _counted(self, wanted: Sequence[Wanted], spool: Spool | None) -> Iterator[tuple[Wanted, Counted]]:
         """The tensors, as they are done: of a pooled one, without the batches that fail alone."""
         spoiled = []
-        for each, outcome in counted(wanted, self.jobs, spool, self.progress):
+        for each, outcome in counted(wanted, self.workers, spool, self.progress):
             if not isinstance(outcome, InputError):
                 yield each, outcome
             elif each.tensor.batches and len(each.tensor.batches.members) > 1:
@@ -199,7 +231,7 @@ class _Work:
         assert spoiled.tensor.batches is not None
         members, good = spoiled.tensor.batches.members, []
         alone = [Wanted(member, _places_like(spoiled, member)) for member in members]
-        for each, found in counted(alone, self.jobs):
+        for each, found in counted(alone, self.workers):
             if isinstance(found, InputError):
                 self.failures.append(_failure(each.tensor, str(found), cause_of(found)))
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.sketch import Sketch
@@ -29,7 +29,7 @@ class Accumulator:
 
     def __init__(self) -> None:
         self._held = Sketch.empty()
-        self._on_devices: dict[tuple[str, str], DeviceCounter] = {}
+        self._on_devices: dict[tuple[Any, Any, Any], DeviceCounter] = {}  # by device, dtype and layout
 
     def add(self, values: Values | Sketch) -> None:
         """Count more values: anything that ``klcal.sketch`` takes.
@@ -41,10 +41,9 @@ class Accumulator:
         if not is_tensor(values) or not values.is_cuda:
             self._held += sketch(values)
             return
-        dtype = checked_tensor(values)
-        place = str(values.device), dtype
+        place = values.device, values.dtype, values.layout
         if place not in self._on_devices:
-            self._on_devices[place] = DeviceCounter(dtype, place[0])
+            self._on_devices[place] = DeviceCounter(checked_tensor(values), str(values.device))
         self._on_devices[place].add(values)
 
     def sketch(self) -> Sketch:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.library import library
+from klcal.kernels.threads import threads
 from klcal.kernels.units import LANES, MOST_IN_LANES, counted_units
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
@@ -180,7 +181,7 @@ def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: R
         units = slice(0, block.size // size)
         yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
         return
-    width = max(1, BLOCK * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
+    width = max(1, BLOCK * threads() * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
     for first in range(0, columns, width):
         units = slice(first, min(first + width, columns))
         yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)

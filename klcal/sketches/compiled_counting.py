@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from klcal.kernels.counting import (
     FIELDS,
+    FloatTables,
     bucket_counts,
     count_floats,
     count_patterns,
@@ -100,18 +101,21 @@ class LargeFloats:
 
     def __init__(self, resolution: Resolution) -> None:
         self.resolution = resolution
-        self.tables = float_tables(resolution.few)
+        self.tables: FloatTables | None = float_tables(resolution.few)
         self.seen = none_seen()
 
     def add(self, block: Array) -> None:
         """Count values more."""
+        assert self.tables is not None
         count_floats(block, self.tables, self.seen)
 
     def sketch(self) -> Sketch:
-        """What all of them were; the tables are empty then, and another part's."""
-        if is_few(self.tables):
-            return sketch_of_floats(few_counts(self.tables), None, _by_name(self.seen), self.resolution)
-        buckets, counts = bucket_counts(self.tables, self.seen)
+        """What all of them were; the tables are another part's then."""
+        tables, self.tables = self.tables, None
+        assert tables is not None
+        if is_few(tables):
+            return sketch_of_floats(few_counts(tables), None, _by_name(self.seen), self.resolution)
+        buckets, counts = bucket_counts(tables, self.seen)
         return _sketch_of_buckets(buckets, counts, _by_name(self.seen), self.resolution)
 
 

@@ -59,6 +59,13 @@ class Energy:
             self._launcher = launcher or kernels(self._there.device.index)
             self._order = Order(self._there)
 
+    @staticmethod
+    def of(sums: npt.NDArray[np.int64]) -> Energy:
+        """With what ``numbers`` gave."""
+        found = Energy(len(sums))
+        found._sums += sums
+        return found
+
     def add(self, values: npt.NDArray[np.float32] | torch.Tensor) -> None:
         """Values, (outer, columns, run), contiguous: an array, or a tensor on the device, for which nothing waits."""
         if isinstance(values, np.ndarray):

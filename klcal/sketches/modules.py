@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, TypeGuard
 
-from klcal.errors import UsageError
+from klcal.errors import KlcalError, UsageError
 from klcal.sketches.values import is_tensor
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["columns_of", "is_float", "modules_of", "tensors_in"]
+__all__ = ["columns_of", "is_float", "modules_of", "naming", "tensors_in"]
 
 NEAREST = 3  # names shown where a glob matches none
 
@@ -107,3 +107,18 @@ def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | 
     if last.is_contiguous():  # channels last
         return last.reshape(outer * run, columns, 1)
     return tensor.detach().contiguous().reshape(outer, columns, run)
+
+
+class naming:  # called as a function: a context manager made of one would take 2 us
+    """What goes wrong in the middle of a forward pass is told with its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, KlcalError):
+            raise type(error)(f"{self.name}: {error.what}", error.hint) from None
+        if isinstance(error, Exception):
+            error.add_note(f"klcal was recording {self.name!r}")

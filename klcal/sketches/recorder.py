@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from threading import Lock, get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from klcal.errors import KlcalError, UsageError
+from klcal.errors import UsageError
 from klcal.quantizers.granularity import Per, PerChannel, PerTensor, parse_per
 from klcal.quantizers.layout import layout
 from klcal.sketches.accumulator import Accumulator
 from klcal.sketches.energy import SUFFIX, Energy, energy_sketch
-from klcal.sketches.modules import columns_of, is_float, modules_of, tensors_in
+from klcal.sketches.modules import columns_of, is_float, modules_of, naming, tensors_in
 from klcal.sketches.patterns import Resolution
+from klcal.sketches.processes import Counts, summed
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Units, array_chunks, is_tensor, sketch, sketch_of_units, stored_array
 
@@ -100,11 +100,13 @@ class Recording:
         self._dtypes: dict[str, str] = {}
         self._energies: dict[tuple[str, str, int], Energy] = {}  # by name, device and thread
         self._handles: list[Any] = []
+        self._is_sum = False  # of several processes
         self._lock = Lock()  # replicas of a model run in threads
 
     # --- hooks
 
     def __enter__(self) -> Self:
+        self._check_open()
         if self._handles:
             raise UsageError("it is recording already", "make another one: klcal.record(...)")
         try:
@@ -162,18 +164,20 @@ class Recording:
         Raises:
             UsageError: they are not floating point, or have not the channels.
         """
-        with _naming(name):
+        self._check_open()
+        with naming(name):
             dtype = _dtype(values)
             counted = self._counted(values)
-        with self._lock, _naming(name):
+        with self._lock, naming(name):
             if self._dtypes.setdefault(name, dtype) != dtype:
                 self._dtypes[name] = "float32"
+            before = self._found.get(name)
             if self._per == PerTensor():
-                held = self._found.setdefault(name, Accumulator())
+                held = Accumulator() if before is None else before  # made once: that takes as long as to begin to count
                 assert isinstance(held, Accumulator)
                 held.add(counted)
+                self._found[name] = held
                 return
-            before = self._found.get(name)
             assert isinstance(counted, Sketch)
             assert not isinstance(before, Accumulator)
             self._found[name] = counted if before is None else before + counted
@@ -186,7 +190,7 @@ class Recording:
 
     def _add_energy(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> None:
         """The squares of what meets each column of a module's weight."""
-        with _naming(name):
+        with naming(name):
             columns = columns_of(module, tensor)
             if columns is None:
                 return
@@ -205,10 +209,41 @@ class Recording:
             found = {
                 name: held.sketch() if isinstance(held, Accumulator) else held for name, held in self._found.items()
             }
+        return found | {f"{name}{SUFFIX}": energy_sketch(each) for name, each in self._sums().items()}
+
+    def _sums(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Of the squares that meet each weight."""
         sums: dict[str, npt.NDArray[np.int64]] = {}
         for (name, *_), energy in list(self._energies.items()):
             sums[name] = sums.get(name, 0) + energy.numbers()
-        return found | {f"{name}{SUFFIX}": energy_sketch(each) for name, each in sums.items()}
+        return sums
+
+    def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> None:
+        """Sums the counts of all processes of ``torch.distributed``, as under torchrun: each has those of all then.
+
+        Every process of the group has to call it, once, at the end. The sum is exact: that of one process that recorded
+        everything. Sketches travel as they are, some hundred KB a tensor, in a tree.
+
+        Args:
+            group: of processes; None for all.
+
+        Raises:
+            UsageError: there are no such processes; this recording has been summed before; the sketches of one name do
+                not add, as where channels differ.
+        """
+        self._check_open()
+        names = {name for name in self.sketches if not name.endswith(SUFFIX)}
+        own = Counts({name: (self._dtypes[name], self.sketches[name]) for name in names}, self._sums())
+        total = summed(own, Counts.added, group)
+        with self._lock:
+            self._is_sum = True
+            self._dtypes = {name: dtype for name, (dtype, _) in total.sketches.items()}
+            self._found = {name: found for name, (_, found) in total.sketches.items()}
+            self._energies = {(name, "", 0): Energy.of(each) for name, each in total.sums.items()}
+
+    def _check_open(self) -> None:
+        if self._is_sum:
+            raise UsageError("it is the sum of all processes already", "record anew: klcal.record(...)")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a sketch file: what ``klcal calibrate`` takes for tensors, ``klcal merge`` adds to others.
@@ -224,18 +259,6 @@ class Recording:
 
 
 # --- counting
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """What goes wrong in the middle of a forward pass is told with its name."""
-    try:
-        yield
-    except KlcalError as error:
-        raise type(error)(f"{name}: {error.what}", error.hint) from None
-    except Exception as error:
-        error.add_note(f"klcal was recording {name!r}")
-        raise
 
 
 def _dtype(values: Held) -> str:

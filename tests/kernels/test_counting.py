@@ -166,6 +166,23 @@ def test_threads_count_on_tables_of_their_own():
         assert sum(found[number] for number in range(4)) == count([np.concatenate(parts)], "float32")
 
 
+def test_tables_that_were_emptied_are_used_again_and_empty():
+    """Few values, then many, then few: none sees what the one before it counted; another limit has its own."""
+    rng = np.random.default_rng(4)
+    few, many = rng.integers(1, 99, 20_000).astype(np.float32), rng.standard_normal(20_000).astype(np.float32)
+    with kernel("compiled"):
+        for resolution in (TENSOR, Resolution(5, 0, 250), TENSOR):
+            for values in (few, many, few, np.maximum(many, 0), -np.abs(many), few):
+                found = count([values], "float32", resolution)
+                with kernel("numpy"):
+                    assert found == count([values], "float32", resolution)
+        part = compiled_counting.LargeFloats(TENSOR)
+        part.add(many)
+        part.sketch()
+        with pytest.raises(AssertionError):
+            part.sketch()  # the tables are another's
+
+
 def test_one_place_decides_who_counts():
     for name in KERNELS:
         with kernel(name):

@@ -122,9 +122,9 @@ def cut_off(monkeypatch):
 
     def stopping(stop):
         def count(piece, spool):
-            if piece.description.name == stop:
+            if piece.name == stop:
                 raise CutOff
-            counted.append(piece.description.name)
+            counted.append(piece.name)
             return real(piece, spool)
 
         monkeypatch.setattr(pieces, "_counted", count)
