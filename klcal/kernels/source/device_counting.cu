@@ -5,11 +5,8 @@
    patterns as long as these are few, else in buckets, those of the octaves that most values lie in. Where the patterns
    turn out to be too many, the block forgets them and counts its stretch again. */
 #include "device.h"
+#include "device_patterns.h"
 
-#define MAGNITUDE 0x7fffffffu
-#define SIGN 0x80000000u
-#define INFINITE 0x7f800000u
-#define MANTISSA 23              /* bits of it */
 #define GOLDEN 0x9e3779b1u       /* 2³² over the golden ratio: multiples of it lie far apart */
 #define OWN_PLACES_BITS 13       /* of the patterns that a block knows; 64 KiB of its memory */
 #define OWN_PLACES (1u << OWN_PLACES_BITS)
@@ -18,8 +15,6 @@
 #define SAMPLE 4                 /* vectors of each thread that are looked at for the octaves */
 #define EXPONENTS 256
 #define VECTOR 16                /* bytes that a thread loads at once */
-
-enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BYTES }; /* as in patterns.h */
 
 /* What is known beside the counts, as int64: kernels/cuda.py names the fields in this order. The first ten are those of
    counting.h, but that NEAREST is taken from 2³² − 1, so that all begin with 0; then whether there are more patterns than
@@ -48,31 +43,14 @@ typedef struct {
 
 /* --- from what is stored to float32 patterns */
 
-INLINE uint32_t bits_of(float value) {
-    union { float value; uint32_t bits; } each;
-    each.value = value;
-    return each.bits;
-}
-
-INLINE uint32_t pattern_of_half(uint32_t half) {
-    uint32_t magnitude = half & 0x7fffu, sign = (half & 0x8000u) << 16;
-    if (magnitude < 0x400u) return sign | bits_of((float)magnitude * 0x1p-24f);
-    return sign | ((magnitude << 13) + (magnitude < 0x7c00u ? 112u << MANTISSA : 224u << MANTISSA));
-}
-
 /* Rounded to float32; 0 for finite values beyond it, which are counted as that and not as zeros. */
 INLINE uint32_t pattern_of_double(uint32_t low, uint32_t high, Seen *seen) {
-    union { uint64_t bits; double value; } each;
-    each.bits = (uint64_t)high << 32 | low;
-    uint32_t pattern = bits_of((float)each.value), magnitude = pattern & MAGNITUDE;
-    uint32_t is_beyond = magnitude == INFINITE && (high & MAGNITUDE) < 0x7ff00000u;
-    seen->sums[OVERFLOWED] += is_beyond;
-    seen->sums[ZEROS] -= is_beyond;
-    seen->sums[UNDERFLOWED] += magnitude == 0 && each.value != 0;
-    return is_beyond ? 0 : pattern;
+    Rounded each = rounded((uint64_t)high << 32 | low);
+    seen->sums[OVERFLOWED] += each.is_beyond;
+    seen->sums[ZEROS] -= each.is_beyond;
+    seen->sums[UNDERFLOWED] += each.is_to_zero;
+    return each.is_beyond ? 0 : each.pattern;
 }
-
-INLINE int width_of(int kind) { return kind == BYTES ? 1 : kind == FLOAT64 ? 8 : kind == FLOAT32 ? 4 : 2; }
 
 /* The value at a place of a vector. */
 INLINE uint32_t pattern_in(const Vector *vector, int place, int kind, Seen *seen) {
