@@ -133,13 +133,14 @@ def test_the_places_that_all_blocks_share_are_the_source_s():
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-def test_the_run_time_compiler_takes_the_kernels_without_a_word(arch, capfd):
+@pytest.mark.parametrize("file", [path.name for path in sorted(SOURCE.glob("*.cu"))])
+def test_the_run_time_compiler_takes_the_kernels_without_a_word(file, arch, capfd):
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("the run-time compiler finds its parts only without a sanitizer")
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
     options = core.ProgramOptions(arch=arch, **OPTIONS)
     try:
-        program = core.Program(source_text("device_counting.cu"), "c++", options)
+        program = core.Program(source_text(file), "c++", options)
     except Exception as error:
         pytest.skip(f"the run-time compiler is not installed: {error!r}"[:80])
     assert len(program.compile("cubin").code) > 1000

@@ -8,16 +8,18 @@
 #ifdef __CUDACC__
 
 typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef int int32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #define INLINE static __device__ __forceinline__
 #define ALIGNED16 __align__(16)
 #define EACH_THREAD(thread) for (int thread = (int)threadIdx.x, once = 1; once; once = 0)
 #define SYNC __syncthreads()
+#define SYNC_WARP __syncwarp() /* where a phase needs nothing of other warps' threads */
 #define BLOCK ((int64_t)blockIdx.x)
 #define BLOCKS ((int64_t)gridDim.x)
 
@@ -47,6 +49,15 @@ INLINE uint32_t warp_most(uint32_t number) { return __reduce_max_sync(0xffffffff
 INLINE uint32_t warp_least(uint32_t number) { return __reduce_min_sync(0xffffffffu, number); }
 INLINE uint32_t warp_bits(uint32_t bits) { return __reduce_or_sync(0xffffffffu, bits); }
 INLINE int tells(int thread) { return thread % 32 == 0; }
+/* The sum of what the threads before have, of a warp. */
+INLINE uint32_t warp_before(int thread, uint32_t number) {
+    uint32_t sum = number;
+    for (int by = 1; by < 32; by *= 2) {
+        uint32_t other = __shfl_up_sync(0xffffffffu, sum, (unsigned)by);
+        sum += thread % 32 >= by ? other : 0;
+    }
+    return sum - number;
+}
 
 /* Adds to a counter in which many threads may meet: once for all of a warp where all of them do. */
 INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
@@ -65,11 +76,13 @@ INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
 #define ALIGNED16 __attribute__((aligned(16)))
 #define EACH_THREAD(thread) for (int thread = 0; thread < THREADS; thread++)
 #define SYNC (void)0
+#define SYNC_WARP (void)0
 #define BLOCK klcal_block
 #define BLOCKS klcal_blocks
 
 PUBLIC int64_t klcal_block, klcal_blocks;
-static uint32_t ALIGNED16 shared[1 << 16];
+PUBLIC uint32_t ALIGNED16 klcal_shared[1 << 16];
+#define shared klcal_shared
 
 INLINE void add(uint32_t *to, uint32_t number) { *to += number; }
 INLINE uint32_t added(uint32_t *to, uint32_t number) { return (*to += number) - number; }
@@ -94,6 +107,11 @@ INLINE uint32_t warp_most(uint32_t number) { return number; }
 INLINE uint32_t warp_least(uint32_t number) { return number; }
 INLINE uint32_t warp_bits(uint32_t bits) { return bits; }
 INLINE int tells(int thread) { return thread >= 0; }
+INLINE uint32_t warp_before(int thread, uint32_t number) { /* they come one after the other */
+    static uint32_t sum;
+    sum = (thread % 32 ? sum : 0) + number;
+    return sum - number;
+}
 INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) { counters[place] += number; }
 
 #endif
