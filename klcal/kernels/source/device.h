@@ -115,4 +115,9 @@ INLINE uint32_t warp_before(int thread, uint32_t number) { /* they come one afte
 INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) { counters[place] += number; }
 
 #endif
+
+typedef struct ALIGNED16 {
+    uint32_t words[4];
+} Vector; /* what a thread loads at once */
+
 #endif

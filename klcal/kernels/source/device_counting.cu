@@ -22,10 +22,6 @@
 enum { ZEROS, NANS, NEG_INF, POS_INF, OVERFLOWED, UNDERFLOWED, TOP, BOTTOM, NEAREST, BITS, MANY, DISTINCT, FIELDS };
 #define SUMS 6 /* the first fields are sums */
 
-typedef struct ALIGNED16 {
-    uint32_t words[4];
-} Vector;
-
 /* What a thread knows, or a block together. */
 typedef struct {
     uint32_t sums[SUMS];

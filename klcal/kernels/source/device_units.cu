@@ -75,12 +75,10 @@ INLINE Tile tile_of(int64_t bits) {
     return tile;
 }
 
-/* Slots that are read at once lie in different banks, whichever three bits of them a thread runs through. Each bit of a
-   slot decides alone what it turns: so places of sums of bits are places of these, xored. */
-INLINE uint32_t place_of(uint32_t slot) {
-    uint32_t row = slot >> 5 & 7;
-    return slot ^ row ^ ((row ^ row >> 1) & 3) << 3;
-}
+/* Where a slot is. Threads that stand side by side read from different banks, whether each reads an oct or slots that are
+   apart, save where these are two apart. Each bit of a slot moves it on its own: so the place of a sum of bits is the
+   places of these, xored; and slots that four divides are followed by three others. */
+INLINE uint32_t place_of(uint32_t slot) { return slot ^ (slot >> 3 & 28); }
 
 /* The unit at some place of those that are meant; -1 where there is none. */
 INLINE int64_t unit_at(const Source *from, int64_t place) {
@@ -125,37 +123,8 @@ INLINE void sort_own(uint32_t *own) {
     EXCHANGE(own[1], own[2]); EXCHANGE(own[3], own[4]); EXCHANGE(own[5], own[6]);
 }
 
-/* Loads the units of a tile, eight values a thread, sorted. Their order is of no consequence: so threads that stand side
-   by side take values that do, wherever a unit begins. */
-INLINE void load(const Source *from, const Tile *tile, const Sketch *to, int kind) {
-    int64_t apart = (int64_t)1 << tile->bits >> OWN_BITS; /* of the values of a thread */
-    EACH_THREAD(thread) {
-        for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS) {
-            uint32_t own[OWN], place = place_of(oct * OWN);
-            int64_t unit = unit_of(from, tile, oct * OWN), begin = unit < 0 ? 0 : from->starts[unit];
-            int64_t first = begin + (oct & (apart - 1)), end = unit < 0 ? 0 : from->starts[unit + 1];
-            for (int j = 0; j < OWN; j++) {
-                int64_t at = first + j * apart;
-                own[j] = at < end ? pattern_at(from, at, unit, to, kind) : PADDING;
-            }
-            sort_own(own);
-            for (int j = 0; j < OWN; j++) tile->patterns[place ^ (uint32_t)j] = own[j];
-        }
-    }
-}
-
-/* --- sorting */
-
-/* Three levels of the network: patterns that differ in three bits of their slot, from `bit` on. What begins a merge of two
-   sorted halves meets its mirror image. */
-INLINE void exchange_own(uint32_t *patterns, uint32_t oct, int bit, int is_first) {
-    uint32_t low = oct & ((1u << bit) - 1), slot = oct >> bit << (bit + OWN_BITS) | low;
-    uint32_t one = place_of(1u << bit), two = place_of(2u << bit), four = place_of(4u << bit);
-    uint32_t place = place_of(slot), other = (is_first ? place_of(slot ^ ((1u << bit) - 1)) : place) ^ four;
-    uint32_t at[OWN] = {place, place ^ one, place ^ two, place ^ one ^ two,
-                        other, other ^ one, other ^ two, other ^ one ^ two};
-    uint32_t own[OWN];
-    for (int j = 0; j < OWN; j++) own[j] = patterns[at[j]];
+/* Three levels of the network. What begins a merge of two sorted halves meets its mirror image. */
+INLINE void exchange_own(uint32_t *own, int is_first) {
     if (is_first) {
         EXCHANGE(own[0], own[7]); EXCHANGE(own[1], own[6]); EXCHANGE(own[2], own[5]); EXCHANGE(own[3], own[4]);
     } else {
@@ -163,27 +132,103 @@ INLINE void exchange_own(uint32_t *patterns, uint32_t oct, int bit, int is_first
     }
     EXCHANGE(own[0], own[2]); EXCHANGE(own[1], own[3]); EXCHANGE(own[4], own[6]); EXCHANGE(own[5], own[7]);
     EXCHANGE(own[0], own[1]); EXCHANGE(own[2], own[3]); EXCHANGE(own[4], own[5]); EXCHANGE(own[6], own[7]);
-    for (int j = 0; j < OWN; j++) patterns[at[j]] = own[j];
+}
+
+/* The slots of an oct, which lie side by side: four at a time. */
+INLINE void load_oct(const uint32_t *patterns, uint32_t oct, uint32_t *own) {
+    uint32_t place = place_of(oct * OWN);
+    Vector low = *(const Vector *)(patterns + place), high = *(const Vector *)(patterns + (place ^ 4));
+    for (int j = 0; j < 4; j++) own[j] = low.words[j], own[4 + j] = high.words[j];
+}
+
+INLINE void store_oct(uint32_t *patterns, uint32_t oct, const uint32_t *own) {
+    uint32_t place = place_of(oct * OWN);
+    Vector low = {{own[0], own[1], own[2], own[3]}}, high = {{own[4], own[5], own[6], own[7]}};
+    *(Vector *)(patterns + place) = low;
+    *(Vector *)(patterns + (place ^ 4)) = high;
+}
+
+/* Loads the units of a tile, eight values a thread, sorted. Their order is of no consequence: so threads that stand side
+   by side take values that do, wherever a unit begins. */
+INLINE void load(const Source *from, const Tile *tile, const Sketch *to, int kind) {
+    int64_t apart = (int64_t)1 << tile->bits >> OWN_BITS; /* of the values of a thread */
+    EACH_THREAD(thread) {
+        for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS) {
+            uint32_t own[OWN];
+            int64_t unit = unit_of(from, tile, oct * OWN), begin = unit < 0 ? 0 : from->starts[unit];
+            int64_t first = begin + (oct & (apart - 1)), end = unit < 0 ? 0 : from->starts[unit + 1];
+            for (int j = 0; j < OWN; j++) {
+                int64_t at = first + j * apart;
+                own[j] = at < end ? pattern_at(from, at, unit, to, kind) : PADDING;
+            }
+            sort_own(own);
+            store_oct(tile->patterns, oct, own);
+        }
+    }
+}
+
+/* --- sorting */
+
+/* Three levels, of patterns that differ in three bits of their slot, from `bit` on. */
+INLINE void exchange_apart(uint32_t *patterns, uint32_t oct, int bit, int is_first) {
+    uint32_t low = oct & ((1u << bit) - 1), slot = oct >> bit << (bit + OWN_BITS) | low, own[OWN];
+    uint32_t place = place_of(slot), other = is_first ? place_of(slot ^ ((1u << bit) - 1)) : place;
+    for (uint32_t j = 0; j < OWN; j++) own[j] = patterns[(j < 4 ? place : other) ^ place_of(j << bit)];
+    exchange_own(own, is_first);
+    for (uint32_t j = 0; j < OWN; j++) patterns[(j < 4 ? place : other) ^ place_of(j << bit)] = own[j];
 }
 
 INLINE void exchange_all(const Tile *tile, int bit, int is_first) {
     EACH_THREAD(thread) {
-        for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS)
-            exchange_own(tile->patterns, oct, bit, is_first);
+        for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS) {
+            if (bit) {
+                exchange_apart(tile->patterns, oct, bit, is_first);
+                continue;
+            }
+            uint32_t own[OWN];
+            load_oct(tile->patterns, oct, own);
+            exchange_own(own, is_first);
+            store_oct(tile->patterns, oct, own);
+        }
     }
 }
 
+/* Where the bits are known the compiler computes the places. */
+#define FROM_BIT(number, is_first) case number: exchange_all(tile, number, is_first); break;
+
+/* The three levels that begin a merge. */
+INLINE void exchange_first(const Tile *tile, int bit) {
+    switch (bit) {
+        FROM_BIT(1, 1) FROM_BIT(2, 1) FROM_BIT(3, 1) FROM_BIT(4, 1) FROM_BIT(5, 1) FROM_BIT(6, 1)
+        FROM_BIT(7, 1) FROM_BIT(8, 1) FROM_BIT(9, 1) FROM_BIT(10, 1) FROM_BIT(11, 1) FROM_BIT(12, 1)
+    }
+}
+
+/* And three that follow. */
+INLINE void exchange_next(const Tile *tile, int bit) {
+    switch (bit) {
+        FROM_BIT(0, 0) FROM_BIT(2, 0) FROM_BIT(3, 0) FROM_BIT(4, 0) FROM_BIT(5, 0)
+        FROM_BIT(6, 0) FROM_BIT(7, 0) FROM_BIT(8, 0) FROM_BIT(9, 0)
+    }
+}
+
+/* What begins at a bit needs what was done before, at another. */
+INLINE void wait_for(int bit, int before) {
+    if (bit > NEAR_BITS || before > NEAR_BITS) SYNC;
+    else SYNC_WARP;
+}
+
 /* Merges octs to pairs of them, these to fours, and so on, in each unit. A level that was done already changes nothing: so
-   the last three are done together, even where only one or two are left. */
+   three are done together even where fewer are left, and where four are, two of them and two. */
 INLINE void sort(const Tile *tile) {
-    for (int bit = 1; bit + OWN_BITS <= tile->bits; bit++) {
-        if (bit > NEAR_BITS) SYNC;
-        else SYNC_WARP;
-        exchange_all(tile, bit, 1);
-        for (int left = bit; left > 0; left -= OWN_BITS) {
-            if (left > NEAR_BITS) SYNC; /* the level before reached beyond the warp */
-            else SYNC_WARP;
-            exchange_all(tile, left > OWN_BITS ? left - OWN_BITS : 0, 0);
+    for (int first = 1; first + OWN_BITS <= tile->bits; first++) {
+        wait_for(first, 0);
+        exchange_first(tile, first);
+        for (int before = first; before > 0;) {
+            int bit = before > 4 ? before - OWN_BITS : before == 4 ? 2 : 0;
+            wait_for(bit, before);
+            exchange_next(tile, bit);
+            before = bit;
         }
     }
 }
@@ -253,14 +298,14 @@ INLINE int is_within(const uint16_t *bounds, uint32_t at) {
 
 /* Which slots of an oct begin a run, as bits. */
 INLINE uint32_t heads_of(const Tile *tile, uint32_t oct) {
-    uint32_t slot = oct * OWN, place = place_of(slot), at = slot & ((1u << tile->bits) - 1), heads = 0;
+    uint32_t slot = oct * OWN, at = slot & ((1u << tile->bits) - 1), heads = 0, own[OWN];
     uint32_t before = at ? tile->patterns[place_of(slot - 1)] : 0;
     const uint16_t *bounds = tile->bounds + (slot >> tile->bits) * BOUNDS;
+    load_oct(tile->patterns, oct, own);
     for (uint32_t j = 0; j < OWN; j++) {
-        uint32_t pattern = tile->patterns[place ^ j];
-        int is_new = pattern != before || at + j == bounds[POSITIVE] || at + j == bounds[NEGATIVE];
+        int is_new = own[j] != before || at + j == bounds[POSITIVE] || at + j == bounds[NEGATIVE];
         heads |= (uint32_t)(is_new && is_within(bounds, at + j)) << j;
-        before = pattern;
+        before = own[j];
     }
     return heads;
 }
