@@ -9,6 +9,7 @@
 
 #define OWN 8                      /* patterns that a thread has at once: an oct */
 #define OWN_BITS 3
+#define THREAD_BITS 10             /* of THREADS */
 #define LEAST_BITS 13              /* of the slots of a tile: as many as all threads have at once */
 #define NEAR_BITS 5                /* levels of 2⁵ ⋅ OWN patterns and less stay within those of one warp */
 #define PADDING 0xffffffffu        /* the greatest of all, and a NaN */
@@ -91,13 +92,20 @@ INLINE int64_t unit_of(const Source *from, const Tile *tile, uint32_t slot) {
 
 /* --- values to patterns */
 
-/* The pattern of a value; what float32 does not hold is counted. */
-INLINE uint32_t pattern_at(const Source *from, int64_t at, int64_t unit, const Sketch *to, int kind) {
-    if (kind == FLOAT32) return ((const uint32_t *)from->values)[at];
-    if (kind == FLOAT16) return pattern_of_half(((const uint16_t *)from->values)[at]);
-    if (kind == BFLOAT16) return (uint32_t)((const uint16_t *)from->values)[at] << 16;
-    if (kind == BYTES) return from->table[from->values[at]];
-    Rounded each = rounded(((const uint64_t *)from->values)[at]);
+/* The bits of a value. */
+INLINE uint64_t stored_at(const uint8_t *values, int64_t at, int kind) {
+    if (kind == FLOAT32) return ((const uint32_t *)values)[at];
+    if (kind == FLOAT64) return ((const uint64_t *)values)[at];
+    return kind == BYTES ? values[at] : ((const uint16_t *)values)[at];
+}
+
+/* The pattern that they stand for; what float32 does not hold is counted. */
+INLINE uint32_t pattern_of(const Source *from, uint64_t bits, int64_t unit, const Sketch *to, int kind) {
+    if (kind == FLOAT32) return (uint32_t)bits;
+    if (kind == FLOAT16) return pattern_of_half((uint32_t)bits);
+    if (kind == BFLOAT16) return (uint32_t)bits << 16;
+    if (kind == BYTES) return from->table[bits];
+    Rounded each = rounded(bits);
     if (each.is_beyond) { /* it will be counted as infinite */
         add_long(to->numbers + OVERFLOWED * to->stride + unit, 1);
         add_long(to->numbers + (each.pattern & SIGN ? NEG_INF : POS_INF) * to->stride + unit, -1);
@@ -151,16 +159,18 @@ INLINE void store_oct(uint32_t *patterns, uint32_t oct, const uint32_t *own) {
 /* Loads the units of a tile, eight values a thread, sorted. Their order is of no consequence: so threads that stand side
    by side take values that do, wherever a unit begins. */
 INLINE void load(const Source *from, const Tile *tile, const Sketch *to, int kind) {
-    int64_t apart = (int64_t)1 << tile->bits >> OWN_BITS; /* of the values of a thread */
+    uint32_t apart = 1u << tile->bits >> OWN_BITS; /* of the values of a thread */
     EACH_THREAD(thread) {
         for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS) {
-            uint32_t own[OWN];
             int64_t unit = unit_of(from, tile, oct * OWN), begin = unit < 0 ? 0 : from->starts[unit];
-            int64_t first = begin + (oct & (apart - 1)), end = unit < 0 ? 0 : from->starts[unit + 1];
-            for (int j = 0; j < OWN; j++) {
-                int64_t at = first + j * apart;
-                own[j] = at < end ? pattern_at(from, at, unit, to, kind) : PADDING;
-            }
+            uint32_t size = unit < 0 ? 0 : (uint32_t)(from->starts[unit + 1] - begin), first = oct & (apart - 1);
+            const uint8_t *values = from->values + begin * width_of(kind);
+            uint64_t stored[OWN];
+            uint32_t own[OWN];
+            for (uint32_t j = 0; j < OWN; j++)
+                stored[j] = first + j * apart < size ? stored_at(values, first + j * apart, kind) : 0;
+            for (uint32_t j = 0; j < OWN; j++)
+                own[j] = first + j * apart < size ? pattern_of(from, stored[j], unit, to, kind) : PADDING;
             sort_own(own);
             store_oct(tile->patterns, oct, own);
         }
@@ -371,16 +381,20 @@ INLINE void write_runs(const Source *from, const Tile *tile, const Sketch *to, i
         }
     }
     SYNC;
+    int side_bits = tile->bits < THREAD_BITS ? tile->bits : THREAD_BITS; /* threads that take a unit together */
     EACH_THREAD(thread) {
-        for (uint32_t slot = (uint32_t)thread; slot < tile->slots; slot += THREADS) {
-            uint32_t place = slot >> tile->bits, run = slot & within, runs = runs_in(tile, place);
+        for (uint32_t place = (uint32_t)thread >> side_bits; place < tile->units; place += THREADS >> side_bits) {
+            uint32_t first = place << tile->bits, runs = runs_in(tile, place), run = (uint32_t)thread & ((1u << side_bits) - 1);
             if (run >= runs) continue;
-            const uint16_t *bounds = tile->bounds + place * BOUNDS;
-            uint32_t begin = tile->begins[slot], end = bounds[begin < bounds[POS_INFS] ? POS_INFS : NEG_INFS];
-            if (run + 1 < runs && tile->begins[slot + 1] < end) end = tile->begins[slot + 1];
-            int64_t unit = one < 0 ? unit_of(from, tile, slot) : one, key = from->starts[unit] + written + run;
-            to->keys[key] = tile->patterns[place_of((slot - run) + begin)];
-            to->counts[key] = (int32_t)(end - begin) + (run == 0 && goes_on ? to->counts[key] : 0);
+            const uint16_t *begins = tile->begins + first, *bounds = tile->bounds + place * BOUNDS;
+            uint32_t positive = bounds[POS_INFS], negative = bounds[NEG_INFS]; /* where these end */
+            int64_t begin_at = from->starts[one < 0 ? unit_of(from, tile, first) : one] + written;
+            for (; run < runs; run += 1u << side_bits) {
+                uint32_t begin = begins[run], end = begin < positive ? positive : negative;
+                if (run + 1 < runs && begins[run + 1] < end) end = begins[run + 1];
+                to->keys[begin_at + run] = tile->patterns[place_of(first + begin)];
+                to->counts[begin_at + run] = (int32_t)(end - begin) + (run == 0 && goes_on ? to->counts[begin_at] : 0);
+            }
         }
     }
 }
@@ -416,12 +430,18 @@ INLINE int cut_many(const Source *from, const Tile *tile, const Sketch *to, cons
     SYNC;
     if (!*tile->many) return 0;
     EACH_THREAD(thread) {
-        for (uint32_t slot = (uint32_t)thread; slot < tile->slots; slot += THREADS) {
-            uint32_t unit = slot >> tile->bits, *pattern = tile->patterns + place_of(slot), before = *pattern;
-            const uint16_t *bounds = tile->bounds + unit * BOUNDS;
-            if (runs_in(tile, unit) <= kept->few || !is_within(bounds, slot & ((1u << tile->bits) - 1))) continue;
-            *pattern = cut(before, bounds[TOP], kept);
-            if (*pattern != before) to->exact[unit_of(from, tile, slot)] = 0;
+        for (uint32_t oct = (uint32_t)thread; oct < tile->octs; oct += THREADS) {
+            uint32_t slot = oct * OWN, at = slot & ((1u << tile->bits) - 1), place = slot >> tile->bits, lost = 0, own[OWN];
+            const uint16_t *bounds = tile->bounds + place * BOUNDS;
+            if (runs_in(tile, place) <= kept->few) continue;
+            load_oct(tile->patterns, oct, own);
+            for (uint32_t j = 0; j < OWN; j++) {
+                uint32_t less = is_within(bounds, at + j) ? cut(own[j], bounds[TOP], kept) : own[j];
+                lost |= less ^ own[j];
+                own[j] = less;
+            }
+            store_oct(tile->patterns, oct, own);
+            if (lost) to->exact[unit_of(from, tile, slot)] = 0;
         }
     }
     SYNC;
@@ -544,7 +564,7 @@ KERNEL turn_units(UNITS) {
     Sketch to = TO;
     EACH_THREAD(thread) {
         for (int64_t at = starts[BLOCK] + thread; at < starts[BLOCK + 1]; at += THREADS)
-            to.keys[at] = pattern_at(&from, at, BLOCK, &to, (int)kind) ^ SIGN;
+            to.keys[at] = pattern_of(&from, stored_at(values, at, (int)kind), BLOCK, &to, (int)kind) ^ SIGN;
     }
     (void)few, (void)mantissa_bits, (void)least_bits;
 }
