@@ -21,7 +21,7 @@ from tests.support.lazy import torch
 COMPILER = os.environ.get("CC", "cc")
 FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
 SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
-JUNK = 0xA5  # in each of them at first
+JUNK = b"\xa5"  # in each of them at first
 
 
 class Shim:
@@ -45,16 +45,18 @@ class Shim:
         assert threads == 1 << 10
         assert shared <= SHARED
         library = shim(file)
-        memory = (ctypes.c_uint8 * SHARED).in_dll(library, "klcal_shared")
+        memory = ctypes.addressof(ctypes.c_uint32.in_dll(library, "klcal_shared"))
+        beyond = JUNK * (SHARED - shared)
         kernel = getattr(library, name)
         kernel.argtypes = [ctypes.c_int64] * len(arguments)
         kernel.restype = None
         ctypes.c_int64.in_dll(library, "klcal_blocks").value = blocks
         for block in range(blocks):
             ctypes.c_int64.in_dll(library, "klcal_block").value = block
-            ctypes.memset(memory, JUNK, SHARED)
+            ctypes.memset(memory, JUNK[0], SHARED)
             kernel(*arguments)
-            assert set(bytes(memory[shared:])) <= {JUNK}, "more shared memory is used than was asked for"
+            is_within = ctypes.string_at(memory + shared, len(beyond)) == beyond
+            assert is_within, "more shared memory is used than was asked for"
 
 
 def counted_on_a_device(tensors, dtype: str, resolution: Resolution = TENSOR, launcher: Shim | None = None) -> Sketch:
