@@ -90,6 +90,14 @@ def test_neither_the_number_of_blocks_nor_their_memory_matters(blocks, shared):
             assert counted_on_a_device([tensor], dtype, launcher=launcher) == klcal.sketch(tensor), (name, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float8_e4m3fn"])
+def test_threads_wait_for_one_another_wherever_they_have_to(dtype):
+    launcher = Shim(has_threads=True)
+    for name, values in data().items():
+        tensor = tensor_of(values, dtype)
+        assert counted_on_a_device([tensor], dtype, launcher=launcher) == klcal.sketch(tensor), name
+
+
 VIEWS = {
     "turned": lambda x: x.transpose(0, 2),
     "with gaps": lambda x: x[:, :, ::2],

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.kernels import cuda_units
-from klcal.kernels.cuda import kernels, source_text
+from klcal.kernels.cuda import SOURCE, kernels, source_text
 from klcal.kernels.cuda_units import MOST_BITS, TILE_BITS, UnitCounts, count_units
 from klcal.kernels.units import COUNTERS
 from klcal.sketches.by_unit import _counted
@@ -182,7 +182,36 @@ def test_nothing_waits_for_the_device():
         assert sketch_of(one, UNITS) == sketch_of(other, UNITS)
 
 
+# --- threads that wait for one another
+
+
+@pytest.mark.parametrize("size", [3, 16, 129, 512, 4096, 9000, 40_000])
+def test_threads_wait_for_one_another_wherever_they_have_to(size):
+    for law, dtype in (("anything", "float32"), ("lattice", "float64")):
+        values = stored(dtype, law, "as drawn", size * max(2, 500 // size), 5)
+        for resolution in (UNITS, Resolution(few=3)):
+            assert agree(values, dtype, size, resolution, has_threads=True), (law, resolution)
+
+
+def test_threads_that_do_not_wait_are_noticed(tmp_path):
+    """Of a network whose levels end before other warps are ready."""
+    for path in SOURCE.glob("device*"):
+        text = path.read_text()
+        (tmp_path / path.name).write_text(text.replace("NEAR_BITS) SYNC;", "NEAR_BITS) SYNC_WARP;"))
+    values = LAWS["normal"](np.random.default_rng(0), 2 * 4096)
+    (tmp_path / "common.h").write_text((SOURCE / "common.h").read_text())
+    assert agree(values, "float32", 4096, UNITS, source=tmp_path)  # as a loop goes through all phases
+    assert not agree(values, "float32", 4096, UNITS, source=tmp_path, has_threads=True)
+
+
 # --- and what these tests would notice
+
+
+def test_more_shared_memory_than_was_asked_for_is_noticed(monkeypatch):
+    need = cuda_units._shared(TILE_BITS)
+    monkeypatch.setattr(cuda_units, "_shared", lambda _: need - (1 << 11))
+    with pytest.raises(AssertionError, match="more shared memory is used than was asked for"):
+        counted(np.ones(8192, np.float32), "float32", 8192, UNITS)
 
 
 TWINS = {

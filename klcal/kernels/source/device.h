@@ -1,5 +1,6 @@
 /* What runs on a GPU is one text: compiled there at run time, and by the tests as plain C, where loops take the place of
-   threads. So it is written in phases: what EACH_THREAD does needs nothing of other threads, and SYNC ends a phase. */
+   threads. So it is written in phases: what EACH_THREAD does needs nothing of other threads, and SYNC ends a phase. A loop
+   would not notice that a SYNC is missing: so the tests also have threads that take turns only there. */
 #ifndef KLCAL_DEVICE_H
 #define KLCAL_DEVICE_H
 
@@ -74,15 +75,25 @@ INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
 
 #define KERNEL PUBLIC void
 #define ALIGNED16 __attribute__((aligned(16)))
-#define EACH_THREAD(thread) for (int thread = 0; thread < THREADS; thread++)
-#define SYNC (void)0
-#define SYNC_WARP (void)0
 #define BLOCK klcal_block
 #define BLOCKS klcal_blocks
 
 PUBLIC int64_t klcal_block, klcal_blocks;
 PUBLIC uint32_t ALIGNED16 klcal_shared[1 << 16];
 #define shared klcal_shared
+
+#ifdef KLCAL_THREADS
+#include KLCAL_THREADS /* true ones, which SYNC waits for */
+#else
+#define EACH_THREAD(thread) for (int thread = 0; thread < THREADS; thread++)
+#define SYNC (void)0
+#define SYNC_WARP (void)0
+INLINE uint32_t warp_before(int thread, uint32_t number) { /* they come one after the other */
+    static uint32_t sum;
+    sum = (thread % 32 ? sum : 0) + number;
+    return sum - number;
+}
+#endif
 
 INLINE void add(uint32_t *to, uint32_t number) { *to += number; }
 INLINE uint32_t added(uint32_t *to, uint32_t number) { return (*to += number) - number; }
@@ -107,11 +118,6 @@ INLINE uint32_t warp_most(uint32_t number) { return number; }
 INLINE uint32_t warp_least(uint32_t number) { return number; }
 INLINE uint32_t warp_bits(uint32_t bits) { return bits; }
 INLINE int tells(int thread) { return thread >= 0; }
-INLINE uint32_t warp_before(int thread, uint32_t number) { /* they come one after the other */
-    static uint32_t sum;
-    sum = (thread % 32 ? sum : 0) + number;
-    return sum - number;
-}
 INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) { counters[place] += number; }
 
 #endif

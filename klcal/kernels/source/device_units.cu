@@ -179,8 +179,7 @@ INLINE void count_sorted(const Source *from, const Sketch *to, const Kept *kept)
     EACH_THREAD(thread) if (thread < TOP) tile.whole[thread] = bound_of(sorted, 0, (uint32_t)size, thread, 0);
     SYNC;
     EACH_THREAD(thread) if (thread == 0) tile.whole[TOP] = describe(to, unit, size, tile.whole, sorted, 0, 0);
-    SYNC;
-    int is_cut = count_long(from, &tile, to, kept, 0, 0) > kept->few;
+    int is_cut = count_long(from, &tile, to, kept, 0, 0) > kept->few; /* and all have what was described */
     int64_t runs = count_long(from, &tile, to, kept, is_cut, 1);
     EACH_THREAD(thread) if (thread == 0) to->ends[unit] = from->starts[unit] + runs;
 }

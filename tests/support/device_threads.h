@@ -1,0 +1,83 @@
+/* The threads of a block, each with a stack of its own, in the place of the loops of device.h: a thread runs until it comes
+   to a SYNC, and then another does. The warps one after the other, as far as each can come; in an order that changes. */
+#include <ucontext.h>
+
+#define LANES_OF_WARP 32
+#define WARPS (THREADS / LANES_OF_WARP)
+#define STACK (1 << 16)
+#define ARGUMENTS 20 /* of a kernel, at most: as integers */
+
+enum { AT_WARP, AT_BLOCK, AT_END, STATES }; /* what a thread waits for */
+
+static ucontext_t device_host, device_threads[THREADS];
+static int device_thread, device_state;
+static uint32_t device_lanes[THREADS];
+
+static __attribute__((noinline)) int this_thread(void) { return *(volatile int *)&device_thread; }
+
+static __attribute__((noinline)) void wait_at(int state) {
+    device_state = state;
+    swapcontext(device_threads + this_thread(), &device_host);
+}
+
+#define EACH_THREAD(thread) for (int thread = this_thread(), once = 1; once; once = 0)
+#define SYNC wait_at(AT_BLOCK)
+#define SYNC_WARP wait_at(AT_WARP)
+
+static __attribute__((noinline, unused)) uint32_t warp_before(int thread, uint32_t number) {
+    uint32_t sum = 0;
+    device_lanes[thread] = number;
+    SYNC_WARP;
+    for (int i = thread / LANES_OF_WARP * LANES_OF_WARP; i < thread; i++) sum += device_lanes[i];
+    SYNC_WARP;
+    return sum;
+}
+
+typedef int64_t Arguments[ARGUMENTS];
+typedef void Kernel(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                    int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
+static Kernel *device_kernel;
+static const int64_t *device_arguments;
+
+static void run_thread(void) {
+    const int64_t *a = device_arguments;
+    device_kernel(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15],
+                  a[16], a[17], a[18], a[19]);
+    wait_at(AT_END);
+}
+
+/* Lets the threads of a warp go on until none waits only for others of it; what all wait for then, or STATES. */
+static int run_warp(int warp, int turn) {
+    int waiting[STATES];
+    do {
+        for (int state = 0; state < STATES; state++) waiting[state] = 0;
+        for (int lane = 0; lane < LANES_OF_WARP; lane++) {
+            device_thread = warp * LANES_OF_WARP + (lane ^ turn);
+            swapcontext(&device_host, device_threads + device_thread);
+            waiting[device_state]++;
+        }
+    } while (waiting[AT_WARP] == LANES_OF_WARP);
+    return waiting[AT_BLOCK] == LANES_OF_WARP ? AT_BLOCK : waiting[AT_END] == LANES_OF_WARP ? AT_END : STATES;
+}
+
+/* Runs a block; whether all threads came to the same ends. */
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed);
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed) {
+    char *stacks = malloc((size_t)THREADS * STACK);
+    int states[STATES + 1], is_good = stacks != 0;
+    device_kernel = kernel, device_arguments = arguments;
+    for (int i = 0; i < THREADS && is_good; i++) {
+        getcontext(device_threads + i);
+        device_threads[i].uc_stack.ss_sp = stacks + (size_t)i * STACK;
+        device_threads[i].uc_stack.ss_size = STACK;
+        makecontext(device_threads + i, run_thread, 0);
+    }
+    do {
+        for (int state = 0; state <= STATES; state++) states[state] = 0;
+        seed = seed * 1664525u + 1013904223u;
+        for (int warp = 0; warp < WARPS && is_good; warp++)
+            states[run_warp(warp ^ (int)(seed >> 27), (int)(seed >> 22 & 31))]++;
+    } while (is_good && states[AT_BLOCK] == WARPS);
+    free(stacks);
+    return is_good && states[AT_END] == WARPS;
+}
