@@ -68,7 +68,7 @@ class Kernels:
             self.core.launch(
                 self._stream(stream),
                 self._config(blocks, threads, shared),
-                self._kernel(file, name, shared),
+                self._kernel(file, name),
                 *map(np.int64, arguments),
             )
 
@@ -81,10 +81,13 @@ class Kernels:
         return self.core.LaunchConfig(grid=blocks, block=threads, shmem_size=shared)
 
     @cache  # noqa: B019
-    def _kernel(self, file: str, name: str, shared: int) -> Any:
+    def _kernel(self, file: str, name: str) -> Any:
         kernel = _compiled(file, self.arch).get_kernel(name)
         attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        self.driver.cuKernelSetAttribute(attribute, shared, kernel.handle, self.driver.CUdevice(self.device))
+        device = self.driver.CUdevice(self.device)
+        self.driver.cuKernelSetAttribute(
+            attribute, self.most_shared, kernel.handle, device
+        )  # whatever a launch asks for
         return kernel
 
 

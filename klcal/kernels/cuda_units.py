@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -77,14 +76,15 @@ def count_units(
         begins, sizes = size, np.diff(size)
     table = None if bytes_as is None else _there(bytes_as.view(np.int32), values)
     found = _nothing(values, starts)
+    if not found.exact.numel():
+        return found
     counting = _Counting(device, values, KINDS.get(dtype, BYTES), table, starts, kept, found)
     bits = np.searchsorted(1 << np.arange(LEAST_BITS, 32), sizes) + LEAST_BITS
     most = next((most for most in range(MOST_BITS, TILE_BITS, -1) if _shared(most) <= device.share(1)), TILE_BITS)
     for each in np.unique(bits[bits <= most]).tolist():
         counting.short(each, None if (bits == each).all() else _there(np.flatnonzero(bits == each), values))
-    for units in _alike(sizes, found.exact.numel()):
-        if bits[units.start] > most:
-            counting.long(units, int(begins[units.start]), int(sizes[units.start]))
+    for units in _alike(sizes, bits > most, found.exact.numel()):
+        counting.long(units, int(begins[units.start]), int(sizes[units.start]))
     return found
 
 
@@ -115,10 +115,11 @@ def _shared(bits: int) -> int:
     return patterns + begins + heads + bounds + (1 << 10)  # a few more
 
 
-def _alike(sizes: Integers, units: int) -> Iterator[slice]:
-    """Units of one size that stand side by side."""
-    turns = np.flatnonzero(np.diff(sizes)) + 1
-    return (slice(*edges) for edges in pairwise([0, *turns.tolist(), units]))
+def _alike(sizes: Integers, are_long: npt.NDArray[np.bool_], units: int) -> Iterator[slice]:
+    """The long units, those of one size that stand side by side at a time."""
+    firsts = np.append(0, np.flatnonzero(np.diff(sizes)) + 1)
+    lasts = np.append(firsts[1:], units)
+    return map(slice, firsts[are_long[firsts]].tolist(), lasts[are_long[firsts]].tolist())
 
 
 @dataclass(frozen=True)

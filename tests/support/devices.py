@@ -52,6 +52,7 @@ class Shim:
 
     def launch(self, file: str, name: str, blocks: int, threads: int, shared: int, *arguments: int) -> None:
         """Runs a kernel."""
+        assert blocks > 0
         assert threads == 1 << 10
         assert shared <= SHARED
         library = shim(self.source / file, self.has_threads)
