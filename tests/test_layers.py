@@ -13,6 +13,7 @@ MARK = "Imports go strictly down:"
 TORCH_MODULES = (
     "kernels.cuda",
     "kernels.cuda_counting",
+    "kernels.cuda_units",
     "sketches.device_counting",
     "sketches.device_feeding",
     "sketches.device_reading",
