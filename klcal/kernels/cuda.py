@@ -23,10 +23,16 @@ OLDEST = (8, 0)  # compute capability: warps add up and compare integers at once
 RESERVED = 1 << 10  # bytes of shared memory that the driver takes of each block
 
 
-def source_text(name: str) -> str:
-    """A file of ``source``, and in the places of its own headers these."""
-    text = (SOURCE / name).read_text()
-    return re.sub(r'^#include "(\w+\.h)"$', lambda found: source_text(found[1]), text, flags=re.MULTILINE)
+def source_text(name: str, known: set[str] | None = None) -> str:
+    """A file of ``source``, and in the place of each of its own headers, where it comes first, its text."""
+    included = set() if known is None else known
+    included.add(name)
+    return re.sub(
+        r'^#include "(\w+\.h)"$',
+        lambda found: "" if found[1] in included else source_text(found[1], included),
+        (SOURCE / name).read_text(),
+        flags=re.MULTILINE,
+    )
 
 
 class Kernels:

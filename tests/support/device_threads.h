@@ -33,6 +33,34 @@ static __attribute__((noinline, unused)) uint32_t warp_before(int thread, uint32
     return sum;
 }
 
+/* What the thread of a warp has whose number differs in one bit. */
+static uint64_t device_bits[THREADS];
+
+static __attribute__((noinline, unused)) uint64_t swapped_bits(uint64_t bits, int by) {
+    int thread = this_thread();
+    device_bits[thread] = bits;
+    SYNC_WARP;
+    bits = device_bits[thread ^ by];
+    SYNC_WARP;
+    return bits;
+}
+
+static inline __attribute__((unused)) float swapped_float(float number, int by) {
+    union { float number; uint32_t bits; } each = {number};
+    each.bits = (uint32_t)swapped_bits(each.bits, by);
+    return each.number;
+}
+
+static inline __attribute__((unused)) double swapped_double(double number, int by) {
+    union { double number; uint64_t bits; } each = {number};
+    each.bits = swapped_bits(each.bits, by);
+    return each.number;
+}
+
+static inline __attribute__((unused)) int64_t swapped_long(int64_t number, int by) {
+    return (int64_t)swapped_bits((uint64_t)number, by);
+}
+
 typedef int64_t Arguments[ARGUMENTS];
 typedef void Kernel(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);

@@ -61,13 +61,13 @@ INLINE int lane_of(int part) { return THREAD % WARP + WARP * ((part & 1) << 2 | 
 /* Some candidates from one on: TOGETHER, or one. */
 INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kind, int what, int counted, int width,
                          float *found) {
-    float inverse[TOGETHER], low[TOGETHER], high[TOGETHER], sum[TOGETHER];
+    float inverse[TOGETHER], low[TOGETHER], high[TOGETHER], sum[TOGETHER] = {0};
     for (int g = 0; g < some; g++) {
         int at = first + g < n ? first + g : n - 1;
         inverse[g] = tried->inverse[at], low[g] = tried->low[at], high[g] = tried->high[at];
     }
 #if TEAM == WARP
-    float two[TOGETHER], four[TOGETHER];
+    float two[TOGETHER] = {0}, four[TOGETHER] = {0};
 #ifdef __CUDACC__
 #pragma unroll 1
 #endif

@@ -67,7 +67,7 @@ APART int64_t sum_of_team(int64_t own) {
 }
 
 INLINE uint32_t least_of_team(uint32_t own) {
-    Placed all = {own, 0};
+    Placed all = {(double)own, 0};
     return (uint32_t)placed_of_team(all).value;
 }
 

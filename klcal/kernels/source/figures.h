@@ -73,6 +73,7 @@ INLINE void add_point(double value, double count, double scale, double under, do
 static void fill_ladder(Ladder *ladder, double *memory) {
     int64_t n = ladder->size;
     ladder->even = ladder->levels[n - 1] == (double)(n - 1);
+    if (ladder->even) return; /* whose cells are known */
     ladder->middles = memory;
     ladder->before = memory + n;
     ladder->whole = memory + 2 * n;

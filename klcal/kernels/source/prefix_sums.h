@@ -249,13 +249,4 @@ static double mass_within(const Side *side, double point) {
     return side->mass[0][row] + (point - side->edge[row]) * side->mass[1][row];
 }
 
-static void release_sums(PrefixSums *sums) {
-    release_memory(&sums->memory);
-    for (int i = 0; i < 2; i++) {
-        release_memory(&sums->sides[i].memory);
-        release_memory(&sums->sides[i].keys);
-        release_memory(&sums->sides[i].places);
-    }
-}
-
 #endif

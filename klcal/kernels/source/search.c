@@ -7,6 +7,15 @@
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 
+static void release_sums(PrefixSums *sums) {
+    release_memory(&sums->memory);
+    for (int i = 0; i < 2; i++) {
+        release_memory(&sums->sides[i].memory);
+        release_memory(&sums->sides[i].keys);
+        release_memory(&sums->sides[i].places);
+    }
+}
+
 static void release_candidates(Candidates *found) {
     release_memory(&found->scales);
     release_memory(&found->errors);
