@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,25 @@ from klcal.search.explore import Density, first_ratios
 from klcal.search.few_values import MAX_MIDDLES, middles_of
 from klcal.search.point_costs import ARITHMETIC
 from klcal.sketches.distribution import Distribution
-from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS
+from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS, Resolution
 
 __all__ = [
+    "DOUBLE",
     "FIGURES",
+    "HOST",
+    "INT",
+    "POINTER",
+    "Chosen",
     "Loss",
+    "Place",
+    "Search",
     "Structure",
+    "Units",
+    "Wanted",
+    "fields_of",
+    "kept_bits",
+    "rounding_kind",
+    "scheme_kind",
     "chosen_of",
     "figures_alone",
     "search_of",
@@ -53,14 +66,15 @@ DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
 Fields: TypeAlias = "list[tuple[str, Any]]"
 
 
-def _fields(kind: Any, names: str) -> Fields:
+def fields_of(kind: Any, names: str) -> Fields:
+    """Fields of one kind, by their names."""
     return [(name, kind) for name in names.split()]
 
 
 class _Rounding(ctypes.Structure):
     _fields_ = [
         ("kind", INT),
-        *_fields(ctypes.c_float, "low high normal ulp max"),
+        *fields_of(ctypes.c_float, "low high normal ulp max"),
         ("levels", INT),
         ("level", ctypes.c_float * MAX_LEVELS),
         ("middle", ctypes.c_float * MAX_LEVELS),
@@ -71,17 +85,17 @@ class _Rounding(ctypes.Structure):
 
 class _ScaleFormat(ctypes.Structure):
     _fields_ = [
-        *_fields(INT, "is_float32 mantissa_bits min_exponent"),
-        *_fields(DOUBLE, "max above least global_scale limit"),
+        *fields_of(INT, "is_float32 mantissa_bits min_exponent"),
+        *fields_of(DOUBLE, "max above least global_scale limit"),
     ]
 
 
 class _Scheme(ctypes.Structure):
     _fields_ = [
-        *_fields(INT, "kind size zero is_float"),
-        *_fields(DOUBLE, "under_end above_end widest"),
-        *_fields(POINTER, "above below"),
-        *_fields(INT, "aboves belows"),
+        *fields_of(INT, "kind size zero is_float"),
+        *fields_of(DOUBLE, "under_end above_end widest"),
+        *fields_of(POINTER, "above below"),
+        *fields_of(INT, "aboves belows"),
         ("rounding", _Rounding),
         ("format", _ScaleFormat),
     ]
@@ -95,35 +109,43 @@ class _Bins(ctypes.Structure):
     _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
 
 
-class _Search(ctypes.Structure):
+class Search(ctypes.Structure):
+    """How units are searched."""
+
     _fields_ = [
         ("scheme", _Scheme),
         ("bins", _Bins),
-        *_fields(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
-        *_fields(_Ratios, "first wider coarse"),
+        *fields_of(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
+        *fields_of(_Ratios, "first wider coarse"),
         ("fine", _Ratios * MAX_FINE),
         ("near", _Ratios),
         ("middles", _Ratios),
         ("on_level", POINTER),
-        *_fields(INT, "on_levels lattice"),
-        *_fields(DOUBLE, "slack weight enough same"),
-        *_fields(INT, "evenly between thoroughly"),
+        *fields_of(INT, "on_levels lattice"),
+        *fields_of(DOUBLE, "slack weight enough same"),
+        *fields_of(INT, "evenly between thoroughly"),
     ]
 
 
-class _Units(ctypes.Structure):
+class Units(ctypes.Structure):
+    """Sketches of some units."""
+
     _fields_ = [
-        *_fields(POINTER, "keys counts starts ends exact minimum maximum tops number"),
-        *_fields(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
+        *fields_of(POINTER, "keys counts starts ends exact minimum maximum tops number"),
+        *fields_of(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
     ]
 
 
-class _Wanted(ctypes.Structure):
-    _fields_ = _fields(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
+class Wanted(ctypes.Structure):
+    """What is known of each unit, and where to write what is chosen for it."""
+
+    _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
 
 
-class _Chosen(ctypes.Structure):
-    _fields_ = [*_fields(POINTER, "above below_zero scale below found"), *_fields(INT, "aboves belows")]
+class Chosen(ctypes.Structure):
+    """Quantizers, of which each unit has one, and where to write what they do."""
+
+    _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows")]
 
 
 @dataclass(frozen=True)
@@ -146,12 +168,29 @@ def figures_alone(sub: int) -> Loss:
     return Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ())
 
 
+class Place(Protocol):
+    """Where the arrays lie that a structure points to: the memory of the CPU, or of a device."""
+
+    def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
+        """The address of an array there, which holds as long as the other thing is kept."""
+
+
+class _Host:
+    def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
+        there = np.ascontiguousarray(array)
+        return address(there), there
+
+
+HOST: Place = _Host()
+
+
 class _Words:
     """A scheme, a density and a loss as C has them, and the arrays that these point to."""
 
-    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss) -> None:
-        self.kept: list[npt.NDArray[Any]] = []
-        self.search = _Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
+    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss, place: Place) -> None:
+        self.place = place
+        self.kept: list[Any] = []
+        self.search = Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
         if density is None:
             return
         found = self.search
@@ -171,8 +210,9 @@ class _Words:
             setattr(found, name, getattr(loss, name))
 
     def _kept(self, array: npt.NDArray[Any]) -> int:
-        self.kept.append(np.ascontiguousarray(array))
-        return address(self.kept[-1])
+        where, kept = self.place.put(array)
+        self.kept.append(kept)
+        return where
 
     def _ratios(self, ratios: Floats) -> _Ratios:
         return _Ratios(self._kept(ratios), ratios.size)
@@ -181,7 +221,7 @@ class _Words:
         under, above = (float(ends.max()) for ends in level_ends(scheme.belows, scheme))
         widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
         return _Scheme(
-            kind=KINDS[scheme.kind],
+            kind=scheme_kind(scheme),
             size=scheme.size,
             zero=scheme.zero,
             is_float=scheme.is_float,
@@ -202,16 +242,29 @@ class _Words:
         return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
 
 
-def _rounding(scheme: Scheme) -> _Rounding:
+def scheme_kind(scheme: Scheme) -> int:
+    """Which zero points it may have, as in source/values.h."""
+    return KINDS[scheme.kind]
+
+
+def rounding_kind(scheme: Scheme) -> int:
+    """How values are rounded to the levels of a scheme, as in source/points.h."""
     if not scheme.is_float:
-        return _Rounding(kind=INTEGERS)
+        return INTEGERS
+    return ARITHMETIC_FLOATS if scheme.dtype in ARITHMETIC else LEVELS
+
+
+def _rounding(scheme: Scheme) -> _Rounding:
+    kind = rounding_kind(scheme)
+    if kind == INTEGERS:
+        return _Rounding(kind=kind)
     if known := ARITHMETIC.get(scheme.dtype):
         return _Rounding(
-            kind=ARITHMETIC_FLOATS, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
+            kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
         )
     levels = FLOATS[scheme.dtype]
     single, size = levels.astype(np.float32), levels.size
-    found = _Rounding(kind=LEVELS, levels=size)
+    found = _Rounding(kind=kind, levels=size)
     found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
     found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
     found.few_middle[: size - 1] = middles(levels).tolist()
@@ -237,7 +290,7 @@ class Structure(NamedTuple):
     """What C is told, and the arrays that it points to."""
 
     structure: ctypes.Structure
-    kept: Sequence[npt.NDArray[Any] | None]
+    kept: Sequence[Any]
 
     @staticmethod
     def of(kind: type[ctypes.Structure], arrays: Iterable[npt.NDArray[Any] | None], *numbers: int) -> Structure:
@@ -247,9 +300,9 @@ class Structure(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def search_of(scheme: Scheme, density: Density | None, loss: Loss) -> Structure:
+def search_of(scheme: Scheme, density: Density | None, loss: Loss, place: Place = HOST) -> Structure:
     """How units are searched; without a density, only what their figures take."""
-    words = _Words(scheme, density, loss)
+    words = _Words(scheme, density, loss, place)
     return Structure(words.search, words.kept)
 
 
@@ -257,10 +310,16 @@ def units_of(distribution: Distribution) -> Structure:
     """The units."""
     sketch = distribution.sketch
     counts = sketch.counts if distribution.weights is None else distribution.weights
-    starts, bits = np.ascontiguousarray(sketch.starts), sketch.resolution
+    starts = np.ascontiguousarray(sketch.starts)
     per_unit = starts, starts[1:], sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
-    dropped = PATTERN_BITS - bits.mantissa_bits, PATTERN_BITS - bits.least_bits
-    return Structure.of(_Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *dropped, FINE_OCTAVES)
+    return Structure.of(
+        Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *kept_bits(sketch.resolution)
+    )
+
+
+def kept_bits(resolution: Resolution) -> tuple[int, int, int]:
+    """The fewest and the most bits that a bucket lacks of a pattern, and the octaves in which it lacks the fewest."""
+    return PATTERN_BITS - resolution.mantissa_bits, PATTERN_BITS - resolution.least_bits, FINE_OCTAVES
 
 
 def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices | None, found: Choices) -> Structure:
@@ -273,10 +332,10 @@ def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices
         plain: what is chosen where all values weigh alike, or None.
         found: (units,), contiguous.
     """
-    return Structure.of(_Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
+    return Structure.of(Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
 
 
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:
     """Quantizers, of which each unit has one, and where to write what they do: (units, FIGURES)."""
     levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
-    return Structure.of(_Chosen, (*levels, scale, below, found), *(side.size for side in levels))
+    return Structure.of(Chosen, (*levels, scale, below, found), *(side.size for side in levels))

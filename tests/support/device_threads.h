@@ -90,7 +90,8 @@ static int run_warp(int warp, int turn) {
 
 /* Runs a block; whether all threads came to the same ends. */
 PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed);
-PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed) {
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t first) {
+    volatile uint32_t seed = first; /* which makecontext's like may clobber in a register */
     char *stacks = malloc((size_t)THREADS * STACK);
     int states[STATES + 1], is_good = stacks != 0;
     device_kernel = kernel, device_arguments = arguments;
@@ -104,7 +105,7 @@ PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t se
         for (int state = 0; state <= STATES; state++) states[state] = 0;
         seed = seed * 1664525u + 1013904223u;
         for (int warp = 0; warp < WARPS && is_good; warp++)
-            states[run_warp(warp ^ (int)(seed >> 27), (int)(seed >> 22 & 31))]++;
+            states[run_warp(warp ^ (int)((seed >> 27) % WARPS), (int)(seed >> 22 & 31))]++;
     } while (is_good && states[AT_BLOCK] == WARPS);
     free(stacks);
     return is_good && states[AT_END] == WARPS;

@@ -78,7 +78,7 @@ INLINE int64_t swapped_long(int64_t number, int by) { return __shfl_xor_sync(0xf
 #define BLOCK klcal_block
 #define BLOCKS klcal_blocks
 
-PUBLIC int64_t klcal_block, klcal_blocks;
+PUBLIC int64_t klcal_block, klcal_blocks, klcal_threads = THREADS;
 PUBLIC uint32_t ALIGNED16 klcal_shared[1 << 16];
 #define shared klcal_shared
 

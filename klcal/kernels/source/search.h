@@ -157,7 +157,7 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
 }
 
 #ifdef UNDECIDED /* known to the compiler: no unit has enough values */
-#define DECIDES(how, number) 0
+#define DECIDES(how, number) ((void)(number), 0)
 #else
 #define DECIDES(how, number) ((how)->bins.sub > 1 && (number) >= (how)->enough)
 #endif
