@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
+from klcal.kernels.cuda import kernels
 from klcal.kernels.threads import threads, worked_ahead
 from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
@@ -22,20 +23,23 @@ from klcal.search.chosen import least_values, outcomes_of, sub_bins
 from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
 from klcal.sketches.by_unit import Count, counted_before, unit_counts
+from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Stored, counted_already, sketch, units_of
+from klcal.sketches.values import Stored, counted_already, sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.values import Values
+    from klcal.sketches.device_units import CountedUnits
+    from klcal.sketches.values import There, Values
 
 __all__ = [
     "calibrate",
+    "calibrate_counted",
     "calibrate_sketch",
     "calibrate_tensors",
     "calibrate_units",
@@ -114,11 +118,40 @@ def calibrate(
 
 
 def _of_values(values: Values, per: Per, settings: Settings, importance: Values | None) -> Row:
+    there = units_there(values, per, importance)
+    if there is not None:
+        return _of_units_there(there, settings)
     units = units_of(values, per, importance)
     if units is not None:
         return calibrate_units(*units[:3], settings, units.importance)
     is_counted = isinstance(values, Stored) and counted_already(values.parts) is not None
     return _of_one(sketch(values, per=per if is_counted else TENSOR, importance=importance), per, settings)
+
+
+def _of_units_there(there: There, settings: Settings) -> Row:
+    from klcal.sketches.device_units import counted_on_device
+
+    with stopped_devices(str(there.tensor.device)):
+        launcher = kernels(there.tensor.device.index)
+        return calibrate_counted(counted_on_device(*there, launcher), there.layout, settings)
+
+
+def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings: Settings) -> Row:
+    """The row of a tensor whose units are counted on a CUDA device, some after the others.
+
+    They are searched there too, where the method is kl, mse or minmax; else the CPU chooses of their sketches.
+    """
+    from klcal.search.on_device import extremes_there, outcomes_there
+
+    if settings.scheme.is_relative:
+        counted = list(counted)
+        settings = _relative_to(settings, *extremes_there(counted))
+    parts = [(each.numbers, outcomes_there(each, settings)) for each in counted]
+    numbers = np.concatenate([own for own, _ in parts])
+    outcomes = parts[0][1] if len(parts) == 1 else joined(outcomes for _, outcomes in parts)
+    if (numbers[1:] < numbers[:-1]).any():
+        outcomes = outcomes.each(itemgetter(np.argsort(numbers)))
+    return _row(outcomes, settings, layout.grid, weighed=False)
 
 
 def _of_one(found: Sketch, asked: Per, settings: Settings) -> Row:
@@ -185,6 +218,11 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
     decides = [each if each.weights is None else Distribution.weighted(each) for each in sketches]
     low = min(min(float(each.min.min()) for each in decides), 0.0)
     high = max(max(float(each.max.max()) for each in decides), 0.0)
+    return _relative_to(settings, low, high)
+
+
+def _relative_to(settings: Settings, low: float, high: float) -> Settings:
+    scheme = settings.scheme
     span = Spans(np.array([low]), np.array([high]), np.zeros(1, bool))
     full = float(full_choices(scheme.of_one_unit, span).scale[0]) if low < high else 0.0
     return replace(settings, scheme=replace(scheme, global_scale=global_scale_of(full) or 1.0))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from klcal.errors import InputError
+from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.kernels.cuda_counting import Launcher
 from klcal.search.chosen import chosen_outcomes, outcomes_of, sub_bins
 from klcal.search.density import How, density_of
@@ -30,7 +32,7 @@ from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_outcomes", "is_searched_there"]
+__all__ = ["device_outcomes", "extremes_there", "is_searched_there", "outcomes_there"]
 
 SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources
@@ -73,11 +75,25 @@ def _place(name: str) -> _Place:
     return _Place(name)
 
 
+def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
+    """The least and the greatest value of all units, and zero."""
+    lows = [float(each.counts.minimum.min()) for each in counted]
+    highs = [float(each.counts.maximum.max()) for each in counted]
+    return min(*lows, 0.0), max(*highs, 0.0)
+
+
+def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
+    """What is chosen for each unit, and what it costs: by the device where that can, else of the sketches by the CPU."""
+    return (
+        device_outcomes(found, settings) if is_searched_there(settings) else outcomes_of(host_sketch(found), settings)
+    )
+
+
 def device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
-    """What is chosen for each unit, and what it costs; the host waits twice.
+    """What is chosen for each unit, and what it costs; the host waits three times.
 
     Raises:
-        MemoryError: a unit has no room on the device.
+        InputError: a unit has no room on the device.
     """
     work = _Work(found, settings)
     summary = work.prepare()
@@ -85,7 +101,7 @@ def device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
     while not work.search(summary, memory_factor):
         memory_factor *= GROWTH
         if memory_factor > GROWTH**4:
-            raise MemoryError("no room on the device for a unit")
+            raise InputError(f"there is not enough memory for a unit on {found.counts.keys.device}", CPU_INSTEAD)
     return work.outcomes(summary)
 
 
@@ -127,7 +143,10 @@ class _Work:
 
         floats = keys.new_empty((5 + 2 * kinds, units), dtype=torch.float64)
         names = "low", "high", "number", "known", "deployed"
-        self.floats = dict(zip(names, floats, strict=False)) | {"full": floats[5 : 5 + kinds], "scale": floats[5 + kinds :]}
+        self.floats = dict(zip(names, floats, strict=False)) | {
+            "full": floats[5 : 5 + kinds],
+            "scale": floats[5 + kinds :],
+        }
         integers = keys.new_empty((1 + 2 * kinds, units), dtype=torch.int64)
         self.integers = {"tops": integers[0], "full_below": integers[1 : 1 + kinds], "below": integers[1 + kinds :]}
         self.bytes = dict(zip(("status", "how", "bounded"), keys.new_empty((3, units), dtype=torch.uint8), strict=True))
@@ -148,10 +167,18 @@ class _Work:
         starts, exact = keys[2:], counts.exact.data_ptr()
         prepared = b["status"], b["how"], b["bounded"], f["low"], f["high"], f["number"], i["tops"], f["full"]
         structures: dict[str, ctypes.Structure] = {
-            "sketches": Sketches(*starts, None, counts.numbers.data_ptr(), *extremes, exact, self.units, self.found.size),
+            "sketches": Sketches(
+                *starts, None, counts.numbers.data_ptr(), *extremes, exact, self.units, self.found.size
+            ),
             "prepared": Prepared(*(each.data_ptr() for each in prepared), i["full_below"].data_ptr()),
             "units": Units(
-                *keys, exact, *extremes, i["tops"].data_ptr(), f["number"].data_ptr(), 0, *kept_bits(self.found.resolution)
+                *keys,
+                exact,
+                *extremes,
+                i["tops"].data_ptr(),
+                f["number"].data_ptr(),
+                0,
+                *kept_bits(self.found.resolution),
             ),
             "deployed": Deployed(f["known"].data_ptr(), f["deployed"].data_ptr()),
         }
@@ -292,7 +319,9 @@ class _Work:
         counters = dict(zip(counted, some, strict=True))
         searched = (status == OK) | (status == VANISHED)
         status = np.where(status == VANISHED, UNDERFLOW, status)
-        found = chosen_outcomes(status, searched, chosen, deployed, below, figures, minimum, maximum, counters, self.found.size)
+        found = chosen_outcomes(
+            status, searched, chosen, deployed, below, figures, minimum, maximum, counters, self.found.size
+        )
         if summary.unknown:
             places = np.flatnonzero(status == UNKNOWN)
             others = outcomes_of(host_sketch(self.found, places), self.settings)

@@ -259,9 +259,7 @@ def _rounding(scheme: Scheme) -> _Rounding:
     if kind == INTEGERS:
         return _Rounding(kind=kind)
     if known := ARITHMETIC.get(scheme.dtype):
-        return _Rounding(
-            kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
-        )
+        return _Rounding(kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max)
     levels = FLOATS[scheme.dtype]
     single, size = levels.astype(np.float32), levels.size
     found = _Rounding(kind=kind, levels=size)
@@ -312,9 +310,7 @@ def units_of(distribution: Distribution) -> Structure:
     counts = sketch.counts if distribution.weights is None else distribution.weights
     starts = np.ascontiguousarray(sketch.starts)
     per_unit = starts, starts[1:], sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
-    return Structure.of(
-        Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *kept_bits(sketch.resolution)
-    )
+    return Structure.of(Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *kept_bits(sketch.resolution))
 
 
 def kept_bits(resolution: Resolution) -> tuple[int, int, int]:

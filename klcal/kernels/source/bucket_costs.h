@@ -105,8 +105,8 @@ APART void bucket_error(const Costs *costs, double scale, int64_t wanted, Desk *
             if (wanted < 0) allowed_belows(costs, scale, &fewest, &most);
         }
         if (wanted >= 0) fewest = most = wanted;
-        EACH(i, 2) add_forward(i ? under : parts, i ? scheme->belows : scheme->aboves);
-        MEET;
+        Running both[] = {{parts, scheme->aboves, 0}, {under, scheme->belows, 0}};
+        add_up(both, 2);
         found = best_below(sums, scheme, fewest, most, parts, &least);
         least *= sums->size;
     }

@@ -47,7 +47,7 @@ typedef struct {
     Costs costs, thinned;
     Candidates found, some;
     Desk desk;
-    Memory thin, parts, order, places, losses, terms;
+    Memory thin, parts, order, places, losses;
 } Scratch;
 
 /* Room for some more. */
@@ -133,12 +133,12 @@ APART int64_t *sorted(const double *by, int64_t size, Memory *memory) {
     Index n = (Index)size;
     EACH(i, n) order[i] = i;
     MEET;
-    for (Index block = 2; block / 2 < n; block *= 2)
-        for (Index distance = block / 2; distance; distance /= 2) {
-            int folds = distance == block / 2; /* at first each is compared with its mirror image */
-            EACH(i, (n + block - 1) / block * (block / 2)) {
-                Index low = i / distance * 2 * distance + i % distance;
-                Index high = folds ? low - i % distance + block - 1 - i % distance : low + distance;
+    for (int bits = 1; 1 << (bits - 1) < n; bits++) /* of a block that is sorted */
+        for (int level = bits - 1; level >= 0; level--) { /* the distance of what is compared is 2 to that */
+            EACH(i, (n + (1 << bits) - 1) >> bits << (bits - 1)) {
+                Index within = i & ((1 << level) - 1), low = i >> level << (level + 1) | within;
+                Index high = low + (1 << level); /* at first each is compared with its mirror image */
+                if (level == bits - 1) high = low - within + (1 << bits) - 1 - within;
                 if (high >= n) continue;
                 int64_t one = order[low], other = order[high];
                 if (by[one] > by[other] || (by[one] == by[other] && one > other)) {

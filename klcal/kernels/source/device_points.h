@@ -23,6 +23,13 @@ typedef struct {
 /* What is summed: see ERROR and SQUARES; of these, the first or the second. */
 enum { ERRORS, LEVELS_SQUARED, PRODUCTS };
 
+INLINE float term_of(float value, float count, float inverse, float low, float high, int kind, int what, int counted,
+                     const Rounding *rounding) {
+    float step = value * inverse, level = rounded(step, low, high, kind, rounding), error = step - level;
+    float term = what == ERRORS ? error * error : what == LEVELS_SQUARED ? level * level : level * value;
+    return counted ? term * count : term;
+}
+
 /* Adds the terms of a lane, under some candidates. */
 INLINE void add_lane(const Tried *tried, int lane, int some, const float *inverse, const float *low, const float *high,
                      int kind, int what, int counted, float *sum) {
@@ -32,12 +39,8 @@ INLINE void add_lane(const Tried *tried, int lane, int some, const float *invers
 #ifdef __CUDACC__
 #pragma unroll
 #endif
-        for (int g = 0; g < some; g++) {
-            float step = value * inverse[g], level = rounded(step, low[g], high[g], kind, tried->rounding);
-            float error = step - level;
-            float term = what == ERRORS ? error * error : what == LEVELS_SQUARED ? level * level : level * value;
-            sum[g] += counted ? term * count : term;
-        }
+        for (int g = 0; g < some; g++)
+            sum[g] += term_of(value, count, inverse[g], low[g], high[g], kind, what, counted, tried->rounding);
     }
 }
 
@@ -58,6 +61,34 @@ INLINE float of_warp(float *sum, int some) {
    first. */
 INLINE int lane_of(int part) { return THREAD % WARP + WARP * ((part & 1) << 2 | (part & 2) | part >> 2); }
 
+#define SHORT_PARTS 4 /* of the lanes, which a unit of a warp seldom has more of: these need no loops */
+
+/* Of a unit that is no longer. */
+INLINE void add_short(const Tried *tried, int some, const float *inverse, const float *low, const float *high, int kind,
+                      int what, int counted, float *sum) {
+    float value[SHORT_PARTS], count[SHORT_PARTS];
+    for (int k = 0; k < SHORT_PARTS; k++) {
+        int at = THREAD % WARP + WARP * k, is_there = at < tried->size;
+        value[k] = is_there ? tried->values[at] : 0;
+        count[k] = counted && is_there ? tried->counts[at] : 0;
+    }
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+    for (int g = 0; g < some; g++) {
+        float own[SHORT_PARTS];
+        for (int k = 0; k < SHORT_PARTS; k++)
+            own[k] = term_of(value[k], count[k], inverse[g], low[g], high[g], kind, what, counted, tried->rounding);
+        sum[g] = (own[0] + own[2]) + (own[1] + own[3]);
+    }
+}
+
+INLINE void write_of_warp(float *sum, int first, int n, int some, int width, float *found) {
+    float all = of_warp(sum, some);
+    int lanes = some == 1 ? WARP : WARP / TOGETHER, g = RANK / lanes;
+    if (RANK % lanes == 0 && first + g < n) found[(first + g) * width] = all;
+}
+
 /* Some candidates from one on: TOGETHER, or one. */
 INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kind, int what, int counted, int width,
                          float *found) {
@@ -67,6 +98,11 @@ INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kin
         inverse[g] = tried->inverse[at], low[g] = tried->low[at], high[g] = tried->high[at];
     }
 #if TEAM == WARP
+    if (tried->size <= SHORT_PARTS * WARP) {
+        add_short(tried, some, inverse, low, high, kind, what, counted, sum);
+        write_of_warp(sum, first, n, some, width, found);
+        return;
+    }
     float two[TOGETHER] = {0}, four[TOGETHER] = {0};
 #ifdef __CUDACC__
 #pragma unroll 1
@@ -84,9 +120,7 @@ INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kin
             if ((part & 3) == 3) sum[g] = part & 4 ? sum[g] + four[g] : four[g];
         }
     }
-    float all = of_warp(sum, some);
-    int g = some == 1 ? 0 : RANK / (WARP / TOGETHER);
-    if (RANK % (some == 1 ? WARP : WARP / TOGETHER) == 0 && first + g < n) found[(first + g) * width] = all;
+    write_of_warp(sum, first, n, some, width, found);
 #else
     Team *team = this_team();
     add_lane(tried, RANK, some, inverse, low, high, kind, what, counted, sum);
@@ -138,18 +172,63 @@ static void sums_of(const float *values, const float *counts, int64_t size, cons
     MEET;
 }
 
-/* Of a few values: a candidate for each thread. */
-APART void sums_of_few(const double *values, const double *counts, int64_t size, const double *inverse, const float *low,
-                       const float *high, int64_t candidates, const Rounding *rounding, int64_t what, double *found) {
-    MEET;
-    EACH(i, candidates) {
-        if (what == ERROR)
-            few_lane_sums(values, counts, (int)size, inverse[i], low[i], high[i], KIND_OF(rounding), rounding, ERROR,
-                          found + i);
-        else
-            few_lane_sums(values, counts, (int)size, inverse[i], low[i], high[i], KIND_OF(rounding), rounding, SQUARES,
-                          found + 2 * i);
+/* The number whose bits are those of another, backward. */
+INLINE int backward(int number, int bits) {
+    int found = 0;
+    for (int i = 0; i < bits; i++) found |= (number >> i & 1) << (bits - 1 - i);
+    return found;
+}
+
+/* Of a few values, 2 to the ``bits``, by one thread: those that are added to each other first come first. */
+INLINE void few_sums(const double *values, const double *counts, int bits, double inverse, double low, double high, int kind,
+                     const Rounding *rounding, int what, double *found) {
+    double first[6] = {0}, second[6] = {0}; /* sums of 1, 2, 4, … terms, that wait for as many more */
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+    for (int i = 0; i < 1 << bits; i++) {
+        int at = backward(i, bits), level = 0;
+        double value = values[at], count = counts[at], step = value * inverse;
+        double rounded = few_rounded(step, low, high, kind, rounding), error = step - rounded;
+        double one = (what == ERROR ? error * error : rounded * rounded) * count, two = rounded * value * count;
+        for (; i >> level & 1; level++) {
+            one = first[level] + one;
+            two = second[level] + two;
+        }
+        first[level] = one;
+        second[level] = two;
     }
+    found[0] = first[bits];
+    if (what != ERROR) found[1] = second[bits];
+}
+
+/* A candidate for each thread. */
+INLINE void each_few_sums(const double *values, const double *counts, int bits, const double *inverse, const float *low,
+                          const float *high, int64_t candidates, const Rounding *rounding, int what, double *found) {
+    EACH(i, candidates)
+        few_sums(values, counts, bits, inverse[i], low[i], high[i], KIND_OF(rounding), rounding, what,
+                 found + (what == ERROR ? 1 : 2) * i);
+}
+
+APART void few_errors(const double *values, const double *counts, int size, const double *inverse, const float *low,
+                      const float *high, int64_t candidates, const Rounding *rounding, double *found) {
+    if (size == 8) each_few_sums(values, counts, 3, inverse, low, high, candidates, rounding, ERROR, found);
+    else if (size == 16) each_few_sums(values, counts, 4, inverse, low, high, candidates, rounding, ERROR, found);
+    else each_few_sums(values, counts, 5, inverse, low, high, candidates, rounding, ERROR, found);
+}
+
+APART void few_squares(const double *values, const double *counts, int size, const double *inverse, const float *low,
+                       const float *high, int64_t candidates, const Rounding *rounding, double *found) {
+    if (size == 8) each_few_sums(values, counts, 3, inverse, low, high, candidates, rounding, SQUARES, found);
+    else if (size == 16) each_few_sums(values, counts, 4, inverse, low, high, candidates, rounding, SQUARES, found);
+    else each_few_sums(values, counts, 5, inverse, low, high, candidates, rounding, SQUARES, found);
+}
+
+static void sums_of_few(const double *values, const double *counts, int64_t size, const double *inverse, const float *low,
+                        const float *high, int64_t candidates, const Rounding *rounding, int64_t what, double *found) {
+    MEET;
+    if (what == ERROR) few_errors(values, counts, (int)size, inverse, low, high, candidates, rounding, found);
+    else few_squares(values, counts, (int)size, inverse, low, high, candidates, rounding, found);
     MEET;
 }
 

@@ -9,6 +9,7 @@
 #define TEAMS (THREADS / TEAM) /* of a block */
 #define TOGETHER 8             /* candidates whose errors are summed at once */
 #define LANES_OF_BLOCK 256     /* float32 terms are added to: see points.h */
+#define SIGN_OF_PLACE 0x80000000u
 
 #ifdef __CUDACC__
 #define THREAD ((int)threadIdx.x)
@@ -18,6 +19,7 @@
 #define RANK (THREAD % TEAM)
 typedef int Index;
 #define EACH(i, n) for (Index i = RANK; i < (Index)(n); i += TEAM)
+#define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
 #if TEAM == WARP
 #define MEET SYNC_WARP
@@ -36,12 +38,38 @@ typedef struct {
 
 INLINE Team *this_team(void) { return (Team *)shared + THREAD / TEAM; }
 
-/* The least of all, the first of equal ones. */
-APART Placed placed_of_team(Placed own) {
+/* Of the threads of a warp. */
+#ifdef __CUDACC__
+INLINE uint32_t least_of_warp(uint32_t own) { return __reduce_min_sync(0xffffffffu, own); }
+INLINE uint32_t sum_of_warp(uint32_t own) { return __reduce_add_sync(0xffffffffu, own); }
+INLINE double from_lane(double own, int lane) { return __shfl_sync(0xffffffffu, own, lane); }
+#else
+INLINE uint32_t least_of_warp(uint32_t own) {
     for (int by = WARP / 2; by; by /= 2) {
-        Placed other = {swapped_double(own.value, by), swapped_long(own.place, by)};
-        own = less(own, other);
+        uint32_t other = (uint32_t)swapped_long(own, by);
+        own = other < own ? other : own;
     }
+    return own;
+}
+
+INLINE uint32_t sum_of_warp(uint32_t own) {
+    for (int by = WARP / 2; by; by /= 2) own += (uint32_t)swapped_long(own, by);
+    return own;
+}
+
+INLINE double from_lane(double own, int lane) { return swapped_double(own, lane ^ THREAD % WARP); }
+#endif
+
+/* The least of all, the first of equal ones; places are int32, and may be negative. */
+APART Placed placed_of_team(Placed own) {
+    double least = own.value;
+    for (int by = WARP / 2; by; by /= 2) {
+        double other = swapped_double(least, by);
+        least = other < least ? other : least;
+    }
+    uint32_t place = least_of_warp(own.value == least ? (uint32_t)own.place ^ SIGN_OF_PLACE : UINT32_MAX);
+    own.value = least;
+    own.place = (int32_t)(place ^ SIGN_OF_PLACE);
 #if TEAM > WARP
     Team *team = this_team();
     MEET;
@@ -53,22 +81,58 @@ APART Placed placed_of_team(Placed own) {
     return own;
 }
 
+/* Of numbers whose sum is an int32. */
 APART int64_t sum_of_team(int64_t own) {
-    for (int by = WARP / 2; by; by /= 2) own += swapped_long(own, by);
+    int64_t sum = (int32_t)sum_of_warp((uint32_t)own);
+#if TEAM > WARP
+    Team *team = this_team();
+    MEET;
+    if (RANK % WARP == 0) team->sums[RANK / WARP] = sum;
+    MEET;
+    sum = 0;
+    for (int i = 0; i < WARPS_OF_TEAM; i++) sum += team->sums[i];
+#endif
+    return sum;
+}
+
+APART uint32_t least_of_team(uint32_t own) {
+    own = least_of_warp(own);
 #if TEAM > WARP
     Team *team = this_team();
     MEET;
     if (RANK % WARP == 0) team->sums[RANK / WARP] = own;
     MEET;
-    own = 0;
-    for (int i = 0; i < WARPS_OF_TEAM; i++) own += team->sums[i];
+    for (int i = 0; i < WARPS_OF_TEAM; i++) own = team->sums[i] < own ? (uint32_t)team->sums[i] : own;
 #endif
     return own;
 }
 
-INLINE uint32_t least_of_team(uint32_t own) {
-    Placed all = {(double)own, 0};
-    return (uint32_t)placed_of_team(all).value;
+/* Numbers that are added up, each in its turn, from the first on or from the last on: each becomes the sum so far. */
+typedef struct {
+    double *numbers;
+    int64_t size;
+    int is_backward;
+} Running;
+
+/* By a warp: each thread has one number of a stretch, and all add up all of them. */
+INLINE void add_up_by_warp(Running each) {
+    double sum = 0;
+    int size = (int)each.size, lane = THREAD % WARP;
+    for (int first = 0; first < size; first += WARP) {
+        int some = size - first < WARP ? size - first : WARP, at = each.is_backward ? size - 1 - first - lane : first + lane;
+        double own = lane < some ? each.numbers[at] : 0, mine = 0;
+        for (int i = 0; i < WARP; i++) { /* what is not there comes last */
+            sum += from_lane(own, i);
+            mine = i == lane ? sum : mine;
+        }
+        if (lane < some) each.numbers[at] = mine;
+    }
+}
+
+APART void add_up(const Running *each, int n) {
+    MEET;
+    for (int k = RANK / WARP; k < n; k += WARPS_OF_TEAM) add_up_by_warp(each[k]);
+    MEET;
 }
 
 /* How many there were before those of this thread, of all that were asked for so far. */
@@ -87,7 +151,7 @@ APART int64_t before_in_team(int64_t own, int64_t *all) {
 
 /* The place of the least, the first of equal ones. */
 static int64_t first_least(const double *error, int64_t size) {
-    Placed best = {INFINITY, (int64_t)1 << 62};
+    Placed best = {INFINITY, 0x7fffffff};
     MEET;
     EACH(i, size) {
         Placed other = {error[i], i};
@@ -96,15 +160,36 @@ static int64_t first_least(const double *error, int64_t size) {
     return placed_of_team(best).place;
 }
 
-/* Sums of up to four rows of terms, each in lanes, in which a thread adds them in their order. */
+/* Sums of up to four rows of terms, of which each term is added in its turn: by a warp for each row. */
+APART void totals_in_order(const double *terms, int rows, int64_t size, double *found) {
+    Team *team = this_team();
+    MEET;
+    for (int row = RANK / WARP; row < rows; row += WARPS_OF_TEAM) {
+        int lane = THREAD % WARP;
+        double sum = 0;
+        for (int first = 0; first < (int)size; first += WARP) {
+            double own = first + lane < (int)size ? terms[row * size + first + lane] : 0;
+            for (int i = 0; i < WARP; i++) sum += from_lane(own, i);
+        }
+        if (lane == 0) team->lanes[row][0] = sum;
+    }
+    MEET;
+    for (int row = 0; row < rows; row++) found[row] = team->lanes[row][0];
+    MEET;
+}
+
+/* Sums of up to four rows of terms, each in lanes, of which each term is added in its turn: by a warp for each row. */
 APART void sums_in_lanes(const double *terms, int rows, int64_t size, double *found) {
     Team *team = this_team();
     MEET;
-    EACH(lane, rows * SUM_LANES) {
-        const double *row = terms + lane / SUM_LANES * size;
+    for (int row = RANK / WARP; row < rows; row += WARPS_OF_TEAM) {
+        int lane = THREAD % WARP;
         double sum = 0;
-        for (Index i = lane % SUM_LANES; i < (Index)size; i += SUM_LANES) sum += row[i];
-        team->lanes[lane / SUM_LANES][lane % SUM_LANES] = sum;
+        for (int first = 0; first < (int)size; first += WARP) {
+            double own = first + lane < (int)size ? terms[row * size + first + lane] : 0;
+            for (int i = 0; i < WARP; i += SUM_LANES) sum += from_lane(own, i + lane % SUM_LANES);
+        }
+        if (lane < SUM_LANES) team->lanes[row][lane] = sum;
     }
     MEET;
     for (int row = 0; row < rows; row++) {

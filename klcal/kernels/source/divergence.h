@@ -67,16 +67,9 @@ static double nats_of_points(const double *counts, const int32_t *place, int64_t
         }
         terms[size + i] = term_of_cell(mass, occupied, bins);
     }
-    MEET;
-    EACH(i, 2) {
-        double sum = 0;
-        for (Index j = 0; j < (Index)size; j++) sum += terms[(Index)size * i + j];
-        terms[(Index)size * i] = sum;
-    }
-    MEET;
-    double nats = terms[0] - terms[size];
-    MEET;
-    return nats;
+    double found[2];
+    totals_in_order(terms, 2, size, found);
+    return found[0] - found[1];
 }
 
 #else

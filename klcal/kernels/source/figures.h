@@ -95,7 +95,7 @@ static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *la
                            double above, double *sums) {
     const Pieces *pieces = &scratch->pieces;
     int64_t size = pieces->size;
-    double *terms = (double *)room(&scratch->terms, 3 * (size_t)(size + 1) * sizeof(double));
+    double *terms = (double *)room(&scratch->order, 3 * (size_t)(size + 1) * sizeof(double));
     if (!terms) return 0;
     EACH(i, size) {
         double each[3] = {0, 0, 0}, count = pieces->counts[i];
@@ -198,7 +198,7 @@ static int figures_one(const Search *how, const Units *units, int64_t unit, cons
     if (!load(pieces, units, unit)) return 0;
     if (how->bins.sub > 1 && !room_for_divergence(how, pieces, &scratch->places)) return 0;
     double energy, total;
-    if (!totals(pieces, &scratch->terms, &total, &energy)) return 0;
+    if (!totals(pieces, &scratch->order, &total, &energy)) return 0;
     if (ALONE) scratch->costs.total = total;
     MEET;
     if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy)) return 0;

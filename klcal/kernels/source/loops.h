@@ -84,6 +84,24 @@ static void sums_of(const float *values, const float *counts, int64_t size, cons
 
 /* --- a few values */
 
+INLINE double few_tree(double *lanes, int size) {
+    for (int half = size / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+INLINE void few_lane_sums(const double *values, const double *counts, int size, double inverse, double low,
+                          double high, int kind, const Rounding *rounding, int what, double *found) {
+    double lanes[MOST_OF_FEW] __attribute__((aligned(64))), products[MOST_OF_FEW] __attribute__((aligned(64)));
+    for (int i = 0; i < size; i++) {
+        double step = values[i] * inverse, level = few_rounded(step, low, high, kind, rounding), error = step - level;
+        lanes[i] = (what == ERROR ? error * error : level * level) * counts[i];
+        if (what != ERROR) products[i] = level * values[i] * counts[i];
+    }
+    found[0] = few_tree(lanes, size);
+    if (what != ERROR) found[1] = few_tree(products, size);
+}
+
 INLINE void few_sums_of(const double *values, const double *counts, int size, const double *inverse, const float *low,
                         const float *high, int64_t candidates, int kind, const Rounding *rounding, int64_t what,
                         double *found) {

@@ -4,6 +4,8 @@
 
 #include "team.h"
 
+#define LEAST_ROOM 1024 /* bytes of a list that grows */
+
 typedef struct {
     void *start;
     size_t bytes;
@@ -39,11 +41,12 @@ static void release_memory(Memory *memory) {
 
 #endif
 
-/* Other memory, of so many bytes at least, to which the first that are known are copied; the old where there is none. */
+/* Other memory, of so many bytes at least, to which those that are known are copied: int64 or float64; the old where there
+   is none. */
 static int renew(Memory *memory, size_t known, size_t bytes) {
     Memory larger = {taken(with_reserve(bytes)), with_reserve(bytes)};
     if (!larger.start) return 0;
-    if (known) memcpy(larger.start, memory->start, known);
+    for (size_t i = 0; i < known / sizeof(int64_t); i++) ((int64_t *)larger.start)[i] = ((const int64_t *)memory->start)[i];
     release_memory(memory);
     *memory = larger;
     return 1;
@@ -64,7 +67,7 @@ static void *room(Memory *memory, size_t bytes) {
 /* The same, but what was there, of so many bytes, is kept; null, and it is still there, where there is no more. */
 static void *more_room(Memory *memory, size_t known, size_t bytes) {
     MEET;
-    if (ALONE && bytes > memory->bytes) renew(memory, known, 2 * bytes);
+    if (ALONE && bytes > memory->bytes) renew(memory, known, 2 * bytes > LEAST_ROOM ? 2 * bytes : LEAST_ROOM);
     MEET;
     return bytes <= memory->bytes ? memory->start : NULL;
 }

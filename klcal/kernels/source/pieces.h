@@ -104,6 +104,11 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
 
 /* How many keys of a unit are of positive values: they ascend, and those without the sign come first. */
 static int64_t positive_keys(const uint32_t *keys, int64_t size) {
+#ifdef TEAM
+    int64_t number = 0;
+    EACH(i, size) number += !(keys[i] & SIGN);
+    return sum_of_team(number);
+#else
     int64_t positive = 0, last = size;
     while (positive < last) {
         int64_t middle = (positive + last) / 2;
@@ -111,6 +116,7 @@ static int64_t positive_keys(const uint32_t *keys, int64_t size) {
         else positive = middle + 1;
     }
     return positive;
+#endif
 }
 
 /* The pieces of one unit; 0 where there is no memory. */

@@ -42,6 +42,9 @@ INLINE float rounded_integer(float step, float low, float high) {
 
 INLINE float rounded_level(float step, const Rounding *rounding) {
     int64_t place = 0;
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
     for (int64_t i = 0; i + 1 < rounding->levels; i++) place += step > rounding->middle[i];
     return rounding->level[place];
 }
@@ -72,6 +75,9 @@ INLINE void add_term(float value, float count, float inverse, float low, float h
 INLINE double few_rounded(double step, double low, double high, int kind, const Rounding *rounding) {
     if (kind == LEVELS) {
         int64_t place = 0;
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
         for (int64_t i = 0; i + 1 < rounding->levels; i++) place += step > rounding->few_middle[i];
         return rounding->few_level[place];
     }
@@ -86,24 +92,6 @@ INLINE double few_rounded(double step, double low, double high, int kind, const 
     double kept = step < -low ? -low : step;
     kept = kept > high ? high : kept;
     return (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING;
-}
-
-INLINE double few_tree(double *lanes, int size) {
-    for (int half = size / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
-
-INLINE void few_lane_sums(const double *values, const double *counts, int size, double inverse, double low,
-                          double high, int kind, const Rounding *rounding, int what, double *found) {
-    double lanes[MOST_OF_FEW] __attribute__((aligned(64))), products[MOST_OF_FEW] __attribute__((aligned(64)));
-    for (int i = 0; i < size; i++) {
-        double step = values[i] * inverse, level = few_rounded(step, low, high, kind, rounding), error = step - level;
-        lanes[i] = (what == ERROR ? error * error : level * level) * counts[i];
-        if (what != ERROR) products[i] = level * values[i] * counts[i];
-    }
-    found[0] = few_tree(lanes, size);
-    if (what != ERROR) found[1] = few_tree(products, size);
 }
 
 #ifdef TEAM

@@ -34,17 +34,6 @@ INLINE double double_of(int64_t bits) {
     return each.value;
 }
 
-/* Adds up numbers from the first on, or from the last on: each in its turn, which one thread does. */
-static void add_forward(double *numbers, int64_t size) {
-    double sum = 0;
-    for (int64_t i = 0; i < size; i++) numbers[i] = sum = sum + numbers[i];
-}
-
-static void add_backward(double *numbers, int64_t size) {
-    double sum = 0;
-    for (int64_t i = size - 1; i >= 0; i--) numbers[i] = sum = sum + numbers[i];
-}
-
 static int points_of_side(Side *side, const double *inner, const double *counts, int64_t size) {
     double *memory = (double *)room(&side->memory, 3 * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
@@ -63,12 +52,8 @@ static int points_of_side(Side *side, const double *inner, const double *counts,
         side->points = size;
         side->extreme = inner[size - 1];
     }
-    MEET;
-    EACH(i, 2) {
-        if (i) add_backward(beyond, size);
-        else add_forward(within, size + 1);
-    }
-    MEET;
+    Running both[] = {{beyond, size, 1}, {within, size + 1, 0}};
+    add_up(both, 2);
     if (ALONE) side->size = within[size];
     MEET;
     return 1;
@@ -91,11 +76,13 @@ INLINE int64_t keys_behind(const double *inner, const double *outer, int64_t i, 
 /* Where the keys of each bucket begin in the table of rows; how many there are in all. */
 static int64_t place_keys(const double *inner, const double *outer, int64_t size, int32_t *places) {
     int64_t keys = 1;
-    for (int64_t i = 0; i < size; i++) {
-        places[i] = (int32_t)keys;
-        keys += last_key(inner, outer, i) - first_key(inner, i) + 1 + keys_behind(inner, outer, i, size);
+    ALL_TOGETHER(i, size) {
+        int64_t own = 0;
+        if (i < size) own = last_key(inner, outer, i) - first_key(inner, i) + 1 + keys_behind(inner, outer, i, size);
+        int64_t before = before_in_team(own, &keys);
+        if (i < size) places[i] = (int32_t)before;
     }
-    places[size] = (int32_t)keys;
+    if (ALONE) places[size] = (int32_t)keys;
     return keys;
 }
 
@@ -132,13 +119,9 @@ static int buckets_of_side(Side *side, const double *inner, const double *outer,
         for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
         for (int i = 0; i < 2; i++) side->mass[i] = memory + (4 + i) * rows;
     }
-    MEET;
-    EACH(i, 2) {
-        if (i) add_backward(beyond, size);
-        else place_keys(inner, outer, size, places);
-    }
-    MEET;
-    int64_t keys = places[size];
+    Running all = {beyond, size, 1};
+    add_up(&all, 1);
+    int64_t keys = place_keys(inner, outer, size, places);
     int32_t *row = (int32_t *)room(&side->keys, (size_t)keys * sizeof(int32_t));
     if (!row) return 0;
     if (ALONE) {
@@ -153,9 +136,9 @@ static int buckets_of_side(Side *side, const double *inner, const double *outer,
         for (int64_t j = key; j < end; j++) row[j] = (int32_t)(2 * i + 1 + (j >= key + own));
         fill_rows(side, inner, outer, counts, beyond, size, i);
     }
-    MEET;
+    Running excess = {memory + rows, rows, 1};
+    add_up(&excess, 1);
     if (ALONE) {
-        add_backward(side->excess[0], rows);
         side->rows = rows;
         side->row = row;
         side->size_of_row = keys;

@@ -167,7 +167,7 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     Costs *costs = &scratch->costs;
     if (!load(pieces, units, unit)) return 0;
     double total;
-    if (!totals(pieces, &scratch->terms, &total, energy)) return 0;
+    if (!totals(pieces, &scratch->order, &total, energy)) return 0;
     int decides = DECIDES(how, units->number[unit]);
     if (decides && !room_for_divergence(how, pieces, &scratch->places)) return 0;
     if (!HAS_BUCKETS(how) && decides && !pieces->exact && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;

@@ -27,6 +27,7 @@ INLINE Placed less(Placed one, Placed other) {
 #else
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
+#define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
 #define MEET (void)0
 #define ALONE 1
 typedef int64_t Index;
@@ -36,6 +37,24 @@ INLINE int64_t sum_of_team(int64_t own) { return own; }
 INLINE uint32_t least_of_team(uint32_t own) { return own; }
 INLINE Placed placed_of_team(Placed own) { return own; }
 INLINE int64_t before_in_team(int64_t own, int64_t *all) { return *all += own, *all - own; }
+
+/* Numbers that are added up, each in its turn, from the first on or from the last on: each becomes the sum so far. */
+typedef struct {
+    double *numbers;
+    int64_t size;
+    int is_backward;
+} Running;
+
+static void add_up(const Running *each, int n) {
+    for (int k = 0; k < n; k++) {
+        double sum = 0, *numbers = each[k].numbers;
+        int64_t size = each[k].size;
+        if (each[k].is_backward)
+            for (int64_t i = size - 1; i >= 0; i--) numbers[i] = sum = sum + numbers[i];
+        else
+            for (int64_t i = 0; i < size; i++) numbers[i] = sum = sum + numbers[i];
+    }
+}
 
 static int64_t first_least(const double *error, int64_t size) {
     int64_t best = 0;

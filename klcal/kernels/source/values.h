@@ -12,7 +12,11 @@
 #define AT_ONCE 64
 #endif
 #define FEW_LEVELS 16    /* up to so many, each zero point is looked at where a unit has few values */
+#ifdef TEAM
+#define COUNTED 1
+#else
 #define COUNTED 64       /* values that are counted faster than searched */
+#endif
 #define HALF_STEP (0.5 + 1e-9)
 #define FLOAT32_STEP 0x1p-23
 #define OUTERMOST 32 /* pieces at either end that a first look sees all of */
@@ -145,11 +149,10 @@ static int fill_tails(Costs *costs, int64_t size) {
     fill_tail(&costs->above, tails, costs, size, 1);
     fill_tail(&costs->below, tails + bytes, costs, size, -1);
     MEET;
-    EACH(i, 4) { /* which are of one order, each for itself */
-        const Tail *tail = i % 2 ? &costs->above : &costs->below;
-        add_backward(i / 2 ? tail->number : tail->total, tail->size);
-    }
-    MEET;
+    const Tail *above = &costs->above, *below = &costs->below;
+    Running all[] = {{above->total, above->size, 1}, {above->number, above->size, 1}, {below->total, below->size, 1},
+                     {below->number, below->size, 1}};
+    add_up(all, 4);
     return 1;
 }
 
