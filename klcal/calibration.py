@@ -129,11 +129,13 @@ def _of_values(values: Values, per: Per, settings: Settings, importance: Values 
 
 
 def _of_units_there(there: There, settings: Settings) -> Row:
-    from klcal.sketches.device_units import counted_on_device
+    from klcal.sketches.device_units import all_units, counted_on_device
 
-    with stopped_devices(str(there.tensor.device)):
-        launcher = kernels(there.tensor.device.index)
-        return calibrate_counted(counted_on_device(*there, launcher), there.layout, settings)
+    tensor, dtype, place = there
+    with stopped_devices(str(tensor.device)):
+        launcher = kernels(tensor.device.index)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
+        return calibrate_counted(counted, place, settings)
 
 
 def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings: Settings) -> Row:

@@ -141,7 +141,7 @@ def _program(file: str, arch: str, macros: tuple[str, ...], kept: Any) -> Any:
 
 @cache
 def _kept() -> Any:
-    """What keeps compiled kernels in the user's own cache directory; None where there is none, or KLCAL_NO_CACHE is set.
+    """What keeps compiled kernels in the user's cache directory; None where there is none, or KLCAL_NO_CACHE is set.
 
     Compiling takes 2 to 4 s a kernel. A file's name is a hash of the text, the options and the compiler; it is written
     under another name first.

@@ -124,9 +124,10 @@ def chosen_outcomes(
     columns = [chosen, deployed, below.astype(np.float64), *figures]
     if not searched.all():
         columns = [np.where(searched, column, np.nan) for column in columns]
+    chosen_columns: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
     return Outcomes(
-        status.astype(np.int64),
-        *columns,
+        status=status.astype(np.int64),
+        **chosen_columns,
         nonzero=nonzero,
         weighed=none,
         finite=nonzero + zeros,

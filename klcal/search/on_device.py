@@ -1,7 +1,7 @@
 """What is chosen for units that were counted on a CUDA device, and what it costs: searched and judged there.
 
-The kernels are the CPU's own text (``source/search.h``, ``figures.h``, ``outcomes.h``), so the answer is the same to the
-bit. What a device does not do, ``is_searched_there`` says.
+The kernels are the CPU's own text (``source/search.h``, ``figures.h``, ``outcomes.h``), so the answer is the same to
+the bit. What a device does not do, ``is_searched_there`` says.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources
 TEAM, BLOCK_TEAM = 32, 256  # threads that work on a unit: of up to so many pieces as a warp is enough for, and of more
 MOST_OF_WARP = How.SHORT  # the last way of searching for which that is so
-RESIDENT = 2  # blocks on a multiprocessor
+RESIDENT = {32: 2, 256: 3}  # blocks on a multiprocessor, by the threads of a team: measured
 MEMORY = 512 << 20  # bytes of the device that all teams work in, at most
 WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # that a team begins with, and for each piece
 BIN_BYTES = 48  # and for each sub-bin
@@ -83,7 +83,7 @@ def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
 
 
 def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
-    """What is chosen for each unit, and what it costs: by the device where that can, else of the sketches by the CPU."""
+    """What is chosen for each unit, and what it costs: by the device if it can, else of the sketches by the CPU."""
     return (
         device_outcomes(found, settings) if is_searched_there(settings) else outcomes_of(host_sketch(found), settings)
     )
@@ -118,9 +118,9 @@ class _Summary:
 
     @staticmethod
     def of(numbers: Sequence[int]) -> _Summary:
-        ways = [list(numbers[i * WAYS : (i + 1) * WAYS]) for i in range(3)]
+        searched, pieces, values = (list(numbers[i * WAYS : (i + 1) * WAYS]) for i in range(3))
         others, unknown, *counted = numbers[3 * WAYS :]
-        return _Summary(*ways, others, unknown, [bool(each) for each in counted])
+        return _Summary(searched, pieces, values, others, unknown, [bool(each) for each in counted])
 
 
 @dataclass
@@ -284,17 +284,17 @@ class _Work:
         most = max(summary.pieces[how] for how in ways)
         far = WARP_BYTES if team == TEAM else BLOCK_BYTES + BIN_BYTES * bins
         far = (far + PIECE_BYTES * most) * factor // 16 * 16
-        teams = THREADS // team
-        blocks = min(-(-n // teams), RESIDENT * self.launcher.multiprocessors, max(1, MEMORY // (far * teams)))
+        teams, resident = THREADS // team, RESIDENT[team]
+        blocks = min(-(-n // teams), resident * self.launcher.multiprocessors, max(1, MEMORY // (far * teams)))
         memory = torch.empty(blocks * teams * far, dtype=torch.uint8, device=self.device)
         left = torch.zeros(1 + n, dtype=torch.int64, device=self.device)
-        shared = self.launcher.share(RESIDENT) // 16 * 16
+        shared = self.launcher.share(resident) // 16 * 16
         where = 0 if numbers is None else numbers.data_ptr()
         room = shared, memory.data_ptr(), far, left.data_ptr()
         self.launcher.launch(
             *(SEARCH, name, blocks, THREADS, shared),
             *(told[0], told[1], where, n, told[2], *room),
-            macros=(f"TEAM={team}", f"THREADS={THREADS}", f"RESIDENT={RESIDENT}", *macros),
+            macros=(f"TEAM={team}", f"THREADS={THREADS}", f"RESIDENT={resident}", *macros),
         )
         return left
 

@@ -41,12 +41,12 @@ __all__ = [
     "Structure",
     "Units",
     "Wanted",
+    "chosen_of",
     "fields_of",
+    "figures_alone",
     "kept_bits",
     "rounding_kind",
     "scheme_kind",
-    "chosen_of",
-    "figures_alone",
     "search_of",
     "units_of",
     "wanted_of",
@@ -173,6 +173,9 @@ class Place(Protocol):
 
     def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
         """The address of an array there, which holds as long as the other thing is kept."""
+
+    def __hash__(self) -> int:
+        """What is kept there is found again by it."""
 
 
 class _Host:

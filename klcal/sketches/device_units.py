@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,13 @@ from klcal.kernels.cuda_units import UnitCounts, count_units
 from klcal.kernels.units import COUNTERS
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
-from klcal.sketches.patterns import UNITS, Integers, Resolution, narrow
+from klcal.sketches.patterns import UNITS, Integers, Resolution
 from klcal.sketches.sketch import Sketch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CountedUnits", "counted_on_device", "fetched", "host_sketch"]
+__all__ = ["CountedUnits", "all_units", "counted_on_device", "fetched", "host_sketch"]
 
 AT_ONCE = 1 << 26  # values counted and searched together: their keys and counts are 512 MiB
 
@@ -41,24 +41,37 @@ class CountedUnits:
     launcher: Launcher
 
 
+def all_units(layout: Layout) -> Integers:
+    """The numbers of a tensor's units, along its own axes."""
+    return np.arange(layout.rows).reshape(layout.cells)
+
+
 def counted_on_device(
-    tensor: torch.Tensor, dtype: str, layout: Layout, launcher: Launcher, resolution: Resolution = UNITS
+    tensor: torch.Tensor,
+    dtype: str,
+    tiles: tuple[int, ...],
+    numbers: Integers,
+    launcher: Launcher,
+    *,
+    at_once: int = AT_ONCE,
+    resolution: Resolution = UNITS,
 ) -> Iterator[CountedUnits]:
-    """Counts all units of a tensor, ``AT_ONCE`` values at a time; nothing waits for the device.
+    """Counts the units of a tensor, or of a part of one, some at a time; nothing waits for the device.
 
     Args:
         tensor: on the device, of any strides.
         dtype: of it.
-        layout: its units, in C order.
+        tiles: values of a unit along each of its axes.
+        numbers: of the units, along each axis.
         launcher: what runs the kernels.
+        at_once: values that are counted together.
         resolution: of the sketches.
     """
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
     bytes_as = pattern_values(dtype).view(np.uint32) if FLOAT_DTYPES[dtype] is np.uint8 else None
-    axes = [_stretches(extent, tile) for extent, tile in zip(tensor.shape, layout.tiles, strict=True)]
-    numbers = np.arange(layout.rows).reshape(layout.cells)
+    axes = [_stretches(extent, tile) for extent, tile in zip(tensor.shape, tiles, strict=True)]
     for each in product(*axes):
-        for own, values in _blocks(tensor.detach().resolve_neg(), numbers, each):
+        for own, values in _blocks(tensor.detach().resolve_neg(), numbers, each, at_once):
             size = values.shape[1]
             found = count_units(values.reshape(-1), dtype, size, kept, launcher, bytes_as)
             yield CountedUnits(own, found, size, resolution, launcher)
@@ -85,13 +98,13 @@ def _stretches(extent: int, tile: int) -> list[_Stretch]:
 
 
 def _blocks(
-    tensor: torch.Tensor, numbers: Integers, axes: tuple[_Stretch, ...]
+    tensor: torch.Tensor, numbers: Integers, axes: tuple[_Stretch, ...], at_once: int
 ) -> Iterator[tuple[Integers, torch.Tensor]]:
     """Units of one size along each axis, not too many at a time: their numbers, and their values (units, of each)."""
     axis = max(range(len(axes)), key=lambda i: axes[i].units)
     longest = axes[axis]
     values = prod(each.units * each.tile for each in axes) // longest.units
-    step = max(1, AT_ONCE // values)
+    step = max(1, at_once // values)
     for first in range(0, longest.units, step):
         part = longest.part(first, min(step, longest.units - first))
         some = (*axes[:axis], part, *axes[axis + 1 :])
@@ -108,7 +121,7 @@ def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...], units: i
     return turned.reshape(units, -1).contiguous()
 
 
-def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[np.generic]]:
+def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
     """Tensors as arrays of the host, which waits once: by pinned memory, to which a device copies ten times as fast."""
     import torch
 
@@ -142,7 +155,7 @@ def host_sketch(found: CountedUnits, units: Integers | None = None) -> Sketch:
     keys, times, sizes, is_exact, least, greatest, counters = fetched(*kept)
     return Sketch(
         keys=keys.view(np.uint32),
-        counts=narrow(times.astype(np.int64)) if times.size and times.dtype != np.int32 else times,
+        counts=times,
         starts=np.append(0, np.cumsum(sizes)),
         **dict(zip(COUNTERS, counters, strict=True)),
         heaviest=np.zeros(sizes.size),

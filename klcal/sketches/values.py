@@ -216,10 +216,11 @@ def units_there(values: Values, per: Per, importance: Values | None, device: str
 
 
 def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
-    from klcal.sketches.device_units import counted_on_device, host_sketch
+    from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
 
     with stopped_devices(str(tensor.device)):
-        counted = counted_on_device(tensor, dtype, place, kernels(tensor.device.index))
+        launcher = kernels(tensor.device.index)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
         parts = [(each.numbers, host_sketch(each)) for each in counted]
     found = Sketch.stack([sketch for _, sketch in parts], place.grid)
     numbers = np.concatenate([own for own, _ in parts])

@@ -229,15 +229,21 @@ static int64_t found_valleys(const Candidates *found, const int64_t *order, int6
 
 /* The candidates that no neighbouring scale is better than, the best of them first; the best again where they are few. */
 static void valleys(Candidates *found, int64_t number, Memory *memory, int64_t *places) {
-    int64_t best = first_least(found->error, found->size), ties = 0, known = 0;
-    EACH(i, found->size) ties += found->error[i] == found->error[best];
-    ties = sum_of_team(ties);
-    MEET;
-    if (number == 1 && ties == 1) {
-        if (ALONE) places[0] = best;
+    int64_t best = first_least(found->error, found->size), others = 0, known = 0;
+    Placed last = {0, 0}; /* of those that have the best scale: behind all of these in the order of scales */
+    EACH(i, found->size) {
+        others += found->error[i] == found->error[best] && found->scale[i] != found->scale[best];
+        if (found->scale[i] == found->scale[best]) last.place = -i;
+    }
+    others = number == 1 ? sum_of_team(others) : 1;
+    if (!others) { /* a scale has one error */
+        last = placed_of_team(last);
+        MEET;
+        if (ALONE) places[0] = -last.place;
         MEET;
         return;
     }
+    MEET;
     int64_t *order = sorted(found->scale, found->size, memory);
     if (order) known = found_valleys(found, order, number, places);
     else set_full(found);

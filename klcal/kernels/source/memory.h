@@ -52,6 +52,21 @@ static int renew(Memory *memory, size_t known, size_t bytes) {
     return 1;
 }
 
+/* Gives back what was taken last of all: a team has little memory near. */
+static void give_back(Memory *memory) {
+#ifdef TEAM
+    Team *team = this_team();
+    MEET;
+    if (ALONE) {
+        if ((char *)memory->start + memory->bytes == team->near) team->near = (char *)memory->start;
+        release_memory(memory);
+    }
+    MEET;
+#else
+    (void)memory;
+#endif
+}
+
 /* Room for so many bytes, whatever was there is lost; null where there is none. */
 static void *room(Memory *memory, size_t bytes) {
     MEET;

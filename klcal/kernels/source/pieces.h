@@ -226,6 +226,7 @@ static int totals(const Pieces *pieces, Memory *terms, double *total, double *en
     sums_in_lanes(term, 2, size, found);
     *total = found[0];
     *energy = found[1];
+    give_back(terms);
     return 1;
 }
 

@@ -35,8 +35,12 @@ INLINE float rounded_float(float step, float normal, float ulp, float max) {
 }
 
 INLINE float rounded_integer(float step, float low, float high) {
+#ifdef __CUDACC__ /* one instruction each; a 0 may have the other sign, which no sum of squares shows */
+    float kept = fminf(fmaxf(step, -low), high);
+#else
     float kept = step < -low ? -low : step;
     kept = kept > high ? high : kept;
+#endif
     return (kept + NEAREST) - NEAREST;
 }
 

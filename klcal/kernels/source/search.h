@@ -165,6 +165,8 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
 static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
     Pieces *pieces = &scratch->pieces;
     Costs *costs = &scratch->costs;
+    if (!HAS_BUCKETS(how) && !room_for_values(costs, &how->scheme, units->ends[unit] - units->starts[unit]))
+        return 0; /* which stays, while other things are given back */
     if (!load(pieces, units, unit)) return 0;
     double total;
     if (!totals(pieces, &scratch->order, &total, energy)) return 0;
@@ -179,7 +181,9 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     Known known = {pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max, total};
     if (!fill_costs(costs, &how->scheme, span, known)) return 0;
     if (HAS_FEW(how) && !fill_few(costs, pieces->values, pieces->counts, pieces->size)) return 0;
-    return !how->seeds || fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin);
+    if (how->seeds && !fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin)) return 0;
+    if (!decides && !how->seeds) give_back(&pieces->memory);
+    return 1;
 }
 
 /* What was chosen for a unit otherwise: by a narrower kind of zero point, and where all values weigh alike. */

@@ -75,9 +75,9 @@ typedef struct {
 
 /* --- the values of a unit */
 
-/* The bytes that the tail of so many values takes. */
-static size_t bytes_of_tail(int64_t size) {
-    return ((size_t)(size + 2) / 2 + 3 * (size_t)(size + 1)) * sizeof(double);
+/* The bytes that the tails of so many values take: of both signs together. */
+static size_t bytes_of_tails(int64_t size) {
+    return ((size_t)(size + 5) / 2 + 3 * (size_t)(size + 4)) * sizeof(double);
 }
 
 /* One value of some, as float64 where there are few. */
@@ -87,14 +87,14 @@ INLINE double count_at(const Costs *costs, int64_t i) {
     return costs->few ? costs->few_counts[i] : costs->counts ? costs->counts[i] : 1;
 }
 
-/* The values of one sign, outward from zero, where all ascend; small ones of many may have become 0. */
-static void fill_tail(Tail *tail, char *memory, const Costs *costs, int64_t size, int sign) {
-    float *values = (float *)memory;
-    double *number = (double *)(memory + (size_t)(size + 2) / 2 * sizeof(double)), *total = number + size + 1;
-    double *few = total + size + 1;
+/* The values of one sign, outward from zero, where all ascend; small ones of many may have become 0. What is left of the
+   memory. */
+static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int64_t size, int sign) {
     int64_t known = 0;
     EACH(i, size) known += sign * value_at(costs, i) > 0;
     known = sum_of_team(known);
+    double *number = memory, *total = number + known + 1, *few = total + known + 1;
+    float *values = (float *)(few + known);
     EACH(i, known) {
         int64_t from = sign > 0 ? size - known + i : known - 1 - i;
         double value = sign * value_at(costs, from), count = count_at(costs, from);
@@ -111,6 +111,7 @@ static void fill_tail(Tail *tail, char *memory, const Costs *costs, int64_t size
         tail->size = known;
         number[known] = total[known] = 0;
     }
+    return few + known + (known + 1) / 2;
 }
 
 /* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
@@ -143,11 +144,10 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
 }
 
 static int fill_tails(Costs *costs, int64_t size) {
-    size_t bytes = bytes_of_tail(size);
-    char *tails = (char *)room(&costs->tails, 2 * bytes);
+    double *tails = (double *)room(&costs->tails, bytes_of_tails(size));
     if (!tails) return 0;
-    fill_tail(&costs->above, tails, costs, size, 1);
-    fill_tail(&costs->below, tails + bytes, costs, size, -1);
+    tails = fill_tail(&costs->above, tails, costs, size, 1);
+    fill_tail(&costs->below, tails, costs, size, -1);
     MEET;
     const Tail *above = &costs->above, *below = &costs->below;
     Running all[] = {{above->total, above->size, 1}, {above->number, above->size, 1}, {below->total, below->size, 1},
@@ -163,10 +163,23 @@ typedef struct {
     double min, max, total;
 } Known;
 
+/* How many values there are with those that pad them. */
+INLINE int64_t padded_size(int64_t size) {
+    int64_t multiple = size <= LANES ? PADDING : IN_REGISTERS;
+    return (size + multiple - 1) / multiple * multiple;
+}
+
+/* Room for the values of a unit, as all loops want them. */
+static int room_for_values(Costs *costs, const Scheme *scheme, int64_t size) {
+    (void)scheme;
+    int is_affine = KIND(scheme) == AFFINE;
+    return room(&costs->memory, 2 * (size_t)padded_size(size) * sizeof(float)) != NULL &&
+           (!is_affine || room(&costs->tails, bytes_of_tails(size)) != NULL);
+}
+
 /* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
 static int fill_costs(Costs *costs, const Scheme *scheme, Span span, Known known) {
-    int64_t size = known.size, multiple = size <= LANES ? PADDING : IN_REGISTERS;
-    int64_t padded = (size + multiple - 1) / multiple * multiple;
+    int64_t size = known.size, padded = padded_size(size);
     float *memory = (float *)room(&costs->memory, 2 * (size_t)padded * sizeof(float));
     if (!memory) return 0;
     int exponent;
