@@ -172,7 +172,7 @@ class Feed:
         numbers, tile = all_units(layout), layout.tiles[axis]
         launcher = self.lane.launcher or kernels(self.lane.device.index)
         pieces = (piece for part in parts for piece in self._sent(part, dtype))
-        for first, flat in zip(range(0, layout.shape[axis], rows), _joined(pieces, layout, axis), strict=True):
+        for first, flat in zip(range(0, layout.shape[axis], rows), self._joined(pieces, layout), strict=True):
             there = [*others[:before], flat.numel() // values, *others[before:]]
             tensor = flat.view(there).permute(np.argsort(layout.order).tolist())
             cells = slice(first // tile, -(-(first + tensor.shape[axis]) // tile))
@@ -197,6 +197,23 @@ class Feed:
             return sketch_counted(found, dtype, resolution)
 
         return wait
+
+    def _joined(self, pieces: Iterable[torch.Tensor], layout: Layout) -> Iterator[torch.Tensor]:
+        """The values in slabs; each is there until the next is asked for."""
+        axis, rows, values = _slab(layout)
+        left, used, slab = layout.shape[axis] * values, 0, None
+        size = min(rows * values, left)
+        for piece in pieces:
+            if slab is None:
+                slab = piece.new_empty(size)
+            while piece.numel():
+                some = piece[: size - used]
+                self.lane.copy(slab[used : used + some.numel()], some)
+                used, piece = used + some.numel(), piece[some.numel() :]
+                if used == size:
+                    yield slab[:size]
+                    left, used = left - size, 0
+                    size = min(size, left)
 
     def _sent(self, part: Stretch, dtype: str) -> Iterator[torch.Tensor]:
         """The values of a part on the device: each piece for what is begun in the lane before the next is asked for."""
@@ -223,24 +240,6 @@ def _slab(layout: Layout) -> tuple[int, int, int]:
     values = prod(layout.shape) // layout.shape[axis]
     tile = layout.tiles[axis]
     return axis, min(max(1, SLAB // (values * tile)) * tile, layout.shape[axis]), values
-
-
-def _joined(pieces: Iterator[torch.Tensor], layout: Layout, axis: int) -> Iterator[torch.Tensor]:
-    """The values in slabs; each is there until the next is asked for."""
-    _, rows, values = _slab(layout)
-    left, used, slab = layout.shape[axis] * values, 0, None
-    size = min(rows * values, left)
-    for piece in pieces:
-        if slab is None:
-            slab = piece.new_empty(size)
-        while piece.numel():
-            some = piece[: size - used]
-            slab[used : used + some.numel()].copy_(some)
-            used, piece = used + some.numel(), piece[some.numel() :]
-            if used == size:
-                yield slab[:size]
-                left, used = left - size, 0
-                size = min(size, left)
 
 
 def _repeats(part: Stretch) -> int:

@@ -182,6 +182,7 @@ class Idle:
         self.begun: deque[Callable[[], object]] = deque()
         self.done = 0
         self.nbytes = 0
+        self.known: set[int] = set()  # where the memory lies that it gave
 
     def entered(self):
         return nullcontext()
@@ -192,15 +193,21 @@ class Idle:
     def pinned(self, size: int, dtype):
         found = torch.full((size,), 0x55, dtype=dtype)
         self.nbytes += found.nbytes
+        self.known.add(found.untyped_storage().data_ptr())
         return found
 
     on_device = pinned
 
     def copy(self, target, source) -> Until:
-        return self.begin(lambda: target.copy_(source))
+        begun = self.begin(lambda: target.copy_(source))
+        if target.untyped_storage().data_ptr() not in self.known:  # of units, which torch, not idle, works on further
+            begun.synchronize()
+        return begun
 
-    def launch(self, *arguments) -> None:
-        self.begin(lambda: self.shim.launch(*arguments))
+    def launch(self, *arguments, **more) -> None:
+        begun = self.begin(lambda: self.shim.launch(*arguments, **more))
+        if arguments[0] != "device_counting.cu":  # of units, too
+            begun.synchronize()
 
     def begin(self, work: Callable[[], object]) -> Until:
         with LOCK:
