@@ -232,8 +232,10 @@ def _relative_to(settings: Settings, low: float, high: float) -> Settings:
 
 def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
     ok = outcomes.status == OK
-    few = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < least_values(settings))
-    by_mse = isinstance(settings.method, KL) and sub_bins(settings) > 1 and few.any()
+    by_mse = False
+    if isinstance(settings.method, KL) and sub_bins(settings) > 1:
+        decide = np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero)
+        by_mse = bool((ok & (decide < least_values(settings))).any())
     note = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
     idle = np.count_nonzero(ok & (outcomes.weighed == 0)) if weighed else 0
     where = "" if grid is None else f" in {idle} of {ok.size} units"

@@ -94,7 +94,7 @@ def chosen_outcomes(
     chosen: Floats,
     deployed: Floats,
     below: Integers,
-    figures: Floats,
+    figures: list[Floats],
     minimum: Floats,
     maximum: Floats,
     counters: dict[int, Integers],

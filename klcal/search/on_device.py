@@ -39,9 +39,11 @@ THREADS = 256  # of a block, as in the sources
 TEAM, BLOCK_TEAM = 32, 256  # threads that work on a unit: of up to so many pieces as a warp is enough for, and of more
 MOST_OF_WARP = How.SHORT  # the last way of searching for which that is so
 RESIDENT = {32: 2, 256: 3}  # blocks on a multiprocessor, by the threads of a team: measured
+LEAST_SHARED = 46 << 10  # bytes of shared memory that a block needs at least
 MEMORY = 512 << 20  # bytes of the device that all teams work in, at most
 WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # that a team begins with, and for each piece
 BIN_BYTES = 48  # and for each sub-bin
+OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # of them near a warp; more would leave the cache too little
 GROWTH = 4  # times as many, where these were too few
 WAYS = len(How)
 COUNTERS = 6
@@ -285,10 +287,13 @@ class _Work:
         far = WARP_BYTES if team == TEAM else BLOCK_BYTES + BIN_BYTES * bins
         far = (far + PIECE_BYTES * most) * factor // 16 * 16
         teams, resident = THREADS // team, RESIDENT[team]
+        resident = resident if self.launcher.share(resident) >= LEAST_SHARED else 1
         blocks = min(-(-n // teams), resident * self.launcher.multiprocessors, max(1, MEMORY // (far * teams)))
         memory = torch.empty(blocks * teams * far, dtype=torch.uint8, device=self.device)
         left = torch.zeros(1 + n, dtype=torch.int64, device=self.device)
         shared = self.launcher.share(resident) // 16 * 16
+        if team == TEAM:
+            shared = min(shared, teams * (OWN_BYTES + NEAR_BYTES + NEAR_PIECE_BYTES * most) // 16 * 16)
         where = 0 if numbers is None else numbers.data_ptr()
         room = shared, memory.data_ptr(), far, left.data_ptr()
         self.launcher.launch(
@@ -317,10 +322,11 @@ class _Work:
             *(self.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted]),
         )
         counters = dict(zip(counted, some, strict=True))
+        deployed, kl = deployed.copy(), figures[0].copy()  # which a row keeps, and not the pinned memory
         searched = (status == OK) | (status == VANISHED)
         status = np.where(status == VANISHED, UNDERFLOW, status)
         found = chosen_outcomes(
-            status, searched, chosen, deployed, below, figures, minimum, maximum, counters, self.found.size
+            status, searched, chosen, deployed, below, [kl, *figures[1:]], minimum, maximum, counters, self.found.size
         )
         if summary.unknown:
             places = np.flatnonzero(status == UNKNOWN)

@@ -69,7 +69,8 @@ def test_what_a_device_does_not_count_is_said_and_the_answer_is_the_same(device,
 def test_where_no_tensor_fits_the_cpu_works_as_if_it_were_asked(device, here):
     safetensors.numpy.save_file({"a": normal(400).reshape(4, 100)}, "x.safetensors")
     safetensors.numpy.save_file({"a": np.arange(100, dtype=np.float32)}, "i.safetensors")
-    asked = "calibrate", "x.safetensors", "--per", "channel", "--importance", "i.safetensors", "--jobs", "2", "--verbose"
+    weighed = "--importance", "i.safetensors", "--jobs", "2", "--verbose"
+    asked = "calibrate", "x.safetensors", "--per", "channel", *weighed
     first, second = klcal(*asked, "--device", "cuda").messages
     (alone,) = klcal(*asked, "--device", "cpu").messages
     assert first == alone.replace("--device cpu", "--device cuda")

@@ -143,33 +143,50 @@ INLINE void sums_of_all(const Tried *tried, int n, int kind, int what, int count
     if (n - first == 1) sums_of_some(tried, first, n, 1, kind, what, counted, width, found);
 }
 
-APART void errors_of_values(const Tried *tried, int n, int kind, float *found) {
-    if (tried->counts) sums_of_all(tried, n, kind, ERRORS, 1, 1, found);
-    else sums_of_all(tried, n, kind, ERRORS, 0, 1, found);
+/* What is tried comes in registers: a structure would lie in memory that is far. */
+#define TRIED                                                                                                          \
+    const float *values, const float *counts, const float *inverse, const float *low, const float *high, int size,    \
+        const Rounding *rounding, int n, float *found
+
+APART void errors_of_values(TRIED) {
+    Tried tried = {values, counts, inverse, low, high, size, rounding};
+    sums_of_all(&tried, n, KIND_OF(rounding), ERRORS, 0, 1, found);
+}
+
+APART void errors_of_counted_values(TRIED) {
+    Tried tried = {values, counts, inverse, low, high, size, rounding};
+    sums_of_all(&tried, n, KIND_OF(rounding), ERRORS, 1, 1, found);
 }
 
 /* Of few candidates: one after the other. */
-APART void squares_of_values(const Tried *tried, int n, int kind, float *found) {
+APART void squares_of_values(TRIED) {
     for (int i = 0; i < n; i++) {
-        Tried one = *tried;
-        one.inverse += i, one.low += i, one.high += i;
-        if (tried->counts) {
-            sums_of_some(&one, 0, 1, 1, kind, LEVELS_SQUARED, 1, 2, found + 2 * i);
-            sums_of_some(&one, 0, 1, 1, kind, PRODUCTS, 1, 2, found + 2 * i + 1);
-        } else {
-            sums_of_some(&one, 0, 1, 1, kind, LEVELS_SQUARED, 0, 2, found + 2 * i);
-            sums_of_some(&one, 0, 1, 1, kind, PRODUCTS, 0, 2, found + 2 * i + 1);
-        }
+        Tried one = {values, counts, inverse + i, low + i, high + i, size, rounding};
+        sums_of_some(&one, 0, 1, 1, KIND_OF(rounding), LEVELS_SQUARED, 0, 2, found + 2 * i);
+        sums_of_some(&one, 0, 1, 1, KIND_OF(rounding), PRODUCTS, 0, 2, found + 2 * i + 1);
     }
 }
 
+APART void squares_of_counted_values(TRIED) {
+    for (int i = 0; i < n; i++) {
+        Tried one = {values, counts, inverse + i, low + i, high + i, size, rounding};
+        sums_of_some(&one, 0, 1, 1, KIND_OF(rounding), LEVELS_SQUARED, 1, 2, found + 2 * i);
+        sums_of_some(&one, 0, 1, 1, KIND_OF(rounding), PRODUCTS, 1, 2, found + 2 * i + 1);
+    }
+}
+#undef TRIED
+
 static void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
                     const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {
-    Tried tried = {values, counts, inverse, low, high, (int)size, rounding};
+#define TRIED values, counts, inverse, low, high, (int)size, rounding, (int)candidates, found
     MEET;
-    if (what == ERROR) errors_of_values(&tried, (int)candidates, KIND_OF(rounding), found);
-    else squares_of_values(&tried, (int)candidates, KIND_OF(rounding), found);
+    if (what == ERROR) {
+        if (counts) errors_of_counted_values(TRIED);
+        else errors_of_values(TRIED);
+    } else if (counts) squares_of_counted_values(TRIED);
+    else squares_of_values(TRIED);
     MEET;
+#undef TRIED
 }
 
 /* The number whose bits are those of another, backward. */

@@ -33,7 +33,7 @@ typedef struct {
     Placed placed[WARPS_OF_TEAM];
     int64_t sums[WARPS_OF_TEAM];
     double lanes[4][SUM_LANES];
-    float found[TEAM == WARP ? 1 : TOGETHER][LANES_OF_BLOCK];
+    float found[TEAM == WARP ? 1 : TOGETHER][TEAM == WARP ? 1 : LANES_OF_BLOCK];
 } Team;
 
 INLINE Team *this_team(void) { return (Team *)shared + THREAD / TEAM; }
