@@ -52,7 +52,8 @@ class Lane:
     def __init__(self, device: str) -> None:
         import torch
 
-        self.device = torch.device(device)
+        named = torch.device(device)  # "cuda" is torch's current one
+        self.device = torch.device("cuda", torch.cuda.current_device() if named.index is None else named.index)
         self.stream = torch.cuda.Stream(self.device)
 
     def follow(self) -> None:

@@ -210,10 +210,9 @@ def test_a_gpu_gives_the_rows_of_the_cpu(per, shape, asked):
     device = real_device()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         tensor = torch.from_numpy(spoiled(shape[0] * 5, shape[1])).to(dtype)
-        for some in (tensor, tensor.T) if shape[1] < 1000 else (tensor,):
-            assert not differing(
-                klcal.calibrate(some.to(device), per=per, **asked), klcal.calibrate(some, per=per, **asked)
-            )
+        for some in (tensor, tensor.T) if per == "channel" and shape[1] <= 2000 else (tensor,):
+            found = klcal.calibrate(some.to(device), per=per, **asked)
+            assert not differing(found, klcal.calibrate(some, per=per, **asked))
 
 
 def test_sketches_of_a_gpu_are_those_of_the_cpu():

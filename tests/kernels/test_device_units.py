@@ -18,7 +18,7 @@ from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from tests.kernels.test_units import LAWS, ORDERS, SEEDS, stored
-from tests.support.devices import Shim, as_tensor, real_device
+from tests.support.devices import Shim, as_tensor, never_waiting, real_device
 from tests.support.kernels import KERNELS, kernel
 from tests.support.lazy import torch
 
@@ -172,11 +172,8 @@ def test_nothing_waits_for_the_device():
     many = torch.randn(1 << 20, device=device)
     sizes = [128, 4096, starts_of([5, 100_000, 1 << 15] * 5), 1 << 17]
     expected = [count_units(many, "float32", size, kept, launcher) for size in sizes]  # what is compiled is compiled
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         found = [count_units(many, "float32", size, kept, launcher) for size in sizes]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(found, expected, strict=True):
         assert sketch_of(one, UNITS) == sketch_of(other, UNITS)
 
