@@ -9,13 +9,14 @@ VENV = .venv/bin
 TORCH = torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-consumers check fmt golden bench torture fuzz sanitize clean
+.PHONY: help demo test test-consumers test-release check fmt golden reference bench torture fuzz sanitize site clean
 
 help:  ## show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	$(DEMO)/klcal calibrate sample_tensors --format table
+	@echo 'klcal is $(DEMO)/klcal: try $(DEMO)/klcal --help, or $(DEMO)/klcal calibrate FILES of your own'
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
 	$(VENV)/python -m pytest -n 2
@@ -23,6 +24,9 @@ test: .venv/ready  ## install what the suite needs into .venv and run all of it
 test-consumers: .venv/ready  ## load what apply and export write with the libraries that run it (360 MB of them)
 	$(VENV)/pip install --quiet --group consumers
 	$(VENV)/python -m pytest -W default tests/consumers
+
+test-release: .venv/ready  ## before a release: load them with OpenVINO, modelopt and AIMET (4 GB of them)
+	TORCH=$(TORCH) $(VENV)/python -m tests.release
 
 check: .venv/ready  ## lint, formatting and types
 	$(VENV)/ruff check
@@ -36,9 +40,17 @@ fmt: .venv/ready  ## format the code
 golden: .venv/ready  ## rewrite the golden files; review the diff
 	KLCAL_GOLDEN=write $(VENV)/python -m pytest -q tests/writers -k golden
 
+reference: .venv/ready  ## write docs/reference, which is made of the code
+	$(VENV)/python -m docs.generate
+
 bench: .venv/ready  ## measure: prints a table of ratios
 	$(VENV)/pip install --quiet --group bench
 	$(VENV)/python -m benchmarks
+
+site: .venv/ready  ## build the documentation into build/site; fails on a broken link
+	$(VENV)/pip install --quiet --group site
+	$(VENV)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site
+	@echo 'the documentation is build/site/index.html'
 
 torture: .venv/ready  ## run the whole corpus of bad files through the command: prints a table
 	$(VENV)/python -m torture
@@ -51,7 +63,7 @@ sanitize: .venv/ready  ## run the kernel's tests on a copy that checks every add
 	$(VENV)/python -m tests.sanitized
 
 clean:  ## remove what was installed
-	rm -rf .demo .venv build *.egg-info
+	rm -rf .demo .venv .release build *.egg-info
 
 .demo/ready: pyproject.toml $(KERNEL) $(SOURCES)
 	$(PYTHON) -m venv .demo

@@ -1,11 +1,21 @@
-"""Builds the compiled kernel where there is a C compiler, and succeeds without one: NumPy does the same then."""
+"""Builds the compiled kernel where there is a C compiler, and succeeds without one: NumPy does the same then.
 
+The package's links are made here too, because they need the address of the public repository.
+"""
+
+import os
+import re
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+REPOSITORY = os.environ.get("REPOSITORY_URL", "")
+"""The address of the public repository, on a host that has GitHub's paths. No other place knows it: a release sets it
+(.github/workflows/release.yml). Without it the package names no address, and the README's links stay relative."""
+VERSION = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 SOURCE = Path("klcal/kernels/source")
 FLAGS = [
     "-std=c11",
@@ -37,7 +47,27 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def readme() -> str:
+    """The README, with links that also work on the page of a package index."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!\w+:|#)", f"]({REPOSITORY}/blob/v{VERSION}/", text) if REPOSITORY else text
+
+
+def urls() -> dict[str, str]:
+    """The links beside it."""
+    pages = {
+        "Homepage": "",
+        "Documentation": f"/blob/v{VERSION}/docs/index.md",
+        "Changelog": f"/blob/v{VERSION}/CHANGELOG.md",
+        "Issues": "/issues",
+    }
+    return {name: REPOSITORY + path for name, path in pages.items()} if REPOSITORY else {}
+
+
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    project_urls=urls(),
     ext_modules=[
         Extension(
             "klcal.kernels.compiled",

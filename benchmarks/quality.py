@@ -1,4 +1,7 @@
-"""What the methods choose on real tensors, and that `kl` keeps its promises there. Prints the README's table."""
+"""What the methods choose on real tensors, and that `kl` keeps its promises there.
+
+Prints the tables of docs/methods.md and docs/channels.md: a test compares them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from klcal.search.exact_costs import exact_costs
 from klcal.search.methods import KL, MSE, KLClassic, MinMax, Percentile, sub_bins_per_cell
 from klcal.sketches.counting import values_of
 from klcal.sketches.distribution import Distribution
+from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import sketch
 
 SAMPLES = str(Path(__file__).parent.parent / "sample_tensors")
@@ -26,6 +30,7 @@ ENOUGH = 300  # values from which a histogram says something
 METHODS = (MinMax(), Percentile(99.99), KLClassic(), MSE(), KL())
 GAPS = {"int8": 0.05, "int4": 1.5}  # dB that `kl` may lose to `mse`
 WEIGHTS = ("encoder.layer.0.attention.self.query.weight", "minilm_l0_ffn_in", "minilm_l3_gelu")
+Sketches = dict[tuple[str, str], Sketch]
 UNITS = ("tensor", "channel", "group:128", "group:32")
 SHOWN = (
     "conv5.weight",
@@ -39,18 +44,23 @@ SHOWN = (
 )
 
 
-def run() -> None:
-    """Assert the bounds for every tensor of the samples, print the larger ones."""
-    sketches = {
+def samples() -> Sketches:
+    """The sketch of every sample tensor, by the name of its file and its own."""
+    return {
         (source.name, each.name): sketch(each)
         for source in find([SAMPLES]).sources
         for each in source.describe()
         if each.status == "ok"
     }
+
+
+def run() -> None:
+    """Assert the bounds for every tensor of the samples, print the larger ones."""
+    sketches = samples()
     for dtype in ("int8", "int4"):
-        _print(dtype, sketches)
+        print_methods(dtype, sketches)
     for dtype in ("int8", "int4"):
-        _print_units(dtype)
+        print_units(dtype)
     worst = {dtype: _worst_gap(dtype, sketches) for dtype in GAPS}
     for (source, name), found in sketches.items():
         for scheme in map(Scheme.parse, ("int8", "uint8", "int4", "uint4")):
@@ -68,18 +78,19 @@ def run() -> None:
     )
 
 
-def _print(dtype: str, sketches) -> None:
-    print(f"\n| {dtype}, SQNR in dB (range kept, %) | " + " | ".join(str(m).partition(":b")[0] for m in METHODS) + " |")
+def print_methods(dtype: str, sketches: Sketches) -> None:
+    """SQNR in dB, and in brackets the share of the range that is kept, in percent."""
+    print(f"\n| {dtype}, symmetric | " + " | ".join(str(m).partition(":b")[0] for m in METHODS) + " |")
     print("| :--- |" + " ---: |" * len(METHODS))
-    for (_, name), found in sketches.items():
+    for (source, name), found in sketches.items():
         if name in SHOWN and found.numel[0] >= 10_000:
             full = calibrate(found, dtype=dtype, method="minmax").high
             rows = [calibrate(found, dtype=dtype, method=method) for method in METHODS]
             cells = [f"{row.sqnr_db:.2f} ({100 * row.high / full:.0f})" for row in rows]
-            print(f"| `{name}` | " + " | ".join(cells) + " |")
+            print(f"| `{name}` ({source.partition('_')[0]}) | " + " | ".join(cells) + " |")
 
 
-def _print_units(dtype: str) -> None:
+def print_units(dtype: str) -> None:
     """SQNR of whole tensors with a scale for each channel or group; `kl` with D whatever the number of values."""
     tensors = {
         each.name: each
@@ -87,7 +98,7 @@ def _print_units(dtype: str) -> None:
         for each in source.describe()
         if each.name in WEIGHTS and each.status == "ok"
     }
-    print(f"\n| {dtype}, SQNR in dB | " + " | ".join(f"{per}: minmax, mse, kl with D" for per in UNITS) + " |")
+    print(f"\n| {dtype}, symmetric | " + " | ".join(UNITS) + " |")
     print("| :--- |" + " ---: |" * len(UNITS))
     for name, tensor in tensors.items():
         cells = []
@@ -96,7 +107,7 @@ def _print_units(dtype: str) -> None:
             before, units.VALUES_PER_BIN = units.VALUES_PER_BIN, 0
             found.append(_sqnr(tensor, dtype, "kl", per))
             units.VALUES_PER_BIN = before
-            cells.append(", ".join(f"{each:.2f}" for each in found))
+            cells.append(" / ".join(f"{each:.2f}" for each in found))
         print(f"| `{name}` | " + " | ".join(cells) + " |")
 
 
@@ -109,7 +120,7 @@ def _sqnr(tensor: Description, dtype: str, method: str, per: str) -> float:
     return float(10 * np.log10((values.astype(float) ** 2).sum() / (error**2).sum()))
 
 
-def _worst_gap(dtype: str, sketches) -> float:
+def _worst_gap(dtype: str, sketches: Sketches) -> float:
     gaps = {}
     for key, found in sketches.items():
         if found.numel[0] >= ENOUGH:

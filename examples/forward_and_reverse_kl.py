@@ -1,4 +1,4 @@
-"""One normal law fitted to a target with two modes, by the KL divergence forward and in reverse.
+"""One normal distribution fitted to a target with two modes, by the KL divergence forward and in reverse.
 
     python examples/forward_and_reverse_kl.py [picture.png]
 
@@ -56,12 +56,12 @@ def target() -> Floats:
 
 
 def normal(fit: Normal) -> Floats:
-    """A normal law on X."""
+    """A normal distribution on X."""
     return on_grid(-(((X - fit.mean) / fit.std) ** 2) / 2)
 
 
 def maximum_likelihood(rng: np.random.Generator) -> Normal:
-    """Data are drawn from the target; the normal law of the greatest likelihood has their mean and deviation."""
+    """Draw data from the target; the likeliest normal distribution has their mean and standard deviation."""
     data = rng.choice(MODES, SAMPLES, p=WEIGHTS) + WIDTH * rng.standard_normal(SAMPLES)
     return Normal(float(data.mean()), float(data.std()))
 
@@ -69,7 +69,7 @@ def maximum_likelihood(rng: np.random.Generator) -> Normal:
 def maximum_entropy_policy(rng: np.random.Generator, start: Normal) -> Normal:
     """Actions are drawn from the policy x = μ + σ·ε, which climbs the gradient of E[r(x)] + log σ.
 
-    log σ is the entropy of a normal law but for a constant. r′(x) pulls to the mode that is responsible for x.
+    log σ is the entropy of a normal distribution but for a constant. r′(x) pulls to the mode that is responsible for x.
     """
     mean, std = start
     for _ in range(STEPS):
@@ -82,20 +82,20 @@ def maximum_entropy_policy(rng: np.random.Generator, start: Normal) -> Normal:
     return Normal(mean, std)
 
 
-def bars(law: Floats, width: int = 80) -> str:
-    """A law as a row of bars, where there is no better picture."""
-    heights = law[: X.size // width * width].reshape(width, -1).sum(axis=1)
+def bars(curve: Floats, width: int = 80) -> str:
+    """A distribution as a row of bars, for want of a better picture."""
+    heights = curve[: X.size // width * width].reshape(width, -1).sum(axis=1)
     return "".join(" ▁▂▃▄▅▆▇█"[round(8 * height / heights.max())] for height in heights)
 
 
-def draw(path: str, laws: dict[str, Floats]) -> None:
+def draw(path: str, curves: dict[str, Floats]) -> None:
     """The densities as a picture, for which matplotlib has to be installed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    for name, law in laws.items():
-        axes.plot(X, law / (X[1] - X[0]), label=name)
+    for name, curve in curves.items():
+        axes.plot(X, curve / (X[1] - X[0]), label=name)
     figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(path)
 
@@ -108,16 +108,16 @@ def main(picture: str = "") -> list[Normal]:
         "reverse: policy that began left": maximum_entropy_policy(rng, Normal(-1.0, 0.5)),
         "reverse: policy that began right": maximum_entropy_policy(rng, Normal(1.0, 0.5)),
     }
-    laws = {"target": target()} | {name: normal(fit) for name, fit in fits.items()}
+    curves = {"target": target()} | {name: normal(fit) for name, fit in fits.items()}
     print(f"{'':34}{'mean':>6}{'std':>6}{'D(p‖q)':>9}{'D(q‖p)':>9}   in nats; p is the target")
     for name, fit in fits.items():
-        forward, reverse = kl(laws["target"], laws[name]), reverse_kl(laws["target"], laws[name])
+        forward, reverse = kl(curves["target"], curves[name]), reverse_kl(curves["target"], curves[name])
         print(f"{name:34}{fit.mean:6.2f}{fit.std:6.2f}{forward:9.3f}{reverse:9.3f}")
-    for name, law in laws.items():
-        print(f"\n{bars(law)}\n{name:^80}")
+    for name, curve in curves.items():
+        print(f"\n{bars(curve)}\n{name:^80}")
     if picture:
         try:
-            draw(picture, laws)
+            draw(picture, curves)
         except ImportError:
             print("\nThe picture needs matplotlib: pip install 'klcal[plot]'")
     return list(fits.values())

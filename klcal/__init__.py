@@ -10,7 +10,10 @@
     load_table(path) → Table        a table that was written, for all of these
     apply(model, output)            a quantized model: what a table makes of one
     export(tables, to, output)      scales in the form that a runtime loads
-    save_sketches(path, {…})         a sketch file, which all of these take; load_sketches(path) reads it
+    sketch_files(paths, output)     a sketch file, which all of these take; merge(parts, output) adds such files
+    save_sketches(path, {…})         the same of sketches; load_sketches(path) reads them
+    check(paths, table) → Table     what changed since a table was committed; its findings are what met a rule
+    diff(a, b) → Table              the same of two tables, without their tensors
     compare(p, q) → Table           how far tensors are from others, or from their quantized copy
     divergence                      information theory, as a library of its own
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from klcal import divergence
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.files import apply, calibrate_files, compare, export, load_sketches, load_table, save_sketches
+    from klcal.files import apply, calibrate_files, compare, export, load_table
+    from klcal.gates import check, diff
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from klcal.sketches.recorder import Recording, record
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
+    from klcal.sketching import load_sketches, merge, save_sketches, sketch_files
     from klcal.tables.rows import Row
     from klcal.tables.table import Table
     from klcal.tables.units import Units
@@ -65,23 +70,28 @@ __all__ = [
     "apply",
     "calibrate",
     "calibrate_files",
+    "check",
     "compare",
     "dequantize",
+    "diff",
     "divergence",
     "export",
     "kl_divergence_calibration",
     "load_sketches",
     "load_table",
+    "merge",
     "quantize",
     "read",
     "record",
     "save_sketches",
     "sketch",
+    "sketch_files",
 ]
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
-    "files": ("apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"),
+    "files": ("apply", "calibrate_files", "compare", "export", "load_table"),
+    "gates": ("check", "diff"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
@@ -92,6 +102,7 @@ _HOMES = {
     "sketches.recorder": ("Recording", "record"),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
+    "sketching": ("load_sketches", "merge", "save_sketches", "sketch_files"),
     "tables.rows": ("Row",),
     "tables.table": ("Table",),
     "tables.units": ("Units",),

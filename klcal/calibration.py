@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,15 +21,19 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search import methods
 from klcal.search.choices import Spans, full_choices
 from klcal.search.chosen import least_values, outcomes_of, sub_bins
+from klcal.search.explained import explained
 from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
+from klcal.search.shapes import histogram, histogram_of, histograms
 from klcal.sketches.by_unit import Count, counted_before, unit_counts
 from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.distribution import Distribution
+from klcal.sketches.histogram import Tally
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Stored, counted_already, sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
+from klcal.tables.explanation import Detail, Explanation
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
@@ -63,6 +68,7 @@ def calibrate(
     bounds: tuple[float, float] | None = None,
     nonfinite: Nonfinite = "fail",
     importance: Values | None = None,
+    detail: Detail = "none",
 ) -> Row:
     """Chooses scale and zero point for a tensor, an array, or a finished sketch.
 
@@ -84,6 +90,8 @@ def calibrate(
             inputs, the mean square of those is the importance of its column. Only ratios within a unit matter. The
             figures of the row are unweighted. A unit whose nonzero values all have the importance 0 is chosen as if
             there were none, and the row's note says so. For methods with a cost: kl, kl-classic and mse.
+        detail: how much the row's ``explanation`` has: "none", the "histogram", "plots" (and what candidates lose), or
+            "all" (and what kl-classic would choose); for channels and groups the histogram alone.
 
     Returns:
         A row, as in the table of the command. Its scale is None unless its status is "ok", and where its units have
@@ -100,7 +108,7 @@ def calibrate(
     array([0.14285715, 0.07142857])
     """
     chosen = methods.parse(method)
-    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite)
+    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite, detail=detail)
     unit = parse_per(per)
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if importance is not None or (isinstance(values, Sketch) and values.weights is not None):
@@ -119,7 +127,7 @@ def calibrate(
 
 def _of_values(values: Values, per: Per, settings: Settings, importance: Values | None) -> Row:
     there = units_there(values, per, importance)
-    if there is not None:
+    if there is not None and settings.detail == "none" and settings.unit is None:
         return _of_units_there(there, settings)
     units = units_of(values, per, importance)
     if units is not None:
@@ -175,7 +183,15 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
     if found.grid is None and found.units != 1:
         raise UsageError(f"a sketch of {found.units} units without a grid", "calibrate them one by one: sketch[i:i+1]")
     settings = _relative(settings, [found]) if found.grid else replace(settings, scheme=settings.scheme.of_one_unit)
-    return _row(outcomes_of(found, settings), settings, found.grid, found.weights is not None)
+    if settings.unit is not None:
+        return _of_unit(_unit([found], settings.unit), settings, found.grid)
+    outcomes = outcomes_of(found, settings)
+    row = _row(outcomes, settings, found.grid, found.weights is not None)
+    if settings.detail == "none":
+        return row
+    if found.grid is None:
+        return replace(row, explanation=explained(found, settings, outcomes, settings.detail))
+    return replace(row, explanation=Explanation(histogram=histogram_of(found)))
 
 
 def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
@@ -183,7 +199,44 @@ def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
     settings = replace(settings, scheme=settings.scheme.of_one_unit)
     outcomes = outcomes_of(found, settings)
     alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(found.units))
-    return [_row(each, settings, None, found.weights is not None) for each in alone]
+    rows = [_row(each, settings, None, found.weights is not None) for each in alone]
+    if settings.detail == "none":
+        return rows
+    return [
+        replace(row, explanation=each) for row, each in zip(rows, _explanations(found, settings, outcomes), strict=True)
+    ]
+
+
+def _explanations(found: Sketch, settings: Settings, outcomes: Outcomes) -> Iterator[Explanation]:
+    """Of each unit of a sketch, which are tensors."""
+    if settings.detail == "histogram":
+        yield from (Explanation(histogram=each) for each in histograms(found))
+        return
+    for unit in range(found.units):
+        some = slice(unit, unit + 1)
+        yield explained(found[some], settings, outcomes.each(itemgetter(some)), settings.detail)
+
+
+def _unit(sketches: Iterable[Sketch], number: int) -> Sketch:
+    """One unit of a tensor, of which sketches have some each, in the order in which they come.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    first = 0
+    for found in sketches:
+        if number < first + found.units:
+            return found[number - first : number - first + 1]
+        first += found.units
+    raise InputError(f"it has no unit {number}", f"its units are 0 to {first - 1}" if first else "it has none")
+
+
+def _of_unit(found: Sketch, settings: Settings, grid: Grid | None) -> Row:
+    """The row of one unit of a tensor, explained."""
+    outcomes = outcomes_of(found, settings)
+    row = _row(outcomes, settings, None, found.weights is not None)
+    per = row.per if grid is None else str(grid.per)
+    return replace(row, unit=settings.unit, per=per, explanation=explained(found, settings, outcomes, settings.detail))
 
 
 def calibrate_units(
@@ -208,8 +261,23 @@ def calibrate_units(
     if settings.scheme.is_relative:
         sketches = worked_ahead(lambda count: count(), counts)
         settings, counts = _relative(settings, sketches), map(counted_before, sketches)
-    outcomes = joined(worked_ahead(lambda count: outcomes_of(count(), settings), counts))
-    return _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
+    if settings.unit is not None:
+        number = layout.in_own_order(np.arange(layout.rows))[settings.unit]
+        return _of_unit(_unit((count() for count in counts), int(number)), settings, layout.grid)
+    tally = None if settings.detail == "none" else Tally()
+    outcomes = joined(worked_ahead(partial(_counted_outcomes, settings, tally), counts))
+    row = _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
+    if tally is None:
+        return row
+    return replace(row, explanation=Explanation(histogram=histogram(tally.low, tally.high, tally.binned())))
+
+
+def _counted_outcomes(settings: Settings, tally: Tally | None, count: Count) -> Outcomes:
+    """What comes of some units, which a tally counts."""
+    found = count()
+    if tally is not None:
+        tally.add(found)
+    return outcomes_of(found, settings)
 
 
 def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:

@@ -16,18 +16,41 @@ __all__ = ["ExitCode", "InputError", "KlcalError", "OutputError", "UsageError"]
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller."""
+    """What the process tells its caller.
+
+    >>> ExitCode.FINDINGS.meaning
+    'something met a rule of --fail-on'
+    """
 
     DONE = 0
-    FINDINGS = 1  # --fail-on matched
-    USAGE = 2  # nothing was read
-    NOTHING_USABLE = 3  # no row is ok
-    PARTIAL = 4  # some tensors or files failed, the rest was delivered
+    FINDINGS = 1
+    USAGE = 2
+    NOTHING_USABLE = 3
+    PARTIAL = 4
     BUG = 5
-    HUNG_UP = 129  # 128 + SIGHUP: the terminal was closed
+    HUNG_UP = 129  # 128 + SIGHUP
     INTERRUPTED = 130  # 128 + SIGINT
     READER_GONE = 141  # 128 + SIGPIPE
     TERMINATED = 143  # 128 + SIGTERM
+
+    @property
+    def meaning(self) -> str:
+        """What it tells."""
+        return MEANINGS[self]
+
+
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.FINDINGS: "something met a rule of --fail-on",
+    ExitCode.USAGE: "wrong usage; nothing was read",
+    ExitCode.NOTHING_USABLE: "nothing usable in the input: no tensor has an answer, or nothing could be judged",
+    ExitCode.PARTIAL: "some tensors or files failed, the rest was delivered; or the answer could not be written",
+    ExitCode.BUG: "a bug in klcal; KLCAL_DEBUG=1 shows where",
+    ExitCode.HUNG_UP: "the terminal was closed",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.READER_GONE: "the reader of stdout went away; nothing is said",
+    ExitCode.TERMINATED: "terminated",
+}
 
 
 class KlcalError(Exception):

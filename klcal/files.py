@@ -6,10 +6,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-from klcal.errors import InputError, UsageError
+from klcal.arguments import Path
+from klcal.arguments import count as _count
+from klcal.arguments import globs as _globs
+from klcal.arguments import path as _path
+from klcal.arguments import sequence as _sequence
+from klcal.arguments import tables as _tables
+from klcal.arguments import text as _text
+from klcal.errors import InputError, OutputError, UsageError
 from klcal.tables.table import Table
 
 if TYPE_CHECKING:
@@ -18,11 +25,8 @@ if TYPE_CHECKING:
     from klcal.quantizers.granularity import Per
     from klcal.search.methods import Method
     from klcal.search.settings import Nonfinite
-    from klcal.sketches.sketch import Sketch
 
-__all__ = ["apply", "calibrate_files", "compare", "export", "load_sketches", "load_table", "save_sketches"]
-
-Path: TypeAlias = str | os.PathLike[str]
+__all__ = ["apply", "calibrate_files", "compare", "export", "load_table"]
 
 
 def calibrate_files(
@@ -170,6 +174,7 @@ def apply(
     *,
     to: str,
     table: Path | Table | None = None,
+    activations: Path | Table | None = None,
     dtype: ByName[str] | None = None,
     method: ByName[Method] | None = None,
     scheme: ByName[str] | None = None,
@@ -191,6 +196,8 @@ def apply(
         to: the form: "compressed-tensors", "gguf", "onnx", "safetensors", "npz" or "fake".
         table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
             the next arguments, which are those of ``klcal.calibrate_files``.
+        activations: with "onnx", quantizes them too, by ONNX Runtime: a table of them, its file, or a file or directory
+            of values, which are calibrated to uint8.
         dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
         method: how the range is chosen; by default kl.
         scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
@@ -226,24 +233,30 @@ def apply(
         "importance": None if importance is None else _path("importance", importance),
         "device": None if device is None else _text("device", device),
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and given:
-        raise UsageError(f"{next(iter(given))} is for calibration, which the table has done", "give one of the two")
+    options = {name: value for name, value in asked.items() if value is not None}
+    if table is not None and options:
+        raise UsageError(f"{next(iter(options))} is for calibration, which the table has done", "give one of the two")
     by: dict[str, Any] | str | Table
     if table is None:
-        by = {"device": "auto", **given}
+        by = {"device": "auto", **options}
         usable_devices(by["device"])
     else:
         by = table if isinstance(table, Table) else _path("table", table)
-    return apply_files(
-        _path("model", model),
-        _path("output", output),
-        _text("to", to),
-        by,
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
-        jobs=_count("jobs", jobs),
-    )
+    given = (_path("model", model), _path("output", output), _text("to", to), by)
+    chosen: dict[str, Any] = {
+        "include": _globs("include", include),
+        "exclude": _globs("exclude", exclude),
+        "jobs": _count("jobs", jobs),
+    }
+    if activations is None:
+        return apply_files(*given, **chosen)
+    from klcal.pipeline.static import apply_static
+
+    values = activations if isinstance(activations, Table) else _path("activations", activations)
+    done = apply_static(*given, **chosen, activations=values)
+    if done.errors:
+        raise OutputError("; ".join(map(str, done.errors)))
+    return done
 
 
 def load_table(path: Path) -> Table:
@@ -322,74 +335,3 @@ def export(
 
 def _write(text: str, out: TextIO) -> None:
     out.write(text)
-
-
-def _tables(name: str, given: object) -> list[str | Table]:
-    several = [given] if isinstance(given, str | os.PathLike | Table) else _sequence(name, given)
-    return [each if isinstance(each, Table) else _path(name, each) for each in several]
-
-
-def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
-    """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
-
-    Args:
-        path: the file; its name should end in .safetensors.
-        sketches: of tensors, by their names.
-        dtype: of the values that were counted; of each tensor, by its name, where they differ.
-
-    Raises:
-        UsageError: there can be no such file; a sketch has several units and no grid.
-        OutputError: it could not be written after all.
-    """
-    from klcal.sketches.named import Named
-    from klcal.writers.sketch_file import digest, fingerprint, save
-
-    of = {} if isinstance(dtype, str) else dtype
-    one = dtype if isinstance(dtype, str) else "float32"
-    named = [Named(name, of.get(name, one), None, sketch) for name, sketch in sketches.items()]
-    save(_path("path", path), named, lambda: [fingerprint(map(digest, named))])
-
-
-def load_sketches(path: Path) -> dict[str, Sketch]:
-    """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
-
-    Raises:
-        InputError: it is no sketch file, or damaged.
-    """
-    from klcal.readers.sketch_file import open_sketches
-
-    file = open_sketches(_path("path", path))
-    return {name: file.load(name).sketch for name in file.tensors}
-
-
-# --- arguments
-
-
-def _path(name: str, given: object) -> str:
-    if not isinstance(given, str | os.PathLike):
-        raise UsageError(f"{name} is {given!r}", "give the path of a file, a text or a pathlib.Path")
-    found = os.fspath(given)
-    return found if isinstance(found, str) else os.fsdecode(found)
-
-
-def _text(name: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise UsageError(f"{name} is {given!r}", "give a text")
-    return given
-
-
-def _globs(name: str, given: object) -> list[str]:
-    globs = [given] if isinstance(given, str) else _sequence(name, given)
-    return [_text(name, each) for each in globs]
-
-
-def _sequence(name: str, given: object) -> list[object]:
-    if not isinstance(given, Sequence) or isinstance(given, bytes):
-        raise UsageError(f"{name} is {given!r}", "give a text, or a list of them")
-    return list(given)
-
-
-def _count(name: str, given: object) -> int:
-    if type(given) is not int or given < 1:
-        raise UsageError(f"{name} is {given!r}", "it is an int, at least 1")
-    return given

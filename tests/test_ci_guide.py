@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from klcal.cli.rules import DEFAULTS
+from klcal.tables.schema import DEFAULT_RULES
 from tests.support.command import klcal, normal
 from tests.support.guides import DOCS, ROOT
 
@@ -94,4 +94,4 @@ def test_the_hook_of_pre_commit_runs_its_entry_with_the_arguments_of_the_guide(h
 def test_the_guide_has_the_rules_that_hold():
     (table,) = re.findall(r"\| rule \| why \|\n(.*?)\n\n", GUIDE, re.DOTALL)
     told = re.findall(r"`([^`]+)`", "\n".join(line.split(" | ")[0] for line in table.splitlines()[1:]))
-    assert [each.replace("\\|", "|") for each in told] == list(DEFAULTS)
+    assert [each.replace("\\|", "|") for each in told] == list(DEFAULT_RULES)

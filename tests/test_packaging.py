@@ -1,4 +1,4 @@
-"""What is built and installed: a wheel with the compiled kernel, and one without where there is no C compiler."""
+"""What is built: a wheel with the compiled kernel, one without a C compiler, and an sdist with its tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from tests.support.command import SAMPLES, environment
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("klcal", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
-BUILD = "import sys, setuptools.build_meta; print(setuptools.build_meta.build_wheel(sys.argv[1]))"
+HIDDEN = {".ci", ".github", ".pre-commit-hooks.yaml"}  # what a sdist has beside what is not hidden
+MADE = {"build", "dist"}  # what is made of the source, and is no part of it
+BUILD = "import sys, setuptools.build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
 OPTIONS = (
     (),
     ("--per", "channel", "--dtype", "int8", "--method", "mse"),
@@ -26,16 +31,16 @@ OPTIONS = (
 QUIET = "--disable-pip-version-check", "--quiet"
 
 
-def built(folder: Path, **env: str) -> Path:
-    """The wheel of a copy of the source: without an index, as setuptools is there."""
-    for name in SOURCES:
+def built(kind: str, folder: Path, names: Iterable[str] = SOURCES, **env: str) -> Path:
+    """The wheel or sdist of a copy of the source: without an index, as setuptools is there."""
+    for name in names:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
-    command = [sys.executable, "-c", BUILD, str(folder / "wheels")]
+    command = [sys.executable, "-c", BUILD, kind, str(folder / "dist")]
     done = subprocess.run(command, cwd=folder, env=environment(**env), capture_output=True, text=True, check=True)
-    return folder / "wheels" / done.stdout.split()[-1]
+    return folder / "dist" / done.stdout.split()[-1]
 
 
 def installed(wheel: Path, folder: Path) -> Path:
@@ -56,7 +61,7 @@ def klcal(installation: Path, *arguments: str, **env: str) -> str:
 
 @pytest.fixture(scope="module")
 def without_compiler(tmp_path_factory) -> Path:
-    wheel = built(tmp_path_factory.mktemp("source"), CC="/bin/false")
+    wheel = built("wheel", tmp_path_factory.mktemp("source"), CC="/bin/false")
     return installed(wheel, tmp_path_factory.mktemp("without"))
 
 
@@ -64,7 +69,7 @@ def without_compiler(tmp_path_factory) -> Path:
 def wheel(tmp_path_factory) -> Path:
     if not shutil.which(os.environ.get("CC", "cc")):
         pytest.skip("there is no C compiler")
-    return built(tmp_path_factory.mktemp("source"))
+    return built("wheel", tmp_path_factory.mktemp("source"))
 
 
 def test_a_wheel_has_the_kernel_and_serves_every_python_3(wheel):
@@ -89,3 +94,77 @@ def test_the_answer_is_the_same_to_the_byte_by_whichever_kernel(wheel, without_c
         assert compiled == klcal(installation, *command, "--jobs", "1")
         assert compiled == klcal(installation, *command, KLCAL_KERNEL="numpy")
         assert compiled == klcal(without_compiler, *command)
+
+
+def source() -> list[str]:
+    """The names of what the repository has, in its root."""
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".") and ".egg" not in path.name}
+    return sorted((names | HIDDEN) - MADE)
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    """An sdist, built for a repository with an address, and unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    archive = built("sdist", folder, source(), REPOSITORY_URL=ADDRESS)
+    with tarfile.open(archive) as file:
+        file.extractall(folder / "unpacked", filter="data")
+    (found,) = (folder / "unpacked").iterdir()
+    return found
+
+
+ADDRESS = "https://example.org/somebody/klcal"
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_sdist_has_what_the_repository_has(unpacked):
+    wanted = {f"{name}/{file}" for name in source() if (ROOT / name).is_dir() for file in files(ROOT / name)}
+    wanted |= {name for name in source() if (ROOT / name).is_file()}
+    wanted = {file for file in wanted if "__pycache__" not in file and not file.endswith(".so")}
+    found = {file for file in files(unpacked) if not file.startswith("klcal.egg-info/")}
+    assert found - {"PKG-INFO", "setup.cfg"} == wanted
+
+
+def test_an_sdist_passes_its_own_tests(unpacked):
+    """All of them are collected, so that every helper is there; those of the pages and the map are run."""
+    env = environment(PYTHONPATH=str(unpacked))
+    for some in (["--collect-only"], ["tests/test_layers.py", "tests/test_docs.py", "-k", "not block and not tables"]):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *some]
+        done = subprocess.run(command, cwd=unpacked, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_links_of_the_package_lead_to_its_repository(unpacked):
+    text = (unpacked / "PKG-INFO").read_text()
+    assert f"Project-URL: Homepage, {ADDRESS}\n" in text
+    assert f"]({ADDRESS}/blob/v0.2.0/docs/methods.md)" in text
+    assert not re.findall(r"\]\((?!https?:)[^)]*\)", text)
+
+
+def test_a_package_of_no_known_address_names_none(tmp_path):
+    with tarfile.open(built("sdist", tmp_path)) as archive:
+        (name,) = [each for each in archive.getnames() if each.count("/") == 1 and each.endswith("/PKG-INFO")]
+        text = archive.extractfile(name).read().decode()
+    assert "Project-URL" not in text
+    assert "](docs/methods.md)" in text
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pythons = [each.rsplit(" ", 1)[1] for each in project["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert set(pythons) == set(re.findall(r'"(3\.\d+)"', workflow))
+    assert project["requires-python"] == f">={pythons[0]}"
+    assert f"\nversion: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_workflows_run_what_there_is():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "run: .ci/run\n" in workflow
+    assert set(re.findall(r"run: make ([a-z-]+)", workflow)) <= targets
+    assert "macos" in workflow

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from klcal.cli import options
 from klcal.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from klcal.pipeline.apply import Applied
 
 __all__ = ["EXAMPLES", "apply"]
 
@@ -29,6 +34,8 @@ Examples:
     klcal apply model-f16.gguf --dtype int4 --to gguf -o model-q4_0.gguf
   The weights of an .onnx in int8, which ONNX Runtime makes float again:
     klcal apply model.onnx --to onnx -o model-int8.onnx
+  The same with its activations, recorded under the names of its tensors; ONNX Runtime then runs integers:
+    klcal apply model.onnx --activations activations.npz --to onnx -o quantized.onnx
   What it cost, measured on what was written:
     klcal compare model/ q/ --dequantize
 
@@ -59,6 +66,17 @@ TableOption = Annotated[
         rich_help_panel=options.INPUT,
         help="What klcal calibrate wrote for this model: .json or .safetensors. Without one, the model is calibrated "
         "first, by the options below.",
+    ),
+]
+ActivationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--activations",
+        metavar="TABLE|FILE",
+        rich_help_panel=options.INPUT,
+        help="With --to onnx, quantize activations too: a table of klcal calibrate, or values of the graph's tensors "
+        "under their names, which are calibrated to uint8. ONNX Runtime places QuantizeLinear and DequantizeLinear: "
+        "pip install 'klcal[onnxruntime]'.",
     ),
 ]
 ToOption = Annotated[
@@ -99,6 +117,7 @@ def apply(
     to: ToOption = None,
     output: OutputOption = None,
     table: TableOption = None,
+    activations: ActivationsOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     nonfinite: options.NonfiniteOption = "fail",
@@ -119,7 +138,7 @@ def apply(
     carried along as they are. One tensor at a time is read, and OUT is the
     whole of it or not there.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.quantizers.scheme import parse_range
@@ -145,12 +164,11 @@ def apply(
         raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
     by = _options(given) if table is None else table
 
-    from klcal.pipeline.apply import apply_files
     from klcal.sketches.device_counting import usable_devices
 
     usable_devices(device)
     with progress() as shown:
-        done = apply_files(
+        done = _function(activations)(
             model,
             output,
             to,
@@ -160,9 +178,23 @@ def apply(
             jobs=jobs or cores(),
             progress=shown,
         )
-    say(capped([line(kind="warning", text=text) for text in done.warnings]))
-    say([line(text=f"{output}: {done.headline}")])
+    remark(capped([line(kind="warning", text=text) for text in done.warnings]))
+    if done.errors:
+        say(capped([line(each.place, kind="error", text=each.text) for each in done.errors]))
+        raise typer.Exit(ExitCode.PARTIAL)
+    remark([line(text=f"{output}: {done.headline}")])
     raise typer.Exit(ExitCode.DONE)
+
+
+def _function(activations: str | None) -> Callable[..., Applied]:
+    """What quantizes weights alone, or activations too."""
+    if activations is None:
+        from klcal.pipeline.apply import apply_files
+
+        return apply_files
+    from klcal.pipeline.static import apply_static
+
+    return partial(apply_static, activations=activations)
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:

@@ -84,12 +84,12 @@ def calibrate(
     and their quantized copy. The answer goes to stdout or to --output,
     errors and progress go to stderr.
     """
-    from klcal.cli.conditions import parse_condition
-    from klcal.cli.messages import of_plan, say
+    from klcal.cli.messages import of_plan, remark
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
+    from klcal.pipeline.conditions import parse_condition
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
     from klcal.quantizers.scheme import parse_range
@@ -129,7 +129,7 @@ def calibrate(
                 pool=batches,
                 jobs=jobs or cores(),
                 progress=shown,
-                told=lambda plan: say(of_plan(plan, verbose=verbose)),
+                told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )
         found = list(findings(table, conditions))
         whole = replace(table, findings=tuple(found))

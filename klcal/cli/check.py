@@ -92,12 +92,13 @@ def check(
     A row for each tensor that is not the same, and exit code 1 where one met
     a rule. A check that cannot judge is an error.
     """
-    from klcal.cli.drift import TEXTS_ONLY, asked_rules, drifted, shown_as, told_of_drift, updating
-    from klcal.cli.messages import of_plan, say
+    from klcal.cli.drift import TEXTS_ONLY, shown_as, told_of_drift, updating
+    from klcal.cli.messages import of_plan, remark
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
+    from klcal.pipeline.rules import asked_rules, drifted
     from klcal.pipeline.scales import read_baseline
     from klcal.quantizers.scheme import parse_range
     from klcal.sketches.device_counting import usable_devices
@@ -129,7 +130,7 @@ def check(
                 pool=batches,
                 jobs=jobs or cores(),
                 progress=shown,
-                told=lambda plan: say(of_plan(plan, verbose=verbose)),
+                told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )
         found = drifted(done.changes, rules)
         deliver(shown_as(found, top), found.usable or update)

@@ -102,11 +102,11 @@ def compare(
     SQNR element by element where shapes match. With --table, kl is what
     calibrate calls kl, measured again, and kl_common that on common bins.
     """
-    from klcal.cli.conditions import parse_condition
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import findings, told
     from klcal.kernels.threads import cores
+    from klcal.pipeline.conditions import parse_condition
     from klcal.pipeline.pooling import Pool
     from klcal.writers import REPORTS, WRITERS
 

@@ -22,10 +22,8 @@ Rules, for --fail-on:
                         'd.sqnr_db < -0.5'; of the unit that moved most, 'd.unit.sqnr_db < -1'
   |d.FIELD| OP NUMBER   the same in either direction
   FIELD OP NUMBER       what it is now, as in klcal calibrate
-Without a rule these hold, for tensors that are to be the same; activations recorded anew want wider
-ones:
-  missing, extra, status, changed, |d.scale| > 2%, |d.zero_point| > 2, d.sqnr_db < -0.5,
-  d.clipped > 0.1%
+The rules that hold without any are for tensors that are to be the same; activations recorded anew
+want wider ones.
 """
 
 EXAMPLES = f"""\
@@ -69,8 +67,9 @@ def diff(
     figures moved, and what else differs. No tensor is read, so it takes no
     time; klcal check compares a table with the tensors themselves.
     """
-    from klcal.cli.drift import TEXTS_ONLY, asked_rules, drifted, shown_as, told_of_drift
+    from klcal.cli.drift import TEXTS_ONLY, shown_as, told_of_drift
     from klcal.cli.output import choose_outputs, destinations
+    from klcal.pipeline.rules import asked_rules, drifted
 
     rules = asked_rules(fail_on)
     outputs = choose_outputs(format_, output, texts_only=TEXTS_ONLY)

@@ -1,20 +1,19 @@
-"""What ``klcal check`` and ``klcal diff`` have in common: rules that are asked for, findings, and what stderr says."""
+"""What ``klcal check`` and ``klcal diff`` have in common: what they show, and what stderr says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from klcal.cli.messages import capped, line, of_table, say
-from klcal.cli.rules import DEFAULTS, Rule, drift, parse_rule
+from klcal.cli.messages import capped, line, of_table, remark, say
 from klcal.cli.verdict import exit_code
 from klcal.errors import ExitCode, UsageError
+from klcal.pipeline.rules import differing, not_judged
 from klcal.readers.table_file import is_binary_table
 from klcal.tables.findings import Finding
-from klcal.tables.table import Changes, Table
+from klcal.tables.table import Table
 from klcal.writers import REPORTS, WRITERS, Writer
 from klcal.writers.file import Render, Replacement, is_special, replacement
 from klcal.writers.people import headline
@@ -22,32 +21,14 @@ from klcal.writers.people import headline
 if TYPE_CHECKING:
     from klcal.pipeline.check import Checked
 
-__all__ = ["TEXTS_ONLY", "asked_rules", "drifted", "shown_as", "told_of_drift", "updating"]
+__all__ = ["TEXTS_ONLY", "shown_as", "told_of_drift", "updating"]
 
 TEXTS_ONLY = "it is for scales, not for what changed between them"  # of formats that are binary
 
 
-def asked_rules(fail_on: Sequence[str] | None) -> list[Rule]:
-    """The rules of the command line, or ours.
-
-    Raises:
-        UsageError: one is no rule, or nothing can meet it.
-    """
-    return [parse_rule(text, is_ours=not fail_on) for text in fail_on or DEFAULTS]
-
-
-def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
-    """The same changes, and what of them met a rule."""
-    assert isinstance(changes.config, Changes)
-    config = replace(changes.config, rules=tuple(rule.text for rule in rules))
-    return replace(changes, config=config, findings=drift(changes, rules))
-
-
 def shown_as(changes: Table, top: int | None) -> Callable[[str], Render]:
     """Changes in a format, by its name: those that are not the same, and of them the first so many."""
-    rows: tuple[Any, ...] = tuple(row for row in changes.rows if row.status != "same")
-    differing = replace(changes, rows=rows)
-    shown = differing if top is None else differing.top(top)
+    shown = differing(changes) if top is None else differing(changes).top(top)
     return lambda name: partial(WRITERS[name], changes if name in REPORTS else shown)
 
 
@@ -61,10 +42,7 @@ def told_of_drift(changes: Table, made: Table | None = None) -> ExitCode:
         return code
     say(capped([_line(each) for each in changes.findings]))
     if not changes.usable:
-        assert isinstance(changes.config, Changes)
-        config = changes.config
-        what = f"nothing could be judged: no tensor with a scale in {config.baseline} is in {config.compared}"
-        say([line(kind="error", text=f"{what}; compare tables of the same tensors")])
+        say([line(kind="error", text=str(not_judged(changes)))])
         return ExitCode.NOTHING_USABLE
     return code
 
@@ -104,7 +82,7 @@ def _renewed(baseline: str, file: Replacement, write: Writer, done: Checked) -> 
         say([line(kind="error", text=f"{what}; name that file, too, or make another baseline with klcal calibrate")])
         return ExitCode.USAGE
     file.replace(lambda out: write(done.renewed, out))
-    say([line(text=f"written: {headline(done.changes)}")])
+    remark([line(text=f"written: {headline(done.changes)}")])
     return code
 
 

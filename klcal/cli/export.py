@@ -122,7 +122,7 @@ def export(
     with a name, a type or units that the format has not, is an error. What
     the runtime does otherwise than the table says is a warning.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.output import destination
     from klcal.errors import ExitCode, UsageError
 
@@ -147,9 +147,10 @@ def export(
         if text is not None:
             deliver(partial(_write, text), True)
     for kind, remarks in (("warning", found.warnings), ("error", found.errors)):
-        say(capped([line(each.place, kind=kind, text=each.text) for each in remarks]))
+        tell = say if kind == "error" else remark
+        tell(capped([line(each.place, kind=kind, text=each.text) for each in remarks]))
     if found.advice:
-        say([line(text=found.advice)])
+        remark([line(text=found.advice)])
     raise typer.Exit(ExitCode.DONE if text is not None else ExitCode.NOTHING_USABLE)
 
 

@@ -22,8 +22,12 @@ from klcal.cli.check import EXAMPLES as check_examples
 from klcal.cli.check import check
 from klcal.cli.compare import EXAMPLES as compare_examples
 from klcal.cli.compare import compare
+from klcal.cli.config import EXAMPLES as config_examples
+from klcal.cli.config import config
 from klcal.cli.diff import EXAMPLES as diff_examples
 from klcal.cli.diff import diff
+from klcal.cli.explain import EXAMPLES as explain_examples
+from klcal.cli.explain import explain
 from klcal.cli.export import EXAMPLES as export_examples
 from klcal.cli.export import export
 from klcal.cli.inspect import EXAMPLES as inspect_examples
@@ -32,14 +36,16 @@ from klcal.cli.merge import EXAMPLES as merge_examples
 from klcal.cli.merge import merge
 from klcal.cli.messages import line, say, silence
 from klcal.cli.output import ReaderGone, to_stdout
-from klcal.cli.panels import PanelCommand
+from klcal.cli.panels import ConfiguredCommand, PanelCommand
+from klcal.cli.schema import EXAMPLES as schema_examples
+from klcal.cli.schema import schema
 from klcal.cli.sketch import EXAMPLES as sketch_examples
 from klcal.cli.sketch import sketch
 from klcal.errors import ExitCode, InputError, KlcalError, OutputError, UsageError
 
 __all__ = ["app", "run"]
 
-PRINTING = {"-h", "--help", "--version"}  # options whose answer goes to stdout and nowhere else
+PRINTING = {"-h", "--help", "-V", "--version"}  # options whose answer goes to stdout and nowhere else
 
 app = typer.Typer(
     name="klcal",
@@ -47,15 +53,18 @@ app = typer.Typer(
     rich_markup_mode=None,  # nothing in a help text or a message is markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=PanelCommand, epilog=calibrate_examples)(calibrate)
-app.command(cls=PanelCommand, epilog=compare_examples)(compare)
-app.command(cls=PanelCommand, epilog=check_examples)(check)
-app.command(cls=PanelCommand, epilog=diff_examples)(diff)
-app.command(cls=PanelCommand, epilog=apply_examples)(apply)
-app.command(cls=PanelCommand, epilog=export_examples)(export)
-app.command(cls=PanelCommand, epilog=sketch_examples)(sketch)
-app.command(cls=PanelCommand, epilog=merge_examples)(merge)
-app.command(cls=PanelCommand, epilog=inspect_examples)(inspect)
+app.command(cls=ConfiguredCommand, epilog=calibrate_examples)(calibrate)
+app.command(cls=ConfiguredCommand, epilog=compare_examples)(compare)
+app.command(cls=ConfiguredCommand, epilog=check_examples)(check)
+app.command(cls=ConfiguredCommand, epilog=diff_examples)(diff)
+app.command(cls=ConfiguredCommand, epilog=explain_examples)(explain)
+app.command(cls=ConfiguredCommand, epilog=apply_examples)(apply)
+app.command(cls=ConfiguredCommand, epilog=export_examples)(export)
+app.command(cls=ConfiguredCommand, epilog=sketch_examples)(sketch)
+app.command(cls=ConfiguredCommand, epilog=merge_examples)(merge)
+app.command(cls=ConfiguredCommand, epilog=inspect_examples)(inspect)
+app.command(cls=ConfiguredCommand, epilog=config_examples)(config)
+app.command(cls=PanelCommand, epilog=schema_examples)(schema)
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,6 +83,7 @@ def klcal(
         bool,
         typer.Option(
             "--version",
+            "-V",
             callback=_print_version,
             is_eager=True,
             help="Show the version and the kernel, and exit.",

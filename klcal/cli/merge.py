@@ -41,7 +41,7 @@ def merge(parts: Parts, output: SketchOutput, allow_duplicates: DuplicatesOption
 
     Exact: the file is the same, byte by byte, in any order and grouping.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark
     from klcal.kernels.library import library
 
     checked_output(output)
@@ -50,5 +50,5 @@ def merge(parts: Parts, output: SketchOutput, allow_duplicates: DuplicatesOption
     from klcal.pipeline.merge import merge_files
 
     found = merge_files(parts, output, allow_duplicates=allow_duplicates)
-    say(capped([line(kind="note", text=note) for note in found.notes]))
-    say([written(output, found.tensors)])
+    remark(capped([line(kind="note", text=note) for note in found.notes]))
+    remark([written(output, found.tensors)])

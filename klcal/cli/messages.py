@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,7 +21,7 @@ from klcal.writers.text import escape, shorten
 if TYPE_CHECKING:
     from klcal.pipeline.devices import Plan
 
-__all__ = ["capped", "line", "of_plan", "of_table", "say", "silence"]
+__all__ = ["capped", "is_quiet", "line", "of_plan", "of_table", "quietly", "remark", "say", "silence"]
 
 LINE_LENGTH = 300  # what a log shows without wrapping for ever
 PLACE_LENGTH = 90  # of a file's or a tensor's name, so that room for the reason is left
@@ -52,7 +52,7 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
     if code == ExitCode.NOTHING_USABLE and not failed:
         done = {Config: "calibrated", Contents: "found"}.get(type(table.config), "compared")
         failed = [line(kind="error", text=f"no tensor was {done}: {_counts(table)}")]
-    warnings = [line(kind="warning", text=warning) for warning in table.warnings]
+    warnings = [line(kind="warning", text=warning) for warning in table.warnings if not _is_quiet]
     return capped(warnings) + capped(failed)
 
 
@@ -82,6 +82,31 @@ def _counts(table: Table) -> str:
     counts = Counter(row.status for row in table.rows)
     found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     return found or "there is none in the input; name files with float tensors, or check --include and --exclude"
+
+
+_is_quiet = False  # of the run that this process is for
+
+
+@contextlib.contextmanager
+def quietly(wanted: bool) -> Iterator[None]:
+    """Whether, within, nobody is told anything but errors and findings."""
+    global _is_quiet
+    before, _is_quiet = _is_quiet, wanted
+    try:
+        yield
+    finally:
+        _is_quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether progress, warnings and notes are unwanted."""
+    return _is_quiet
+
+
+def remark(lines: Iterable[str]) -> None:
+    """Say what is neither an error nor a finding, unless nobody wants to know."""
+    if not _is_quiet:
+        say(lines)
 
 
 def say(lines: Iterable[str]) -> None:

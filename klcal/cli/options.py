@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
+from klcal.tables.schema import DEFAULT_RULES, DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
 
@@ -279,7 +279,7 @@ RulesOption = Annotated[
     typer.Option(
         "--fail-on",
         metavar="RULE",
-        show_default="those below",
+        show_default="; ".join(DEFAULT_RULES),
         rich_help_panel=CI,
         help="Exit with 1 if a tensor meets this, such as 'd.scale > 2%', 'd.sqnr_db < -0.5' or missing; may be "
         "repeated. All rules are below. What is not known fails.",

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from klcal.cli.messages import is_quiet
 from klcal.writers.text import escape, shorten
 
 if TYPE_CHECKING:
@@ -93,4 +94,4 @@ def _columns(width: int) -> list[ProgressColumn]:
 def progress() -> Silent:
     """The bar on a terminal that can move its cursor, silence elsewhere."""
     moves = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    return Bar() if moves else Silent()
+    return Bar() if moves and not is_quiet() else Silent()

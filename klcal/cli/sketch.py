@@ -69,7 +69,7 @@ def sketch(
     A sketch file is taken wherever tensor files are, and gives the same
     scales to the bit. Its size does not depend on the number of values.
     """
-    from klcal.cli.messages import capped, line, say
+    from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
@@ -79,25 +79,28 @@ def sketch(
     rules = units_by_name(per or ())
     batches = None if pool is None else Pool.parse(pool)
 
-    from klcal.pipeline.sketch import Asked, sketch_files  # after what can be wrong with the command line
+    from klcal.pipeline.gathered import Asked
+    from klcal.pipeline.sketch import sketch_files  # after what can be wrong with the command line
 
-    asked = Asked(
-        per=rules,
-        importance=importance,
-        include=include or (),
-        exclude=exclude or (),
-        dequantize=dequantize,
-        pool=batches,
-    )
+    asked = Asked(include or (), exclude or (), dequantize, batches)
     with progress() as shown:
-        found = sketch_files(paths, output, asked, jobs=jobs or cores(), resume=resume, progress=shown)
-    say(capped([line(kind="warning", text=warning) for warning in found.warnings]))
+        found = sketch_files(
+            paths,
+            output,
+            asked,
+            per=rules,
+            importance=importance,
+            jobs=jobs or cores(),
+            resume=resume,
+            progress=shown,
+        )
+    remark(capped([line(kind="warning", text=warning) for warning in found.warnings]))
     say(capped([line(*filter(None, each[:2]), kind="error", text=each.reason) for each in found.failures]))
     if not found.tensors:
         if not found.failures:
             say([line(kind="error", text="no tensor was counted: name files with float tensors, or check --include")])
         raise typer.Exit(ExitCode.NOTHING_USABLE)
-    say([written(output, found.tensors)])
+    remark([written(output, found.tensors)])
     if any(each.cause == "bug" for each in found.failures):
         raise typer.Exit(ExitCode.BUG)
     raise typer.Exit(ExitCode.PARTIAL if found.failures else ExitCode.DONE)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from klcal.cli.conditions import Condition
 from klcal.cli.messages import capped, line, of_table, say
 from klcal.errors import ExitCode
 from klcal.tables.changes import Change
 from klcal.tables.contents import Content
 from klcal.tables.findings import Finding
 from klcal.tables.table import Table
+
+if TYPE_CHECKING:
+    from klcal.pipeline.conditions import Condition
 
 __all__ = ["exit_code", "findings", "told"]
 

@@ -1,7 +1,7 @@
-"""What the information theory takes and gives: NumPy arrays or torch tensors in, the same kind out, float64 between.
+"""Arguments and results of the information theory: NumPy arrays or torch tensors in, the same kind out.
 
-So a formula is written once, on arrays. A tensor is copied to the CPU for it, and the result is a float64 tensor on
-the device of the first tensor; no gradient passes. torch is not imported: who hands in a tensor has done so.
+Each formula is written once, on float64 arrays. A tensor is copied to the CPU for it; the result is a float64 tensor
+on the device of the first tensor, without a gradient. torch is not imported here: a caller with a tensor has done so.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from klcal.errors import UsageError
 
-__all__ = ["Floats", "NotADistribution", "Values", "as_arrays", "laws", "nats_per_unit", "row_name"]
+__all__ = ["Floats", "NotADistribution", "Values", "as_arrays", "distributions", "nats_per_unit", "row_name"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = Any  # npt.ArrayLike or torch.Tensor; of a result: an array, a NumPy scalar, or a tensor
 
-SUM_TOLERANCE = 1e-9  # by how much the sum of a law may differ from 1: float64 rounding of 10⁶ terms, not float32's
+SUM_TOLERANCE = 1e-9  # of a sum from 1: float64 rounding of 10⁶ terms passes, float32 rounding does not
 
 
 class NotADistribution(UsageError):
@@ -29,7 +29,7 @@ class NotADistribution(UsageError):
 
 
 def as_arrays(**named: Values) -> tuple[list[Floats], Callable[[Any], Values]]:
-    """The values as float64 arrays in C order, and a function that makes a result the kind that the values are.
+    """The values as float64 arrays in C order, and a function that turns a result into the same kind.
 
     Raises:
         UsageError: something is not an array of real numbers.
@@ -53,7 +53,7 @@ def _as_array(name: str, values: Values, tensor_type: Any) -> Floats:
         if isinstance(values, tensor_type) and not values.is_complex():
             values = values.detach().cpu().double().numpy()
         array: npt.NDArray[Any] = np.asarray(values)
-        if array.dtype.kind in "fiubV":  # V: a dtype of ml_dtypes, or no number at all
+        if array.dtype.kind in "fiubV":  # V: a dtype of ml_dtypes, or something that is not a number
             return np.asarray(array, np.float64, order="C")
     except (TypeError, ValueError, RuntimeError):  # ragged lists; structures; tensors that are sparse or meta
         pass
@@ -69,22 +69,22 @@ def row_name(name: str, row: tuple[int, ...]) -> str:
     return f"row {row[0] if len(row) == 1 else row} of {name}" if row else name
 
 
-# --- what is a law
+# --- checks of distributions
 
 
-def laws(**named: Values) -> tuple[list[Floats], Callable[[Floats], Values]]:
-    """Probability laws as arrays, checked, and a function that makes a result the kind that they are.
+def distributions(**named: Values) -> tuple[list[Floats], Callable[[Floats], Values]]:
+    """Probability distributions as arrays, checked, and a function that turns a result into the same kind.
 
     Raises:
-        NotADistribution: a row is no law; the first bad one is named.
+        NotADistribution: a row is not a distribution; the first bad one is named.
         UsageError: the shapes do not fit, or something is not an array of real numbers.
     """
     arrays, like = as_arrays(**named)
     shapes = " and ".join(f"{name} {array.shape}" for name, array in zip(named, arrays, strict=True))
     if any(array.ndim == 0 or array.shape[-1] == 0 for array in arrays):
-        raise UsageError(f"a law has no outcomes: shapes are {shapes}", "the last axis runs over outcomes")
+        raise UsageError(f"a distribution has no outcomes: shapes are {shapes}", "the last axis runs over outcomes")
     if len({array.shape[-1] for array in arrays}) > 1:
-        raise UsageError(f"the laws have different numbers of outcomes: shapes are {shapes}", "use common bins")
+        raise UsageError(f"the numbers of outcomes differ: shapes are {shapes}", "use common bins")
     try:
         np.broadcast_shapes(*(array.shape for array in arrays))
     except ValueError:
@@ -94,27 +94,27 @@ def laws(**named: Values) -> tuple[list[Floats], Callable[[Floats], Values]]:
     return arrays, like
 
 
-def _check(name: str, law: Floats) -> None:
-    outside = ~((law >= 0) & (law < np.inf))
+def _check(name: str, rows: Floats) -> None:
+    outside = ~((rows >= 0) & (rows < np.inf))
     with np.errstate(invalid="ignore"):
-        totals = np.asarray(law.sum(axis=-1))
+        totals = np.asarray(rows.sum(axis=-1))
         wrong = outside.any(axis=-1) | ~(np.abs(totals - 1) <= SUM_TOLERANCE)
     if not wrong.any():
         return
     row = tuple(np.argwhere(wrong)[0].tolist())
     if outside[row].any():
         at = int(outside[row].argmax())
-        found, hint = f"holds {law[row][at]:g} at {at}", "probabilities are finite and not negative"
+        found, hint = f"holds {rows[row][at]:g} at {at}", "probabilities are finite and not negative"
     else:
         found, hint = f"sums to {float(totals[row])!r}", "nothing is normalised here: divide by the sum, in float64"
-    raise NotADistribution(f"{row_name(name, row)} is no probability law: it {found}", hint)
+    raise NotADistribution(f"{row_name(name, row)} is not a probability distribution: it {found}", hint)
 
 
 # --- units
 
 
 def nats_per_unit(base: float) -> float:
-    """By what to divide nats: ln base.
+    """The number of nats in one unit of information: ln base.
 
     Raises:
         UsageError: the base is not a number above 1.

@@ -1,11 +1,11 @@
-"""KL divergence between continuous laws: closed forms for normal ones, quadrature for any two densities.
+"""KL divergence between continuous distributions: closed forms for normal ones, quadrature for any two densities.
 
 D(p‖q) = ∫ p(x)·log(p(x)/q(x)) dx: the same in any coordinates, at least 0, +inf where q lacks what p has. NumPy arrays
 and torch tensors are taken, the result is of the same kind, in float64 and without gradient; ``kl_distributions``
 keeps what torch makes of it. Parameters broadcast. base is e (nats), 2 (bits), 10 (bans).
 
 Every closed form is summed from terms that are not negative, s² − 1 − 2·ln s of a ratio of deviations s and squared
-shifts, so that nearly equal laws are told apart.
+shifts, which keeps the digits of a small divergence between nearly equal distributions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["kl_density", "kl_distributions", "kl_normal", "kl_normal_diagonal", 
 SYMMETRY_TOLERANCE = 1e-9  # of the greatest entry: by how much a covariance may differ from its transpose
 MASS_TOLERANCE = 1e-6  # by how much the integral of a density may differ from 1
 QUADRATURE_ERROR = 1e-10  # of an integral, absolute or relative: what the quadrature aims at
-UNSURE = 1e-6  # an integral whose own estimate of its error, absolute and relative, exceeds this has not converged
-NEGLIGIBLE_MASS = 1e-12  # of p where q is 0: below, q is taken to have underflowed
+UNSURE = 1e-6  # an integral has not converged if its error estimate exceeds this, both absolute and relative
+NEGLIGIBLE_MASS = 1e-12  # of p where q is 0: with less, q is assumed to have underflowed there
 SUBDIVISIONS = 500  # of an interval, at most
 
 
-# --- normal laws
+# --- normal distributions
 
 
 def kl_normal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, base: float = math.e) -> Values:
@@ -51,7 +51,7 @@ def kl_normal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, b
 
 
 def kl_normal_diagonal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, base: float = math.e) -> Values:
-    """The same for normal laws of n independent coordinates: (*rows, n) → (*rows,). The sum over coordinates.
+    """The same for normal distributions of n independent coordinates: (*rows, n) → (*rows,). The sum over coordinates.
 
     >>> float(kl_normal_diagonal([0, 0], [1, 1], [1, 2], [1, 1]))
     2.5
@@ -119,7 +119,7 @@ def _kl_normal(mean_p: Floats, std_p: Floats, mean_q: Floats, std_q: Floats) -> 
 
 
 def _spread(std_p: Floats, std_q: Floats) -> Floats:
-    """s² − 1 − 2·ln s, s = σ₁/σ₂: at least 0 but for rounding."""
+    """s² − 1 − 2·ln s, s = σ₁/σ₂. It is at least 0, up to rounding."""
     gap = (std_p - std_q) / std_q
     return np.maximum(gap * (gap + 2) - 2 * log_ratio(std_p, std_q), 0.0)
 
@@ -185,16 +185,16 @@ def _is_positive_definite(matrix: Floats) -> bool:
     return True
 
 
-# --- any two laws
+# --- any two distributions
 
 
 def kl_distributions(p: Any, q: Any, *, base: float = math.e) -> Any:
     """D(p‖q) of two ``torch.distributions``, by ``torch.distributions.kl_divergence``: a tensor, with its gradient.
 
     Raises:
-        UsageError: torch has no closed form for the pair, or these are no distributions.
+        UsageError: torch has no closed form for the pair, or these are not distributions.
     """
-    torch: Any = sys.modules.get("torch")  # who hands in a distribution has imported it
+    torch: Any = sys.modules.get("torch")  # a caller with a distribution has imported it
     if torch is None or not all(isinstance(each, torch.distributions.Distribution) for each in (p, q)):
         raise UsageError("these are not two torch.distributions", "kl_density takes functions, klcal.divergence arrays")
     try:
@@ -217,7 +217,7 @@ def kl_density(
     log: bool = False,
     base: float = math.e,
 ) -> float:
-    """D(p‖q) of two densities by adaptive quadrature over (low, high), which holds the mass of both.
+    """D(p‖q) of two densities by adaptive quadrature over (low, high), which must hold the mass of both.
 
     A density that underflows counts as 0, and D as +inf if p has mass there: log densities do not.
 
@@ -226,7 +226,7 @@ def kl_density(
         q: the density of the approximation.
         low: where the line begins.
         high: where it ends.
-        points: where to cut it: at peaks that are narrow or far from 0, and at the ends of a support.
+        points: where to cut the line: at narrow peaks, at peaks far from 0, and at the ends of a support.
         log: whether the functions are log densities.
         base: of the logarithm.
 

@@ -1,14 +1,14 @@
-"""Entropy, and how far one probability law is from another.
+"""Entropy, and how far one probability distribution is from another.
 
-A law is the last axis of an array: non-negative numbers that sum to 1. Leading axes are batches and broadcast:
+A distribution is the last axis of an array: non-negative numbers that sum to 1. Leading axes are batches and broadcast:
 (*rows, n) in, (*rows,) out. NumPy arrays and torch tensors are taken, the result is of the same kind, in float64
 and without gradient. p is the reference and q the approximation, always in that order.
 
     0·log 0 = 0;  p > 0 = q gives +inf, which is the answer and not smoothed away
-    nothing is normalised: what is no law raises NotADistribution, which names the first bad row
+    nothing is normalised: other numbers raise NotADistribution, which names the first bad row
     base is e (nats), 2 (bits), 10 (bans), or any number above 1
 
-Source of what names none: Cover & Thomas, Elements of Information Theory, 2nd ed. 2006, chapter 2.
+Source, where a function names none: Cover & Thomas, Elements of Information Theory, 2nd ed. 2006, chapter 2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from klcal.divergence.arrays import Floats, NotADistribution, Values, as_arrays, laws, nats_per_unit
+from klcal.divergence.arrays import Floats, NotADistribution, Values, as_arrays, distributions, nats_per_unit
 from klcal.errors import UsageError
 
 __all__ = [
@@ -51,7 +51,7 @@ def entropy(p: Values, *, base: float = math.e) -> Values:
     >>> float(entropy([0.5, 0.25, 0.25, 0], base=2))
     1.5
     """
-    (p,), like = laws(p=p)
+    (p,), like = distributions(p=p)
     return like(_surprise(p, p) / nats_per_unit(base))
 
 
@@ -61,7 +61,7 @@ def cross_entropy(p: Values, q: Values, *, base: float = math.e) -> Values:
     >>> float(cross_entropy([0.5, 0.5], [0.25, 0.75], base=2) - entropy([0.5, 0.5], base=2)).__round__(4)
     0.2075
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(_surprise(p, q) / nats_per_unit(base))
 
 
@@ -78,7 +78,7 @@ def kl(p: Values, q: Values, *, base: float = math.e) -> Values:
     >>> kl([[0.5, 0.5], [1, 0]], [1, 0]).tolist()
     [inf, 0.0]
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(_relative(p, q) / nats_per_unit(base))
 
 
@@ -99,19 +99,19 @@ def jeffreys(p: Values, q: Values, *, base: float = math.e) -> Values:
     >>> float(jeffreys([0.25, 0.75], [0.75, 0.25], base=3)).__round__(4)
     1.0
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like((_relative(p, q) + _relative(q, p)) / nats_per_unit(base))
 
 
 def js(p: Values, q: Values, *, base: float = math.e) -> Values:
-    """Jensen-Shannon divergence ½·D(p‖m) + ½·D(q‖m), m = (p + q)/2. In [0, log 2]: finite for any two laws.
+    """Jensen-Shannon divergence ½·D(p‖m) + ½·D(q‖m), m = (p + q)/2. In [0, log 2]: finite for any two distributions.
 
     Source: Lin, Divergence Measures Based on the Shannon Entropy, 1991, §4.
 
     >>> float(js([1, 0], [0, 1], base=2))
     1.0
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(_jensen_shannon(p, q) / nats_per_unit(base))
 
 
@@ -123,7 +123,7 @@ def js_distance(p: Values, q: Values, *, base: float = math.e) -> Values:
     >>> float(js_distance([1, 0], [0, 1], base=2))
     1.0
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(np.sqrt(_jensen_shannon(p, q) / nats_per_unit(base)))
 
 
@@ -135,7 +135,7 @@ def total_variation(p: Values, q: Values) -> Values:
     >>> float(total_variation([0.5, 0.5], [0.25, 0.75]))
     0.25
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(np.abs(p - q).sum(axis=-1) / 2)
 
 
@@ -147,7 +147,7 @@ def hellinger(p: Values, q: Values) -> Values:
     >>> float(hellinger([1, 0], [0, 1]))
     1.0
     """
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     return like(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
 
 
@@ -158,13 +158,13 @@ def wasserstein(p: Values, q: Values, *, order: int = 1, positions: Values | Non
     that of the positions. Moving a mass ε changes W₂ by up to √ε times the way: at ε = 10⁻¹⁶, rounding, by 10⁻⁸ of it.
 
     Args:
-        p: laws, (*rows, n).
-        q: laws, (*rows, n).
+        p: distributions, (*rows, n).
+        q: distributions, (*rows, n).
         order: 1, the earth mover's distance, or 2.
         positions: where the outcomes lie, (n,), in any order; 0 … n − 1 by default.
 
     Raises:
-        NotADistribution: a row of p or q is no law.
+        NotADistribution: a row of p or q is not a distribution.
         UsageError: the order is neither 1 nor 2, or the positions are not n finite numbers.
 
     Source: Peyré & Cuturi, Computational Optimal Transport, 2019, remark 2.30.
@@ -174,7 +174,7 @@ def wasserstein(p: Values, q: Values, *, order: int = 1, positions: Values | Non
     """
     if order not in (1, 2):
         raise UsageError(f"a Wasserstein distance of order {order} is not known", "use 1 or 2")
-    (p, q), like = laws(p=p, q=q)
+    (p, q), like = distributions(p=p, q=q)
     line = np.arange(p.shape[-1], dtype=float) if positions is None else _line(positions, p.shape[-1])
     ascending = np.argsort(line, kind="stable")
     return like(_transport(p[..., ascending], q[..., ascending], line[ascending], order))
@@ -185,7 +185,7 @@ def wasserstein(p: Values, q: Values, *, order: int = 1, positions: Values | Non
 
 @dataclass(frozen=True)
 class Divergence:
-    """A function of two laws, as the command and the documentation know it."""
+    """A function of two distributions, as the command and the documentation know it."""
 
     function: Callable[..., Values]
     title: str
@@ -241,7 +241,7 @@ def _relative(p: Floats, q: Floats) -> Floats:
 
 
 def _jensen_shannon(p: Floats, q: Floats) -> Floats:
-    """D(2p‖p + q)/4 + D(2q‖p + q)/4: the mixture is not halved, lest it underflow to 0 where p does not."""
+    """D(2p‖p + q)/4 + D(2q‖p + q)/4: the mixture is not halved, so that it does not underflow where p does not."""
     return (_relative(2 * p, p + q) + _relative(2 * q, p + q)) / 4
 
 
@@ -252,7 +252,7 @@ def _surprise(p: Floats, q: Floats) -> Floats:
 
 
 def _transport(p: Floats, q: Floats, line: Floats, order: int) -> Floats:
-    """W of laws on an ascending line.
+    """W of distributions on an ascending line.
 
     All levels of both distribution functions, sorted, cut [0, 1] into pieces on which both quantile functions are
     constant; how many levels of p lie below a piece is the index of its quantile.

@@ -4,13 +4,13 @@ The plug-in estimate takes shares for probabilities: ``kl(pair.p, pair.q)``, or 
 ``klcal.divergence.DIVERGENCES``. It is a statement on the bins; merging bins never increases it. Bins are in ascending
 order; exact zeros are a bin of their own, an atom at 0; NaN and infinities are in no bin.
 
-What sampling alone adds, in nats, where p has N values in K occupied bins and q has M:
+Sampling alone adds the following, in nats, if p has N values in K occupied bins and q has M values:
 
-    E H(p̂) ≈ H(p) − (K − 1)/2N            fewer bins are seen than there are: an entropy comes out too small
+    E H(p̂) ≈ H(p) − (K − 1)/2N            some bins are never seen: an entropy comes out too small
     E D(p̂‖q) ≈ D(p‖q) + (K − 1)/2N        against a known q; a divergence comes out too large
     E D(p̂‖q̂) ≈ D(p‖q) + (K − 1)/2N + Σ p(1 − q)/2Mq      where no bin of p is empty in q̂: else it is +inf
 
-so that two samples of one law are apart by about (K − 1)/2·(1/N + 1/M): see ``kl_bias``.
+So two samples of one distribution are apart by about (K − 1)/2·(1/N + 1/M): see ``kl_bias``.
 
 Source: Miller, Note on the Bias of Information Estimates, 1955; Paninski, Estimation of Entropy and Mutual
 Information, 2003.
@@ -38,8 +38,8 @@ __all__ = ["Pair", "common_bins", "even_bins", "kl_bias", "mass_bins", "plug_in_
 
 EVEN_BINS = 2048  # what histograms of calibration tools have
 MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
-VALUES_PER_BIN, FEWEST_BINS = 2, 2  # of the smaller sample
-MOST_WIDER = 4  # times as far as one of two samples may reach that are merged into two bins
+VALUES_PER_BIN, FEWEST_BINS = 2, 2  # of the smaller sample, at least
+MOST_WIDER = 4  # how many times as far one of two samples may reach that are merged into two bins
 BUCKET = 2.0**-10  # the width of a sketch's buckets, relative to their values
 
 
@@ -47,19 +47,19 @@ BUCKET = 2.0**-10  # the width of a sketch's buckets, relative to their values
 class Pair:
     """How many values of two samples lie in each of some common bins."""
 
-    counts_p: Floats  # (bins,): whole numbers, but for even bins, which cut through buckets
+    counts_p: Floats  # (bins,): whole numbers, except for even bins, which cut through buckets
     counts_q: Floats
     positions: Floats  # (bins,): the middle of each, ascending
-    merged: int = 0  # how many bins there were more, before those of one side alone were merged
+    merged: int = 0  # how many bins disappeared when those of one side alone were merged
 
     @property
     def p(self) -> Floats:
-        """The share of each bin: a law."""
+        """The share of each bin: a distribution."""
         return _shares(self.counts_p)
 
     @property
     def q(self) -> Floats:
-        """The share of each bin: a law."""
+        """The share of each bin: a distribution."""
         return _shares(self.counts_q)
 
 
@@ -74,13 +74,14 @@ def _shares(counts: Floats) -> Floats:
 def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
     """The distinct values of both sketches, or their occupied buckets: exact counts.
 
-    Values are kept where those of both are few, buckets are 0.1 % wide; so Wasserstein distances are nearly those of
-    the samples. There, and at 3 mantissa bits, divergences see every gap between two samples: +inf is the rule.
+    These are the values themselves where both sides have few, else buckets 0.1 % wide, so Wasserstein distances are
+    nearly those of the samples. Divergences see every gap between two samples, even at 3 mantissa bits: they are
+    mostly +inf.
 
     Args:
         a: of one unit.
         b: the same.
-        mantissa_bits: to coarsen both to.
+        mantissa_bits: the resolution to coarsen both to.
 
     Raises:
         InputError: a sketch has no finite value.
@@ -103,7 +104,7 @@ def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
     order = np.append(np.arange(union.keys.size)[: -negatives - 1 : -1], np.arange(union.keys.size - negatives))
     counts = [np.zeros(union.keys.size) for _ in range(2)]
     for each, found in zip(counts, (a, b), strict=True):
-        bucket = np.searchsorted(union.keys, found.keys, side="right") - 1  # whose key is the key cut, or itself
+        bucket = np.searchsorted(union.keys, found.keys, side="right") - 1  # its key is the same, or the nearest below
         np.add.at(each, bucket, found.counts)
     return _with_zeros(a, b, counts[0][order], counts[1][order], positions)
 
@@ -116,7 +117,7 @@ def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
 
     Raises:
         InputError: a sketch has no finite value.
-        UsageError: there is less than one bin.
+        UsageError: the number of bins is below 1.
     """
     _check_finite(a, b)
     _check_bins(bins)
@@ -128,10 +129,10 @@ def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
 
 
 def mass_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
-    """At most so many bins, each a run of buckets with an equal share of the nonzero values of both.
+    """At most ``bins`` bins, each a run of buckets with an equal share of the nonzero values of both.
 
-    The bins to estimate a divergence of continuous laws with: none is empty, and one that q lacks is evidence. It is
-    +inf only where p has a run of buckets of its own, 1/bins of both samples.
+    Use these to estimate a divergence of continuous distributions: no bin is empty on both sides. The estimate is +inf
+    only where p alone fills a whole bin, that is 1/bins of both samples together.
 
     Raises:
         InputError: a sketch has no finite value.
@@ -152,15 +153,15 @@ def mass_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
 
 
 def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
-    """``mass_bins`` in which, as far as the samples lie among each other, every bin has values of both.
+    """``mass_bins``, merged until every bin has values of both samples, as far as the samples overlap.
 
-    For a sample and its copy, rounded to other values: each bin of one side alone is merged with the nearest that the
-    other has, of two equally near with the one towards zero. Zeros of both stay a bin of their own. What is left of a
-    divergence is a lower bound, by the data-processing inequality: it sees what moved from merged bins to others.
+    They are for a sample and its rounded copy. A bin that one side alone fills is merged with the nearest bin that the
+    other side fills; of two equally near ones, with the one towards zero. Zeros of both sides stay a bin of their own.
+    Merging can only lower a divergence (the data-processing inequality): the result is a lower bound.
 
-    Where merging would hide that the samples lie apart, bins are left as they are, and a divergence is +inf: where it
-    leaves one (but of samples equal within 0.1 %), or two while one sample reaches over four times as far. There are
-    fewer bins where a sample has fewer than two values for each.
+    Bins are not merged, and a divergence is +inf, where merging would hide that the samples lie apart: where it leaves
+    one bin (unless the samples are equal within 0.1 %), or two while one sample reaches over four times as far as the
+    other. A sample with fewer than two values a bin gets fewer bins.
 
     Raises:
         InputError: a sketch has no finite value.
@@ -222,7 +223,7 @@ def _summed(pair: Pair, index: Integers, weights: Floats) -> Pair:
 
 
 def _masses(sums: PrefixSums, edges: Floats) -> Floats:
-    """How many values lie between each two edges, the first and last of which are beyond all of them."""
+    """The number of values between each two neighbouring edges; all values lie between the first and the last."""
     positive, negative = sums.sides
     within = positive.mass_within(np.maximum(edges, 0.0)) - negative.mass_within(np.maximum(-edges, 0.0))
     within[0], within[-1] = -negative.size, positive.size
@@ -278,7 +279,7 @@ def plug_in_kl(pair: Pair, *, base: float = math.e) -> float:
     >>> from klcal.sketches.values import sketch
     >>> rng = np.random.default_rng(1)
     >>> pair = mass_bins(sketch(rng.normal(0.0, 1, 50_000)), sketch(rng.normal(0.5, 1, 50_000)))
-    >>> round(plug_in_kl(pair), 2), round(kl_bias(pair), 4)  # the laws are ½·0.5² = 0.125 nats apart
+    >>> round(plug_in_kl(pair), 2), round(kl_bias(pair), 4)  # the distributions are ½·0.5² = 0.125 nats apart
     (0.13, 0.0014)
     """
     return float(kl(pair.p, pair.q, base=base))
@@ -288,8 +289,9 @@ def kl_bias(pair: Pair, *, base: float = math.e) -> float:
     """By how much sampling alone makes ``plug_in_kl`` too large, to first order: (K − 1)/2N + Σ p(1 − q)/2Mq.
 
     The first term is what Miller and Madow add to the entropy of p, which D(p‖q) = H(p, q) − H(p) subtracts; the
-    second is that of log q̂. Both together are about (K − 1)/2·(1/N + 1/M) for like laws. Not taken off by itself:
-    for like laws the difference is negative half of the time, and where it is about 0 the samples do not tell p from q.
+    second is the bias of log q̂. For like distributions both together are about (K − 1)/2·(1/N + 1/M). The bias is not
+    subtracted silently: for like distributions the difference is negative half of the time, and a difference near 0
+    means that the samples do not tell p from q.
     """
     p, q = pair.p, pair.q
     occupied = p > 0

@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 from klcal.kernels.library import address, library
 
-__all__ = ["CELLS", "add_energy", "roots"]
+__all__ = ["CELLS", "WIDTH", "add_energy", "roots"]
 
 BITS = 10  # of a mantissa, behind the leading one: a square is 0.1 % off at most
 CELLS = 64  # of 4 octaves each: a square is at most 2²⁸ units of its cell, and 2³⁴ of them add up in an int64
+WIDTH = CELLS + 2  # and how many values were infinite, and NaN
 OCTAVES = 4
+NONFINITE = 255  # the biased exponent of infinities and NaN
 FINEST = -137  # of the first cell, as a power of 2: below 2⁻¹²⁶ are BITS bits, and the cell begins an octave lower
-ROWS = 1 << 12  # looked at together by NumPy: what each row takes is some arrays of a piece of it
+ROWS = 1 << 12  # of a column, looked at together by NumPy: some arrays of a piece of the values
 
 Integers = npt.NDArray[np.int64]
 
@@ -26,22 +28,24 @@ def roots() -> npt.NDArray[np.float32]:
 
 
 def add_energy(values: npt.NDArray[np.float32], energy: Integers) -> None:
-    """Adds the squares of rows of values to their columns; NaN and infinities are left out.
+    """Adds the squares of values to their columns.
 
     Args:
-        values: (rows, columns), contiguous.
-        energy: (columns, CELLS), changed in place.
+        values: (outer, columns, run), contiguous.
+        energy: (columns, WIDTH), changed in place.
     """
-    if values.shape[1] != energy.shape[0] or energy.shape[1] != CELLS:
+    outer, columns, run = values.shape
+    if energy.shape != (columns, WIDTH):
         raise AssertionError("values and energy have not the same columns")
     found = library()
     if found is None:
-        for start in range(0, len(values), ROWS):
-            _add(values[start : start + ROWS], energy)
+        rows = max(1, ROWS // max(run, 1))
+        for start in range(0, outer, rows):
+            _add(values[start : start + rows], energy)
         return
-    found.klcal_energy.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    found.klcal_energy.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
     found.klcal_energy.restype = None
-    found.klcal_energy(address(values), *values.shape, address(energy))
+    found.klcal_energy(address(values), outer, columns, run, address(energy))
 
 
 def _add(values: npt.NDArray[np.float32], energy: Integers) -> None:
@@ -49,7 +53,8 @@ def _add(values: npt.NDArray[np.float32], energy: Integers) -> None:
     exponent = (magnitude >> np.uint32(23)).astype(np.int64)
     mantissa = (magnitude & np.uint32(0x7FFFFF)).astype(np.int64) | np.where(exponent > 0, 1 << 23, 0)
     kept = (mantissa + (1 << (22 - BITS))) >> (23 - BITS)
-    places = np.maximum(exponent, 1)
-    squares = np.where(exponent < 255, kept * kept << (places % OCTAVES * 2), 0)
-    cells = np.arange(values.shape[1]) * CELLS + places // OCTAVES
-    np.add.at(energy.reshape(-1), cells.ravel(), squares.ravel())
+    octave, finite = np.maximum(exponent, 1), exponent < NONFINITE
+    squares = np.where(finite, kept * kept << (octave % OCTAVES * 2), 1)
+    cells = np.where(finite, octave // OCTAVES, CELLS + np.isnan(values))
+    columns = np.arange(values.shape[1])[:, np.newaxis] * WIDTH
+    np.add.at(energy.reshape(-1), (columns + cells).ravel(), squares.ravel())

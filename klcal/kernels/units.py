@@ -15,7 +15,7 @@ import numpy.typing as npt
 from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
 
-__all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units"]
+__all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units", "unit_weights"]
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -100,6 +100,48 @@ def counted_units(
     )
 
 
+def unit_weights(
+    values: Array,
+    dtype: str,
+    starts: Integers,
+    weights: Integers,
+    found: tuple[Patterns, Integers],
+    bytes_as: Patterns | None = None,
+) -> Integers:
+    """What the values of each key weigh together; the compiled kernel has to be there.
+
+    Args:
+        values: flat, in storage form; those of each unit stand together.
+        dtype: of them, as for ``counted_units``.
+        starts: (units + 1,), from 0 on, where the units begin and end.
+        weights: of the values, in their order.
+        found: the keys of the units, and where those of each begin and end: (units + 1,).
+        bytes_as: (256,), the pattern that each byte stands for.
+
+    Returns:
+        (3, pieces): the upper and the lower part of each sum, and how many weights are above 0.
+
+    Raises:
+        MemoryError: there is no room for the patterns of a unit.
+    """
+    keys, begins = found
+    flat, each = np.ascontiguousarray(values), np.ascontiguousarray(weights)
+    weighed = np.zeros((3, keys.size), np.int64)
+    function = _klcal_unit_weights()
+
+    def weigh(some: int, last: int) -> int:
+        done: int = function(
+            *(address(flat), KINDS.get(dtype, BYTES), None if bytes_as is None else address(bytes_as)),
+            *(address(starts), address(each), some, last),
+            *(address(keys), address(begins), keys.size, address(weighed)),
+        )
+        return done
+
+    if sum(spread(weigh, np.diff(starts))) < starts.size - 1:
+        raise MemoryError("no room for the patterns of a unit")
+    return weighed
+
+
 def _gathered(pieces: Array, parts: list[slice]) -> Array:
     """Parts of an array behind one another: itself where they fill it, else none of what lies between them."""
     if sum(part.stop - part.start for part in parts) == pieces.size:
@@ -111,5 +153,13 @@ def _klcal_units() -> Any:
     function = compiled().klcal_units
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, integer, pointer, pointer, *[integer] * 8, *[pointer] * 5]
+    function.restype = integer
+    return function
+
+
+def _klcal_unit_weights() -> Any:
+    function = compiled().klcal_unit_weights
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer, integer, pointer]
     function.restype = integer
     return function

@@ -16,7 +16,7 @@ from klcal.pipeline.model import Files, TensorPath, files_of, tensors_of
 from klcal.pipeline.quantized_copy import read_quantizers
 from klcal.pipeline.request import Request
 from klcal.pipeline.scales import read_scales
-from klcal.pipeline.selection import listed, names_of
+from klcal.pipeline.selection import Remark, listed, names_of
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.work import Taken, Work, check_output, name_of
 from klcal.quantizers.layout import layout
@@ -30,7 +30,7 @@ from klcal.writers.file import replacement
 from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 
-__all__ = ["Applied", "apply_files"]
+__all__ = ["Applied", "apply_files", "request_for", "table_of"]
 
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
 WEIGHT, INPUT = ".weight", ".input"  # what names of weights and of dumped inputs have behind that of their module
@@ -45,12 +45,15 @@ class Applied(NamedTuple):
     kept: int
     nbytes: int  # of all files
     warnings: tuple[str, ...]
+    errors: tuple[Remark, ...] = ()  # where there are any, nothing was written
+    activations: int = 0  # that are quantized beside them
 
     @property
     def headline(self) -> str:
         """For people."""
-        many = "s" * (self.quantized != 1)
-        return f"{self.quantized} tensor{many} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
+        what = f"{self.quantized} {'weight' if self.activations else 'tensor'}{'s' * (self.quantized != 1)}"
+        what += f" and {self.activations} activation{'s' * (self.activations != 1)}" if self.activations else ""
+        return f"{what} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
 
 
 def apply_files(
@@ -83,19 +86,19 @@ def apply_files(
         OutputError: the model, or a tensor of it, cannot be written so; nothing is.
     """
     files, taken = files_of(path), Taken(form_of(to), include, exclude)
-    asked = _request(files, taken, by) if isinstance(by, Mapping) else by
+    asked = request_for(files, taken, by) if isinstance(by, Mapping) else by
     work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
     if work.files.directory is None:
         with replacement(output, [path, *work.inputs]) as file:
-            table = _table(work, jobs, progress)
+            table = table_of(work, jobs, progress)
             return _applied(work, table, progress, partial(_write_file, work, file.replace))
     with new_directory(output, name_of(work)) as new:
-        table = _table(work, jobs, progress, new.own / TABLE)
+        table = table_of(work, jobs, progress, new.own / TABLE)
         return _applied(work, table, progress, partial(_write_directory, work, new))
 
 
-def _request(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
+def request_for(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
     """How the model is calibrated, by the options that were given and by the form.
 
     Raises:
@@ -114,7 +117,7 @@ def _request(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
     return request
 
 
-def _table(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
+def table_of(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
     """The table that was given, or that of the model; which is kept for another try."""
     by = work.by
     if isinstance(by, Request):

@@ -19,7 +19,7 @@ from klcal.sketches.values import own_order, stored_chunks
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 
-__all__ = ["batches_note", "error_of", "joined", "less", "not_joined", "sources_of", "where"]
+__all__ = ["are_apart", "batches_note", "error_of", "joined", "less", "not_joined", "sources_of", "where"]
 
 
 def joined(source: str, name: str, members: Sequence[Selected], left_out: int) -> Selected:
@@ -126,7 +126,7 @@ def not_joined(members: Sequence[Selected], per: Per) -> str | None:
     Raises:
         UsageError: no pooled tensor has them: they would lie within a batch.
     """
-    shapes = {each.description.shape: each for each in members if prod(each.description.shape)}
+    shapes = _shapes(members)
     if per == PerTensor() or all(len(shape) < 2 for shape in shapes):
         return None
     joint, rank = _joined_axis([*shapes]), len(next(iter(shapes)))
@@ -135,15 +135,30 @@ def not_joined(members: Sequence[Selected], per: Per) -> str | None:
             f"per {per}: axis 0 of a pooled tensor counts what is in its batches",
             "use tensor, or the channels of a later axis: channel:1",
         )
-    if joint is not None and (joint == 0 or not -rank <= per.axis < rank or per.axis % rank > joint):
+    if joint is not None and not -rank <= per.axis < rank:
         return None
-    axis = per.axis % rank
     (first, one), *others = shapes.items()
-    second, other = next((shape, each) for shape, each in others if joint is None or shape[axis:] != first[axis:])
-    return (
-        f"batches with channels along axis {per.axis} have to be alike from there on: {where(one)} is {list(first)}, "
-        f"{where(other)} {list(second)}; leave out what does not belong, with --exclude"
-    )
+    for second, other in others:
+        if len(second) != rank or (-rank <= per.axis < rank and second[per.axis] != first[per.axis]):
+            return (
+                f"batches with channels along axis {per.axis} need as many axes, and as many channels: {where(one)} is "
+                f"{list(first)}, {where(other)} {list(second)}; leave out the others with --exclude"
+            )
+    return None
+
+
+def are_apart(members: Sequence[Selected], per: Per) -> bool:
+    """Whether batches with channels cannot be joined, as images of different sizes: each is counted on its own."""
+    shapes = _shapes(members)
+    if len(shapes) < 2 or not isinstance(per, PerChannel) or not per.axis:
+        return False
+    joint, rank = _joined_axis([*shapes]), len(next(iter(shapes)))
+    return joint is not None and -rank <= per.axis < rank and per.axis % rank < joint
+
+
+def _shapes(members: Sequence[Selected]) -> dict[tuple[int, ...], Selected]:
+    """Those of the batches with values, and one of each."""
+    return {each.description.shape: each for each in members if prod(each.description.shape)}
 
 
 def batches_note(batches: Batches) -> str:

@@ -12,24 +12,16 @@ from klcal.calibration import calibrate_sketch, noted
 from klcal.errors import InputError
 from klcal.pipeline.batches import batches_note, error_of, less
 from klcal.pipeline.devices import Plan
+from klcal.pipeline.gathered import Asked, gathered
 from klcal.pipeline.importance import Weighed, read_importance
-from klcal.pipeline.pooling import Pool, pooled, unpooled
+from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
-from klcal.pipeline.selection import (
-    Selected,
-    attempt,
-    cause_of,
-    described_tensors,
-    file_warnings,
-    names_of,
-    selected,
-    unmatched,
-)
+from klcal.pipeline.selection import Selected, attempt, cause_of, names_of, unmatched
 from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
-from klcal.pipeline.units import layout_of, named_errors, not_in_units
+from klcal.pipeline.units import check_unit, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
-from klcal.readers import Description, find
+from klcal.readers import Description
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
@@ -81,23 +73,17 @@ def calibrate_files(
     importance = None
     if request.importance is not None:
         importance = read_importance(request.importance)
-    found = find(paths)
-    errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors, dequantize=dequantize, batches=pool is not None))
-    tensors = [each for each in selected(described, include, exclude) if takes is None or takes(each.description)]
-    named: Sequence[Selected] = described
-    if pool is not None:
-        named = tensors = pooled(tensors, pool, errors, found.sources)
+    found = gathered(paths, Asked(include, exclude, dequantize, pool))
+    tensors = [each for each in found.tensors if takes is None or takes(each.description)]
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weighs = {id(each): importance.of(each, alone=alone) for each in counted} if importance else {}
     found_rows = _rows([_Wanted(each, weighs.get(id(each))) for each in tensors], request, jobs, progress, told)
-    rows = list(_without_bad_batches(found_rows, request, jobs, errors))
-    globs = [*unmatched(described, include), *unmatched(named, (), request.globs())]
-    unweighed = importance.warnings(named, counted) if importance else ()
-    unused = unpooled(tensors, pool) if pool else ()
-    warnings = sorted({*found.warnings, *file_warnings(described), *globs, *unweighed, *unused, *_left_out(rows)})
-    return Table.of(request.config, rows, errors, warnings)
+    rows = list(_without_bad_batches(found_rows, request, jobs, found.errors))
+    globs = unmatched(found.named, (), request.globs())
+    unweighed = importance.warnings(found.named, counted) if importance else ()
+    warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
+    return Table.of(request.config, rows, found.errors, warnings)
 
 
 class _Wanted(NamedTuple):
@@ -171,12 +157,15 @@ def _rows(
             per = request.per.of(names_of(description))
             settings = request.settings(names_of(description))
             is_sketch = counted_already(description.parts) is not None
-            place = None if is_sketch else layout_of(description, per)
+            places = () if is_sketch else places_of(each.tensor, per)
             if weighed:
                 check_importance(settings.method)
+            if settings.unit is not None and not is_sketch:
+                check_unit(settings.unit, places)
         asked = (per, description.shape) if is_sketch else None
-        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, place, weighed, asked))
-        counted.append(each)
+        prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, places, weighed, asked))
+        shapeless = replace(description, shape_is_known=len(places) < 2 and description.shape_is_known)
+        counted.append(each._replace(tensor=each.tensor._replace(description=shapeless)))
     tasks = list(tasks_of(prepared))
     plan = plan_of(request.device, tasks, jobs)
     if told is not None:

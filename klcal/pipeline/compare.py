@@ -16,22 +16,14 @@ from klcal.divergence.probabilities import DIVERGENCES, entropy
 from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.batches import where
+from klcal.pipeline.gathered import Asked, Gathered, gathered
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
-from klcal.pipeline.pooling import Pool, pooled, unpooled
+from klcal.pipeline.pooling import Pool
 from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
-from klcal.pipeline.selection import (
-    Selected,
-    attempt,
-    cause_of,
-    described_tensors,
-    file_warnings,
-    names_of,
-    selected,
-    unmatched,
-)
+from klcal.pipeline.selection import Selected, attempt, cause_of, names_of
 from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
 from klcal.quantizers.granularity import PerTensor
-from klcal.readers import Description, find
+from klcal.readers import Description
 from klcal.sketches.named import alike
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import check_units, counted_already, sketch_parts
@@ -39,7 +31,7 @@ from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.schema import BASES, DIFFERENCE_FIELDS, check_field
 from klcal.tables.status import nonfinite_counts
-from klcal.tables.table import Comparison, FileError, Table
+from klcal.tables.table import Comparison, Table
 
 __all__ = ["compare_files"]
 
@@ -94,11 +86,13 @@ def compare_files(
     if (bins := MASS_BINS if bins is None else bins) < 1:
         raise UsageError(f"{bins} bins", "use at least 1")
     quantizers = None if table is None else read_quantizers(table)
-    wanted = _Wanted(include, exclude, strip_prefix, dequantize, pool)
-    sides, errors, warnings = _sides((p,) if q is None else (p, q), wanted)
-    pairs, hints = _pairs(sides, quantizers, strip_prefix)
+    asked, renamed = Asked(include, exclude, dequantize, pool), partial(without_prefix, prefix=strip_prefix)
+    sides = [gathered([path], asked, renamed) for path in ((p,) if q is None else (p, q))]
+    pairs, hints = _pairs([*map(_Side.of, sides)], quantizers, strip_prefix)
     rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
     by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
+    errors = [error for side in sides for error in side.errors]
+    warnings = {warning for side in sides for warning in side.warnings}
     found = Table.of(Comparison(base, bins, by), rows, errors, sorted({*warnings, *hints}))
     return found.worst_first(sort)
 
@@ -109,35 +103,9 @@ class _Side(NamedTuple):
     tensors: list[Selected]
     lost: set[str]
 
-
-class _Wanted(NamedTuple):
-    """Which tensors, and what of them."""
-
-    include: Sequence[str]
-    exclude: Sequence[str]
-    prefix: str  # taken off names
-    dequantize: bool
-    pool: Pool | None
-
-
-def _sides(paths: Sequence[str], wanted: _Wanted) -> tuple[list[_Side], list[FileError], list[str]]:
-    """Of each path the tensors that are wanted; and what went wrong."""
-    sides, errors, warnings = [], list[FileError](), list[str]()
-    for path in paths:
-        found = find([path])
-        lost = list(found.errors)
-        batches = wanted.pool is not None
-        tensors = described_tensors(found.sources, lost, dequantize=wanted.dequantize, batches=batches)
-        described = without_prefix(list(tensors), wanted.prefix)
-        warnings += [*found.warnings, *file_warnings(described), *unmatched(described, wanted.include)]
-        names = {each.source for each in lost} if described or not lost else {""}
-        chosen = selected(described, wanted.include, wanted.exclude)
-        if wanted.pool is not None:
-            chosen = pooled(chosen, wanted.pool, lost, found.sources)
-            warnings += unpooled(chosen, wanted.pool)
-        errors += lost
-        sides.append(_Side(chosen, names))
-    return sides, errors, warnings
+    @staticmethod
+    def of(found: Gathered) -> _Side:
+        return _Side(found.tensors, found.unread if found.described or not found.unread else {""})
 
 
 def _pairs(sides: Sequence[_Side], quantizers: Quantizers | None, prefix: str) -> tuple[list[Pair], list[str]]:

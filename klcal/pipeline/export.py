@@ -10,33 +10,17 @@ from typing import NamedTuple
 from klcal.errors import UsageError
 from klcal.pipeline.consumers import Consumer, model_of, names_in, renaming
 from klcal.pipeline.scales import read_scales, rows_of
-from klcal.pipeline.selection import is_wanted, listed, unmatched_globs
+from klcal.pipeline.selection import Remark, is_wanted, listed, unmatched_globs
 from klcal.readers.quoting import quoted
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 from klcal.writers.runtimes import FORMATS, runtime_of
 from klcal.writers.runtimes.runtime import Runtime, Tensors, changes, problem
 
-__all__ = ["Export", "Remark", "export_tables"]
+__all__ = ["Checked", "Export", "Item", "checked", "export_tables", "items_of", "of_lost"]
 
 OF_WEIGHTS = (".onnx", ".gguf")  # files that hold nothing else
 NOT_QUANTIZED = ("skipped", "empty")  # integers, what is no weight, and no values: nobody asks for their scales
-
-
-class Remark(NamedTuple):
-    """Something to be said of some tensors."""
-
-    names: tuple[str, ...]
-    text: str
-
-    @property
-    def place(self) -> str:
-        """Some of the names, for people."""
-        more = f" ({len(self.names):,} tensors)" if len(self.names) > 1 else ""
-        return f"{listed(self.names)}{more}" if self.names else ""
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}" if self.names else self.text
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ class Export:
     advice: str | None = None  # what else the runtime has to be told
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """A row under its name in the file."""
 
     row: Row
@@ -92,20 +76,52 @@ def export_tables(
         raise UsageError(f"unknown format {to!r}", f"use one of {', '.join(FORMATS)}")
     runtime, renamed, consumer = runtime_of(to), renaming(rename), _consumer(model, names)
     loaded = [(read_scales(each), kind) for some, kind in ((tables, False), (weights, True)) for each in some]
-    given = [item for table, are_weights in loaded for item in _items(table, are_weights)]
+    given = [item for table, are_weights in loaded for item in items_of(table, are_weights)]
     globs = [*(("--include", glob) for glob in include), *(("--exclude", glob) for glob in exclude)]
     names_given = {name for item in given for name in item.names}
-    warnings = [Remark((), text) for text in (*_lost(loaded), *unmatched_globs(names_given, globs))]
-    items = list(_named(given, lambda name: is_wanted(name, include, exclude), renamed, consumer))
-    items, biases = _without_biases(runtime, items, consumer)
+    warnings = [
+        Remark((), text) for text in (*of_lost(table for table, _ in loaded), *unmatched_globs(names_given, globs))
+    ]
+    found = checked(runtime, given, consumer, lambda name: is_wanted(name, include, exclude), renamed)
+    warnings += found.warnings
+    if found.errors:
+        return Export(None, found.errors, tuple(warnings))
+    return Export(runtime.write(found.tensors), (), tuple(warnings), runtime.advice(found.tensors))
+
+
+class Checked(NamedTuple):
+    """What goes into a file, and what there is to be said of it; with errors there is none."""
+
+    tensors: Tensors
+    errors: tuple[Remark, ...]
+    warnings: tuple[Remark, ...]
+
+
+def checked(
+    runtime: Runtime,
+    given: Iterable[Item],
+    consumer: Consumer | None,
+    wanted: Callable[[str], bool],
+    renamed: Callable[[str], str] = str,
+) -> Checked:
+    """The rows that a runtime takes, and whether it can have them: by what it holds, and by the names of its model.
+
+    Args:
+        runtime: what its file holds.
+        given: rows of tables.
+        consumer: what its model calls its tensors; None where that is not known.
+        wanted: which names of the tables are taken.
+        renamed: the new name of a tensor.
+    """
+    items, biases = _without_biases(runtime, list(_named(given, wanted, renamed, consumer)), consumer)
+    tensors = Tensors(*([item.row for item in items if item.is_weight == kind] for kind in (False, True)))
     errors = [*_doubles(items), *_refused(runtime, items, consumer), *_lacking(runtime, items, consumer, exact=True)]
     if not items and not errors:
         errors = [Remark((), "there is no tensor to export; check the tables, and what is included and excluded")]
     if errors:
-        return Export(None, tuple(errors), tuple(warnings))
-    warnings += [*biases, *_changed(runtime, items, consumer), *_lacking(runtime, items, consumer, exact=False)]
-    tensors = Tensors(*([item.row for item in items if item.is_weight == kind] for kind in (False, True)))
-    return Export(runtime.write(tensors), (), tuple(warnings), runtime.advice(tensors))
+        return Checked(tensors, tuple(errors), ())
+    warnings = [*biases, *_changed(runtime, items, consumer), *_lacking(runtime, items, consumer, exact=False)]
+    return Checked(tensors, (), tuple(warnings))
 
 
 def _consumer(model: str | None, names: str | None) -> Consumer | None:
@@ -119,24 +135,29 @@ def _consumer(model: str | None, names: str | None) -> Consumer | None:
 # --- which tensors
 
 
-def _lost(loaded: Iterable[tuple[Table, bool]]) -> Iterator[str]:
-    """What tables say that they lack."""
-    sources = {error.source for table, _ in loaded for error in table.errors}
+def of_lost(tables: Iterable[Table]) -> Iterator[str]:
+    """A warning of the files that tables say they lack."""
+    sources = {error.source for table in tables for error in table.errors}
     if sources:
         yield f"a table has nothing of {listed(sources)}, which could not be read when it was made"
 
 
-def _items(table: Table, are_weights: bool) -> Iterator[_Item]:
+def items_of(table: Table, are_weights: bool) -> Iterator[Item]:
+    """The rows of a table that have a scale, or ought to.
+
+    Raises:
+        UsageError: it has rows of units.
+    """
     for row in rows_of(table):
         if row.unit is not None:
             raise UsageError("a table has a row for each unit", "hand in one that has a row for each tensor")
         if row.status not in NOT_QUANTIZED:
-            yield _Item(row, are_weights or row.source.lower().endswith(OF_WEIGHTS))
+            yield Item(row, are_weights or row.source.lower().endswith(OF_WEIGHTS))
 
 
 def _named(
-    items: Iterable[_Item], wanted: Callable[[str], bool], renamed: Callable[[str], str], consumer: Consumer | None
-) -> Iterator[_Item]:
+    items: Iterable[Item], wanted: Callable[[str], bool], renamed: Callable[[str], str], consumer: Consumer | None
+) -> Iterator[Item]:
     """Those that are wanted under their new names; of tied weights each that the model has, or all."""
     for item in items:
         row, is_weight = item
@@ -145,12 +166,10 @@ def _named(
         for name in known or all_names[:1]:
             is_known_weight = None if consumer is None else consumer.is_weight(name)
             same = row if (row.name, row.aliases) == (name, ()) else replace(row, name=name, aliases=())
-            yield _Item(same, is_weight if is_known_weight is None else is_known_weight)
+            yield Item(same, is_weight if is_known_weight is None else is_known_weight)
 
 
-def _without_biases(
-    runtime: Runtime, items: list[_Item], consumer: Consumer | None
-) -> tuple[list[_Item], list[Remark]]:
+def _without_biases(runtime: Runtime, items: list[Item], consumer: Consumer | None) -> tuple[list[Item], list[Remark]]:
     """What the file has scales of; a remark on the rest, which the runtime quantizes by a rule of its own."""
     if runtime.no_weights:
         return items, []
@@ -167,7 +186,7 @@ def _is_bias(row: Row, consumer: Consumer | None) -> bool:
 # --- what is wrong
 
 
-def _doubles(items: Sequence[_Item]) -> list[Remark]:
+def _doubles(items: Sequence[Item]) -> list[Remark]:
     """Names that several rows have."""
     count = Counter(item.row.name for item in items)
     sources = defaultdict(list)
@@ -180,7 +199,7 @@ def _doubles(items: Sequence[_Item]) -> list[Remark]:
     )
 
 
-def _refused(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None) -> list[Remark]:
+def _refused(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None) -> list[Remark]:
     """What the model has not, or the file cannot hold."""
     found = list[tuple[str, str]]()
     for row, is_weight in items:
@@ -193,7 +212,7 @@ def _refused(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
     return _by_text(found) + (_mixed(runtime, items) if not found else [])
 
 
-def _mixed(runtime: Runtime, items: Sequence[_Item]) -> list[Remark]:
+def _mixed(runtime: Runtime, items: Sequence[Item]) -> list[Remark]:
     """Where a file is for one type of activations and one of weights, and there are more."""
     if not runtime.one_dtype:
         return []
@@ -210,7 +229,7 @@ def _mixed(runtime: Runtime, items: Sequence[_Item]) -> list[Remark]:
     return found
 
 
-def _lacking(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None, *, exact: bool) -> list[Remark]:
+def _lacking(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None, *, exact: bool) -> list[Remark]:
     """What the model has and no row is for: an error where a list says that it is needed."""
     if consumer is None or consumer.is_exact != exact:
         return []
@@ -221,7 +240,7 @@ def _lacking(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
     return [Remark(tuple(missing), f"{what}: {runtime.lacking}")] if missing else []
 
 
-def _changed(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None) -> list[Remark]:
+def _changed(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None) -> list[Remark]:
     """What the runtime does otherwise than the tables say."""
     found = [(row.name, text) for row, is_weight in items for text in changes(runtime, row, is_weight)]
     if consumer is not None:
@@ -232,7 +251,7 @@ def _changed(runtime: Runtime, items: Sequence[_Item], consumer: Consumer | None
     return _by_text(found)
 
 
-def _dropped(runtime: Runtime, item: _Item, consumer: Consumer) -> str | None:
+def _dropped(runtime: Runtime, item: Item, consumer: Consumer) -> str | None:
     """That a Relu or Clip is lost, where the integers of its output do not end where it does."""
     op = None if item.is_weight or not runtime.rectifier else consumer.unrectified(item.row)
     if op is None:

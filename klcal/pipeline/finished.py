@@ -59,7 +59,7 @@ class Finished:
             path.with_suffix(MARKS).write_text(text)
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {reason(error)}", "make room") from None
-        save(str(path), [named], list[str])
+        save(str(path), lambda _: [named], list[str])
 
     def _path(self, identity: bytes) -> Path:
         return self.folder / (identity.hex() + SUFFIX)

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from klcal.errors import InputError
-from klcal.pipeline.selection import (
-    Selected,
-    attempt,
-    cause_of,
-    described_tensors,
-    file_warnings,
-    selected,
-    unmatched,
-)
-from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes
-from klcal.readers import find
+from klcal.pipeline.gathered import Asked, gathered
+from klcal.pipeline.selection import Selected
 from klcal.readers.safetensors_file import KINDS
-from klcal.sketches.patterns import SIGN
-from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch_parts
 from klcal.tables.contents import Content
 from klcal.tables.table import Contents, Table, in_order
+
+if TYPE_CHECKING:
+    from klcal.pipeline.tasks import Progress
 
 __all__ = ["inspect_files"]
 
 BITS = {kind.name: kind.bits for kind in KINDS.values()}  # of a value, by its number format
-USUAL = 0.999  # of the nonzero values: what is beyond them is an outlier
-BINS = 16  # of a histogram: as many as fit beside the other columns
 
 
 def inspect_files(
@@ -57,15 +42,15 @@ def inspect_files(
         jobs: how many processes count.
         progress: is told how far the work is.
     """
-    found = find(paths)
-    errors = list(found.errors)
-    described = list(described_tensors(found.sources, errors))
-    wanted = selected(described, include, exclude)
-    rows = list(_counted(wanted, jobs, progress) if stats else map(_content, wanted))
+    found = gathered(paths, Asked(include, exclude))
+    rows = list(map(_content, found.tensors))
+    if stats:
+        from klcal.pipeline.statistics import counted  # which headers alone do without
+
+        rows = list(counted(zip(found.tensors, rows, strict=True), jobs, progress))
     if depth is not None:
         rows = list(_grouped(rows, depth))
-    warnings = sorted({*found.warnings, *file_warnings(described), *unmatched(described, include)})
-    return Table.of(Contents(stats, depth), rows, errors, warnings)
+    return Table.of(Contents(stats, depth), rows, found.errors, sorted({*found.warnings}))
 
 
 def _content(tensor: Selected) -> Content:
@@ -85,50 +70,6 @@ def _content(tensor: Selected) -> Content:
         nbytes=None if numel is None or bits is None else -(-numel * bits // 8),
         aliases=description.aliases,
     )
-
-
-def _counted(wanted: Sequence[Selected], jobs: int, progress: Progress | None) -> Iterator[Content]:
-    """The same, with what the values are like."""
-    yield from (_content(each) for each in wanted if each.description.status != "ok")
-    usable = [each for each in wanted if each.description.status == "ok"]
-    sizes = [sum(part.nbytes for part in each.description.parts) for each in usable]
-    with outcomes(_stats, usable, BYTE_SECONDS * sum(sizes), jobs) as found:
-        if progress is not None:
-            progress.start(len(usable), sum(sizes))
-        for each, size, stats in zip(usable, sizes, found, strict=True):
-            row = _content(each)
-            if isinstance(stats, InputError):
-                yield replace(row, status="failed", reason=str(stats), cause=cause_of(stats))
-            else:
-                yield replace(row, **stats)
-            if progress is not None:
-                progress.advance(size)
-                progress.finish(row.name)
-
-
-def _stats(tensor: Selected) -> dict[str, Any] | InputError:
-    description = tensor.description
-    return attempt(lambda: _of_sketch(sketch_parts(description.parts, description.dtype)))
-
-
-def _of_sketch(found: Sketch) -> dict[str, Any]:
-    """What the values of a tensor are like, whatever units they were counted in."""
-    counts = {name: int(getattr(found, name).sum()) for name in ("zeros", "nan", "neg_inf", "pos_inf")}
-    stats: dict[str, Any] = {**counts, "numel": int(found.numel.sum())}
-    if not found.finite.any():
-        return stats
-    low, high = float(found.min.min()), float(found.max.max())
-    values = np.clip(found.keys.view(np.float32).astype(np.float64), low, high)  # a bucket may begin below its values
-    numbers = np.append(found.counts.astype(np.int64), counts["zeros"])
-    bins, _ = np.histogram(np.append(values, 0.0), BINS, (low, high), weights=numbers)
-    stats |= {"min": low, "max": high, "histogram": tuple(bins.astype(np.int64).tolist())}
-    if not found.nonzero.any():
-        return stats
-    magnitudes = (found.keys & ~SIGN).view(np.float32)
-    order = np.argsort(magnitudes, kind="stable")
-    below = np.cumsum(found.counts[order], dtype=np.int64)
-    usual = float(magnitudes[order[int(np.searchsorted(below, USUAL * below[-1]))]])
-    return stats | {"outlier": max(abs(low), abs(high)) / usual}
 
 
 # --- several together

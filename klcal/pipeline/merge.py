@@ -45,7 +45,7 @@ def merge_files(paths: Sequence[str], output: str, *, allow_duplicates: bool = F
         _check_inputs(parts)
     notes: list[str] = []
     inputs = [each for part in parts.values() for each in part.inputs]
-    tensors = save(output, _sums(parts, notes), lambda: inputs, paths)
+    tensors = save(output, lambda _: _sums(parts, notes), lambda: inputs, paths)
     return Merged(tensors, tuple(notes))
 
 

@@ -13,6 +13,7 @@ from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import DTYPES, KINDS, Scheme
 from klcal.search.methods import METHODS, Method, check_importance, has_cost, parse
 from klcal.search.settings import Nonfinite, Settings
+from klcal.tables.explanation import Detail
 from klcal.tables.table import Config
 
 __all__ = ["ByName", "Request", "units_by_name"]
@@ -56,6 +57,8 @@ class Request:
     nonfinite: Nonfinite = "fail"
     device: str = "cpu"
     importance: str | None = None  # a file of weights, by the names of tensors
+    detail: Detail = "none"  # how much of the answers is explained
+    unit: int | None = None  # the only one of a tensor that is calibrated and explained, by its number
 
     @staticmethod
     def parse(
@@ -70,6 +73,8 @@ class Request:
         nonfinite: Nonfinite = "fail",
         device: str = "cpu",
         importance: str | None = None,
+        detail: Detail = "none",
+        unit: int | None = None,
     ) -> Request:
         """The request of what ``klcal.calibrate`` takes, each by the names of tensors.
 
@@ -87,6 +92,8 @@ class Request:
             nonfinite=nonfinite,
             device=device,
             importance=importance,
+            detail=detail,
+            unit=unit,
         )
         asked._check()
         return asked
@@ -110,7 +117,9 @@ class Request:
             UsageError: its number format, scheme and format of scales do not go together.
         """
         words = self.dtype.of(names), self.scheme.of(names), self.scale_format.of(names)
-        return Settings(self.method.of(names), _scheme(*words), self.bounds, self.nonfinite)
+        return Settings(
+            self.method.of(names), _scheme(*words), self.bounds, self.nonfinite, detail=self.detail, unit=self.unit
+        )
 
     @property
     def config(self) -> Config:

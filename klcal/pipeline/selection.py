@@ -19,6 +19,7 @@ from klcal.tables.table import FileError, in_order
 __all__ = [
     "Batches",
     "Bug",
+    "Remark",
     "Selected",
     "attempt",
     "cause_of",
@@ -27,6 +28,7 @@ __all__ = [
     "is_wanted",
     "listed",
     "names_of",
+    "nearest",
     "selected",
     "unmatched",
     "unmatched_globs",
@@ -117,6 +119,22 @@ def listed(names: Collection[str]) -> str:
     return f"{some}, …" if len(names) > NEAREST else some
 
 
+class Remark(NamedTuple):
+    """Something to be said of some tensors."""
+
+    names: tuple[str, ...]
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Some of the names, for people."""
+        more = f" ({len(self.names):,} tensors)" if len(self.names) > 1 else ""
+        return f"{listed(self.names)}{more}" if self.names else ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}" if self.names else self.text
+
+
 def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
     """The tensors of which a name is wanted. Tied weights have several: the first that is becomes the name."""
     found = []
@@ -151,7 +169,11 @@ def unmatched_globs(names: Collection[str], globs: Iterable[tuple[str, str]]) ->
     """The same of names, and of globs with their options."""
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
-            short = sorted(name for name in names if len(name) <= COMPARED_CHARACTERS)
-            near = difflib.get_close_matches(glob, short[:COMPARED], NEAREST, cutoff=0.0)
-            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"
-            yield f"{option} {glob!r} matches no tensor; {hint}"
+            yield f"{option} {glob!r} matches no tensor; {nearest(glob, names)}"
+
+
+def nearest(wanted: str, names: Collection[str]) -> str:
+    """The names that are most like one that is not there, in words."""
+    short = sorted({name for name in names if len(name) <= COMPARED_CHARACTERS})
+    near = difflib.get_close_matches(wanted[:COMPARED_CHARACTERS], short[:COMPARED], NEAREST, cutoff=0.0)
+    return f"the nearest names are {', '.join(map(repr, near))}" if near else "their names are longer"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 from math import prod
 from operator import add
@@ -24,6 +24,7 @@ from klcal.kernels.threads import limited
 from klcal.pipeline.devices import Plan, chosen_devices, feeding
 from klcal.pipeline.importance import Weighed
 from klcal.pipeline.selection import attempt
+from klcal.pipeline.units import Place
 from klcal.quantizers.granularity import Per
 from klcal.quantizers.layout import Layout
 from klcal.quantizers.scheme import Scheme
@@ -34,7 +35,7 @@ from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import SLAB, Feed, fits_device
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import check_units, counted_already, sketch_parts, stored_chunks
+from klcal.sketches.values import Units, check_units, counted_already, sketch_of_units, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
 from klcal.tables.rows import Row
 
@@ -86,7 +87,7 @@ class Tensor(NamedTuple):
     dtype: str
     parts: tuple[Part, ...]
     settings: Settings
-    layout: Layout | None = None  # of channels, groups or blocks, if there are any
+    places: tuple[Place, ...] = ()  # of channels, groups or blocks, if there are any
     weighed: Weighed | None = None  # as a whole, if it has an importance
     asked: tuple[Per, tuple[int, ...]] | None = None  # the units that a sketch shall have, and the shape it had
 
@@ -103,13 +104,20 @@ class Tensor(NamedTuple):
     @property
     def is_one_unit(self) -> bool:
         """Whether it has a single scale, and all its values count alike."""
-        return self.layout is None and self.weighed is None and not self.is_sketch
+        return not self.places and self.weighed is None and not self.is_sketch
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of its channels, groups or blocks, where these lie in one order."""
+        return self.places[0].layout if len(self.places) == 1 else None
 
     @property
     def fits_device(self) -> bool:
         """Whether a device counts it; where scales are relative to the tensor's, all of its sketches have to fit."""
         if self.layout is None or self.weighed is not None:
             return self.is_one_unit
+        if self.settings.detail != "none" or self.settings.unit is not None:
+            return False
         is_small = not self.settings.scheme.is_relative or prod(self.layout.shape) <= SLAB * SLABS_OF_RELATIVE
         return is_small and fits_device(self.layout)
 
@@ -283,9 +291,13 @@ def _values(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def _counted(tensor: Tensor) -> Sketch | Row:
-    weights = None if tensor.weighed is None else tensor.weighed.weights(tensor.layout)
-    if tensor.layout is not None:
-        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, tensor.layout, tensor.settings, weights)
+    if len(tensor.places) > 1:
+        apart = (Units(stored_chunks(parts), tensor.dtype, place, None) for _, parts, place in tensor.places)
+        return reduce(add, map(sketch_of_units, apart))
+    place = tensor.places[0].layout if tensor.places else None
+    weights = None if tensor.weighed is None else tensor.weighed.weights(place)
+    if place is not None:
+        return calibrate_units(stored_chunks(tensor.parts), tensor.dtype, place, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
     found = sketch_parts(tensor.parts, tensor.dtype)

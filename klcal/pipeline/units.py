@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
+from typing import NamedTuple
 
 from klcal.errors import UsageError
-from klcal.pipeline.batches import not_joined
+from klcal.pipeline.batches import are_apart, not_joined
 from klcal.pipeline.selection import Selected
 from klcal.quantizers.granularity import Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
-from klcal.readers import Description
+from klcal.readers import Part
 from klcal.sketches.values import REPEATED, UNORDERED
 
-__all__ = ["layout_of", "named_errors", "not_in_units"]
+__all__ = ["Place", "check_unit", "named_errors", "not_in_units", "places_of"]
 
 
-def layout_of(description: Description, per: Per) -> Layout | None:
-    """Of a tensor's channels or groups; None where it has one scale.
+class Place(NamedTuple):
+    """Where units lie."""
+
+    source: str
+    parts: tuple[Part, ...]
+    layout: Layout  # of the values in these
+
+
+def places_of(tensor: Selected, per: Per) -> tuple[Place, ...]:
+    """Of a tensor's channels or groups; nothing where it has one scale.
+
+    There is one place, of all parts; or one for each batch, where these are images of different sizes: the sketches of
+    all places together are that of the tensor.
 
     Raises:
         UsageError: it has not the axis that is asked for.
     """
-    return layout(per, description.shape, description.order or ()) if prod(description.shape) else None
+    batches = tensor.batches.members if tensor.batches else ()
+    found = []
+    for source, description, *_ in batches if are_apart(batches, per) else [tensor]:
+        place = layout(per, description.shape, description.order or ()) if prod(description.shape) else None
+        if place is not None:
+            found.append(Place(source, description.parts, place))
+    return tuple(found)
+
+
+def check_unit(number: int, places: Sequence[Place]) -> None:
+    """Refuses the number of a unit that a tensor has not.
+
+    Raises:
+        UsageError: says how many it has.
+    """
+    if not places:
+        raise UsageError("it has one scale for all", "leave out --unit, or ask for channels or groups with --per")
+    if number >= (rows := places[0].layout.rows):
+        raise UsageError(f"it has no unit {number}", f"its units are 0 to {rows - 1}")
 
 
 def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:
@@ -32,11 +62,15 @@ def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:
     Raises:
         UsageError: no pooled tensor has such units.
     """
+    batches = tensor.batches.members if tensor.batches else ()
+    apart = are_apart(batches, per)
     reason = None
-    if tensor.batches:
+    if batches:
         with named_errors(tensor):
-            reason = not_joined(tensor.batches.members, per)
-    if tensor.description.order is None and (per != PerTensor() or weighed):
+            reason = not_joined(batches, per)
+    if apart and weighed:
+        return "batches of different sizes have no weights"
+    if (tensor.description.order is None and not apart) and (per != PerTensor() or weighed):
         reason = str(UNORDERED if weighed else REPEATED)
     return reason
 

@@ -1,1 +1,1 @@
-"""What is chosen: number formats, what gets a scale, and how values are rounded."""
+"""Quantizers: number formats, the units that get a scale, and how values are rounded."""

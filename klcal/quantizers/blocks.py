@@ -22,7 +22,7 @@ __all__ = ["BLOCKS", "VALUES", "holds_offsets", "holds_scales", "packed_blocks",
 VALUES = 32  # of a block
 HALF = VALUES // 2
 HALF_BIAS = EXPONENT_BIAS + 1  # of an exponent by which twice the values are multiplied: all of them are float32 then
-LEAST_INT4 = -8  # the code of which all bits are 0
+LEAST_INT4 = -8  # the code whose bits are all 0
 
 NIBBLES = ("codes", "u1", HALF)
 BLOCKS = {
@@ -47,11 +47,11 @@ def packed_blocks(
     Args:
         kind: one of ``BLOCKS``.
         codes: (blocks, 32): integers from −128 to 127 for Q8_0, −8 to 7 for Q4_0, 0 to 15 for Q4_1, else patterns.
-        scales: (blocks,), float16 numbers, of MXFP4 powers of two: what is no such number is rounded.
-        zero_points: (blocks,), of Q4_1, whose offset is −zero_point · scale as the nearest float16.
+        scales: (blocks,), numbers of float16, for MXFP4 powers of two; other numbers are rounded to them.
+        zero_points: (blocks,), for Q4_1 alone: its offset is −zero_point · scale as the nearest float16.
 
     Returns:
-        (blocks, bytes of one).
+        (blocks, bytes of a block).
 
     >>> packed_blocks("Q4_0", np.arange(32)[None] // 2 - 8, np.float32([0.5])).tobytes().hex(" ")
     '00 38 80 80 91 91 a2 a2 b3 b3 c4 c4 d5 d5 e6 e6 f7 f7'
@@ -76,7 +76,7 @@ def _offsets(scales: Singles, zero_points: npt.NDArray[np.integer] | int) -> npt
 
 
 def holds_scales(kind: str, scales: Singles) -> bool:
-    """Whether blocks hold some scales as they are.
+    """Whether blocks hold all of some scales without rounding.
 
     >>> holds_scales("Q4_0", np.float32([-0.1, 0.5])), holds_scales("MXFP4", np.float32([0.5, 2.0**-127]))
     (False, True)
@@ -111,7 +111,7 @@ def restored_blocks(kind: str, blocks: Bytes) -> Singles:
         values, factor = TWICE_E2M1[_halves(codes)], np.ldexp(np.float32(1), found["scale"].astype(int) - HALF_BIAS)
     else:
         values = _halves(codes).astype(np.float32) + (LEAST_INT4 if kind == "Q4_0" else 0)
-    with np.errstate(over="ignore", invalid="ignore"):  # a scale that is none stands for values that are none
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinite scales give NaN and infinite values
         values *= factor[:, None]
         if kind == "Q4_1":
             values += found["offset"].astype(np.float32)[:, None]

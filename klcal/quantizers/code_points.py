@@ -1,4 +1,4 @@
-"""The code points of floating-point formats, and what a format makes of a value: one copy for readers and quantizers.
+"""The code points of floating-point formats, and the nearest one to a value: one copy for readers and quantizers.
 
 All arrays are float64, which holds every code point exactly.
 """
@@ -16,7 +16,7 @@ Values = npt.NDArray[np.float64]
 def float8(mantissa_bits: int, bias: int) -> Values:
     """Sign · 2^(exponent − bias) · 1.mantissa for all 256 patterns, subnormals included (OCP FP8, §5).
 
-    Patterns that a format reserves for NaN and infinities get the value that they would have without.
+    Patterns reserved for NaN and infinities get the value that they would have otherwise.
     """
     patterns = np.arange(256)
     exponent = patterns % 128 >> mantissa_bits
@@ -38,7 +38,7 @@ NF4 = np.array([
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
 ], np.float64)
 # fmt: on
-"""4-bit NormalFloat: quantiles of the normal law, zero among them (Dettmers et al., QLoRA, 2023, Appendix E)."""
+"""4-bit NormalFloat: quantiles of a normal distribution, and zero (Dettmers et al., QLoRA, 2023, Appendix E)."""
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 
@@ -52,7 +52,7 @@ FLOATS: dict[str, Values] = {
 
 
 def _patterns(dtype: str, decoded: Values) -> npt.NDArray[np.uint8]:
-    """The pattern of each value of a format, given what all patterns stand for; of two zeros the positive one."""
+    """The pattern of each value of a format, given the values of all patterns; for zero, the positive one."""
     first = {value: pattern for pattern, value in reversed([*enumerate(decoded.tolist())])}
     return np.array([first[value] for value in FLOATS[dtype].tolist()], np.uint8)
 
@@ -63,7 +63,7 @@ PATTERNS: dict[str, npt.NDArray[np.uint8]] = {
     "float4_e2m1fn": _patterns("float4_e2m1fn", np.concatenate([E2M1, -E2M1])),
     "nf4": np.arange(16, dtype=np.uint8),
 }
-"""The bits of each of them: of four bits the lower ones of a byte; those of nf4 are its place."""
+"""The bits of each value. Four bits are the lower half of a byte; the bits of an nf4 value are its place."""
 
 
 def middles(levels: Values) -> Values:
@@ -72,7 +72,7 @@ def middles(levels: Values) -> Values:
 
 
 def nearest(steps: npt.NDArray[np.floating], dtype: str) -> Values:
-    """The nearest value of a format, ties to the even code; what is beyond the ends becomes the end (no infinities).
+    """The nearest value of a format, ties to the even code; values beyond the ends become the end (no infinities).
 
     >>> nearest(np.float64([0.24, 0.25, 0.75, 5.1, -100]), "float4_e2m1fn").tolist()
     [0.0, 0.0, 1.0, 6.0, -6.0]
@@ -82,7 +82,7 @@ def nearest(steps: npt.NDArray[np.floating], dtype: str) -> Values:
 
 
 def nearest_places(steps: npt.NDArray[np.floating], dtype: str) -> npt.NDArray[np.intp]:
-    """The same as places in ``FLOATS[dtype]``."""
+    """The same values, as indices of ``FLOATS[dtype]``."""
     levels = FLOATS[dtype]
     between = middles(levels)
     found = np.searchsorted(between, steps)  # the lower one of a tie

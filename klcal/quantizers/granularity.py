@@ -1,4 +1,4 @@
-"""What gets a scale of its own: a tensor, a channel, a group, a block of values."""
+"""Units, the values that share a scale: a tensor, a channel, a group, a block."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class PerTensor:
 class PerChannel:
     """A scale for each index along an axis.
 
-    Without an axis it is the first; in a stack of experts [experts, out, in], each pair of indices of the first two
-    has one. What has three axes is such a stack where the last has at least ``LEAST_INPUTS``.
+    Without an axis it is the first. In a stack of experts, [experts, out, in], each pair of indices of the first two
+    axes has a scale. A tensor with three axes is such a stack if its last axis has at least ``LEAST_INPUTS`` entries.
     """
 
     axis: int | None = None
@@ -72,7 +72,7 @@ class PerGroup:
 class PerBlock:
     """A scale for each ``rows`` by ``columns`` of the last two axes, as float8 checkpoints have them.
 
-    Blocks at the edges may be smaller, and so is one that is larger than the axes are long. Matrices in a stack have
+    Blocks at the edges may be smaller, and a block that exceeds the axes shrinks to them. Matrices in a stack have
     blocks of their own.
     """
 
@@ -104,10 +104,10 @@ Per: TypeAlias = PerTensor | PerChannel | PerGroup | PerBlock
 def parse_per(text: str | Per) -> Per:
     """The unit of "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS" or "block:ROWS,COLUMNS".
 
-    One that is parsed already stays what it is.
+    A unit that is already parsed is returned as it is.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text is not one of these.
 
     >>> parse_per("group:128"), parse_per("channel:-1"), parse_per(PerChannel(0))
     (PerGroup(size=128, axis=-1), PerChannel(axis=-1), PerChannel(axis=0))
@@ -128,13 +128,13 @@ def parse_per(text: str | Per) -> Per:
 
 
 def per_at(axis: int | tuple[int, ...], size: int | tuple[int, ...] | None) -> Per:
-    """What the ``axis`` and ``size`` of a ``Grid`` say, as a table keeps them.
+    """The unit that the ``axis`` and ``size`` of a ``Grid`` stand for, as a table keeps them.
 
     >>> per_at(1, 128), per_at((0, 1), (128, 64))
     (PerGroup(size=128, axis=1), PerBlock(rows=128, columns=64))
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: they do not fit each other.
     """
     if isinstance(axis, tuple) or isinstance(size, tuple):
         if not (isinstance(axis, tuple) and isinstance(size, tuple) and len(axis) == len(size) == 2):
@@ -145,10 +145,10 @@ def per_at(axis: int | tuple[int, ...], size: int | tuple[int, ...] | None) -> P
 
 @dataclass(frozen=True)
 class Grid:
-    """The units of a tensor: which they are, and how many there are along which axes."""
+    """The units of a tensor: their kind, and how many of them lie along each axis."""
 
-    per: Per  # with the axis that it is, at least 0
-    axis: int | tuple[int, int]  # along which units lie; for blocks the two
-    size: int | tuple[int, int] | None  # of a unit along the axis, as it was asked for; None for channels
-    shape: tuple[int, ...]  # of the units: for channels their number, else the tensor's with fewer along the axis
-    note: str | None = None  # what people should know of it
+    per: Per  # with its axis resolved: at least 0
+    axis: int | tuple[int, int]  # along which units lie; two for blocks
+    size: int | tuple[int, int] | None  # of a unit along the axis, as asked for; None for channels
+    shape: tuple[int, ...]  # of the units: (channels,), else the tensor's shape with fewer entries along the axis
+    note: str | None = None  # a remark for people

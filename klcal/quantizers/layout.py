@@ -1,4 +1,4 @@
-"""Where a tensor's units lie: which of them each value belongs to, in whatever order the values come."""
+"""Where a tensor's units lie: the unit of each value, in any order of the values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Axis(NamedTuple):
         return -(-self.extent // self.tile)
 
     def joined(self, inner: _Axis) -> _Axis | None:
-        """The one axis that this and the next faster one are; None where they are two."""
+        """This axis and the next faster one as a single axis; None where they cannot be joined."""
         if self.extent == 1:
             return inner
         if inner.units == 1:
@@ -43,22 +43,22 @@ class _Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Units of a tensor whose values come one after the other, in the order of ``order``.
+    """The units of a tensor whose values are stored in the order ``order``.
 
-    Along each axis a unit is a stretch of neighbours: a single one, all of them, or some. Units are numbered in the
-    order of the values: by the slowest axis first.
+    Along each axis a unit is a stretch of neighbours: one of them, all, or some. Units are numbered in the order of the
+    values: by the slowest axis first.
     """
 
-    axes: tuple[_Axis, ...]  # the slowest first; neighbouring ones are joined where they are as one
+    axes: tuple[_Axis, ...]  # the slowest first; neighbouring axes are joined where possible
     cells: tuple[int, ...]  # units along each of the tensor's own axes
     tiles: tuple[int, ...]  # values of a unit along each of these; the last unit may have fewer
     shape: tuple[int, ...]  # of the tensor
-    order: tuple[int, ...]  # of those axes, the slowest first
+    order: tuple[int, ...]  # of the tensor's axes, the slowest first
     grid: Grid
 
     @property
     def rows(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return prod(self.cells)
 
     @property
@@ -68,24 +68,24 @@ class Layout:
 
     @property
     def run(self) -> int:
-        """How many values of a unit lie together, if not fewer at the end of an axis."""
+        """The number of values of a unit that lie together; at the end of an axis there may be fewer."""
         return self.axes[-1].tile
 
     @property
     def period(self) -> int:
-        """After how many values a run begins in any case."""
+        """The number of values after which a run begins in any case."""
         return self.axes[-1].extent
 
     @property
     def slab(self) -> int:
-        """After how many values some units are complete whose runs took turns, each as often; 0 where it is not so."""
+        """The number of values that complete some units whose runs alternate evenly; 0 if they do not alternate."""
         first, *others = self.axes[:-1] or [_Axis(1, 1)]
         takes_turns = all(axis.units == 1 for axis in others) and first.extent % first.tile == 0
         turns = first.tile * prod(axis.extent for axis in others)
         return turns * self.period if takes_turns and self.period % self.run == 0 else 0
 
     def runs(self, start: int, count: int) -> tuple[Integers, Integers]:
-        """Where, among ``count`` values from position ``start`` on, a unit begins or goes on, and which unit it is."""
+        """Where a unit begins or goes on among ``count`` values from position ``start`` on, and which unit it is."""
         extent, tile = self.axes[-1]
         per_line = self.axes[-1].units
         first, last = (p // extent * per_line + p % extent // tile for p in (start, start + count - 1))
@@ -98,11 +98,11 @@ class Layout:
         return np.maximum(begin - start, 0), self._units(run)
 
     def _units(self, run: Integers) -> Integers:
-        """The unit of each run, of which each stretch of the last axis is one."""
+        """The unit of each run; each stretch of the last axis is a run."""
         if self.ordered:
             return run
         last = self.axes[-1]
-        slower = self.axes[self.axes[0].units == 1 : -1]  # of which only the slowest may have a single unit
+        slower = self.axes[self.axes[0].units == 1 : -1]  # only the slowest axis may have a single unit
         if not slower:
             return run % last.units
         outer = run // last.units
@@ -120,17 +120,17 @@ class Layout:
         return position >= line * extent + min((part + 1) * tile, extent)
 
     def in_own_order(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Something for each unit, from the order of the values to that of the tensor's own axes (C order)."""
+        """An array (units,), moved from the order of the values to the order of the tensor's own axes (C order)."""
         there = rows.reshape([self.cells[axis] for axis in self.order])
         return there.transpose(np.argsort(self.order)).ravel()
 
     def in_value_order(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The other way round."""
+        """An array (units,), moved from the order of the tensor's own axes to that of the values."""
         return rows.reshape(self.cells).transpose(self.order).ravel()
 
 
 def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Layout | None:
-    """Where the units of a tensor lie; None where it has one scale: asked for, or because it has a single axis.
+    """Where the units of a tensor lie; None if it has one scale, by request or because it has a single axis.
 
     Args:
         per: what gets a scale.
@@ -138,7 +138,7 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
         order: of its axes, the slowest first; those of extent 1 may be missing, and nothing means C's.
 
     Raises:
-        UsageError: there is no such axis, or a group is longer than it.
+        UsageError: there is no such axis, or a group is longer than the axis.
 
     >>> layout(PerGroup(3), (2, 7)).grid.shape, layout(PerChannel(), (8, 16, 64)).grid.shape
     ((2, 3), (8, 16, 1))
@@ -159,7 +159,7 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
 
 
 def _tiles(per: PerChannel | PerGroup | PerBlock, shape: tuple[int, ...]) -> tuple[list[int], Grid]:
-    """How many neighbours along each axis a unit has, and the units."""
+    """The number of neighbours that a unit has along each axis, and the grid of units."""
     if per == PerChannel() and len(shape) == 3 and shape[2] >= LEAST_INPUTS:
         return [1, 1, shape[2]], Grid(PerGroup(shape[2], 2), 2, shape[2], (*shape[:2], 1), STACK)
     if isinstance(per, PerChannel):
@@ -170,7 +170,7 @@ def _tiles(per: PerChannel | PerGroup | PerBlock, shape: tuple[int, ...]) -> tup
         if per.size > shape[axis]:
             raise UsageError(
                 f"per {per}: axis {axis} of the shape {list(shape)} has {shape[axis]} values, fewer than a group",
-                "use a smaller size, or a rule 'GLOB=group:SIZE' for the tensors that have so many",
+                "use a smaller size, or a rule 'GLOB=group:SIZE' for the tensors with longer axes",
             )
         units = (*shape[:axis], -(-shape[axis] // per.size), *shape[axis + 1 :])
         tiles = [per.size if i == axis else 1 for i in range(len(shape))]

@@ -1,4 +1,4 @@
-"""Codes of a few bits side by side, and powers of two as their exponents: what files of quantized models hold.
+"""Codes of a few bits side by side, and powers of two as their exponents: as files of quantized models hold them.
 
 Each row is packed by itself: the first code in the lowest bits, no gaps between codes, the last word filled up with 0.
 """
@@ -14,12 +14,12 @@ Bytes = npt.NDArray[np.uint8]
 
 MOST_BITS = 8  # of a code: it is a byte here
 WORD_BITS, WORD_BYTES = 32, 4  # readers take rows of int32
-TOGETHER = 8  # codes: of b bits they are b bytes, and fit into 64 bits
+TOGETHER = 8  # codes: with b bits each they fill b bytes, and fit into 64 bits
 EXPONENT_BIAS = 127  # of e8m0 (OCP MX, §5.2.1)
 
 
 def words(columns: int, bits: int) -> int:
-    """How many words of 32 bits a row of codes takes.
+    """The number of 32-bit words of a row of codes.
 
     >>> words(11, 3), words(128, 4)
     (2, 16)
@@ -53,12 +53,12 @@ def packed(codes: npt.NDArray[np.integer], bits: int) -> Bytes:
 
 
 def unpacked(data: Bytes, bits: int, columns: int) -> Bytes:
-    """The codes of some rows of bytes: the other way round.
+    """The codes of some rows of bytes: the inverse of ``packed``.
 
     Args:
         data: (rows, 4 · words(columns, bits)).
         bits: of a code, 1 to 8.
-        columns: codes of a row.
+        columns: the number of codes in a row.
 
     >>> unpacked(packed(np.arange(8)[None], 3), 3, 8).tolist()
     [[0, 1, 2, 3, 4, 5, 6, 7]]
@@ -77,7 +77,7 @@ def unpacked(data: Bytes, bits: int, columns: int) -> Bytes:
 
 
 def _whole(columns: int) -> int:
-    """Columns up to which a row is filled: of them any number of bits makes whole words, and whole bytes of each 8."""
+    """The columns to which a row is filled up: with any number of bits they make whole words."""
     return -(-columns // WORD_BITS) * WORD_BITS
 
 

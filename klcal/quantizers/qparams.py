@@ -26,14 +26,14 @@ class Qparams:
     zero_point: int | None = None
     qmin: int | None = None
     qmax: int | None = None
-    low: float = field(default=math.nan, kw_only=True)  # what qmin, or the least value of the format, stands for
+    low: float = field(default=math.nan, kw_only=True)  # the value of qmin, or of the format's lowest value
     high: float = field(default=math.nan, kw_only=True)
 
 
 def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
     """The deployed form of a choice: ``below`` levels lie below zero.
 
-    The scale is that of ``deployed_scales``; ``low`` and ``high`` are in order whatever its sign.
+    The scale is that of ``deployed_scales``; ``low`` ≤ ``high`` whatever the sign of the scale.
 
     >>> qparams(0.125, 8, Scheme("int4", "symmetric-signed"))
     Qparams(scale=0.125, zero_point=0, qmin=-8, qmax=7, low=-1.0, high=0.875)
@@ -51,7 +51,7 @@ def qparams(scale: float, below: int, scheme: Scheme) -> Qparams:
 
 
 def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats]:
-    """Magnitudes of the lowest and the highest level in use, in steps, for each number of them below zero."""
+    """Magnitudes of the lowest and the highest level, in steps, for each number of levels below zero."""
     if scheme.is_float:
         return np.full(below.shape, scheme.below[-1]), np.full(below.shape, scheme.above[-1])
     under = below.astype(np.float64)
@@ -59,14 +59,14 @@ def level_ends(below: Integers | Floats, scheme: Scheme) -> tuple[Floats, Floats
 
 
 def zero_points(below: Integers | Floats, scheme: Scheme) -> npt.NDArray[Any]:
-    """The zero point of each option of an integer format; fixed where it is symmetric, whatever the scale's sign."""
+    """The zero point of each option of an integer format; fixed for symmetric schemes, whatever the scale's sign."""
     return scheme.integers[0] + (np.maximum(below, scheme.zero) if scheme.symmetric else below)
 
 
 def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Floats:
-    """How many levels lie below zero, of deployed scales and zero points: the other way round.
+    """The number of levels below zero, from deployed scales and zero points: the inverse of ``zero_points``.
 
-    What is no such number, as from a table of somebody else's, is less than 0 or not less than there are levels.
+    Zero points that no scheme has, such as those of a foreign table, give numbers below 0 or beyond the last level.
 
     >>> levels_below(np.array([0.125, -0.125]), np.zeros(2), Scheme("int4", "symmetric-signed"))
     array([8., 7.])
@@ -78,9 +78,9 @@ def levels_below(scales: Floats, points: Floats, scheme: Scheme) -> Floats:
 
 
 def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
-    """The magnitudes of ``deployed_scales``: what the search and the figures count with.
+    """The magnitudes of ``deployed_scales``, which the search and the figures use.
 
-    Scales as float32, or in their narrower format, whose range does not overflow float32; 0 where they underflow.
+    Scales are rounded to float32 or a narrower format so that no range overflows float32; 0 where they underflow.
     """
     greatest = np.maximum(*level_ends(below, scheme))
     with np.errstate(over="ignore"):
@@ -90,15 +90,14 @@ def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
 
 
 def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
-    """Scales as they are written down: negative where a signed scheme has the level more above zero.
+    """Scales as they are written down: negative where a signed scheme has its extra level above zero.
 
-    There −8..7 times −s are the levels −7s..8s. Equal losses go to the positive sign, by the search, of which it is the
-    first option.
+    −8..7 times −s are the levels −7s..8s. Of two equal losses the search takes the positive sign, its first option.
 
     Args:
         scales: as they were chosen, above 0.
-        below: how many levels lie below zero, of each.
-        scheme: of which ``below`` is an option.
+        below: the number of levels below zero, for each.
+        scheme: one that has the option ``below``.
     """
     magnitudes = rounded_scales(scales, below, scheme)
     if scheme.kind != "symmetric-signed":

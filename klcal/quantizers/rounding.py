@@ -76,17 +76,17 @@ def quantize(
 ) -> Quantized | torch.Tensor:
     """The integers of an array or torch tensor, as int64 of the same kind and shape.
 
-    For a floating-point format they are not integers but values of that format, in units of the scale, as float32: ties
-    go to the even code, what is beyond the ends becomes the end.
+    For a floating-point format they are float32 values of that format instead, in units of the scale: ties go to the
+    even code, and values beyond the ends become the end.
 
     Args:
         values: finite or infinite floats; NaN has no integer. Where channels, groups or blocks have a scale each, the
             axes and extents must be those of the tensor that was calibrated.
         by: a row, from ``klcal.calibrate`` or of a table, or a ``Qparams``.
-        dtype: a floating-point format, where ``by`` does not say which it is for, as a ``Qparams``.
+        dtype: the floating-point format, if ``by`` does not say it, such as a ``Qparams``.
 
     Raises:
-        UsageError: the row has no scale for some value, or not for this shape; or the format is not clear.
+        UsageError: the row has no scale for some value, or does not fit the shape; or the format is not clear.
 
     >>> from klcal.quantizers.qparams import Qparams
     >>> quantize([-1.0, 0.02, 9.0], Qparams(0.01, 128, 0, 255)).tolist()
@@ -116,10 +116,15 @@ def dequantize(  # type: ignore[overload-cannot-match]
     integers: npt.ArrayLike, by: HasQparams
 ) -> Singles: ...
 def dequantize(integers: npt.ArrayLike | torch.Tensor, by: HasQparams) -> Singles | torch.Tensor:
-    """What integers, or the values of a floating-point format, stand for: float32 of the same kind and shape.
+    """The values of integers, or of values of a floating-point format: float32 of the same kind and shape.
+
+    Args:
+        integers: of ``quantize``; any shape. Where channels, groups or blocks have a scale each, the axes and extents
+            must be those of the tensor that was calibrated.
+        by: a row, from ``klcal.calibrate`` or of a table, or a ``Qparams``.
 
     Raises:
-        UsageError: the row has no scale for some value, or not for this shape.
+        UsageError: the row has no scale for some value, or does not fit the shape.
 
     >>> from klcal.quantizers.qparams import Qparams
     >>> dequantize([0, 128], Qparams(0.5, 128, 0, 255)).tolist()
@@ -136,7 +141,7 @@ def dequantize(integers: npt.ArrayLike | torch.Tensor, by: HasQparams) -> Single
 
 
 def is_tensor(values: object) -> TypeGuard[torch.Tensor]:
-    """Whether the values are a torch tensor; who hands one in has imported torch."""
+    """Whether the values are a torch tensor; a caller with a tensor has imported torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(values, torch.Tensor)
 
@@ -145,18 +150,20 @@ def _array(values: object) -> npt.NDArray[Any]:
     try:
         found = np.asarray(values)
     except (TypeError, ValueError):
-        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
+        raise UsageError("the values are not an array: their lengths differ", "hand in an array") from None
     if found.dtype.kind in NOT_NUMBERS:
-        raise UsageError(f"{found.dtype.name} values are no numbers", "hand in an array of them, or a torch tensor")
+        raise UsageError(f"{found.dtype.name} values are not numbers", "hand in an array of numbers, or a torch tensor")
     return found
 
 
 def _check_quantizer(by: object) -> None:
     if not isinstance(by, HasQparams):
-        raise UsageError(f"{by!r} is no quantizer", "hand in a row of klcal.calibrate or of a table, or klcal.Qparams")
+        raise UsageError(
+            f"{by!r} is not a quantizer", "hand in a row of klcal.calibrate or of a table, or klcal.Qparams"
+        )
 
 
-# --- what values are rounded to
+# --- rounding to a number format
 
 
 class Rounding(NamedTuple):
@@ -167,8 +174,8 @@ class Rounding(NamedTuple):
     qmax: int = 0
 
     def quantized(self, values: Singles, scale: Singles, zero_point: Singles) -> npt.NDArray[Any]:
-        """``quantize`` of an array, where scales and zero points go with its shape."""
-        with np.errstate(over="ignore"):  # what is beyond float32 is beyond qmax as well
+        """``quantize`` of an array; scales and zero points broadcast with it."""
+        with np.errstate(over="ignore"):  # a step beyond float32 is beyond qmax as well
             steps = values / scale
         if self.target is not None:
             found: Singles = nearest(steps, self.target).astype(np.float32)
@@ -178,20 +185,20 @@ class Rounding(NamedTuple):
 
 
 def restored(quantized: npt.NDArray[Any], scale: Singles, zero_point: Singles) -> Singles:
-    """``dequantize`` of an array, where scales and zero points go with its shape."""
+    """``dequantize`` of an array; scales and zero points broadcast with it."""
     return (quantized - zero_point).astype(np.float32) * scale
 
 
 def rounding_of(by: HasQparams, dtype: str | None = None) -> Rounding:
-    """The number format of a row; of a ``Qparams`` without a zero point, the one that is named beside it.
+    """The number format of a row; for a ``Qparams`` without a zero point, the format ``dtype``.
 
     Raises:
-        UsageError: there is none, or two.
+        UsageError: no format is given, or two.
     """
     target: str | None = getattr(by, "target", None)
     has_zero_point = by.zero_point is not None or getattr(getattr(by, "units", None), "zero_point", None) is not None
     if dtype is not None and dtype not in FLOATS:
-        raise UsageError(f"{dtype!r} is no floating-point format", f"leave it out for integers; else {KNOWN}")
+        raise UsageError(f"{dtype!r} is not a floating-point format", f"leave it out for integers; else {KNOWN}")
     if has_zero_point:
         if dtype is not None or target in FLOATS:
             raise UsageError(
@@ -214,7 +221,7 @@ KNOWN = ", ".join(FLOATS)
 
 
 class ByUnit(NamedTuple):
-    """Scales and zero points of the units of a tensor, and where its values lie."""
+    """Scales and zero points of the units of a tensor, and the layout of its values."""
 
     place: Layout
     scale: Singles  # (units,), in the order of the values
@@ -228,10 +235,10 @@ class ByUnit(NamedTuple):
 
     @staticmethod
     def of(units: HasUnits, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> ByUnit:
-        """Of a tensor whose values lie in some order of its axes, as in ``klcal.quantizers.layout.layout``.
+        """The units of a tensor whose values lie in some order of its axes: see ``klcal.quantizers.layout.layout``.
 
         Raises:
-            UsageError: the units are not those of such a tensor, or some that are not all zeros have no scale.
+            UsageError: the units do not fit the shape, or a unit that is not all zeros has no scale.
         """
         per = per_at(units.axis, units.size)
         try:
@@ -244,9 +251,9 @@ class ByUnit(NamedTuple):
         lacking = np.isnan(units.scale)
         zeros = np.zeros(lacking.size, bool) if units.status is None else units.status == "zero"
         if lost := int((lacking & ~zeros).sum()):
-            hint = "the row's units.status says which; nonfinite='ignore' calibrates what is finite of them"
+            hint = "the row's units.status says which; nonfinite='ignore' calibrates their finite values"
             raise UsageError(f"{lost} of {lacking.size} units have no scale", hint)
-        # Any quantizer represents zeros: 1 is a scale, and a zero point of every format.
+        # Any quantizer represents zeros; 1 serves as scale and as zero point of every format.
         point = np.zeros(lacking.size) if units.zero_point is None else np.where(lacking, 1.0, units.zero_point)
         numbers = np.where(lacking, 1.0, units.scale), point
         return ByUnit(place, *(place.in_value_order(each.astype(np.float32)) for each in numbers))
@@ -265,12 +272,12 @@ def one_for_all(by: HasQparams) -> tuple[Singles, Singles]:
     except (TypeError, ValueError):
         numbers = np.zeros((), np.float32), np.zeros((), np.float32)
     if not np.isfinite(numbers[0]) or not numbers[0]:
-        raise UsageError(f"the scale is {by.scale!r}", "a quantizer has a finite one, which is not 0")
+        raise UsageError(f"the scale is {by.scale!r}", "a quantizer has a finite scale other than 0")
     return numbers
 
 
 def _of_each_value(by: HasQparams, shape: tuple[int, ...]) -> tuple[Singles, Singles]:
-    """Scale and zero point in a shape that goes with the values': of all of them, or of each.
+    """Scale and zero point that broadcast with the values: one for all of them, or one for each.
 
     Raises:
         UsageError: the row has no scale for this shape.

@@ -1,4 +1,4 @@
-"""Which tensor gets what: rules by globs of names, for anything that may differ from tensor to tensor."""
+"""Rules by globs of names, for any setting that may differ from tensor to tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from klcal.errors import UsageError
 
 __all__ = ["ALL", "Rules", "rules_of"]
 
-ALL = "*"  # the glob of what is for all tensors that no other matches
+ALL = "*"  # matches all tensors that no other glob matches
 
 Value = TypeVar("Value")
 Other = TypeVar("Other")
@@ -20,28 +20,28 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Rules(Generic[Value]):
-    """Globs of names, and what holds for the tensors that match: the first that does. The last one is ``ALL``."""
+    """Globs of names with their values. The first glob that matches a name holds; the last one is ``ALL``."""
 
     pairs: tuple[tuple[str, Value], ...]
 
     def of(self, names: Iterable[str]) -> Value:
-        """What holds for a tensor that has these names."""
+        """The value for a tensor with these names."""
         known = list(names)
         matching = (value for glob, value in self.pairs if any(fnmatchcase(name, glob) for name in known))
         return next(matching, self.pairs[-1][1])
 
     def each(self, change: Callable[[Value], Other]) -> Rules[Other]:
-        """The same globs, with other values."""
+        """The same globs with other values."""
         return Rules(tuple((glob, change(value)) for glob, value in self.pairs))
 
     @property
     def values(self) -> list[Value]:
-        """All that may hold."""
+        """All values."""
         return [value for _, value in self.pairs]
 
     @property
     def globs(self) -> list[str]:
-        """Those that a tensor's name may fail to match."""
+        """The globs that may match no tensor."""
         return [glob for glob, _ in self.pairs if glob != ALL]
 
     def __str__(self) -> str:
@@ -55,13 +55,13 @@ def rules_of(
     words: Collection[str],
     parse: Callable[[Any], Other],
 ) -> Rules[Other]:
-    """The rules of a value for all; of some texts, ``VALUE`` and ``GLOB=VALUE``; or of values by their globs.
+    """The rules of one value for all, of texts ``VALUE`` and ``GLOB=VALUE``, or of values by their globs.
 
-    What has no glob comes last. A name may hold an equals sign, and so may a value: the longest glob is taken behind
+    A value without a glob comes last. Names and values may hold an equals sign: the longest glob is taken behind
     which a known word begins.
 
     Args:
-        name: what they are rules of, for messages.
+        name: of the setting, for messages.
         given: a text, or any other value; texts; or a mapping.
         default: what holds where they say nothing.
         words: what a value begins with: letters, digits, "-" and "_".

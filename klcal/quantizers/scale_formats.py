@@ -1,4 +1,4 @@
-"""The formats that hardware wants a scale in: which scales there are next to a given one, and which there are not.
+"""The number formats of scales: the nearest scale of a format to a given number, and whether the format holds it.
 
 A float8_e4m3fn is too narrow to hold a scale: it reaches from 0.002 to 448. So scales in it are relative to one float32
 of the tensor, its global scale (NVFP4 has them so); every function takes it, and it is 1 for the other formats.
@@ -73,7 +73,7 @@ SCALE_FORMATS: dict[str, Callable[[Floats], Floats]] = {
     "e8m0": _e8m0,
     "float8_e4m3fn": _float8,
 }
-"""For each format, the greatest of its numbers that is at most a value; 0 where the value is below all of them."""
+"""For each format, a function to the largest of its numbers that is at most a value; 0 if the value is below all."""
 
 UNSIGNED = frozenset({"e8m0"})
 """Formats without negative numbers."""
@@ -81,7 +81,7 @@ RELATIVE = frozenset({"float8_e4m3fn"})
 """Formats whose scales are relative to a global scale."""
 
 ABOVE = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "e8m0": 1.0, "float8_e4m3fn": 2.0**-3}
-"""From a power of two to the next number, relative to it: of numbers that are not subnormal."""
+"""The relative step from a power of two to the next number, among normal numbers."""
 MANTISSA = {
     "float32": (23, -126),
     "float16": (10, -14),
@@ -89,7 +89,7 @@ MANTISSA = {
     "e8m0": (0, -127),
     "float8_e4m3fn": (3, -6),
 }
-"""How many bits of mantissa each has, and the least exponent of numbers that have them all."""
+"""The mantissa bits of each format, and the lowest exponent of its normal numbers."""
 LEAST = {
     "float32": 2.0**-149,
     "float16": 2.0**-24,
@@ -102,7 +102,7 @@ GREATEST = {name: float(at_most(np.array(FLOAT32_MAX))) for name, at_most in SCA
 
 
 def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """The greatest scale of a format that is at most a value, for each; 0 where there is none.
+    """For each value, the largest scale of a format that is at most that value; 0 where there is none.
 
     >>> [float(at_most(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
     [1.2998046875, 1.296875, 1.0]
@@ -112,34 +112,34 @@ def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floa
 
 
 def at_least(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """The least scale of a format that is at least a value, for each; the greatest where there is none."""
+    """For each value, the smallest scale of a format that is at least that value; the largest where there is none."""
     wanted = _relative(values, global_scale)
     below = at_most(wanted, scale_format)
-    # The next number up: a step of the least one, or less than a binade's first step away, and rounded down to it.
+    # Go up by the smallest number, or by the first step of a binade, and round down: that is the next number.
     above = at_most(np.maximum(below * (1 + ABOVE[scale_format]), below + LEAST[scale_format]), scale_format)
     return np.where(below < wanted, above, below) * global_scale
 
 
 def nearest_scale(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """The scale of a format that is nearest to a value, for each."""
+    """For each value, the nearest scale of a format."""
     wanted = _relative(values, global_scale)
     below, above = at_most(wanted, scale_format), at_least(wanted, scale_format)
     return np.where(wanted - below <= above - wanted, below, above) * global_scale
 
 
 def _relative(values: npt.ArrayLike, global_scale: float | Floats) -> Floats:
-    """Values in units of a global scale; any is beyond the format where that is 0."""
+    """Values in units of a global scale; infinite where that is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         relative: Floats = np.asarray(values, np.float64) / global_scale
     return relative
 
 
 def held(wanted: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Fits:
-    """Whether a format holds each of some scales: 0 if so, −1 where it is too small (underflow), 1 where too great.
+    """Whether a format holds each scale: 0 if it does, −1 if the scale is too small (underflow), 1 if it is too large.
 
-    A scale between the smallest and the greatest of the format is held. One beyond is held where the end is no farther
-    off than rounding puts a number within: half a step, relative to the scale. What is wanted is what would be chosen
-    among all float32 scales: what is chosen among those of the format is held in any case, and says nothing.
+    A scale between the smallest and the largest number of the format is held. A scale beyond them is held if rounding
+    to the end moves it by at most half a step, relative to the scale. Pass the scale that would be chosen among all
+    float32 numbers: one that was chosen within the format is held by construction.
 
     >>> held([1e-20, 6e-8, 65510, 1e34], "float16").tolist()
     [-1, 0, 0, 1]
@@ -151,10 +151,10 @@ def held(wanted: npt.ArrayLike, scale_format: str, global_scale: float | Floats 
 
 
 def global_scale_of(full: float) -> float:
-    """The global scale of a tensor: its greatest unit gets the greatest float8, 448.
+    """The global scale of a tensor: its largest unit gets the largest float8, 448.
 
-    The smallest float32 that lets 448 times it be the scale that covers the tensor. That one is known from the
-    tensor's extremes before anything is searched; no scale of a unit that covers its own range is greater.
+    It is the smallest float32 such that 448 times it covers the range of the tensor. The range is known before anything
+    is searched, and no unit needs a larger scale to cover its own range.
 
     Args:
         full: the scale that covers the range of the whole tensor.

@@ -41,7 +41,7 @@ KNOWN = f"use int2 to int16, uint2 to uint16, {', '.join(FLOATS)}"
 class Scheme:
     """A number format, and which of its integers are used around which zero point.
 
-    symmetric         leaves out the smallest integer, so that both signs have equally many levels: int8 uses −127..127
+    symmetric         leaves out the lowest integer, so that both signs have equally many: int8 uses −127..127
                       with zero point 0, uint8 uses 1..255 with zero point 128
     symmetric-full    the same zero point, every integer: int4 uses −8..7
     symmetric-signed  the same integers, and the scale that is deployed may be negative, so that either sign may have
@@ -57,7 +57,7 @@ class Scheme:
     dtype: str
     kind: Kind
     scale_format: str = "float32"  # what the hardware wants the scale in
-    global_scale: float = 1.0  # of the tensor, to which its scales are relative in float8_e4m3fn
+    global_scale: float = 1.0  # of the tensor: float8_e4m3fn scales are multiples of it
 
     @staticmethod
     def parse(dtype: str, scheme: str = "auto", scale_format: str = "float32") -> Scheme:
@@ -94,11 +94,11 @@ class Scheme:
 
     @property
     def of_one_unit(self) -> Scheme:
-        """That of a tensor with a single scale: relative to itself it would say nothing, so it is a float32."""
+        """The scheme of a tensor with a single scale: a scale relative to itself says nothing, so it is a float32."""
         return replace(self, scale_format="float32") if self.is_relative else self
 
     def check_units(self, some: bool) -> None:
-        """Refuses scales that are relative to a global one where no tensor has more than one.
+        """Refuse scales that are relative to a global one where no tensor has more than one.
 
         Args:
             some: whether channels, groups or blocks have a scale each.
@@ -168,7 +168,7 @@ class Scheme:
         return np.arange(1.0, self.belows.max() + 1)
 
     def sides(self, below: int) -> tuple[Floats, Floats]:
-        """The levels above zero, and the magnitudes of those below, where ``below`` of them lie there."""
+        """The levels above zero, and the magnitudes of the ``below`` levels below zero."""
         return self.above[: self.size - 1 - below], self.below[:below]
 
 
@@ -190,7 +190,7 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def check_range(bounds: tuple[float, float]) -> None:
-    """Refuses bounds that are not two finite numbers, hold no zero, or have no width.
+    """Refuse bounds that are not two finite numbers, exclude zero, or have no width.
 
     Raises:
         UsageError: names the bounds.

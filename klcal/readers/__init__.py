@@ -24,7 +24,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Description]:
 
     Raises:
         InputError: the path leads to nothing that can be used.
-        UsageError: it is none.
+        UsageError: the path is not one.
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"the path is {path!r}", "give that of a file or a directory, a text or a pathlib.Path")

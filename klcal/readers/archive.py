@@ -68,7 +68,7 @@ class Member:
         return InputError(f"the data of {quoted(self.name)} do not match their CRC-32: bits have changed", DAMAGED)
 
     def check(self) -> None:
-        """Raises InputError where the content is not what its CRC-32 says."""
+        """Raise InputError where the content does not match its CRC-32."""
         for _ in self.blocks():
             pass
 
@@ -78,7 +78,7 @@ class Member:
             raise InputError(
                 f"its member {quoted(self.name)} claims {self.size:,} bytes; {limit:,} are allowed", DAMAGED
             )
-        content = io.BytesIO()  # gives what it holds without a copy
+        content = io.BytesIO()  # hands over its content without a copy
         for block in self.blocks():  # each is gone when the next one comes
             content.write(block)
         return content.getvalue()

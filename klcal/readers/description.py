@@ -1,4 +1,4 @@
-"""What a reader says about a tensor before any of its data is read."""
+"""Descriptions: what a reader knows of a tensor before any of its data is read."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Description:
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
     order: tuple[int, ...] | None = ()  # of the axes in chunks, the slowest first; empty for C's, None if values repeat
     raw: tuple[Part, ...] = ()  # the data where ``parts`` has none: integers as themselves, else bytes; or nothing
-    dequantized: Description | None = None  # what its codes stand for, where a scale for them lies beside it
+    dequantized: Description | None = None  # the values of its codes, if their scale lies beside it
     shape_is_known: bool = True  # else it is that of each batch of a sketch, or empty
     outputs: int | None = None  # of the operator that takes it as a weight: along which axis; None if that is not known
     warnings: tuple[str, ...] = ()  # about the whole file, told with the first of its tensors

@@ -60,7 +60,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Found:
-    """What the arguments stand for."""
+    """The sources that the arguments stand for."""
 
     sources: tuple[Source, ...] = ()  # sorted by name, the numbers in it by their value
     errors: tuple[FileError, ...] = ()
@@ -100,7 +100,7 @@ class _Candidate:
 
 @dataclass
 class _Search:
-    """What has been found so far; lives for one call of ``find``."""
+    """The sources found so far, in one call of ``find``."""
 
     candidates: list[_Candidate] = field(default_factory=list)
     errors: list[FileError] = field(default_factory=list)
@@ -146,7 +146,7 @@ class _Search:
 
 
 def find(paths: Sequence[str]) -> Found:
-    """What to read for the arguments of a command.
+    """The sources to read for the arguments of a command.
 
     Args:
         paths: Files, directories (searched to any depth for what is named as a tensor file), patterns, or
@@ -185,7 +185,7 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
         if index.path.endswith(index_file.SUFFIX):
             try:
                 paths = _shards(index.path)
-            except InputError as error:  # is told for the index, also if a second look at it would be luckier
+            except InputError as error:  # report the failure for the index, even if a retry would succeed
                 found[key] = index.refused(error)
                 continue
             shards.update(paths, map(_identity, paths))
@@ -194,7 +194,7 @@ def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 
 
 def _identity(path: str) -> tuple[int, int] | str:
-    """What two names of one file share; the path itself where there is no such file."""
+    """The identity that two names of one file share; the path itself if there is no such file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -230,7 +230,7 @@ def _data_files(model: str) -> set[str]:
     """The files beside an ONNX model that hold values of its tensors, whatever they are called."""
     try:
         found = formats.describe(open_regular(model), model)
-    except InputError:  # is told for the model, when that is read
+    except InputError:  # reported for the model, when it is read
         return set()
     parts = (stored_part(part) for each in found for part in each.parts or each.raw)
     return {part.file.path for part in parts if isinstance(part, FileSpan)} - {model}

@@ -77,8 +77,8 @@ FOREIGN = (
     (b"\xfd7zxz\x00", "it is compressed with xz", "run unxz"),
     (b"\x89hdf\r\n\x1a\n", "it is an HDF5 file", CONVERT),
 )
-"""What begins so, in lower case, is no tensor file: what it is, and what to do."""
-GGUF = (b"GGUF", b"FUGG")  # the second is big endian, of which its reader says so
+"""Beginnings, in lower case, of files that are not tensor files: what they are, and what to do."""
+GGUF = (b"GGUF", b"FUGG")  # the second is big endian, which its reader refuses
 KNOWN = "klcal reads .npy, .npz, .safetensors, .onnx, .gguf and PyTorch's .pt, .pth, .bin and .ckpt"
 
 
@@ -151,7 +151,7 @@ def _zip_reader(head: bytes, suffix: str) -> Reader:
         return READERS[".npz"]
     if suffix in PICKLED or (suffix == ".npz" and not first.endswith(b"/data.pkl")):
         return READERS[suffix]
-    if suffix == ".pt2":  # which explains what it is
+    if suffix == ".pt2":  # its reader explains what it is
         return READERS[".pt"]
     hint = "give it by a name that ends in .npz or .pt, if NumPy or PyTorch wrote it"
     raise InputError("it is a zip archive whose name does not say what it holds", hint)
@@ -164,4 +164,4 @@ def _begins_as_safetensors(head: bytes) -> bool:
 
 def is_text(head: bytes) -> bool:
     """Whether what a file begins with is text."""
-    return all(byte >= 0x20 or byte in b"\t\r\n" for byte in head)  # what is no ASCII may be UTF-8
+    return all(byte >= 0x20 or byte in b"\t\r\n" for byte in head)  # other bytes may be UTF-8

@@ -25,10 +25,10 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
     Args:
         file: The file.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
-        InputError: If it is no such file, or damaged, or ends too early.
+        InputError: If it is not such a file, or is damaged or cut short.
     """
     header = parse(file)
     if header.kind == "imatrix":
@@ -47,7 +47,7 @@ def described(entry: Entry, file: RegularFile) -> Description:
         reason = f"{dtype} of GGML is not known; {CALIBRATE}"
         return Description(entry.name, dtype, entry.shape, status="unsupported", reason=reason)
     if dtype in BLOCKS:
-        reason = f"{dtype} {QUANTIZED}; --dequantize takes what they stand for"
+        reason = f"{dtype} {QUANTIZED}; --dequantize takes the values that they stand for"
         whole = Description(entry.name, "float32", entry.shape, tuple(_blocks(entry, file)))
         return Description(entry.name, dtype, entry.shape, status="skipped", reason=reason, dequantized=whole)
     if not found.storage:

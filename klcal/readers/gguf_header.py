@@ -1,4 +1,4 @@
-"""What stands before the values of a .gguf file, version 2 or 3, little endian: keys, names and places of tensors.
+"""The header of a .gguf file, version 2 or 3, little endian: keys, and the names and places of tensors.
 
 Of the values of keys only two matter here, so the others are passed over and not kept: a vocabulary is half a
 million texts. A tensor's data begin where the one before ends, up to padding, as llama.cpp demands: nothing is shared.
@@ -44,7 +44,7 @@ INCOMPLETE = "the download may be incomplete: download or convert it again"
 
 
 class Type(NamedTuple):
-    """What the values of a tensor are: a type of GGML."""
+    """The type of a tensor's values: a type of GGML."""
 
     name: str
     values: int  # of a block
@@ -92,7 +92,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of one tensor."""
+    """One tensor in the header."""
 
     name: str
     type: int  # of GGML, a key of TYPES if it is known
@@ -129,7 +129,7 @@ class Key(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands before the values."""
+    """The header: all that precedes the values."""
 
     version: int
     alignment: int  # of the data, bytes
@@ -150,7 +150,7 @@ def parse(file: RegularFile) -> Header:
     if magic == BIG_ENDIAN or (magic == MAGIC and version and not version & 0xFFFF):
         raise InputError("it is a big-endian GGUF file", "convert it again without --bigendian")
     if magic != MAGIC:
-        raise InputError("it is not a .gguf file: its first bytes are others", DAMAGED)
+        raise InputError("it is not a .gguf file: its magic bytes are wrong", DAMAGED)
     if version not in VERSIONS:
         raise InputError(f"its GGUF version is {version:,}; 2 and 3 are known", "convert it again with llama.cpp")
     tensors, keys = _number(stream, 8), _number(stream, 8)
@@ -169,7 +169,7 @@ def parse(file: RegularFile) -> Header:
 
 
 def _read(stream: ByteStream, length: int) -> bytes:
-    """Exactly so many bytes of the header."""
+    """The next bytes of the header, exactly as many as asked for."""
     found = stream.read(length)
     if len(found) < length:
         raise _cut(stream)
@@ -206,26 +206,26 @@ def _metadata(stream: ByteStream, file: RegularFile, keys: int) -> tuple[tuple[K
         if key not in found:
             texts = _skipped(stream, file, kind, texts)
         elif any(each.name == key for each in given) or kind != (UINT32 if key == ALIGNMENT else TEXT):
-            raise InputError(f"its key {key} is there twice, or of another type than it has to be", DAMAGED)
+            raise InputError(f"its key {key} is given twice, or has the wrong type", DAMAGED)
         else:
             found[key] = _number(stream, 4) if key == ALIGNMENT else _text(stream, f"value of {key}")
         given.append(Key(key, begin, stream.tell()))
         begin = stream.tell()
     alignment = int(found[ALIGNMENT])
     if alignment < 1 or alignment & (alignment - 1):
-        raise InputError(f"its alignment is {alignment:,}, which is no power of two", DAMAGED)
+        raise InputError(f"its alignment is {alignment:,}, which is not a power of two", DAMAGED)
     return tuple(given), alignment, str(found[KIND])
 
 
 def _skipped(stream: ByteStream, file: RegularFile, kind: int, texts: int) -> int:
-    """Passes over a value, and says how many of so many texts may still follow."""
+    """Skip a value, and return how many texts may still follow."""
     count = 1
     if kind == ARRAY:
         kind, count = _number(stream, 4), _number(stream, 8)
     if kind in WIDTHS:
         end = stream.tell() + count * WIDTHS[kind]
     elif kind != TEXT:
-        raise InputError(f"a value of its keys is of type {kind:,}, which is not possible", DAMAGED)
+        raise InputError(f"a key has a value of the unknown type {kind:,}", DAMAGED)
     elif count > texts:
         raise InputError(f"its keys would have more than {MAX_TEXTS:,} texts", DAMAGED)
     else:
@@ -238,7 +238,7 @@ def _skipped(stream: ByteStream, file: RegularFile, kind: int, texts: int) -> in
 
 
 def _behind_texts(stream: ByteStream, file: RegularFile, count: int) -> int:
-    """The position behind so many texts, each of them its length and its bytes."""
+    """The position behind a number of texts; each is its length and its bytes."""
     position = stream.tell()
     while count and position + 8 <= stream.end:
         window = file.read(position, min(WINDOW_BYTES, stream.end - position))

@@ -33,14 +33,14 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
     Args:
         file: The file.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
-        InputError: If it is no such file, or damaged, or ends too early.
+        InputError: If it is not such a file, or is damaged or cut short.
     """
     number = _number(file, 0)
     if not 1 <= number <= MAX_ENTRIES:
-        raise InputError(f"it is no importance matrix of llama.cpp: it would have {number:,} entries", DAMAGED)
+        raise InputError(f"it is not an importance matrix of llama.cpp: it would have {number:,} entries", DAMAGED)
     file.require(0, NUMBER.size + number * LEAST_ENTRY)
     found = []
     position = NUMBER.size

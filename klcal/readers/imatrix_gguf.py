@@ -51,7 +51,7 @@ class MeanSquares:
         """The mean squares, float32.
 
         Raises:
-            InputError: If a count is none, or the file has changed, or cannot be read.
+            InputError: If a count is not a whole number, or the file has changed, or cannot be read.
         """
         counts = np.concatenate([chunk.copy() for part in self.counts for chunk in part.chunks()])
         if not (np.isfinite(counts) & (counts >= 0) & (counts == np.rint(counts))).all():
@@ -68,16 +68,16 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
     Args:
         file: The file.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
-        InputError: If it is no such file, or damaged, or ends too early, or has sums without counts that fit.
+        InputError: If it is not such a file, or is damaged or cut short, or has sums without matching counts.
     """
     entries = {entry.name: entry for entry in parse(file).entries}
     names = {entry.removesuffix(SUMS): None for entry in entries if entry.endswith(SUMS)}
     names |= {entry.removesuffix(COUNTS): None for entry in entries if entry.endswith(COUNTS)}
     if not names:
-        what = "it is a GGUF file, but no importance matrix: it has no NAME.in_sum2 and NAME.counts"
+        what = "it is a GGUF file, but not an importance matrix: it has no NAME.in_sum2 and NAME.counts"
         raise InputError(what, "give the file that llama-imatrix wrote")
     return [_described(name, entries.get(name + SUMS), entries.get(name + COUNTS), file) for name in names]
 

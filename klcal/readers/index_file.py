@@ -67,7 +67,7 @@ def weight_map(index: RegularFile) -> dict[str, str]:
     """Which shard holds each tensor, as the index says. The shards' names are not checked.
 
     Raises:
-        InputError: If the file is no index.
+        InputError: If the file is not an index.
     """
     if index.size > MAX_INDEX_BYTES:
         what = f"the index has {index.size:,} bytes; {MAX_INDEX_BYTES:,} are allowed"

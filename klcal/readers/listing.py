@@ -1,4 +1,4 @@
-"""What lies in a directory: tensor files at any depth, matches of a pattern, names like a mistyped one."""
+"""The contents of directories: tensor files at any depth, matches of a pattern, names similar to a mistyped one."""
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
 # ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH208
@@ -27,7 +27,7 @@ TRAINING_STATE = re.compile(
     r"(training_args|scaler|(optimizer|scheduler|sampler|dl_state_dict|rng_state|random_states)(_\d+)?|.*_optim_states)"
     r"\.(pt|pth|bin|ckpt)"
 )
-"""What the Trainer of transformers, accelerate and DeepSpeed write beside the weights, for training to go on."""
+"""Files that transformers' Trainer, accelerate and DeepSpeed write beside the weights to resume training."""
 
 TWINS = (".bin", ".ckpt")
 """How the hubs call the pickled one of a model in two formats. A .pt of the same name may be anything: it is read."""
@@ -81,7 +81,9 @@ def tensor_files(directory: str) -> Listing:
     once, twins = _in_one_format(sorted(files))
     for whole in twins:
         named = quoted(os.path.relpath(whole, directory))
-        warnings.append(f"{named} is not read: .safetensors beside it has that model; to read it, give it by name")
+        warnings.append(
+            f"{named} is not read: the .safetensors beside it holds the same model; to read it, give it by name"
+        )
     return Listing(once, tuple(shown), tuple(warnings))
 
 
@@ -108,7 +110,7 @@ def _whole(path: str) -> str:
 
 
 def _model(whole: str) -> str:
-    """What a file's model is called in its folder: transformers has one name for each format."""
+    """The name of a file's model in its folder: transformers has one name for each format."""
     folder, name = os.path.split(os.path.splitext(whole)[0])
     return os.path.join(folder, re.sub(r"^pytorch_model\b", "model", name))
 
@@ -125,7 +127,7 @@ def matching_paths(pattern: str) -> list[str]:
     begins with a dot is matched only by what begins with a dot.
 
     Raises:
-        InputError: If it is no pattern that can be followed.
+        InputError: If the pattern cannot be followed.
     """
     if not WILD & set(pattern):
         return []

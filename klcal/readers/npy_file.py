@@ -40,7 +40,7 @@ BEHIND = (
     "save each array in a file of its own, or all with numpy.savez, or take them for batches of one tensor: --pool name"
 )
 PYTHON_2_LONG = re.compile(r"""('[^'\\]*'|"[^"\\]*")|(?<=[0-9])L\b""")
-"""The L behind an integer, and texts, in which it means nothing."""
+"""The L behind an integer of Python 2, and texts, in which an L means nothing."""
 FLOATS = ("float64", "float32", "float16")
 NAMED = {
     "bfloat16": "<u2",
@@ -48,7 +48,7 @@ NAMED = {
 }
 """The dtypes of ml_dtypes that can be calibrated, and NumPy's of their bits."""
 WRITTEN_AS = {"<f1": "float8_e5m2", "|f1": "float8_e5m2"}
-"""What ml_dtypes writes for the one of them of which it says more than a size; "<V1" and "<V2" may be any."""
+"""The one dtype of ml_dtypes whose name is more than a size; "<V1" and "<V2" may be any of them."""
 UNSUPPORTED = {
     "c": "complex numbers have no order to quantize in; save real and imaginary part",
     "O": "an object array would need unpickling, which can run code; save it with a float dtype",
@@ -65,7 +65,7 @@ STRUCTURED = "a structured array; save its fields one by one"
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a .npy says, checked against the bytes that follow it."""
+    """The header of a .npy, checked against the bytes that follow it."""
 
     dtype: str  # canonical: float32, int64, complex64, …
     storage: str  # NumPy's dtype of a value as it lies there, such as ">f4"
@@ -91,7 +91,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
         name: The tensor's name; the format has none.
 
     Raises:
-        InputError: If it is no .npy file, damaged, or shorter than its header says.
+        InputError: If it is not a .npy file, is damaged, or is shorter than its header says.
     """
     header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
     parts = spans(file, header.offset, header.nbytes, header.storage)
@@ -106,7 +106,7 @@ def describe_batches(file: RegularFile, name: str) -> list[Description]:
         name: Of all of them.
 
     Raises:
-        InputError: If there is no .npy file at its start, or anything else behind one.
+        InputError: If it does not start with a .npy file, or something else follows one.
     """
     found: list[Description] = []
     start = 0
@@ -148,7 +148,7 @@ def parse(head: bytes, size: int) -> Header:
 
 
 def _leading(head: bytes, size: int) -> Header:
-    """The header at the start of some bytes, that many of which are left in the file."""
+    """The header at the start of some bytes, and the number of bytes that are left in the file."""
     offset, text = _literal(head, size)
     header = _header(text, offset, may_be_python_2=head[6:7] != b"\3")
     if offset + header.nbytes > size:
@@ -162,7 +162,7 @@ def _header(text: str, offset: int, *, may_be_python_2: bool) -> Header:
 
 
 def header_of(fields: Any, offset: int = 0) -> Header:
-    """What the fields of a header say of values that begin at ``offset``; how many there are is not looked at.
+    """The array of a header's fields, whose values begin at ``offset``. Their number is not checked here.
 
     Raises:
         InputError: If NumPy would refuse them.
@@ -184,7 +184,7 @@ def header_of(fields: Any, offset: int = 0) -> Header:
 def _literal(head: bytes, size: int) -> tuple[int, str]:
     """Where the values begin, and the text that describes them."""
     if not head.startswith(MAGIC):
-        raise InputError("it is not a .npy file: its first bytes are others", DAMAGED)
+        raise InputError("it is not a .npy file: its magic bytes are wrong", DAMAGED)
     version = head[6:8]
     width = LENGTH_BYTES.get(version)
     if width is None:

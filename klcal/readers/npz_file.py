@@ -27,7 +27,7 @@ def describe(file: RegularFile, name: str) -> list[Description]:
 
     Args:
         file: The file.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
         InputError: If the archive is damaged, or two of its members come to one name.

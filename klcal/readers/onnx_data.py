@@ -48,7 +48,7 @@ class IntegersSpan:
         """The values, as in every part.
 
         Raises:
-            InputError: If they are more or fewer than ``count``, or an integer is no bit pattern.
+            InputError: If their number is not ``count``, or an integer is not a bit pattern.
         """
         dtype = np.dtype(self.storage)
         left, rest = self.count, b""
@@ -122,11 +122,11 @@ class Beside:
 
         Args:
             entries: Where the model says that they are: location, offset, length.
-            length: What their shape needs.
+            length: The bytes that the shape needs.
             storage: NumPy dtype of a value as it lies there.
 
         Raises:
-            InputError: If they lead out of the model's folder, or not to so many bytes.
+            InputError: If they lead out of the model's folder, or have another number of bytes.
         """
         location = entries.get("location", "")
         file = self._file(location)
@@ -175,7 +175,7 @@ def _number(entries: Mapping[str, str], key: str, absent: int) -> int:
         return absent
     text = entries[key]
     if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
-        raise InputError(f"the {key} of its data is {quoted(text)}, which is no number of bytes", DAMAGED)
+        raise InputError(f"the {key} of its data is {quoted(text)}, which is not a number of bytes", DAMAGED)
     return int(text)
 
 
@@ -197,7 +197,7 @@ def tied(found: Iterable[Description]) -> list[Description]:
 
 
 def _overlapping(found: Iterable[Description]) -> dict[str, Description]:
-    """By name, those whose data begin where those of another one in the same file have not ended, as failed."""
+    """By name, as failed: the tensors whose data overlap those of another tensor in the same file."""
     placed = sorted(
         ((part.file.path, part.offset, part.offset + part.length, each) for each in found
          for part in map(stored_part, each.parts or each.raw) if isinstance(part, FileSpan)),

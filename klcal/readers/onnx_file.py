@@ -70,7 +70,7 @@ WHOLE = ("bool", "int", "uint")  # what the names of types without fractions beg
 
 @dataclass
 class Tensor:
-    """What a message TensorProto says, as far as it is read."""
+    """A message TensorProto, as far as it is read."""
 
     dims: list[int] = field(default_factory=list)
     once: dict[int, Field] = field(default_factory=dict)  # fields that it has once
@@ -84,10 +84,10 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
     Args:
         file: The file; its name says where data beside it are.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
-        InputError: If it is no ONNX model, or a message of it is damaged.
+        InputError: If it is not an ONNX model, or one of its messages is damaged.
     """
     messages = Messages(file)
     graphs = [each for each in messages.fields(messages.whole()) if each.key == GRAPH]
@@ -160,7 +160,7 @@ def _status(found: Found, tensor: Tensor, kind: Kind) -> tuple[Status, str | Non
     if not kind.storage:
         return "unsupported", f"{kind.name} values cannot be calibrated; save it as float32"
     if found.name is not None and math.prod(tensor.dims) == 1:
-        return "skipped", "one value in a Constant node is no weight"
+        return "skipped", "a single value in a Constant node is not a weight"
     return "ok", None
 
 
@@ -225,13 +225,13 @@ def _stored(
     """The parts of ``length`` bytes, wherever they are."""
     place = tensor.once[LOCATION].integer if LOCATION in tensor.once else 0
     if place > 1:
-        raise InputError(f"its values are in a place of kind {place:,}, which is not known", SAVE)
+        raise InputError(f"its values are in a place of the unknown kind {place:,}", SAVE)
     is_external = place == 1
     fields = {each.key for each in tensor.values if each.end > each.start}
     if is_external and not fields:
         return beside.parts(entries_in(messages, tensor.external), length, kind.storage)
     if is_external or not fields <= {RAW, kind.listed} or len(fields) > 1:
-        raise InputError("its values are in a field that is not theirs, or in two", SAVE)
+        raise InputError("its values are in the wrong field, or in two", SAVE)
     held = [each for each in tensor.values if each.key in fields]
     size = sum(each.end - each.start for each in held)
     if fields == {INT32S}:
@@ -247,12 +247,12 @@ def _stored(
 def entries_in(messages: Messages, external: list[Field]) -> dict[str, str]:
     """Where data beside the model are, in the model's words."""
     if len(external) > MAX_ENTRIES:
-        raise InputError(f"it says {len(external):,} things of its data; {MAX_ENTRIES} are allowed", DAMAGED)
+        raise InputError(f"it has {len(external):,} entries about its data; {MAX_ENTRIES} are allowed", DAMAGED)
     found: dict[str, str] = {}
     for entry in external:
         pair = {each.key: messages.text(each, MAX_NAME_BYTES) for each in messages.fields(entry)}
         key = pair.get(KEY, "")
         if key in found:
-            raise InputError(f"it says twice what the {quoted(key)} of its data is", DAMAGED)
+            raise InputError(f"it gives the {quoted(key)} of its data twice", DAMAGED)
         found[key] = pair.get(VALUE, "")
     return found

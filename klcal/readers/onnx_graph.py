@@ -1,4 +1,4 @@
-"""How a model's graph uses its tensors: what nodes take and give, as far as who quantizes them goes by it."""
+"""How a model's graph uses its tensors: the inputs and outputs of nodes, as far as quantization depends on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["CHANNEL_AXES", "Node", "graph_inputs_and_nodes", "node_at", "output_
 
 
 class Node(NamedTuple):
-    """An operator, and the names of what it takes and gives; an input that is left out is ""."""
+    """An operator with the names of its inputs and outputs; an omitted input is ""."""
 
     op: str
     inputs: tuple[str, ...]
@@ -72,7 +72,7 @@ def graph_inputs_and_nodes(file: RegularFile) -> tuple[list[str], list[Node]]:
     """The inputs of a model, and its nodes, those of graphs within nodes behind them.
 
     Raises:
-        InputError: it is no ONNX model, or a message of it is damaged.
+        InputError: it is not an ONNX model, or one of its messages is damaged.
     """
     messages = Messages(file)
     inputs, nodes = list[str](), list[Node]()
@@ -84,7 +84,7 @@ def graph_inputs_and_nodes(file: RegularFile) -> tuple[list[str], list[Node]]:
 
 def _read_graph(messages: Messages, graph: Field, depth: int, inputs: list[str], nodes: list[Node]) -> None:
     if not depth:
-        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
+        raise InputError(f"its graphs are nested more than {MAX_GRAPHS} deep", DAMAGED)
     for each in messages.fields(graph):
         if each.key == GRAPH_INPUT:
             inputs.append(value_name(messages, each))

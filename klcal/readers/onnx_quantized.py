@@ -1,4 +1,4 @@
-"""What the nodes of an ONNX graph say of quantized tensors: which are codes, which are scales and zero points.
+"""Quantized tensors by the nodes of an ONNX graph: which are codes, which are scales and zero points.
 
 The operators are those of ONNX and of ONNX Runtime (com.microsoft), by the places of their inputs. What a
 DequantizeLinear makes of stored codes is known: it is what they stand for.
@@ -78,13 +78,13 @@ class Use(NamedTuple):
 
 
 def values_needed(nodes: Iterable[Node]) -> set[str]:
-    """The names of the tensors of which the values are asked for, be they integers."""
+    """The names of the tensors whose values a node needs, even if they are integers."""
     uses = [use for use in _uses(nodes) if use.node.operator == DEQUANTIZE]
     return {name for use in uses for name in (use.codes, use.scale, use.zero_point)}
 
 
 def recognised_by(nodes: Iterable[Node], tensors: Iterable[Description]) -> list[Description]:
-    """The tensors of a model, of which codes, scales and zero points are skipped, with what they are.
+    """The tensors of a model; codes, scales and zero points are skipped, with a reason.
 
     Codes have ``dequantized`` where a DequantizeLinear with a stored scale takes them.
     """
@@ -95,7 +95,7 @@ def recognised_by(nodes: Iterable[Node], tensors: Iterable[Description]) -> list
     for use in _uses(nodes):
         for each in (named[name] for name in (use.scale, use.zero_point) if name in named):
             if each.status == "ok":
-                reason = f"it is a scale or a zero point of {use.node.operator}, no weight"
+                reason = f"it is a scale or a zero point of {use.node.operator}, not a weight"
                 found.setdefault(each.name, replace(each, parts=(), raw=each.parts, status="skipped", reason=reason))
         codes = named.get(use.codes)
         if codes is not None and codes.dtype.startswith(CODES) and codes.status in ("ok", "skipped"):
@@ -112,7 +112,7 @@ def _uses(nodes: Iterable[Node]) -> Iterator[Use]:
 
 
 def _codes(codes: Description, uses: list[Use], named: Mapping[str, Description]) -> Description:
-    """Codes, skipped, with what they stand for where all nodes that take them say the same."""
+    """Codes, skipped, with their values if all nodes that use them agree."""
     use, *more = uses
     whole = None if any(each != use for each in more) else _dequantized(codes, use, named)
     todo = "calibrate the model that they were made from" if whole is None else "--dequantize applies it"
@@ -126,7 +126,7 @@ def _codes(codes: Description, uses: list[Use], named: Mapping[str, Description]
 
 
 def _dequantized(codes: Description, use: Use, named: Mapping[str, Description]) -> Description | None:
-    """What a DequantizeLinear makes of codes; None if it is another node, or its scale does not fit."""
+    """The values that a DequantizeLinear makes of codes; None for another node, or if the scale does not fit."""
     scale, zero_point = named.get(use.scale), named.get(use.zero_point)
     if use.node.operator != DEQUANTIZE or scale is None or (zero_point is None and use.zero_point):
         return None

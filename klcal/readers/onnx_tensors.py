@@ -51,13 +51,13 @@ def in_graph(messages: Messages, graph: Field, depth: int = MAX_GRAPHS) -> Itera
     Args:
         messages: of the model.
         graph: A GraphProto.
-        depth: How many graphs within each other are allowed.
+        depth: How deep graphs may still be nested.
 
     Raises:
         InputError: If a message is damaged, or more graphs are within each other.
     """
     if not depth:
-        raise InputError(f"it has more than {MAX_GRAPHS} graphs within each other", DAMAGED)
+        raise InputError(f"its graphs are nested more than {MAX_GRAPHS} deep", DAMAGED)
     for each in messages.fields(graph):
         if each.key == INITIALIZER:
             yield Found(each, None, depth=depth)

@@ -19,7 +19,7 @@ __all__ = ["unpacked_weight"]
 
 E2M1_BITS = 4
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What the patterns of a float4 stand for."""
+"""The values of the patterns of a float4."""
 
 
 def unpacked_weight(stem: str, named: Mapping[str, Description]) -> Description | None:
@@ -71,7 +71,7 @@ class _Made:
 
 
 def _stored(tensor: Description) -> Description:
-    """With the data that it is skipped with."""
+    """The tensors that belong to the packed codes, which are skipped with them."""
     return replace(tensor, parts=tensor.parts or tensor.raw)
 
 
@@ -95,7 +95,7 @@ class _Codes(_Made):
 
 @dataclass(frozen=True)
 class _Points(_Made):
-    """Packed zero points, of which each column is packed."""
+    """Packed zero points: each column is packed."""
 
     bits: int
     rows: int

@@ -1,4 +1,4 @@
-"""Values of 4 bits, of which two are a byte."""
+"""Values of 4 bits, two in a byte."""
 
 from __future__ import annotations
 

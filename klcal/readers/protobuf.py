@@ -30,14 +30,14 @@ INCOMPLETE = "the download may be incomplete: download or save it again"
 class Field(NamedTuple):
     """A field of a message."""
 
-    key: int  # which it is, times 8, and its kind
-    start: int  # of what it holds: bytes from the start of the file
+    key: int  # 8 times its number, plus its kind
+    start: int  # of its content: bytes from the start of the file
     end: int
     integer: int = 0  # below 2**64, where it holds one
 
 
 class Messages:
-    """Reads the messages of one file; counts what it has read."""
+    """Read the messages of one file, counting the fields."""
 
     def __init__(self, file: RegularFile) -> None:
         self._file = file
@@ -69,7 +69,7 @@ class Messages:
             raise InputError(f"a group of fields has no end at position {position:,}", DAMAGED)
 
     def integers(self, field: Field, most: int) -> list[int]:
-        """What a field of integers holds, one or several, ``most`` of them allowed.
+        """The integers of a field, at most ``most`` of them.
 
         Raises:
             InputError: If they are more, or damaged.
@@ -85,7 +85,7 @@ class Messages:
         return found
 
     def bytes(self, field: Field, most: int) -> bytes:
-        """What a field holds, ``most`` bytes of it allowed.
+        """The bytes of a field, at most ``most`` of them.
 
         Raises:
             InputError: If they are more, or cannot be read.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from klcal.readers.description import Description
-from klcal.readers.packed import unpacked_weight
 from klcal.readers.quoting import quoted
 
 __all__ = ["recognised"]
@@ -49,7 +48,7 @@ ACTIVATIONS = (
     *("input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "output_scale", "activation_scale"),
     *("pre_quant_scale", "scale_input", "qscale_act", "activation_scaling_factor", "prequant_scaling_factor"),
 )
-"""What a module of a quantized checkpoint may have beside its weight: quantizers of what goes through it."""
+"""Tensors that a quantized module may have beside its weight: quantizers of its activations."""
 THROUGH = re.compile(
     r".*\.((input|output|[qkv]|kv|prob)_scale|kv_cache_scaling_factor|kv_fake_quantizer\.qscale_act)", re.DOTALL
 )
@@ -63,7 +62,7 @@ OBSERVERS = re.compile(
     r".*_quantizer\._(amax|pre_quant_scale|scale)|.*\.(weight_fake_quant|activation_post_process(_[0-9]+)?)\.\w+",
     re.DOTALL,
 )
-"""What Model-Optimizer and torch.ao have seen, beside the weights of a model that is still to be quantized."""
+"""Ranges that Model-Optimizer and torch.ao record beside the weights of a model before it is quantized."""
 SVDQUANT = ("wtscale", "wcscales", "smooth", "smooth_orig")
 VIEWS = ("uint8", "int32", *SINGLES)  # what is packed may be stored as if it were floats
 
@@ -130,9 +129,9 @@ Model-Optimizer, TensorRT-LLM; ComfyUI (``scale_weight``); transformers 5.24 (EE
 
 
 def recognised(tensors: Iterable[Description]) -> list[Description]:
-    """The tensors of one source, of which those of a quantized checkpoint are skipped, with what they are.
+    """The tensors of one source; those of a quantized checkpoint are skipped, with a reason.
 
-    Codes of one value each have ``dequantized`` where their scale fits: what they stand for.
+    Codes of one value each have ``dequantized``, their values, if their scale fits.
     """
     tensors = list(tensors)
     named = {name: each for each in tensors for name in (each.name, *each.aliases)}
@@ -155,11 +154,11 @@ def recognised(tensors: Iterable[Description]) -> list[Description]:
 
 
 def _no_weight(tensor: Description) -> str | None:
-    """What a tensor is that is told by its name alone; None for a weight."""
+    """The kind of a tensor that its name alone gives away; None for a weight."""
     if OBSERVERS.fullmatch(tensor.name):
-        return "it is the range of a quantizer, no weight"
+        return "it is the range of a quantizer, not a weight"
     is_through = prod(tensor.shape) == 1 and THROUGH.fullmatch(tensor.name)
-    return "it is a scale of what goes through a module, no weight" if is_through else None
+    return "it is a scale of a module's activations, not a weight" if is_through else None
 
 
 def _companions(codes: str, kind: Kind) -> list[str]:
@@ -188,9 +187,11 @@ def _skipped(tensor: Description, reason: str) -> Description:
 
 
 def _dequantized(codes: Description, kind: Kind, named: Mapping[str, Description]) -> Description | None:
-    """What codes stand for, where it is known how they are stored."""
+    """The values of codes, if it is known how they are stored."""
     stem = codes.name[: len(codes.name) - len(kind.codes)]
     if kind.codes == PACKED_CODES:
+        from klcal.readers.packed import unpacked_weight
+
         return unpacked_weight(stem, named)
     if not kind.is_one_each or any(stem + end in named for end in SECOND):
         return None

@@ -46,7 +46,7 @@ FAULTS = {
     errno.EMFILE: ("this process has too many files open", LATER),
     errno.ENFILE: ("this machine has too many files open", LATER),
 }
-"""What is wrong with a file when the system refuses it, and what to do."""
+"""For each error of the system: what is wrong with the file, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def open_regular(path: str) -> RegularFile:
     """Looks at a file; links are followed.
 
     Raises:
-        InputError: If it is no regular file, or cannot be opened.
+        InputError: If it is not a regular file, or cannot be opened.
     """
     with _opened(path) as (_, found):
         return RegularFile(path, found.st_size, found.st_mtime_ns)
@@ -190,7 +190,7 @@ def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[Fi
 
 
 def fault(error: OSError) -> InputError:
-    """What the system said, in words that tell what is wrong with the file."""
+    """The error of the system, as a statement about the file."""
     code = error.errno or 0
     unknown = f"the system cannot read it ({errno.errorcode.get(code, 'unknown error')})", AGAIN
     return InputError(*FAULTS.get(code, unknown))

@@ -1,4 +1,4 @@
-"""What codes stand for: the values of a tensor, restored chunk by chunk, each by the quantizer of its unit."""
+"""The values of codes, restored chunk by chunk, each by the quantizer of its unit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BLOCK = 128  # values along each axis of a block, as DeepSeek has them: the last
 
 Singles = npt.NDArray[np.float32]
 Numbers: TypeAlias = Callable[[int, int], tuple[Singles, Singles]]
-"""From a position and a count to the scale and the zero point of each of so many values, or of all of them."""
+"""From a position and a count to the scale and the zero point: one for each of these values, or one for all."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Restored:
     of: Description
     numbers: Callable[[], Numbers]  # is asked when the values are read; raises InputError
     rounding: Rounding | None = None  # None where the values are codes already
-    levels: Description | None = None  # what codes are places in, where they are no numbers themselves
+    levels: Description | None = None  # the table that codes index, if they are not numbers themselves
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +81,7 @@ def dequantized(
     levels: Description | None = None,
     unit: Description | tuple[int, ...] | None = None,
 ) -> Description | None:
-    """The float32 tensor of which each value is (code − zero point) · scale; None where these do not fit the codes.
+    """The float32 tensor (code − zero point) · scale; None if scale and zero point do not fit the codes.
 
     Args:
         codes: float8 or integers, whatever their status.
@@ -151,7 +151,9 @@ def _numbers_in(tensor: Description) -> Singles:
 
 def _looked_up(levels: Singles, codes: Chunk) -> Singles:
     if codes.size and codes.max() >= levels.size:
-        raise InputError(f"a code of it is {codes.max()}, of {levels.size} levels", "save the model again")
+        raise InputError(
+            f"it has the code {codes.max()}, and there are only {levels.size} levels", "save the model again"
+        )
     return levels[codes]
 
 
@@ -196,7 +198,7 @@ def _stated(unit: Sequence[int], codes: tuple[int, ...], order: tuple[int, ...])
 
 
 def _side(units: int, extent: int) -> int:
-    """How many values along an axis share a scale, of which there are so many; 0 if no such number is likely.
+    """How many values along an axis share each of some scales; 0 if no likely number fits.
 
     >>> _side(1, 100), _side(100, 100), _side(2, 200), _side(50, 100), _side(3, 100)
     (100, 1, 128, 2, 0)

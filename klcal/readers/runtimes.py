@@ -38,18 +38,18 @@ def parse_runtime(text: bytes, to: str) -> list[Row]:
         to: its format, one of ``PARSERS``.
 
     Raises:
-        InputError: it is no such file, or damaged.
+        InputError: it is not such a file, or is damaged.
     """
     try:
         return list(PARSERS[to](text))
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UsageError, struct.error):
-        raise InputError(f"it is no file for {to}, or damaged", DAMAGED) from None
+        raise InputError(f"it is not a file for {to}, or it is damaged", DAMAGED) from None
 
 
 def format_in(text: bytes) -> str | None:
-    """Which format a file has; None if it is none of them.
+    """The format of a file; None if it is none of these.
 
     >>> format_in(b'{"x": [{"scale": 0.5, "zero_point": 0}]}'), format_in(b"TRT-101-"), format_in(b"1")
     ('ort', 'tensorrt-cache', None)
@@ -109,7 +109,7 @@ def _aimet_0(text: bytes) -> Iterator[Row]:
     for name, entries in chain(document["activation_encodings"].items(), document["param_encodings"].items()):
         first = entries[0]
         steps = 2.0 ** min(first["bitwidth"], MOST_BITS) - 1
-        scales = [(each["max"] - each["min"]) / steps for each in entries]  # which its other readers go by
+        scales = [(each["max"] - each["min"]) / steps for each in entries]  # as its other readers compute it
         offsets = [each["offset"] for each in entries]
         target, points = _from_offsets(
             first["bitwidth"], {"True": True, "False": False}[first["is_symmetric"]], offsets
@@ -161,7 +161,7 @@ PARSERS: dict[str, Callable[[bytes], Iterator[Row]]] = {
 
 
 def _row(name: str, target: str | None, scales: Any, points: Any, axis: int | None = None, size: Any = None) -> Row:
-    """A row of float32 scales; its range where the type is known, all integers of which are used."""
+    """A row of float32 scales; with its range if the type is known, all of whose integers are used."""
     scale = np.array(scales, np.float32).astype(np.float64)
     point = np.array(points, np.float64)
     if not (scale > 0).all() or not np.isfinite(scale).all() or scale.shape != point.shape or not scale.size:

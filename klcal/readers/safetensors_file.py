@@ -82,7 +82,7 @@ FIELDS = {"dtype", "shape", "data_offsets"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of one tensor."""
+    """One tensor in the header."""
 
     name: str
     dtype: str  # as in the file: F32, BF16, …
@@ -96,7 +96,7 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
     Args:
         file: The file.
-        name: What a format without names would call its tensor; this one has names.
+        name: The tensor's name in formats without names; not used here.
 
     Raises:
         InputError: If the header is damaged or does not fit the file.
@@ -156,14 +156,14 @@ def parse(header: bytes, data_bytes: int) -> tuple[Entry, ...]:
         data_bytes: Bytes that follow it in the file.
 
     Raises:
-        InputError: If the header is no strict JSON, or its tensors do not cover the data exactly, each
+        InputError: If the header is not strict JSON, or its tensors do not cover the data exactly, each
             byte once: what is left over or shared could show another file to another reader.
     """
     return checked_entries(strict_json.parse(header), data_bytes)[0]
 
 
 def checked_entries(found: dict[str, Any], data_bytes: int) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """``parse`` of a header's JSON, which it uses up, and the metadata that stand in it."""
+    """``parse`` of a header's JSON, which is consumed, and the metadata in it."""
     metadata = found.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InputError("its __metadata__ are not a map of text to text", DAMAGED)
@@ -190,13 +190,13 @@ def _entry(name: str, fields: Any) -> Entry:
     entry = Entry(name, fields["dtype"], tuple(shape), *offsets)
     kind = KINDS.get(entry.dtype)
     if kind and _bits(entry, kind) != 8 * (entry.end - entry.begin):
-        what = f"{quoted(name)} has {entry.end - entry.begin:,} bytes, which is not what its shape needs"
+        what = f"{quoted(name)} has {entry.end - entry.begin:,} bytes, which do not fit its shape"
         raise InputError(what, DAMAGED)
     return entry
 
 
 def _are_naturals(numbers: Any) -> bool:
-    return isinstance(numbers, list) and all(type(number) is int for number in numbers)  # a bool is none
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)  # a bool is not an int here
 
 
 def _bits(entry: Entry, kind: Kind) -> int:

@@ -24,7 +24,7 @@ from klcal.sketches.patterns import Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.tables.schema import SKETCH
 
-__all__ = ["SketchFile", "SketchPart", "descriptions", "is_sketch_file", "open_sketches"]
+__all__ = ["SketchFile", "SketchPart", "descriptions", "open_sketches"]
 
 DAMAGED = "write it again with klcal sketch"
 STORAGE = {"I64": "<i8", "F64": "<f8", "I32": "<i4", "U32": "<u4"}
@@ -34,7 +34,7 @@ FIELDS = {"name", "dtype", "shape", "batches", "aliases", "mantissa_bits", "leas
 
 @dataclass(frozen=True)
 class SketchPart:
-    """A ``Part`` of which the values are counted already."""
+    """A ``Part`` whose values are already counted."""
 
     file: RegularFile
     start: int  # bytes before the data of the file
@@ -50,15 +50,15 @@ class SketchPart:
 
     @property
     def repeats(self) -> int:
-        """One: it is no view."""
+        """One, because it is not a view."""
         return 1
 
     def chunks(self) -> Iterator[Chunk]:
         """Nothing: raises InputError."""
-        raise InputError("it is a sketch, and here the values themselves are needed", "give the file of the values")
+        raise InputError("it is a sketch, and the values themselves are needed", "give the file of the values")
 
     def sketch(self) -> Sketch:
-        """What was counted.
+        """The sketch of the tensor.
 
         Raises:
             InputError: it is damaged.
@@ -93,33 +93,24 @@ class SketchFile:
 
 
 def open_sketches(path: str) -> SketchFile:
-    """What a sketch file holds.
+    """The tensors of a sketch file.
 
     Raises:
-        InputError: it is none, or damaged.
+        InputError: it is not a sketch file, or is damaged.
     """
     file = open_regular(path)
     entries, metadata, start = header_of(file)
     if metadata.get("schema") != SKETCH:
-        raise InputError("it is no sketch file", "write one with klcal sketch")
+        raise InputError("it is not a sketch file", "write one with klcal sketch")
     found = descriptions(file, start, entries, metadata)
     inputs = tuple(metadata.get("inputs", "").split())
     return SketchFile({each.name: each for each in found}, inputs)
 
 
-def is_sketch_file(path: str) -> bool:
-    """Whether a file is there and says that it is a sketch file."""
-    try:
-        open_sketches(path)
-    except InputError:
-        return False
-    return True
-
-
 def descriptions(
     file: RegularFile, start: int, entries: tuple[Entry, ...], metadata: dict[str, str]
 ) -> list[Description]:
-    """The tensors of a sketch file of which the header was read.
+    """The tensors of a sketch file, from its header.
 
     Raises:
         InputError: its metadata are damaged, or do not fit its arrays.
@@ -135,7 +126,7 @@ def descriptions(
         _description(file, start, document, arrays.pop(str(number), []))
         for number, document in enumerate(documents or ())
     ]
-    _require(not arrays, "it has arrays of no tensor")
+    _require(not arrays, "it has arrays that belong to no tensor")
     _require(len({each.name for each in found}) == len(found), "two of its tensors have one name")
     return found
 
@@ -144,13 +135,13 @@ def _description(file: RegularFile, start: int, document: Any, arrays: list[tupl
     _require(isinstance(document, dict) and document.keys() == FIELDS, "it does not say what its arrays are")
     name, dtype, aliases = document["name"], document["dtype"], document["aliases"]
     _require(isinstance(name, str) and dtype in [*FLOAT_DTYPES], "a tensor has no name, or an unknown dtype")
-    _require(isinstance(aliases, list) and all(isinstance(each, str) for each in aliases), "aliases are no names")
+    _require(isinstance(aliases, list) and all(isinstance(each, str) for each in aliases), "aliases are not names")
     _require({*ARRAYS} - {"weights"} <= {key for key, _ in arrays}, f"arrays of {quoted(name)} are missing")
     adjoin = all(one.end == other.begin for (_, one), (_, other) in pairwise(arrays))
     _require(adjoin, f"the arrays of {quoted(name)} do not lie together")
     batches, shape = document["batches"], document["shape"]
     _require(type(batches) is int and batches >= 1, "batches are counted from 1")
-    _require(shape is None or _are_extents(shape), "a shape is none")
+    _require(shape is None or _are_extents(shape), "a shape is not a list of whole numbers")
     resolution = checked_resolution(document["mantissa_bits"], document["least_bits"], document["few"])
     part = SketchPart(file, start, tuple(arrays), resolution, _grid(document["grid"]), batches)
     known = shape is not None and batches == 1
@@ -170,7 +161,7 @@ def _grid(document: Any) -> Grid | None:
         fits = type(each) is int or (isinstance(each, tuple) and len(each) == 2 and _are_extents(each))
         _require(fits or (each is None and each is size), "its grid")
     _require(_are_extents(document["shape"]) and prod(document["shape"]) > 0, "its grid has no shape")
-    _require(note is None or isinstance(note, str), "its grid's note is no text")
+    _require(note is None or isinstance(note, str), "its grid's note is not text")
     try:
         return Grid(parse_per(document["per"]), axis, size, tuple(document["shape"]), note)
     except UsageError as error:

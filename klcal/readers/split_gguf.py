@@ -65,7 +65,7 @@ def describe(paths: tuple[str, ...], describe_shard: DescribeShard) -> list[Desc
             found += describe_shard(open_regular(path), name)
         except InputError as error:
             faults.append(error)
-            reason = f"this shard cannot be used, nor what it holds: {error.what}"
+            reason = f"this shard cannot be used, and neither can its tensors: {error.what}"
             found.append(Description(name, "", (), status="failed", reason=str(InputError(reason, INCOMPLETE))))
     if len(faults) == len(paths):
         raise faults[0]

@@ -29,7 +29,7 @@ def spooled(descriptor: int) -> str:
     to show in its first ``UNKNOWN_BYTES`` that it is a tensor file.
 
     Raises:
-        InputError: If nobody is sending anything, or there is no room for the copy.
+        InputError: If nobody sends anything, or there is no room for the copy.
     """
     try:
         if os.isatty(descriptor):

@@ -17,7 +17,7 @@ __all__ = ["MAX_BYTES", "parse", "unique"]
 DAMAGED = "download or save it again"
 FEWER = "save fewer tensors in a file"
 
-MAX_BYTES = 1 << 25  # a hundred bytes for each of 300,000 tensors; a text of so many can take four times as much memory
+MAX_BYTES = 1 << 25  # a hundred bytes for each of 300,000 tensors; the parsed text can take four times as much memory
 MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a hundred bytes
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
 
@@ -68,7 +68,7 @@ def _number(digits: str) -> int | float:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise InputError(f"the JSON holds {constant}, which is no JSON", DAMAGED)
+    raise InputError(f"the JSON holds {constant}, which is not JSON", DAMAGED)
 
 
 def _check_text(found: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from klcal.tables.schema import DOCUMENT, MAX_HEADER_BYTES, TABLE, TABLE_1, UNIT
 from klcal.tables.status import UNIT_STATUSES
 from klcal.tables.table import Config, FileError, Table
 
-__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in"]
+__all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_in", "schema_of"]
 
 HINT = "write one with klcal calibrate --output table.json"
 
@@ -43,7 +43,7 @@ PIECE = re.compile(
     rb"|NaN|Infinity" % {b"item": NUMBER + rb"|null", b"status": STATUS},
     re.DOTALL,
 )
-"""What a table's JSON is cut into: texts, arrays of numbers, arrays of statuses. Nothing is looked at twice."""
+"""The pieces of a table's JSON: texts, arrays of numbers, arrays of statuses. Each byte is looked at once."""
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
@@ -59,12 +59,17 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 
 def is_binary_table(path: str) -> bool:
-    """Whether a file is there and says that it is a binary table."""
+    """Whether a file exists and says that it is a binary table."""
+    return schema_of(path) == TABLE
+
+
+def schema_of(path: str) -> str | None:
+    """What a .safetensors file of klcal's says that it is; None for any other file, and where there is none."""
     try:
         file = open_regular(path)
-        return is_binary(file) and _header(file)[1].get("schema") == TABLE
+        return _header(file)[1].get("schema") if is_binary(file) else None
     except InputError:
-        return False
+        return None
 
 
 def schema_in(text: bytes) -> str | None:
@@ -101,7 +106,7 @@ def _table(document: dict[str, Any], rows: list[Any]) -> Table:
 
 @contextmanager
 def _checked() -> Iterator[None]:
-    """What a document lacks, or has of another kind, is one error for people."""
+    """Turn missing fields and fields of the wrong kind into one error for people."""
     try:
         yield
     except UsageError as error:
@@ -114,7 +119,7 @@ def _checked() -> Iterator[None]:
 
 def _other(schema: object) -> InputError:
     found = f"its schema is {quoted(schema)}" if isinstance(schema, str) else "it has no schema"
-    return InputError(f"it is no table of klcal calibrate: {found}", HINT)
+    return InputError(f"it is not a table of klcal calibrate: {found}", HINT)
 
 
 # --- JSON
@@ -128,7 +133,7 @@ def _document(text: bytes) -> dict[str, Any]:
         if match[0].startswith(b'"'):
             continue
         if not match[0].startswith(b"["):
-            raise InputError(f"the JSON holds {match[0].decode()}, which is no JSON", HINT)
+            raise InputError(f"the JSON holds {match[0].decode()}, which is not JSON", HINT)
         pieces.append(text[position : match.start()])
         arrays.append(_array(match[0][1:-1]))
         position = match.end()
@@ -140,7 +145,7 @@ def _document(text: bytes) -> dict[str, Any]:
             parse_constant=lambda _: next(waiting),
         )
     except (ValueError, RecursionError):
-        raise InputError("it is no table of klcal calibrate: it is not JSON", HINT) from None
+        raise InputError("it is not a table of klcal calibrate: it is not JSON", HINT) from None
     if not isinstance(found, dict):
         raise _other(None)
     return found
@@ -207,7 +212,7 @@ STORED = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U8": "|u1"}
 
 
 def _unpacked(found: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    """Statuses from their codes; no zero point where there is no scale."""
+    """Statuses from their codes; a unit without a scale gets no zero point."""
     unpacked: dict[str, Any] = dict(found)
     if "status" in found:
         unpacked["status"] = np.array(UNIT_STATUSES, object)[found["status"]]

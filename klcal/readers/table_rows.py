@@ -35,7 +35,7 @@ def row_2(row: Json, units: Json | None) -> Row:
 
 
 def row_1(row: Json, config: Json) -> Row:
-    """A row of version 1, which said for all rows what they were quantized to, and had lists where units differ."""
+    """A row of version 1, where the target stood beside the rows and units were lists in the row."""
     if "unit" in row:
         raise UsageError("it has a line for each unit, as --units wrote it")
     of_units = row["status"] if isinstance(row["status"], np.ndarray) else None
@@ -125,7 +125,7 @@ def _number(value: Any) -> float:
 
 
 def _singles(numbers: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """What the texts of numbers were written for: float32 where they are normal ones."""
+    """The numbers behind their texts: float32 for normal numbers."""
     values = np.asarray(numbers, np.float64)
     if np.isinf(values).any():  # as 1e999 is read
         raise ValueError
@@ -163,7 +163,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("numel", "zeros", "nan", "neg_inf", "pos_inf"), _optional(_whole)),
     "aliases": _texts,
 }
-"""What each field of a row has to be, and what it becomes; units apart."""
+"""The kind of each field of a row, and its conversion; without the units."""
 
 
 def _units(units: Json) -> Units:

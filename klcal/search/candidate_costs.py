@@ -15,7 +15,15 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.scheme import Scheme
 from klcal.sketches.prefix_sums import PrefixSums, Side
 
-__all__ = ["cell_edges", "divergences", "relative_edges", "spread_within_cells", "squared_errors", "sub_bins"]
+__all__ = [
+    "cell_edges",
+    "cell_sums",
+    "divergences",
+    "relative_edges",
+    "spread_within_cells",
+    "squared_errors",
+    "sub_bins",
+]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -105,9 +113,17 @@ def spread_within_cells(counts: Floats, size: float | Floats, sub: int) -> Float
     counts[:, -2] += counts[:, -1]
     mass = counts[:, 1:-1]
     parts = mass.reshape(len(mass), -1, sub)
-    cells = parts.cumsum(axis=2)[:, :, -1]  # one after the other
+    cells = cell_sums(parts)
     occupied = np.maximum(np.count_nonzero(parts, axis=2), 1)
     total = last_axis_sum(mass * log(np.where(mass > 0, mass, 1.0)))
     even = last_axis_sum(cells * (log(np.where(cells > 0, cells, 1.0)) - log(occupied)))
     nats: Floats = np.maximum((total - even) / size, 0.0)
     return nats
+
+
+def cell_sums(parts: Floats) -> Floats:
+    """The mass of each cell, (candidates, cells), from that of its sub-bins on the last axis, added one by one."""
+    found = parts[:, :, 0].copy()
+    for part in range(1, parts.shape[2]):
+        found += parts[:, :, part]
+    return found

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import last_axis_sum, log, power_of_two
 from klcal.quantizers.scale_formats import LEAST, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import Scheme
-from klcal.search.candidate_costs import relative_edges, sub_bins
+from klcal.search.candidate_costs import cell_sums, relative_edges, sub_bins
 from klcal.search.choices import Candidates, Choices, Spans, full_choices, least, valid
 from klcal.sketches.prefix_sums import PrefixSums
 
@@ -54,19 +55,19 @@ def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below:
     clipped.
     """
     counts = sub_bins(sums, scheme, scales, below, sub)
-    inside = counts[:, 1:-1].reshape(scales.size, scheme.size, sub)
-    is_occupied = inside > 0
-    occupied = np.maximum(is_occupied.sum(axis=2, dtype=np.int32), 1)
-    even = inside.sum(axis=2) / occupied
-    with np.errstate(divide="ignore"):
-        log_even = np.log(even)[:, :, None]  # of each level, not of each of its sub-bins
-    log_q = np.where(is_occupied, log_even, -np.inf).reshape(scales.size, -1)
-    p = counts[:, 1:-1]
-    p[:, 0] += counts[:, 0]
-    p[:, -1] += counts[:, -1]
-    terms = p * np.where(p > 0, np.log(np.where(p > 0, p, 1.0)) - log_q, 0.0)
-    nats: Floats = np.maximum(terms.sum(axis=1) / sums.size, 0.0)
-    return nats
+    under, mass, over = counts[:, 0], counts[:, 1:-1], counts[:, -1]
+    parts = mass.reshape(scales.size, scheme.size, sub)
+    kept = cell_sums(parts)
+    occupied = np.maximum(np.count_nonzero(parts, axis=2), 1)
+    lacks_support = ((under > 0) & (mass[:, 0] == 0)) | ((over > 0) & (mass[:, -1] == 0))
+    log_q = log(np.where(kept > 0, kept, 1.0)) - log(occupied)
+    cells = kept.copy()
+    for end, clipped in ((0, under), (-1, over)):
+        mass[:, end] += clipped
+        cells[:, end] += clipped
+    total = last_axis_sum(mass * log(np.where(mass > 0, mass, 1.0)))
+    nats = np.maximum((total - last_axis_sum(cells * log_q)) / sums.size, 0.0)
+    return np.where(lacks_support, np.inf, nats)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,7 +172,8 @@ def _zoom(unit: _Unit, scale: float, below: int, shift: int) -> _Judged:
 
 def _grid_scales(full: float, steps: Integers) -> Floats:
     """Scales of the logarithmic grid, ``steps`` below the full one."""
-    return full * np.exp2(-steps / STEPS_PER_OCTAVE)
+    octaves, rest = np.divmod(-steps, STEPS_PER_OCTAVE)
+    return full * np.ldexp(power_of_two(rest / STEPS_PER_OCTAVE), octaves)
 
 
 def _rounded(unit: _Unit, scales: Floats) -> Floats:

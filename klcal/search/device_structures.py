@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
-from klcal.search.structures import DOUBLE, INT, POINTER, Place, fields_of, figures_alone, search_of
+from klcal.search.c_types import DOUBLE, INT, POINTER, fields_of
+from klcal.search.structures import Place, figures_alone, search_of
 from klcal.search.units import NARROWER
 
 __all__ = ["MOST_KINDS", "Asked", "Deployed", "Prepared", "Sketches", "asked_of", "kinds_of", "on_place"]

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
+from klcal.search.c_types import Bins, Chosen, LevelScheme, Ratios, Rounding, ScaleFormat, Search, Units, Wanted
 from klcal.search.candidate_costs import cell_edges, relative_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
@@ -29,20 +30,12 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS, Resolution
 
 __all__ = [
-    "DOUBLE",
     "FIGURES",
     "HOST",
-    "INT",
-    "POINTER",
-    "Chosen",
     "Loss",
     "Place",
-    "Search",
     "Structure",
-    "Units",
-    "Wanted",
     "chosen_of",
-    "fields_of",
     "figures_alone",
     "kept_bits",
     "rounding_kind",
@@ -57,95 +50,8 @@ Integers = npt.NDArray[np.int64]
 
 INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)
 KINDS = {"symmetric": 0, "symmetric-full": 0, "symmetric-signed": 1, "affine": 2}
-MAX_LEVELS = 16  # of a format that is looked up
-MAX_FINE = 3
 COUNTS = {np.dtype(np.int32): 0, np.dtype(np.int64): 1, np.dtype(np.float64): 2}
 FIGURES = 5  # D, Σ(x − x̂)², Σx², values clipped, values that become 0
-
-DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
-Fields: TypeAlias = "list[tuple[str, Any]]"
-
-
-def fields_of(kind: Any, names: str) -> Fields:
-    """Fields of one kind, by their names."""
-    return [(name, kind) for name in names.split()]
-
-
-class _Rounding(ctypes.Structure):
-    _fields_ = [
-        ("kind", INT),
-        *fields_of(ctypes.c_float, "low high normal ulp max"),
-        ("levels", INT),
-        ("level", ctypes.c_float * MAX_LEVELS),
-        ("middle", ctypes.c_float * MAX_LEVELS),
-        ("few_level", DOUBLE * MAX_LEVELS),
-        ("few_middle", DOUBLE * MAX_LEVELS),
-    ]
-
-
-class _ScaleFormat(ctypes.Structure):
-    _fields_ = [
-        *fields_of(INT, "is_float32 mantissa_bits min_exponent"),
-        *fields_of(DOUBLE, "max above least global_scale limit"),
-    ]
-
-
-class _Scheme(ctypes.Structure):
-    _fields_ = [
-        *fields_of(INT, "kind size zero is_float"),
-        *fields_of(DOUBLE, "under_end above_end widest"),
-        *fields_of(POINTER, "above below"),
-        *fields_of(INT, "aboves belows"),
-        ("rounding", _Rounding),
-        ("format", _ScaleFormat),
-    ]
-
-
-class _Ratios(ctypes.Structure):
-    _fields_ = [("ratio", POINTER), ("size", INT)]
-
-
-class _Bins(ctypes.Structure):
-    _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
-
-
-class Search(ctypes.Structure):
-    """How units are searched."""
-
-    _fields_ = [
-        ("scheme", _Scheme),
-        ("bins", _Bins),
-        *fields_of(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
-        *fields_of(_Ratios, "first wider coarse"),
-        ("fine", _Ratios * MAX_FINE),
-        ("near", _Ratios),
-        ("middles", _Ratios),
-        ("on_level", POINTER),
-        *fields_of(INT, "on_levels lattice"),
-        *fields_of(DOUBLE, "slack weight enough same"),
-        *fields_of(INT, "evenly between thoroughly"),
-    ]
-
-
-class Units(ctypes.Structure):
-    """Sketches of some units."""
-
-    _fields_ = [
-        *fields_of(POINTER, "keys counts starts ends exact minimum maximum tops number"),
-        *fields_of(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
-    ]
-
-
-class Wanted(ctypes.Structure):
-    """What is known of each unit, and where to write what is chosen for it."""
-
-    _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
-
-
-class Chosen(ctypes.Structure):
-    """Quantizers, of which each unit has one, and where to write what they do."""
-
-    _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows")]
 
 
 @dataclass(frozen=True)
@@ -217,13 +123,13 @@ class _Words:
         self.kept.append(kept)
         return where
 
-    def _ratios(self, ratios: Floats) -> _Ratios:
-        return _Ratios(self._kept(ratios), ratios.size)
+    def _ratios(self, ratios: Floats) -> Ratios:
+        return Ratios(self._kept(ratios), ratios.size)
 
-    def _scheme(self, scheme: Scheme) -> _Scheme:
+    def _scheme(self, scheme: Scheme) -> LevelScheme:
         under, above = (float(ends.max()) for ends in level_ends(scheme.belows, scheme))
         widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
-        return _Scheme(
+        return LevelScheme(
             kind=scheme_kind(scheme),
             size=scheme.size,
             zero=scheme.zero,
@@ -239,10 +145,10 @@ class _Words:
             format=_scale_format(scheme),
         )
 
-    def _bins(self, scheme: Scheme, sub: int) -> _Bins:
+    def _bins(self, scheme: Scheme, sub: int) -> Bins:
         edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
         relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
-        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
+        return Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
 
 
 def scheme_kind(scheme: Scheme) -> int:
@@ -257,25 +163,25 @@ def rounding_kind(scheme: Scheme) -> int:
     return ARITHMETIC_FLOATS if scheme.dtype in ARITHMETIC else LEVELS
 
 
-def _rounding(scheme: Scheme) -> _Rounding:
+def _rounding(scheme: Scheme) -> Rounding:
     kind = rounding_kind(scheme)
     if kind == INTEGERS:
-        return _Rounding(kind=kind)
+        return Rounding(kind=kind)
     if known := ARITHMETIC.get(scheme.dtype):
-        return _Rounding(kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max)
+        return Rounding(kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max)
     levels = FLOATS[scheme.dtype]
     single, size = levels.astype(np.float32), levels.size
-    found = _Rounding(kind=kind, levels=size)
+    found = Rounding(kind=kind, levels=size)
     found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
     found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
     found.few_middle[: size - 1] = middles(levels).tolist()
     return found
 
 
-def _scale_format(scheme: Scheme) -> _ScaleFormat:
+def _scale_format(scheme: Scheme) -> ScaleFormat:
     name = scheme.scale_format
     mantissa_bits, min_exponent = MANTISSA[name]
-    return _ScaleFormat(
+    return ScaleFormat(
         is_float32=name == "float32",
         mantissa_bits=mantissa_bits,
         min_exponent=min_exponent,

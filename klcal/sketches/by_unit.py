@@ -20,13 +20,15 @@ from klcal.kernels.units import LANES, MOST_IN_LANES, counted_units
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
-from klcal.sketches.counting import counter, pattern_values, values_of
+from klcal.sketches.counting import FLOAT_DTYPES, counter, pattern_values, values_of
 from klcal.sketches.patterns import TENSOR, UNITS, Integers, Patterns, Resolution, runs
 from klcal.sketches.sketch import Sketch
 
 __all__ = [
     "Count",
     "brought_together",
+    "byte_patterns",
+    "compiled_sketch",
     "counted_before",
     "filled",
     "less_rounded",
@@ -190,7 +192,7 @@ def _of_turns(
     """Of units of one size whose runs take turns."""
     starts = np.arange(units.stop - units.start + 1) * size
     if library():
-        return _compiled(block, dtype, starts, resolution, turns, units.start)
+        return compiled_sketch(block, dtype, starts, resolution, turns, units.start)
     columns, run = turns
     slabs = block.reshape(-1, size // run, columns, run)
     some = slabs[:, :, units] if len(slabs) == 1 else slabs
@@ -232,7 +234,7 @@ def sketch_each(arrays: Sequence[Array], dtype: str) -> Sketch:
 def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution) -> Sketch:
     """The sketch of units whose values stand one unit behind the other."""
     if library():
-        return _compiled(block, dtype, starts, resolution)
+        return compiled_sketch(block, dtype, starts, resolution)
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32)  # a copy: it is sorted in place
     patterns = values.view(np.uint32)
@@ -256,13 +258,12 @@ def less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
     )
 
 
-def _compiled(
+def compiled_sketch(
     block: Array, dtype: str, starts: Integers, resolution: Resolution, turns: tuple[int, int] = (0, 1), first: int = 0
 ) -> Sketch:
     """The same by the compiled kernel, wherever the values lie."""
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
-    bytes_as = pattern_values(dtype).view(np.uint32) if block.itemsize == 1 else None
-    found = counted_units(block, dtype, starts, kept, bytes_as, turns, first=first)
+    found = counted_units(block, dtype, starts, kept, byte_patterns(dtype), turns, first=first)
     numbers: dict[str, Any] = dict(found.counters)
     return Sketch(
         keys=found.keys,
@@ -275,6 +276,11 @@ def _compiled(
         heaviest=np.zeros(starts.size - 1),
         resolution=resolution,
     )
+
+
+def byte_patterns(dtype: str) -> Patterns | None:
+    """(256,): the float32 pattern that each byte stands for, if values of this type are one byte."""
+    return pattern_values(dtype).view(np.uint32) if np.dtype(FLOAT_DTYPES[dtype]).itemsize == 1 else None
 
 
 def rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers) -> dict[str, Integers]:

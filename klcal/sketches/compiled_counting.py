@@ -15,19 +15,18 @@ import numpy.typing as npt
 
 from klcal.kernels.counting import (
     FIELDS,
+    bucket_counts,
     count_floats,
     count_patterns,
-    few_bins,
     few_counts,
-    float_table,
+    float_tables,
     is_few,
-    key_counts,
     none_seen,
     pattern_counts,
     pattern_table,
 )
 from klcal.sketches.counted import counted_buckets, counted_patterns, counted_values
-from klcal.sketches.patterns import MANTISSA_BITS, PATTERN_BITS, SIGN, Integers, Patterns, Resolution
+from klcal.sketches.patterns import MANTISSA_BITS, PATTERN_BITS, SIGN, Integers, Numbers, Patterns, Resolution
 from klcal.sketches.sketch import COUNTERS, Sketch
 
 __all__ = ["CompiledCounter", "LargeFloats", "LargePatterns", "sketch_of_floats"]
@@ -101,22 +100,23 @@ class LargeFloats:
 
     def __init__(self, resolution: Resolution) -> None:
         self.resolution = resolution
-        self.bins, self.few = few_bins(resolution.few)
-        self.table = float_table()
+        self.tables = float_tables(resolution.few)
         self.seen = none_seen()
 
     def add(self, block: Array) -> None:
         """Count values more."""
-        count_floats(block, self.bins, self.few, self.table, self.seen)
+        count_floats(block, self.tables, self.seen)
 
     def sketch(self) -> Sketch:
-        """What all of them were; the tables are empty then."""
-        seen = dict(zip(FIELDS, self.seen.tolist(), strict=True))
-        if is_few(self.few):
-            return sketch_of_floats(few_counts(self.bins, self.few), None, seen, self.resolution)
-        keys, counts, zeros = key_counts(self.table, self.seen)
-        seen["zeros"] += zeros
-        return sketch_of_floats(few_counts(self.bins, self.few), (keys, counts), seen, self.resolution)
+        """What all of them were; the tables are empty then, and another part's."""
+        if is_few(self.tables):
+            return sketch_of_floats(few_counts(self.tables), None, _by_name(self.seen), self.resolution)
+        buckets, counts = bucket_counts(self.tables, self.seen)
+        return _sketch_of_buckets(buckets, counts, _by_name(self.seen), self.resolution)
+
+
+def _by_name(seen: Integers) -> dict[str, int]:
+    return dict(zip(FIELDS, seen.tolist(), strict=True))
 
 
 def sketch_of_floats(
@@ -138,9 +138,13 @@ def sketch_of_floats(
     if buckets is None:
         return replace(whole, **{name: getattr(whole, name) + seen[name] for name in COUNTERS})
     keys, counts = buckets
+    return _sketch_of_buckets(keys.astype(np.uint32) << np.uint32(SHIFT), counts, seen, resolution) + whole
+
+
+def _sketch_of_buckets(buckets: Patterns, counts: Numbers, seen: dict[str, int], resolution: Resolution) -> Sketch:
     minimum, maximum = _extremes(seen)
-    in_buckets = counted_buckets(
-        keys.astype(np.uint32) << np.uint32(SHIFT),
+    return counted_buckets(
+        buckets,
         counts,
         exact=not seen["bits"] & BELOW_KEY,
         resolution=resolution,
@@ -148,7 +152,6 @@ def sketch_of_floats(
         maximum=maximum,
         **{name: seen[name] for name in COUNTERS},
     )
-    return in_buckets + whole
 
 
 def _extremes(seen: dict[str, int]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.sketches.patterns import (
+    MANTISSA_BITS,
     TENSOR,
     Integers,
     Numbers,
@@ -75,7 +76,7 @@ def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:
 
 
 def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution: Resolution, **known: Any) -> Sketch:
-    """The sketch of one unit with more than a few distinct values, from buckets at least as fine as its resolution.
+    """The sketch of one unit with more than a few distinct values, from buckets of ``MANTISSA_BITS``.
 
     Args:
         keys: (buckets,), the patterns at which they begin, ascending.
@@ -95,4 +96,5 @@ def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution:
         heaviest=np.zeros(1),
         **numbers,
     )
-    return settled(found)
+    as_fine = resolution.mantissa_bits == resolution.least_bits == MANTISSA_BITS  # there is nothing to cut
+    return found if as_fine else settled(found)

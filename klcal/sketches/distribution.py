@@ -19,7 +19,7 @@ from klcal.sketches.patterns import Patterns, extremes
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["Distribution", "Points"]
+__all__ = ["Distribution", "Points", "without_outermost"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -67,26 +67,20 @@ class Distribution:
         """
         if sketch.weights is None:
             return Distribution.of(sketch)
-        has_some = (sketch.weighed > 0)[sketch.unit]
-        mass = np.where(has_some, joined_weights(sketch.weights), sketch.counts)
-        numbers = np.where(has_some, sketch.weights[2], sketch.counts)
+        mass, numbers = joined_weights(sketch.weights), sketch.weights[2]
+        has_some = sketch.weighed > 0
+        if not has_some.all():
+            mass = np.where(has_some[sketch.unit], mass, sketch.counts)
+            numbers = np.where(has_some[sketch.unit], numbers, sketch.counts)
         once = Distribution(sketch=_of_pieces(sketch, mass > 0, numbers), tops=sketch.tops)
         weights = mass[mass > 0]
         total = unit_sums(weights, once.starts)
         share = np.divide(once.number, total, out=np.zeros(total.size), where=total > 0)
-        weights = weights * share[once.unit]
-        found = replace(once, weights=weights, unweighted=once)
-        return replace(found, weights=weights * found._raising()[found.unit])
-
-    def _raising(self) -> Floats:
-        """A power of two for each unit, by which an outermost piece, of either sign, counts one at least."""
-        factor = np.ones(self.units)
-        outermost = self.starts[:-1], self.starts[1:] - 1
-        for place, end in zip(outermost, (self.min, self.max), strict=True):
-            has_end = (self.pieces > 0) & (end != 0)
-            lightest = np.minimum(self.counts[place[has_end]], 1.0)
-            factor[has_end] = np.maximum(factor[has_end], np.ldexp(1.0, 1 - np.frexp(lightest)[1]))
-        return factor
+        weights *= share[once.unit]
+        raising = _raising(once.sketch, weights)
+        if (raising != 1).any():
+            weights *= raising[once.unit]
+        return replace(once, weights=weights, unweighted=once)
 
     @property
     def starts(self) -> Integers:
@@ -263,8 +257,42 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
 
 
+def without_outermost(sketch: Sketch, count: int) -> Sketch:
+    """A sketch of one unit without weights, less so many of its nonzero values: those of greatest magnitude."""
+    order = np.argsort(sketch.keys & ~SIGN, kind="stable")[::-1]
+    counts = sketch.counts[order].astype(np.int64)
+    counts -= np.clip(count - (counts.cumsum() - counts), 0, counts)
+    left = np.empty_like(counts)
+    left[order] = counts
+    return _of_pieces(sketch, left > 0, left)
+
+
+def _raising(sketch: Sketch, weights: Floats) -> Floats:
+    """(units,): a power of two by which the outermost piece of either sign weighs at least 1.
+
+    Args:
+        sketch: of some units.
+        weights: (pieces,), in the order of the sketch.
+    """
+    ends = sketch.starts[1:]
+    sides = (sketch.minimum < 0, ends), (sketch.maximum > 0, ends - _negatives(sketch))  # where pieces of a sign end
+    factor = np.ones(sketch.units)
+    for has_end, end in sides:
+        has_end = has_end & (sketch.pieces > 0)
+        lightest = np.minimum(weights[end[has_end] - 1], 1.0)
+        factor[has_end] = np.maximum(factor[has_end], np.ldexp(1.0, 1 - np.frexp(lightest)[1]))
+    return factor
+
+
+def _negatives(sketch: Sketch) -> Integers:
+    """(units,): how many pieces of each unit are negative. They are its last ones."""
+    return np.diff(np.append(0, (sketch.keys >= SIGN).cumsum())[sketch.starts])
+
+
 def _of_pieces(sketch: Sketch, kept: Bools, counts: Integers) -> Sketch:
     """Some of the pieces, with other counts. Where an outermost one is gone, the next one ends the range."""
+    if kept.all():
+        return replace(sketch, counts=counts, weights=None)
     keys = sketch.keys[kept]
     starts = np.append(0, kept.cumsum())[sketch.starts]
     low, high = extremes(keys, starts)
@@ -294,7 +322,7 @@ def _far_end(sketch: Sketch, begin: Floats) -> Floats:
 def _by_value(sketch: Sketch) -> Integers:
     """The place of each piece by ascending value: a sketch has the positive ones first, and each side by magnitude."""
     negative = sketch.keys >= SIGN
-    negatives = np.diff(np.append(0, negative.cumsum())[sketch.starts])
+    negatives = _negatives(sketch)
     place = np.arange(sketch.keys.size)
     last = sketch.starts[1:] + sketch.starts[:-1] - 1  # a negative one's place from the end is its place by value
     backward, forward = (np.repeat(each, sketch.pieces) for each in (last, negatives))

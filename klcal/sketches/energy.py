@@ -7,17 +7,27 @@ that: so many values of the magnitude 2^k have the same sum of squares.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import UsageError
-from klcal.kernels.energy import CELLS, add_energy, roots
+from klcal.kernels import cuda_energy
+from klcal.kernels.cuda import kernels
+from klcal.kernels.cuda_energy import no_energy
+from klcal.kernels.energy import CELLS, WIDTH, add_energy, roots
 from klcal.quantizers.granularity import Grid, PerChannel
+from klcal.sketches.device_counting import Order
 from klcal.sketches.patterns import extremes, narrow
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["SUFFIX", "Energy", "importance_of"]
+if TYPE_CHECKING:
+    import torch
+
+    from klcal.kernels.cuda_counting import Launcher
+
+__all__ = ["SUFFIX", "Energy", "energy_sketch", "importance_of"]
 
 SUFFIX = ".importance"
 """What the name of a weight is followed by, in a file of sketches."""
@@ -26,38 +36,69 @@ Floats = npt.NDArray[np.float64]
 
 
 class Energy:
-    """Adds up the squares of the columns of batches: 512 bytes a column.
+    """Adds up the squares of the columns of batches: 528 bytes a column; those on a CUDA device there.
+
+    Any order of any batches gives the same; a square is 0.1 % off at most.
 
     >>> energy = Energy(2)
-    >>> energy.add(np.array([[1.0, 2.0], [3.0, 0.0]], np.float32))
-    >>> importance_of(energy.sketch(), (8, 2)).tolist()
+    >>> energy.add(np.array([[[1.0], [2.0]], [[3.0], [0.0]]], np.float32))
+    >>> importance_of(energy_sketch(energy.numbers()), (8, 2)).tolist()
     [[10.0, 4.0]]
+
+    Args:
+        columns: how many.
+        device: where they lie; None for the CPU.
+        launcher: what runs the kernels there; by default the device itself.
     """
 
-    def __init__(self, columns: int) -> None:
-        self._sums = np.zeros((columns, CELLS), np.int64)
+    def __init__(self, columns: int, device: torch.device | None = None, launcher: Launcher | None = None) -> None:
+        self._sums = np.zeros((columns, WIDTH), np.int64)
+        self._there: torch.Tensor | None = None
+        if device is not None:
+            self._there = no_energy(columns, device)
+            self._launcher = launcher or kernels(self._there.device.index)
+            self._order = Order(self._there)
 
-    def add(self, rows: npt.NDArray[np.float32]) -> None:
-        """Values, (rows, columns). Any order of any batches gives the same; a square is 0.1 % off at most."""
-        add_energy(np.ascontiguousarray(rows, np.float32), self._sums)
+    def add(self, values: npt.NDArray[np.float32] | torch.Tensor) -> None:
+        """Values, (outer, columns, run), contiguous: an array, or a tensor on the device, for which nothing waits."""
+        if isinstance(values, np.ndarray):
+            add_energy(values, self._sums)
+            return
+        assert self._there is not None
+        self._order.before_adding()
+        cuda_energy.add_energy(values, self._there, self._launcher)
 
-    def sketch(self) -> Sketch:
-        """As many powers of 2 as have these squares together: a unit for each column."""
-        columns = len(self._sums)
-        column, cell = np.nonzero(self._sums)
-        magnitudes = roots()[cell]
-        pieces = np.bincount(column, minlength=columns)
-        ends = np.append(0, np.cumsum(pieces))
-        keys = magnitudes.view(np.uint32)
-        minimum, maximum = extremes(keys, ends)
-        return replace(
-            Sketch.empty(columns, grid=Grid(PerChannel(0), 0, None, (columns,))),
-            keys=keys,
-            counts=narrow(self._sums[column, cell]),
-            starts=ends,
-            minimum=minimum,
-            maximum=maximum,
-        )
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """What was added so far, (columns, WIDTH); waits for the device."""
+        if self._there is None:
+            return self._sums
+        self._order.before_reading()
+        found: npt.NDArray[np.int64] = self._there.cpu().numpy()
+        return found
+
+
+def energy_sketch(sums: npt.NDArray[np.int64]) -> Sketch:
+    """As many powers of 2 as have the squares of each column together: a unit for each.
+
+    Args:
+        sums: (columns, WIDTH), of one ``Energy`` or several.
+    """
+    columns = len(sums)
+    column, cell = np.nonzero(sums[:, :CELLS])
+    magnitudes = roots()[cell]
+    ends = np.append(0, np.cumsum(np.bincount(column, minlength=columns)))
+    keys = magnitudes.view(np.uint32)
+    minimum, maximum = extremes(keys, ends)
+    return replace(
+        Sketch.empty(columns, grid=Grid(PerChannel(0), 0, None, (columns,))),
+        keys=keys,
+        counts=narrow(sums[column, cell]),
+        starts=ends,
+        pos_inf=sums[:, CELLS].copy(),
+        nan=sums[:, CELLS + 1].copy(),
+        minimum=minimum,
+        maximum=maximum,
+    )
 
 
 def importance_of(energy: Sketch, shape: tuple[int, ...]) -> Floats:
@@ -68,8 +109,12 @@ def importance_of(energy: Sketch, shape: tuple[int, ...]) -> Floats:
         shape: of the weight: [outputs, inputs] of a linear layer, [outputs, inputs / groups, ...] of a convolution.
 
     Raises:
-        UsageError: the weight has another number of inputs.
+        UsageError: the weight has another number of inputs, or some of these were infinite or NaN.
     """
+    wrong = np.flatnonzero(energy.nonfinite)
+    if wrong.size:
+        what = f"inputs of {wrong.size} of {energy.units} columns were infinite or NaN, the first of column {wrong[0]}"
+        raise UsageError(f"the importance is unknown: {what}", "record it with inputs that are finite")
     squares = (energy.keys.view(np.float32).astype(np.float64) ** 2) * energy.counts
     sums = np.zeros(energy.units)
     occupied = energy.pieces > 0

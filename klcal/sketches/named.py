@@ -14,7 +14,7 @@ from klcal.quantizers.granularity import Grid
 from klcal.sketches.patterns import PATTERN_BITS, Resolution, extremes, is_special, narrow
 from klcal.sketches.sketch import COUNTERS, Sketch, settled
 
-__all__ = ["KEPT", "Named", "alike", "arrays_of", "checked_resolution", "sketch_of"]
+__all__ = ["KEPT", "Arrays", "Named", "alike", "arrays_of", "checked_resolution", "sketch_of"]
 
 KEPT = ("pieces", *COUNTERS, "exact")  # the rows of the array "numbers"
 EXTREMES = ("heaviest", "minimum", "maximum")  # those of "extremes"
@@ -74,14 +74,13 @@ def arrays_of(found: Sketch) -> Arrays:
 
     Wide items come first, so that each array begins where its items may.
     """
-    numbers = np.stack([getattr(found, name).astype("<i8") for name in KEPT])
-    arrays = {"numbers": numbers, "extremes": np.stack([getattr(found, name).astype("<f8") for name in EXTREMES])}
+    numbers = np.array([getattr(found, name) for name in KEPT], "<i8")
+    arrays: Arrays = {"numbers": numbers, "extremes": np.array([getattr(found, name) for name in EXTREMES], "<f8")}
     if found.weights is not None:
-        arrays["weights"] = found.weights.astype("<i8")
+        arrays["weights"] = found.weights.astype("<i8", copy=False)
     counts = narrow(found.counts)
-    if counts.dtype == np.int64:
-        return {**arrays, "counts": counts.astype("<i8"), "keys": found.keys.astype("<u4")}
-    return {**arrays, "counts": counts.astype("<i4"), "keys": found.keys.astype("<u4")}
+    arrays["counts"] = counts.astype(f"<i{counts.itemsize}", copy=False)
+    return {**arrays, "keys": found.keys.astype("<u4", copy=False)}
 
 
 def sketch_of(arrays: Arrays, resolution: Resolution, grid: Grid | None) -> Sketch:

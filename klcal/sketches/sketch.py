@@ -130,16 +130,16 @@ class Sketch:
             UsageError: there can be no such file; it has several units and no grid.
             OutputError: it could not be written after all.
         """
-        import_module("klcal.files").save_sketches(path, {name: self}, dtype)
+        import_module("klcal.sketching").save_sketches(path, {name: self}, dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Sketch:
         """The sketch of a file that has one; ``klcal.load_sketches`` is for several.
 
         Raises:
-            InputError: it is no sketch file, or damaged, or has not just one.
+            InputError: it is not a sketch file, or damaged, or has not just one.
         """
-        found: dict[str, Sketch] = import_module("klcal.files").load_sketches(path)
+        found: dict[str, Sketch] = import_module("klcal.sketching").load_sketches(path)
         if len(found) != 1:
             raise InputError(f"the file has {len(found)} sketches, not one", "use klcal.load_sketches(path)[name]")
         return next(iter(found.values()))

@@ -1,19 +1,32 @@
 """Sketches of values that have a weight each: of a tensor, and of its units.
 
-The values of each unit are sorted together with their weights, in NumPy.
+Values are counted as those without weights, and then the weights of each key are added up: by the compiled kernel, or
+by NumPy, which sorts the values together with their weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
+from klcal.kernels.units import unit_weights
 from klcal.quantizers.layout import Layout
-from klcal.sketches.by_unit import BLOCK, MOST_UNITS, brought_together, filled, less_rounded, rounded_away
+from klcal.sketches.by_unit import (
+    BLOCK,
+    MOST_UNITS,
+    brought_together,
+    byte_patterns,
+    compiled_sketch,
+    filled,
+    less_rounded,
+    rounded_away,
+)
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import values_of
 from klcal.sketches.importance import Importance, split_weights
@@ -92,6 +105,11 @@ def _counted(
     block: Array, weights: Integers, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
 ) -> Sketch:
     """The sketch of units whose values stand one unit behind the other; weights are relative to their heaviest."""
+    if library():
+        counted = compiled_sketch(block, dtype, starts, resolution)
+        keys = counted.keys, counted.starts
+        weighed = unit_weights(block, dtype, np.ascontiguousarray(starts), weights, keys, byte_patterns(dtype))
+        return replace(counted, weights=weighed, heaviest=heaviest)
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32, copy=False)
     rounded = rounded_away(block, values, starts) if dtype == "float64" else {}

@@ -17,22 +17,22 @@ __all__ = ["WORDS", "Change", "Kind", "change", "changes_of_units", "is_bare", "
 Kind = Literal["same", "changed", "missing", "extra"]
 
 WORDS = ("status", "dtype", "shape", "target", "scheme", "method", "per", "scale_format", "importance")
-"""What of a row is no number, and says how its tensor is quantized."""
+"""The fields of a row that are not numbers and say how its tensor is quantized."""
 OF_BARE = ("status", "target", "per", "scale", "zero_point")
-"""What is compared where one side is a file of scales alone: it has all integers of a type, and no figures."""
+"""The fields to compare where one side is a file of scales alone, which has no figures."""
 
 LACKED_ONCE = ("per", "scale_format")
 """Words that older tables do not have."""
 
 OF_ONE_SIDE = ("status", "dtype", "shape", "target", "scale", "zero_point", "sqnr_db")
-"""What is told of a row that the other table has not."""
+"""The fields to show of a row that the other table lacks."""
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
     """A row of the baseline and the row of the same tensor now; one of them is None where only one table has it.
 
-    Numbers are compared as tables keep them. What only one of two rows knows is no difference where the other is from
+    Numbers are compared as tables keep them. A field that only one row has is no difference where the other is from
     a file that has scales and nothing else.
     """
 
@@ -41,35 +41,35 @@ class Change:
 
     @property
     def row(self) -> Row:
-        """The row that there is, now if it is there."""
+        """The row of now, or else that of the baseline."""
         found = self.was if self.now is None else self.now
         assert found is not None
         return found
 
     @property
     def source(self) -> str:
-        """Its file; that of the baseline where the other table does not say it."""
+        """The tensor's file; the baseline's if the other table does not say it."""
         return self.row.source or (self.was.source if self.was is not None else "")
 
     @property
     def name(self) -> str:
-        """Its name now."""
+        """The tensor's name now."""
         return self.row.name
 
     @cached_property
     def status(self) -> Kind:
-        """What became of it; in the words of comparisons, where P is the baseline."""
+        """What became of the tensor, in the words of comparisons: P is the baseline."""
         if self.now is None:
             return "missing"
         if self.was is None:
             return "extra"
         return "changed" if self.changed or self.units_changed else "same"
 
-    failed, cause = False, None  # a table was read; what failed when it was made, it says
+    failed, cause = False, None  # reading a table cannot fail here; its rows say what failed when it was made
 
     @property
     def reason(self) -> str | None:
-        """Why there is no row of it, or why it has no scale any more."""
+        """Why the tensor has no row, or no longer has a scale."""
         if self.now is None:
             return "the baseline has it"
         if self.was is None:
@@ -78,7 +78,7 @@ class Change:
 
     @property
     def note(self) -> None:
-        """Nothing: the tables have theirs."""
+        """None: the notes are in the two tables."""
 
     @cached_property
     def changed(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Change:
         found = []
         for name in OF_BARE if bare else (*WORDS, *NUMERIC_FIELDS):
             if name != "per" and getattr(self.was, name) == getattr(self.now, name):
-                continue  # as most are
+                continue  # most are equal
             was, now = _comparable(self.was, name), _comparable(self.now, name)
             if name == "per" and self.was.units is not None and self.now.units is not None:
                 was, now = _where(self.was.units), _where(self.now.units)
@@ -100,7 +100,7 @@ class Change:
 
     @cached_property
     def units_changed(self) -> int:
-        """Of how many channels, groups or blocks the scale, the zero point or the status differs; 0 if none match."""
+        """The number of units whose scale, zero point or status differs; 0 if the two sides have other units."""
         pair = self.units
         if pair is None:
             return 0
@@ -115,13 +115,13 @@ class Change:
 
     @cached_property
     def unit(self) -> int | None:
-        """The unit whose scale moved most; None where there are no units, or none has a scale in both tables."""
+        """The unit whose scale moved most; None if no unit has a scale in both tables."""
         worst = None if self.units is None else self._worst_unit(self.units, "scale")
         return None if worst is None else worst[0]
 
     @property
     def units(self) -> tuple[Units, Units] | None:
-        """Both sides' units, where they are the same ones."""
+        """The units of both sides, if they are the same units."""
         was, now = (None if row is None else row.units for row in (self.was, self.now))
         return (was, now) if was is not None and now is not None and same_place(was, now) else None
 
@@ -140,7 +140,7 @@ class Change:
         return change(field, known(self.was, field), known(self.now, field))
 
     def _worst_unit(self, pair: tuple[Units, Units], field: str) -> tuple[int, float] | None:
-        """The unit of which a number moved most, and how far; None where no unit has it in both tables."""
+        """The unit that moved most in a number, and how far; None if no unit has the number in both tables."""
         import numpy as np
 
         moved = changes_of_units(field, *(known_of_units(each, field) for each in pair))
@@ -151,7 +151,7 @@ class Change:
         return unit, float(moved[unit])
 
     def values(self) -> dict[str, object]:
-        """The fields that the JSON has: what differs, was and is."""
+        """The fields of the JSON: which differ, what they were and what they are."""
         changed = [*self.changed, *(["units"] if self.units_changed else [])]
         found: dict[str, object] = {"name": self.name, "source": self.source, "status": self.status}
         found |= {"reason": self.reason, "changed": changed}
@@ -165,12 +165,12 @@ class Change:
 
 
 def is_bare(row: Row) -> bool:
-    """Whether it is from a file that has scales, or ranges, and nothing else, as runtimes load."""
+    """Whether the row is from a runtime's file, which has scales or ranges and nothing else."""
     return row.status == "ok" and all(each is None for each in (row.dtype, row.shape, row.method, row.numel))
 
 
 def _comparable(row: Row, name: str) -> object:
-    """A field as tables keep it."""
+    """A field in the precision that tables keep."""
     value = getattr(row, name)
     if isinstance(value, float):
         return single(value) if math.isfinite(value) else None
@@ -178,7 +178,7 @@ def _comparable(row: Row, name: str) -> object:
 
 
 def same_place(one: Units, other: Units) -> bool:
-    """Whether both are of the same channels, groups or blocks."""
+    """Whether both rows have the same channels, groups or blocks."""
     return _where(one) == _where(other)
 
 
@@ -187,7 +187,7 @@ def _where(units: Units) -> object:
 
 
 def known(row: Row, field: str) -> float | None:
-    """A number of a row as tables keep it, or what its null stands for; None where it is not known."""
+    """A number of a row in the precision of tables, with nulls resolved; None if it is not known."""
     value: float | None = getattr(row, field)
     if value is None and row.status == "ok" and row.mse is not None:
         if field == "kl":  # no cell is cut
@@ -197,7 +197,7 @@ def known(row: Row, field: str) -> float | None:
 
 
 def known_of_units(units: Units, field: str) -> Any:
-    """The same of each unit: float64 (units,), NaN where it is not known."""
+    """The numbers of each unit: float64 (units,), NaN where a number is not known."""
     import numpy as np
 
     column = getattr(units, field)
@@ -223,7 +223,7 @@ def change(field: str, was: float | None, now: float | None) -> float | None:
 
 
 def changes_of_units(field: str, was: Any, now: Any) -> Any:
-    """The same of each unit."""
+    """How far the numbers of each unit have moved: float64 (units,)."""
     import numpy as np
 
     with np.errstate(divide="ignore", invalid="ignore"):

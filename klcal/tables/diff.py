@@ -1,4 +1,4 @@
-"""Two tables to what changed between them."""
+"""What changed between two tables."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from klcal.tables.table import Changes, Table
 
 __all__ = ["diff", "is_judged"]
 
-LEFT_OUT = ("skipped", "empty", "zero")  # rows that a file of scales alone has none of
+LEFT_OUT = ("skipped", "empty", "zero")  # rows that a file of scales alone lacks
 
 
 def diff(was: Table, now: Table, baseline: str, compared: str) -> Table:
-    """What became of each tensor between two tables of scales.
+    """The changes of each tensor between two tables of scales.
 
-    Tensors belong together by file and name; or by name alone, where only one row of either table has it.
+    Rows are matched by file and name, or by name alone if it is unique in both tables.
 
     Args:
         was: the baseline.
@@ -38,12 +38,12 @@ def diff(was: Table, now: Table, baseline: str, compared: str) -> Table:
 
 
 def is_judged(change: Change) -> bool:
-    """Whether the baseline has an answer for a tensor that is there now."""
+    """Whether the baseline has an answer for at least one tensor of now."""
     return change.was is not None and change.now is not None and change.was.status in ("ok", "zero")
 
 
 def _rows(table: Table, other: Table) -> list[Row]:
-    """The rows of a table; those that have no scale only if the other one can have such."""
+    """The rows of a table; rows without a scale only if the other table can have them."""
     rows = [row for row in table.rows if isinstance(row, Row)]
     twice = [place for place, count in Counter((row.source, row.name) for row in rows).items() if count > 1]
     if twice:
@@ -70,7 +70,7 @@ def _paired(was: list[Row], now: list[Row]) -> Iterator[Change]:
 
 
 def _only(rows: Iterable[Row]) -> dict[str, Row]:
-    """The rows by each of their names that no other has."""
+    """The rows by each of their names that no other row has."""
     given = list(rows)
     count = Counter(name for row in given for name in {row.name, *row.aliases})
     return {name: row for row in given for name in (row.name, *row.aliases) if count[name] == 1}

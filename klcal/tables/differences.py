@@ -12,7 +12,7 @@ __all__ = ["Difference"]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two tensors, P and Q. What does not apply, or is infinite, is None in the formats for machines.
+    """Two tensors, P and Q. A number that does not apply, or is infinite, is null in the formats for machines.
 
     Divergences are on common bins (``klcal.divergence.samples.common_bins``), in the unit of the base; they are lower
     bounds where bins of one side alone were merged, and ``note`` says so. Only ``kl`` of a copy that a table makes is
@@ -31,9 +31,9 @@ class Difference:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
-    note: str | None = None  # what figures are, or why there are "no " such; several are joined by "; "
+    note: str | None = None  # about the figures, or why there are "no " figures of a kind; several are joined by "; "
     numel: int | None = None  # of P
-    kl: float | None = None  # D(P‖Q); of a copy that a table makes, on the cells of its quantizers
+    kl: float | None = None  # D(P‖Q); for a copy made by a table, on the cells of its quantizers
     kl_common: float | None = None  # D(P‖Q) on the common bins: cross_entropy − entropy
     reverse_kl: float | None = None  # D(Q‖P)
     js: float | None = None
@@ -51,11 +51,11 @@ class Difference:
             object.__setattr__(self, "cause", "data")
 
     def to_dict(self) -> dict[str, object]:
-        """The fields that the JSON has, as plain Python values."""
+        """The fields of the JSON as plain Python values."""
         found: dict[str, object] = import_module("klcal.writers.records").as_dict(self)
         return found
 
     @property
     def failed(self) -> bool:
-        """Whether it should have been compared and was not."""
+        """Whether the tensors should have been compared and were not."""
         return self.status in FAILURES

@@ -1,4 +1,4 @@
-"""What a gate stopped at, in plain values."""
+"""Findings of a gate in plain values."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["Finding", "worst_first"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A tensor that met a rule, or of which it is not known.
+    """A tensor that met a rule, or that could not be judged.
 
-    ``text`` says it whole; ``was`` and ``now`` are what the rule looked at, a number or words, as far as known.
+    ``text`` is the whole message; ``was`` and ``now`` are the number or the words that the rule looked at, if known.
     """
 
     source: str
     name: str
-    rule: str  # as it was given
+    rule: str  # as the user wrote it
     text: str
     was: float | str | None = None  # in the baseline
     now: float | str | None = None
     unit: int | None = None  # the worst one, where channels, groups or blocks met it
-    units: int | None = None  # how many did
-    excess: float = math.inf  # how far beyond its limit, as a multiple of that; infinite where it is not known
+    units: int | None = None  # the number of units that met it
+    excess: float = math.inf  # distance beyond the limit, as a multiple of the limit; infinite if it is not known
 
 
 def worst_first(findings: list[Finding]) -> tuple[Finding, ...]:
-    """What is no matter of degree, then what is furthest beyond its limit; else in the order in which they are.
+    """The findings that are no matter of degree, then the furthest beyond their limit; otherwise in the given order.
 
     >>> a, b, c = (Finding(source="", name=n, rule="", text="", excess=e) for n, e in (("a", 1), ("b", 9), ("c", 2)))
     >>> [each.name for each in worst_first([a, b, c])]

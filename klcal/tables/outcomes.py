@@ -1,4 +1,4 @@
-"""From what calibration found of each unit to a row of the table: the one place where figures are made."""
+"""From the outcome of each unit to a row of the table: the only place where figures are computed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.sums import log
 from klcal.quantizers.granularity import Grid
 from klcal.quantizers.qparams import level_ends, zero_points
 from klcal.quantizers.scheme import Scheme
@@ -29,26 +30,26 @@ ROUNDING_NOISE = 2.0**-44
 (x − x̂)² ≤ (3 · 2⁻²⁴)² · x² < 2⁻⁴⁴ · x²."""
 
 MOST = 0.5  # of the nonzero values
-MANY_LEVELS = 15  # fewer are so far apart that most values become 0 without any outlier
+MANY_LEVELS = 15  # with fewer levels most values become 0 without any outlier
 
 
 class Outcomes(NamedTuple):
     """What is known of each unit: arrays (units,), in the order of the tensor's axes.
 
-    What is chosen, and what it costs, is NaN or anything where a unit has no scale.
+    Where a unit has no scale, the choice and its costs are NaN or arbitrary.
     """
 
-    status: Integers  # a place in ``klcal.tables.status.UNIT_STATUSES``
+    status: Integers  # an index of ``klcal.tables.status.UNIT_STATUSES``
     chosen: Floats  # the scale before it was rounded to its format
-    scale: Floats  # as deployed, negative where a signed scheme has the level more above zero
-    below: Integers | Floats  # how many levels lie below zero
+    scale: Floats  # as deployed; negative where a signed scheme has its extra level above zero
+    below: Integers | Floats  # the number of levels below zero
     kl: Floats  # D(P‖Q) in nats; NaN where no cell is cut
     squared_error: Floats  # Σ(x − x̂)² over the finite values
     energy: Floats  # Σx²
     clipped: Floats  # values that round beyond qmin or qmax
     rounded_to_zero: Floats  # nonzero values that become 0
     nonzero: Integers  # finite values that are not 0
-    weighed: Integers  # those of them whose importance is above 0; 0 without importance
+    weighed: Integers  # nonzero values of an importance above 0; 0 without importance
     finite: Integers  # finite values, zeros included
     minimum: Floats  # of the finite values, zeros included; inf where there are none
     maximum: Floats
@@ -56,17 +57,17 @@ class Outcomes(NamedTuple):
     nan: Integers
     neg_inf: Integers
     pos_inf: Integers
-    overflowed: Integers  # finite values beyond float32, which are in no other counter
+    overflowed: Integers  # finite values beyond float32, in no other counter
     underflowed: Integers  # nonzero values that are 0 as float32; ``zeros`` has them too
 
     def each(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Outcomes:
-        """The same with every array changed alike: some units, or another order."""
+        """The same outcomes with a function applied to every array: some units, or another order."""
         columns: list[Any] = [change(column) for column in self]
         return Outcomes(*columns)
 
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
-    """The units of all parts, at least one, behind one another."""
+    """The units of all parts (at least one), concatenated."""
     columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Outcomes(*columns)
 
@@ -80,13 +81,13 @@ def row_of(
     importance: bool = False,
     note: str | None = None,
 ) -> Row:
-    """The row of a tensor, but for its name, source, dtype, shape and aliases.
+    """The row of a tensor, without its name, source, dtype, shape and aliases.
 
     Args:
         outcomes: of each of its units; of one unit where there is no grid.
-        scheme: what it is quantized to; its global scale is the tensor's.
+        scheme: the target of the quantization, with the tensor's global scale.
         method: how it was chosen, ``str`` of it.
-        grid: which units they are; None for a tensor with one scale, whose row has no units.
+        grid: of the units; None for a tensor with one scale, whose row has no units.
         importance: whether values had one.
         note: what was done otherwise than asked for.
     """
@@ -121,7 +122,7 @@ def row_of(
 
 
 def _without_noise(outcomes: Outcomes) -> Floats:
-    """Squared errors, 0 where rounding alone accounts for them: no value was clipped, and none has become 0."""
+    """Squared errors, set to 0 where they are rounding noise: no value was clipped, and none became 0."""
     kept = (outcomes.clipped == 0) & (outcomes.rounded_to_zero == 0)
     noise = kept & (outcomes.squared_error <= ROUNDING_NOISE * outcomes.energy)
     return np.where(noise, 0.0, outcomes.squared_error)
@@ -137,7 +138,7 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
-    """Those of the whole tensor, of the units that have a scale or need none."""
+    """The figures of the whole tensor, over the units that have a scale or need none."""
     counted = ok | (outcomes.status == ZERO)
     if ok.all():
         ok = counted = slice(None)  # type: ignore[assignment]  # which copies nothing
@@ -151,14 +152,19 @@ def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
     return {
         "kl": None if np.isnan(divergence) else divergence,
         "mse": error / finite,
-        "sqnr_db": float(10 * np.log10(energy / error)) if error > 0 else None,
+        "sqnr_db": float(_decibels(energy / error)) if error > 0 else None,
         "clipped": clipped / finite,
         "rounded_to_zero": lost / int(nonzero.sum()),
     }
 
 
+def _decibels(ratio: npt.ArrayLike) -> Floats:
+    """10·log10 of power ratios, to the same bits on every machine."""
+    return 10 * (log(ratio) / log(10.0))
+
+
 def _quantizers(outcomes: Outcomes, scheme: Scheme, ok: Bools) -> dict[str, Floats]:
-    """Scale, ends of the range and zero point of each unit, NaN where it has none; no zero point for floats."""
+    """Scale, ends of the range and zero point of each unit, NaN where it has none. Floats have no zero point."""
     scale = _where(ok, outcomes.scale, np.nan)
     below = _where(ok, outcomes.below, scheme.zero)
     under, above = level_ends(below, scheme)
@@ -178,7 +184,8 @@ def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Uni
     known = (outcomes.status == OK) | (outcomes.status == ZERO)
     error, finite = outcomes.squared_error, _where(known, outcomes.finite, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sqnr = _where(error > 0, 10 * np.log10(outcomes.energy / error), np.nan)
+        ratio = outcomes.energy / error
+    sqnr = _where(error > 0, _decibels(_where(error > 0, ratio, 1.0)), np.nan)
     costs = {
         "kl": outcomes.kl,
         "mse": error / finite,
@@ -204,14 +211,14 @@ def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Uni
 def _data_notes(outcomes: Outcomes, ok: Bools, scheme: Scheme) -> tuple[str | None, ...]:
     beyond, below = int(outcomes.overflowed.sum()), int(outcomes.underflowed.sum())
     return (
-        f"values beyond float32 were left out: {beyond} of them" if beyond else None,
-        f"values that are 0 as float32 were counted so: {below} of them" if below else None,
+        f"{beyond} values beyond float32 were left out" if beyond else None,
+        f"{below} values that are 0 as float32 were counted as 0" if below else None,
         _lost_note(outcomes, ok) if scheme.size >= MANY_LEVELS else None,
     )
 
 
 def _lost_note(outcomes: Outcomes, ok: Bools) -> str | None:
-    """Where outliers take the levels: no other figure shows it, as what becomes 0 is small beside them."""
+    """A note where outliers use up the levels. No other figure shows it: values that become 0 have little energy."""
     lost = np.where(ok, outcomes.rounded_to_zero, 0.0) / np.maximum(outcomes.nonzero, 1)
     most, worst = int(np.count_nonzero(lost > MOST)), int(lost.argmax())
     if not most:
@@ -224,7 +231,7 @@ def _lost_note(outcomes: Outcomes, ok: Bools) -> str | None:
 
 
 def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None:
-    """Of a row that is not ok, or of which some units are not."""
+    """The reason of a row that is not ok, or that has units that are not."""
     counts = np.bincount(outcomes.status, minlength=len(UNIT_STATUSES))
     if (counts > 0).sum() > 1:
         parts = ", ".join(f"{count} {name}" for name, count in zip(UNIT_STATUSES, counts, strict=True) if count)

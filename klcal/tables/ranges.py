@@ -1,4 +1,4 @@
-"""Rows that have a range and no scale, as files of ranges do: the scale that their partner's integers give them."""
+"""Rows with a range and no scale, as in files of ranges: their scale follows from the integers of the other row."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from klcal.tables.rows import Row
 
 __all__ = ["with_scales"]
 
-EIGHT_BITS = 0, 255  # what files of ranges are for, where no row says which integers there are
-ROUNDING = 2.0**-21  # relative: a few units in the last place of float32s, in which both ends were written
+EIGHT_BITS = 0, 255  # the integers of files of ranges, if no row says them
+ROUNDING = 2.0**-21  # relative: a few units in the last place of float32, the precision of both ends
 
 
 def with_scales(change: Change) -> Change:
-    """The same, where both rows have scales."""
+    """Two rows; one that lacks a scale gets it from its range and the integers of the other."""
     was, now = change.was, change.now
     if was is None or now is None or not (_has_range_alone(was) or _has_range_alone(now)):
         return change
@@ -32,7 +32,7 @@ def _has_range_alone(row: Row) -> bool:
 
 
 def _scaled(row: Row, other: Row) -> Row:
-    """A row whose range is that of its integers; a scale that rounding alone makes differ is the other's."""
+    """A row with the scale of its range; if only rounding makes it differ, the other row's scale."""
     if not _has_range_alone(row):
         return row
     known = other.qmin is not None and other.qmax is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
 from klcal.errors import UsageError
+from klcal.tables.explanation import Explanation
 from klcal.tables.schema import UNIT_FIELDS
 from klcal.tables.status import FAILURES, STATUSES, Cause, Status
 from klcal.tables.units import Units
@@ -17,14 +18,14 @@ __all__ = ["Row"]
 
 OF_ALL_UNITS = (
     *("min", "max", "numel", "zeros", "nan", "neg_inf", "pos_inf"),
-    *("rounded_to_zero", "cause", "units"),
+    *("rounded_to_zero", "cause", "units", "explanation"),
 )
-"""What is known of a tensor but not of each unit."""
+"""Fields that are known of a tensor, but not of each unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One tensor. What does not apply is None: there are no plausible defaults.
+    """One tensor. A field that does not apply is None: there are no plausible defaults.
 
     A row says by itself how to quantize: ``target`` with ``qmin`` and ``qmax``, ``scale`` and ``zero_point``. Where
     channels, groups or blocks have a scale each, those of the row are None, as ``low`` and ``high`` are, and ``units``
@@ -46,15 +47,15 @@ class Row:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
-    note: str | None = None  # what was done otherwise than asked for, and why; several are joined by "; "
+    note: str | None = None  # what was done differently from the request, and why; several notes are joined by "; "
     target: str | None = None  # the number format that values are quantized to
     scheme: str | None = None
     method: str | None = None
-    per: str | None = None  # what has a scale of its own, with the axis that it is
+    per: str | None = None  # the unit that gets a scale, with its axis
     scale_format: str | None = None
-    importance: bool = False  # the choice weighed some values more than others; figures never do
+    importance: bool = False  # whether the choice gave values different weights; figures never do
     scale: float | None = None
-    global_scale: float | None = None  # float32, of which every scale is a multiple by a float8
+    global_scale: float | None = None  # float32: every scale is a float8 times this
     zero_point: int | None = None
     qmin: int | None = None
     qmax: int | None = None
@@ -73,8 +74,11 @@ class Row:
     clipped: float | None = None
     rounded_to_zero: float | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
-    unit: int | None = None  # of a row that stands for one unit: its number
+    unit: int | None = None  # the number of the unit, if the row stands for one
     units: Units | None = None
+    explanation: Explanation | None = field(
+        default=None, compare=False
+    )  # where it was asked for; no field of the table
 
     def __post_init__(self) -> None:
         for name in ("shape", "aliases"):
@@ -89,7 +93,7 @@ class Row:
             object.__setattr__(self, "cause", "data")
 
     def to_dict(self) -> dict[str, object]:
-        """The fields that the JSON has, as plain Python values: ``klcal.Row(**row.to_dict())`` quantizes alike."""
+        """The fields of the JSON as plain Python values. ``klcal.Row(**row.to_dict())`` quantizes alike."""
         found: dict[str, object] = import_module("klcal.writers.records").as_dict(self)
         return found
 
@@ -101,12 +105,12 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether it, or a unit of it, should have a scale and has none."""
+        """Whether the tensor, or one of its units, should have a scale and has none."""
         statuses = set() if self.units is None or self.units.status is None else set(self.units.status)
         return self.status in FAILURES or not FAILURES.isdisjoint(statuses)
 
     def each_unit(self) -> Iterator[Row]:
-        """A row for each unit, in their order; the row itself where it has none."""
+        """A row for each unit, in their order; the row itself if it has no units."""
         units = self.units
         if units is None:
             yield self

@@ -1,4 +1,4 @@
-"""What a table keeps of a number: its float32, where it is a normal one; so two tables can be compared."""
+"""The precision that a table keeps of a number: float32, for normal numbers. So two tables can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 def single(number: float) -> float:
-    """What is kept of a number.
+    """A number in the precision that tables keep.
 
     >>> single(0.1), single(1e-60)
     (0.10000000149011612, 1e-60)
@@ -31,10 +31,10 @@ def single(number: float) -> float:
 
 
 def singles(values: Floats) -> Floats:
-    """The same of each."""
+    """Numbers in the precision that tables keep: an array of the same shape."""
     import numpy as np
 
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32).astype(np.float64)
-    # The text of the largest one, 3.4028235e+38, is a little more than itself.
+    # The text of the largest float32, 3.4028235e+38, is slightly above its value.
     return np.where((np.abs(values) >= TINY) & (np.abs(rounded) <= LARGEST), rounded, values)

@@ -10,24 +10,24 @@ Status = Literal[
     "ok",
     "zero",  # every value is 0: no scale is better than another
     "empty",  # no values
-    "skipped",  # integers and bools; what is no weight: optimizer state, the codes and scales of a quantized checkpoint
+    "skipped",  # integers and bools; not weights: optimizer state, codes and scales of a quantized checkpoint
     "nonfinite",  # NaN or infinity among the values
     "underflow",  # the scale, or every value, is 0 in its format
     "overflow",  # the scale, or a value, is beyond its format
     "unsupported",  # complex, object, sparse, already quantized, …
     "failed",  # damaged or unreadable
-    "missing",  # only P has it: of a comparison, as the next one
-    "extra",  # only Q has it
+    "missing",  # of a comparison: only P has it
+    "extra",  # of a comparison: only Q has it
 ]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 UNIT_STATUSES: tuple[Status, ...] = ("ok", "empty", "zero", "nonfinite", "underflow", "overflow")
-"""What a unit may be; the last one that any unit is, is the tensor's where no unit is ok."""
+"""The statuses of a unit. Where no unit is ok, the tensor has the last of these that one of its units has."""
 
 FAILURES: frozenset[Status] = frozenset({"nonfinite", "underflow", "overflow", "unsupported", "failed"})
 
 Cause = Literal["data", "bug"]
-"""What a failure is to be blamed on."""
+"""The cause of a failure: the data, or a bug in klcal."""
 
 
 class HasCounts(Protocol):
@@ -42,6 +42,6 @@ class HasCounts(Protocol):
 
 
 def nonfinite_counts(of: HasCounts) -> str:
-    """How many values of each kind are not finite; empty where all are."""
+    """The numbers of NaN and infinite values, in words; empty where all values are finite."""
     counts = {"NaN": of.nan, "-inf": of.neg_inf, "+inf": of.pos_inf}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

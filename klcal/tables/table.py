@@ -46,7 +46,7 @@ END = (-1, "")  # of a name: before any number
 
 @dataclass(frozen=True)
 class FileError:
-    """A file of which nothing could be used."""
+    """A file without a usable tensor."""
 
     source: str
     reason: str
@@ -55,7 +55,7 @@ class FileError:
 
 @dataclass(frozen=True)
 class Config:
-    """What was asked for, resolved: str(method), never "auto". What held for a tensor its row says."""
+    """What was asked for, resolved: str(method), never "auto". Each row says what held for its tensor."""
 
     method: str
     dtype: str
@@ -66,7 +66,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the differences were computed with."""
+    """The settings of a comparison."""
 
     base: str  # of the logarithms: "e", "2" or "10"
     bins: int
@@ -75,40 +75,40 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Changes:
-    """What was compared with what, and how many tensors there are of each kind."""
+    """The two sides, and the number of tensors of each kind."""
 
     baseline: str
     compared: str
-    same: int  # which have no row
+    same: int  # they have no row
     changed: int
     missing: int
     extra: int
-    rules: tuple[str, ...] = ()  # by which findings were found
+    rules: tuple[str, ...] = ()  # those that findings were judged by
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What was looked at."""
+    """The settings of an inspection."""
 
     stats: bool  # whether the values were read
-    depth: int | None = None  # parts of the names by which rows are several tensors
+    depth: int | None = None  # the number of parts of the names that a row's tensors share
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows and everything that went wrong beside them; as it is made, sorted by source and then name."""
+    """All rows and all errors, sorted by source and then name when it is made."""
 
     config: Config | Comparison | Changes | Contents
     rows: tuple[Row, ...] | tuple[Difference, ...] | tuple[Change, ...] | tuple[Content, ...] = ()
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
-    left_out: int = 0  # rows that are not here, because only the first were wanted
+    left_out: int = 0  # rows left out, because only the first were wanted
     findings: tuple[Finding, ...] = ()  # what a gate stopped at
     judged: bool = True  # of changes: whether anything could be compared
 
     @property
     def schema(self) -> str:
-        """The name and version of what the fields mean."""
+        """The name and version of the fields' meaning."""
         return {Config: TABLE, Comparison: COMPARISON, Changes: CHANGES, Contents: CONTENTS}[type(self.config)]
 
     @property
@@ -131,17 +131,17 @@ class Table:
             return tuple(field.name for field in fields(Difference))
         expanded = any(isinstance(row, Row) and row.unit is not None for row in self.rows)
         hidden = "units" if expanded else "unit"
-        return tuple(field.name for field in fields(Row) if field.name != hidden)
+        return tuple(field.name for field in fields(Row) if field.name != hidden and field.compare)
 
     def expanded(self) -> Table:
-        """With a row for each channel, group or block."""
+        """The table with a row for each channel, group or block."""
         return replace(self, rows=tuple(each for row in self.rows if isinstance(row, Row) for each in row.each_unit()))
 
     def write(self, path: str | os.PathLike[str], format: str = "auto") -> None:  # noqa: A002 - what the command calls it
-        """Writes the table to a file, all of it or nothing.
+        """Write the table to a file, all of it or nothing.
 
         Args:
-            path: the file; one that is there is replaced, but for tensor files.
+            path: the file. An existing file is replaced, unless it is a tensor file.
             format: "json", "jsonl", "csv", "md", "plain", "table" or "safetensors"; "auto" is by the file's suffix.
 
         Raises:
@@ -149,11 +149,11 @@ class Table:
             OutputError: it could not be written after all.
         """
         if not isinstance(path, str | os.PathLike):
-            raise UsageError(f"the path is {path!r}", "give that of a file, a text or a pathlib.Path")
+            raise UsageError(f"the path is {path!r}", "give the path of a file: a text or a pathlib.Path")
         import_module("klcal.writers.file").write(self, os.fspath(path), format)
 
     def to_dict(self) -> dict[str, object]:
-        """The document that the JSON has, as plain Python values."""
+        """The document of the JSON as plain Python values."""
         found: dict[str, object] = import_module("klcal.writers.json_table").as_dict(self)
         return found
 
@@ -162,12 +162,12 @@ class Table:
         return f"<Table: {headline}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The table as a notebook shows it."""
         found: str = import_module("klcal.writers.html").fragment(self)
         return found
 
     def worst_first(self, field: str) -> Table:
-        """Sorted by a number of the rows: what loses most first, what has no such number last.
+        """The table sorted by a number of its rows: the worst first, rows without the number last.
 
         Raises:
             UsageError: there is no such field.
@@ -181,7 +181,7 @@ class Table:
         return replace(self, rows=tuple(rows))
 
     def top(self, count: int) -> Table:
-        """The first rows alone."""
+        """The table with its first rows alone."""
         return replace(self, rows=self.rows[:count], left_out=max(0, len(self.rows) - count))
 
     @staticmethod
@@ -192,7 +192,7 @@ class Table:
         warnings: Iterable[str] = (),
         judged: bool = True,
     ) -> Table:
-        """The table with its rows and errors in the one order that does not depend on the input's."""
+        """The table with its rows and errors in an order that does not depend on the order of the input."""
         ordered: list[Any] = sorted(rows, key=_place)
         return Table(
             config,

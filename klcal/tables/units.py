@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["PerUnit", "Units"]
 
 PerUnit = Literal["channel", "group", "block"]
-OPTIONAL = ("zero_point", "kl")  # of a floating-point format, and where no cell is cut
+OPTIONAL = ("zero_point", "kl")  # missing for a floating-point format, and where no cell is cut
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Units:
-    """Each unit's own numbers: float64 arrays (units,), in the order of the tensor's axes, NaN where there is none.
+    """The numbers of each unit: float64 arrays (units,) in the order of the tensor's axes, NaN where a unit has none.
 
     ``array.reshape(units.shape)`` puts them where they belong: channels lie along ``axis``; for groups and blocks
     the shape is the tensor's, its extent along ``axis`` replaced by how many units of ``size`` there are.
 
-    Lists with None may be handed in, as JSON has them.
+    Lists with None, as in JSON, may be handed in.
 
     Raises:
         UsageError: the fields do not go together.
@@ -46,7 +46,7 @@ class Units:
     """
 
     per: PerUnit
-    axis: int | tuple[int, int]  # of a block, both
+    axis: int | tuple[int, int]  # both axes of a block
     size: int | tuple[int, int] | None  # values along the axis that make a unit; None for channels
     shape: tuple[int, ...]
     scale: Floats
@@ -73,19 +73,19 @@ class Units:
         if self.zero_point is not None and not _equal(self.zero_point != self.zero_point, self.scale != self.scale):
             raise UsageError("some units have only one of scale and zero_point", HINT)
         if self.zero_point is not None and not _equal(self.zero_point, self.zero_point.round()):
-            raise UsageError("a zero_point of units is no whole number", HINT)
+            raise UsageError("a zero_point of the units is not a whole number", HINT)
 
     @staticmethod
     def of(fields_: object) -> Units:
-        """The units of a mapping, as JSON has it.
+        """The units of a mapping, as in JSON.
 
         Raises:
-            UsageError: it is none, or fields are missing, unknown, or do not go together.
+            UsageError: fields are missing, unknown, or do not fit each other.
         """
         try:
-            return Units(**fields_)  # type: ignore[arg-type]  # of which the TypeError tells
+            return Units(**fields_)  # type: ignore[arg-type]  # a TypeError says which fields are wrong
         except TypeError:
-            raise UsageError("the units of a row are not what they should be", HINT) from None
+            raise UsageError("the units of a row do not have the fields that they need", HINT) from None
 
     def __repr__(self) -> str:
         place = f"per={self.per!r}, axis={self.axis}" + ("" if self.size is None else f", size={self.size}")
@@ -121,7 +121,7 @@ def _column(name: str, values: Any, units: int) -> Floats:
     try:
         column = np.asarray(values, np.float64).view()
     except (TypeError, ValueError):
-        raise UsageError(f"the {name} of units is no list of numbers", HINT) from None
+        raise UsageError(f"the {name} of the units is not a list of numbers", HINT) from None
     if column.shape != (units,):
         raise UsageError(f"the {name} of {units} units has the shape {list(column.shape)}", HINT)
     column.flags.writeable = False
@@ -133,7 +133,7 @@ def _statuses(values: Any, units: int) -> Texts:
 
     column = np.asarray(values, object).view()
     if column.shape != (units,) or not set(column) <= set(UNIT_STATUSES):
-        raise UsageError(f"the status of {units} units is not one for each of them", HINT)
+        raise UsageError(f"the status of {units} units does not have an entry for each", HINT)
     column.flags.writeable = False
     return column
 

@@ -40,10 +40,10 @@ WRITERS: dict[str, Writer] = {
 }
 
 BINARY = frozenset({"safetensors"})
-"""Formats that are no text, and only of a table of scales: a stream's ``buffer`` takes them."""
+"""Formats that are not text, for tables of scales alone: they go to a stream's ``buffer``."""
 
 REPORTS = frozenset({"github", "junit", "sarif"})
-"""Formats of what a gate stopped at and of what failed, and not of the numbers."""
+"""Formats that have findings and failures, and no numbers."""
 
 SUFFIXES = {
     ".json": "json",
@@ -56,4 +56,4 @@ SUFFIXES = {
     ".xml": "junit",
     ".sarif": "sarif",
 }
-"""Which format a file's name asks for."""
+"""The format of each suffix of a file's name."""

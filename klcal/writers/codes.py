@@ -1,4 +1,4 @@
-"""What a row of a table makes of a tensor, to be written: its codes, chunk by chunk, its scales and zero points."""
+"""A tensor quantized by a row of a table, to be written: codes, chunk by chunk, scales and zero points."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_c_order(tensor: Description) -> Iterator[Chunk]:
 
 
 def _nobody(_: int) -> None:
-    """Nobody is told."""
+    """No progress is reported."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Codes:
         """Those of a tensor whose row is "ok" or "zero".
 
         Raises:
-            UsageError: the row is no quantizer for all of this tensor.
+            UsageError: the row does not quantize all of this tensor.
         """
         if row.shape is not None and row.shape != tensor.shape:
             what = f"the table has the shape {list(row.shape)}, the tensor {list(tensor.shape)}"
@@ -92,7 +92,7 @@ class Codes:
 
     @cached_property
     def scheme(self) -> Scheme:
-        """What the row quantizes to."""
+        """The number format of the codes."""
         return Scheme.parse(self.row.target or "", self.row.scheme or "auto", self.row.scale_format or "float32")
 
     @property
@@ -137,7 +137,7 @@ class Codes:
             yield codes if target is None else PATTERNS[target][codes]
 
     def in_rows(self, columns: int) -> Iterator[npt.NDArray[Any]]:
-        """The same codes, in rows of so many, whole ones: (rows, columns).
+        """The same codes in whole rows: (rows, columns).
 
         Raises:
             InputError: as ``pieces``.
@@ -151,7 +151,7 @@ class Codes:
                 yield some[:whole].reshape(-1, columns)
 
     def restored(self) -> Iterator[Singles]:
-        """What its codes stand for, flat, in the order in which its values are stored, some at a time.
+        """The values of its codes, flat, in the order of storage, some at a time.
 
         Raises:
             InputError: as ``pieces``; a value that stands for several elements has one code if there is one scale.

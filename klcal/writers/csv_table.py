@@ -16,7 +16,7 @@ from klcal.writers.records import cells, record
 __all__ = ["write"]
 
 ACTIVE = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
-"""What starts a formula, in either width. TAB and CR start none: they are escaped. The apostrophe itself is
+"""Characters that start a formula, in either width. TAB and CR do not: they are escaped. The apostrophe itself is
 there so that a reader who strips one gets every name back."""
 
 

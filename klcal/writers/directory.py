@@ -1,4 +1,4 @@
-"""A directory that is there as a whole or not at all, and of which a second try goes on where the first was stopped.
+"""A directory that appears as a whole or not at all; a second run goes on where the first was stopped.
 
 Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which gets its name when all of them are there.
 WORK says what is being made of what: the same work finds what was finished.
@@ -72,10 +72,10 @@ def _write(path: Path, write: Callable[[BinaryIO], Any]) -> Any:
 def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
     """A directory to be filled; once it is left without an error, it is there.
 
-    What is refused leaves nothing. What is interrupted, or has no room, leaves what was finished, for the next try.
+    A refused run leaves nothing. An interrupted run, or one without room, leaves its finished parts for the next run.
 
     Args:
-        output: the path, of what is not there, or an empty directory.
+        output: the path of a directory that does not exist yet, or is empty.
         work: letters and digits, the same for the same work alone.
 
     Raises:
@@ -109,7 +109,7 @@ def new_directory(output: str, work: str) -> Iterator[NewDirectory]:
 
 
 def _known(done: Path) -> dict[str, Any]:
-    """What was finished before; nothing where that is not known."""
+    """The parts finished by an earlier run; empty if that is not known."""
     with suppress(OSError, ValueError):
         found = json.loads(done.read_bytes())
         return found if isinstance(found, dict) else {}

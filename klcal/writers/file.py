@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from klcal.errors import InputError, OutputError, UsageError
+from klcal.tables.schema import SKETCH, TABLE
 from klcal.tables.table import Config, Table
 from klcal.writers import BINARY, SUFFIXES, WRITERS
 
@@ -104,7 +105,7 @@ def replacement(output: str, inputs: Sequence[str]) -> Iterator[Replacement]:
 
 
 def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
-    """The mode of the file that will be replaced; None if there is none. Refuses what must not be replaced."""
+    """The mode of the file that will be replaced; None if there is none. Refuse files that must not be replaced."""
     try:
         found = target.stat()
     except FileNotFoundError:
@@ -116,10 +117,9 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
     if not os.access(target, os.W_OK):
         raise UsageError(f"cannot write '{output}': it is write-protected", "name another file")
     from klcal.readers.formats import SUFFIXES as READ
-    from klcal.readers.sketch_file import is_sketch_file
-    from klcal.readers.table_file import is_binary_table
+    from klcal.readers.table_file import schema_of
 
-    is_answer = is_binary_table(str(target)) or is_sketch_file(str(target))
+    is_answer = schema_of(str(target)) in (TABLE, SKETCH)
     is_tensor_file = target.suffix.lower() in READ and not is_answer
     if is_tensor_file or target.name.endswith(INDEX_SUFFIX):  # be it only the shard of an input
         raise UsageError(f"'{output}' would replace a tensor file", "name another file")
@@ -129,7 +129,7 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
 
 
 def _paths(given: str) -> list[str]:
-    """What an input stands for: it may be a pattern that the shell did not expand."""
+    """The files that an input stands for: it may be a pattern that the shell did not expand."""
     from klcal.readers.listing import matching_paths
 
     with contextlib.suppress(InputError):
@@ -190,5 +190,5 @@ def _remove(temporary: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the system said, in a few words."""
+    """The error of the system, in a few words."""
     return os.strerror(error.errno).lower() if error.errno else "it failed"

@@ -34,7 +34,7 @@ def shortest(value: float) -> float | None:
 
 
 def printed(values: Floats) -> Floats:
-    """``shortest`` of each value, twice as fast as one by one; NaN where there is none."""
+    """``shortest`` of each value, twice as fast as one by one; NaN stands for no value."""
     size = np.abs(values)
     normal = (size >= LEAST) & (size <= GREATEST)
     found = np.where(np.isfinite(values), values, np.nan)
@@ -50,7 +50,7 @@ def are_float32(values: Floats) -> npt.NDArray[np.bool_]:
 
 
 def for_people(value: float | None, digits: int = DIGITS) -> str:
-    """A few significant digits; nothing where there is no number.
+    """A few significant digits; empty for no number.
 
     >>> for_people(0.0123456), for_people(128), for_people(None)
     ('0.01235', '128', '')

@@ -33,7 +33,7 @@ def write(
         keys: of each key all bytes, its name and its value, in pieces.
 
     Raises:
-        OutputError: a tensor has not the bytes that were announced.
+        OutputError: a tensor has another number of bytes than announced.
     """
     position = out.write(MAGIC + struct.pack("<I2Q", version, len(tensors), len(keys)))
     position += sum(out.write(piece) for key in keys for piece in key)
@@ -53,7 +53,7 @@ def _text(text: str) -> bytes:
 
 
 def _entry(tensor: Stored, offset: int) -> bytes:
-    """What the header says of a tensor: the fastest axis first."""
+    """A tensor in the header: the fastest axis first."""
     extents = tensor.shape[::-1]
     kind = NUMBERS[tensor.dtype]
     return _text(tensor.name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, offset)

@@ -16,7 +16,7 @@ __all__ = ["write"]
 
 OF_MESSAGES = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 OF_PROPERTIES = {**OF_MESSAGES, ":": "%3A", ",": "%2C"}
-"""What would end a command or a property of it, as GitHub's own toolkit writes it."""
+"""Escapes of characters that would end a command or a property of it, as in GitHub's own toolkit."""
 
 
 def write(table: Table, out: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""A table in a notebook: HTML in which names are text. No file format: Markdown is one."""
+"""A table in a notebook: HTML in which names are text. It is not a file format; Markdown is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBER, TEXT = ' style="text-align: right"', ' style="text-align: left"'
 
 
 def fragment(table: Table) -> str:
-    """The headline, the rows that have an answer, then the others with their reasons; each up to so many."""
+    """The headline, the rows with an answer, then the others with their reasons; at most ``ROWS`` of each."""
     pieces = [f"<p>{_text(headline(table))}</p>"]
     if shown := columns(table):
         aligned = [NUMBER if column.number else TEXT for column in shown]

@@ -60,5 +60,5 @@ def _attributes(**values: object) -> str:
 
 
 def _xml(text: str) -> str:
-    """Text in which nothing acts; without the control characters that XML has none of."""
+    """Text as XML text, without the control characters that XML does not have."""
     return html_escape(escape(text)).encode("ascii", "xmlcharrefreplace").decode()

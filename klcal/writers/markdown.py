@@ -56,7 +56,7 @@ def _grid(shown: Sequence[Column]) -> Iterator[str]:
 
 
 def code(text: str) -> str:
-    r"""Text as a code span, in which neither markup, HTML, links nor mentions act; pipes would end the cell.
+    r"""Text as a code span, in which markup, HTML, links and mentions do not act; pipes would end the cell.
 
     >>> code("a|b"), code("tick`"), code("")
     ('`a\\|b`', '`` tick` ``', '')

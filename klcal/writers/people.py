@@ -1,4 +1,4 @@
-"""What people get to see of a table: fewer columns, fewer digits, and what was not calibrated apart."""
+"""A table for people: fewer columns, fewer digits, and tensors that were not calibrated apart."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Column:
     title: str
     cells: tuple[str, ...]
     number: bool
-    spare: int  # columns with a greater number go first where there is no room
+    spare: int  # columns with a larger number are dropped first when there is no room
 
 
 def columns(table: Table) -> list[Column]:
-    """The columns of the rows that are ok, the name first; none if there is no such row."""
+    """The columns of the rows that are ok, the name first; empty if no row is ok."""
     rows = [row for row in table.rows if _is_shown(row)]
     if not rows:
         return []
@@ -223,7 +223,7 @@ def _whole(number: int | None) -> str:
 
 
 def _bars(histogram: tuple[int, ...] | None) -> str:
-    """A character for each bin: the fullest is the last of them, none is a space."""
+    """A character for each bin: the last of them for the fullest, a space for an empty one."""
     if not histogram:
         return ""
     most, top = max(histogram), len(BARS) - 1
@@ -236,7 +236,7 @@ def _bounded(value: float | None) -> str:
 
 
 def remark_titles(table: Table) -> tuple[str, str, str]:
-    """What stands above the remarks."""
+    """The headline above the remarks."""
     if isinstance(table.config, Changes):
         return "in one table", "status", "reason"
     if isinstance(table.config, Contents):
@@ -258,7 +258,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done otherwise than asked for, and for how many tensors; of those that differ in numbers, the first."""
+    """What was done differently from the request, and for how many tensors; notes that differ in numbers are one."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for row in table.rows:
         for note in row.note.split("; ") if row.note else ():

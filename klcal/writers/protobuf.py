@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers, written: fields, and a message again of which some parts are replaced."""
+"""The wire format of Protocol Buffers, written: fields, and a message with some of its parts replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """What comes in the place of some bytes of a file, be they none."""
+    """The replacement of some bytes of a file; these may be empty."""
 
     begin: int
     end: int
@@ -53,7 +53,7 @@ def number(key: int, value: int) -> bytes:
 
 
 def header(key: int, length: int) -> bytes:
-    """What stands before a field's ``length`` bytes."""
+    """The head of a field, before its ``length`` bytes."""
     return integer(key & ~7 | BYTES) + integer(length)
 
 

@@ -26,7 +26,7 @@ UNITS_AT_ONCE = 1 << 14  # turned to text together: each is an object for a mome
 
 
 def summary(table: Table) -> dict[str, Any]:
-    """What is known of a table besides its rows, by its keys in the JSON."""
+    """The parts of a table besides its rows, by their keys in the JSON."""
     from importlib.metadata import version  # 15 ms, which other formats do without
 
     return {
@@ -46,7 +46,7 @@ def _finding(found: Finding) -> dict[str, Value]:
 
 
 def left_out(table: Table) -> list[str]:
-    """What has to be said where only some rows are there."""
+    """A remark where some rows were left out."""
     count = len(table.rows)
     return [f"only the first {count} of {count + table.left_out} rows are here"] if table.left_out else []
 
@@ -57,7 +57,7 @@ def dump(value: object) -> str:
 
 
 def record(row: Row | Difference | Change | Content, names: Sequence[str]) -> dict[str, Value]:
-    """The fields of a row as JSON values, but for its units. Numbers that are not finite are null."""
+    """The fields of a row as JSON values, without its units. Numbers that are not finite are null."""
     if isinstance(row, Change):
         found = row.values()
         return {name: _value(found[name]) for name in names}
@@ -91,7 +91,7 @@ def json_text(row: Row | Difference | Change | Content, names: Sequence[str]) ->
 def as_dict(row: Row | Difference | Content) -> dict[str, Any]:
     """A row as its JSON is read."""
     hidden = "unit" if getattr(row, "unit", None) is None else "units"
-    names = [field.name for field in fields(row) if field.name != hidden]
+    names = [field.name for field in fields(row) if field.name != hidden and field.compare]
     found: dict[str, Any] = json.loads("".join(json_text(row, names)))
     return found
 

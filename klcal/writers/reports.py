@@ -1,4 +1,4 @@
-"""What formats for CI are made of: what a gate stopped at, and what failed, of any table, as one-line texts."""
+"""Parts of the formats for CI: findings and failures of any table, as one-line texts."""
 
 from __future__ import annotations
 

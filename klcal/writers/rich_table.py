@@ -7,10 +7,8 @@ needs to be and nothing is left out. Lines are laid out here, as Rich's own tabl
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TextIO
@@ -21,6 +19,8 @@ from rich.text import Text
 
 from klcal.tables.table import Table
 from klcal.writers.people import Column, columns, headline, notes, remark_titles, remarks
+from klcal.writers.plots import as_ascii
+from klcal.writers.terminal import has_blocks, width_of
 from klcal.writers.text import escape, is_narrow, shorten, told_apart, width_to_tell
 
 __all__ = ["layout", "print_table", "write"]
@@ -30,31 +30,15 @@ NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width; so does a file's name
 SOURCE_WIDTH = 8  # which a file's name may have in any case
 REASON_WIDTH = 12  # what a wrapped reason gets at least
-SIGNS, ASCII_SIGNS = "─×·…", "-x|~"
-DIGITS_READ = 9  # of a number of columns; nobody has more
-USUAL = 80  # columns, where nothing is known
-UNLIMITED = 1 << 12  # columns: wider than any row of such cells
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
-LINES_AT_ONCE = 1 << 8  # Rich holds what it prints several times over, and takes ever longer for more
+LINES_AT_ONCE = 1 << 8  # Rich keeps several copies of its output, and slows down as it grows
 
 
 def write(table: Table, out: TextIO) -> None:
     """Print the table; width, colours and character set are the terminal's."""
-    width, height = _terminal_width(out), LINES_AT_ONCE  # with both, Rich asks no terminal
+    width, height = width_of(out), LINES_AT_ONCE  # with both, Rich asks no terminal
     console = Console(file=out, width=width, height=height, highlight=False, markup=False, emoji=False)
     print_table(table, console)
-
-
-def _terminal_width(out: TextIO) -> int:
-    """What ``COLUMNS`` says, else what the terminal does: a dumb one too, which Rich does not ask."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isascii() and said.isdigit() and int(said[:DIGITS_READ]) > 0:
-        return min(int(said[:DIGITS_READ]), UNLIMITED)
-    if not out.isatty():
-        return UNLIMITED
-    with suppress(OSError, ValueError):
-        return os.get_terminal_size(out.fileno()).columns or USUAL
-    return USUAL
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -74,10 +58,8 @@ def print_table(table: Table, console: Console) -> None:
 
 def _encodable(text: Text, console: Console) -> Text:
     """The signs of the layout as ASCII, where the terminal has no other. Each stays one column wide."""
-    try:
-        SIGNS.encode(console.encoding)
-    except (LookupError, UnicodeEncodeError):
-        text.plain = text.plain.translate(str.maketrans(SIGNS, ASCII_SIGNS))
+    if not has_blocks(console.file):
+        text.plain = as_ascii(text.plain)
     return text
 
 

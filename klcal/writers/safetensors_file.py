@@ -16,7 +16,7 @@ from klcal.writers.text import escape
 
 __all__ = ["Stored", "write", "write_in_order"]
 
-ALIGNMENT = 8  # bytes, to which the header is padded with spaces, as the library does
+ALIGNMENT = 8  # bytes: the header is padded to it with spaces, as by the library
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Stored:
     """
 
     name: str
-    dtype: str  # as .safetensors calls it, F32, BF16, I8, …; for a .gguf what its reader calls it
+    dtype: str  # the name in .safetensors, F32, BF16, I8, …; for a .gguf, its reader's name
     shape: tuple[int, ...]
     nbytes: int
     pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
 
     def data(self) -> Iterator[Any]:
-        """Its pieces; what is wrong with them is told with its name.
+        """The pieces of the tensor; an error in them gets its name.
 
         Raises:
             InputError: the input is damaged, or cannot be written so.
@@ -59,7 +59,7 @@ def write(tensors: Iterable[Stored], out: BinaryIO, metadata: Mapping[str, str])
 
     Raises:
         OutputError: two tensors have one name, the header would be longer than readers of the format allow, or a
-            tensor has not the bytes that were announced.
+            tensor has another number of bytes than announced.
     """
     ordered = sorted(tensors, key=lambda tensor: -_bits(tensor))
     write_in_order(ordered, out, metadata)

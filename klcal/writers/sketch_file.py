@@ -8,42 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from klcal.errors import OutputError, UsageError
 from klcal.quantizers.granularity import Grid
-from klcal.readers.description import CHUNK_BYTES
 from klcal.sketches.named import Named, arrays_of
 from klcal.tables.schema import SKETCH
 from klcal.writers.file import is_special, reason, replacement
 from klcal.writers.safetensors_file import Stored, write_in_order
+from klcal.writers.spool import Spool
 
-__all__ = ["digest", "fingerprint", "save"]
+__all__ = ["Laid", "digest", "fingerprint", "lay", "save"]
 
 DIGEST_BYTES = 16  # of a fingerprint: two of a billion inputs are alike with a chance below 1e-20
-KINDS = {"int64": "I64", "float64": "F64", "int32": "I32", "uint32": "U32"}
+KINDS = {"<i8": "I64", "<f8": "F64", "<i4": "I32", "<u4": "U32"}
 
 
-class _Laid(NamedTuple):
-    """A sketch that lies in the spool."""
+class Laid(NamedTuple):
+    """A sketch that lies in a spool as its file will have it: whoever counted it may have laid it there."""
 
     document: dict[str, Any]
     arrays: dict[str, tuple[str, tuple[int, ...], int, int]]  # dtype, shape, where it begins, and bytes of each
 
+    @property
+    def name(self) -> str:
+        """Of the tensor."""
+        return str(self.document["name"])
 
-def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()) -> int:
+
+Sketches: TypeAlias = Callable[[Spool], Iterable[Named | Laid]]
+
+
+def save(path: str, sketches: Sketches, inputs: Callable[[], Iterable[str]], read: Iterable[str] = ()) -> int:
     """Writes a sketch file, all of it or nothing; none where there are no sketches.
 
     Args:
         path: the file.
-        sketches: one of each name.
+        sketches: gives one of each name; may lay them in the spool.
         inputs: what was counted, a fingerprint each; asked when all sketches have come.
         read: the paths of what is read, which must not be written.
 
@@ -56,18 +63,19 @@ def save(path: str, sketches: Iterable[Named], inputs: Callable[[], Iterable[str
     """
     if is_special(path):
         raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
-    with replacement(path, [*read]) as file, tempfile.TemporaryFile(dir=Path(path).resolve().parent) as spool:
+    with replacement(path, [*read]) as file, Spool(path) as spool:
         try:
-            laid = sorted((_lay(each, spool) for each in sketches), key=lambda each: str(each.document["name"]))
+            there = [each if isinstance(each, Laid) else lay(each, spool) for each in sketches(spool)]
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {reason(error)}", "make room") from error
-        for one, other in pairwise(laid):
-            if one.document["name"] == other.document["name"]:
-                raise UsageError(f"two sketches are called {one.document['name']!r}", "give each a name of its own")
-        if laid:
-            metadata = _metadata(laid, inputs())
-            file.replace(lambda out: write_in_order(list(_stored(laid, spool)), out.buffer, metadata))
-    return len(laid)
+        there.sort(key=attrgetter("name"))
+        for one, other in pairwise(there):
+            if one.name == other.name:
+                raise UsageError(f"two sketches are called {one.name!r}", "give each a name of its own")
+        if there:
+            metadata = _metadata(there, inputs())
+            file.replace(lambda out: write_in_order(list(_stored(there, spool)), out.buffer, metadata))
+    return len(there)
 
 
 def fingerprint(digests: Iterable[bytes]) -> str:
@@ -102,30 +110,31 @@ def _grid(grid: Grid) -> dict[str, Any]:
     return {"per": str(grid.per), "axis": grid.axis, "size": grid.size, "shape": grid.shape, "note": grid.note}
 
 
-def _lay(one: Named, spool: IO[bytes]) -> _Laid:
+def lay(one: Named, spool: Spool) -> Laid:
+    """Lays a sketch aside.
+
+    Raises:
+        UsageError: it has several units and no grid.
+        OSError: there is no room.
+    """
     if one.sketch.grid is None and one.sketch.units != 1:
         what = f"{one.name!r} has {one.sketch.units} units without a grid"
         raise UsageError(what, "save them one by one: sketch[i:i+1]")
-    arrays = {}
-    for key, array in arrays_of(one.sketch).items():
-        arrays[key] = KINDS[np.dtype(array.dtype).name], array.shape, spool.tell(), array.nbytes
-        spool.write(array.tobytes())
-    return _Laid(_document(one), arrays)
+    arrays = {key: np.ascontiguousarray(array) for key, array in arrays_of(one.sketch).items()}
+    begin, places = spool.append([*arrays.values()]), {}
+    for key, array in arrays.items():
+        places[key] = KINDS[array.dtype.str], array.shape, begin, array.nbytes
+        begin += array.nbytes
+    return Laid(_document(one), places)
 
 
-def _metadata(laid: Sequence[_Laid], inputs: Iterable[str]) -> dict[str, str]:
+def _metadata(laid: Sequence[Laid], inputs: Iterable[str]) -> dict[str, str]:
     documents = json.dumps({"sketches": [each.document for each in laid]}, separators=(",", ":"))
     return {"schema": SKETCH, "inputs": " ".join(sorted(inputs)), "sketches": documents}
 
 
-def _stored(laid: Sequence[_Laid], spool: IO[bytes]) -> Iterator[Stored]:
+def _stored(laid: Sequence[Laid], spool: Spool) -> Iterator[Stored]:
     """The arrays of all sketches, those of each behind one another."""
     for number, each in enumerate(laid):
         for key, (kind, shape, begin, nbytes) in each.arrays.items():
-            yield Stored(f"{number}.{key}", kind, shape, nbytes, partial(_pieces, spool, begin, nbytes))
-
-
-def _pieces(spool: IO[bytes], begin: int, nbytes: int) -> Iterator[bytes]:
-    spool.seek(begin)
-    for start in range(0, nbytes, CHUNK_BYTES):
-        yield spool.read(min(CHUNK_BYTES, nbytes - start))
+            yield Stored(f"{number}.{key}", kind, shape, nbytes, partial(spool.read, begin, nbytes))

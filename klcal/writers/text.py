@@ -95,7 +95,7 @@ def told_apart(names: Sequence[str], width: int, measure: Callable[[str], int] =
 
 
 def width_to_tell(names: Sequence[str], least: int, measure: Callable[[str], int] = len) -> int:
-    """The least width, from ``least`` on, to which different names can be shortened and stay different."""
+    """The smallest width, at least ``least``, at which different names stay different when shortened."""
     known = list(dict.fromkeys(names))
     widths = range(least, max(map(measure, known), default=least) + 1)
     return least + bisect_left(widths, len(known), key=lambda width: len(set(told_apart(known, width, measure))))

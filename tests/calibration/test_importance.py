@@ -14,6 +14,7 @@ import klcal
 from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme
 from klcal.search.classic import classic_divergences
+from klcal.sketches import distribution
 from klcal.sketches.distribution import Distribution
 from tests.support import brute_force
 from tests.support.brute_force import Levels, Unit
@@ -264,7 +265,7 @@ def test_an_outlier_that_weighs_next_to_nothing_is_clipped():
 
 
 def test_a_search_that_stops_at_such_an_outlier_is_noticed(monkeypatch):
-    monkeypatch.setattr(Distribution, "_raising", lambda self: np.ones(self.units))
+    monkeypatch.setattr(distribution, "_raising", lambda sketch, _: np.ones(sketch.units))
     with pytest.raises(AssertionError):
         test_an_outlier_that_weighs_next_to_nothing_is_clipped()
 

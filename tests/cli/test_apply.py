@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -60,14 +59,14 @@ OPTIONS = [
 ]
 
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+GUIDE = (Path(__file__).parent.parent.parent / "docs" / "apply.md").read_text()
 
 
 def in_numpy(path: str, name: str) -> np.ndarray:
-    """By the ten lines of the README."""
-    (program,) = re.findall(r"^  def restored.*?\n\n", README, re.DOTALL | re.MULTILINE)
+    """By the ten lines of docs/apply.md."""
+    (program,) = re.findall(r"^def restored.*?\n\n", GUIDE, re.DOTALL | re.MULTILINE)
     known: dict[str, Any] = {"np": np}
-    exec(textwrap.dedent(program), known)
+    exec(program, known)
     found: np.ndarray = known["restored"](loaded(path), name)
     return found
 

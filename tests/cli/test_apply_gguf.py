@@ -352,7 +352,7 @@ def test_damaged_files_are_refused():
     Path("big.gguf").write_bytes(b"GGUF" + struct.pack(">I2Q", 3, 0, 0) + bytes(99))
     refused("it is a big-endian GGUF file", base="big.gguf", code=3)
     save({NAME: matrix()}, [*KEYS, alignment(24)])
-    refused("its alignment is 24, which is no power of two", code=3)
+    refused("its alignment is 24, which is not a power of two", code=3)
     save({NAME: matrix(), "future": Tensor(777, (32,), bytes(40))})
     refused("'future': type 777 of GGML cannot be copied")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,3 +294,21 @@ def test_half_precision_has_scales_of_its_own():
     data = Path("out.onnx").read_bytes()
     assert weight("w_scale", np.float16(row.units.scale), F16) in data
     assert held(8, number(2, 19)) in data
+
+
+# --- activations; tests/consumers has the proofs
+
+
+@pytest.mark.parametrize(("version", "why"), [(None, "which is not installed"), ("1.26.0", "1.26.0 is too old")])
+def test_without_onnx_runtime_that_is_said_and_nothing_is_read(version, why, monkeypatch):
+    for name in ("onnxruntime", "onnxruntime.quantization"):
+        module = None if version is None else SimpleNamespace(__version__=version)
+        monkeypatch.setitem(sys.modules, name, module)
+    with pytest.raises(library.UsageError, match=why) as told:
+        library.apply("absent.onnx", "out.onnx", to="onnx", activations="absent.npz")
+    assert "pip install 'klcal[onnxruntime]'" in str(told.value)
+
+
+def test_activations_are_for_onnx_alone():
+    with pytest.raises(library.UsageError, match="activations are quantized in ONNX alone, not in npz"):
+        library.apply("absent.onnx", "out.npz", to="npz", activations="absent.npz")

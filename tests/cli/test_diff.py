@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from klcal.cli.conditions import parse_condition
-from klcal.cli.drift import asked_rules
-from klcal.cli.rules import DEFAULTS, RULE_WORDS, drift, parse_rule
 from klcal.errors import UsageError
+from klcal.pipeline.conditions import parse_condition
+from klcal.pipeline.rules import RULE_WORDS, asked_rules, drift, parse_rule
 from klcal.tables.diff import diff
+from klcal.tables.schema import DEFAULT_RULES
 from klcal.tables.table import Table
 from tests.cli.test_exit_codes import closed_pipe
 from tests.support.command import klcal, klcal_process, normal, one_message
@@ -270,7 +270,7 @@ def test_changes_are_no_conditions_where_there_is_one_table():
 
 def test_help_has_all_words_and_defaults():
     text = " ".join(klcal("diff", "--help").out.split())
-    assert ", ".join(DEFAULTS) in text
+    assert "; ".join(DEFAULT_RULES) in text
     for word in RULE_WORDS:
         assert word in text
 

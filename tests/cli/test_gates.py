@@ -12,8 +12,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klcal.cli.conditions import LIMITS, OPERATORS, parse_condition
 from klcal.errors import UsageError
+from klcal.pipeline.conditions import LIMITS, OPERATORS, parse_condition
 from klcal.tables.rows import Row
 from klcal.tables.schema import DIFFERENCE_FIELDS, NUMERIC_FIELDS
 from tests.support.command import klcal, klcal_process, normal, one_message

@@ -271,7 +271,7 @@ def test_a_tensor_whose_values_repeat_has_no_order_to_weigh(here):
         ("cut.dat", imatrix()[:40], "it needs 52 bytes, the file has 40"),
         ("hostile.dat", b"\xff\xff\xff\x7f", "it would have 2,147,483,647 entries"),
         ("cut.gguf", b"GGUF\3\0\0\0", "the file ends inside its header, after 8 bytes"),
-        ("model.gguf", gguf(), "it is a GGUF file, but no importance matrix"),
+        ("model.gguf", gguf(), "it is a GGUF file, but not an importance matrix"),
         ("big.dat", b"GGUF\0\0\0\3", "it is a big-endian GGUF file"),
         ("text.npz", b"hello", "it is a text file"),
         ("empty.safetensors", b"\2\0\0\0\0\0\0\0{}", "it has no tensors; name a file with a weight for each column"),

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from klcal.cli.output import choose_format
 from klcal.errors import UsageError
-from klcal.pipeline import calibrate as pipeline
+from klcal.pipeline import calibrate, gathered
 from klcal.readers.table_file import read_table
 from klcal.writers import BINARY, WRITERS, file
 from tests.support.command import COMMAND, FULL, klcal, klcal_process, normal, one_message, with_full
@@ -36,7 +36,7 @@ def files() -> list[str]:
 def refused(*arguments) -> str:
     """The message of a usage error, found before any input is looked at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "find", None)
+        patch.setattr(gathered, "find", None)
         result = klcal("calibrate", *arguments)
     assert (result.code, result.out) == (2, "")
     return one_message(result)
@@ -263,8 +263,8 @@ def test_a_run_that_stops_leaves_the_old_file(here, monkeypatch, error):
         raise error
 
     Path("x.json").write_text("old")
-    for place in (pipeline, file):
-        monkeypatch.setattr(place, "find" if place is pipeline else "sync", broken)
+    for place in (gathered, file):
+        monkeypatch.setattr(place, "find" if place is gathered else "sync", broken)
         code = klcal("calibrate", "x.npy", "-o", "x.json").code
         assert code != 0
     assert files() == ["x.json", "x.npy"]
@@ -308,13 +308,13 @@ def test_a_pipe_with_a_name_is_written_through(here):
 
 
 def test_a_file_that_becomes_a_device_is_not_replaced(here, monkeypatch):
-    calibrate_files = pipeline.calibrate_files
+    calibrate_files = calibrate.calibrate_files
 
     def meanwhile(*arguments, **options):
         os.mkfifo("x.json")
         return calibrate_files(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, "calibrate_files", meanwhile)
+    monkeypatch.setattr(calibrate, "calibrate_files", meanwhile)
     result = klcal("calibrate", "x.npy", "-o", "x.json")
     assert result.code == 4
     assert "it has become a pipe or a device" in one_message(result)

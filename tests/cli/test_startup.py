@@ -54,6 +54,15 @@ def test_two_tables_are_compared_with_neither_torch_nor_rich(tmp_path):
     assert imported("diff", table, table) == {"numpy"}
 
 
+def test_headers_are_looked_at_without_what_counts_and_searches():
+    first = "atexit.register(lambda: os.write(1, repr(sorted(sys.modules)).encode()))"
+    command = [sys.executable, "-c", IMPORTED.replace("FIRST", first), "inspect", str(SAMPLES / "mtcnn_pnet.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert "klcal.readers.pt" in done.stdout
+    for module in ("klcal.search", "klcal.calibration", "klcal.sketches.counting"):
+        assert f"'{module}'" not in done.stdout, module
+
+
 def test_a_table_needs_rich():
     assert imported("calibrate", str(SAMPLES / "mtcnn_pnet.pt"), "--format", "table") == {"numpy", "rich"}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.guides import DOCS, programs, replayed, sessions
+from tests.support.guides import DOCS, programs, rerun
 
 
-def test_the_session_with_onnx_runtime_prints_what_the_guide_shows(tmp_path):
-    pytest.importorskip("onnxruntime", reason="make test-consumers installs it")
-    for session in sessions((DOCS / "onnxruntime.md").read_text()):
-        assert replayed(session, tmp_path) == session
+@pytest.mark.filterwarnings("ignore")  # of torchao's own affairs
+@pytest.mark.parametrize(("page", "needed"), [("onnxruntime.md", "onnxruntime"), ("torch.md", "torchao")])
+def test_every_block_of_a_guide_does_what_it_shows(page, needed, tmp_path):
+    pytest.importorskip(needed, reason="make test-consumers installs it")
+    text = (DOCS / page).read_text()
+    assert rerun(text, tmp_path) == text
 
 
 @pytest.mark.filterwarnings("ignore")  # of torchao's own affairs

@@ -96,7 +96,10 @@ def quantized(bits: int, x: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[np.
     parameters = {each["name"]: each["quantization_parameters"] for each in run.get_tensor_details()}
     held = {name: (each["scales"], each["zero_points"]) for name, each in parameters.items()}
     signature = run.get_signature_runner()
-    return np.array([signature(x=each[None])["y"][0] for each in x]), held
+    found = np.array([signature(x=each[None])["y"][0] for each in x])
+    nearly = guide["answers"](model, {"x": x[:1]})["y"]  # by faster code than the reference's
+    assert np.abs(nearly.astype(np.int64) - found[:1]).max() <= 1
+    return found, held
 
 
 # --- NumPy's answer

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import klcal as library
 from tests.support import small_network
-from tests.support.command import SAMPLES
-from tests.support.small_network import calibrate, export, rows, weights_of
+from tests.support.command import SAMPLES, klcal
+from tests.support.small_network import TABLES, calibrate, export, rows, weights_of
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime", reason="make test-consumers installs it")
@@ -52,7 +53,26 @@ def pictures(seed: int) -> np.ndarray:
     return np.float32(smooth / np.abs(smooth).max((1, 2, 3), keepdims=True))
 
 
-def test_a_face_detector_in_eight_bits_answers_nearly_as_in_float(tmp_path, monkeypatch):
+def by_their_command(seen: np.ndarray, network: ModuleType) -> None:
+    network.INPUT.parent.mkdir()
+    network.INPUT.write_bytes(onnx.numpy_helper.from_array(seen[:1], "x").SerializeToString())
+    told = export("ort", "weights.json")
+    assert "in no table" not in told
+    module = "onnxruntime.quantization.static_quantize_runner"
+    files = ("-i", "./model.onnx", "-o", "quantized.onnx", "--tensor_quant_overrides", "out.json")
+    types = ("--activation_type", "quint8", "--weight_type", "qint8")
+    subprocess.run([sys.executable, "-m", module, *files, *types], check=True, capture_output=True)
+
+
+def by_ours(_seen: np.ndarray, _network: ModuleType) -> None:
+    tables = ("--table", TABLES[1], "--activations", TABLES[0])
+    done = klcal("apply", "model.onnx", *tables, "--to", "onnx", "-o", "quantized.onnx")
+    assert "5 weights and 9 activations quantized, 8 kept as they were" in done.err
+    assert "not used" not in done.err
+
+
+@pytest.mark.parametrize("quantize", [by_their_command, by_ours])
+def test_a_face_detector_in_eight_bits_answers_nearly_as_in_float(tmp_path, monkeypatch, quantize):
     monkeypatch.chdir(tmp_path)
     network, model = small_network.module(), face_detector()
     onnx.save(model, "model.onnx")
@@ -60,15 +80,8 @@ def test_a_face_detector_in_eight_bits_answers_nearly_as_in_float(tmp_path, monk
     model.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, extra))
     seen = pictures(0)
     np.savez("activations.npz", x=seen, **network.answers(model, seen))
-    network.INPUT.parent.mkdir()
-    network.INPUT.write_bytes(onnx.numpy_helper.from_array(seen[:1], "x").SerializeToString())
     calibrate()
-    told = export("ort", "weights.json")
-    assert "in no table" not in told
-    module = "onnxruntime.quantization.static_quantize_runner"
-    files = ("-i", "./model.onnx", "-o", "quantized.onnx", "--tensor_quant_overrides", "out.json")
-    types = ("--activation_type", "quint8", "--weight_type", "qint8")
-    subprocess.run([sys.executable, "-m", module, *files, *types], check=True, capture_output=True)
+    quantize(seen, network)
     held = weights_of("quantized.onnx")
     for name, row in rows().items():
         if f"{name}_scale" in held and not name.endswith(".bias"):

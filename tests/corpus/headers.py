@@ -92,7 +92,7 @@ def safetensors_headers() -> Iterator[Case]:
         "a shape of fractions": (document(a=entry(shape=(4.0,))), "not possible"),
         "a shape of bools": (document(a=entry(shape=(True, 4))), "not possible"),
         "a shape of text": (document(a=entry(shape="4")), "not possible"),
-        "a shape of another size": (document(a=entry(shape=(5,))), "not what its shape needs"),
+        "a shape of another size": (document(a=entry(shape=(5,))), "do not fit its shape"),
         "a number of 5,000 digits": (
             b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 16]}}' % (b"9" * 5000),
             "",
@@ -107,7 +107,7 @@ def safetensors_headers() -> Iterator[Case]:
         "metadata of numbers": (document(__metadata__={"a": 1}), "__metadata__"),
         "metadata that are a list": (document(__metadata__=[]), "__metadata__"),
         "100,000 brackets": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "damaged"),
-        "NaN": (b'{"a": NaN}', "no JSON"),
+        "NaN": (b'{"a": NaN}', "which is not JSON"),
         "minus zero": (b'{"a": {"dtype": "F32", "shape": [-0], "data_offsets": [0, 0]}}', "not possible"),
         "half a surrogate pair": (b'{"\\ud800": %s}' % a, "surrogate"),
         "a control character": (b'{"\n": %s}' % a, "damaged"),

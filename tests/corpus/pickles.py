@@ -247,11 +247,11 @@ def lies() -> Iterator[Case]:
     numel = {"x": {"numel": 1 << 40, "min": 1.0, "max": 1.0, "zeros": 0}}
     yield read("4 bytes that claim 4 TB", "x.pt", expanded, facts=numel)
     overlapping = checkpoint(tensor(storage(32), 0, (2,) * 31, (1,) * 31), FLOAT * 32)
-    yield read("billions of values in 32 places", "x.pt", overlapping, {"x": "unsupported: as long as"})
+    yield read("billions of values in 32 places", "x.pt", overlapping, {"x": "unsupported: as much as"})
     scattered = tensor(storage((16 << 19) + 1), 0, (2,) * 16, (1 << 19,) * 16)
     made = later(lambda: checkpoint(scattered, bytes((16 << 21) + 4)))
     yield read(
-        "views of 33 MB that take gigabytes of reads", "x.pt", made, {"x": "unsupported: as long as"}, heavy=True
+        "views of 33 MB that take gigabytes of reads", "x.pt", made, {"x": "unsupported: as much as"}, heavy=True
     )
     for rank in (65, 100):
         lie = tensor(storage(4), 0, (1,) * rank, (1,) * rank)

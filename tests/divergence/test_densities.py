@@ -45,7 +45,7 @@ def check_normal(of, mean_p, std_p, mean_q, std_q):
 
 @some
 @given(MEANS, STDS, MEANS, STDS)
-def test_kl_of_normal_laws_is_that_of_torch(mean_p, std_p, mean_q, std_q):
+def test_kl_of_normal_distributions_is_that_of_torch(mean_p, std_p, mean_q, std_q):
     check_normal(kl_normal, mean_p, std_p, mean_q, std_q)
 
 
@@ -58,7 +58,7 @@ def test_the_check_refuses_variances_taken_for_deviations():
 
 @some
 @given(MEANS, STDS, MEANS, STDS)
-def test_gibbs_inequality_of_normal_laws(mean_p, std_p, mean_q, std_q):
+def test_gibbs_inequality_of_normal_distributions(mean_p, std_p, mean_q, std_q):
     """D ≥ 0, and 0 iff equal; unchanged by a change of unit."""
     assert kl_normal(mean_p, std_p, mean_p, std_p) == 0
     found = kl_normal(mean_p, std_p, mean_q, std_q)
@@ -66,7 +66,7 @@ def test_gibbs_inequality_of_normal_laws(mean_p, std_p, mean_q, std_q):
     assert kl_normal(8 * mean_p, 8 * std_p, 8 * mean_q, 8 * std_q) == pytest.approx(found)
 
 
-def test_nearly_equal_and_far_normal_laws_are_told_apart():
+def test_nearly_equal_and_far_normal_distributions_are_told_apart():
     step = 1e-9
     assert kl_normal(0, 1 + step, 0, 1) == pytest.approx(step**2, rel=1e-6, abs=0)  # ½·(s² − 1 − 2·ln s) ≈ (s − 1)²
     assert kl_normal(0, 1e-200, 0, 1) == pytest.approx(200 * math.log(10) - 0.5)
@@ -74,7 +74,7 @@ def test_nearly_equal_and_far_normal_laws_are_told_apart():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_kl_of_multivariate_normal_laws_is_that_of_torch(size):
+def test_kl_of_multivariate_normal_distributions_is_that_of_torch(size):
     rng = np.random.default_rng(size)
     mean_p, mean_q = rng.normal(size=(2, 3, size))
     cov_p, cov_q = covariance(rng, 3, size), covariance(rng, size)
@@ -116,7 +116,7 @@ def test_kl_is_the_same_in_any_coordinates(seed):
 
 @some
 @given(SEEDS)
-def test_chain_rule_of_normal_laws(seed):
+def test_chain_rule_of_normal_distributions(seed):
     """D of the whole is at least D of its marginal: what is lost is the conditional's."""
     rng = np.random.default_rng(seed)
     mean_p, mean_q = rng.normal(size=(2, 3))

@@ -447,19 +447,19 @@ def test_narrow_types_are_laws_where_their_sums_are_1():
 @pytest.mark.parametrize(
     ("p", "message"),
     [
-        ([1.5, -0.5], "p is no probability law: it holds -0.5 at 1; probabilities are finite and not negative"),
-        ([0.5, math.nan], "p is no probability law: it holds nan at 1"),
-        ([math.inf, 0], "p is no probability law: it holds inf at 0"),
-        ([math.inf, -math.inf], "p is no probability law: it holds inf at 0"),
-        ([0.5, 0.25], "p is no probability law: it sums to 0.75; nothing is normalised here: divide by the sum, in f"),
-        ([0, 0], "p is no probability law: it sums to 0.0"),
-        ([[1, 0], [0.5, 0.6], [-1, 2]], "row 1 of p is no probability law: it sums to 1.1"),
-        ([[1, 0], [-1, 2], [0.5, 0.6]], "row 1 of p is no probability law: it holds -1 at 0"),
-        ([[[1, 0]], [[1, 1]]], r"row \(1, 0\) of p is no probability law: it sums to 2.0"),
-        (np.float32([0.1, 0.9]), "p is no probability law: it sums to 0.99999"),
+        ([1.5, -0.5], "p is not a probability distribution: it holds -0.5 at 1; probabilities are finite"),
+        ([0.5, math.nan], "p is not a probability distribution: it holds nan at 1"),
+        ([math.inf, 0], "p is not a probability distribution: it holds inf at 0"),
+        ([math.inf, -math.inf], "p is not a probability distribution: it holds inf at 0"),
+        ([0.5, 0.25], "p is not a probability distribution: it sums to 0.75; nothing is normalised here: divide"),
+        ([0, 0], "p is not a probability distribution: it sums to 0.0"),
+        ([[1, 0], [0.5, 0.6], [-1, 2]], "row 1 of p is not a probability distribution: it sums to 1.1"),
+        ([[1, 0], [-1, 2], [0.5, 0.6]], "row 1 of p is not a probability distribution: it holds -1 at 0"),
+        ([[[1, 0]], [[1, 1]]], r"row \(1, 0\) of p is not a probability distribution: it sums to 2.0"),
+        (np.float32([0.1, 0.9]), "p is not a probability distribution: it sums to 0.99999"),
     ],
 )
-def test_what_is_no_law_is_named(p, message):
+def test_what_is_not_a_distribution_is_named(p, message):
     with pytest.raises(NotADistribution, match=message):
         kl(p, [0.5, 0.5])
     with pytest.raises(NotADistribution, match=message.replace(" p ", " q ").replace("p is", "q is", 1)):
@@ -469,7 +469,7 @@ def test_what_is_no_law_is_named(p, message):
 @pytest.mark.parametrize(
     ("p", "q", "message"),
     [
-        ([1], [0.5, 0.5], r"different numbers of outcomes: shapes are p \(1,\) and q \(2,\); use common bins"),
+        ([1], [0.5, 0.5], r"the numbers of outcomes differ: shapes are p \(1,\) and q \(2,\); use common bins"),
         (np.ones((2, 1)), np.ones((3, 1)), r"p \(2, 1\) and q \(3, 1\) do not broadcast; leading axes are batches"),
         (1.0, [1], r"no outcomes: shapes are p \(\) and q \(1,\); the last axis runs over outcomes"),
         (np.empty((3, 0)), np.empty(0), r"no outcomes: shapes are p \(3, 0\) and q \(0,\)"),
@@ -514,7 +514,7 @@ def test_torch_is_not_imported_for_arrays():
 # --- the registry, and the calibration's own divergence
 
 
-def test_the_registry_has_all_functions_of_two_laws():
+def test_the_registry_has_all_functions_of_two_distributions():
     functions = {getattr(entry.function, "func", entry.function) for entry in DIVERGENCES.values()}
     two = {kl, reverse_kl, jeffreys, js, js_distance, cross_entropy, total_variation, hellinger, wasserstein}
     assert functions == two

@@ -129,7 +129,7 @@ def test_mass_bins_have_equal_shares():
     assert pair.counts_q[pair.positions == 0].tolist() == [100]
 
 
-def test_the_estimate_of_normal_laws_is_near_the_closed_form():
+def test_the_estimate_of_normal_distributions_is_near_the_closed_form():
     rng = np.random.default_rng(1)
     a, b = sketch(rng.normal(0, 1, 100_000)), sketch(rng.normal(0.5, 1.5, 100_000))
     assert plug_in_kl(mass_bins(a, b)) == pytest.approx(kl_normal(0, 1, 0.5, 1.5), rel=0.02)
@@ -226,11 +226,11 @@ def test_miller_madow_takes_off_the_bias_of_an_entropy():
     check_bias(partial(plug_in_entropy, miller_madow=True), entropy(WHOLE), 0)
 
 
-def test_the_plug_in_divergence_from_a_known_law_is_too_large_by_k_less_1_over_2n():
+def test_the_plug_in_divergence_from_a_known_distribution_is_too_large_by_k_less_1_over_2n():
     check_bias(lambda counts: kl(counts / 400, WHOLE), 0, 19 / 800)
 
 
-def test_two_samples_of_one_law_are_apart_by_the_bias():
+def test_two_samples_of_one_distribution_are_apart_by_the_bias():
     rng = np.random.default_rng(3)
     pairs = [mass_bins(*(sketch(rng.normal(size=n)) for n in (2000, 4000)), bins=16) for _ in range(100)]
     found, said = np.mean([plug_in_kl(pair) for pair in pairs]), np.mean([kl_bias(pair) for pair in pairs])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcal.kernels import counting as kernel_counting
+from klcal.kernels.counting import FloatTables
 from klcal.sketches import compiled_counting
 from klcal.sketches.compiled_counting import CompiledCounter
 from klcal.sketches.counting import FLOAT_DTYPES, count, counter
@@ -176,12 +177,14 @@ def test_a_count_that_is_one_off_is_noticed(monkeypatch):
     """The broken twin: it takes zeros for values, as a table without spare places would."""
     values = np.append(np.random.default_rng(3).standard_normal(20_000), np.zeros(9)).astype(np.float32)
     by_numpy = counted("numpy", [values], "float32")
-    right = kernel_counting.key_counts
+    right = kernel_counting.bucket_counts
 
-    def wrong(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        keys, counts, zeros = right(*arguments)
-        return np.append(0, keys), np.append(zeros, counts), 0
+    def wrong(tables: FloatTables, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        zeros = seen[0]
+        keys, counts = right(tables, seen)
+        counted_now, seen[0] = seen[0] - zeros, zeros
+        return np.append(np.uint32(0), keys), np.append(np.int32(counted_now), counts)
 
     assert counted("compiled", [values], "float32") == by_numpy
-    monkeypatch.setattr(compiled_counting, "key_counts", wrong)
+    monkeypatch.setattr(compiled_counting, "bucket_counts", wrong)
     assert counted("compiled", [values], "float32") != by_numpy

@@ -19,7 +19,7 @@ from klcal.kernels.cuda import OPTIONS, SOURCE, source_text
 from klcal.quantizers.granularity import parse_per
 from klcal.quantizers.layout import layout
 from klcal.quantizers.scheme import Scheme
-from klcal.search import density, methods, on_device
+from klcal.search import density, device_work, methods, on_device
 from klcal.search.density import How
 from klcal.search.settings import Settings
 from klcal.sketches import device_units
@@ -133,8 +133,8 @@ def test_threads_of_a_team_share_a_unit(per, shape, asked, is_cut):
 
 
 def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
-    monkeypatch.setattr(on_device, "WARP_BYTES", 16)
-    monkeypatch.setattr(on_device, "PIECE_BYTES", 1)
+    monkeypatch.setattr(device_work, "WARP_BYTES", 16)
+    monkeypatch.setattr(device_work, "PIECE_BYTES", 1)
     tensor = torch.from_numpy(spoiled(10, 256))
     assert not agree(tensor, "group:128", Shim(shared=70 << 10, has_threads=True), dtype="int4", method="mse")
 
@@ -166,7 +166,7 @@ def test_the_ways_of_searching_are_the_source_s():
     assert int(re.search(r"#define MIDDLES_SEARCHED (\d+)", text)[1]) == density.MAX_LEVELS
     statuses = re.search(r"enum \{ OK, ([A-Z, ]+) \};", text)[1].split(", ")
     assert (statuses.index("UNKNOWN") + 1, statuses.index("VANISHED") + 1) == (on_device.UNKNOWN, on_device.VANISHED)
-    assert int(re.search(r"#define THREADS (\d+)", text)[1]) == on_device.THREADS
+    assert int(re.search(r"#define THREADS (\d+)", text)[1]) == device_work.THREADS
 
 
 # --- compiling

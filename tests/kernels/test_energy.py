@@ -9,24 +9,44 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from klcal.kernels import energy
-from klcal.kernels.energy import CELLS, add_energy, roots
+from klcal.kernels.energy import CELLS, WIDTH, add_energy, roots
 from klcal.kernels.library import library
 
-ROWS = arrays.arrays(
-    np.float32,
-    st.tuples(st.integers(0, 8), st.integers(1, 4)),
-    elements=st.floats(width=32, allow_nan=True, allow_infinity=True),
-)
+ELEMENTS = st.floats(width=32, allow_nan=True, allow_infinity=True)
+ROWS = arrays.arrays(np.float32, st.tuples(st.integers(0, 8), st.integers(1, 4)), elements=ELEMENTS)
 
 
 def added(values, way=add_energy):
-    found = np.zeros((values.shape[1], CELLS), np.int64)
-    way(np.ascontiguousarray(values), found)
+    """Of rows and columns, or of turns, columns and runs."""
+    found = np.zeros((values.shape[1], WIDTH), np.int64)
+    way(np.ascontiguousarray(values.reshape(*values.shape, 1) if values.ndim == 2 else values), found)
     return found
 
 
 def sums(found):
-    return (found * roots().astype(np.float64) ** 2).sum(axis=1)
+    return (found[:, :CELLS] * roots().astype(np.float64) ** 2).sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (40, 16, 1), (31, 37, 1), (3, 5, 16), (2, 3, 300), (7, 40, 2), (2, 4, 49), (0, 3, 5)]
+)
+@pytest.mark.parametrize("kind", ["normal", "half zeros", "all octaves", "special", "subnormal"])
+def test_the_kernel_does_as_numpy_whatever_the_shape(shape, kind):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(shape).astype(np.float32)
+    if kind == "half zeros":
+        values = np.maximum(values, 0)
+    elif kind == "all octaves":
+        values = rng.integers(0, 1 << 32, shape, np.uint32).view(np.float32)
+    elif kind == "special":
+        values[rng.random(shape) < 0.01] = np.inf
+        values[rng.random(shape) < 0.01] = np.nan
+    elif kind == "subnormal":
+        values *= np.float32(1e-40)
+    assert library() is None or np.array_equal(added(values), added(values, energy._add))
+    rows = np.moveaxis(values, 1, 2).reshape(-1, shape[1])
+    assert np.array_equal(added(values), added(rows))
+    assert added(values)[:, CELLS:].sum() == np.count_nonzero(~np.isfinite(values))
 
 
 @given(ROWS)
@@ -60,4 +80,4 @@ def test_many_of_the_largest_fit():
 
 def test_columns_that_differ_are_refused():
     with pytest.raises(AssertionError, match="not the same columns"):
-        add_energy(np.zeros((2, 3), np.float32), np.zeros((2, CELLS), np.int64))
+        add_energy(np.zeros((2, 3, 1), np.float32), np.zeros((2, WIDTH), np.int64))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klcal.kernels.sums import last_axis_sum, log, power_of_two, unit_sums
+from tests.support.kernels import both
 
 TERMS = st.lists(st.floats(-1e6, 1e6), max_size=40)
 
@@ -38,3 +39,15 @@ def test_the_logarithm_is_right_to_the_last_bits(value):
 @given(st.floats(-1, 1))
 def test_the_power_of_two_is_right_to_the_last_bits(exponent):
     assert abs(float(power_of_two(exponent)) - 2.0**exponent) <= 4 * math.ulp(1.0)
+
+
+@given(st.lists(st.floats(2.0**-1022, 1e308), max_size=40))
+def test_both_kernels_have_the_same_logarithm(values):
+    compiled, numpy = both(lambda: log(np.array(values)))
+    assert np.array_equal(compiled, numpy)
+
+
+def test_numpys_logarithm_is_another():
+    """The broken twin: it differs in the last bit of some, and from one machine to the next."""
+    values = np.random.default_rng(0).random(10_000) + 1
+    assert (np.log(values) != log(values)).any()

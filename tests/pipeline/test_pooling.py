@@ -16,8 +16,10 @@ from klcal.pipeline import batches as joining
 from klcal.pipeline import pooling
 from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
+from klcal.pipeline.gathered import Asked
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
+from klcal.pipeline.sketch import sketch_files
 from klcal.tables.rows import Row
 from tests.support.command import normal
 
@@ -216,7 +218,31 @@ def test_sequences_of_different_lengths_have_channels(tmp_path):
     assert figures(found) == figures(whole)
 
 
-@pytest.mark.parametrize("shapes", [[(2, 4, 5), (1, 3, 5)], [(2, 4, 5), (2, 4, 6)], [(2, 4, 5), (2, 4)]], ids=str)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_images_of_different_sizes_have_channels(tmp_path, monkeypatch, jobs):
+    """[N, C, H, W], in different orders of memory; one has no images."""
+    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    images = [normal(2 * 3 * 5 * 4).reshape(2, 3, 5, 4), normal(3 * 7 * 2, 1).reshape(1, 3, 7, 2)]
+    images += [normal(2 * 3 * 4, 2).reshape(2, 3, 2, 2), np.empty((0, 3, 9, 9), np.float32)]
+    for number, batch in enumerate(images):
+        np.save(tmp_path / f"x_{number}.npy", np.asfortranarray(batch) if number == 1 else batch)
+    np.save(tmp_path / "whole.npy", np.concatenate([np.moveaxis(each, 1, 0).reshape(3, -1) for each in images], 1))
+    request, asked = Request.parse(per="channel:1"), {"pool": STEM, "include": ["x*"], "jobs": jobs}
+    (found,) = calibrate_files([str(tmp_path)], request, **asked).rows
+    (whole,) = calibrate_files([str(tmp_path / "whole.npy")], Request.parse(per="channel:0")).rows
+    alike = {"units": None, "shape": None, "per": ""}
+    assert replace(figures(found), **alike) == replace(figures(whole), **alike)
+    assert np.array_equal(found.units.scale, whole.units.scale)
+    assert (found.units.axis, found.shape) == (1, None)
+    assert found.note.startswith("4 batches; ")
+    part, output = str(tmp_path / "s.safetensors"), {"per": request.per, "jobs": jobs}
+    sketch_files([str(tmp_path)], part, Asked(include=["x*"], pool=STEM), **output)
+    (again,) = calibrate_files([part], request).rows
+    assert np.array_equal(again.units.scale, whole.units.scale)
+    assert again.numel == whole.numel
+
+
+@pytest.mark.parametrize("shapes", [[(2, 4, 5), (1, 3, 5)], [(2, 4, 5), (2, 4)]], ids=str)
 def test_other_channels_are_no_batch_of_the_same(tmp_path, shapes):
     for number, shape in enumerate(shapes):
         np.save(tmp_path / f"x_{number}.npy", np.ones(shape, np.float32))

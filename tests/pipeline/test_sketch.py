@@ -13,21 +13,21 @@ import pytest
 
 import klcal
 from klcal.errors import InputError, UsageError
-from klcal.pipeline import sketch as pipeline
-from klcal.pipeline import tasks
+from klcal.pipeline import pieces, tasks
+from klcal.pipeline.gathered import Asked
 from klcal.pipeline.merge import merge_files
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
-from klcal.pipeline.sketch import Asked, sketch_files
+from klcal.pipeline.sketch import sketch_files
 
 RNG = np.random.default_rng(0)
 PER_TENSOR, PER_CHANNEL = Request.parse().per, Request.parse(per="channel:1").per
 DEADLINE = 20.0  # seconds, for a machine that is busy
 
 
-def sketched(folder, *paths, name="s.safetensors", asked=None, **options):
-    asked = asked or Asked(PER_TENSOR)
-    found = sketch_files([str(folder / path) for path in paths], str(folder / name), asked, **options)
+def sketched(folder, *paths, name="s.safetensors", per=PER_TENSOR, pool=None, **options):
+    asked = Asked(pool=pool and Pool.parse(pool))
+    found = sketch_files([str(folder / path) for path in paths], str(folder / name), asked, per=per, **options)
     return found, folder / name
 
 
@@ -43,11 +43,11 @@ def batches(tmp_path):
 @pytest.mark.parametrize("per", [PER_TENSOR, PER_CHANNEL], ids=["tensor", "channel"])
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_pooled_parts_merge_to_what_all_give(batches, tmp_path, per, jobs):
-    asked = Asked(per, pool=Pool.parse("stem"))
-    _, whole = sketched(tmp_path, "act_*.npy", asked=asked, name="whole.safetensors", jobs=jobs)
+    asked = {"per": per, "pool": "stem"}
+    _, whole = sketched(tmp_path, "act_*.npy", **asked, name="whole.safetensors", jobs=jobs)
     names = [f"act_{number}.npy" for number in range(6)]
     parts = [
-        sketched(tmp_path, *some, asked=asked, name=f"part{number}.safetensors")[1]
+        sketched(tmp_path, *some, **asked, name=f"part{number}.safetensors")[1]
         for number, some in enumerate((names[3:], names[:3]))
     ]
     merge_files([str(part) for part in parts], str(tmp_path / "merged.safetensors"))
@@ -64,7 +64,7 @@ def test_masks_are_no_duplicates(tmp_path):
         sketched(
             tmp_path,
             f"mask_{number}.npy",
-            asked=Asked(PER_TENSOR, pool=Pool.parse("stem")),
+            pool="stem",
             name=f"{number}.safetensors",
         )
     merge_files([str(tmp_path / f"{number}.safetensors") for number in range(2)], str(tmp_path / "m.safetensors"))
@@ -88,7 +88,7 @@ def test_a_batch_that_is_damaged_is_named_and_left_out(batches, tmp_path):
     (tmp_path / "act_2.npz").write_bytes(archive)
     assert whole
     np.savez(tmp_path / "act_3.npz", x=batches[3])
-    found, path = sketched(tmp_path, "act_2.npz", "act_3.npz", asked=Asked(PER_TENSOR, pool=Pool.parse("name")))
+    found, path = sketched(tmp_path, "act_2.npz", "act_3.npz", pool="name")
     assert [(failure.source, failure.name) for failure in found.failures] == [("act_2.npz", "x")]
     assert klcal.load_sketches(path) == {"x": klcal.sketch(batches[3])}
 
@@ -98,8 +98,7 @@ def test_an_importance_goes_into_the_sketch(tmp_path):
     np.savez(tmp_path / "model.npz", w=weight)
     np.savez(tmp_path / "energy.npz", w=RNG.random(64))
     importance = str(tmp_path / "energy.npz")
-    asked = Asked(Request.parse(per="channel").per, importance=importance)
-    _, path = sketched(tmp_path, "model.npz", asked=asked)
+    _, path = sketched(tmp_path, "model.npz", per=Request.parse(per="channel").per, importance=importance)
     by_values = klcal.calibrate_files(tmp_path / "model.npz", dtype="int4", per="channel", importance=importance)
     by_sketch = klcal.calibrate_files(path, dtype="int4", per="channel")
     assert by_sketch.rows[0].importance
@@ -119,27 +118,27 @@ class CutOff(BaseException):
 def cut_off(monkeypatch):
     """Stops a run before the tensor of a name is counted; gives the names of those that were."""
     counted: list[str] = []
-    real = pipeline._counted
+    real = pieces._counted
 
     def stopping(stop):
-        def count(piece):
+        def count(piece, spool):
             if piece.description.name == stop:
                 raise CutOff
             counted.append(piece.description.name)
-            return real(piece)
+            return real(piece, spool)
 
-        monkeypatch.setattr(pipeline, "_counted", count)
+        monkeypatch.setattr(pieces, "_counted", count)
         return counted
 
     return stopping
 
 
-def resumed(folder, asked=None):
-    return sketched(folder, "act_*.npy", name="r.safetensors", asked=asked, resume=True)
+def resumed(folder, per=PER_TENSOR):
+    return sketched(folder, "act_*.npy", name="r.safetensors", per=per, resume=True)
 
 
 def test_what_was_done_is_not_counted_again(batches, tmp_path, cut_off, monkeypatch):
-    monkeypatch.setattr(pipeline, "TOGETHER", 1)
+    monkeypatch.setattr(pieces, "TOGETHER", 1)
     _, whole = sketched(tmp_path, "act_*.npy")
     cut_off("act_4")
     with pytest.raises(CutOff):
@@ -155,21 +154,21 @@ def test_what_was_done_is_not_counted_again(batches, tmp_path, cut_off, monkeypa
 
 @pytest.mark.parametrize("change", ["file", "option", "damage"])
 def test_what_has_changed_since_is_refused(batches, tmp_path, cut_off, monkeypatch, change):
-    monkeypatch.setattr(pipeline, "TOGETHER", 1)
+    monkeypatch.setattr(pieces, "TOGETHER", 1)
     cut_off("act_4")
     with pytest.raises(CutOff):
         resumed(tmp_path)
     cut_off(None)
-    asked = None
+    per = PER_TENSOR
     if change == "file":
         np.save(tmp_path / "act_1.npy", batches[1] + 1)
     elif change == "option":
-        asked = Asked(PER_CHANNEL)
+        per = PER_CHANNEL
     else:
         done = min((tmp_path / "r.safetensors.part").glob("*.sketch"))
         done.write_bytes(done.read_bytes()[:-1])
     with pytest.raises(UsageError, match="is damaged" if change == "damage" else "was left by a run"):
-        resumed(tmp_path, asked)
+        resumed(tmp_path, per)
     assert not (tmp_path / "r.safetensors").exists()
 
 

@@ -138,7 +138,7 @@ def test_quantize_wants_to_know_a_floating_point_format():
         quantize([1.0], Qparams(1.0))
     with pytest.raises(UsageError, match="does not need a dtype"):
         quantize([1.0], Qparams(1.0, 0, -8, 7), "nf4")
-    with pytest.raises(UsageError, match="'int8' is no floating-point format"):
+    with pytest.raises(UsageError, match="'int8' is not a floating-point format"):
         quantize([1.0], Qparams(1.0), "int8")
     with pytest.raises(UsageError, match="the row has no scale"):
         dequantize([1], calibrate([0.0]))

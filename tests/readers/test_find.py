@@ -231,7 +231,7 @@ def test_a_model_in_two_formats_is_read_once_in_a_directory(here, safe, pickled)
     found = find(["d"])
     assert [source.name for source in found.sources] == [f"sub/{safe}"]
     assert found.warnings == (
-        f"'sub/{pickled}' is not read: .safetensors beside it has that model; to read it, give it by name",
+        f"'sub/{pickled}' is not read: the .safetensors beside it holds the same model; to read it, give it by name",
     )
     assert names("d", f"d/sub/{pickled}") == sorted([f"sub/{safe}", pickled])
     Path("d", "sub", safe).unlink()

@@ -78,7 +78,7 @@ def test_sound_files_are_read_as_the_library_reads_them(folder, version, align):
     assert {each.name: values(each) for each in found if each.status == "ok"} == {
         each.name: TENSORS[each.name].data for each in found if each.status == "ok"
     }
-    assert found[1].reason == "Q4_0 values are quantized already; --dequantize takes what they stand for"
+    assert found[1].reason == "Q4_0 values are quantized already; --dequantize takes the values that they stand for"
     assert found[4].reason == "int32 values are not calibrated"
 
 

@@ -95,7 +95,7 @@ def head(*numbers: int, name: bytes = b"") -> bytes:
     ("data", "message"),
     [
         (b"", "it needs 4 bytes, the file has 0"),
-        (struct.pack("<i", 0), "it is no importance matrix of llama.cpp: it would have 0 entries"),
+        (struct.pack("<i", 0), "it is not an importance matrix of llama.cpp: it would have 0 entries"),
         (struct.pack("<i", -1), "it would have -1 entries"),
         (struct.pack("<i", HUGE), "it would have 2,147,483,647 entries"),
         (struct.pack("<i", 100_000), r"it needs 1,600,004 bytes, the file has 4"),

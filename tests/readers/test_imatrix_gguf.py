@@ -71,8 +71,8 @@ COUNT = of(np.float32([3]))
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "it is a GGUF file, but no importance matrix: it has no NAME.in_sum2"),
-        ({"w": ONE}, "it is a GGUF file, but no importance matrix: it has no NAME.in_sum2"),
+        ({}, "it is a GGUF file, but not an importance matrix: it has no NAME.in_sum2"),
+        ({"w": ONE}, "it is a GGUF file, but not an importance matrix: it has no NAME.in_sum2"),
         ({"w.in_sum2": ONE}, "'w' has sums without counts; make it again with llama-imatrix"),
         ({"w.counts": ONE}, "'w' has counts without sums; make it again with llama-imatrix"),
         ({"w.in_sum2": ONE, "w.counts": ONE}, r"'w' has sums of shape \[2\] and counts of shape \[2\]"),

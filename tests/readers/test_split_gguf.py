@@ -52,7 +52,7 @@ def test_a_shard_that_is_missing_or_damaged_is_said_and_costs_itself(here, lost)
         name = f"w-{lost:05}-of-00003.gguf"
         assert found.tensors[name]["status"] == "failed"
         assert "download all shards into one folder" in found.tensors[name]["reason"]
-        assert f"w.gguf: {name}: this shard cannot be used, nor what it holds" in found.err
+        assert f"w.gguf: {name}: this shard cannot be used, and neither can its tensors" in found.err
         assert sorted(each["status"] for each in found.tensors.values()) == ["failed", "ok", "ok"]
 
 

@@ -367,5 +367,5 @@ def test_a_binary_table_is_no_model_and_a_model_no_table(tmp_path):
     assert is_binary_table(str(path))
     assert not is_binary_table(str(WRITTEN / "m.safetensors"))
     assert not is_binary_table(str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="no table of klcal calibrate"):
+    with pytest.raises(InputError, match="not a table of klcal calibrate"):
         read_table(WRITTEN / "m.safetensors")

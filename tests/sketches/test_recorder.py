@@ -10,6 +10,7 @@ import pytest
 
 import klcal
 from klcal.errors import UsageError
+from klcal.sketches import recorder
 from klcal.sketches.energy import importance_of
 from klcal.sketches.recorder import CHANNELS, Recording
 
@@ -151,10 +152,10 @@ def test_outputs_that_are_several_have_places():
     model[2].__init__()
     with klcal.record(model[1], "", of="outputs") as recorded:
         model[1](torch.randn(4, 1, 3))
-    assert sorted(recorded.sketches) == ["output.0"]  # the second is a pair of states
+    assert sorted(recorded.sketches) == ["output.0", "output.1.0", "output.1.1"]  # the last are a pair of states
     with klcal.record(model[2], "", of="outputs") as recorded:
         model[2](torch.ones(2))
-    assert sorted(recorded.sketches) == ["output.mean"]
+    assert sorted(recorded.sketches) == ["output.all", "output.mean"]
 
 
 def test_a_shared_module_is_found_by_each_of_its_names():
@@ -164,6 +165,60 @@ def test_a_shared_module_is_found_by_each_of_its_names():
             shared(torch.ones(1, 2))
         assert recorded.sketches[name].numel.tolist() == [2]
         assert len(recorded.sketches) == 1
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_what_has_no_channels_is_named(shape):
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    with klcal.record(model, "1", per="channel:1") as recorded, pytest.raises(UsageError) as error:  # noqa: PT012
+        model(torch.ones(2, 3))
+        model(torch.ones(shape))
+    assert str(error.value).startswith("1.input: ")
+    assert "leave that module out" in error.value.hint
+    assert recorded.sketches["1.input"].numel.tolist() == [2, 2, 2]
+
+
+def test_a_fault_of_others_in_a_hook_has_a_note(network, monkeypatch):
+    def fails(_values):
+        raise RuntimeError
+
+    monkeypatch.setattr(recorder, "sketch", fails)
+    with pytest.raises(RuntimeError) as error, klcal.record(network, "3"):
+        network(BATCHES[0])
+    assert error.value.__notes__ == ["klcal was recording '3.input'"]
+
+
+def test_images_of_different_sizes_have_the_same_channels():
+    model = nn.Conv2d(3, 2, 1)
+    images = [torch.randn(2, 3, *size) for size in ((8, 8), (5, 9), (1, 4))]
+    with klcal.record(model, per="channel:1", importance=True) as recorded:
+        for each in images:
+            model(each)
+    by_hand = torch.cat([each.movedim(1, 0).reshape(3, -1) for each in images], dim=1)
+    with klcal.record(nn.Sequential(rows := nn.Identity()), "0", per="channel:0") as expected:
+        rows(by_hand)
+    found, whole = recorded.sketches["input"], expected.sketches["0.input"]
+    assert found.keys.tolist() == whole.keys.tolist()
+    assert found.counts.tolist() == whole.counts.tolist()
+    with klcal.record(model, importance=True) as last:
+        for each in images:
+            model(each.to(memory_format=torch.channels_last))
+    assert last.sketches["weight.importance"] == recorded.sketches["weight.importance"]
+
+
+@pytest.mark.parametrize(("value", "counter"), [(torch.inf, "pos_inf"), (-torch.inf, "pos_inf"), (torch.nan, "nan")])
+def test_an_importance_of_what_is_not_finite_is_refused(tmp_path, value, counter):
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
+    x[2, 1] = value
+    with klcal.record(layer, importance=True) as recorded:
+        layer(x)
+    assert getattr(recorded.sketches["weight.importance"], counter).tolist() == [0, 1, 0]
+    recorded.save(tmp_path / "acts.safetensors")
+    np.savez(tmp_path / "model.npz", weight=np.ones((2, 3), np.float32))
+    with pytest.raises(UsageError, match="inputs of 1 of 3 columns were infinite or NaN, the first of column 1"):
+        klcal.sketch(
+            np.ones((2, 3), np.float32), importance=klcal.read(tmp_path / "acts.safetensors")["weight.importance"]
+        )
 
 
 def test_nothing_that_was_recorded_is_told(network):

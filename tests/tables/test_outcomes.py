@@ -103,7 +103,7 @@ def test_a_unit_without_a_scale_counts_in_no_figure_and_zeros_count_in_all():
         ({"status": NONFINITE, "nan": 2, "finite": 0, "zeros": 0}, "nonfinite", "no finite value: 2 NaN"),
         ({"status": UNDERFLOW, "chosen": 1e-50}, "underflow", "float32 has no scale as small as 1e-50; multiply"),
         ({"status": UNDERFLOW, "chosen": np.nan}, "underflow", "every value is 0 as float32"),
-        ({"status": OVERFLOW, "chosen": 1e39}, "overflow", "float32 has no scale as great as 1e+39; divide"),
+        ({"status": OVERFLOW, "chosen": 1e39}, "overflow", "float32 has no scale as large as 1e+39; divide"),
         ({"status": OVERFLOW, "chosen": np.nan, "overflowed": 3}, "overflow", "3 of 13 values are beyond float32"),
     ],
 )
@@ -153,9 +153,7 @@ def test_what_lies_on_the_levels_is_off_by_rounding_noise_and_nothing_else_is(st
 
 def test_what_float64_loses_is_a_note():
     row = one(overflowed=2, underflowed=5)
-    assert row.note == (
-        "values beyond float32 were left out: 2 of them; values that are 0 as float32 were counted so: 5 of them"
-    )
+    assert row.note == ("2 values beyond float32 were left out; 5 values that are 0 as float32 were counted as 0")
     assert row.numel == 12
 
 

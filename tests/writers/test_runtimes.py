@@ -302,21 +302,21 @@ REFUSED = [
     ("ort", replace(X, scale=1e-60), False, "the scale is 1e-60"),
     ("ort", replace(X, scale=1e60), False, "the scale is 1e[+]60"),
     ("ort", replace(X, scale=-0.5), False, "symmetric-full"),
-    ("ort", replace(X, zero_point=256), False, "zero point is 256, which is no uint8"),
+    ("ort", replace(X, zero_point=256), False, "zero point is 256, which uint8 cannot hold"),
     ("ort", replace(X, name=""), False, "its name"),
     ("ort", replace(X, name="lone\udcff"), False, "its name"),
     (
         "ort",
         replace(X, target="float8_e4m3fn"),
         False,
-        "no type of activations here; calibrate it to int8, int16",
+        "not a type of activations here; calibrate it to int8, int16",
     ),
-    ("ort", replace(X, target="uint4"), False, "no type of activations"),
-    ("ort", W, False, "a scale for each channel, which weights alone have"),
+    ("ort", replace(X, target="uint4"), False, "not a type of activations"),
+    ("ort", W, False, "a scale for each channel, which only weights may have"),
     ("ort", replace(W, units=ZERO), True, "no scale of channel 1 .zero."),
     ("ort-cache", W, True, "has activations alone"),
     ("tensorrt-cache", W, True, "TensorRT chooses"),
-    ("tensorrt-cache", X, False, "uint8 is no type"),
+    ("tensorrt-cache", X, False, "uint8 is not a type"),
     ("tensorrt-cache", replace(X, target="int8", zero_point=3), False, "no zero points"),
     ("tensorrt-cache", replace(SIGNED[0], name="a: b"), False, "no ': '"),
     ("tensorrt-cache", replace(SIGNED[0], name="a\nb"), False, "line break"),
@@ -358,4 +358,4 @@ def test_a_scale_that_is_computed_again_is_said_to_be_off():
     off = [said("ort-cache", tensor("x", "uint8", 0.01 + k / 1e5, k, "affine"), False) for k in range(256)]
     assert 0 < len([text for text in off if "off in the last place" in text]) < 32
     assert not [text for text in off if "zero point" in text]
-    assert "takes its range for 1e-09" in said("litert", tensor("x", "uint8", 1e-12, 3, "affine"), False)
+    assert "widens its range to 1e-09" in said("litert", tensor("x", "uint8", 1e-12, 3, "affine"), False)

@@ -19,6 +19,7 @@ typedef unsigned long long uint64_t;
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fffffff)
 #define restrict __restrict__
+#define PUBLIC static
 #define INLINE static __forceinline__
 #define APART static __noinline__ /* not in each place where it is called: or else a kernel takes minutes to compile */
 #define VARIANTS
@@ -34,6 +35,10 @@ typedef unsigned long long uint64_t;
 /* Helpers of a function with variants are inlined into each, or else they would be compiled for the oldest machine. */
 #define INLINE static inline __attribute__((always_inline))
 #define APART static
+
+#if defined(__clang__) && !defined(KLCAL_ONE_VARIANT) /* it cannot export a function with variants under its own name */
+#define KLCAL_ONE_VARIANT
+#endif
 
 /* One copy of a function for each generation of x86-64, chosen when the library is loaded. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(KLCAL_ONE_VARIANT)

@@ -23,7 +23,8 @@
 /* The distinct patterns, as long as there are few, lie in bins of two; (2^number_bits, 2) patterns stand before
    (2^number_bits, 2, FLOAT_WAYS) counts: side by side, a count that is written would delay the next pattern that is read.
    Both of a bin are compared, for a branch between them is often guessed wrong; of 4,000 values in 2¹⁵ bins, one in
-   400 is elsewhere than in its own. Patterns are inverted, so that 0, of an empty place, is a NaN. */
+   400 is elsewhere than in its own. Patterns are inverted, so that 0, of an empty place, is a NaN. After the counts stand
+   the places that are taken, in the order in which they were. */
 #define GOLDEN 0x9e3779b1u /* 2³² over the golden ratio: multiples of it lie far apart */
 
 typedef uint32_t __attribute__((aligned(1), may_alias)) Bits; /* a pattern, wherever it lies */
@@ -44,7 +45,14 @@ typedef struct {
     int64_t number_bits; /* there are 2^number_bits bins */
     int64_t limit, distinct; /* most values there may be, and how many there are; zeros do not count */
     int64_t in_use;
+    int64_t taken; /* places */
 } Few;
+
+INLINE uint32_t *counts_of(uint32_t *bins, const Few *few) { return bins + ((uint64_t)2 << few->number_bits); }
+
+INLINE uint32_t *places_of(uint32_t *bins, const Few *few) {
+    return counts_of(bins, few) + ((uint64_t)2 << few->number_bits) * FLOAT_WAYS;
+}
 
 INLINE int has_nonfinite(const Bits *bits, int64_t size) {
     uint32_t most = 0;
@@ -97,6 +105,7 @@ static int64_t place_of(uint32_t *bins, uint32_t inverted, Few *few) {
     if (is_value && few->distinct == few->limit) return -1;
     few->distinct += is_value;
     bins[place] = inverted;
+    places_of(bins, few)[few->taken++] = place;
     return place;
 }
 
@@ -104,7 +113,7 @@ static int64_t place_of(uint32_t *bins, uint32_t inverted, Few *few) {
    before any is counted: a sum that waits for one before it then holds up nothing else. */
 INLINE int64_t counted_few(const Bits *bits, int64_t size, uint32_t *bins, Few *few) {
     uint32_t shift = 32 - (uint32_t)few->number_bits, places[BLOCK], elsewhere = 0;
-    uint32_t *counts = bins + ((uint64_t)2 << few->number_bits);
+    uint32_t *counts = counts_of(bins, few);
     for (int64_t i = 0; i < size; i++) {
         uint32_t inverted = ~bits[i];
         int32_t place = (int32_t)(((inverted * GOLDEN) >> shift) * 2);
@@ -226,9 +235,75 @@ INLINE int64_t taken(uint32_t *table, int64_t ways, int64_t first, int64_t last,
 
 PUBLIC VARIANTS int64_t klcal_take_counts(uint32_t *table, int64_t ways, int64_t first, int64_t last, int64_t *keys,
                                           int64_t *counts) {
-    if (ways == FLOAT_WAYS) return taken(table, FLOAT_WAYS, first, last, keys, counts);
     if (ways == SHORT_WAYS) return taken(table, SHORT_WAYS, first, last, keys, counts);
     return taken(table, ways, first, last, keys, counts);
+}
+
+/* The pattern among the few at a place, and how often it occurs; the bins forget it. */
+INLINE uint32_t taken_few(uint32_t *bins, const Few *few, uint32_t place, uint32_t *times) {
+    uint32_t *counts = counts_of(bins, few) + (uint64_t)place * FLOAT_WAYS, pattern = ~bins[place];
+    *times = 0;
+    for (int64_t way = 0; way < FLOAT_WAYS; way++) {
+        *times += counts[way];
+        counts[way] = 0;
+    }
+    bins[place] = 0;
+    return pattern;
+}
+
+INLINE void none_of_few(Few *few) {
+    few->distinct = few->taken = 0;
+    few->in_use = 1;
+}
+
+/* What is among the few, each a pattern above and its count below, in any order; how many there are. */
+PUBLIC int64_t klcal_take_few(uint32_t *bins, Few *few, uint64_t *pairs) {
+    int64_t found = few->taken;
+    for (int64_t i = 0; i < found; i++) {
+        uint32_t times, pattern = taken_few(bins, few, places_of(bins, few)[i], &times);
+        pairs[i] = (uint64_t)pattern << 32 | times;
+    }
+    none_of_few(few);
+    return found;
+}
+
+/* All values in buckets, where there are more than a few: those that were counted whole join the table.
+
+   Zeros are added to those that were seen. Counts fit where there were fewer than 2³¹ values. Returns how many buckets
+   there are: the patterns at which they begin, ascending. The table and the bins are empty then. */
+PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *table, Seen *seen, uint32_t *buckets,
+                                           int32_t *counts) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < few->taken; i++) {
+        uint32_t times, key, pattern = taken_few(bins, few, places_of(bins, few)[i], &times);
+        keys_of(&pattern, 1, &key, seen);
+        table[(uint64_t)key * FLOAT_WAYS] += times;
+    }
+    none_of_few(few);
+    for (int64_t i = KEYS * FLOAT_WAYS; i < (KEYS + SPARE) * FLOAT_WAYS; i++) {
+        seen->zeros += table[i];
+        table[i] = 0;
+    }
+    uint32_t least = (uint32_t)seen->nearest, tops[] = {(uint32_t)seen->top, (uint32_t)seen->bottom};
+    for (uint32_t sign = 0; sign < 2; sign++) { /* between the extremes of either sign */
+        uint32_t low = least + (sign << 31), high = tops[sign];
+        if (seen->nearest > MAGNITUDE || high < low) continue;
+        int64_t last = (high >> KEY_SHIFT) + 1;
+        for (int64_t start = low >> KEY_SHIFT; start < last; start += 8) { /* beyond the last, none of this sign occurs */
+            uint32_t *here = table + start * FLOAT_WAYS, any = 0;
+            int64_t some = last - start < 8 ? last - start : 8;
+            for (int64_t i = 0; i < some * FLOAT_WAYS; i++) any |= here[i];
+            if (!any) continue;
+            for (int64_t i = 0; i < some; i++) {
+                uint32_t count = here[i * FLOAT_WAYS] + here[i * FLOAT_WAYS + 1];
+                buckets[found] = (uint32_t)(start + i) << KEY_SHIFT;
+                counts[found] = (int32_t)count;
+                found += count != 0;
+            }
+            memset(here, 0, (size_t)(some * FLOAT_WAYS) * sizeof *here);
+        }
+    }
+    return found;
 }
 
 #endif

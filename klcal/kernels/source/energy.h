@@ -6,20 +6,77 @@
 #define KLCAL_ENERGY_H
 
 #include "common.h"
+#include "squares.h"
 
-#define ENERGY_BITS 10 /* of a mantissa, behind the leading one: its square is 0.1 % off at most */
-#define ENERGY_CELLS 64 /* of 4 octaves each */
+#define ENERGY_LANES 16 /* values side by side */
+#define ENERGY_ROWS 15  /* of them: so many squares of 28 bits add up in 32 */
+#define ENERGY_WINDOW 4 /* cells below the greatest that have sums of their own */
 
-/* Adds rows of values; energy is (columns, ENERGY_CELLS). NaN and infinities are left out. */
-PUBLIC void klcal_energy(const uint32_t *patterns, int64_t rows, int64_t columns, int64_t *energy) {
-    for (int64_t row = 0; row < rows; row++, patterns += columns)
-        for (int64_t column = 0; column < columns; column++) {
-            uint32_t magnitude = patterns[column] & 0x7fffffffu, exponent = magnitude >> 23;
-            if (exponent == 255) continue;
-            uint32_t mantissa = (magnitude & 0x7fffffu) | (exponent ? 0x800000u : 0);
-            exponent += !exponent;
-            int64_t kept = (mantissa + (1u << (22 - ENERGY_BITS))) >> (23 - ENERGY_BITS);
-            energy[column * ENERGY_CELLS + exponent / 4] += kept * kept << (exponent % 4 * 2);
+typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
+
+#define EITHER(mask, one, other) (((Lanes)(mask) & (one)) | (~(Lanes)(mask) & (other)))
+#define OCTAVES_OF(magnitudes) EITHER((magnitudes) >> 23 != 0, (magnitudes) >> 23, ONES)
+#define ONES ((Lanes){1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
+
+/* As square_of, of what is finite. */
+#define SQUARES_OF(squares, magnitudes)                                                                                \
+    Lanes octaves = OCTAVES_OF(magnitudes);                                                                            \
+    Lanes kept = ((magnitudes) & 0x7fffffu) | ((Lanes)((magnitudes) >> 23 != 0) & 0x800000u);                          \
+    kept = (kept + (1u << (22 - ENERGY_BITS))) >> (23 - ENERGY_BITS);                                                  \
+    Lanes squares = kept * kept << (octaves % 4 * 2);
+
+/* Rows of lanes, `stride` apart. The cells of a lane are those of its column, `step` after the one before it; where this
+   is 0, all are of one column. */
+INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride, int64_t *energy, int64_t step) {
+    Lanes mosts = {0}, others = {0}, sums[ENERGY_WINDOW] = {{0}}, magnitudes;
+    uint32_t most = 0, below = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
+        magnitudes &= ENERGY_MAGNITUDE;
+        mosts = EITHER(magnitudes > mosts, magnitudes, mosts);
+    }
+    for (int64_t lane = 0; lane < ENERGY_LANES; lane++) most = mosts[lane] > most ? mosts[lane] : most;
+    uint32_t top = cell_of(most), is_finite = most < ENERGY_INFINITE;
+    for (int64_t row = 0; row < rows && is_finite; row++) {
+        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
+        magnitudes &= ENERGY_MAGNITUDE;
+        SQUARES_OF(squares, magnitudes)
+        Lanes under = top - octaves / 4;
+        for (uint32_t cell = 0; cell < ENERGY_WINDOW; cell++) sums[cell] += (Lanes)(under == cell) & squares;
+        others |= (Lanes)(under >= ENERGY_WINDOW) & magnitudes;
+    }
+    for (int64_t lane = 0; lane < ENERGY_LANES; lane++) below |= others[lane];
+    for (uint32_t cell = 0; cell < ENERGY_WINDOW && cell <= top && is_finite; cell++) {
+        int64_t sum = 0;
+        for (int64_t lane = 0; lane < ENERGY_LANES && !step; lane++) sum += sums[cell][lane];
+        energy[top - cell] += sum;
+        for (int64_t lane = 0; lane < ENERGY_LANES && step; lane++) energy[lane * step + top - cell] += sums[cell][lane];
+    }
+    for (int64_t row = 0; row < rows && (below || !is_finite); row++) /* what has no sum of its own: seldom any */
+        for (int64_t lane = 0; lane < ENERGY_LANES; lane++) {
+            uint32_t magnitude = patterns[row * stride + lane] & ENERGY_MAGNITUDE;
+            if (!is_finite || top - cell_of(magnitude) >= ENERGY_WINDOW)
+                energy[lane * step + place_of_square(magnitude)] += square_of(magnitude);
+        }
+}
+
+/* Adds values, (outer, columns, run); energy is (columns, ENERGY_WIDTH). */
+PUBLIC VARIANTS void klcal_energy(const uint32_t *patterns, int64_t outer, int64_t columns, int64_t run, int64_t *energy) {
+    int64_t row = columns * run, in_lanes = run == 1 ? columns / ENERGY_LANES * ENERGY_LANES : 0;
+    for (int64_t first = 0; first < outer && in_lanes; first += ENERGY_ROWS) {
+        int64_t rows = outer - first < ENERGY_ROWS ? outer - first : ENERGY_ROWS;
+        for (int64_t column = 0; column < in_lanes; column += ENERGY_LANES)
+            added_squares(patterns + first * row + column, rows, row, energy + column * ENERGY_WIDTH, ENERGY_WIDTH);
+    }
+    for (int64_t turn = 0; turn < outer; turn++)
+        for (int64_t column = in_lanes; column < columns; column++) {
+            const uint32_t *some = patterns + turn * row + column * run;
+            int64_t i = 0, *own = energy + column * ENERGY_WIDTH;
+            for (int64_t rows; (rows = (run - i) / ENERGY_LANES) > 0; i += rows * ENERGY_LANES) {
+                rows = rows < ENERGY_ROWS ? rows : ENERGY_ROWS;
+                added_squares(some + i, rows, ENERGY_LANES, own, 0);
+            }
+            for (; i < run; i++) own[place_of_square(some[i] & ENERGY_MAGNITUDE)] += square_of(some[i] & ENERGY_MAGNITUDE);
         }
 }
 

@@ -3,7 +3,7 @@
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "figures.h"
 
-#define VERSION 6
+#define VERSION 9
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 

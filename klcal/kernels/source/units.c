@@ -2,3 +2,4 @@
 #include "added.h"
 #include "energy.h"
 #include "units.h"
+#include "weights.h"

@@ -38,7 +38,7 @@ class Array:
     state: tuple[Any, ...]  # what says so
 
     def header(self) -> Header:
-        """What it claims, checked.
+        """Its header, checked.
 
         Raises:
             InputError: its shape and its bytes do not belong together.
@@ -70,7 +70,7 @@ class HeldSpan:
             try:
                 data = self.text[start : start + CHUNK_BYTES].encode("latin-1")
             except UnicodeEncodeError:
-                raise InputError("its bytes are none", DAMAGED) from None
+                raise InputError("its data are not bytes", DAMAGED) from None
             yield np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
 
 

@@ -28,16 +28,16 @@ __all__ = ["OPTIMIZER_STATE", "find_global", "is_known", "reduce", "refused_glob
 OPTIMIZER_STATE = "optimizer state is not calibrated"
 MAX_RANK = 64  # dimensions: as many as NumPy and torch's operators take
 MAX_ATTRIBUTES = 1000  # of one tensor: real ones have a handful
-MAKERS = ("copy_reg._reconstructor", "copy_reg.__newobj_ex__")  # their first argument says what they make
+MAKERS = ("copy_reg._reconstructor", "copy_reg.__newobj_ex__")  # their first argument is the class
 
 SUBCLASS_ADVICE = {
     "DTensor": "save tensor.full_tensor(), or a full state dict",
     "NestedTensor": "save its tensors one by one",
 }
-"""What to do about tensors of a class, where a plain copy is not what is wanted."""
+"""Advice for tensors of a class for which a plain copy is not enough."""
 
 REPLACES_VALUES = frozenset({"__class__", "__dict__", "_backward_hooks", "data", "imag", "names", "real"})
-"""Attributes that torch would set on a loaded tensor and that change what it holds or is."""
+"""Attributes that torch would set on a loaded tensor, and that change its values or its kind."""
 
 
 def is_known(name: str) -> bool:
@@ -46,7 +46,7 @@ def is_known(name: str) -> bool:
 
 
 def find_global(name: str) -> Global | Foreign:
-    """What stands for a name."""
+    """The description that stands for a name."""
     return _global(name) if is_known(name) else Foreign(name)
 
 
@@ -66,14 +66,14 @@ def refused_global(name: str) -> InputError:
 
 
 def reduce(target: Any, args: Any) -> Any:
-    """What calling ``target(*args)`` would make, described.
+    """A description of the result of ``target(*args)``.
 
     What an unknown function makes is foreign, and so is what a known one makes of foreign objects.
     """
     if isinstance(target, Foreign):
         return Foreign(_made_by(target.name, args), [args])
     if not isinstance(target, Global) or target.name not in CALLS:
-        what = shown(target.name) if isinstance(target, Global) else "something that is no function"
+        what = shown(target.name) if isinstance(target, Global) else "something that is not a function"
         raise InputError(f"it calls {what}, which no saved tensor needs", "save model.state_dict() with torch.save")
     if type(args) is not tuple:
         raise malformed(target.name)
@@ -86,7 +86,7 @@ def reduce(target: Any, args: Any) -> Any:
 
 
 def _made_by(name: str, args: Any) -> str:
-    """What a call makes: the class where Python's own helper is called with it."""
+    """The class of a call's result; for one of Python's own helpers, its first argument."""
     first = args[0] if type(args) is tuple and args else None
     return first.name if name in MAKERS and type(first) is Foreign else name
 
@@ -262,12 +262,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu,
     "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
 }
-"""What may be called, and the function of ours that describes the result."""
+"""The functions that may be called, and klcal's functions that describe their results."""
 
 TAKE_FOREIGN = frozenset(
     {"collections.defaultdict", "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_wrapper_subclass"}
 )
-"""What may be called with foreign objects, and makes of them what is described all the same."""
+"""The functions that may be called with foreign objects and still yield a description."""
 
 NAMES = frozenset(
     {"torch.Tensor", "torch.nn.parameter.Parameter"}
@@ -275,4 +275,4 @@ NAMES = frozenset(
     | {f"torch.per_tensor_{kind}" for kind in ("affine", "symmetric")}
     | {f"torch.per_channel_{kind}" for kind in ("affine", "symmetric", "affine_float_qparams")}
 )
-"""What may be named beside functions and storage types."""
+"""Other names that may occur, beside functions and storage types."""

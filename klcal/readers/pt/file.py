@@ -38,7 +38,7 @@ LEGACY_COUNT_BYTES = 8  # little-endian, before each storage: how many elements 
 FORMAT_VERSIONS = range(1, 11)  # of the zip form, as torch 2.13 reads them
 LEAST_OPERATIONS = 300_000  # half a second's work, which any pickle may take; a tensor needs 43
 MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
-BYTES_PER_OPERATION = 256  # and one more for each so many bytes beside it: what has large tensors may have long lists
+BYTES_PER_OPERATION = 256  # of tensor data, for each operation of the pickle: large models may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
 MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
@@ -61,7 +61,7 @@ STORED_AS = {
 EXACT_DTYPES = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64)) | {
     "bool"
 }
-"""What is not calibrated, and stands beside the floats of every model."""
+"""Types that are not calibrated, found beside the floats of every model."""
 WHOLES = {f"{sign}int{8 * size}": f"{sign or 'i'}{size}" for sign in ("", "u") for size in (1, 2, 4, 8)} | {
     "bool": "u1"
 }
@@ -133,7 +133,7 @@ def _open_zip(file: RegularFile) -> _Checkpoint:
 
 
 def _operations(others: int) -> int:
-    """How many operations a pickle beside so many other bytes may have: a checkpoint is mostly tensors."""
+    """The number of operations that a pickle may have, given the other bytes: a checkpoint is mostly tensors."""
     return LEAST_OPERATIONS + others // BYTES_PER_OPERATION
 
 
@@ -154,7 +154,7 @@ def _check_version(folder: str, members: dict[str, Member]) -> None:
     if not text.isdigit() or int(text) not in FORMAT_VERSIONS:
         found = shown(text.decode("latin-1")) or "none"
         what = f"its format version is {found}; {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]} can be read"
-        raise InputError(what, "save it with the torch of today")
+        raise InputError(what, "save it with a current torch")
 
 
 def _open_legacy(file: RegularFile) -> _Checkpoint:

@@ -1,4 +1,4 @@
-"""What becomes of the objects in a pickle that only code of others could make: they are named, and left alone."""
+"""Foreign objects of a pickle, which only other people's code could make: they are named, and left alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse_foreign_alone(named: Sequence[Named]) -> None:
 
 
 def with_foreign(found: Sequence[Description], named: Sequence[Named]) -> list[Description]:
-    """What is described, and the foreign objects beside it.
+    """The described values, and the foreign objects beside them.
 
     One that holds tensors is a row of its own, as those cannot be read; the others are named in a warning.
     """
@@ -72,7 +72,7 @@ def _first_unknown(values: Iterable[Foreign]) -> str:
 
 
 def _inside(value: Any, seen: set[int]) -> Iterator[Any]:
-    """A value and all that it is made of, each once, whatever is inside what."""
+    """A value and all its parts, each once."""
     waiting = [value]
     while waiting:
         each = waiting.pop()

@@ -33,7 +33,7 @@ MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; 
 STORAGE_WORK = 50  # what a tensor with a storage of its own may take
 GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
 MAX_ARGUMENTS = 16  # that a call may have for nothing: one tuple can be passed over and over
-FOREIGN_WORK = 2  # what a foreign object leaves behind is as large as that of so many more
+FOREIGN_WORK = 2  # operations: the memory that a foreign object takes
 
 
 class Machine:

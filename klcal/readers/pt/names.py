@@ -62,7 +62,7 @@ class _Names:
 
 
 def _words(key: Any) -> list[str]:
-    """What a key is called, in pieces, of which only short ones are copied."""
+    """The name of a key, in pieces; only short ones are copied."""
     if type(key) is Bytes:
         return [repr(key.text[:MAX_KEY_BYTES].encode("latin-1", "replace"))]
     if type(key) is Opaque:

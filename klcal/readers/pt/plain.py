@@ -1,4 +1,4 @@
-"""What calls of Python's own types would make: dictionaries, bytes, and values that do not matter."""
+"""The results of calling Python's own types: dictionaries, bytes, and values that do not matter."""
 
 from __future__ import annotations
 

@@ -13,20 +13,20 @@ from klcal.readers.pt.values import Foreign
 
 __all__ = ["DAMAGED", "DamagedPickle", "damaged", "full_name", "operations", "refusal"]
 
-LOOK_AHEAD = 100_000  # operations behind a refused one that are searched for what it would call
+LOOK_AHEAD = 100_000  # operations after a refused one that are searched for the name it would call
 DAMAGED = "download or save the file again"
 PYTHON_2_MODULES = {"__builtin__": "builtins"}  # protocol 2 writes Python 2's names
 
 
 class DamagedPickle(InputError):
-    """The bytes are no pickle, or one that no writer makes."""
+    """The bytes are not a pickle, or one that no writer makes."""
 
 
 def operations(stream: IO[bytes]) -> Iterator[tuple[str, Any, int]]:
     """Name, argument and position of each operation of the next pickle.
 
     Raises:
-        DamagedPickle: If the bytes are none.
+        DamagedPickle: If the bytes are not a pickle.
     """
     found = pickletools.genops(stream)
     while True:
@@ -42,12 +42,12 @@ def operations(stream: IO[bytes]) -> Iterator[tuple[str, Any, int]]:
 
 
 def refusal(name: str, argument: Any, stream: IO[bytes], operands: Sequence[Any]) -> InputError:
-    """The error for an operation that torch.save does not write, naming what it would call if it can.
+    """The error for an operation that torch.save does not write, naming the function that it would call, if known.
 
     Args:
         name: The operation.
-        argument: What follows it in the pickle.
-        stream: What stands behind it.
+        argument: Its argument in the pickle.
+        stream: The bytes after it.
         operands: The topmost values of the stack.
     """
     strings = [value for value in operands if type(value) is str]

@@ -1,4 +1,4 @@
-"""Views that are no contiguous range of bytes: slices, columns, expanded and overlapping tensors."""
+"""Views that are not a contiguous range of bytes: slices, columns, expanded and overlapping tensors."""
 
 from __future__ import annotations
 

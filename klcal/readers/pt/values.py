@@ -1,4 +1,4 @@
-"""What a pickled checkpoint can consist of, as descriptions: storages, tensors, names, what does not matter."""
+"""Descriptions of the parts of a pickled checkpoint: storages, tensors, names, and values that do not matter."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Global:
 class Opaque:
     """A value without tensors that does not matter: a device, a complex number and the like."""
 
-    args: tuple[Any, ...] = ()  # plain values that it is made of
+    args: tuple[Any, ...] = ()  # the plain values in it
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ MIN_REREAD_BYTES = 1 << 28  # on top of the file's: two seconds' work is never t
 
 
 class Views:
-    """What the tensors so far read again: a small file can hold thousands of views of all that is in it."""
+    """A budget for reading bytes again: a small file can hold thousands of views of all its bytes."""
 
     def __init__(self) -> None:
-        self.checked: set[str] = set()  # storages of which the CRC-32 is compared, and texts of arrays
+        self.checked: set[str] = set()  # storages whose CRC-32 is compared, and texts of arrays
         self.nbytes = 0
 
     def add(self, parts: tuple[Part, ...], storage: str, size: int, file_size: int) -> None:
@@ -25,7 +25,7 @@ class Views:
         again = nbytes if storage in self.checked else max(0, nbytes - 2 * size)  # the values, and the CRC-32
         limit = MAX_REREAD * (MIN_REREAD_BYTES + file_size)
         if self.nbytes + again > limit:
-            what = f"reading it takes as long as {nbytes:,} bytes, with the views before it more than {limit:,}"
+            what = f"reading it costs as much as {nbytes:,} bytes; with the views before it that exceeds {limit:,}"
             raise InputError(what, "save tensor.contiguous()")
         self.checked.add(storage)
         self.nbytes += again

@@ -26,14 +26,14 @@ from klcal.quantizers.granularity import Grid
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Description
 from klcal.readers.onnx_fields import KINDS
-from klcal.readers.onnx_graph import Node, graph_inputs_and_nodes
+from klcal.readers.onnx_graph import graph_inputs_and_nodes
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import FileSpan, RegularFile, open_regular
 from klcal.tables.units import Units
 from klcal.writers.codes import Codes
 from klcal.writers.forms.form import Form, Model, TensorFile
 from klcal.writers.forms.onnx_usual import DTYPE, SCALES, storage_of, takes, usual
-from klcal.writers.forms.onnx_versions import changed, ir_of, wanted_opset
+from klcal.writers.forms.onnx_versions import check_version, ir_of, opset_of
 from klcal.writers.onnx_file import Made, Parts, parts_of, rewritten
 from klcal.writers.protobuf import Piece, size
 from klcal.writers.safetensors_file import Stored
@@ -100,7 +100,9 @@ def _told(file: TensorFile) -> Iterator[str]:
         except UsageError as error:
             raise UsageError(f"{file.source}: {quoted(codes.tensor.name)}: {error.what}", error.hint) from None
     _check_data(file, parts)
-    _check_version(file.source, parts, nodes, quantized)
+    asks = max(quantized, key=_wanted)
+    what = f"{file.source}: {quoted(asks.tensor.name)} as {storage_of(asks.scheme.dtype)}"
+    check_version(what, parts, nodes, _wanted(asks))
     _check_size(file.source, _pieces(opened, parts, quantized))
     names = [name for codes in quantized for name in _names(codes) if name in parts.inputs]
     if names and parts.ir > LAST_WITH_INPUTS:
@@ -135,19 +137,6 @@ def _check_data(file: TensorFile, parts: Parts) -> None:
             raise UsageError(what, "save the model again with onnx.save, its data in it")
 
 
-def _check_version(source: str, parts: Parts, nodes: Iterable[Node], quantized: Sequence[Codes]) -> None:
-    """Refuses a model that cannot be raised to the version of operators that is needed."""
-    asks = max(quantized, key=_wanted)
-    wanted = _wanted(asks)
-    why = changed(nodes, parts.version, wanted)
-    if parts.has_functions:
-        why = "functions that go by it"
-    if wanted > parts.version and why:
-        storage = storage_of(asks.scheme.dtype)
-        what = f"{source}: {quoted(asks.tensor.name)} as {storage} needs opset {wanted}, the model has {parts.version}"
-        raise UsageError(f"{what}, and {why}", f"raise it: onnx.version_converter.convert_version(model, {wanted})")
-
-
 def _check_size(source: str, pieces: Iterable[Piece]) -> None:
     """Refuses what no message can hold."""
     total = size(pieces)
@@ -157,9 +146,7 @@ def _check_size(source: str, pieces: Iterable[Piece]) -> None:
 
 
 def _wanted(codes: Codes) -> int:
-    units = codes.row.units
-    unit = "tensor" if units is None else "channel" if units.size is None else "block"
-    return wanted_opset(str(storage_of(codes.scheme.dtype)), codes.tensor.dtype, unit)
+    return opset_of(codes.row, codes.tensor.dtype)
 
 
 # --- tensors

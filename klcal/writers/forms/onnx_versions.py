@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from klcal.errors import UsageError
 from klcal.readers.onnx_graph import Node
-from klcal.writers.onnx_file import ONNX
+from klcal.tables.rows import Row
+from klcal.writers.forms.onnx_usual import storage_of
+from klcal.writers.onnx_file import ONNX, Parts
 
-__all__ = ["CHANGED", "OLDEST", "changed", "ir_of", "wanted_opset"]
+__all__ = ["CHANGED", "OLDEST", "changed", "check_version", "ir_of", "opset_of", "wanted_opset"]
 
 BLOCKS = FEW_BITS = 21  # DequantizeLinear takes blocks; 4 and 16 bits
 FLOAT8 = HALVES = 19  # it takes float8; and gives float16 and bfloat16
@@ -50,6 +53,12 @@ def wanted_opset(storage: str, dtype: str, unit: str) -> int:
     return max(by_storage.get(storage, FEW_BITS), by_unit[unit], FIRST if dtype == "float32" else HALVES)
 
 
+def opset_of(row: Row, dtype: str) -> int:
+    """The same of what a row quantizes to, in a model whose floats are of a type."""
+    unit = "tensor" if row.units is None else "channel" if row.units.size is None else "block"
+    return wanted_opset(str(storage_of(row.target or "")), dtype, unit)
+
+
 def ir_of(opset: int) -> int:
     """The least version of the format that has a version of the operators: one of ``wanted_opset``."""
     return IR[opset]
@@ -69,3 +78,21 @@ def changed(nodes: Iterable[Node], version: int, wanted: int) -> str | None:
         if version < since <= wanted and (not only_with or node.integers.get(only_with)):
             return f"{node.op} is another operator since {since}"
     return None
+
+
+def check_version(what: str, parts: Parts, nodes: Iterable[Node], wanted: int) -> None:
+    """Refuses a model that cannot be raised to a version of ONNX's operators.
+
+    Args:
+        what: needs it, for people.
+        parts: of the model.
+        nodes: of its graph.
+        wanted: the version.
+
+    Raises:
+        UsageError: says why.
+    """
+    why = "functions that go by it" if parts.has_functions else changed(nodes, parts.version, wanted)
+    if wanted > parts.version and why:
+        hint = f"raise it: onnx.version_converter.convert_version(model, {wanted})"
+        raise UsageError(f"{what} needs opset {wanted}, the model has {parts.version}, and {why}", hint)

@@ -80,7 +80,7 @@ def _entry_1(row: Row) -> dict[str, Any]:
 
 
 def version_0(tensors: Tensors) -> str:
-    """Two objects by name, with ranges, which are what its readers go by, beside scale and offset."""
+    """Two objects by name, with scale, offset and the range, which its readers use."""
     objects = (
         f'"{key}_encodings": {{\n  {lined((member(row.name, _entries_0(row)) for row in rows), "  ")}}}'
         for key, rows in zip(("activation", "param"), tensors, strict=True)
@@ -100,7 +100,7 @@ def _bits(row: Row) -> int:
 
 
 def _offsets(row: Row) -> list[int]:
-    """What the least integer is in steps from zero."""
+    """The lowest integer, in steps from zero."""
     found: list[int] = (full_range(row)[0] - points(row)).astype(np.int64).tolist()
     return found
 

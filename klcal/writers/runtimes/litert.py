@@ -27,7 +27,7 @@ from klcal.writers.runtimes.runtime import (
 
 __all__ = ["LITERT"]
 
-LEAST_RANGE = 1e-9  # what it takes a smaller one for
+LEAST_RANGE = 1e-9  # LiteRT widens smaller ranges to this
 SIGNED = frozenset({"int4", "int8", "int16"})
 
 
@@ -49,7 +49,7 @@ def _range(row: Row, is_weight: bool) -> dict[str, Any]:
 
 
 def _ends(row: Row, is_weight: bool) -> tuple[Floats, Floats]:
-    """The range from which it gets the scale back."""
+    """The range from which LiteRT computes the same scale."""
     if not _is_centred(row, is_weight):
         return ends(row)
     high = (len(full_range(row)) // 2 - 1) * scales(row)
@@ -70,10 +70,10 @@ def _off_centre(row: Row, is_weight: bool) -> str | None:
 
 
 def _widened(row: Row, is_weight: bool) -> str | None:
-    """What becomes of ranges that are nearly nothing."""
+    """What LiteRT does to very small ranges."""
     low, high = _ends(row, is_weight)
     least = np.min(high if _is_centred(row, is_weight) else high - low)
-    return f"LiteRT takes its range for {LEAST_RANGE:g}, and so its scale for more" if least < LEAST_RANGE else None
+    return f"LiteRT widens its range to {LEAST_RANGE:g}, and so its scale" if least < LEAST_RANGE else None
 
 
 def _recipe(tensors: Tensors) -> str | None:

@@ -38,7 +38,7 @@ def overrides(tensors: Tensors) -> str:
 
 
 def _units(row: Row) -> list[dict[str, Any]]:
-    """One for the tensor, or for each channel, of which the first says the axis."""
+    """One entry for the tensor, or one for each channel; the first one has the axis."""
     numbers = zip(shortest_list(scales(row)), points(row).tolist(), strict=True)
     found: list[dict[str, Any]] = [{"scale": scale, "zero_point": int(point)} for scale, point in numbers]
     return found if row.units is None else [{"axis": row.units.axis, **found[0]}, *found[1:]]
@@ -78,7 +78,7 @@ def cache(tensors: Tensors) -> str:
 
 
 def _computed(row: Row) -> str | None:
-    """What ONNX Runtime makes of the range, where it is something else."""
+    """What ONNX Runtime makes of the range, if that differs from the table."""
     low, high = (np.float64(each.astype(np.float32)[0]) for each in ends(row))
     whole = full_range(row)
     scale = (high - low) / (whole[-1] - whole[0])

@@ -1,4 +1,4 @@
-"""What a runtime's file can hold, what it changes, and the pieces that several files are made of.
+"""Runtimes: what their files can hold, what they do differently, and pieces that several files share.
 
 A runtime quantizes floats itself, by the scale and zero point that it is given, to all integers of a type; so what a
 table says of a narrower range is lost, and said to be.
@@ -49,7 +49,7 @@ WHOLE, CHANNEL, GROUP = "tensor", "channel", "group"  # what has a scale of its 
 
 
 class Tensors(NamedTuple):
-    """What goes into one file, each in the order of its table."""
+    """The rows of one file, each kind in the order of its table."""
 
     activations: Sequence[Row]
     weights: Sequence[Row]
@@ -80,7 +80,7 @@ class Runtime:
     one_dtype: bool = False  # of all activations, and one of all weights
     is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
     problem: Callable[[Row, bool], str | None] = _nothing  # why it cannot hold a row that is fine otherwise
-    change: Callable[[Row, bool], str | None] = _nothing  # what it makes of its numbers
+    change: Callable[[Row, bool], str | None] = _nothing  # what the runtime does differently with a row's numbers
     advice: Callable[[Tensors], str | None] = _no_advice  # what else the runtime has to be told
     lacking: str = ""  # what becomes of tensors of the model that it has no scale for
 
@@ -88,19 +88,19 @@ class Runtime:
 def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
     """Why the file cannot hold a row, and what to do; None where it can."""
     if not row.name or not (row.name.isascii() or _is_utf8(row.name)):
-        return "its name is no text that a file can hold; rename it, or exclude it"
+        return "its name cannot be written to a file; rename it, or exclude it"
     if row.status != "ok":
         return f"it has no scale: {row.reason or row.status}; exclude it, or mend its values"
     held, what = (runtime.weights, "weights") if is_weight else (runtime.activations, "activations")
     if is_weight and runtime.no_weights:
         return runtime.no_weights
     if row.target not in held:
-        return f"{row.target} is no type of {what} here; calibrate it to {', '.join(_in_order(held))}"
+        return f"{row.target} is not a type of {what} here; calibrate it to {', '.join(_in_order(held))}"
     kind = WHOLE if row.units is None else row.units.per
     if not is_weight and kind != WHOLE:
-        return f"it has a scale for each {kind}, which weights alone have: hand in its table as one of weights"
+        return f"it has a scale for each {kind}, which only weights may have: hand in its table as one of weights"
     if kind not in runtime.units:
-        return f"it has a scale for each {kind}, which this format has not; {runtime.coarser}"
+        return f"it has a scale for each {kind}, which this format cannot hold; {runtime.coarser}"
     return _bad_number(row) or runtime.problem(row, is_weight)
 
 
@@ -114,7 +114,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _bad_number(row: Row) -> str | None:
-    """What is wrong with its scales and zero points."""
+    """What is wrong with a row's scales and zero points."""
     whole = full_range(row)
     if row.units is None:
         return _bad(row, row.scale, row.zero_point or 0, whole)
@@ -128,24 +128,24 @@ def _bad_number(row: Row) -> str | None:
 
 
 def _bad(row: Row, scale: float | None, point: float, whole: range, at: str = "", why: str = "") -> str | None:
-    """The same of one scale and zero point; ``at`` says of which unit, ``why`` what is known of it."""
+    """What is wrong with one scale and zero point; ``at`` names the unit, ``why`` its status."""
     if scale is None or math.isnan(scale):
         return f"there is no scale{at}{why}; exclude it, or calibrate it per tensor"
     if not LEAST_SCALE <= scale <= GREATEST_SCALE:
         hint = "calibrate it with the scheme symmetric-full" if scale < 0 else "exclude it"
         return f"the scale{at} is {scale:g}, which no runtime divides by; {hint}"
     if not whole[0] <= point <= whole[-1]:
-        return f"the zero point{at} is {point:g}, which is no {row.target}; calibrate it again"
+        return f"the zero point{at} is {point:g}, which {row.target} cannot hold; calibrate it again"
     return None
 
 
 def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
-    """What the runtime does otherwise than the table says, of a row that the file can hold."""
+    """What the runtime does differently from the table, for a row that the file can hold."""
     whole = full_range(row)
     least = whole[0] + runtime.is_narrow(row, is_weight)
     clipped = row.clipped != 0  # nothing that is not known to be within the range
     if row.qmin is not None and row.qmin > least and clipped:
-        what = f"{runtime.title} clips at {least}, the table at {row.qmin}: what lies below may get one level more"
+        what = f"{runtime.title} clips at {least}, the table at {row.qmin}: lower values may get one more level"
         yield f"{what}; the scheme symmetric-full is calibrated so"
     elif row.qmin is not None and row.qmin < least:
         what = f"{runtime.title} clips at {least}, the table at {row.qmin}: the lowest level is lost"
@@ -183,7 +183,7 @@ def points(row: Row) -> Floats:
 
 
 def ends(row: Row) -> tuple[Floats, Floats]:
-    """What the least and the greatest integer of the type stand for, in float64: products of a float32, so exact."""
+    """The values of the lowest and the highest integer of the type, in float64: products of a float32, so exact."""
     scale, point, whole = scales(row), points(row), full_range(row)
     return (whole[0] - point) * scale, (whole[-1] - point) * scale
 
@@ -215,5 +215,5 @@ def member(key: str, value: Any) -> str:
 
 
 def of_units(units: Units | None, values: Sequence[Any]) -> Any:
-    """A value alone where there are no units, else all of them."""
+    """A single value if there are no units, else a list."""
     return values[0] if units is None else list(values)

@@ -3,7 +3,7 @@
 A condition is on a number of the row, on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit where units have
 their own, and on any number of the worst unit as ``unit.FIELD``. Infinite is more than any number. What is not known
 meets every condition: a gate fails towards the unknown. Where two tables are compared, ``d.FIELD`` is the change of a
-number, which ``klcal.cli.rules`` tries.
+number, which ``klcal.pipeline.rules`` tries.
 """
 
 from __future__ import annotations

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from klcal.cli.conditions import OPERATORS, QUANTIZER_FIELDS, SHARES, Condition, Met, parse_condition
+from klcal.errors import InputError
+from klcal.pipeline.conditions import OPERATORS, QUANTIZER_FIELDS, SHARES, Condition, Met, parse_condition
 from klcal.tables.changes import WORDS, Change, change, changes_of_units, is_bare, known, known_of_units
 from klcal.tables.findings import Finding, worst_first
 from klcal.tables.rows import Row
-from klcal.tables.schema import RELATIVE
-from klcal.tables.table import Table
+from klcal.tables.schema import DEFAULT_RULES, RELATIVE
+from klcal.tables.table import Changes, Table
 from klcal.writers.floats import DIGITS, shortest
 
-__all__ = ["DEFAULTS", "RULE_WORDS", "Rule", "drift", "parse_rule"]
+__all__ = ["RULE_WORDS", "Rule", "asked_rules", "differing", "drift", "drifted", "not_judged", "parse_rule"]
 
 SIDES = ("missing", "extra")
 RULE_WORDS = (*SIDES, "changed", *WORDS)
-DEFAULTS = (
-    *("missing", "extra", "status", "changed"),
-    *("|d.scale| > 2%", "|d.zero_point| > 2", "d.sqnr_db < -0.5", "d.clipped > 0.1%"),
-)
-"""What holds where nothing is said. What is no matter of degree is always told. Equal values have equal scales to the
-bit, so these are no allowances for noise of ours: they say what is worth a look where weights changed. Activations that
-are recorded anew move by more (two batches of 65,536 normal values at int8 by 1.6 % in the median) and want wide rules.
-Half a decibel is an eighth more noise; one value in a thousand that is newly clipped is a tail that was not there."""
-
 NEEDING_NONE = ("skipped", "empty")  # integers, what is no weight, and no values: nobody misses their scales
 
 
@@ -68,6 +60,36 @@ def parse_rule(text: str, *, is_ours: bool = False) -> Rule:
     if word in RULE_WORDS:
         return Rule(word, is_ours=is_ours)
     return Rule(word, parse_condition(text, words=RULE_WORDS), is_ours)
+
+
+def asked_rules(texts: Sequence[str] | None) -> list[Rule]:
+    """The rules that are asked for, or ours.
+
+    Raises:
+        UsageError: one is no rule, or nothing can meet it.
+    """
+    return [parse_rule(text, is_ours=not texts) for text in texts or DEFAULT_RULES]
+
+
+def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
+    """The same changes, and what of them met a rule."""
+    assert isinstance(changes.config, Changes)
+    config = replace(changes.config, rules=tuple(rule.text for rule in rules))
+    return replace(changes, config=config, findings=drift(changes, rules))
+
+
+def differing(changes: Table) -> Table:
+    """The same, without the tensors that did not change."""
+    rows: tuple[Any, ...] = tuple(row for row in changes.rows if row.status != "same")
+    return replace(changes, rows=rows)
+
+
+def not_judged(changes: Table) -> InputError:
+    """Why changes of which nothing could be compared are no answer."""
+    assert isinstance(changes.config, Changes)
+    sides = f"{changes.config.baseline} is in {changes.config.compared}"
+    what = f"nothing could be judged: no tensor with a scale in {sides}"
+    return InputError(what, "compare tables of the same tensors")
 
 
 def drift(changes: Table, rules: Sequence[Rule]) -> tuple[Finding, ...]:

@@ -1,0 +1,62 @@
+"""From arguments to tensors: what files describe, which of it is wanted, and which are batches of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from klcal.pipeline.selection import Selected, described_tensors, file_warnings, selected, unmatched
+from klcal.readers import find
+from klcal.tables.table import FileError
+
+if TYPE_CHECKING:
+    from klcal.pipeline.pooling import Pool
+
+__all__ = ["Asked", "Gathered", "gathered"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which tensors of some files are wanted, and as what."""
+
+    include: Sequence[str] = ()  # globs, one of which a tensor's name has to match; none for all
+    exclude: Sequence[str] = ()  # globs, none of which it may match
+    dequantize: bool = False  # whether codes that have a scale beside them are taken for what they stand for
+    pool: Pool | None = None  # which tensors are batches of one
+
+
+class Gathered(NamedTuple):
+    """The tensors of some files."""
+
+    described: list[Selected]  # all of them
+    tensors: list[Selected]  # those that are wanted, pooled
+    named: list[Selected]  # those whose names options may speak of: of a pool, what its tensors are called
+    unread: set[str]  # the files that cannot be used
+    errors: list[FileError]  # of these, and of batches; more may come
+    warnings: list[str]
+
+
+def gathered(
+    paths: Sequence[str], asked: Asked, renamed: Callable[[list[Selected]], list[Selected]] | None = None
+) -> Gathered:
+    """Finds files, describes their tensors before any value is read, and chooses.
+
+    Args:
+        paths: files, directories, patterns, or "-" for standard input.
+        asked: which tensors.
+        renamed: gives the tensors other names, before any is chosen by its name.
+    """
+    found, pool = find(paths), asked.pool
+    errors = list(found.errors)
+    tensors = described_tensors(found.sources, errors, dequantize=asked.dequantize, batches=pool is not None)
+    described = list(tensors) if renamed is None else renamed(list(tensors))
+    wanted = selected(described, asked.include, asked.exclude)
+    warnings = [*found.warnings, *file_warnings(described), *unmatched(described, asked.include)]
+    unread = {each.source for each in errors}
+    if pool is None:
+        return Gathered(described, wanted, described, unread, errors, warnings)
+    from klcal.pipeline.pooling import pooled, unpooled  # which loads what counts
+
+    batches = pooled(wanted, pool, errors, found.sources)
+    return Gathered(described, batches, batches, unread, errors, [*warnings, *unpooled(batches, pool)])

@@ -1,0 +1,67 @@
+"""What the values of tensors are like, for ``klcal inspect --stats``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from klcal.errors import InputError
+from klcal.pipeline.selection import Selected, attempt, cause_of
+from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes
+from klcal.sketches.histogram import binned
+from klcal.sketches.patterns import SIGN
+from klcal.sketches.sketch import Sketch
+from klcal.sketches.values import sketch_parts
+from klcal.tables.contents import Content
+
+__all__ = ["counted"]
+
+USUAL = 0.999  # of the nonzero values: what is beyond them is an outlier
+BINS = 16  # of a histogram: as many as fit beside the other columns
+
+
+def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: Progress | None) -> Iterator[Content]:
+    """Rows of tensors with what their values are like; those that have none as they are."""
+    usable = []
+    for each, row in described:
+        if each.description.status == "ok":
+            usable.append((each, row))
+        else:
+            yield row
+    sizes = [sum(part.nbytes for part in each.description.parts) for each, _ in usable]
+    with outcomes(_stats, [each for each, _ in usable], BYTE_SECONDS * sum(sizes), jobs) as found:
+        if progress is not None:
+            progress.start(len(usable), sum(sizes))
+        for (_, row), size, stats in zip(usable, sizes, found, strict=True):
+            if isinstance(stats, InputError):
+                yield replace(row, status="failed", reason=str(stats), cause=cause_of(stats))
+            else:
+                yield replace(row, **stats)
+            if progress is not None:
+                progress.advance(size)
+                progress.finish(row.name)
+
+
+def _stats(tensor: Selected) -> dict[str, Any] | InputError:
+    description = tensor.description
+    return attempt(lambda: _of_sketch(sketch_parts(description.parts, description.dtype)))
+
+
+def _of_sketch(found: Sketch) -> dict[str, Any]:
+    """What the values of a tensor are like, whatever units they were counted in."""
+    counts = {name: int(getattr(found, name).sum()) for name in ("zeros", "nan", "neg_inf", "pos_inf")}
+    stats: dict[str, Any] = {**counts, "numel": int(found.numel.sum())}
+    if not found.finite.any():
+        return stats
+    low, high = float(found.min.min()), float(found.max.max())
+    stats |= {"min": low, "max": high, "histogram": tuple(binned(found, BINS).tolist())}
+    if not found.nonzero.any():
+        return stats
+    magnitudes = (found.keys & ~SIGN).view(np.float32)
+    order = np.argsort(magnitudes, kind="stable")
+    below = np.cumsum(found.counts[order], dtype=np.int64)
+    usual = float(magnitudes[order[int(np.searchsorted(below, USUAL * below[-1]))]])
+    return stats | {"outlier": max(abs(low), abs(high)) / usual}

@@ -1,0 +1,66 @@
+"""A file without a name, beside another one, to which several processes append: nothing of it outlives them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import Any, Self
+
+from klcal.readers.description import CHUNK_BYTES
+
+__all__ = ["Spool"]
+
+
+class Spool:
+    """Bytes that are laid aside, behind one another.
+
+    A process that is forked has it as well, and so has one that is spawned with it. If one is killed while it writes,
+    nothing refers to what it wrote.
+    """
+
+    def __init__(self, beside: str) -> None:
+        self._file = tempfile.TemporaryFile(dir=Path(beside).resolve().parent, buffering=0)  # noqa: SIM115 - it is closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, pieces: Sequence[Any]) -> int:
+        """Writes what has a buffer, piece by piece; where the first one begins.
+
+        Raises:
+            OSError: there is no room.
+        """
+        descriptor = self._file.fileno()
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        try:
+            begin = position = os.fstat(descriptor).st_size
+            for piece in pieces:
+                rest = memoryview(piece).cast("B") if memoryview(piece).nbytes else memoryview(b"")
+                while rest:
+                    written = os.pwrite(descriptor, rest, position)
+                    rest, position = rest[written:], position + written
+        finally:
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        return begin
+
+    def read(self, begin: int, nbytes: int) -> Iterator[bytes]:
+        """Bytes that were written, in pieces."""
+        for start in range(begin, begin + nbytes, CHUNK_BYTES):
+            yield os.pread(self._file.fileno(), min(CHUNK_BYTES, begin + nbytes - start), start)
+
+    def __reduce__(self) -> tuple[Callable[[Any], Spool], tuple[Any]]:
+        return _received, (DupFd(self._file.fileno()),)
+
+
+def _received(duplicate: Any) -> Spool:
+    """The spool of the process that spawned this one."""
+    found = object.__new__(Spool)
+    found._file = os.fdopen(duplicate.detach(), "r+b", buffering=0)
+    return found
