@@ -57,8 +57,8 @@ __all__ = [
 PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
-UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
-DEVICE_UNIT_SECONDS = 0.5e-9  # of a device, to count and search a byte of those beside reading it
+UNIT_VALUE_SECONDS = 16e-9  # to read, count and search a value where channels or groups have a scale each
+DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of that is the host's
 SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
@@ -95,6 +95,11 @@ class Tensor(NamedTuple):
     def nbytes(self) -> int:
         """Of its values, as they are stored."""
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def values(self) -> float:
+        """How many these are."""
+        return self.nbytes / np.dtype(FLOAT_DTYPES[self.dtype]).itemsize
 
     @property
     def is_sketch(self) -> bool:
@@ -171,17 +176,18 @@ def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
 def _estimate(task: Task) -> float:
     """Seconds of work."""
     if not task.tensors[0].is_one_unit:
-        return UNIT_BYTE_SECONDS * task.nbytes
+        return UNIT_VALUE_SECONDS * task.tensors[0].values
     return TENSOR_SECONDS * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
 def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
     """What works on some tasks."""
     whole = [task for task in tasks if task.tensors[0].fits_device]
+    fed = [task.tensors[0] for task in whole]
     seconds = sum(map(_estimate, tasks))
     processes, threads = _shared(len(tasks), seconds, jobs)
     searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole and task.tensors[0].is_one_unit)
-    searched += DEVICE_UNIT_SECONDS * sum(task.nbytes for task in whole if not task.tensors[0].is_one_unit)
+    searched += DEVICE_VALUE_SECONDS * sum(each.values for each in fed if not each.is_one_unit)
     rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
     nbytes = sum(task.nbytes for task in whole)
     devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
