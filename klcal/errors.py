@@ -10,9 +10,12 @@ Anything else that escapes is a bug of klcal's.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
-__all__ = ["ExitCode", "InputError", "KlcalError", "OutputError", "UsageError"]
+__all__ = ["ExitCode", "InputError", "KlcalError", "OutputError", "UsageError", "redacted"]
+
+ADDRESS = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]+://)(?:[^\s/'\"@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
 
 
 class ExitCode(IntEnum):
@@ -61,6 +64,7 @@ class KlcalError(Exception):
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
+        what, hint = redacted(what), redacted(hint)
         super().__init__(what, hint)
         self.what = what
         self.hint = hint
@@ -79,3 +83,12 @@ class InputError(KlcalError):
 
 class OutputError(KlcalError):
     """The answer cannot be written: exit code 2 before the work, 4 after it."""
+
+
+def redacted(text: str) -> str:
+    """A text whose addresses have lost what may be secret: user, password, and what follows a question mark.
+
+    >>> redacted("'https://me:secret@host/m.npz?signature=abc' is absent; see s3://bucket/m.npz")
+    "'https://host/m.npz' is absent; see s3://bucket/m.npz"
+    """
+    return ADDRESS.sub(r"\1\2", text) if "://" in text else text

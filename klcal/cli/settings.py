@@ -98,6 +98,10 @@ def _from_folder(key: str, value: Any, folder: str) -> Any:
         return value
     if isinstance(value, list):
         return [_from_folder(key, each, folder) for each in value]
+    from klcal.readers.addresses import is_remote
+
+    if is_remote(value):
+        return value
     return os.path.normpath(os.path.join(folder, value))  # noqa: PTH118 - a text, as it would be typed
 
 

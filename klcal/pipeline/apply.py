@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from klcal.pipeline.work import Taken, Work, check_output, name_of
 from klcal.quantizers.layout import layout
 from klcal.readers import Description, index_file
 from klcal.readers.quoting import quoted
+from klcal.readers.regular import open_regular
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 from klcal.writers.codes import Codes
@@ -268,7 +270,8 @@ def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter)
     for name, data in _beside(work, model, held).items():
         new.put(name, data)
     for name in work.files.others:
-        new.copy(name, Path(work.files.directory or "") / name)
+        with _named(name):
+            new.copy(name, posixpath.join(work.files.directory or "", name))
     return sum(each.stat().st_size for each in new.path.rglob("*") if each.is_file() and new.own not in each.parents)
 
 
@@ -279,7 +282,8 @@ def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | Non
         shards = [form.renamed(file.name) for file in work.files.tensors if file.index == index]
         known = {shard: sizes for shard in shards if (sizes := held[shard]) is not None}
         if not known:
-            made[index] = (Path(work.files.directory or "") / index).read_bytes()
+            file = open_regular(posixpath.join(work.files.directory or "", index))
+            made[index] = file.read(0, file.size)
             continue
         sizes = {name: size for each in known.values() for name, size in each.items()}
         weight_map = {name: Path(shard).name for shard, each in known.items() for name in each}

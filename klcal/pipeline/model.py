@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from klcal.errors import InputError, UsageError
 from klcal.readers import Description, find, formats, index_file, split_gguf
+from klcal.readers.addresses import is_remote, shown
 from klcal.readers.find import Source
+from klcal.readers.listing import is_folder
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
+from klcal.readers.remote import files_below
 
 __all__ = ["Files", "TensorPath", "files_of", "tensors_of"]
 
@@ -50,15 +54,15 @@ def files_of(path: str) -> Files:
     """
     if path == "-":
         raise UsageError("standard input is no model that can be read twice", "save it to a file")
-    if not os.path.lexists(path):
+    if not is_remote(path) and not os.path.lexists(path):
         found = find([path])  # which knows what is near
         what = found.errors[0].reason if found.errors else "it is no file and no directory"
         raise InputError(f"{path}: {what}") if found.errors else UsageError(f"'{path}': {what}", "name one of them")
     is_index = path.endswith(index_file.SUFFIX) or bool(split_gguf.shards_of(path))
-    if not Path(path).is_dir() and not is_index:
-        name = Path(path).name
+    if not is_index and not is_folder(path):
+        name = posixpath.basename(shown(path))
         return Files((path,), (TensorPath(name, path, name),))
-    directory = os.path.dirname(path) or "." if is_index else _snapshot(path)  # noqa: PTH120
+    directory = posixpath.dirname(shown(path)) or "." if is_index else _snapshot(path)
     asked = path if is_index else directory
     found = find([asked])
     if found.errors:
@@ -72,6 +76,8 @@ def files_of(path: str) -> Files:
 
 def _snapshot(path: str) -> str:
     """A directory; of a model in the hub's cache the only revision."""
+    if is_remote(path):
+        return path.rstrip("/")
     snapshots = Path(path) / SNAPSHOTS
     revisions = sorted(each for each in snapshots.iterdir() if each.is_dir()) if snapshots.is_dir() else []
     if len(revisions) > 1:
@@ -96,6 +102,10 @@ def _tensor_paths(source: Source, directory: str) -> Iterator[TensorPath]:
 
 def _all_files(directory: str) -> Iterator[str]:
     """The regular files below a directory, what links lead to; hidden directories left out."""
+    if is_remote(directory):
+        found = (path.removeprefix(f"{directory}/") for path in files_below(directory))
+        yield from (name for name in found if not any(part.startswith(".") for part in name.split("/")[:-1]))
+        return
     for path, folders, names in os.walk(directory, followlinks=True):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         files = (os.path.join(path, name) for name in sorted(names))  # noqa: PTH118

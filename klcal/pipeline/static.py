@@ -21,6 +21,7 @@ from klcal.pipeline.selection import Remark, names_of
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.work import Taken, Work, check_output
 from klcal.readers import Description
+from klcal.readers.addresses import is_remote
 from klcal.readers.onnx_graph import CHANNEL_AXES, Node, graph_inputs_and_nodes
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import open_regular
@@ -89,6 +90,8 @@ def apply_static(
     """
     if to != "onnx":
         raise UsageError(f"activations are quantized in ONNX alone, not in {to}", "leave out --activations")
+    if is_remote(path):
+        raise UsageError("ONNX Runtime reads models of this machine alone", "download it, and give the file")
     check_runtime()
     files, taken = files_of(path), Taken(form_of(to), include, exclude)
     if files.directory is not None or not path.lower().endswith(".onnx"):

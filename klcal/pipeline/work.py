@@ -12,13 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from klcal.errors import UsageError
+from klcal.errors import InputError, UsageError
 from klcal.pipeline.model import Files
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, selected
 from klcal.readers import Description
+from klcal.readers.regular import open_regular
 from klcal.tables.table import Table
-from klcal.writers.file import is_special
+from klcal.writers.file import check_is_here, is_special
 from klcal.writers.forms import form_of
 from klcal.writers.forms.form import Form
 
@@ -83,6 +84,7 @@ def check_output(work: Work) -> None:
         raise UsageError(f"two files of the model would be written as '{twice[0]}'", "give one of them by its name")
     if work.output == "-" or is_special(work.output):
         raise UsageError(f"'{work.output}' is a stream, in which nothing can be mended", "name a file or a directory")
+    check_is_here(work.output)
     if work.files.directory is None:
         return  # ``replacement`` checks a file
     output, target, model = work.output, *(Path(os.path.realpath(each)) for each in (work.output, work.files.directory))
@@ -114,10 +116,10 @@ def name_of(work: Work) -> str:
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()[:DIGITS]
 
 
-def _state(path: str) -> tuple[str, int, int]:
+def _state(path: str) -> tuple[str, int, int | str]:
     """A file as it is now: its size, and when it was written; that it is absent is said by who reads it."""
     try:
-        found = Path(path).stat()
-    except (OSError, ValueError):
+        found = open_regular(path)
+    except InputError:
         return path, 0, 0
-    return path, found.st_size, found.st_mtime_ns
+    return path, found.size, found.stamp

@@ -5,7 +5,7 @@ answer does not depend on the order of the arguments, nor on the order in which 
 """
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
-# ruff: noqa: PTH100, PTH112, PTH116, PTH117, PTH119
+# ruff: noqa: PTH100, PTH116, PTH117, PTH119
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from klcal.errors import InputError
 from klcal.readers import formats, index_file, split_gguf
+from klcal.readers.addresses import is_pattern, is_remote, shown
 from klcal.readers.description import Description
-from klcal.readers.listing import WILD, Listing, matching_paths, nearest_names, tensor_files
+from klcal.readers.listing import WILD, Listing, is_folder, matching_paths, nearest_names, tensor_files
 from klcal.readers.pairs import stored_part
 from klcal.readers.quantized import recognised
 from klcal.readers.quoting import quoted
@@ -80,7 +81,7 @@ class _Candidate:
     def of(path: str, directory: str = "") -> _Candidate:
         """A file that was given itself, or found below a directory that was; for any shard of a GGUF the first."""
         path = next(iter(split_gguf.shards_of(path)), path)
-        full = os.path.abspath(path).split("/")
+        full = (shown(path) if is_remote(path) else os.path.abspath(path)).split("/")
         full[-1] = _shown_name(path)
         below = path[len(directory) :].strip("/") if directory else ""
         depth = below.count("/") + 1
@@ -107,12 +108,12 @@ class _Search:
     warnings: list[str] = field(default_factory=list)
 
     def refuse(self, argument: str, what: str, hint: str = "") -> None:
-        source = os.path.basename(argument.rstrip("/")) if os.path.isabs(argument) else argument
+        source = os.path.basename(argument.rstrip("/")) if os.path.isabs(argument) else shown(argument)
         self.errors.append(FileError(source or argument, str(InputError(what, hint))))
 
     def add(self, argument: str) -> None:
         """Follows one argument: a file, a directory, or a pattern that the shell did not expand."""
-        if os.path.lexists(argument):
+        if not is_pattern(argument) if is_remote(argument) else os.path.lexists(argument):
             self.add_path(argument)
             return
         try:
@@ -127,7 +128,7 @@ class _Search:
             self.refuse(argument, what, nearest_names(argument) or "check its name")
 
     def add_path(self, path: str) -> None:
-        if os.path.isdir(path):
+        if is_folder(path):
             self.add_directory(path)
         else:
             self.candidates.append(_Candidate.of(path))
@@ -135,8 +136,8 @@ class _Search:
     def add_directory(self, path: str) -> None:
         try:
             listing = tensor_files(path)
-        except OSError as error:
-            found = fault(error)
+        except (OSError, InputError) as error:
+            found = fault(error) if isinstance(error, OSError) else error
             self.refuse(path, found.what, found.hint)
             return
         self.warnings += listing.warnings
@@ -248,6 +249,7 @@ def _distinct_names(candidates: list[_Candidate]) -> list[_Candidate]:
 
 def _shown_name(path: str) -> str:
     """The file's name; an index or a shard has that of the one file it stands for, unless that exists as well."""
+    path = shown(path)
     whole = split_gguf.whole_of(path.removesuffix(index_file.SUFFIX))
     return os.path.basename(path if whole != path and os.path.lexists(whole) else whole)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from klcal.errors import InputError
+from klcal.readers.addresses import shown
 from klcal.readers.description import Description
 from klcal.readers.regular import RegularFile
 
@@ -96,7 +97,7 @@ def describe(file: RegularFile, source: str, *, batches: bool = False) -> list[D
     head = file.read(0, min(file.size, HEAD_BYTES))
     if not head:
         raise InputError("the file is empty", "download or save it again")
-    suffix = posixpath.splitext(file.path)[1].lower()
+    suffix = posixpath.splitext(shown(file.path))[1].lower()
     reader = _reader(head, suffix)
     return (NPY_BATCHES if batches and reader is READERS[".npy"] else reader)(file, stem(source))
 

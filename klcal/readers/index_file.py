@@ -8,14 +8,13 @@ model cache consists of links to another directory.
 
 from __future__ import annotations
 
-import posixpath
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from klcal.errors import InputError
-from klcal.readers import strict_json
+from klcal.readers import addresses, strict_json
 from klcal.readers.description import Description
 from klcal.readers.quoting import quoted
 from klcal.readers.regular import RegularFile, open_regular
@@ -87,7 +86,7 @@ def shard_path(index_path: str, shard: str) -> str:
     is_plain = PurePosixPath(shard).name == shard and shard not in ("", "..") and not set(shard) & {"\0", "\\"}
     if not is_plain or len(shard.encode(errors="surrogatepass")) > MAX_NAME_BYTES or shard.endswith(SUFFIX):
         raise InputError("its name is not that of a file beside the index", "take the index from a source you trust")
-    return posixpath.join(posixpath.dirname(index_path), shard)
+    return addresses.beside(index_path, shard)
 
 
 def _listed(held: list[Description], names: list[str], shard: str) -> list[Description]:

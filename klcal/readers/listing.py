@@ -1,7 +1,7 @@
 """The contents of directories: tensor files at any depth, matches of a pattern, names similar to a mistyped one."""
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
-# ruff: noqa: PTH112, PTH116, PTH118, PTH122, PTH208
+# ruff: noqa: PTH112, PTH116, PTH118, PTH119, PTH122, PTH208
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 from klcal.errors import InputError
+from klcal.readers import addresses, remote
 from klcal.readers.formats import SUFFIXES
 from klcal.readers.index_file import SUFFIX as INDEX_SUFFIX
 from klcal.readers.quoting import quoted
 
-__all__ = ["WILD", "Listing", "matching_paths", "nearest_names", "tensor_files"]
+__all__ = ["WILD", "Listing", "is_folder", "matching_paths", "nearest_names", "tensor_files"]
 
 MAX_OTHERS = 3  # files of other kinds that are remembered, for a message
 MAX_COMPARED = 10_000  # names that a mistyped one is compared with: a second of work
@@ -45,15 +46,37 @@ class Listing:
     warnings: tuple[str, ...]
 
 
+def is_folder(path: str) -> bool:
+    """Whether a path leads to a directory; that of a file elsewhere is told by its name, without asking a server."""
+    if not addresses.is_remote(path):
+        return os.path.isdir(path)
+    return path.endswith("/") or (not _is_named_as_tensors(addresses.shown(path)) and remote.is_directory(path))
+
+
 def tensor_files(directory: str) -> Listing:
     """The tensor files below a directory, links followed, each directory entered once.
 
     Raises:
         OSError: If the directory itself cannot be listed.
+        InputError: The same of one elsewhere.
     """
-    files: list[str] = []
-    others: set[str] = set()
     warnings: list[str] = []
+    paths = remote.files_below(directory) if addresses.is_remote(directory) else _walked(directory, warnings)
+    files = [path for path in paths if _is_wanted(os.path.basename(path))]
+    others = {os.path.basename(path) for path in paths} - {os.path.basename(path) for path in files}
+    shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
+    once, twins = _in_one_format(sorted(files))
+    for whole in twins:
+        named = quoted(os.path.relpath(whole, directory))
+        warnings.append(
+            f"{named} is not read: the .safetensors beside it holds the same model; to read it, give it by name"
+        )
+    return Listing(once, tuple(shown), tuple(warnings))
+
+
+def _walked(directory: str, warnings: list[str]) -> list[str]:
+    """All files below a directory."""
+    files: list[str] = []
     entered: set[tuple[int, int]] = set()
     waiting = [directory]
     while waiting:
@@ -67,24 +90,15 @@ def tensor_files(directory: str) -> Listing:
             warnings.append(f"{quoted(os.path.relpath(path, directory))} cannot be listed; its files are not read")
             continue
         entered.add((here.st_dev, here.st_ino))
-        folders = []
-        for name in names:
-            full = os.path.join(path, name)
-            if os.path.isdir(full):
-                folders.append(full)
-            elif not TRAINING_STATE.fullmatch(name) and _is_named_as_tensors(name):
-                files.append(full)
-            else:
-                others.add(name)
-        waiting += reversed(folders)
-    shown = sorted(others, key=lambda name: (not name.endswith(".distcp"), name))[:MAX_OTHERS]
-    once, twins = _in_one_format(sorted(files))
-    for whole in twins:
-        named = quoted(os.path.relpath(whole, directory))
-        warnings.append(
-            f"{named} is not read: the .safetensors beside it holds the same model; to read it, give it by name"
-        )
-    return Listing(once, tuple(shown), tuple(warnings))
+        full = [os.path.join(path, name) for name in names]
+        are_folders = [os.path.isdir(each) for each in full]
+        files += [each for each, is_one in zip(full, are_folders, strict=True) if not is_one]
+        waiting += reversed([each for each, is_one in zip(full, are_folders, strict=True) if is_one])
+    return files
+
+
+def _is_wanted(name: str) -> bool:
+    return not TRAINING_STATE.fullmatch(name) and _is_named_as_tensors(name)
 
 
 def _in_one_format(files: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -129,6 +143,8 @@ def matching_paths(pattern: str) -> list[str]:
     Raises:
         InputError: If the pattern cannot be followed.
     """
+    if addresses.is_remote(pattern):
+        return remote.matching(pattern) if addresses.is_pattern(pattern) else []
     if not WILD & set(pattern):
         return []
     path = Path(pattern)
@@ -152,6 +168,8 @@ def _is_hidden(path: Path, parts: tuple[str, ...]) -> bool:
 def nearest_names(argument: str) -> str:
     """A hint that names the files most like an absent one, or what lies where a pattern found nothing."""
     directory, name = os.path.split(argument)
+    if addresses.is_remote(argument):
+        return ""
     try:
         with os.scandir(directory or ".") as entries:
             names = sorted(entry.name for entry in islice(entries, MAX_COMPARED))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError
+from klcal.readers import addresses
 from klcal.readers.description import Chunk, Description
 from klcal.readers.pairs import stored_part
 from klcal.readers.quoting import quoted
@@ -105,7 +105,7 @@ def data_path(model: str, location: str) -> str:
     leads_out = path.is_absolute() or ".." in path.parts or not path.parts or set(location) & {"\0", "\\"}
     if leads_out or len(location.encode(errors="surrogatepass")) > MAX_PATH_BYTES:
         raise InputError(f"its data would be in {quoted(location)}, which is not below the model's folder", TRUST)
-    return posixpath.join(posixpath.dirname(model), str(path))
+    return addresses.beside(model, str(path))
 
 
 @dataclass

@@ -64,7 +64,8 @@ MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksu
 SAVE = "save the model again with onnx.save"
 
 
-WHOLES = {2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2"}  # by type, how those integers lie that codes and zero points may be
+WHOLES = {2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2", 21: "|u1", 22: "|u1"}
+"""By type, how those integers lie that codes and zero points may be; of 4 bits two in a byte."""
 WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
 
 
@@ -215,7 +216,8 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     if math.prod(n for n in tensor.dims if n) * width > MAX_BYTES:
         raise InputError(f"its shape {quoted(repr(tensor.dims))} is larger than any memory", DAMAGED)
     if kind.bits:
-        return paired(_stored(messages, file, beside, tensor, kind, -(-values * kind.bits // 8)), values)
+        held = _stored(messages, file, beside, tensor, kind, -(-values * kind.bits // 8))
+        return paired(held, values, is_signed=kind.name.startswith("int"))
     return _stored(messages, file, beside, tensor, kind, values * width)
 
 

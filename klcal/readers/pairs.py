@@ -21,6 +21,7 @@ class Pairs:
 
     of: Part  # the bytes
     is_odd: bool = False  # whether the last of them holds one value
+    is_signed: bool = False  # whether they are integers from -8 to 7
 
     @property
     def nbytes(self) -> int:
@@ -43,14 +44,16 @@ class Pairs:
             if last is not None:
                 yield last
             last = np.stack([pairs & 15, pairs >> BITS], axis=-1).reshape(-1)
+            if self.is_signed:
+                last = (last ^ 8).view(np.int8) - np.int8(8)
         if last is not None:
             yield last[:-1] if self.is_odd else last
 
 
-def paired(bytes_of: Iterable[Part], count: int) -> tuple[Pairs, ...]:
+def paired(bytes_of: Iterable[Part], count: int, *, is_signed: bool = False) -> tuple[Pairs, ...]:
     """The parts of ``count`` values, one for each of those of their bytes."""
     parts = tuple(bytes_of)
-    return tuple(Pairs(part, part is parts[-1] and count % PER_BYTE == 1) for part in parts)
+    return tuple(Pairs(part, part is parts[-1] and count % PER_BYTE == 1, is_signed) for part in parts)
 
 
 def stored_part(part: Part) -> Part:

@@ -1,8 +1,9 @@
-"""Regular files, the only kind klcal reads: the one place that opens them.
+"""Regular files, the only kind klcal reads: the one place that opens them, here or elsewhere.
 
 A pipe or a device blocks for ever or never ends, a mapped file that shrinks kills the process without a
 word. So a file is opened without waiting, looked at, and read by ``pread``; its size is known before
 anything is allocated, and that it has not changed is checked each time it is opened and after each pass.
+What an address leads to is read in the same way: see ``klcal.readers.remote``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 
 from klcal.errors import InputError
+from klcal.readers import addresses, remote
 from klcal.readers.description import CHUNK_BYTES, PART_BYTES, Chunk
 
 __all__ = ["FileSpan", "RegularFile", "fault", "open_regular", "spans"]
@@ -55,7 +57,7 @@ class RegularFile:
 
     path: str
     size: int  # bytes
-    mtime_ns: int  # last modification, in nanoseconds since 1970
+    stamp: int | str  # last modification, in nanoseconds since 1970; of a file elsewhere what its server says
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly the bytes ``[offset, offset + length)``.
@@ -65,15 +67,15 @@ class RegularFile:
                 it was described, or cannot be read.
         """
         self.require(offset, length)
-        with self._opened() as descriptor:
+        with self._opened() as source:
             pieces: list[bytes] = []  # mostly one, which is not copied: one pread gives 2 GiB at most
             position, end = offset, offset + length
             while position < end:
-                pieces.append(os.pread(descriptor, end - position, position))
+                pieces.append(source.read(position, end - position))
                 if not pieces[-1]:
                     raise InputError("the file was cut while it was read", CHANGED)
                 position += len(pieces[-1])
-            self._check_unchanged(os.fstat(descriptor))
+            source.expect(self._state)
         return b"".join(pieces)
 
     def blocks(self, offset: int, length: int, block_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
@@ -96,19 +98,19 @@ class RegularFile:
         self.require(offset, length)
         if not length:
             return
-        with self._opened() as descriptor:
+        with self._opened() as source:
             position, end = offset, offset + length
             while position < end:
                 block = next(rooms)[: end - position]
                 filled = 0
                 while filled < len(block):
-                    count = os.preadv(descriptor, [block[filled:]], position + filled)
+                    count = source.fill(block[filled:], position + filled, end)
                     if not count:
                         raise InputError("the file was cut while it was read", CHANGED)
                     filled += count
                 yield block
                 position += filled
-            self._check_unchanged(os.fstat(descriptor))
+            source.expect(self._state)
 
     def require(self, offset: int, length: int) -> None:
         """Raises InputError unless the file has ``length`` bytes at ``offset``."""
@@ -118,14 +120,14 @@ class RegularFile:
             raise InputError(f"it needs {offset + length:,} bytes, the file has {self.size:,}", INCOMPLETE)
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        with _opened(self.path) as (descriptor, found):
-            self._check_unchanged(found)
-            yield descriptor
+    def _opened(self) -> Iterator[_Local | remote.Remote]:
+        with _opened(self.path) as source:
+            source.expect(self._state)
+            yield source
 
-    def _check_unchanged(self, now: os.stat_result) -> None:
-        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
-            raise InputError("the file changed while it was read", CHANGED)
+    @property
+    def _state(self) -> remote.State:
+        return self.size, self.stamp
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def open_regular(path: str) -> RegularFile:
     Raises:
         InputError: If it is not a regular file, or cannot be opened.
     """
-    with _opened(path) as (_, found):
-        return RegularFile(path, found.st_size, found.st_mtime_ns)
+    with _opened(path) as source:
+        return RegularFile(path, *source.state())
 
 
 def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[FileSpan, ...]:
@@ -196,9 +198,39 @@ def fault(error: OSError) -> InputError:
     return InputError(*FAULTS.get(code, unknown))
 
 
+@dataclass(frozen=True)
+class _Local:
+    """A file of this machine, open."""
+
+    descriptor: int
+
+    def state(self) -> tuple[int, int]:
+        """Its size and when it was written; raises InputError if it is no regular file."""
+        found = os.fstat(self.descriptor)
+        _require_regular(found.st_mode)
+        return found.st_size, found.st_mtime_ns
+
+    def expect(self, state: remote.State) -> None:
+        """Raises InputError if it is not as it was."""
+        if self.state() != state:
+            raise InputError("the file changed while it was read", CHANGED)
+
+    def read(self, position: int, length: int) -> bytes:
+        """The bytes there, maybe fewer."""
+        return os.pread(self.descriptor, length, position)
+
+    def fill(self, room: memoryview, position: int, _end: int) -> int:
+        """Reads to the beginning of a room; how many bytes."""
+        return os.preadv(self.descriptor, [room], position)
+
+
+def _opened(path: str) -> AbstractContextManager[_Local | remote.Remote]:
+    """A file to read, here or elsewhere."""
+    return remote.opened(path) if addresses.is_remote(path) else _local(path)
+
+
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[int, os.stat_result]]:
-    """A descriptor of the regular file at ``path``, and what the system says of it."""
+def _local(path: str) -> Iterator[_Local]:
     try:
         descriptor = os.open(path, READ_ONLY)
     except OSError as error:
@@ -206,9 +238,7 @@ def _opened(path: str) -> Iterator[tuple[int, os.stat_result]]:
     except ValueError:  # a NUL in the path
         raise InputError("its name cannot be the name of a file", NAME) from None
     try:
-        found = os.fstat(descriptor)
-        _require_regular(found.st_mode)
-        yield descriptor, found
+        yield _Local(descriptor)
     except OSError as error:
         raise fault(error) from None
     finally:

@@ -21,7 +21,7 @@ from klcal.sketches.values import stored_chunks, stored_values
 
 __all__ = ["Numbers", "Restored", "dequantized"]
 
-WHOLES = ("int8", "uint8", "int16", "uint16")
+WHOLES = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
 READ = (*FLOAT_DTYPES, *WHOLES)  # dtypes of scales and zero points
 PIECE = 1 << 18  # values restored at a time: a megabyte for each of some arrays
 MOST_LEVELS = 1 << 8  # that codes of a byte can be

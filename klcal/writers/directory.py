@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from klcal.errors import OutputError, UsageError
+from klcal.readers.regular import open_regular
 from klcal.writers.file import reason, sync
 
 __all__ = ["NewDirectory", "new_directory"]
@@ -52,11 +53,15 @@ class NewDirectory:
         _write(self.path / name, lambda out: out.write(data))
         self.made.add(name)
 
-    def copy(self, name: str, source: Path) -> None:
-        """Copies a file, what a link leads to, in any case; but not over one that was written."""
+    def copy(self, name: str, source: str) -> None:
+        """Copies a file, what a link leads to, in any case; but not over one that was written.
+
+        Raises:
+            InputError: it cannot be read.
+        """
         if name not in self.done and name not in self.made:
-            with source.open("rb") as file:
-                _write(self.path / name, lambda out: shutil.copyfileobj(file, out))
+            file = open_regular(source)
+            _write(self.path / name, lambda out: out.writelines(file.blocks(0, file.size)))
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Any]) -> Any:

@@ -16,7 +16,17 @@ from klcal.tables.schema import SKETCH, TABLE
 from klcal.tables.table import Config, Table
 from klcal.writers import BINARY, SUFFIXES, WRITERS
 
-__all__ = ["Render", "Replacement", "format_of", "is_special", "reason", "replacement", "sync", "write"]
+__all__ = [
+    "Render",
+    "Replacement",
+    "check_is_here",
+    "format_of",
+    "is_special",
+    "reason",
+    "replacement",
+    "sync",
+    "write",
+]
 
 Render = Callable[[TextIO], None]
 
@@ -68,6 +78,18 @@ def is_special(output: str) -> bool:
     return False
 
 
+def check_is_here(output: str) -> None:
+    """Refuses an address.
+
+    Raises:
+        UsageError: says what to do.
+    """
+    from klcal.readers.addresses import is_remote
+
+    if is_remote(output):
+        raise UsageError(f"cannot write '{output}': what is written lies on this machine", "name a file, then copy it")
+
+
 class Replacement(NamedTuple):
     """A file that is going to be written."""
 
@@ -87,6 +109,7 @@ def replacement(output: str, inputs: Sequence[str]) -> Iterator[Replacement]:
         UsageError: on entering, if the file cannot be written.
         OutputError: from the function, if it could not be written after all.
     """
+    check_is_here(output)
     try:
         target = Path(os.path.realpath(output))  # the file a link leads to; the link stays
         mode = _check(output, target, inputs)

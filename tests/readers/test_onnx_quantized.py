@@ -76,7 +76,7 @@ def node_of(onnx, inputs, **attributes):
     return onnx.helper.make_node("DequantizeLinear", inputs, ["y"], **attributes)
 
 
-@pytest.mark.parametrize("dtype", [*WHOLES, "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", [*WHOLES, "int4", "uint4", "float8_e4m3fn", "float8_e5m2"])
 @pytest.mark.parametrize("case", UNITS)
 def test_codes_stand_for_what_the_node_makes_of_them(tmp_path, onnx, case, dtype):
     shape, of_scales, attributes = UNITS[case]
@@ -85,6 +85,10 @@ def test_codes_stand_for_what_the_node_makes_of_them(tmp_path, onnx, case, dtype
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         codes = RNG.integers(low, high + 1, shape).astype(dtype)
         zero = RNG.integers(max(low, -9), 9, of_scales).astype(dtype)
+    elif dtype.endswith("int4"):  # two in a byte, the last of which may be half empty
+        low = -8 if dtype == "int4" else 0
+        kind = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, dtype.upper()))
+        codes, zero = (RNG.integers(low, low + 16, each).astype(kind) for each in (shape, of_scales))
     else:
         kind = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, dtype.replace("_", "").upper()))
         codes, zero = RNG.normal(size=shape).astype(kind), np.zeros(of_scales, kind)
@@ -212,7 +216,8 @@ def test_scales_and_zero_points_of_every_operator_are_skipped(tmp_path, onnx, op
         tensor("w", (4,), INT8, held(9, b"abcd") + held(5, b"abcd")),
         tensor("w", (4,), INT8, number(14, 1)),
         tensor("w", (4,), 99, held(9, b"abcd")),
-        tensor("w", (4,), 22, held(9, b"ab")),
+        tensor("w", (4,), 22, held(9, b"abc")),
+        tensor("w", (4,), 26, held(9, b"a")),
     ],
 )
 def test_damaged_codes_and_those_of_other_types_are_not_restored(tmp_path, codes):

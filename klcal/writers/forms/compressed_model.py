@@ -12,6 +12,7 @@ from klcal.errors import InputError, UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.rules import rules_of
 from klcal.quantizers.scheme import DTYPES
+from klcal.readers.addresses import is_remote
 from klcal.readers.description import Description
 from klcal.readers.regular import open_regular
 from klcal.readers.strict_json import unique
@@ -83,7 +84,7 @@ def config_in(directory: str | None) -> dict[str, Any]:
     if directory is None:
         raise UsageError("compressed-tensors is a directory with a config.json", "give the directory of the model")
     path = os.path.join(directory, CONFIG)  # noqa: PTH118 - as files are named elsewhere
-    if not os.path.lexists(path):
+    if not is_remote(path) and not os.path.lexists(path):
         what = f"there is no {CONFIG} beside the tensors, in which it is said how they are quantized"
         raise UsageError(what, "give the directory of the model, or use --to safetensors")
     try:

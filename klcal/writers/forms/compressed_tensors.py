@@ -17,6 +17,7 @@ are as they were.
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -126,7 +127,7 @@ def beside(model: Model) -> dict[str, bytes]:
 
 def write_compressed(file: TensorFile, out: BinaryIO) -> dict[str, int]:
     """A file of the checkpoint."""
-    config = config_in(str(Path(file.path).parent))
+    config = config_in(posixpath.dirname(file.path))
     return write(_all_tensors(file, config), out, {"format": "pt", **metadata_of_file(file.path)})
 
 

@@ -114,7 +114,7 @@ class Watched(RegularFile):
 
 @given(geometry=geometries(), chunk=st.sampled_from([4, 8, 12, 40]))
 def test_no_read_is_larger_than_a_chunk(ramp, geometry, chunk):
-    watched, Watched.largest = Watched(ramp.path, ramp.size, ramp.mtime_ns), 0
+    watched, Watched.largest = Watched(ramp.path, ramp.size, ramp.stamp), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strided, "CHUNK_BYTES", chunk)
         ours(watched, *geometry)
