@@ -85,7 +85,7 @@ def run() -> None:
     torch.manual_seed(0)
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     start = time.perf_counter()
-    for part in (_counting, _batches, _sketches, _units, _files):
+    for part in (_counting, _batches, _sketches, _units, _files, _file_units):
         part()
         torch.cuda.empty_cache()
     report("The whole benchmark (at most 180)", [("seconds", f"{time.perf_counter() - start:.0f}")])
@@ -255,11 +255,31 @@ def _files() -> None:
     )
 
 
+def _file_units() -> None:
+    """The same in groups, to a table of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.safetensors"
+        _write(file)
+        command = (PYTHON, "-m", "klcal", "calibrate", file, "--per", "group:128", "--dtype", "int4", "--output")
+        calls = {
+            "start torch and the device, read to pinned memory and copy": process(PYTHON, "-c", COPY, file),
+            "klcal calibrate --device cuda": process(*command, f"{folder}/cuda.safetensors", "--device", "cuda"),
+            "klcal calibrate --device cpu": process(*command, f"{folder}/cpu.safetensors", "--device", "cpu"),
+        }
+        times = in_turns(calls, rounds=1)
+        assert Path(f"{folder}/cuda.safetensors").read_bytes() == Path(f"{folder}/cpu.safetensors").read_bytes()
+        copy, device, cpu = calls
+        rows = [(name, seconds(times[name])) for name in times]
+        rows += [("--device cuda / reading and copying (at most 2)", f"{ratio(times, device, copy):.2f}")]
+        rows += [("--device cuda / --device cpu", f"{ratio(times, device, cpu):.2f}")]
+    report("The same file, --per group:128 --dtype int4, to scales.safetensors: whole processes", rows)
+
+
 def _write(file: str) -> None:
     import torch
     from safetensors.torch import save_file
 
-    normal = torch.randn(TENSOR_VALUES, device=DEVICE)
+    normal = torch.randn(TENSOR_VALUES // SIDE, SIDE, device=DEVICE)
     save_file({f"layers.{number}": (normal * (1 + number)).bfloat16().cpu() for number in range(TENSORS)}, file)
 
 

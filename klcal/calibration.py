@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
+from klcal.kernels.cuda import kernels
 from klcal.kernels.threads import threads, worked_ahead
 from klcal.quantizers.granularity import ONE_AXIS, Grid, Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout
@@ -25,11 +26,12 @@ from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
 from klcal.search.shapes import histogram, histogram_of, histograms
 from klcal.sketches.by_unit import Count, counted_before, unit_counts
+from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.histogram import Tally
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Stored, counted_already, sketch, units_of
+from klcal.sketches.values import Stored, counted_already, sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.explanation import Detail, Explanation
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of
@@ -37,10 +39,12 @@ from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
 if TYPE_CHECKING:
-    from klcal.sketches.values import Values
+    from klcal.sketches.device_units import CountedUnits
+    from klcal.sketches.values import There, Values
 
 __all__ = [
     "calibrate",
+    "calibrate_counted",
     "calibrate_sketch",
     "calibrate_tensors",
     "calibrate_units",
@@ -122,11 +126,42 @@ def calibrate(
 
 
 def _of_values(values: Values, per: Per, settings: Settings, importance: Values | None) -> Row:
+    there = units_there(values, per, importance)
+    if there is not None and settings.detail == "none" and settings.unit is None:
+        return _of_units_there(there, settings)
     units = units_of(values, per, importance)
     if units is not None:
         return calibrate_units(*units[:3], settings, units.importance)
     is_counted = isinstance(values, Stored) and counted_already(values.parts) is not None
     return _of_one(sketch(values, per=per if is_counted else TENSOR, importance=importance), per, settings)
+
+
+def _of_units_there(there: There, settings: Settings) -> Row:
+    from klcal.sketches.device_units import all_units, counted_on_device
+
+    tensor, dtype, place = there
+    with stopped_devices(str(tensor.device)):
+        launcher = kernels(tensor.device.index)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
+        return calibrate_counted(counted, place, settings)
+
+
+def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings: Settings) -> Row:
+    """The row of a tensor whose units are counted on a CUDA device, some after the others.
+
+    They are searched there too, where the method is kl, mse or minmax; else the CPU chooses of their sketches.
+    """
+    from klcal.search.on_device import extremes_there, outcomes_there
+
+    if settings.scheme.is_relative:
+        counted = list(counted)
+        settings = _relative_to(settings, *extremes_there(counted))
+    parts = [(each.numbers, outcomes_there(each, settings)) for each in counted]
+    numbers = np.concatenate([own for own, _ in parts])
+    outcomes = parts[0][1] if len(parts) == 1 else joined(outcomes for _, outcomes in parts)
+    if (numbers[1:] < numbers[:-1]).any():
+        outcomes = outcomes.each(itemgetter(np.argsort(numbers)))
+    return _row(outcomes, settings, layout.grid, weighed=False)
 
 
 def _of_one(found: Sketch, asked: Per, settings: Settings) -> Row:
@@ -253,6 +288,11 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
     decides = [each if each.weights is None else Distribution.weighted(each) for each in sketches]
     low = min(min(float(each.min.min()) for each in decides), 0.0)
     high = max(max(float(each.max.max()) for each in decides), 0.0)
+    return _relative_to(settings, low, high)
+
+
+def _relative_to(settings: Settings, low: float, high: float) -> Settings:
+    scheme = settings.scheme
     span = Spans(np.array([low]), np.array([high]), np.zeros(1, bool))
     full = float(full_choices(scheme.of_one_unit, span).scale[0]) if low < high else 0.0
     return replace(settings, scheme=replace(scheme, global_scale=global_scale_of(full) or 1.0))
@@ -260,8 +300,10 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
 
 def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
     ok = outcomes.status == OK
-    few = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < least_values(settings))
-    by_mse = isinstance(settings.method, KL) and sub_bins(settings) > 1 and few.any()
+    by_mse = False
+    if isinstance(settings.method, KL) and sub_bins(settings) > 1:
+        decide = np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero)
+        by_mse = bool((ok & (decide < least_values(settings))).any())
     note = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
     idle = np.count_nonzero(ok & (outcomes.weighed == 0)) if weighed else 0
     where = "" if grid is None else f" in {idle} of {ok.size} units"

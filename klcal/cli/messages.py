@@ -62,12 +62,13 @@ def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
     if verbose:
         from klcal.kernels import library
 
-        who = f"{', '.join(plan.devices)} counts, the CPU searches" if plan.devices else "the CPU counts and searches"
+        there = f"{', '.join(plan.devices)} counts, and searches channels and groups; the CPU searches the rest"
+        who = there if plan.devices else "the CPU counts and searches"
         processes = f"{plan.processes} process{'es' * (plan.processes > 1)}"
         how = f"{processes} of {plan.threads} thread{'s' * (plan.threads > 1)}, {library.name()} kernel"
         lines.append(line(text=f"{who}, {how}: {plan.why}"))
     if plan.unfit:
-        fit = "tensors that have a single scale and no importance"
+        fit = "tensors without importance, whose channels or groups it has room for"
         what = f"{plan.why} is for {fit}; the CPU takes the {plan.unfit} others, to the same result"
         lines.append(line(kind="warning", text=what))
     return lines

@@ -43,7 +43,16 @@ class Launcher(Protocol):
     def share(self, blocks: int) -> int:
         """Bytes of shared memory of a block."""
 
-    def launch(self, file: str, name: str, blocks: int, threads: int, shared: int, *arguments: int) -> None:
+    def launch(
+        self,
+        file: str,
+        name: str,
+        blocks: int,
+        threads: int,
+        shared: int,
+        *arguments: int,
+        macros: tuple[str, ...] = (),
+    ) -> None:
         """Runs a kernel."""
 
 

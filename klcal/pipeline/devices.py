@@ -17,7 +17,10 @@ __all__ = ["Plan", "chosen_devices", "feeding"]
 START_SECONDS = 1.3 + 5.0  # to import torch; to start the driver, where it is cold (2 where not, which nobody can know)
 READ_BYTE_SECONDS = 0.1e-9  # to read a byte to pinned memory, from the page cache by one thread: a device is faster
 WINS = 2  # times the seconds of a device are those of the CPU where it is taken: these are estimates
-AHEAD = 2  # tensors for each device that are begun, and whose sketches are not asked for yet
+FEEDS = (
+    2  # threads that read for a device: one's tensors are read while those of the other are searched, or written down
+)
+AHEAD = 2  # tensors for each of these that are begun, and whose sketches are not asked for yet
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -27,7 +30,7 @@ Outcome = TypeVar("Outcome")
 class Plan:
     """What works, and why."""
 
-    devices: tuple[str, ...]  # that count tensors with a single scale; none where the CPU does
+    devices: tuple[str, ...]  # that count tensors, and search channels and groups; none where the CPU does
     processes: int  # on the CPU
     threads: int  # of each of them
     why: str
@@ -35,10 +38,10 @@ class Plan:
 
 
 def chosen_devices(name: str, nbytes: int, seconds: float, rest: float) -> tuple[tuple[str, ...], str]:
-    """The devices that count the tensors which have a single scale, and why those or none.
+    """The devices that count tensors, and why those or none.
 
-    From files a device nearly never wins: three cores count as fast as one thread reads, and it has to be started.
-    That takes 32 GB on a single core, 130 GB on two.
+    From files a device wins where many channels or groups are searched, on few cores: it has to be started. Of tensors
+    with a single scale three cores count as fast as one thread reads: it takes 32 GB on a single core, 130 GB on two.
 
     Args:
         name: as asked; "auto" takes one where it wins.
@@ -75,7 +78,7 @@ def feeding(
     from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue
 
-    feeds = [Feed(device) for device in devices]
+    feeds = [Feed(device) for device in devices for _ in range(FEEDS)]
     free: SimpleQueue[Feed] = SimpleQueue()
     for feed in feeds:
         free.put(feed)

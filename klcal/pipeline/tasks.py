@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import groupby
+from math import prod
 from operator import add
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from klcal.calibration import calibrate_sketch, calibrate_tensors, calibrate_units
+from klcal.calibration import calibrate_counted, calibrate_sketch, calibrate_tensors, calibrate_units
 from klcal.errors import InputError
 from klcal.kernels.threads import limited
 from klcal.pipeline.devices import Plan, chosen_devices, feeding
@@ -25,13 +26,14 @@ from klcal.pipeline.importance import Weighed
 from klcal.pipeline.selection import attempt
 from klcal.pipeline.units import Place
 from klcal.quantizers.granularity import Per
+from klcal.quantizers.layout import Layout
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Part
 from klcal.readers.description import PART_BYTES
 from klcal.search.settings import Settings
 from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
-from klcal.sketches.device_feeding import Feed
+from klcal.sketches.device_feeding import SLAB, Feed, fits_device
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import Units, check_units, counted_already, sketch_of_units, sketch_parts, stored_chunks
 from klcal.sketches.weighted import weighted_sketch
@@ -57,7 +59,9 @@ PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 EXPLAINED_SECONDS = 15e-3  # and to explain it
-UNIT_BYTE_SECONDS = 4e-9  # to read, count and search a byte where channels or groups have a scale each
+UNIT_VALUE_SECONDS = 16e-9  # to read, count and search a value where channels or groups have a scale each
+DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of that is the host's
+SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
 
@@ -102,6 +106,11 @@ class Tensor(NamedTuple):
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def values(self) -> float:
+        """How many these are."""
+        return self.nbytes / np.dtype(FLOAT_DTYPES[self.dtype]).itemsize
+
+    @property
     def is_sketch(self) -> bool:
         """Whether it was counted already."""
         return counted_already(self.parts) is not None
@@ -113,8 +122,23 @@ class Tensor(NamedTuple):
 
     @property
     def is_one_unit(self) -> bool:
-        """Whether it has a single scale, and all its values count alike: what a device counts."""
+        """Whether it has a single scale, and all its values count alike."""
         return not self.places and self.weighed is None and not self.is_sketch
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of its channels, groups or blocks, where these lie in one order."""
+        return self.places[0].layout if len(self.places) == 1 else None
+
+    @property
+    def fits_device(self) -> bool:
+        """Whether a device counts it; where scales are relative to the tensor's, all of its sketches have to fit."""
+        if self.layout is None or self.weighed is not None:
+            return self.is_one_unit
+        if self.settings.detail != "none" or self.settings.unit is not None:
+            return False
+        is_small = not self.settings.scheme.is_relative or prod(self.layout.shape) <= SLAB * SLABS_OF_RELATIVE
+        return is_small and fits_device(self.layout)
 
 
 class Task(NamedTuple):
@@ -166,17 +190,19 @@ def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
 def _estimate(task: Task) -> float:
     """Seconds of work."""
     if not task.tensors[0].is_one_unit:
-        return UNIT_BYTE_SECONDS * task.nbytes
+        return UNIT_VALUE_SECONDS * task.tensors[0].values
     each = EXPLAINED_SECONDS if task.tensors[0].is_explained else TENSOR_SECONDS
     return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
 def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
     """What works on some tasks."""
-    whole = [task for task in tasks if task.tensors[0].is_one_unit]
+    whole = [task for task in tasks if task.tensors[0].fits_device]
+    fed = [task.tensors[0] for task in whole]
     seconds = sum(map(_estimate, tasks))
     processes, threads = _shared(len(tasks), seconds, jobs)
-    searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole)
+    searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole and task.tensors[0].is_one_unit)
+    searched += DEVICE_VALUE_SECONDS * sum(each.values for each in fed if not each.is_one_unit)
     rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
     nbytes = sum(task.nbytes for task in whole)
     devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
@@ -218,21 +244,32 @@ def worked_on(
         with outcomes(partial(_run, watch=watch), tasks, sum(map(_estimate, tasks)), jobs) as found:
             yield found
         return
-    fed = [task.tensors[0] for task in tasks if task.tensors[0].is_one_unit]
+    fed = [task.tensors[0] for task in tasks if task.tensors[0].fits_device]
     with feeding(plan.devices, _begun, fed) as begun:
         yield map(partial(limited, partial(_run_behind, begun), plan.threads), tasks)
 
 
-def _begun(feed: Feed, tensor: Tensor) -> Callable[[], Sketch] | InputError:
-    return attempt(partial(feed.count, tensor.parts, tensor.dtype))
+Begun: TypeAlias = Callable[[], Sketch] | Row | InputError
+"""What gives the sketch of a tensor with a single scale; the row of one with several."""
 
 
-def _run_behind(begun: Iterator[Callable[[], Sketch] | InputError], task: Task) -> list[Calibrated]:
+def _begun(feed: Feed, tensor: Tensor) -> Begun:
+    if tensor.layout is None:
+        return attempt(partial(feed.count, tensor.parts, tensor.dtype))
+    return attempt(partial(_fed_units, feed, tensor, tensor.layout))
+
+
+def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
+    with feed.entered():
+        return calibrate_counted(feed.units(tensor.parts, tensor.dtype, layout), layout, tensor.settings)
+
+
+def _run_behind(begun: Iterator[Begun], task: Task) -> list[Calibrated]:
     """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
-    if not task.tensors[0].is_one_unit:
+    if not task.tensors[0].fits_device:
         return _run(task)
-    sketch, settings = next(begun), task.tensors[0].settings
-    return [sketch if isinstance(sketch, InputError) else attempt(lambda: calibrate_sketch(sketch(), settings))]
+    found, settings = next(begun), task.tensors[0].settings
+    return [attempt(lambda: calibrate_sketch(found(), settings)) if callable(found) else found]
 
 
 def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:

@@ -52,6 +52,7 @@ class Layout:
     axes: tuple[_Axis, ...]  # the slowest first; neighbouring axes are joined where possible
     cells: tuple[int, ...]  # units along each of the tensor's own axes
     tiles: tuple[int, ...]  # values of a unit along each of these; the last unit may have fewer
+    shape: tuple[int, ...]  # of the tensor
     order: tuple[int, ...]  # of the tensor's axes, the slowest first
     grid: Grid
 
@@ -163,7 +164,7 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
         one = joined[-1].joined(axis) if joined else None
         joined[-1:] = [*joined[-1:], axis] if one is None else [one]
     cells = tuple(_Axis(*each).units for each in zip(shape, tiles, strict=True))
-    return Layout(tuple(joined), cells, tuple(tiles), full, grid)
+    return Layout(tuple(joined), cells, tuple(tiles), shape, full, grid)
 
 
 def _tiles(per: PerChannel | PerGroup | PerBlock, shape: tuple[int, ...]) -> tuple[list[int], Grid]:

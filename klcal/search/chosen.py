@@ -17,10 +17,10 @@ from klcal.search.methods import BINS, sub_bins_per_cell
 from klcal.search.settings import Settings
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
-from klcal.sketches.sketch import Sketch
+from klcal.sketches.sketch import COUNTERS, Sketch
 from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined
 
-__all__ = ["least_values", "outcomes_of", "stretches", "sub_bins"]
+__all__ = ["chosen_outcomes", "least_values", "outcomes_of", "stretches", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -85,6 +85,60 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
         pos_inf=found.pos_inf,
         overflowed=found.overflowed,
         underflowed=found.underflowed,
+    )
+
+
+def chosen_outcomes(
+    status: npt.NDArray[Any],
+    searched: npt.NDArray[np.bool_],
+    chosen: Floats,
+    deployed: Floats,
+    below: Integers,
+    figures: list[Floats],
+    minimum: Floats,
+    maximum: Floats,
+    counters: dict[int, Integers],
+    size: int,
+) -> Outcomes:
+    """The outcomes of units that were searched and judged elsewhere.
+
+    Args:
+        status: (units,), as all.
+        searched: which of them have a choice; of the others it may be anything.
+        chosen: the scales before they were rounded to their format.
+        deployed: and as they are written down.
+        below: levels below zero.
+        figures: (5, units): D, Σ(x − x̂)², Σx², values clipped, values that become 0.
+        minimum: of the values that are not zero; inf where there are none.
+        maximum: -inf where there are none.
+        counters: of ``klcal.sketches.sketch.COUNTERS``, by their places there; all others are 0.
+        size: values of each unit.
+    """
+    none = np.zeros(status.size, np.int64)
+    zeros, nan, neg_inf, pos_inf, overflowed, underflowed = (counters.get(i, none) for i in range(len(COUNTERS)))
+    left_out = [each for number, each in counters.items() if number < COUNTERS.index("underflowed")]
+    nonzero = np.full(status.size, size) - sum(left_out, none)
+    if 0 in counters:
+        minimum = np.minimum(minimum, np.where(zeros > 0, 0.0, np.inf))
+        maximum = np.maximum(maximum, np.where(zeros > 0, 0.0, -np.inf))
+    columns = [chosen, deployed, below.astype(np.float64), *figures]
+    if not searched.all():
+        columns = [np.where(searched, column, np.nan) for column in columns]
+    chosen_columns: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
+    return Outcomes(
+        status=status.astype(np.int64),
+        **chosen_columns,
+        nonzero=nonzero,
+        weighed=none,
+        finite=nonzero + zeros,
+        minimum=minimum,
+        maximum=maximum,
+        zeros=zeros,
+        nan=nan,
+        neg_inf=neg_inf,
+        pos_inf=pos_inf,
+        overflowed=overflowed,
+        underflowed=underflowed,
     )
 
 

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +20,26 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
+from klcal.search.c_types import Bins, Chosen, LevelScheme, Ratios, Rounding, ScaleFormat, Search, Units, Wanted
 from klcal.search.candidate_costs import cell_edges, relative_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
 from klcal.search.few_values import MAX_MIDDLES, middles_of
 from klcal.search.point_costs import ARITHMETIC
 from klcal.sketches.distribution import Distribution
-from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS
+from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS, Resolution
 
 __all__ = [
     "FIGURES",
+    "HOST",
     "Loss",
+    "Place",
     "Structure",
     "chosen_of",
     "figures_alone",
+    "kept_bits",
+    "rounding_kind",
+    "scheme_kind",
     "search_of",
     "units_of",
     "wanted_of",
@@ -44,86 +50,8 @@ Integers = npt.NDArray[np.int64]
 
 INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)
 KINDS = {"symmetric": 0, "symmetric-full": 0, "symmetric-signed": 1, "affine": 2}
-MAX_LEVELS = 16  # of a format that is looked up
-MAX_FINE = 3
 COUNTS = {np.dtype(np.int32): 0, np.dtype(np.int64): 1, np.dtype(np.float64): 2}
 FIGURES = 5  # D, Σ(x − x̂)², Σx², values clipped, values that become 0
-
-DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
-Fields: TypeAlias = "list[tuple[str, Any]]"
-
-
-def _fields(kind: Any, names: str) -> Fields:
-    return [(name, kind) for name in names.split()]
-
-
-class _Rounding(ctypes.Structure):
-    _fields_ = [
-        ("kind", INT),
-        *_fields(ctypes.c_float, "low high normal ulp max"),
-        ("levels", INT),
-        ("level", ctypes.c_float * MAX_LEVELS),
-        ("middle", ctypes.c_float * MAX_LEVELS),
-        ("few_level", DOUBLE * MAX_LEVELS),
-        ("few_middle", DOUBLE * MAX_LEVELS),
-    ]
-
-
-class _ScaleFormat(ctypes.Structure):
-    _fields_ = [
-        *_fields(INT, "is_float32 mantissa_bits min_exponent"),
-        *_fields(DOUBLE, "max above least global_scale limit"),
-    ]
-
-
-class _Scheme(ctypes.Structure):
-    _fields_ = [
-        *_fields(INT, "kind size zero is_float"),
-        *_fields(DOUBLE, "under_end above_end widest"),
-        *_fields(POINTER, "above below"),
-        *_fields(INT, "aboves belows"),
-        ("rounding", _Rounding),
-        ("format", _ScaleFormat),
-    ]
-
-
-class _Ratios(ctypes.Structure):
-    _fields_ = [("ratio", POINTER), ("size", INT)]
-
-
-class _Bins(ctypes.Structure):
-    _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", _Ratios)]
-
-
-class _Search(ctypes.Structure):
-    _fields_ = [
-        ("scheme", _Scheme),
-        ("bins", _Bins),
-        *_fields(INT, "few by_few_alone by_buckets starts seeds basins refinements rounds"),
-        *_fields(_Ratios, "first wider coarse"),
-        ("fine", _Ratios * MAX_FINE),
-        ("near", _Ratios),
-        ("middles", _Ratios),
-        ("on_level", POINTER),
-        *_fields(INT, "on_levels lattice"),
-        *_fields(DOUBLE, "slack weight enough same"),
-        *_fields(INT, "evenly between thoroughly"),
-    ]
-
-
-class _Units(ctypes.Structure):
-    _fields_ = [
-        *_fields(POINTER, "keys counts starts ends exact minimum maximum tops number"),
-        *_fields(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
-    ]
-
-
-class _Wanted(ctypes.Structure):
-    _fields_ = _fields(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
-
-
-class _Chosen(ctypes.Structure):
-    _fields_ = [*_fields(POINTER, "above below_zero scale below found"), *_fields(INT, "aboves belows")]
 
 
 @dataclass(frozen=True)
@@ -146,12 +74,32 @@ def figures_alone(sub: int) -> Loss:
     return Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ())
 
 
+class Place(Protocol):
+    """Where the arrays lie that a structure points to: the memory of the CPU, or of a device."""
+
+    def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
+        """The address of an array there, which holds as long as the other thing is kept."""
+
+    def __hash__(self) -> int:
+        """What is kept there is found again by it."""
+
+
+class _Host:
+    def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
+        there = np.ascontiguousarray(array)
+        return address(there), there
+
+
+HOST: Place = _Host()
+
+
 class _Words:
     """A scheme, a density and a loss as C has them, and the arrays that these point to."""
 
-    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss) -> None:
-        self.kept: list[npt.NDArray[Any]] = []
-        self.search = _Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
+    def __init__(self, scheme: Scheme, density: Density | None, loss: Loss, place: Place) -> None:
+        self.place = place
+        self.kept: list[Any] = []
+        self.search = Search(scheme=self._scheme(scheme), bins=self._bins(scheme, loss.sub))
         if density is None:
             return
         found = self.search
@@ -171,17 +119,18 @@ class _Words:
             setattr(found, name, getattr(loss, name))
 
     def _kept(self, array: npt.NDArray[Any]) -> int:
-        self.kept.append(np.ascontiguousarray(array))
-        return address(self.kept[-1])
+        where, kept = self.place.put(array)
+        self.kept.append(kept)
+        return where
 
-    def _ratios(self, ratios: Floats) -> _Ratios:
-        return _Ratios(self._kept(ratios), ratios.size)
+    def _ratios(self, ratios: Floats) -> Ratios:
+        return Ratios(self._kept(ratios), ratios.size)
 
-    def _scheme(self, scheme: Scheme) -> _Scheme:
+    def _scheme(self, scheme: Scheme) -> LevelScheme:
         under, above = (float(ends.max()) for ends in level_ends(scheme.belows, scheme))
         widest = max(np.diff(scheme.above).max(initial=1.0), np.diff(scheme.below).max(initial=1.0))
-        return _Scheme(
-            kind=KINDS[scheme.kind],
+        return LevelScheme(
+            kind=scheme_kind(scheme),
             size=scheme.size,
             zero=scheme.zero,
             is_float=scheme.is_float,
@@ -196,32 +145,43 @@ class _Words:
             format=_scale_format(scheme),
         )
 
-    def _bins(self, scheme: Scheme, sub: int) -> _Bins:
+    def _bins(self, scheme: Scheme, sub: int) -> Bins:
         edges = cell_edges(FLOATS[scheme.dtype]) if scheme.is_float else np.zeros(1)
         relative = relative_edges(scheme, scheme.belows[:1], sub)[0] if sub > 1 else np.zeros(1)
-        return _Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
+        return Bins(sub, self._kept(edges), self._kept(relative), self._ratios(logarithms()))
 
 
-def _rounding(scheme: Scheme) -> _Rounding:
+def scheme_kind(scheme: Scheme) -> int:
+    """Which zero points it may have, as in source/values.h."""
+    return KINDS[scheme.kind]
+
+
+def rounding_kind(scheme: Scheme) -> int:
+    """How values are rounded to the levels of a scheme, as in source/points.h."""
     if not scheme.is_float:
-        return _Rounding(kind=INTEGERS)
+        return INTEGERS
+    return ARITHMETIC_FLOATS if scheme.dtype in ARITHMETIC else LEVELS
+
+
+def _rounding(scheme: Scheme) -> Rounding:
+    kind = rounding_kind(scheme)
+    if kind == INTEGERS:
+        return Rounding(kind=kind)
     if known := ARITHMETIC.get(scheme.dtype):
-        return _Rounding(
-            kind=ARITHMETIC_FLOATS, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max
-        )
+        return Rounding(kind=kind, normal=2.0**known.min_exponent, ulp=2.0**-known.mantissa_bits, max=known.max)
     levels = FLOATS[scheme.dtype]
     single, size = levels.astype(np.float32), levels.size
-    found = _Rounding(kind=LEVELS, levels=size)
+    found = Rounding(kind=kind, levels=size)
     found.level[:size], found.few_level[:size] = single.tolist(), levels.tolist()
     found.middle[: size - 1] = ((single[1:] + single[:-1]) / 2).tolist()
     found.few_middle[: size - 1] = middles(levels).tolist()
     return found
 
 
-def _scale_format(scheme: Scheme) -> _ScaleFormat:
+def _scale_format(scheme: Scheme) -> ScaleFormat:
     name = scheme.scale_format
     mantissa_bits, min_exponent = MANTISSA[name]
-    return _ScaleFormat(
+    return ScaleFormat(
         is_float32=name == "float32",
         mantissa_bits=mantissa_bits,
         min_exponent=min_exponent,
@@ -237,7 +197,7 @@ class Structure(NamedTuple):
     """What C is told, and the arrays that it points to."""
 
     structure: ctypes.Structure
-    kept: Sequence[npt.NDArray[Any] | None]
+    kept: Sequence[Any]
 
     @staticmethod
     def of(kind: type[ctypes.Structure], arrays: Iterable[npt.NDArray[Any] | None], *numbers: int) -> Structure:
@@ -247,9 +207,9 @@ class Structure(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def search_of(scheme: Scheme, density: Density | None, loss: Loss) -> Structure:
+def search_of(scheme: Scheme, density: Density | None, loss: Loss, place: Place = HOST) -> Structure:
     """How units are searched; without a density, only what their figures take."""
-    words = _Words(scheme, density, loss)
+    words = _Words(scheme, density, loss, place)
     return Structure(words.search, words.kept)
 
 
@@ -257,10 +217,14 @@ def units_of(distribution: Distribution) -> Structure:
     """The units."""
     sketch = distribution.sketch
     counts = sketch.counts if distribution.weights is None else distribution.weights
-    starts, bits = np.ascontiguousarray(sketch.starts), sketch.resolution
+    starts = np.ascontiguousarray(sketch.starts)
     per_unit = starts, starts[1:], sketch.exact, sketch.minimum, sketch.maximum, distribution.tops, distribution.number
-    dropped = PATTERN_BITS - bits.mantissa_bits, PATTERN_BITS - bits.least_bits
-    return Structure.of(_Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *dropped, FINE_OCTAVES)
+    return Structure.of(Units, (sketch.keys, counts, *per_unit), COUNTS[counts.dtype], *kept_bits(sketch.resolution))
+
+
+def kept_bits(resolution: Resolution) -> tuple[int, int, int]:
+    """The fewest and the most bits that a bucket lacks of a pattern, and the octaves in which it lacks the fewest."""
+    return PATTERN_BITS - resolution.mantissa_bits, PATTERN_BITS - resolution.least_bits, FINE_OCTAVES
 
 
 def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices | None, found: Choices) -> Structure:
@@ -273,10 +237,10 @@ def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices
         plain: what is chosen where all values weigh alike, or None.
         found: (units,), contiguous.
     """
-    return Structure.of(_Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
+    return Structure.of(Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
 
 
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:
     """Quantizers, of which each unit has one, and where to write what they do: (units, FIGURES)."""
     levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
-    return Structure.of(_Chosen, (*levels, scale, below, found), *(side.size for side in levels))
+    return Structure.of(Chosen, (*levels, scale, below, found), *(side.size for side in levels))

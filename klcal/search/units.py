@@ -27,7 +27,7 @@ from klcal.search.point_costs import PointCosts
 from klcal.search.structures import Loss, wanted_of
 from klcal.sketches.distribution import Distribution
 
-__all__ = ["VALUES_PER_BIN", "least_loss"]
+__all__ = ["NARROWER", "VALUES_PER_BIN", "least_loss", "loss_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -66,7 +66,7 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     how = hows(distribution, scheme)
     wanted = wanted_of(spans, full, narrow, plain, found) if library() is not None else None
     for kind in np.unique(how).tolist():
-        units, loss = np.flatnonzero(how == kind), _loss(scheme, kind, sub, weight)
+        units, loss = np.flatnonzero(how == kind), loss_of(scheme, kind, sub, weight)
         if wanted is not None:
             compiled_search(distribution, units, scheme, density_of(scheme, kind), loss, wanted)
             continue
@@ -78,7 +78,8 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     return found
 
 
-def _loss(scheme: Scheme, how: int, sub: int, weight: float) -> Loss:
+def loss_of(scheme: Scheme, how: int, sub: int, weight: float) -> Loss:
+    """What is minimised for units that are searched so."""
     evenly, between = DIVERGENCES.get(How(how), MORE_DIVERGENCES)
     thoroughly = how not in DIVERGENCES
     return Loss(

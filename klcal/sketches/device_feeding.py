@@ -7,28 +7,34 @@ next tensor is read meanwhile. What a feed takes of either memory is the same fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import cycle, groupby
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError
+from klcal.kernels.cuda import kernels
 from klcal.kernels.cuda_counting import Launcher
+from klcal.quantizers.layout import Layout
 from klcal.sketches.device_counting import DeviceCounter, sketch_counted, stopped_devices
-from klcal.sketches.patterns import TENSOR, Resolution
+from klcal.sketches.device_units import CountedUnits, all_units, counted_on_device
+from klcal.sketches.patterns import MOST, TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Placeable, Stretch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Feed", "Lane", "Waiting"]
+__all__ = ["SLAB", "Feed", "Lane", "Waiting", "fits_device"]
 
 ROOMS = 3  # one is read to, one is copied from, one is ready for whichever is faster
 ROOM_BYTES = 1 << 22  # a copy of 80 µs, against 10 of beginning it; as much as a reader reads at once
+SLAB = 1 << 24  # values of a tensor with units that are on the device at a time: their keys and counts are 128 MiB
+MOST_IN_SLAB = 1 << 27  # where more are needed for a unit, as for a column, the CPU counts: 256 MiB of bfloat16
 
 
 class Waiting(Protocol):
@@ -46,7 +52,8 @@ class Lane:
     def __init__(self, device: str) -> None:
         import torch
 
-        self.device = torch.device(device)
+        named = torch.device(device)  # "cuda" is torch's current one
+        self.device = torch.device("cuda", torch.cuda.current_device() if named.index is None else named.index)
         self.stream = torch.cuda.Stream(self.device)
 
     def follow(self) -> None:
@@ -146,6 +153,33 @@ class Feed:
             begun = [(self._begun(same, dtype, resolution), times) for times, same in groupby(parts, _repeats)]
         return lambda: sum((wait().repeat(times) for wait, times in begun), Sketch.empty(resolution=resolution))
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Within, what this thread begins on the device is begun here; what goes wrong there is told in our words."""
+        with stopped_devices(self.device), self.lane.entered():
+            yield
+
+    def units(self, parts: Iterable[Stretch], dtype: str, layout: Layout) -> Iterator[CountedUnits]:
+        """Reads a tensor, and counts its units, some at a time; within ``entered``.
+
+        Args:
+            parts: all of the tensor, in the order of the layout.
+            dtype: of the values.
+            layout: the units, which ``fits_device``.
+        """
+        axis, rows, values = _slab(layout)
+        others = [layout.shape[each] for each in layout.order if each != axis]
+        before = layout.order.index(axis)
+        numbers, tile = all_units(layout), layout.tiles[axis]
+        launcher = self.lane.launcher or kernels(self.lane.device.index)
+        pieces = (piece for part in parts for piece in self._sent(part, dtype))
+        for first, flat in zip(range(0, layout.shape[axis], rows), self._joined(pieces, layout), strict=True):
+            there = [*others[:before], flat.numel() // values, *others[before:]]
+            tensor = flat.view(there).permute(np.argsort(layout.order).tolist())
+            cells = slice(first // tile, -(-(first + tensor.shape[axis]) // tile))
+            own = numbers[(slice(None),) * axis + (cells,)]
+            yield from counted_on_device(tensor, dtype, layout.tiles, own, launcher, at_once=SLAB)
+
     def stop(self) -> None:
         """Whatever is being read need not be."""
         self.is_stopped = True
@@ -165,6 +199,23 @@ class Feed:
 
         return wait
 
+    def _joined(self, pieces: Iterable[torch.Tensor], layout: Layout) -> Iterator[torch.Tensor]:
+        """The values in slabs; each is there until the next is asked for."""
+        axis, rows, values = _slab(layout)
+        left, used, slab = layout.shape[axis] * values, 0, None
+        size = min(rows * values, left)
+        for piece in pieces:
+            if slab is None:
+                slab = piece.new_empty(size)
+            while piece.numel():
+                some = piece[: size - used]
+                self.lane.copy(slab[used : used + some.numel()], some)
+                used, piece = used + some.numel(), piece[some.numel() :]
+                if used == size:
+                    yield slab[:size]
+                    left, used = left - size, 0
+                    size = min(size, left)
+
     def _sent(self, part: Stretch, dtype: str) -> Iterator[torch.Tensor]:
         """The values of a part on the device: each piece for what is begun in the lane before the next is asked for."""
         free = self._free()
@@ -176,6 +227,20 @@ class Feed:
             self.room = next(self.rooms)
             yield self.room.free()
         raise InputError("it was not read to its end", "nothing waits for it any more")
+
+
+def fits_device(layout: Layout) -> bool:
+    """Whether units are counted on a device: not where one has too many values, or all are needed for any of them."""
+    _, rows, values = _slab(layout)
+    return prod(layout.tiles) <= MOST and rows * values <= MOST_IN_SLAB
+
+
+def _slab(layout: Layout) -> tuple[int, int, int]:
+    """What is on the device at a time: along which axis, the slowest, how many rows, and the values of each."""
+    axis = next((each for each in layout.order if layout.shape[each] > 1), layout.order[0])
+    values = prod(layout.shape) // layout.shape[axis]
+    tile = layout.tiles[axis]
+    return axis, min(max(1, SLAB // (values * tile)) * tile, layout.shape[axis]), values
 
 
 def _repeats(part: Stretch) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
+from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -15,17 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.errors import InputError, UsageError
+from klcal.kernels.cuda import kernels
 from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rounding import is_tensor
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
-from klcal.sketches.device_counting import count_on_device, usable_device
+from klcal.sketches.device_counting import count_on_device, stopped_devices, usable_device
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
-from klcal.sketches.patterns import UNITS, Resolution
+from klcal.sketches.patterns import MOST, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
@@ -51,6 +53,7 @@ __all__ = [
     "stored_chunks",
     "stored_values",
     "units_of",
+    "units_there",
     "weights_of",
 ]
 
@@ -112,9 +115,8 @@ def sketch(
             ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
             values, is one unit: a tensor.
-        device: where a tensor is counted as one unit: "cpu", "cuda", "cuda:N"; by default where it is, and the CPU
-            for one in a file. Channels and groups are counted on the CPU, as are values that have an importance. The
-            result does not depend on it.
+        device: where a tensor is counted: "cpu", "cuda", "cuda:N"; by default where it is, and the CPU for one in a
+            file. Values that have an importance are counted on the CPU. The result does not depend on it.
         importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
             of the last axis, for each column of each matrix, or for each value; finite and at least 0. Weights are
             relative to the largest of their unit, which has to be the same in sketches that are added.
@@ -140,6 +142,9 @@ def sketch(
         return _stored_sketch(values, wanted, usable_device(device or "cpu"), importance)
     if device not in (None, "cpu") and not is_tensor(values):
         raise UsageError(f"arrays are counted on the CPU, not on {device!r}", "hand in a torch tensor")
+    there = units_there(values, wanted, importance, device)
+    if there is not None:
+        return _device_sketch(*there)
     units = units_of(values, wanted, importance)
     if units is not None:
         return sketch_of_units(units)
@@ -182,6 +187,45 @@ def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Unit
         return None
     weights = None if importance is None else weights_of(importance, shape, order, place)
     return Units(chunks, dtype, place, weights)
+
+
+class There(NamedTuple):
+    """A tensor on a CUDA device that has several units."""
+
+    tensor: torch.Tensor
+    dtype: str
+    layout: Layout
+
+
+def units_there(values: Values, per: Per, importance: Values | None, device: str | None = None) -> There | None:
+    """The tensor, where its units are counted on a CUDA device; None where there is none, or there is one unit.
+
+    The CPU counts values that have an importance, and units too long for an int32.
+
+    Raises:
+        UsageError: the values are not floating point; there are no such units, or no such device.
+    """
+    if not is_tensor(values) or importance is not None or per == PerTensor():
+        return None
+    where = usable_device(device) if device else str(values.device)
+    if not where.startswith("cuda"):
+        return None
+    dtype, shape = checked_tensor(values), tuple(values.shape)
+    place = None if 0 in shape else layout(per, shape)
+    return None if place is None or prod(place.tiles) > MOST else There(values.to(where), dtype, place)
+
+
+def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
+    from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
+
+    with stopped_devices(str(tensor.device)):
+        launcher = kernels(tensor.device.index)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
+        parts = [(each.numbers, host_sketch(each)) for each in counted]
+    found = Sketch.stack([sketch for _, sketch in parts], place.grid)
+    numbers = np.concatenate([own for own, _ in parts])
+    order = np.argsort(numbers)
+    return found if (order[1:] > order[:-1]).all() else found.take(order, place.grid)
 
 
 def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArray[Any]]]:

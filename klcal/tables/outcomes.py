@@ -140,6 +140,8 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
 def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
     """The figures of the whole tensor, over the units that have a scale or need none."""
     counted = ok | (outcomes.status == ZERO)
+    if ok.all():
+        ok = counted = slice(None)  # type: ignore[assignment]  # which copies nothing
     finite = int(outcomes.finite[counted].sum())
     error, energy, clipped, lost = (
         float(column[ok].sum())
@@ -163,27 +165,35 @@ def _decibels(ratio: npt.ArrayLike) -> Floats:
 
 def _quantizers(outcomes: Outcomes, scheme: Scheme, ok: Bools) -> dict[str, Floats]:
     """Scale, ends of the range and zero point of each unit, NaN where it has none. Floats have no zero point."""
-    scale = np.where(ok, outcomes.scale, np.nan)
-    below = np.where(ok, outcomes.below, scheme.zero)
+    scale = _where(ok, outcomes.scale, np.nan)
+    below = _where(ok, outcomes.below, scheme.zero)
     under, above = level_ends(below, scheme)
-    found = {"scale": scale, "low": 0.0 - under * np.abs(scale), "high": above * np.abs(scale)}
+    magnitude = np.abs(scale)
+    found = {"scale": scale, "low": 0.0 - under * magnitude, "high": above * magnitude}
     if not scheme.is_float:
-        found["zero_point"] = np.where(ok, zero_points(below, scheme), np.nan)
+        found["zero_point"] = _where(ok, zero_points(below, scheme).astype(np.float64), np.nan)
     return found
+
+
+def _where(wanted: Bools, column: npt.NDArray[Any], other: float) -> npt.NDArray[Any]:
+    """A column, with another number in the places of some units; itself where there are none."""
+    return column if wanted.all() else np.where(wanted, column, other)
 
 
 def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Units:
     known = (outcomes.status == OK) | (outcomes.status == ZERO)
-    error, finite = outcomes.squared_error, np.where(known, outcomes.finite, 1)
+    error, finite = outcomes.squared_error, _where(known, outcomes.finite, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sqnr = np.where(error > 0, _decibels(np.where(error > 0, outcomes.energy / error, 1.0)), np.nan)
+        ratio = outcomes.energy / error
+    sqnr = _where(error > 0, _decibels(_where(error > 0, ratio, 1.0)), np.nan)
     costs = {
         "kl": outcomes.kl,
         "mse": error / finite,
         "sqnr_db": sqnr,
         "clipped": outcomes.clipped / finite,
     }
-    costs = {name: np.where(outcomes.status == OK, column, np.nan) for name, column in costs.items()}
+    ok = outcomes.status == OK
+    costs = {name: _where(ok, column, np.nan) for name, column in costs.items()}
     if np.isnan(costs["kl"]).all():
         del costs["kl"]
     differ = bool((outcomes.status != outcomes.status[0]).any())

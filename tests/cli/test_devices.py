@@ -15,11 +15,12 @@ from klcal.kernels import cuda
 from klcal.pipeline import devices
 from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.devices import chosen_devices, feeding
+from klcal.sketches import device_feeding
 from tests.support.command import SAMPLES, klcal, normal
 from tests.support.devices import idle_devices, real_device
 from tests.support.lazy import torch
 
-FIT = "is for tensors that have a single scale and no importance; the CPU takes the"
+FIT = "is for tensors without importance, whose channels or groups it has room for; the CPU takes the"
 UNITS = "*conv*=channel"
 
 
@@ -50,7 +51,14 @@ def test_the_answer_is_that_of_the_cpu(device, name, expected):
     assert (result.code, result.err, result.out == expected["tensor"]) == (0, "", True)
 
 
-def test_what_a_device_does_not_count_is_said_and_the_answer_is_the_same(device, expected):
+@pytest.mark.parametrize("name", ["cuda", "cuda:all"])
+def test_channels_are_searched_there_too_to_the_answer_of_the_cpu(device, name, expected):
+    result = klcal("calibrate", SAMPLES, "--device", name, "--format", "json", "--per", UNITS)
+    assert (result.code, result.err, result.out == expected[UNITS]) == (0, "", True)
+
+
+def test_what_a_device_does_not_count_is_said_and_the_answer_is_the_same(device, monkeypatch, expected):
+    monkeypatch.setattr(device_feeding, "MOST_IN_SLAB", 100)
     result = klcal("calibrate", SAMPLES, "--device", "cuda:all", "--format", "json", "--per", UNITS)
     assert (result.code, result.out == expected[UNITS]) == (0, True)
     (message,) = result.messages
@@ -58,14 +66,25 @@ def test_what_a_device_does_not_count_is_said_and_the_answer_is_the_same(device,
     assert message.endswith(" others, to the same result")
 
 
-def test_where_all_tensors_have_units_the_cpu_works_as_if_it_were_asked(device):
-    file = SAMPLES / "mtcnn_pnet.pt"
-    asked = "calibrate", file, "--per", "channel", "--include", "conv*.weight", "--jobs", "2", "--verbose"
+def test_where_no_tensor_fits_the_cpu_works_as_if_it_were_asked(device, here):
+    safetensors.numpy.save_file({"a": normal(400).reshape(4, 100)}, "x.safetensors")
+    safetensors.numpy.save_file({"a": np.arange(100, dtype=np.float32)}, "i.safetensors")
+    weighed = "--importance", "i.safetensors", "--jobs", "2", "--verbose"
+    asked = "calibrate", "x.safetensors", "--per", "channel", *weighed
     first, second = klcal(*asked, "--device", "cuda").messages
     (alone,) = klcal(*asked, "--device", "cpu").messages
     assert first == alone.replace("--device cpu", "--device cuda")
-    number = len(klcal(*asked, "--format", "json").tensors)
-    assert second == f"klcal: warning: --device cuda {FIT} {number} others, to the same result"
+    assert second == f"klcal: warning: --device cuda {FIT} 1 others, to the same result"
+
+
+@pytest.mark.parametrize("per", ["channel", "channel:1", "channel:2", "group:32", "group:30,1", "block:16,8"])
+@pytest.mark.parametrize("scale_format", ["float32", "float8_e4m3fn"])
+def test_whatever_the_units_and_however_they_lie(device, here, monkeypatch, per, scale_format):
+    monkeypatch.setattr(device_feeding, "SLAB", 3000)
+    torch.save({"c": torch.randn(7, 40, 96), "turned": torch.randn(96, 40, 7).permute(2, 1, 0)}, "x.pt")
+    asked = "calibrate", "x.pt", "--per", per, "--dtype", "int4", "--scale-format", scale_format, "--format", "json"
+    found = klcal(*asked, "--device", "cuda")
+    assert (found.code, found.err, found.out == klcal(*asked).out) == (0, "", True)
 
 
 def test_all_devices_work(here, monkeypatch):
@@ -81,7 +100,7 @@ def test_all_devices_work(here, monkeypatch):
     safetensors.numpy.save_file({f"t{i}": normal(100, i) for i in range(8)}, "x.safetensors")
     result = klcal("calibrate", "x.safetensors", "--device", "cuda:all", "--format", "json")
     assert (result.code, list(result.tensors)) == (0, [f"t{i}" for i in range(8)])
-    assert sorted(lane.name for lane in lanes) == ["cuda:0", "cuda:1"]
+    assert {lane.name for lane in lanes} == {"cuda:0", "cuda:1"}
 
 
 def test_a_damaged_tensor_costs_only_itself(here, device):
@@ -106,7 +125,8 @@ def test_verbose_says_what_works_and_why(device):
     assert line.startswith("klcal: the CPU counts and searches, 1 process of 1 thread, ")
     assert line.endswith(" kernel: --device cpu")
     (line,) = klcal("calibrate", file, "--device", "cuda", "--jobs", "3", "--verbose").messages
-    assert line.startswith("klcal: cuda counts, the CPU searches, 1 process of 3 threads, ")
+    who = "cuda counts, and searches channels and groups; the CPU searches the rest, 1 process of 3 threads, "
+    assert line.startswith(f"klcal: {who}")
     (line,) = klcal("calibrate", file, "--verbose").messages
     assert line.endswith(" s with a CUDA device, starting it counted in")
 
@@ -140,7 +160,7 @@ def test_auto_counts_on_a_device_that_wins(device, expected, monkeypatch):
     monkeypatch.setattr(devices, "START_SECONDS", -1.0)
     result = klcal("calibrate", SAMPLES, "--format", "json", "--verbose")
     assert (result.code, result.out == expected["tensor"]) == (0, True)
-    assert result.err.startswith("klcal: cuda counts, the CPU searches, ")
+    assert result.err.startswith("klcal: cuda counts, ")
 
 
 # --- devices and drivers that do not work
@@ -207,7 +227,7 @@ def test_outcomes_are_in_order_and_few_are_begun_before_they_are_taken(idle):
     with feeding(["cuda:0", "cuda:1"], lambda _, item: begun.append(item) or item, range(100)) as found:
         for number, item in enumerate(found):
             assert number == item
-            assert len(begun) <= number + 1 + 2 * devices.AHEAD
+            assert len(begun) <= number + 1 + 2 * devices.FEEDS * devices.AHEAD
     assert sorted(begun) == list(range(100))
 
 

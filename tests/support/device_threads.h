@@ -33,6 +33,34 @@ static __attribute__((noinline, unused)) uint32_t warp_before(int thread, uint32
     return sum;
 }
 
+/* What the thread of a warp has whose number differs in one bit. */
+static uint64_t device_bits[THREADS];
+
+static __attribute__((noinline, unused)) uint64_t swapped_bits(uint64_t bits, int by) {
+    int thread = this_thread();
+    device_bits[thread] = bits;
+    SYNC_WARP;
+    bits = device_bits[thread ^ by];
+    SYNC_WARP;
+    return bits;
+}
+
+static inline __attribute__((unused)) float swapped_float(float number, int by) {
+    union { float number; uint32_t bits; } each = {number};
+    each.bits = (uint32_t)swapped_bits(each.bits, by);
+    return each.number;
+}
+
+static inline __attribute__((unused)) double swapped_double(double number, int by) {
+    union { double number; uint64_t bits; } each = {number};
+    each.bits = swapped_bits(each.bits, by);
+    return each.number;
+}
+
+static inline __attribute__((unused)) int64_t swapped_long(int64_t number, int by) {
+    return (int64_t)swapped_bits((uint64_t)number, by);
+}
+
 typedef int64_t Arguments[ARGUMENTS];
 typedef void Kernel(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
@@ -62,7 +90,8 @@ static int run_warp(int warp, int turn) {
 
 /* Runs a block; whether all threads came to the same ends. */
 PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed);
-PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed) {
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t first) {
+    volatile uint32_t seed = first; /* which makecontext's like may clobber in a register */
     char *stacks = malloc((size_t)THREADS * STACK);
     int states[STATES + 1], is_good = stacks != 0;
     device_kernel = kernel, device_arguments = arguments;
@@ -76,7 +105,7 @@ PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t se
         for (int state = 0; state <= STATES; state++) states[state] = 0;
         seed = seed * 1664525u + 1013904223u;
         for (int warp = 0; warp < WARPS && is_good; warp++)
-            states[run_warp(warp ^ (int)(seed >> 27), (int)(seed >> 22 & 31))]++;
+            states[run_warp(warp ^ (int)((seed >> 27) % WARPS), (int)(seed >> 22 & 31))]++;
     } while (is_good && states[AT_BLOCK] == WARPS);
     free(stacks);
     return is_good && states[AT_END] == WARPS;

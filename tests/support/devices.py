@@ -22,6 +22,7 @@ import pytest
 
 from klcal.kernels import cuda_counting
 from klcal.kernels.cuda import SOURCE
+from klcal.kernels.library import compiled
 from klcal.sketches import device_counting, device_feeding
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_counting import DeviceCounter
@@ -31,10 +32,12 @@ from tests.support.lazy import torch
 
 COMPILER = os.environ.get("CC", "cc")
 FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
+FLAGS += ["-Wno-unused-function"]  # a header has those that one kernel needs, and another does not
 SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
 LOCK = threading.RLock()  # the shim has one block at a time
 ARGUMENTS = 20  # of a kernel at most, as in device_threads.h
 THREADS = Path(__file__).with_name("device_threads.h")
+SEARCH = "device_search.cu"
 JUNK = b"\xa5"  # in each of them at first
 
 
@@ -61,12 +64,25 @@ class Shim:
         """Bytes of shared memory of a block."""
         return self.shared // blocks
 
-    def launch(self, file: str, name: str, blocks: int, threads: int, shared: int, *arguments: int) -> None:
+    def launch(
+        self,
+        file: str,
+        name: str,
+        blocks: int,
+        threads: int,
+        shared: int,
+        *arguments: int,
+        macros: tuple[str, ...] = (),
+    ) -> None:
         """Runs a kernel."""
         assert blocks > 0
-        assert threads == 1 << 10
         assert shared <= SHARED
-        library = shim(self.source / file, self.has_threads)
+        if file == SEARCH and not self.has_threads:
+            searched_by_the_cpu(name, *arguments)
+            return
+        has_threads = self.has_threads or file == "device_outcomes.cu"
+        library = shim(self.source / file, has_threads, macros)
+        assert threads == ctypes.c_int64.in_dll(library, "klcal_threads").value
         memory = ctypes.addressof(ctypes.c_uint32.in_dll(library, "klcal_shared"))
         beyond = JUNK * (SHARED - shared)
         kernel = getattr(library, name)
@@ -77,12 +93,24 @@ class Shim:
         for block in range(blocks):
             ctypes.c_int64.in_dll(library, "klcal_block").value = block
             ctypes.memset(memory, JUNK[0], SHARED)
-            if self.has_threads:
+            if has_threads:
                 assert library.klcal_run_block(kernel, all_arguments, block), "threads wait for others that never come"
             else:
                 kernel(*arguments)
             is_within = ctypes.string_at(memory + shared, len(beyond)) == beyond
             assert is_within, "more shared memory is used than was asked for"
+
+
+def searched_by_the_cpu(name: str, how: int, units: int, numbers: int, n: int, each: int, *_: int) -> None:
+    """What ``source/device_search.cu`` does, by the text that it includes, as the compiled kernel has it."""
+    library = compiled()
+    all_units = list((ctypes.c_int64 * n).from_address(numbers)) if numbers else list(range(n))
+    order = (ctypes.c_int64 * n)(*all_units)
+    if name == "search_units":
+        assert library.klcal_search(*map(ctypes.c_int64, (how, units, ctypes.addressof(order), n, each))) == n
+        return
+    for unit in all_units:
+        assert library.klcal_figures(*map(ctypes.c_int64, (how, units, unit, unit + 1, each))) == 1
 
 
 def counted_on_a_device(tensors, dtype: str, resolution: Resolution = TENSOR, launcher: Shim | None = None) -> Sketch:
@@ -114,17 +142,17 @@ def real_device() -> str:
 
 
 @cache
-def shim(file: Path, has_threads: bool) -> ctypes.CDLL:
+def shim(file: Path, has_threads: bool, macros: tuple[str, ...] = ()) -> ctypes.CDLL:
     """A file of kernels as a library; the test is skipped where it cannot be built."""
     if which(COMPILER) is None:
         pytest.skip("there is no C compiler")
     library = Path(mkdtemp()) / "shim.so"
-    flags = [*FLAGS, *os.environ.get("KLCAL_SHIM_FLAGS", "").split()]
+    flags = [*FLAGS, *os.environ.get("KLCAL_SHIM_FLAGS", "").split(), *(f"-D{macro}" for macro in macros)]
     if has_threads:
         if "asan" in os.environ.get("LD_PRELOAD", "") or sys.platform != "linux":
             pytest.skip("threads that take turns need glibc, and no sanitizer")
         flags += ["-std=gnu11", f'-DKLCAL_THREADS="{THREADS}"']
-    subprocess.run([COMPILER, "-x", "c", *flags, "-o", library, file], check=True)
+    subprocess.run([COMPILER, "-x", "c", *flags, "-o", library, file, "-lm"], check=True)
     return ctypes.CDLL(str(library))
 
 
@@ -154,6 +182,7 @@ class Idle:
         self.begun: deque[Callable[[], object]] = deque()
         self.done = 0
         self.nbytes = 0
+        self.known: set[int] = set()  # where the memory lies that it gave
 
     def entered(self):
         return nullcontext()
@@ -164,15 +193,21 @@ class Idle:
     def pinned(self, size: int, dtype):
         found = torch.full((size,), 0x55, dtype=dtype)
         self.nbytes += found.nbytes
+        self.known.add(found.untyped_storage().data_ptr())
         return found
 
     on_device = pinned
 
     def copy(self, target, source) -> Until:
-        return self.begin(lambda: target.copy_(source))
+        begun = self.begin(lambda: target.copy_(source))
+        if target.untyped_storage().data_ptr() not in self.known:  # of units, which torch, not idle, works on further
+            begun.synchronize()
+        return begun
 
-    def launch(self, *arguments) -> None:
-        self.begin(lambda: self.shim.launch(*arguments))
+    def launch(self, *arguments, **more) -> None:
+        begun = self.begin(lambda: self.shim.launch(*arguments, **more))
+        if arguments[0] != "device_counting.cu":  # of units, too
+            begun.synchronize()
 
     def begin(self, work: Callable[[], object]) -> Until:
         with LOCK:

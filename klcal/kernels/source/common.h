@@ -1,6 +1,30 @@
-/* What all parts of the kernel need. Plain C11 without Python in it; GCC and Clang, x86-64 and aarch64. */
+/* What all parts of the kernel need. Plain C11 without Python in it; GCC and Clang, x86-64 and aarch64. What runs on a GPU
+   is CUDA C++ too. */
 #ifndef KLCAL_COMMON_H
 #define KLCAL_COMMON_H
+
+#ifdef __CUDACC__ /* all functions are a device's, by an option of the compiler, which knows those of math.h */
+
+#pragma nv_diag_suppress 177 /* a header has functions that one kernel needs, and another does not */
+
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+
+#define UINT32_MAX 0xffffffffu
+#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
+#define restrict __restrict__
+#define PUBLIC static
+#define INLINE static __forceinline__
+#define APART static __noinline__ /* not in each place where it is called: or else a kernel takes minutes to compile */
+#define VARIANTS
+
+#else
 
 #include <math.h>
 #include <stdint.h>
@@ -10,6 +34,7 @@
 #define PUBLIC __attribute__((visibility("default")))
 /* Helpers of a function with variants are inlined into each, or else they would be compiled for the oldest machine. */
 #define INLINE static inline __attribute__((always_inline))
+#define APART static
 
 #if defined(__clang__) && !defined(KLCAL_ONE_VARIANT) /* it cannot export a function with variants under its own name */
 #define KLCAL_ONE_VARIANT
@@ -22,4 +47,5 @@
 #define VARIANTS
 #endif
 
+#endif
 #endif

@@ -4,19 +4,16 @@
 #ifndef KLCAL_DEVICE_H
 #define KLCAL_DEVICE_H
 
+#include "common.h"
+
+#ifndef THREADS
 #define THREADS 1024 /* of a block: two of them fill a multiprocessor */
+#define RESIDENT 2
+#endif
 
 #ifdef __CUDACC__
 
-typedef unsigned char uint8_t;
-typedef unsigned short uint16_t;
-typedef unsigned int uint32_t;
-typedef int int32_t;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
-
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 2)
-#define INLINE static __device__ __forceinline__
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #define ALIGNED16 __align__(16)
 #define EACH_THREAD(thread) for (int thread = (int)threadIdx.x, once = 1; once; once = 0)
 #define SYNC __syncthreads()
@@ -69,16 +66,19 @@ INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
     else if (__ffs((int)active) - 1 == (int)(threadIdx.x % 32)) atomicAdd(counters + place, number * __popc(active));
 }
 
-#else
+/* What the thread of a warp has whose number differs in one bit. */
+INLINE float swapped_float(float number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
+INLINE double swapped_double(double number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
+INLINE int64_t swapped_long(int64_t number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
 
-#include "common.h"
+#else
 
 #define KERNEL PUBLIC void
 #define ALIGNED16 __attribute__((aligned(16)))
 #define BLOCK klcal_block
 #define BLOCKS klcal_blocks
 
-PUBLIC int64_t klcal_block, klcal_blocks;
+PUBLIC int64_t klcal_block, klcal_blocks, klcal_threads = THREADS;
 PUBLIC uint32_t ALIGNED16 klcal_shared[1 << 16];
 #define shared klcal_shared
 

@@ -12,8 +12,7 @@ typedef struct {
     const double *levels;
     double *middles, *before, *whole; /* between levels; of the integral at the start of each cell */
     int64_t size;
-    int even;   /* they are the whole numbers */
-    double last; /* the highest in use */
+    int even; /* they are the whole numbers */
 } Ladder;
 
 INLINE double cube(double x) { return x * x * x; }
@@ -24,26 +23,27 @@ INLINE int64_t level_of(const Ladder *ladder, double step) {
 }
 
 /* ∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use. */
-static double integral(const Ladder *ladder, double step) {
+static double integral(const Ladder *ladder, double last, double step) {
     if (ladder->even) {
         double cell = floor(step + 0.5);
-        cell = cell < ladder->last ? cell : ladder->last;
+        cell = cell < last ? cell : last;
         return (cell / 4 + cube(step - cell)) / 3;
     }
     int64_t number = level_of(ladder, step);
     return (ladder->whole[number] + cube(step - ladder->levels[number]) - ladder->before[number]) / 3;
 }
 
-/* Mean squared error, share clipped, and share that becomes 0, of magnitudes from start to end, in steps. */
-static void figures_of(const Ladder *ladder, double start, double end, double *found) {
+/* Mean squared error, share clipped, and share that becomes 0, of magnitudes from start to end, in steps; ``last`` is the
+   highest level in use. */
+static void figures_of(const Ladder *ladder, double last, double start, double end, double *found) {
     int64_t top = ladder->size - 1;
     double widening = ladder->even ? 0.5 : (ladder->levels[top] - ladder->levels[top - 1]) / 2;
     if (end - start <= THIN * end) {
         double step = (start + end) / 2, level, limit = ladder->levels[top] + widening;
         if (ladder->even) {
             level = rint(step);
-            found[1] = level > ladder->last;
-            level = level < ladder->last ? level : ladder->last;
+            found[1] = level > last;
+            level = level < last ? level : last;
         } else {
             level = ladder->levels[level_of(ladder, step)];
             found[1] = ladder->size % 2 ? step > limit : step >= limit;
@@ -52,10 +52,10 @@ static void figures_of(const Ladder *ladder, double start, double end, double *f
         found[2] = level == 0;
         return;
     }
-    double width = end - start, limit = ladder->last + widening;
-    found[0] = (integral(ladder, end) - integral(ladder, start)) / width;
+    double width = end - start, limit = last + widening;
+    found[0] = (integral(ladder, last, end) - integral(ladder, last, start)) / width;
     found[1] = clamped((end - limit) / width, 0, 1);
-    found[2] = ladder->last > 0 ? clamped((ladder->levels[1] / 2 - start) / width, 0, 1) : 1;
+    found[2] = last > 0 ? clamped((ladder->levels[1] / 2 - start) / width, 0, 1) : 1;
 }
 
 /* The same of points that are rounded to whole numbers, of both signs: sums in lanes. */
@@ -69,6 +69,50 @@ INLINE void add_point(double value, double count, double scale, double under, do
     *clipped += nearest != level ? count : 0;
     *lost += level == 0 ? count : 0;
 }
+
+static void fill_ladder(Ladder *ladder, double *memory) {
+    int64_t n = ladder->size;
+    ladder->even = ladder->levels[n - 1] == (double)(n - 1);
+    if (ladder->even) return; /* whose cells are known */
+    ladder->middles = memory;
+    ladder->before = memory + n;
+    ladder->whole = memory + 2 * n;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double start = i ? ladder->middles[i - 1] : 0;
+        ladder->before[i] = cube(start - ladder->levels[i]);
+        ladder->whole[i] = sum;
+        if (i + 1 == n) break;
+        ladder->middles[i] = (ladder->levels[i + 1] + ladder->levels[i]) / 2;
+        sum += cube(ladder->middles[i] - ladder->levels[i]) - ladder->before[i];
+    }
+}
+
+#ifdef TEAM
+
+/* Σ of the three figures of all pieces, in lanes. */
+static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *ladders, double scale, double under,
+                           double above, double *sums) {
+    const Pieces *pieces = &scratch->pieces;
+    int64_t size = pieces->size;
+    double *terms = (double *)room(&scratch->order, 3 * (size_t)(size + 1) * sizeof(double));
+    if (!terms) return 0;
+    EACH(i, size) {
+        double each[3] = {0, 0, 0}, count = pieces->counts[i];
+        if (pieces->exact && !how->scheme.is_float)
+            add_point(pieces->values[i], count, scale, under, above, &each[0], &each[1], &each[2]);
+        else {
+            int is_below = i < pieces->negative;
+            figures_of(&ladders[is_below], is_below ? under : above, pieces->inner[i] / scale, pieces->outer[i] / scale, each);
+            for (int k = 0; k < 3; k++) each[k] *= count;
+        }
+        for (int k = 0; k < 3; k++) terms[size * k + i] = each[k];
+    }
+    sums_in_lanes(terms, 3, size, sums);
+    return 1;
+}
+
+#else
 
 VARIANTS static void figures_of_points(const double *values, const double *counts, int64_t n, double scale,
                                        double under, double above, double *sums) {
@@ -84,48 +128,41 @@ VARIANTS static void figures_of_points(const double *values, const double *count
     sums[2] = sum_of_lanes(lost);
 }
 
-static void fill_ladder(Ladder *ladder, double *memory) {
-    int64_t n = ladder->size;
-    ladder->even = ladder->levels[n - 1] == (double)(n - 1);
-    ladder->middles = memory;
-    ladder->before = memory + n;
-    ladder->whole = memory + 2 * n;
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double start = i ? ladder->middles[i - 1] : 0;
-        ladder->before[i] = cube(start - ladder->levels[i]);
-        ladder->whole[i] = sum;
-        if (i + 1 == n) break;
-        ladder->middles[i] = (ladder->levels[i + 1] + ladder->levels[i]) / 2;
-        sum += cube(ladder->middles[i] - ladder->levels[i]) - ladder->before[i];
+static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *ladders, double scale, double under,
+                           double above, double *sums) {
+    const Pieces *pieces = &scratch->pieces;
+    if (pieces->exact && !how->scheme.is_float) {
+        figures_of_points(pieces->values, pieces->counts, pieces->size, scale, under, above, sums);
+        return 1;
     }
+    double lanes[3][SUM_LANES] = {{0}};
+    for (int64_t i = 0; i < pieces->size; i++) {
+        double each[3];
+        int is_below = i < pieces->negative;
+        figures_of(&ladders[is_below], is_below ? under : above, pieces->inner[i] / scale, pieces->outer[i] / scale, each);
+        for (int k = 0; k < 3; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
+    }
+    for (int k = 0; k < 3; k++) sums[k] = sum_of_lanes(lanes[k]);
+    return 1;
 }
 
-static void unit_figures(const Search *how, Scratch *scratch, Ladder *ladders, double scale, int64_t below,
-                         double energy, double *found) {
+#endif
+
+static int unit_figures(const Search *how, Scratch *scratch, const Ladder *ladders, double scale, int64_t below,
+                        double energy, double *found) {
     const Scheme *scheme = &how->scheme;
-    const Pieces *pieces = &scratch->pieces;
     double under = scheme->is_float ? scheme->under_end : (double)below;
-    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
-    double sums[3] = {0};
-    if (pieces->exact && !scheme->is_float)
-        figures_of_points(pieces->values, pieces->counts, pieces->size, scale, under, above, sums);
-    else {
-        double lanes[3][SUM_LANES] = {{0}};
-        ladders[0].last = above;
-        ladders[1].last = under;
-        for (int64_t i = 0; i < pieces->size; i++) {
-            double each[3];
-            figures_of(&ladders[i < pieces->negative], pieces->inner[i] / scale, pieces->outer[i] / scale, each);
-            for (int k = 0; k < 3; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
-        }
-        for (int k = 0; k < 3; k++) sums[k] = sum_of_lanes(lanes[k]);
+    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below), sums[3];
+    if (!sums_of_figures(how, scratch, ladders, scale, under, above, sums)) return 0;
+    double nats = how->bins.sub > 1 ? divergence(how, scratch, scale, below) : NAN;
+    if (ALONE) {
+        found[0] = nats;
+        found[1] = sums[0] * (scale * scale);
+        found[2] = energy;
+        found[3] = sums[1];
+        found[4] = sums[2];
     }
-    found[0] = how->bins.sub > 1 ? divergence(how, scratch, scale, below) : NAN;
-    found[1] = sums[0] * (scale * scale);
-    found[2] = energy;
-    found[3] = sums[1];
-    found[4] = sums[2];
+    return 1;
 }
 
 /* Quantizers, of which each unit has one, and what they do: D, Σ(x − x̂)², Σx², values clipped and values that become 0.
@@ -138,44 +175,34 @@ typedef struct {
     int64_t aboves, belows;
 } Chosen;
 
-/* Whether there was room for a beginning; ``release`` ends it. */
+/* Room for what all units need; 0 where there is none. */
 static int begin_figures(const Chosen *each, Scratch *scratch, Ladder *ladders) {
-    memset(scratch, 0, sizeof *scratch);
-    memset(ladders, 0, 2 * sizeof *ladders);
-    ladders[0].levels = each->above;
-    ladders[0].size = each->aboves;
-    ladders[1].levels = each->below_zero;
-    ladders[1].size = each->belows;
-    double *memory = (double *)room(&scratch->thin, 3 * (size_t)(each->aboves + each->belows) * sizeof(double));
+    double *memory = (double *)room(&scratch->parts, 3 * (size_t)(each->aboves + each->belows) * sizeof(double));
     if (!memory) return 0;
-    fill_ladder(&ladders[0], memory);
-    fill_ladder(&ladders[1], memory + 3 * each->aboves);
+    if (ALONE) {
+        ladders[0].levels = each->above;
+        ladders[0].size = each->aboves;
+        ladders[1].levels = each->below_zero;
+        ladders[1].size = each->belows;
+        fill_ladder(&ladders[0], memory);
+        fill_ladder(&ladders[1], memory + 3 * each->aboves);
+    }
+    MEET;
     return 1;
 }
 
 /* The figures of one unit, by its number; 0 where there was no memory. */
 static int figures_one(const Search *how, const Units *units, int64_t unit, const Chosen *each, Scratch *scratch,
-                       Ladder *ladders) {
+                       const Ladder *ladders) {
     Pieces *pieces = &scratch->pieces;
     if (!load(pieces, units, unit)) return 0;
     if (how->bins.sub > 1 && !room_for_divergence(how, pieces, &scratch->places)) return 0;
-    double energy, *total = &scratch->costs.total;
-    totals(pieces, total, &energy);
-    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, *total, energy)) return 0;
-    unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
-    return 1;
-}
-
-/* What the quantizers of the units from first to last do; how many were done before memory ran out. */
-PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t first, int64_t last, const Chosen *each) {
-    Scratch scratch;
-    Candidates none = {0};
-    Ladder ladders[2];
-    int64_t unit = first;
-    if (begin_figures(each, &scratch, ladders))
-        while (unit < last && figures_one(how, units, unit, each, &scratch, ladders)) unit++;
-    release(&scratch, &none);
-    return unit - first;
+    double energy, total;
+    if (!totals(pieces, &scratch->order, &total, &energy)) return 0;
+    if (ALONE) scratch->costs.total = total;
+    MEET;
+    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy)) return 0;
+    return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
 }
 
 #endif

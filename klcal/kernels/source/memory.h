@@ -1,13 +1,37 @@
-/* Memory that grows, and is used again for the next unit. */
+/* Memory that grows, and is used again for the next unit: the system's, or what a team of a GPU was given. */
 #ifndef KLCAL_MEMORY_H
 #define KLCAL_MEMORY_H
 
-#include "common.h"
+#include "team.h"
+
+#define LEAST_ROOM 1024 /* bytes of a list that grows */
 
 typedef struct {
     void *start;
     size_t bytes;
 } Memory;
+
+#ifdef TEAM
+
+#define ROUNDED_TO 16 /* bytes */
+
+/* From the front of what is near, else of what is far. All of it is given back when the next unit begins. */
+static void *taken(size_t bytes) {
+    Team *team = this_team();
+    char **next = bytes <= (size_t)(team->near_end - team->near) ? &team->near : &team->far;
+    if (next == &team->far && bytes > (size_t)(team->far_end - team->far)) return 0;
+    void *start = *next;
+    *next += (bytes + ROUNDED_TO - 1) / ROUNDED_TO * ROUNDED_TO;
+    return start;
+}
+
+static size_t with_reserve(size_t bytes) { return (bytes + ROUNDED_TO - 1) / ROUNDED_TO * ROUNDED_TO; }
+static void release_memory(Memory *memory) { memory->bytes = 0; }
+
+#else
+
+static void *taken(size_t bytes) { return malloc(bytes); }
+static size_t with_reserve(size_t bytes) { return bytes + bytes / 2; }
 
 static void release_memory(Memory *memory) {
     free(memory->start);
@@ -15,26 +39,52 @@ static void release_memory(Memory *memory) {
     memory->bytes = 0;
 }
 
+#endif
+
+/* Other memory, of so many bytes at least, to which those that are known are copied: int64 or float64; the old where there
+   is none. */
+static int renew(Memory *memory, size_t known, size_t bytes) {
+    Memory larger = {taken(with_reserve(bytes)), with_reserve(bytes)};
+    if (!larger.start) return 0;
+    for (size_t i = 0; i < known / sizeof(int64_t); i++) ((int64_t *)larger.start)[i] = ((const int64_t *)memory->start)[i];
+    release_memory(memory);
+    *memory = larger;
+    return 1;
+}
+
+/* Gives back what was taken last of all: a team has little memory near. */
+static void give_back(Memory *memory) {
+#ifdef TEAM
+    Team *team = this_team();
+    MEET;
+    if (ALONE) {
+        if ((char *)memory->start + memory->bytes == team->near) team->near = (char *)memory->start;
+        release_memory(memory);
+    }
+    MEET;
+#else
+    (void)memory;
+#endif
+}
+
 /* Room for so many bytes, whatever was there is lost; null where there is none. */
 static void *room(Memory *memory, size_t bytes) {
-    if (bytes > memory->bytes) {
+    MEET;
+    if (ALONE && bytes > memory->bytes) {
         release_memory(memory);
-        size_t more = bytes + bytes / 2;
-        memory->start = malloc(more);
-        memory->bytes = memory->start ? more : 0;
+        memory->start = NULL;
+        renew(memory, 0, bytes);
     }
+    MEET;
     return memory->start;
 }
 
 /* The same, but what was there, of so many bytes, is kept; null, and it is still there, where there is no more. */
 static void *more_room(Memory *memory, size_t known, size_t bytes) {
-    if (bytes <= memory->bytes) return memory->start;
-    Memory larger = {NULL, 0};
-    if (!room(&larger, 2 * bytes)) return NULL;
-    if (known) memcpy(larger.start, memory->start, known);
-    release_memory(memory);
-    *memory = larger;
-    return larger.start;
+    MEET;
+    if (ALONE && bytes > memory->bytes) renew(memory, known, 2 * bytes > LEAST_ROOM ? 2 * bytes : LEAST_ROOM);
+    MEET;
+    return bytes <= memory->bytes ? memory->start : NULL;
 }
 
 #endif

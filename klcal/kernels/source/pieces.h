@@ -9,7 +9,6 @@
 
 #define SIGN 0x80000000u
 #define MIN_NORMAL 0x1p-126
-#define SUM_LANES 8
 
 enum { INT32, INT64, FLOAT64 };
 
@@ -31,7 +30,7 @@ typedef struct {
 
 typedef struct {
     int64_t size, negative; /* pieces, and how many of them are negative: the first ones */
-    double *inner, *outer, *counts, *values; /* magnitudes; the middles with their signs */
+    double *inner, *outer, *counts, *values; /* magnitudes, one array for points; the middles with their signs */
     int exact;
     double min, max; /* of the values and 0 */
     Memory memory;
@@ -71,7 +70,7 @@ static void interval_of(const Units *units, uint32_t key, double minimum, double
 /* Values and counts of one sign, from a key on, forward or backward. */
 VARIANTS static void load_points(const uint32_t *keys, int64_t n, int backward, double sign, double *restrict inner,
                                  double *restrict values) {
-    for (int64_t i = 0; i < n; i++) {
+    EACH(i, n) {
         union { uint32_t bits; float value; } each = {keys[backward ? n - 1 - i : i] & ~SIGN};
         inner[i] = each.value;
         values[i] = sign * inner[i];
@@ -79,7 +78,7 @@ VARIANTS static void load_points(const uint32_t *keys, int64_t n, int backward, 
 }
 
 VARIANTS static void load_counts(const int32_t *counts, int64_t n, int backward, double *restrict found) {
-    for (int64_t i = 0; i < n; i++) found[i] = counts[backward ? n - 1 - i : i];
+    EACH(i, n) found[i] = counts[backward ? n - 1 - i : i];
 }
 
 /* Pieces from ``from`` on, which are the keys from ``first`` on, in the other order where they are negative. */
@@ -89,71 +88,91 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
     double *counts = pieces->counts + from, sign = backward ? -1 : 1;
     if (units->type_of_counts == INT32) load_counts((const int32_t *)units->counts + first, n, backward, counts);
     else
-        for (int64_t i = 0; i < n; i++) counts[i] = count_of(units, first + (backward ? n - 1 - i : i));
+        EACH(i, n) counts[i] = count_of(units, first + (backward ? n - 1 - i : i));
     if (pieces->exact) {
         load_points(units->keys + first, n, backward, sign, inner, values);
         return;
     }
     double minimum = units->minimum[unit], maximum = units->maximum[unit];
     int64_t top = units->tops[unit];
-    for (int64_t i = 0; i < n; i++) {
+    EACH(i, n) {
         uint32_t key = units->keys[first + (backward ? n - 1 - i : i)];
         interval_of(units, key, minimum, maximum, top, &inner[i], &outer[i]);
         values[i] = sign * 0.5 * (inner[i] + outer[i]);
     }
 }
 
+/* How many keys of a unit are of positive values: they ascend, and those without the sign come first. */
+static int64_t positive_keys(const uint32_t *keys, int64_t size) {
+#ifdef TEAM
+    int64_t number = 0;
+    EACH(i, size) number += !(keys[i] & SIGN);
+    return sum_of_team(number);
+#else
+    int64_t positive = 0, last = size;
+    while (positive < last) {
+        int64_t middle = (positive + last) / 2;
+        if (keys[middle] & SIGN) last = middle;
+        else positive = middle + 1;
+    }
+    return positive;
+#endif
+}
+
 /* The pieces of one unit; 0 where there is no memory. */
 static int load(Pieces *pieces, const Units *units, int64_t unit) {
     int64_t first = units->starts[unit], size = units->ends[unit] - first;
-    double *memory = (double *)room(&pieces->memory, 4 * (size_t)(size + 1) * sizeof(double));
+    int exact = units->exact[unit];
+    double *memory = (double *)room(&pieces->memory, (size_t)(exact ? 3 : 4) * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
-    pieces->size = size;
-    pieces->exact = units->exact[unit];
-    pieces->inner = memory;
-    pieces->outer = pieces->exact ? memory : memory + size;
-    pieces->counts = memory + 2 * size;
-    pieces->values = memory + 3 * size;
-    pieces->min = units->minimum[unit] < 0 ? units->minimum[unit] : 0;
-    pieces->max = units->maximum[unit] > 0 ? units->maximum[unit] : 0;
-    int64_t positive = 0, last = size;
-    while (positive < last) { /* the keys ascend: those without the sign come first */
-        int64_t middle = (positive + last) / 2;
-        if (units->keys[first + middle] & SIGN) last = middle;
-        else positive = middle + 1;
+    int64_t positive = positive_keys(units->keys + first, size);
+    if (ALONE) {
+        pieces->size = size;
+        pieces->negative = size - positive;
+        pieces->exact = exact;
+        pieces->inner = memory;
+        pieces->counts = memory + size;
+        pieces->values = memory + 2 * size;
+        pieces->outer = exact ? memory : memory + 3 * size;
+        pieces->min = units->minimum[unit] < 0 ? units->minimum[unit] : 0;
+        pieces->max = units->maximum[unit] > 0 ? units->maximum[unit] : 0;
     }
-    pieces->negative = size - positive;
+    MEET;
     load_side(pieces, units, unit, 0, first + positive, size - positive, 1);
     load_side(pieces, units, unit, size - positive, first, positive, 0);
+    MEET;
     return 1;
 }
 
-/* Lanes that terms are added to in turn, and their sum. */
-INLINE double sum_of_lanes(const double *lanes) {
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+/* What a piece adds to Σ x²: the square of its middle and its variance, w²/12; of a point its square, which is the same to
+   the bit, for the square of twice a number is four times its square. */
+INLINE double energy_of(double inner, double outer, double count) {
+    double sum = inner + outer, width = outer - inner;
+    return count * (sum * sum / 4 + width * width / 12);
 }
 
-/* How many values there are, and their Σ x²: of each piece the square of its middle and its variance, w²/12. */
+INLINE double energy_of_point(double value, double count) { return count * (value * value); }
+
+#ifndef TEAM
+
+/* How many values there are, and their Σ x²: sums in lanes. */
 VARIANTS static void totals_of(const double *restrict inner, const double *restrict outer,
                                const double *restrict counts, int64_t n, double *total, double *energy) {
     double number[SUM_LANES] = {0}, squares[SUM_LANES] = {0};
     int64_t whole = n / SUM_LANES * SUM_LANES;
     for (int64_t i = 0; i < whole; i += SUM_LANES)
         for (int j = 0; j < SUM_LANES; j++) {
-            double sum = inner[i + j] + outer[i + j], width = outer[i + j] - inner[i + j];
             number[j] += counts[i + j];
-            squares[j] += counts[i + j] * (sum * sum / 4 + width * width / 12);
+            squares[j] += energy_of(inner[i + j], outer[i + j], counts[i + j]);
         }
     for (int64_t i = whole; i < n; i++) {
-        double sum = inner[i] + outer[i], width = outer[i] - inner[i];
         number[i - whole] += counts[i];
-        squares[i - whole] += counts[i] * (sum * sum / 4 + width * width / 12);
+        squares[i - whole] += energy_of(inner[i], outer[i], counts[i]);
     }
     *total = sum_of_lanes(number);
     *energy = sum_of_lanes(squares);
 }
 
-/* The same of points: the bits are equal, for the square of twice a number is four times its square. */
 VARIANTS static void totals_of_points(const double *restrict values, const double *restrict counts, int64_t n,
                                       double *total, double *energy) {
     double number[SUM_LANES] = {0}, squares[SUM_LANES] = {0};
@@ -161,19 +180,56 @@ VARIANTS static void totals_of_points(const double *restrict values, const doubl
     for (int64_t i = 0; i < whole; i += SUM_LANES)
         for (int j = 0; j < SUM_LANES; j++) {
             number[j] += counts[i + j];
-            squares[j] += counts[i + j] * (values[i + j] * values[i + j]);
+            squares[j] += energy_of_point(values[i + j], counts[i + j]);
         }
     for (int64_t i = whole; i < n; i++) {
         number[i - whole] += counts[i];
-        squares[i - whole] += counts[i] * (values[i] * values[i]);
+        squares[i - whole] += energy_of_point(values[i], counts[i]);
     }
     *total = sum_of_lanes(number);
     *energy = sum_of_lanes(squares);
 }
 
-static void totals(const Pieces *pieces, double *total, double *energy) {
+static double lane_total(const double *terms, int64_t n) {
+    double lanes[SUM_LANES] = {0};
+    int64_t whole = n / SUM_LANES * SUM_LANES;
+    for (int64_t i = 0; i < whole; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++) lanes[j] += terms[i + j];
+    for (int64_t i = whole; i < n; i++) lanes[i - whole] += terms[i];
+    return sum_of_lanes(lanes);
+}
+
+static int totals(const Pieces *pieces, Memory *terms, double *total, double *energy) {
+    (void)terms;
     if (pieces->exact) totals_of_points(pieces->inner, pieces->counts, pieces->size, total, energy);
     else totals_of(pieces->inner, pieces->outer, pieces->counts, pieces->size, total, energy);
+    return 1;
 }
+
+#else
+
+static double lane_total(const double *terms, int64_t n) {
+    double total;
+    sums_in_lanes(terms, 1, n, &total);
+    return total;
+}
+
+static int totals(const Pieces *pieces, Memory *terms, double *total, double *energy) {
+    int64_t size = pieces->size;
+    double *term = (double *)room(terms, 3 * (size_t)(size + 1) * sizeof(double)), found[2];
+    if (!term) return 0;
+    EACH(i, size) {
+        double inner = pieces->inner[i], outer = pieces->outer[i], count = pieces->counts[i];
+        term[i] = count;
+        term[size + i] = pieces->exact ? energy_of_point(inner, count) : energy_of(inner, outer, count);
+    }
+    sums_in_lanes(term, 2, size, found);
+    *total = found[0];
+    *energy = found[1];
+    give_back(terms);
+    return 1;
+}
+
+#endif
 
 #endif

@@ -15,13 +15,12 @@ typedef struct {
     int64_t points;
     double *magnitudes, *within, *beyond;
     double least, extreme, size;
-    Memory memory, keys;
+    Memory memory, keys, places;
 } Side;
 
 typedef struct {
     Side sides[2]; /* the positive and the negative values */
     double size, energy;
-    double *inner, *outer, *counts; /* of one side, by rising magnitude */
     Memory memory;
 } PrefixSums;
 
@@ -38,91 +37,138 @@ INLINE double double_of(int64_t bits) {
 static int points_of_side(Side *side, const double *inner, const double *counts, int64_t size) {
     double *memory = (double *)room(&side->memory, 3 * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
-    side->magnitudes = memory;
-    side->within = memory + size + 1;
-    side->beyond = memory + 2 * (size + 1);
-    side->within[0] = side->beyond[size] = 0;
-    for (int64_t i = 0; i < size; i++) {
-        side->magnitudes[i] = inner[i];
-        side->within[i + 1] = side->within[i] + counts[i];
+    double *within = memory + size + 1, *beyond = memory + 2 * (size + 1);
+    EACH(i, size) {
+        memory[i] = inner[i];
+        within[i + 1] = counts[i];
+        beyond[i] = counts[i] * inner[i];
     }
-    double sum = 0;
-    for (int64_t i = size - 1; i >= 0; i--) side->beyond[i] = sum = sum + counts[i] * inner[i];
-    side->rows = 0;
-    side->points = size;
-    side->extreme = inner[size - 1];
-    side->size = side->within[size];
+    if (ALONE) {
+        within[0] = beyond[size] = 0;
+        side->magnitudes = memory;
+        side->within = within;
+        side->beyond = beyond;
+        side->rows = 0;
+        side->points = size;
+        side->extreme = inner[size - 1];
+    }
+    Running both[] = {{beyond, size, 1}, {within, size + 1, 0}};
+    add_up(both, 2);
+    if (ALONE) side->size = within[size];
+    MEET;
     return 1;
+}
+
+/* Keys that a bucket begins and ends in. */
+INLINE int64_t first_key(const double *inner, int64_t i) { return bits_of(inner[i]) >> SHIFT; }
+
+INLINE int64_t last_key(const double *inner, const double *outer, int64_t i) {
+    int64_t first = first_key(inner, i), last = (bits_of(outer[i]) - 1) >> SHIFT;
+    return last > first ? last : first;
+}
+
+/* Keys of the gap behind a bucket. */
+INLINE int64_t keys_behind(const double *inner, const double *outer, int64_t i, int64_t size) {
+    int64_t keys = i + 1 < size ? first_key(inner, i + 1) - last_key(inner, outer, i) - 1 : 0;
+    return keys > 0 ? keys : 0;
+}
+
+/* Where the keys of each bucket begin in the table of rows; how many there are in all. */
+static int64_t place_keys(const double *inner, const double *outer, int64_t size, int32_t *places) {
+    int64_t keys = 1;
+    ALL_TOGETHER(i, size) {
+        int64_t own = 0;
+        if (i < size) own = last_key(inner, outer, i) - first_key(inner, i) + 1 + keys_behind(inner, outer, i, size);
+        int64_t before = before_in_team(own, &keys);
+        if (i < size) places[i] = (int32_t)before;
+    }
+    if (ALONE) places[size] = (int32_t)keys;
+    return keys;
+}
+
+/* The coefficients of the rows of a bucket, and of the gap behind it. */
+INLINE void fill_rows(Side *side, const double *inner, const double *outer, const double *counts, const double *beyond,
+                      int64_t size, int64_t i) {
+    int64_t at = 2 * i + 1;
+    double width = outer[i] - inner[i], gap = i + 1 < size ? inner[i + 1] - outer[i] : 0;
+    double behind = i + 1 < size ? beyond[i + 1] : 0, from = width == 0 ? behind : beyond[i];
+    double density = width > 0 ? counts[i] / width : 0;
+    side->edge[at] = inner[i];
+    side->edge[at + 1] = outer[i];
+    side->excess[0][at] = behind * width + counts[i] * width / 2;
+    side->excess[0][at + 1] = behind * gap;
+    side->excess[1][at] = -from;
+    side->excess[1][at + 1] = -behind;
+    side->excess[2][at] = density / 2;
+    side->mass[0][at] = beyond[0] - from;
+    side->mass[0][at + 1] = beyond[0] - behind;
+    side->mass[1][at] = density;
+    side->excess[2][at + 1] = side->mass[1][at + 1] = 0;
 }
 
 /* A row for each occupied bucket, for each gap behind one, and first for what lies before. */
 static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size) {
-    int64_t rows = 2 * size + 1, base = (bits_of(inner[0]) >> SHIFT) - 1, keys = 1;
+    int64_t rows = 2 * size + 1, base = first_key(inner, 0) - 1;
     double *memory = (double *)room(&side->memory, 7 * (size_t)rows * sizeof(double));
-    if (!memory) return 0;
-    side->edge = memory;
-    for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
-    for (int i = 0; i < 2; i++) side->mass[i] = memory + (4 + i) * rows;
-    double *beyond = memory + 6 * rows, total = 0;
-    for (int64_t i = size - 1; i >= 0; i--) beyond[i] = total = total + counts[i];
-    for (int64_t i = 0; i < size; i++) { /* how many keys in all */
-        int64_t first = bits_of(inner[i]) >> SHIFT, last = (bits_of(outer[i]) - 1) >> SHIFT;
-        last = last > first ? last : first;
-        int64_t next = i + 1 < size ? bits_of(inner[i + 1]) >> SHIFT : last + 1;
-        keys += last - first + 1 + (next - last - 1 > 0 ? next - last - 1 : 0);
+    int32_t *places = (int32_t *)room(&side->places, (size_t)(size + 1) * sizeof(int32_t));
+    if (!memory || !places) return 0;
+    double *beyond = memory + 6 * rows;
+    EACH(i, size) beyond[i] = counts[i];
+    if (ALONE) {
+        side->edge = memory;
+        for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
+        for (int i = 0; i < 2; i++) side->mass[i] = memory + (4 + i) * rows;
     }
-    side->row = (int32_t *)room(&side->keys, (size_t)keys * sizeof(int32_t));
-    if (!side->row) return 0;
-    int64_t key = 0;
-    side->row[key++] = 0;
-    side->edge[0] = double_of(base << SHIFT);
-    side->excess[0][0] = beyond[0] * (inner[0] - side->edge[0]);
-    side->excess[1][0] = -beyond[0];
-    side->excess[2][0] = side->mass[0][0] = side->mass[1][0] = 0;
-    for (int64_t i = 0; i < size; i++) {
-        int64_t first = bits_of(inner[i]) >> SHIFT, last = (bits_of(outer[i]) - 1) >> SHIFT, at = 2 * i + 1;
-        last = last > first ? last : first;
-        int64_t next = i + 1 < size ? bits_of(inner[i + 1]) >> SHIFT : last + 1;
-        for (int64_t j = first; j <= last; j++) side->row[key++] = (int32_t)at;
-        for (int64_t j = last + 1; j < next; j++) side->row[key++] = (int32_t)(at + 1);
-        double width = outer[i] - inner[i], gap = i + 1 < size ? inner[i + 1] - outer[i] : 0;
-        double behind = i + 1 < size ? beyond[i + 1] : 0, from = width == 0 ? behind : beyond[i];
-        double density = width > 0 ? counts[i] / width : 0;
-        side->edge[at] = inner[i];
-        side->edge[at + 1] = outer[i];
-        side->excess[0][at] = behind * width + counts[i] * width / 2;
-        side->excess[0][at + 1] = behind * gap;
-        side->excess[1][at] = -from;
-        side->excess[1][at + 1] = -behind;
-        side->excess[2][at] = density / 2;
-        side->mass[0][at] = beyond[0] - from;
-        side->mass[0][at + 1] = beyond[0] - behind;
-        side->mass[1][at] = density;
-        side->excess[2][at + 1] = side->mass[1][at + 1] = 0;
+    Running all = {beyond, size, 1};
+    add_up(&all, 1);
+    int64_t keys = place_keys(inner, outer, size, places);
+    int32_t *row = (int32_t *)room(&side->keys, (size_t)keys * sizeof(int32_t));
+    if (!row) return 0;
+    if (ALONE) {
+        row[0] = 0;
+        side->edge[0] = double_of(base << SHIFT);
+        side->excess[0][0] = beyond[0] * (inner[0] - side->edge[0]);
+        side->excess[1][0] = -beyond[0];
+        side->excess[2][0] = side->mass[0][0] = side->mass[1][0] = 0;
     }
-    double sum = 0;
-    for (int64_t i = rows - 1; i >= 0; i--) side->excess[0][i] = sum = sum + side->excess[0][i];
-    side->rows = rows;
-    side->size_of_row = keys;
-    side->base = base;
-    side->least = bits_of(inner[0]) & (((int64_t)1 << SHIFT) - 1) ? inner[0] : 0;
-    side->extreme = outer[size - 1];
-    side->size = beyond[0];
+    EACH(i, size) {
+        int64_t own = last_key(inner, outer, i) - first_key(inner, i) + 1, key = places[i], end = places[i + 1];
+        for (int64_t j = key; j < end; j++) row[j] = (int32_t)(2 * i + 1 + (j >= key + own));
+        fill_rows(side, inner, outer, counts, beyond, size, i);
+    }
+    Running excess = {memory + rows, rows, 1};
+    add_up(&excess, 1);
+    if (ALONE) {
+        side->rows = rows;
+        side->row = row;
+        side->size_of_row = keys;
+        side->base = base;
+        side->least = bits_of(inner[0]) & (((int64_t)1 << SHIFT) - 1) ? inner[0] : 0;
+        side->extreme = outer[size - 1];
+        side->size = beyond[0];
+    }
+    MEET;
     return 1;
 }
 
 static int side_of(Side *side, double *inner, double *outer, const double *counts, int64_t size) {
-    side->rows = side->points = 0;
-    side->extreme = side->size = 0;
+    MEET;
+    if (ALONE) {
+        side->rows = side->points = 0;
+        side->extreme = side->size = 0;
+    }
+    MEET;
     if (!size) return 1;
-    int are_points = 1, begin_inside = 0;
-    for (int64_t i = 0; i < size; i++) {
+    int64_t intervals = 0, inside = 0;
+    EACH(i, size) {
         inner[i] = inner[i] > MIN_EDGE ? inner[i] : MIN_EDGE;
         outer[i] = outer[i] > MIN_EDGE ? outer[i] : MIN_EDGE;
-        are_points &= inner[i] == outer[i];
-        begin_inside |= (bits_of(inner[i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
+        intervals += inner[i] != outer[i];
+        inside += (bits_of(inner[i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
     }
-    if (are_points && begin_inside) return points_of_side(side, inner, counts, size);
+    intervals = sum_of_team(intervals), inside = sum_of_team(inside);
+    MEET;
+    if (!intervals && inside) return points_of_side(side, inner, counts, size);
     return buckets_of_side(side, inner, outer, counts, size);
 }
 
@@ -132,14 +178,16 @@ static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, doub
     double *memory = (double *)room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
     if (!memory) return 0;
     double *inner = memory, *outer = memory + all, *counts = memory + 2 * all;
-    for (int64_t i = 0; i < all; i++) { /* the positive ones, then the negative ones from the last on */
+    EACH(i, all) { /* the positive ones, then the negative ones from the last on */
         int64_t from = i < all - negative ? negative + i : all - 1 - i;
         inner[i] = pieces->inner[from];
         outer[i] = pieces->outer[from];
         counts[i] = pieces->counts[from];
     }
-    sums->size = size;
-    sums->energy = energy;
+    if (ALONE) {
+        sums->size = size;
+        sums->energy = energy;
+    }
     int64_t positive = all - negative;
     return side_of(&sums->sides[0], inner, outer, counts, positive) &&
            side_of(&sums->sides[1], inner + positive, outer + positive, counts + positive, negative);
@@ -182,14 +230,6 @@ static double mass_within(const Side *side, double point) {
     if (!side->rows || point >= side->extreme) return side->size;
     int32_t row = row_of(side, point);
     return side->mass[0][row] + (point - side->edge[row]) * side->mass[1][row];
-}
-
-static void release_sums(PrefixSums *sums) {
-    release_memory(&sums->memory);
-    for (int i = 0; i < 2; i++) {
-        release_memory(&sums->sides[i].memory);
-        release_memory(&sums->sides[i].keys);
-    }
 }
 
 #endif

@@ -1,0 +1,121 @@
+/* What candidates cost a unit that is looked at by its buckets, and which are allowed. */
+#ifndef KLCAL_BUCKET_COSTS_H
+#define KLCAL_BUCKET_COSTS_H
+
+#include "values.h"
+
+/* What is being worked on, for some candidates. */
+typedef struct {
+    double wanted[AT_ONCE], known[AT_ONCE], better[AT_ONCE], same[AT_ONCE], also[AT_ONCE], squares[2 * AT_ONCE];
+    double few_inverse[AT_ONCE];
+    int64_t belows[AT_ONCE], other[AT_ONCE], places[AT_ONCE];
+    float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE], sums[2 * AT_ONCE];
+    double *parts; /* of the levels of either sign: what each saves */
+} Desk;
+
+/* --- which numbers of levels below zero are allowed */
+
+INLINE double clamped(double value, double low, double high) {
+    value = value > low ? value : low;
+    return value < high ? value : high;
+}
+
+static void allowed_belows(const Costs *costs, double scale, int64_t *fewest, int64_t *most) {
+    double last = (double)(costs->scheme->size - 1);
+    if (!costs->span.bounded && last * scale <= FLOAT32_MAX) {
+        *fewest = 0;
+        *most = costs->scheme->size - 1;
+        return;
+    }
+    double reach = floor(FLOAT32_MAX * (1 + FLOAT32_STEP) / scale);
+    reach = reach < last ? reach : last;
+    *fewest = (int64_t)(last - reach);
+    *most = (int64_t)reach;
+    if (!costs->span.bounded) return;
+    double low = -costs->span.low / scale, high = costs->span.high / scale, least = last - reach;
+    double up = clamped(floor(low + HALF_STEP), least, reach), down = clamped(ceil(last - high - HALF_STEP), least, reach);
+    if (down > up) up = down = clamped(rint(low), least, reach);
+    *fewest = (int64_t)down;
+    *most = (int64_t)up;
+}
+
+static int is_valid(const Costs *costs, double scale, int64_t below) {
+    const Scheme *scheme = costs->scheme;
+    double under = scheme->is_float ? scheme->under_end : (double)below;
+    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
+    if (!(scale > 0) || (under > above ? under : above) * scale > FLOAT32_MAX * (1 + FLOAT32_STEP)) return 0;
+    if (!costs->span.bounded) return 1;
+    if (scale > costs->span.full * (1 + FLOAT32_STEP)) return 0;
+    if (KIND(scheme) != AFFINE) return 1;
+    int64_t fewest, most;
+    allowed_belows(costs, scale, &fewest, &most);
+    return fewest <= below && below <= most;
+}
+
+/* --- errors by prefix sums */
+
+/* By how much each level of one sign reduces the squared error; their sum in lanes. */
+static double saved_by(const Side *side, const double *levels, int64_t n, double scale, double *parts) {
+    EACH(i, n) {
+        double part = 0, inner = i ? levels[i - 1] : 0;
+        if (side->extreme > 0)
+            part = 2 * scale * (levels[i] - inner) * excess_beyond(side, scale * ((inner + levels[i]) / 2));
+        parts[i] = part;
+    }
+    return lane_total(parts, n);
+}
+
+INLINE double remaining(const PrefixSums *sums, double saved) {
+    double left = sums->energy - saved;
+    return (left > 0 ? left : 0) / sums->size;
+}
+
+/* Of the numbers of levels below zero from one to another, the best, and its mean squared error; of equal ones the first,
+   of a signed scheme the last. */
+static int64_t best_below(const PrefixSums *sums, const Scheme *scheme, int64_t fewest, int64_t most, const double *parts,
+                          double *least) {
+    const double *under = parts + scheme->size;
+    Placed best = {INFINITY, most - fewest + 1};
+    EACH(i, most - fewest + 1) {
+        int64_t option = KIND(scheme) == SIGNED ? most - i : fewest + i, over = scheme->size - 1 - option;
+        double saved = (over ? parts[over - 1] : 0) + (option ? under[option - 1] : 0);
+        Placed each = {remaining(sums, saved), i};
+        best = less(best, each);
+    }
+    best = placed_of_team(best);
+    *least = best.value;
+    return KIND(scheme) == SIGNED ? most - best.place : fewest + best.place;
+}
+
+/* The best number of levels below zero for a scale, and its error; of a given number where it is not negative. */
+APART void bucket_error(const Costs *costs, double scale, int64_t wanted, Desk *desk, int64_t *below, double *error) {
+    const Scheme *scheme = costs->scheme;
+    const PrefixSums *sums = costs->sums;
+    double *parts = desk->parts, *under = parts + scheme->size, least;
+    MEET;
+    double above = saved_by(&sums->sides[0], scheme->above, scheme->aboves, scale, parts);
+    above += saved_by(&sums->sides[1], scheme->below, scheme->belows, scale, under);
+    int64_t found = scheme->zero;
+    if (KIND(scheme) == FIXED) least = remaining(sums, above) * sums->size;
+    else {
+        int64_t fewest = scheme->zero - 1, most = scheme->zero;
+        if (KIND(scheme) == AFFINE) {
+            fewest = 0;
+            most = scheme->size - 1;
+            if (wanted < 0) allowed_belows(costs, scale, &fewest, &most);
+        }
+        if (wanted >= 0) fewest = most = wanted;
+        Running both[] = {{parts, scheme->aboves, 0}, {under, scheme->belows, 0}};
+        add_up(both, 2);
+        found = best_below(sums, scheme, fewest, most, parts, &least);
+        least *= sums->size;
+    }
+    MEET;
+    if (ALONE) {
+        *below = found;
+        *error = least;
+    }
+    MEET;
+}
+
+#endif

@@ -1,0 +1,53 @@
+/* What is known of units before they are searched on a GPU, and what becomes of their scales: a thread for each unit. */
+#define TEAM 32
+#define THREADS 256
+#define RESIDENT 4
+#include "outcomes.h"
+
+/* What the host has to know of all units together: how many of each way there are that have to be searched, the most pieces
+   and values of one of them, how many need no search, how many are unknown, and which counters are not 0. */
+enum { SEARCHED, PIECES = SEARCHED + WAYS, VALUES = PIECES + WAYS, OTHERS = VALUES + WAYS, UNKNOWNS, ANY, SUMMARY = ANY + COUNTERS };
+
+static void sum_up(const Sketches *from, const Prepared *to, int64_t unit, uint32_t *block) {
+    int how = to->how[unit];
+    if (to->status[unit] == OK) {
+        add_together(block, (uint32_t)(SEARCHED + how), 1);
+        raise(block + PIECES + how, (uint32_t)(from->ends[unit] - from->starts[unit]));
+        raise(block + VALUES + how, (uint32_t)to->number[unit]);
+    } else {
+        add(block + OTHERS, 1);
+        if (to->status[unit] == UNKNOWN) add(block + UNKNOWNS, 1);
+    }
+    for (int which = 0; which < COUNTERS; which++)
+        if (counter(from, which, unit)) raise(block + ANY + which, 1);
+}
+
+/* ``summary`` is 0 at first. */
+KERNEL prepare_units(const Sketches *from, const Asked *asked, const Prepared *to, int64_t *summary) {
+    EACH_THREAD(thread) if (thread < SUMMARY) shared[thread] = 0;
+    SYNC;
+    EACH_THREAD(thread) {
+        int64_t unit = BLOCK * THREADS + thread;
+        if (unit < from->units) {
+            prepare_unit(from, asked, to, unit);
+            sum_up(from, to, unit, shared);
+        }
+    }
+    SYNC;
+    EACH_THREAD(thread) {
+        if (thread < SUMMARY && shared[thread]) {
+            int is_most = (thread >= PIECES && thread < OTHERS) || thread >= ANY;
+            if (is_most) raise_long(summary + thread, shared[thread]);
+            else add_long(summary + thread, shared[thread]);
+        }
+    }
+}
+
+KERNEL deploy_units(const Asked *asked, const double *scale, const int64_t *below, uint8_t *status, const Deployed *to,
+                    int64_t units) {
+    EACH_THREAD(thread) {
+        int64_t unit = BLOCK * THREADS + thread;
+        if (unit < units && (status[unit] == OK || status[unit] == VANISHED))
+            deploy_unit(asked, scale, below, status, to, unit);
+    }
+}

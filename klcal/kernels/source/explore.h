@@ -1,0 +1,223 @@
+/* Which scales are candidates of a unit: klcal/search/explore.py and few_values.py say the same in NumPy, for many at once. */
+#ifndef KLCAL_EXPLORE_H
+#define KLCAL_EXPLORE_H
+
+#include "candidates.h"
+
+#define MAX_OCTAVES 24 /* deepest scale tried below the full range */
+
+/* The magnitude of the outermost value. */
+INLINE double end_of(const Costs *costs) { return costs->max > -costs->min ? costs->max : -costs->min; }
+
+/* Judges the multiples of a scale by some ratios, and by a step. */
+static void judge_around(const Costs *costs, double scale, double step, Ratios ratios, Desk *desk, Candidates *found) {
+    for (int64_t first = 0; first < ratios.size; first += AT_ONCE) {
+        int64_t some = ratios.size - first < AT_ONCE ? ratios.size - first : AT_ONCE;
+        EACH(i, some) desk->wanted[i] = scale * ratios.ratio[first + i] * step;
+        judge(costs, desk->wanted, some, desk, found);
+    }
+}
+
+/* Scales about the full one that cut the least distance of two values, or are whole numbers of it. */
+static void judge_on_gap(const Costs *costs, double full, double widest, Desk *desk, Candidates *found) {
+    double gap = costs->gap, near = rint(gap / full), times = ceil(full / gap);
+    times = times > 1 ? times : 1;
+    int exponent;
+    double mantissa = frexp(times, &exponent);
+    EACH(i, 4) {
+        double cut = near + (double)(i - 1), scale = gap / (cut > 1 ? cut : 1);
+        if (gap < full)
+            scale = gap * (i < 3 ? times + (double)i : ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent));
+        desk->wanted[i] = scale < widest ? scale : widest;
+    }
+    judge(costs, desk->wanted, 4, desk, found);
+}
+
+/* The full scale and the octave above it, where levels go unused. */
+static void judge_first(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
+    double full = costs->span.full, end = end_of(costs);
+    judge_around(costs, full, 1, how->first, desk, found);
+    for (int64_t first = 0; first < how->on_levels; first += AT_ONCE) {
+        int64_t some = how->on_levels - first < AT_ONCE ? how->on_levels - first : AT_ONCE;
+        EACH(i, some) desk->wanted[i] = end / how->on_level[first + i];
+        judge(costs, desk->wanted, some, desk, found);
+    }
+    if (how->lattice) judge_on_gap(costs, full, full * how->first.ratio[how->first.size - 1], desk, found);
+    for (int64_t first = 0; first < how->wider.size; first += AT_ONCE) {
+        int64_t some = how->wider.size - first < AT_ONCE ? how->wider.size - first : AT_ONCE;
+        EACH(i, some) {
+            double scale = full * how->wider.ratio[first + i], steps = rint(end / scale);
+            desk->wanted[i] = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
+        }
+        judge(costs, desk->wanted, some, desk, found);
+    }
+}
+
+/* Whether scales below the last one must clip so much that the unit loses more than a limit. */
+static int is_too_small(const Costs *costs, double scale, double error, double limit) {
+    const Scheme *scheme = costs->scheme;
+    double excess, other, clipped = 0, half = scheme->widest * scale / 2;
+    if (KIND(scheme) == AFFINE) {
+        excess = costs->max - costs->min - (double)(scheme->size - 1) * scale;
+        excess = (excess > 0 ? excess : 0) / sqrt(1.0 + (costs->min < 0 && costs->max > 0));
+    } else {
+        excess = costs->max - scheme->above_end * scale;
+        other = -costs->min - scheme->under_end * scale;
+        excess = excess > other ? excess : other;
+        excess = excess > 0 ? excess : 0;
+    }
+    if (isfinite(error)) clipped = error - costs->total * (half * half);
+    excess *= excess;
+    return (excess > clipped ? excess : clipped) > limit || scale == 0;
+}
+
+/* The first scales and those of all octaves that can win, until clipping alone costs more than the best. */
+static void judge_coarse(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
+    judge_first(costs, how, desk, found);
+    double step = 1;
+    for (int octave = 0; octave < MAX_OCTAVES && !found->is_full; octave++, step /= 2) {
+        judge_around(costs, costs->span.full, step, how->coarse, desk, found);
+        double best = found->error[first_least(found->error, found->size)];
+        int64_t last = found->size - 1;
+        if (is_too_small(costs, found->scale[last], found->error[last], how->slack * best)) return;
+    }
+}
+
+/* Adds the scales of least squares of some candidates, at most AT_ONCE. */
+static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, Desk *desk, Candidates *found) {
+    EACH(i, n) {
+        desk->wanted[i] = found->scale[places[i]] > 0 ? found->scale[places[i]] : 1;
+        desk->belows[i] = found->below[places[i]];
+    }
+    MEET;
+    if (!IS_LOOKED_AT(costs, BY_BUCKETS)) {
+        refined(costs, desk->wanted, desk->belows, n, desk, desk->better);
+        judge(costs, desk->better, n, desk, found);
+    } else judge(costs, desk->wanted, n, desk, found);
+}
+
+/* The best of a first look, and the full scale, of all values. */
+static void judge_seeds(const Search *how, Scratch *scratch) {
+    Candidates *found = &scratch->found;
+    Desk *desk = &scratch->desk;
+    int64_t *order = sorted(found->error, found->size, &scratch->order);
+    if (!order) {
+        set_full(found);
+        return;
+    }
+    EACH(i, how->seeds + 1) desk->wanted[i] = i ? found->scale[order[i - 1]] : scratch->costs.span.full;
+    set_size(found, 0);
+    judge(&scratch->costs, desk->wanted, 1 + how->seeds, desk, found);
+}
+
+/* Candidates, dense where the error is least. */
+static void explore(const Search *how, Scratch *scratch) {
+    Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    Desk *desk = &scratch->desk;
+    int64_t *places = desk->places;
+    judge_coarse(how->seeds ? &scratch->thinned : costs, how, desk, found);
+    if (how->seeds && !found->is_full) judge_seeds(how, scratch);
+    if (found->is_full) return;
+    if (how->starts) {
+        valleys(found, how->starts, &scratch->order, places);
+        judge_refined(costs, places, how->starts, desk, found);
+    }
+    for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {
+        int64_t basins = round ? 1 : how->basins, n = how->fine[round].size;
+        valleys(found, basins, &scratch->order, places);
+        for (int64_t i = 0; i < basins && !found->is_full; i++) {
+            if (i && places[i] == places[0]) /* the best again: it is judged, but has its place in the ranks */
+                add_again(found, found, 0, found->size - i * n, n);
+            else judge_around(costs, found->scale[places[i]], 1, how->fine[round], desk, found);
+        }
+    }
+    for (int64_t i = 0; i < how->refinements && !found->is_full; i++) {
+        int64_t best = first_least(found->error, found->size);
+        MEET;
+        if (ALONE) places[0] = best;
+        MEET;
+        judge_refined(costs, places, 1, desk, found);
+    }
+}
+
+/* A scale below which clipping alone costs more than a limit, whatever the format rounds it to. */
+static double smallest_scale(const Costs *costs, double limit) {
+    const Scheme *scheme = costs->scheme;
+    double root = sqrt(limit), kept = 1 - 2 * scheme->format.above;
+    if (!isfinite(root) || kept <= 0) return 0;
+    double above = (costs->max - root) / scheme->above_end, below = (-costs->min - root) / scheme->under_end;
+    if (KIND(scheme) == AFFINE)
+        above = below = (costs->max - costs->min - root * sqrt(1.0 + (costs->min < 0 && costs->max > 0))) /
+                        (double)(scheme->size - 1);
+    return (above > below ? above : below) * kept;
+}
+
+/* Where a few values pass the middle between two levels, ascending, as the scale falls; how many there are, 0 where there is
+   no memory. */
+static int64_t passings(const Search *how, Scratch *scratch, double first, double last, double **ascending) {
+    const Costs *costs = &scratch->costs;
+    int64_t middles = how->middles.size, all = scratch->pieces.size * middles, known = 1;
+    double *point = (double *)room(&scratch->thin, 2 * (size_t)(all + 2) * sizeof(double));
+    if (!point) return 0;
+    EACH(i, all)
+        point[i] = clamped(fabs(costs->few[i / middles]) * costs->power / how->middles.ratio[i % middles], first, last);
+    int64_t *order = sorted(point, all, &scratch->order);
+    if (!order) return 0;
+    double *found = point + all + 2;
+    for (int64_t begin = 0; begin < all; begin += AT_ONCE) {
+        int64_t some = all - begin < AT_ONCE ? all - begin : AT_ONCE, before = 0;
+#ifdef TEAM
+        int64_t i = begin + RANK;
+        int is_new = RANK < some && point[order[i]] > (i ? point[order[i - 1]] : first);
+        int64_t at = known + before_in_team(is_new, &before);
+        if (is_new) found[at] = point[order[i]];
+        known += before;
+#else
+        for (int64_t i = begin; i < begin + some; i++, before++)
+            if (point[order[i]] > (i ? point[order[i - 1]] : first)) found[known++] = point[order[i]];
+#endif
+    }
+    MEET;
+    if (ALONE) found[0] = first;
+    MEET;
+    double end = found[known - 1];
+    MEET;
+    if (last > end) {
+        if (ALONE) found[known] = last;
+        known++;
+    }
+    MEET;
+    *ascending = found;
+    return known;
+}
+
+/* Candidates of at most MOST_OF_FEW values: one for each way in which they can be rounded, and the full scale.
+
+   As a scale falls, a value moves to the next level where it passes the middle between two. Between two such points, of
+   all values, every value keeps its level, and the best scale is that of least squares, as far as it lies between. */
+static void judge_few(const Search *how, Scratch *scratch) {
+    Candidates *found = &scratch->found;
+    const Costs *costs = &scratch->costs;
+    Desk *desk = &scratch->desk;
+    double full = costs->span.full, first = full / 16, last = full * 2, *ascending = 0;
+    if (ALONE) desk->wanted[0] = full;
+    judge(costs, desk->wanted, 1, desk, found);
+    if (found->is_full) return;
+    double smallest = smallest_scale(costs, how->slack * found->error[found->size - 1]);
+    first = smallest > first ? smallest : first;
+    int64_t known = passings(how, scratch, first, last, &ascending);
+    if (!known) set_full(found);
+    for (int64_t from = 0; from < known - 1; from += AT_ONCE) {
+        int64_t some = known - 1 - from < AT_ONCE ? known - 1 - from : AT_ONCE;
+        const double *low = ascending + from;
+        EACH(i, some) desk->wanted[i] = (low[i + 1] + low[i]) / 2;
+        MEET;
+        least_errors(costs, desk->wanted, some, desk, desk->belows, desk->known);
+        refined(costs, desk->wanted, desk->belows, some, desk, desk->better);
+        EACH(i, some) desk->better[i] = clamped(desk->better[i], low[i], low[i + 1]);
+        judge(costs, desk->better, some, desk, found);
+    }
+}
+
+#endif

@@ -1,0 +1,171 @@
+/* What is known of a unit before it is searched, and what becomes of its scale after: klcal/search/chosen.py and choices.py
+   say the same in NumPy, to the bit. */
+#ifndef KLCAL_OUTCOMES_H
+#define KLCAL_OUTCOMES_H
+
+#include "candidates.h"
+
+#define MOST_KINDS 3 /* of zero points, each narrower than the next */
+
+/* As klcal.tables.outcomes has them; and of units whose scale the format may not hold, which the host looks at, and of those
+   whose scale was chosen, and is 0 as it is deployed. */
+enum { OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW, UNKNOWN, VANISHED };
+
+/* The ways in which units are searched: klcal.search.density.How. */
+enum { ROUNDINGS, MINI, TINY, SHORT, MEDIUM, LONG, MIDDLES, BUCKETS, WAYS };
+#define FEW_SEARCHED 32    /* levels up to which the roundings of some dozen values are few */
+#define MIDDLES_SEARCHED 1024 /* levels up to which buckets may count as points */
+
+enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OVERFLOWED, COUNTED_UNDERFLOWED, COUNTERS };
+
+/* Sketches of units, of which each value counts once. */
+typedef struct {
+    const int64_t *starts, *ends;     /* of their keys */
+    const int64_t *sizes;             /* how many values they have; null where all have as many */
+    const int64_t *counters;          /* (COUNTERS, units) */
+    const double *minimum, *maximum;  /* of the values that are not zero */
+    const uint8_t *exact;
+    int64_t units, size;
+} Sketches;
+
+/* How they are calibrated. */
+typedef struct {
+    const Search *kinds[MOST_KINDS]; /* the narrowest first; the last is what is asked for */
+    int64_t number_of_kinds, nonfinite_fails, has_bounds;
+    double low, high;               /* the bounds */
+    double least_held, most_held;   /* scales that the format holds, relative to its global scale */
+} Asked;
+
+/* What is known of each unit before it is searched: (units,), and of each kind, (MOST_KINDS, units). */
+typedef struct {
+    uint8_t *status, *how, *bounded;
+    double *low, *high, *number;
+    int64_t *tops;
+    double *full;
+    int64_t *full_below;
+} Prepared;
+
+/* The least number of a format that is at least a value ≥ 0; the greatest where there is none. */
+static double at_least(double value, const ScaleFormat *format) {
+    double wanted = value / format->global_scale, below = at_most(wanted, format);
+    if (!(below < wanted)) return below * format->global_scale;
+    double next = below * (1 + format->above), step = below + format->least;
+    return at_most(next > step ? next : step, format) * format->global_scale;
+}
+
+/* The quantizer that covers a span; ``free`` is its scale before it is one of its format. */
+static double full_choice(const Scheme *scheme, double low, double high, double *free, int64_t *below) {
+    double last = (double)(scheme->size - 1), scale;
+    if (scheme->kind == AFFINE) scale = (high - low) / last;
+    else {
+        scale = INFINITY;
+        for (int64_t option = scheme->zero; option >= scheme->zero - (scheme->kind == SIGNED); option--) {
+            double under = scheme->is_float ? scheme->under_end : (double)option;
+            double above = scheme->is_float ? scheme->above_end : last - (double)option;
+            double up = high / above, down = -low / under, each = up > down ? up : down;
+            if (each < scale || option == scheme->zero) {
+                scale = each;
+                *below = option;
+            }
+        }
+    }
+    *free = scale;
+    if (!scheme->format.is_float32) scale = at_least(scale, &scheme->format);
+    if (scheme->kind == AFFINE) {
+        double wanted = rint(-low / scale);
+        *below = (int64_t)(wanted < last ? wanted : last);
+    }
+    return scale;
+}
+
+static int how_of(int64_t pieces, int exact, const Scheme *scheme) {
+    static const int most[] = {8, 24, 64, 1024, 3072, 8192};
+    int how = 0;
+    while (how < MIDDLES && pieces > most[how]) how++;
+    if (how == MINI && scheme->size <= FEW_SEARCHED) how = ROUNDINGS;
+    if (!exact && how < MIDDLES) how = scheme->size <= MIDDLES_SEARCHED ? MIDDLES : BUCKETS;
+    return pieces > most[LONG] ? BUCKETS : how;
+}
+
+INLINE int64_t counter(const Sketches *from, int which, int64_t unit) { return from->counters[which * from->units + unit]; }
+
+INLINE int64_t values_of_unit(const Sketches *from, int64_t unit) { return from->sizes ? from->sizes[unit] : from->size; }
+
+/* Finite values that are not zero. */
+static int64_t nonzero_of(const Sketches *from, int64_t unit) {
+    int64_t number = values_of_unit(from, unit);
+    for (int which = 0; which < COUNTED_UNDERFLOWED; which++) number -= counter(from, which, unit);
+    return number;
+}
+
+static int status_of(const Sketches *from, const Asked *asked, int64_t unit, int64_t nonzero) {
+    int64_t zeros = counter(from, COUNTED_ZEROS, unit);
+    int64_t nonfinite = counter(from, COUNTED_NANS, unit) + counter(from, COUNTED_NEG_INF, unit) +
+                        counter(from, COUNTED_POS_INF, unit);
+    if (!values_of_unit(from, unit)) return EMPTY;
+    if (nonfinite > 0 && (asked->nonfinite_fails || nonzero + zeros == 0)) return NONFINITE;
+    if (counter(from, COUNTED_OVERFLOWED, unit) > 0 && (asked->nonfinite_fails || nonzero == 0)) return OVERFLOW;
+    if (nonzero) return OK;
+    return counter(from, COUNTED_UNDERFLOWED, unit) > 0 ? UNDERFLOW : ZERO;
+}
+
+/* The biased exponent of the largest magnitude, as float32 has it. */
+static int64_t top_of(double minimum, double maximum) {
+    double least = -minimum, greatest = maximum > least ? maximum : least;
+    union { float value; uint32_t bits; } each = {(float)greatest};
+    return each.bits >> 23 & 255;
+}
+
+/* The range of a unit and zero, within the bounds; the bounds themselves if nothing lies within. */
+static void span_of(const Asked *asked, double min, double max, double *low, double *high, uint8_t *bounded) {
+    *low = min, *high = max, *bounded = 0;
+    if (!asked->has_bounds) return;
+    *low = min > asked->low ? min : asked->low;
+    *high = max < asked->high ? max : asked->high;
+    int empty = *low >= *high;
+    if (empty) *low = asked->low, *high = asked->high;
+    *bounded = *low > min || *high < max || empty;
+}
+
+static void prepare_unit(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit) {
+    const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
+    double minimum = from->minimum[unit], maximum = from->maximum[unit], free = 0;
+    int64_t nonzero = nonzero_of(from, unit);
+    int status = status_of(from, asked, unit, nonzero);
+    to->number[unit] = (double)nonzero;
+    to->tops[unit] = nonzero ? top_of(minimum, maximum) : 0;
+    to->how[unit] = (uint8_t)how_of(from->ends[unit] - from->starts[unit], from->exact[unit], scheme);
+    if (status == OK) {
+        double *low = &to->low[unit], *high = &to->high[unit];
+        span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
+        for (int64_t kind = 0; kind < asked->number_of_kinds; kind++) {
+            int64_t at = kind * from->units + unit;
+            to->full[at] = full_choice(&asked->kinds[kind]->scheme, *low, *high, &free, &to->full_below[at]);
+        }
+        double relative = free / scheme->format.global_scale;
+        if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
+    }
+    to->status[unit] = (uint8_t)status;
+}
+
+/* What is written of each unit in the end: (units,). */
+typedef struct {
+    double *known, *deployed; /* the scale that its figures are of; and as it is written down */
+} Deployed;
+
+/* The scale as it is deployed, of a unit that was searched. */
+static void deploy_unit(const Asked *asked, const double *scale, const int64_t *below, uint8_t *status, const Deployed *to,
+                        int64_t unit) {
+    const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
+    double under = scheme->is_float ? scheme->under_end : (double)below[unit];
+    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below[unit]);
+    double single = (double)(float)scale[unit], greatest = FLOAT32_MAX / (under > above ? under : above);
+    double limit = (double)(float)(at_most(greatest / scheme->format.global_scale, &scheme->format) *
+                                   scheme->format.global_scale);
+    double rounded = single < limit ? single : limit;
+    status[unit] = rounded == 0 ? VANISHED : OK;
+    to->known[unit] = rounded > 0 ? rounded : 1;
+    to->deployed[unit] = scheme->kind == SIGNED && below[unit] != scheme->zero ? 0.0 - rounded : rounded;
+}
+
+#endif

@@ -1,0 +1,73 @@
+/* Who works on a unit: one thread of a CPU, or a team of a GPU's, which is a warp or a block.
+
+   The text of the search is one for both. All threads of a team go through all of it, side by side: EACH gives every one its
+   part of a loop, MEET ends a phase (what others wrote before is there behind it), ALONE is one of them. What they share is
+   in memory; what is in variables each has for itself, and the same as the others, but for what it found in its part. */
+#ifndef KLCAL_TEAM_H
+#define KLCAL_TEAM_H
+
+#include "common.h"
+
+#define SUM_LANES 8 /* lanes that float64 terms are added to in turn */
+
+/* A number and where it stands. */
+typedef struct {
+    double value;
+    int64_t place;
+} Placed;
+
+/* The less of two, the first of equal ones. */
+INLINE Placed less(Placed one, Placed other) {
+    int is_other = other.value < one.value || (other.value == one.value && other.place < one.place);
+    return is_other ? other : one;
+}
+
+#ifdef TEAM
+#include "device_team.h"
+#else
+
+#define EACH(i, n) for (int64_t i = 0; i < (n); i++)
+#define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
+#define MEET (void)0
+#define ALONE 1
+typedef int64_t Index;
+
+/* Of what each thread has: together for all. */
+INLINE int64_t sum_of_team(int64_t own) { return own; }
+INLINE uint32_t least_of_team(uint32_t own) { return own; }
+INLINE Placed placed_of_team(Placed own) { return own; }
+INLINE int64_t before_in_team(int64_t own, int64_t *all) { return *all += own, *all - own; }
+
+/* Numbers that are added up, each in its turn, from the first on or from the last on: each becomes the sum so far. */
+typedef struct {
+    double *numbers;
+    int64_t size;
+    int is_backward;
+} Running;
+
+static void add_up(const Running *each, int n) {
+    for (int k = 0; k < n; k++) {
+        double sum = 0, *numbers = each[k].numbers;
+        int64_t size = each[k].size;
+        if (each[k].is_backward)
+            for (int64_t i = size - 1; i >= 0; i--) numbers[i] = sum = sum + numbers[i];
+        else
+            for (int64_t i = 0; i < size; i++) numbers[i] = sum = sum + numbers[i];
+    }
+}
+
+static int64_t first_least(const double *error, int64_t size) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < size; i++)
+        if (error[i] < error[best]) best = i;
+    return best;
+}
+
+#endif
+
+/* The sum of the lanes. */
+INLINE double sum_of_lanes(const double *lanes) {
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+#endif

@@ -1,0 +1,175 @@
+"""Channels, groups and blocks of a tensor that lies on a CUDA device, some at a time: counted there.
+
+What was counted stays there for the search; on the host it is the same ``Sketch`` that the CPU counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from klcal.kernels.cuda_counting import Launcher
+from klcal.kernels.cuda_units import UnitCounts, count_units
+from klcal.kernels.units import COUNTERS
+from klcal.quantizers.layout import Layout
+from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
+from klcal.sketches.patterns import UNITS, Integers, Resolution
+from klcal.sketches.sketch import Sketch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CountedUnits", "all_units", "counted_on_device", "fetched", "host_sketch"]
+
+AT_ONCE = 1 << 26  # values counted and searched together: their keys and counts are 512 MiB
+
+
+@dataclass(frozen=True)
+class CountedUnits:
+    """Some units of a tensor, counted on a device."""
+
+    numbers: Integers  # (units,): which ones they are, in the order of the tensor's own axes
+    counts: UnitCounts
+    size: int  # of each
+    resolution: Resolution
+    launcher: Launcher
+
+
+def all_units(layout: Layout) -> Integers:
+    """The numbers of a tensor's units, along its own axes."""
+    return np.arange(layout.rows).reshape(layout.cells)
+
+
+def counted_on_device(
+    tensor: torch.Tensor,
+    dtype: str,
+    tiles: tuple[int, ...],
+    numbers: Integers,
+    launcher: Launcher,
+    *,
+    at_once: int = AT_ONCE,
+    resolution: Resolution = UNITS,
+) -> Iterator[CountedUnits]:
+    """Counts the units of a tensor, or of a part of one, some at a time; nothing waits for the device.
+
+    Args:
+        tensor: on the device, of any strides.
+        dtype: of it.
+        tiles: values of a unit along each of its axes.
+        numbers: of the units, along each axis.
+        launcher: what runs the kernels.
+        at_once: values that are counted together.
+        resolution: of the sketches.
+    """
+    kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
+    bytes_as = pattern_values(dtype).view(np.uint32) if FLOAT_DTYPES[dtype] is np.uint8 else None
+    axes = [_stretches(extent, tile) for extent, tile in zip(tensor.shape, tiles, strict=True)]
+    for each in product(*axes):
+        for own, values in _blocks(tensor.detach().resolve_neg(), numbers, each, at_once):
+            size = values.shape[1]
+            found = count_units(values.reshape(-1), dtype, size, kept, launcher, bytes_as)
+            yield CountedUnits(own, found, size, resolution, launcher)
+
+
+class _Stretch(NamedTuple):
+    """Some units along an axis, all of one size."""
+
+    first: int  # of the units
+    units: int
+    begin: int  # of the values
+    tile: int
+
+    def part(self, first: int, units: int) -> _Stretch:
+        """Some of them."""
+        return _Stretch(self.first + first, units, self.begin + first * self.tile, self.tile)
+
+
+def _stretches(extent: int, tile: int) -> list[_Stretch]:
+    """The units along an axis: those of full size, and what is left."""
+    whole, rest = divmod(extent, tile)
+    found = [_Stretch(0, whole, 0, tile), _Stretch(whole, 1, whole * tile, rest)]
+    return [each for each in found if each.units and each.tile]
+
+
+def _blocks(
+    tensor: torch.Tensor, numbers: Integers, axes: tuple[_Stretch, ...], at_once: int
+) -> Iterator[tuple[Integers, torch.Tensor]]:
+    """Units of one size along each axis, not too many at a time: their numbers, and their values (units, of each)."""
+    axis = max(range(len(axes)), key=lambda i: axes[i].units)
+    longest = axes[axis]
+    values = prod(each.units * each.tile for each in axes) // longest.units
+    step = max(1, at_once // values)
+    for first in range(0, longest.units, step):
+        part = longest.part(first, min(step, longest.units - first))
+        some = (*axes[:axis], part, *axes[axis + 1 :])
+        own = numbers[tuple(slice(each.first, each.first + each.units) for each in some)]
+        yield own.ravel(), _brought_together(tensor, some, own.size)
+
+
+def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...], units: int) -> torch.Tensor:
+    for axis, each in enumerate(axes):
+        tensor = tensor.narrow(axis, each.begin, each.units * each.tile)
+    split = tensor.reshape([side for each in axes for side in (each.units, each.tile)])
+    last = 2 * len(axes)
+    turned = split.permute([*range(0, last, 2), *range(1, last, 2)])
+    return turned.reshape(units, -1).contiguous()
+
+
+def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
+    """Tensors as arrays of the host, which waits once: by pinned memory, to which a device copies ten times as fast."""
+    import torch
+
+    if not tensors[0].is_cuda:
+        return [tensor.numpy() for tensor in tensors]
+    there = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in tensors]
+    for pinned, each in zip(there, tensors, strict=True):
+        pinned.copy_(each, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [pinned.numpy() for pinned in there]
+
+
+def host_sketch(found: CountedUnits, units: Integers | None = None) -> Sketch:
+    """The sketch of units, or of some of them by their places, on the host.
+
+    Args:
+        found: the units.
+        units: which of them; None for all.
+    """
+    import torch
+
+    counts = found.counts
+    where = None if units is None else torch.from_numpy(units).to(counts.keys.device)
+    starts, ends, exact, minimum, maximum, numbers = (
+        each if where is None else each[..., where]
+        for each in (counts.starts, counts.ends, counts.exact, counts.minimum, counts.maximum, counts.numbers)
+    )
+    pieces = ends - starts
+    places = _places(starts, pieces)
+    kept = counts.keys[places], counts.counts[places], pieces, exact, minimum, maximum, numbers
+    keys, times, sizes, is_exact, least, greatest, counters = fetched(*kept)
+    return Sketch(
+        keys=keys.view(np.uint32),
+        counts=times,
+        starts=np.append(0, np.cumsum(sizes)),
+        **dict(zip(COUNTERS, counters, strict=True)),
+        heaviest=np.zeros(sizes.size),
+        minimum=least,
+        maximum=greatest,
+        exact=is_exact.astype(bool),
+        resolution=found.resolution,
+    )
+
+
+def _places(starts: torch.Tensor, pieces: torch.Tensor) -> torch.Tensor:
+    """Where the keys of all units lie, one unit behind the other."""
+    import torch
+
+    ends = pieces.cumsum(0)
+    own = torch.arange(int(ends[-1]) if ends.numel() else 0, device=starts.device)
+    return own + torch.repeat_interleave(starts - (ends - pieces), pieces)
