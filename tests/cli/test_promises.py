@@ -109,10 +109,10 @@ def with_a_bug() -> int:
 
 TOLD_OF_THE_START = """
 import os, sys
-import klcal.pipeline.calibrate as calibrate
+import klcal.pipeline.gathered as gathered
 from klcal.__main__ import main
-find = calibrate.find
-calibrate.find = lambda paths: os.write(2, b".") and find(paths)
+find = gathered.find
+gathered.find = lambda *paths: os.write(2, b".") and find(*paths)
 sys.argv[0] = "klcal"
 main()
 """
@@ -217,7 +217,7 @@ RAISED = {
     ),
     "NotADistribution": (
         lambda: klcal.divergence.kl([0.5, 0.6], [0.5, 0.5]),
-        "p is no probability law: it sums to 1.1; nothing is normalised here: divide by the sum, in float64",
+        "p is not a probability distribution: it sums to 1.1; nothing is normalised here: divide by the sum, in float64",
     ),
     "Bug": (bug, "this is a bug in klcal: ZeroDivisionError; please report it with the output of KLCAL_DEBUG=1"),
     "DamagedPickle": (cut_short, "its pickle is damaged; save it again"),
