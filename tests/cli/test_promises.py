@@ -166,7 +166,10 @@ def errors_of_klcal() -> set[type]:
         if module.name not in ("klcal.__main__", "klcal.kernels.compiled"):  # which runs, and which is no Python
             members = vars(import_module(module.name)).values()
             found |= {each for each in members if inspect.isclass(each) and issubclass(each, BaseException)}
-    return {each for each in found if each.__module__.startswith("klcal.")}
+    public = {
+        each for each in found if not each.__name__.startswith("_")
+    }  # those that never leave their module are not
+    return {each for each in public if each.__module__.startswith("klcal.")}
 
 
 def cut_short() -> None:
@@ -217,7 +220,8 @@ RAISED = {
     ),
     "NotADistribution": (
         lambda: klcal.divergence.kl([0.5, 0.6], [0.5, 0.5]),
-        "p is not a probability distribution: it sums to 1.1; nothing is normalised here: divide by the sum, in float64",
+        "p is not a probability distribution: it sums to 1.1; "
+        "nothing is normalised here: divide by the sum, in float64",
     ),
     "Bug": (bug, "this is a bug in klcal: ZeroDivisionError; please report it with the output of KLCAL_DEBUG=1"),
     "DamagedPickle": (cut_short, "its pickle is damaged; save it again"),
