@@ -204,6 +204,7 @@ def gone() -> None:
         to_stdout()
 
 
+NORMALISE = "nothing is normalised here: divide by the sum, in float64"
 RAISED = {
     "KlcalError": (lambda: raises(KlcalError("what is wrong", "what to do")), "what is wrong; what to do"),
     "UsageError": (
@@ -220,8 +221,7 @@ RAISED = {
     ),
     "NotADistribution": (
         lambda: klcal.divergence.kl([0.5, 0.6], [0.5, 0.5]),
-        "p is not a probability distribution: it sums to 1.1; "
-        "nothing is normalised here: divide by the sum, in float64",
+        f"p is not a probability distribution: it sums to 1.1; {NORMALISE}",
     ),
     "Bug": (bug, "this is a bug in klcal: ZeroDivisionError; please report it with the output of KLCAL_DEBUG=1"),
     "DamagedPickle": (cut_short, "its pickle is damaged; save it again"),
