@@ -109,10 +109,10 @@ def with_a_bug() -> int:
 
 TOLD_OF_THE_START = """
 import os, sys
-import klcal.pipeline.calibrate as calibrate
+import klcal.pipeline.gathered as gathered
 from klcal.__main__ import main
-find = calibrate.find
-calibrate.find = lambda paths: os.write(2, b".") and find(paths)
+find = gathered.find
+gathered.find = lambda *paths: os.write(2, b".") and find(*paths)
 sys.argv[0] = "klcal"
 main()
 """
@@ -166,7 +166,10 @@ def errors_of_klcal() -> set[type]:
         if module.name not in ("klcal.__main__", "klcal.kernels.compiled"):  # which runs, and which is no Python
             members = vars(import_module(module.name)).values()
             found |= {each for each in members if inspect.isclass(each) and issubclass(each, BaseException)}
-    return {each for each in found if each.__module__.startswith("klcal.")}
+    public = {
+        each for each in found if not each.__name__.startswith("_")
+    }  # those that never leave their module are not
+    return {each for each in public if each.__module__.startswith("klcal.")}
 
 
 def cut_short() -> None:
@@ -201,6 +204,7 @@ def gone() -> None:
         to_stdout()
 
 
+NORMALISE = "nothing is normalised here: divide by the sum, in float64"
 RAISED = {
     "KlcalError": (lambda: raises(KlcalError("what is wrong", "what to do")), "what is wrong; what to do"),
     "UsageError": (
@@ -217,7 +221,7 @@ RAISED = {
     ),
     "NotADistribution": (
         lambda: klcal.divergence.kl([0.5, 0.6], [0.5, 0.5]),
-        "p is no probability law: it sums to 1.1; nothing is normalised here: divide by the sum, in float64",
+        f"p is not a probability distribution: it sums to 1.1; {NORMALISE}",
     ),
     "Bug": (bug, "this is a bug in klcal: ZeroDivisionError; please report it with the output of KLCAL_DEBUG=1"),
     "DamagedPickle": (cut_short, "its pickle is damaged; save it again"),
