@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_read_is_among_the_errors(here):
     assert [each.source for each in found.errors] == ["broken.npy"]
 
 
-NO_TABLE = "it is no table of klcal calibrate: it has no schema; write one with klcal calibrate --output table.json"
+NO_TABLE = "it is not a table of klcal calibrate: it has no schema; write one with klcal calibrate --output table.json"
 OTHER = "--dtype is int4, and int8 in the baseline; leave it out, or make another baseline with --update"
 NOTHING = "nothing could be judged: no tensor with a scale in t.json is in other.safetensors"
 WHERE = "download it, or check its name"

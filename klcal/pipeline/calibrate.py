@@ -164,8 +164,7 @@ def _rows(
                 check_unit(settings.unit, places)
         asked = (per, description.shape) if is_sketch else None
         prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, places, weighed, asked))
-        shapeless = replace(description, shape_is_known=len(places) < 2 and description.shape_is_known)
-        counted.append(each._replace(tensor=each.tensor._replace(description=shapeless)))
+        counted.append(each)
     tasks = list(tasks_of(prepared))
     plan = plan_of(request.device, tasks, jobs)
     if told is not None:
@@ -178,7 +177,8 @@ def _rows(
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in merged(zip(tasks, found, strict=True), progress):
             tensor = counted[number].tensor
-            yield counted[number], _row(tensor, outcome, prepared[number].settings, request.per)
+            row = _row(tensor, outcome, prepared[number].settings, request.per)
+            yield counted[number], replace(row, shape=None) if len(prepared[number].places) > 1 else row
             if progress is not None:
                 progress.finish(tensor.description.name)
 

@@ -22,6 +22,7 @@ from klcal.pipeline.tasks import Progress
 from klcal.pipeline.units import Place, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import Per
 from klcal.quantizers.rules import Rules
+from klcal.readers.addresses import is_remote
 from klcal.sketches.named import Named
 from klcal.sketches.values import (
     counted_already,
@@ -95,7 +96,7 @@ def _seen_by_all(path: str) -> str:
     """A path that means the same in the folders of other processes, and on other machines."""
     if path == STDIN:
         raise UsageError("other machines cannot read this one's standard input", "name files that all of them see")
-    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - pathlib would take a pattern apart
+    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - pathlib would take a pattern apart
 
 
 def _sketch_files(

@@ -146,7 +146,7 @@ def test_a_scale_that_its_format_cannot_hold_is_a_status_of_tensors_and_of_chann
         assert [scale is None for scale in scales] == [status != "ok"] * len(scales)
         if status != "ok":
             assert row.reason.startswith(
-                f"{scale_format} has no scale as {'small' if status == 'underflow' else 'great'}"
+                f"{scale_format} has no scale as {'small' if status == 'underflow' else 'large'}"
             )
             assert row.failed
 
