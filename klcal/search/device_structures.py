@@ -17,7 +17,7 @@ from klcal.search.c_types import DOUBLE, INT, POINTER, fields_of
 from klcal.search.structures import Place, figures_alone, search_of
 from klcal.search.units import NARROWER
 
-__all__ = ["MOST_KINDS", "Asked", "Deployed", "Prepared", "Sketches", "asked_of", "kinds_of", "on_place"]
+__all__ = ["MOST_KINDS", "Asked", "Deployed", "Kept", "Prepared", "Sketches", "asked_of", "kinds_of", "on_place"]
 
 MOST_KINDS = 3
 

@@ -20,7 +20,7 @@ from klcal.kernels.cuda_counting import Launcher
 from klcal.search.c_types import Chosen, Units, Wanted
 from klcal.search.chosen import sub_bins
 from klcal.search.density import How, density_of
-from klcal.search.device_structures import Deployed, Prepared, Sketches, asked_of, kinds_of, on_place
+from klcal.search.device_structures import Deployed, Kept, Prepared, Sketches, asked_of, kinds_of, on_place
 from klcal.search.methods import KL, MinMax, sub_bins_per_cell
 from klcal.search.settings import Settings
 from klcal.search.structures import FIGURES, figures_alone, kept_bits, rounding_kind, scheme_kind
@@ -117,6 +117,7 @@ class Work:
         self.integers = {"tops": integers[0], "full_below": integers[1 : 1 + kinds], "below": integers[1 + kinds :]}
         self.bytes = dict(zip(("status", "how", "bounded"), keys.new_empty((3, units), dtype=torch.uint8), strict=True))
         self.figures = keys.new_empty((units, FIGURES), dtype=torch.float64)
+        self.held: list[Kept] = []
         self.place = _place(str(self.device))
         self.asked = asked_of(self.settings.scheme, self.settings.bounds, self.settings.nonfinite, self.sub, self.place)
         self._put_structures()
@@ -198,6 +199,11 @@ class Work:
         lefts += [self._judged(ways, summary, factor) for ways in self._teams(summary)]
         return not lefts or not int(sum(left[0] for left in lefts))
 
+    def _held(self, told: Kept) -> Kept:
+        """What kernels are told, which is kept until all of them are done, however many others ask meanwhile."""
+        self.held.append(told)
+        return told
+
     def _ways(self, summary: Summary) -> list[How]:
         return [how for how in How if summary.searched[how]]
 
@@ -216,7 +222,7 @@ class Work:
         if last and isinstance(method, KL):
             sub, weight = sub_bins_per_cell(method.bins, scheme.size), method.weight
         loss = loss_of(scheme, how, sub, weight)
-        search = on_place(scheme, density_of(scheme, how), loss, self.place)
+        search = self._held(on_place(scheme, density_of(scheme, how), loss, self.place))
         macros = [f"SCHEME_KIND={scheme_kind(scheme)}", f"ROUNDING_KIND={rounding_kind(scheme)}"]
         macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
         if sub == 1 or summary.values[how] < VALUES_PER_BIN * scheme.size * sub:
@@ -227,7 +233,7 @@ class Work:
     def _judged(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:
         """What the quantizers of some units do."""
         scheme = self.settings.scheme
-        how = on_place(scheme, None, figures_alone(self.sub), self.place)
+        how = self._held(on_place(scheme, None, figures_alone(self.sub), self.place))
         told = how.address, self.addresses["units"], self.addresses["chosen"]
         bins = scheme.size * self.sub if self.sub > 1 else 0
         return self._run("figures_of_units", ways, told, ["ONLY_FIGURES"], summary, bins, factor)
