@@ -29,7 +29,7 @@ MAX_TEXT_BYTES = (1 << 16) - 1  # of a name or a key, as the format has it for k
 MAX_TEXTS = 1_500_000  # in arrays: twice as many as the largest vocabulary has, with its merges; half a second of work
 MAX_HEADER_BYTES = 1 << 26  # before the values; the largest vocabularies have 16 million
 MAX_RANK = 4  # dimensions, as in llama.cpp
-MAX_VALUES = (1 << 63) - 1  # of a tensor, as in llama.cpp
+MAX_EXTENT = (1 << 63) - 1  # values of a tensor, as in llama.cpp, and bytes, as in NumPy: extents of 0 left out
 LEAST_KEY, LEAST_TENSOR = 13, 24  # bytes: without a name, with one byte of value; without dimensions
 WINDOW_BYTES = 1 << 16  # of texts that are passed over
 
@@ -257,7 +257,8 @@ def _entry(stream: ByteStream) -> Entry:
         raise InputError(f"{quoted(name)} would have {rank:,} dimensions; {MAX_RANK} are allowed", DAMAGED)
     *extents, kind, offset = struct.unpack(f"<{rank}QIQ", _read(stream, 8 * rank + 12))
     shape = tuple(extents[::-1])
-    if math.prod(extent for extent in shape if extent) > MAX_VALUES:
+    values, found = math.prod(extent for extent in shape if extent), TYPES.get(kind)
+    if max(values, values // found.values * found.nbytes if found else 0) > MAX_EXTENT:
         raise InputError(f"the shape of {quoted(name)} is larger than any memory", DAMAGED)
     return Entry(name, kind, shape, offset)
 

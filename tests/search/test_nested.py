@@ -23,6 +23,7 @@ from tests.support.strategies import tensors
 
 ROUNDING = 2e-6  # of a loss: less is a tie, for the search adds up float32
 NOISE = 1e-12  # of the energy: less is rounding
+SEARCHED = 0.01  # of a loss, as the search promises: affine tries what symmetric-full chose, and not its mirror image
 BITS = range(2, 9)
 SCALE_FORMATS = ("float16", "bfloat16", "e8m0")
 METHODS = ("kl", "mse", "minmax", "percentile:99", "kl-classic")
@@ -217,7 +218,8 @@ def test_mirrored_values_have_the_mirrored_choice(dtype, values):
     for kind in ("symmetric", "symmetric-signed", "affine"):
         rows = [klcal.calibrate(each, dtype=dtype, scheme=kind, method="mse") for each in (values, -values)]
         here, there = (brute_force.error(Unit.of(values), *_mirrored(row, dtype, i)) for i, row in enumerate(rows))
-        assert here == pytest.approx(there, rel=ROUNDING, abs=NOISE * float(np.mean(values.astype(float) ** 2)))
+        within = ROUNDING if kind != "affine" else SEARCHED
+        assert here == pytest.approx(there, rel=within, abs=NOISE * float(np.mean(values.astype(float) ** 2)))
         if kind != "affine":
             assert abs(rows[0].scale) == abs(rows[1].scale)
 

@@ -158,6 +158,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "a shape that wraps": (gguf(one(shape=(1 << 32, 1 << 32))), "the shape of 'a' is larger than any memory"),
     "a shape that wraps and is 0": (gguf(one(shape=(1 << 62, 4, 0))), "the shape of 'a' is larger than any"),
+    "bytes that wrap and are 0": (gguf(one(shape=(1 << 61, 4, 0))), "the shape of 'a' is larger than any memory"),
     "a shape beyond the file": (gguf(one(shape=(1 << 40,))), "the data of 'a' end at 4,398,046,51"),
     "half a block": (gguf(one(type=Q4_0, shape=(2, 16))), "the rows of 'a' are not whole blocks of Q4_0"),
     "a block without dimensions": (gguf(one(type=Q4_0, shape=())), "the rows of 'a' are not whole blocks"),
