@@ -5,17 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from klcal import arguments
 from klcal.arguments import Path
-from klcal.arguments import count as _count
-from klcal.arguments import globs as _globs
-from klcal.arguments import path as _path
-from klcal.arguments import sequence as _sequence
-from klcal.arguments import tables as _tables
-from klcal.arguments import text as _text
 from klcal.errors import InputError, OutputError, UsageError
 from klcal.tables.table import Table
 
@@ -96,20 +91,19 @@ def calibrate_files(
         per=per,
         bounds=bounds,
         nonfinite=nonfinite,
-        device=_text("device", device),
-        importance=None if importance is None else _path("importance", importance),
+        device=arguments.text("device", device),
+        importance=None if importance is None else arguments.path("importance", importance),
         detail=detail,
     )
     usable_devices(request.device)
-    several = [paths] if isinstance(paths, str | os.PathLike) else _sequence("paths", paths)
     return calibrate.calibrate_files(
-        [_path("paths", each) for each in several],
+        arguments.paths("paths", paths),
         request,
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
+        include=arguments.globs("include", include),
+        exclude=arguments.globs("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(_text("pool", pool)),
-        jobs=_count("jobs", jobs),
+        pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
+        jobs=arguments.count("jobs", jobs),
     )
 
 
@@ -158,18 +152,18 @@ def compare(
     if (q is None) == (table is None):
         raise UsageError("p is compared with q, or with what a table makes of it", "give one of the two: q or table")
     return compare_files(
-        _path("p", p),
-        None if q is None else _path("q", q),
-        table=table if table is None or isinstance(table, Table) else _path("table", table),
+        arguments.path("p", p),
+        None if q is None else arguments.path("q", q),
+        table=table if table is None or isinstance(table, Table) else arguments.path("table", table),
         base=base,
-        bins=None if bins is None else _count("bins", bins),
+        bins=None if bins is None else arguments.count("bins", bins),
         sort=sort,
-        strip_prefix=_text("strip_prefix", strip_prefix),
-        include=_globs("include", include),
-        exclude=_globs("exclude", exclude),
+        strip_prefix=arguments.text("strip_prefix", strip_prefix),
+        include=arguments.globs("include", include),
+        exclude=arguments.globs("exclude", exclude),
         dequantize=dequantize,
-        pool=None if pool is None else Pool.parse(_text("pool", pool)),
-        jobs=_count("jobs", jobs),
+        pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
+        jobs=arguments.count("jobs", jobs),
     )
 
 
@@ -235,8 +229,8 @@ def apply(
         "per": per,
         "bounds": bounds,
         "nonfinite": nonfinite,
-        "importance": None if importance is None else _path("importance", importance),
-        "device": None if device is None else _text("device", device),
+        "importance": None if importance is None else arguments.path("importance", importance),
+        "device": None if device is None else arguments.text("device", device),
     }
     options = {name: value for name, value in asked.items() if value is not None}
     if table is not None and options:
@@ -246,18 +240,18 @@ def apply(
         by = {"device": "auto", **options}
         usable_devices(by["device"])
     else:
-        by = table if isinstance(table, Table) else _path("table", table)
-    given = (_path("model", model), _path("output", output), _text("to", to), by)
+        by = table if isinstance(table, Table) else arguments.path("table", table)
+    given = (arguments.path("model", model), arguments.path("output", output), arguments.text("to", to), by)
     chosen: dict[str, Any] = {
-        "include": _globs("include", include),
-        "exclude": _globs("exclude", exclude),
-        "jobs": _count("jobs", jobs),
+        "include": arguments.globs("include", include),
+        "exclude": arguments.globs("exclude", exclude),
+        "jobs": arguments.count("jobs", jobs),
     }
     if activations is None:
         return apply_files(*given, **chosen)
     from klcal.pipeline.static import apply_static
 
-    values = activations if isinstance(activations, Table) else _path("activations", activations)
+    values = activations if isinstance(activations, Table) else arguments.path("activations", activations)
     done = apply_static(*given, **chosen, activations=values)
     if done.errors:
         raise OutputError("; ".join(map(str, done.errors)))
@@ -273,7 +267,7 @@ def load_table(path: Path) -> Table:
     """
     from klcal.readers.table_file import read_table
 
-    return read_table(_path("path", path))
+    return read_table(arguments.path("path", path))
 
 
 def export(
@@ -312,31 +306,27 @@ def export(
         OutputError: the file could not be written after all.
     """
     from klcal.pipeline.export import export_tables
-    from klcal.writers.file import is_special, replacement
+    from klcal.writers.file import is_special, replacement, write_text
 
-    several = [_tables(name, given) for name, given in (("tables", tables), ("weights", weights))]
-    others = [None if each is None else _path("model and names", each) for each in (model, names)]
-    path = _path("output", output)
+    several = [arguments.tables(name, given) for name, given in (("tables", tables), ("weights", weights))]
+    others = [None if each is None else arguments.path("model and names", each) for each in (model, names)]
+    path = arguments.path("output", output)
     if is_special(path):
         raise UsageError(f"cannot write '{path}': it is a pipe or a device", "name a file")
     inputs = [each for each in (*several[0], *several[1], *others) if isinstance(each, str)]
     with replacement(path, inputs) as file:
         found = export_tables(
             several[0],
-            _text("to", to),
+            arguments.text("to", to),
             weights=several[1],
             model=others[0],
             names=others[1],
-            rename=_globs("rename", rename),
-            include=_globs("include", include),
-            exclude=_globs("exclude", exclude),
+            rename=arguments.globs("rename", rename),
+            include=arguments.globs("include", include),
+            exclude=arguments.globs("exclude", exclude),
         )
         if (text := found.text) is None:
             more = len(found.errors) - 1
             raise InputError(f"{found.errors[0]}{f'; and {more} errors more' if more else ''}", "nothing was written")
-        file.replace(lambda out: _write(text, out))
+        file.replace(partial(write_text, text))
     return [*map(str, found.warnings), *([found.advice] if found.advice else [])]
-
-
-def _write(text: str, out: TextIO) -> None:
-    out.write(text)

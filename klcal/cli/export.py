@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 import typer
 
@@ -130,6 +130,7 @@ def export(
         raise UsageError("there is no table", "klcal export TABLES... --to FORMAT -o FILE")
 
     from klcal.pipeline.export import export_tables
+    from klcal.writers.file import write_text
 
     inputs = [*(tables or ()), *(weights or ()), *(each for each in (model, names) if each is not None)]
     with destination(output, inputs) as deliver:
@@ -145,14 +146,10 @@ def export(
         )
         text = found.text
         if text is not None:
-            deliver(partial(_write, text), True)
+            deliver(partial(write_text, text), True)
     for kind, remarks in (("warning", found.warnings), ("error", found.errors)):
         tell = say if kind == "error" else remark
         tell(capped([line(each.place, kind=kind, text=each.text) for each in remarks]))
     if found.advice:
         remark([line(text=found.advice)])
     raise typer.Exit(ExitCode.DONE if text is not None else ExitCode.NOTHING_USABLE)
-
-
-def _write(text: str, out: TextIO) -> None:
-    out.write(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,7 @@ def schema(ctx: typer.Context, name: NameArgument = None) -> None:
 
     from klcal.cli.output import destination
     from klcal.errors import UsageError
+    from klcal.writers.file import write_text
 
     known = schemas(configurable(ctx))
     if name is not None and name not in known:
@@ -53,11 +54,7 @@ def schema(ctx: typer.Context, name: NameArgument = None) -> None:
     names = "".join(f"{each}\t{found['title']}\n" for each, found in known.items())
     text = names if name is None else json.dumps(known[name], indent=2) + "\n"
     with destination(None, ()) as deliver:
-        deliver(partial(_write, text), True)
-
-
-def _write(text: str, out: TextIO) -> None:
-    out.write(text)
+        deliver(partial(write_text, text), True)
 
 
 def schemas(options: Options) -> dict[str, dict[str, Any]]:

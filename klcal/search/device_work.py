@@ -31,7 +31,7 @@ from klcal.tables.outcomes import OK
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Summary", "Work"]
+__all__ = ["VANISHED", "Summary", "Work"]
 
 SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources

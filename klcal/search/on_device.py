@@ -13,7 +13,7 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
-from klcal.search.device_work import Summary, Work
+from klcal.search.device_work import VANISHED, Summary, Work
 from klcal.search.methods import KL, MSE, MinMax
 from klcal.search.settings import Settings
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
@@ -23,7 +23,7 @@ __all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
 
 GROWTH = 4  # times as much memory as is usual, where that was too little for a unit
 MOST_GROWTH = GROWTH**4
-UNKNOWN, VANISHED = 6, 7  # statuses of source/outcomes.h: the host has to look at it; the scale is 0 as it is deployed
+UNKNOWN = 6  # a status of source/outcomes.h: the host has to look at it
 
 
 def is_searched_there(settings: Settings) -> bool:

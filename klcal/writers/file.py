@@ -26,6 +26,7 @@ __all__ = [
     "replacement",
     "sync",
     "write",
+    "write_text",
 ]
 
 Render = Callable[[TextIO], None]
@@ -33,6 +34,11 @@ Render = Callable[[TextIO], None]
 NEW_FILE_MODE = 0o666  # less the umask, like any file a shell creates
 PERMISSIONS = 0o777
 INDEX_SUFFIX = ".index.json"  # of a sharded checkpoint: an input, although it is JSON
+
+
+def write_text(text: str, out: TextIO) -> None:
+    """A ``Render`` of a text, once that is known."""
+    out.write(text)
 
 
 def write(table: Table, path: str, format_: str = "auto") -> None:
