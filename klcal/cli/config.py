@@ -61,7 +61,7 @@ class Held(NamedTuple):
 
 
 def config(ctx: typer.Context, command: CommandArgument = None, format_: FormatOption = "auto") -> None:
-    """Show which options hold where they are not given.
+    """Show the values of options that you do not give.
 
     A row for each option: its value, where that is from (a file, a variable
     of the environment, or the default), and for which commands.

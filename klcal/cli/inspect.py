@@ -33,8 +33,8 @@ StatsOption = Annotated[
     typer.Option(
         "--stats",
         rich_help_panel=options.INPUT,
-        help="Read the values, too: least and greatest, zeros, NaN and infinities, a histogram, and how many times the "
-        "largest magnitude is that which 99.9 % of the values do not exceed.",
+        help="Read the values, too: min and max, zeros, NaN and infinities, a histogram, and the largest magnitude "
+        "over the 99.9th percentile of the magnitudes.",
     ),
 ]
 DepthOption = Annotated[
@@ -45,7 +45,7 @@ DepthOption = Annotated[
         metavar="N",
         show_default="a row for each tensor",
         rich_help_panel=options.OUTPUT,
-        help="A row for tensors that have the first N parts of their names in common; numbers in these are alike.",
+        help="One row for tensors that share the first N parts of their names, whatever numbers these contain.",
     ),
 ]
 
@@ -63,8 +63,8 @@ def inspect(
 ) -> None:
     """Show what is in PATHS: names, number formats, shapes, sizes.
 
-    Headers are all that is read, unless --stats asks for what the values are
-    like. What is quantized already, and how, is said with it.
+    Only headers are read, unless --stats is given. It also says what is
+    already quantized, and how.
     """
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress

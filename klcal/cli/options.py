@@ -29,7 +29,7 @@ IncludeOption = Annotated[
         "--include",
         metavar="GLOB",
         rich_help_panel=INPUT,
-        help="Only tensors of which a name matches (* ? [...]); may be repeated.",
+        help="Only tensors with a matching name (* ? [...]); may be repeated.",
     ),
 ]
 ExcludeOption = Annotated[
@@ -44,8 +44,8 @@ DequantizeOption = Annotated[
         "--dequantize",
         rich_help_panel=INPUT,
         help="Float8 and int8 codes with a weight_scale or weight_scale_inv beside them (of the tensor, channels or "
-        "blocks), Q8_0, Q4_0, Q4_1 and MXFP4 of a .gguf, and what klcal apply wrote, are taken for what they stand "
-        "for. They are skipped without it.",
+        "blocks), Q8_0, Q4_0, Q4_1 and MXFP4 of a .gguf, and what klcal apply wrote, are read as the values that they "
+        "encode. Without it they are skipped.",
     ),
 ]
 PoolOption = Annotated[
@@ -143,7 +143,7 @@ ScaleFormatOption = Annotated[
         metavar="FORMAT",
         show_default="float32",
         rich_help_panel=METHOD,
-        help="What the hardware wants the scale in: float32, float16, bfloat16, e8m0 (a power of two: MXFP4), or "
+        help="The number format of the scales: float32, float16, bfloat16, e8m0 (a power of two: MXFP4), or "
         "float8_e4m3fn (units' scales, relative to one float32 of the tensor: NVFP4, with --per group:16). What is "
         "printed is what will run; a scale that the format cannot hold is an underflow or overflow.",
     ),
@@ -219,7 +219,7 @@ def _sort(usual: str | None, fields: tuple[str, ...]) -> Any:
         metavar="FIELD",
         show_default=usual or "by file and name",
         rich_help_panel=OUTPUT,
-        help=f"What is worst comes first, what has no such number last: {', '.join(fields)}.",
+        help=f"The worst rows come first, rows without the number last: {', '.join(fields)}.",
     )
 
 
@@ -279,7 +279,7 @@ def _fail_on(example: str, fields: tuple[str, ...], more: str = "") -> Any:
         metavar="'FIELD OP NUMBER'",
         rich_help_panel=CI,
         help=f"Exit with 1 if a tensor meets this, such as {example}; may be repeated. "
-        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}{more}. What is not known fails.",
+        f"OP is <, <=, > or >=; FIELD is {', '.join(fields)}{more}. An unknown value counts as a failure.",
     )
 
 
@@ -293,7 +293,7 @@ RulesOption = Annotated[
         show_default="; ".join(DEFAULT_RULES),
         rich_help_panel=CI,
         help="Exit with 1 if a tensor meets this, such as 'd.scale > 2%', 'd.sqnr_db < -0.5' or missing; may be "
-        "repeated. All rules are below. What is not known fails.",
+        "repeated. All rules are below. An unknown value counts as a failure.",
     ),
 ]
 DifferenceFailOnOption = Annotated[list[str] | None, _fail_on("'kl > 0.01' or 'cosine < 0.99'", DIFFERENCE_FIELDS)]
