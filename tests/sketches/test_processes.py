@@ -37,6 +37,8 @@ try:
 except UsageError as error:
     print(error)
     sys.exit(3)
+finally:
+    dist.destroy_process_group()  # or else a thread of gloo may abort the process as it ends
 recorded.save(f"{rank}.safetensors")
 """
 
