@@ -71,7 +71,7 @@ class Density(NamedTuple):
     wider: bool = False  # scales above the full one that do not cut the range into whole steps
     by_buckets: bool = False  # units of many buckets are looked at by prefix sums
     few: bool = False  # all ways in which a few values can be rounded are tried, too
-    starts: int = 0  # scales that are better than their neighbours, from which a step of least squares is taken
+    starts: int = 0  # scales that neither neighbour is better than, from which a step of least squares is taken
     refinements: int = 1  # such steps from the best of all
 
     @property
@@ -104,22 +104,42 @@ def explore(
         density: how closely to look.
         slack: candidates are wanted whose error is up to so many times the least.
     """
-    found = _coarse(thinned, scheme, full, density, slack)
+    beside, ladder = _coarse(thinned, scheme, full, density, slack)
+    found, starts = joined([beside, ladder]), _valleys(ladder)
     if density.seeds:
-        seeds = found.take(np.argsort(found.error, axis=1, kind="stable")[:, : density.seeds])
+        seeds = found.take(_best(found.error, density.seeds))
         found = judged(costs, scheme, np.concatenate([full[:, None], seeds.scale], axis=1))
+        starts = found
     if density.starts:
-        starts = found.take(_valleys(found, density.starts))
-        found = joined([found, judged(costs, scheme, _refined(costs, starts))])
-    basins = density.basins
-    for ratios in density.around:
-        best = found.take(_valleys(found, basins))
+        starts = starts.take(_best(starts.error, density.starts))
+        starts = judged(costs, scheme, _refined(costs, starts))
+        found = joined([found, starts])
+    for number, ratios in enumerate(density.around):
+        best = found.take(_best(found.error, 1))
+        if number == 0 and density.basins > 1:
+            best = joined([best, starts.take(_best(starts.error, density.basins)[:, 1:])])
         found = joined([found, judged(costs, scheme, times(best.scale, ratios))])
-        basins = 1
     for _ in range(density.refinements):
-        best = found.take(np.argmin(found.error, axis=1)[:, None])
+        best = found.take(_best(found.error, 1))
         found = joined([found, judged(costs, scheme, _refined(costs, best))])
     return found
+
+
+def _best(error: Floats, number: int) -> Integers:
+    """The places of the smallest errors of each unit, (units, number), the smallest first, and the first of equal ones.
+
+    Where fewer errors are finite, the smallest stands for the others.
+    """
+    ranked = np.argsort(error, axis=1, kind="stable")[:, :number]
+    is_one = np.isfinite(np.take_along_axis(error, ranked, 1))
+    return np.where(is_one, ranked, ranked[:, :1])
+
+
+def _valleys(ladder: Candidates) -> Candidates:
+    """The same candidates, in order of their scales, but the error of those that a neighbour is better than is infinite."""
+    error = np.pad(ladder.error, ((0, 0), (1, 1)), constant_values=np.inf)
+    is_valley = (ladder.error < error[:, :-2]) & (ladder.error <= error[:, 2:])
+    return ladder._replace(error=np.where(is_valley, ladder.error, np.inf))
 
 
 def _refined(costs: Costs, found: Candidates) -> Floats:
@@ -133,11 +153,18 @@ def judged(costs: Costs, scheme: Scheme, scales: Floats) -> Candidates:
     return Candidates(scale, below, np.where(valid(scheme, scale, below, costs.spans), error, np.inf))
 
 
-def _coarse(costs: Costs, scheme: Scheme, full: Floats, density: Density, slack: float) -> Candidates:
-    """The full scale and those of all octaves that can win, until clipping alone costs a unit more than its best."""
-    parts = [judged(costs, scheme, _first(costs, scheme, full, density))]
+def _coarse(
+    costs: Costs, scheme: Scheme, full: Floats, density: Density, slack: float
+) -> tuple[Candidates, Candidates]:
+    """Scales that suit a unit's values, and a ladder of scales that descends until clipping alone costs more than the best.
+
+    The ladder begins at the full scale or, where no range was asked for, an octave above it, where levels go unused.
+    """
+    first = first_ratios(scheme, density)
+    beside = judged(costs, scheme, _beside(costs, scheme, full, first))
+    parts = [judged(costs, scheme, full[:, None] * first.full)]
     active = np.ones(full.size, bool)
-    best = parts[0].error.min(axis=1)
+    best = np.minimum(beside.error.min(axis=1, initial=np.inf), parts[0].error.min(axis=1))
     ratios = density.octave
     for octave in range(MAX_OCTAVES):
         some = costs.select(active)
@@ -147,28 +174,25 @@ def _coarse(costs: Costs, scheme: Scheme, full: Floats, density: Density, slack:
         active[active] = ~_is_too_small(some, scheme, found, slack * best[active])
         if not active.any():
             break
-    return joined(parts)
+    return beside, joined(parts)
 
 
-def _first(costs: Costs, scheme: Scheme, full: Floats, density: Density) -> Floats:
-    """The full scale and, where no range was asked for, the octave above it, where levels go unused.
+def _beside(costs: Costs, scheme: Scheme, full: Floats, first: FirstRatios) -> Floats:
+    """Scales that cut the range, or the least distance of two values, into whole steps: ends and lattices have no error.
 
-    Scales that cut the range, or the least distance of two values, into whole steps are among them, so that ends and
-    lattices have no error; those of floats put the outermost value on a level.
+    Those of floats put the outermost value on a level.
     """
-    first = first_ratios(scheme, density)
     end, full = np.maximum(costs.max, -costs.min)[:, None], full[:, None]
     if scheme.is_float:
-        return np.concatenate([full * first.full, end / first.on_level], axis=1)
-    scales = full * first.full
-    on_gap = np.minimum(_on_gap(costs.gap[:, None], full), scales[:, -1:])
-    return np.concatenate([scales, on_gap, _on(end, full * first.end)], axis=1)
+        return end / first.on_level
+    on_gap = np.minimum(_on_gap(costs.gap[:, None], full), full * first.full[0])
+    return np.concatenate([on_gap, _on(end, full * first.end)], axis=1)
 
 
 class FirstRatios(NamedTuple):
     """Of the first scales."""
 
-    full: Floats  # to the full one
+    full: Floats  # to the full one, descending
     end: Floats  # of those that are moved so that the outermost value is a whole number of steps
     on_level: Floats  # levels on which the outermost value is put
 
@@ -178,13 +202,13 @@ def first_ratios(scheme: Scheme, density: Density) -> FirstRatios:
     nothing = np.empty(0)
     if scheme.is_float:
         levels = np.union1d(scheme.above, scheme.below)
-        return FirstRatios(density.wide, nothing, levels[levels > levels[-1] / 2])
+        return FirstRatios(density.wide[::-1], nothing, levels[levels > levels[-1] / 2])
     steps = float(scheme.size - 1 if scheme.kind == "affine" else scheme.size - 1 - scheme.belows[0])
     whole = np.unique(np.maximum(np.rint(steps / density.wide), 1.0))
     nearest = np.arange(steps, max(steps - UNUSED, steps // 2), -1.0)
-    ratios = steps / np.union1d(whole, nearest)[::-1]
+    ratios = steps / np.union1d(whole, nearest)
     if density.wider:
-        ratios = np.union1d(ratios, density.wide)
+        ratios = np.union1d(ratios, density.wide)[::-1]
     return FirstRatios(ratios, density.wide if scheme.kind == "affine" else nothing, nothing)
 
 
@@ -223,17 +247,6 @@ def _is_too_small(costs: Costs, scheme: Scheme, found: Candidates, limit: Floats
     clipped = np.where(np.isfinite(error), error - costs.size * (widest * scale / 2) ** 2, 0.0)
     is_over: Bools = (np.maximum(excess**2, clipped) > limit) | (scale == 0)
     return is_over
-
-
-def _valleys(found: Candidates, number: int) -> Integers:
-    """The candidates of each unit that no neighbouring scale is better than: the best of them."""
-    order = np.argsort(found.scale, axis=1, kind="stable")
-    error = np.pad(np.take_along_axis(found.error, order, 1), ((0, 0), (1, 1)), constant_values=np.inf)
-    is_valley = (error[:, 1:-1] <= error[:, :-2]) & (error[:, 1:-1] < error[:, 2:])
-    depth = np.where(is_valley, error[:, 1:-1], np.inf)
-    ranked = np.argsort(depth, axis=1, kind="stable")[:, :number]
-    is_one = np.isfinite(np.take_along_axis(depth, ranked, 1))  # where there are fewer, the best stands for them
-    return np.take_along_axis(order, np.where(is_one, ranked, ranked[:, :1]), 1)
 
 
 def _scattered(found: Candidates, units: Bools) -> Candidates:

@@ -4,12 +4,14 @@
 
 #include "values.h"
 
-/* What is being worked on, for some candidates. */
+#define DESK (AT_ONCE * TOGETHER)
+
+/* What is being worked on, for some candidates of each unit: (AT_ONCE, TOGETHER). */
 typedef struct {
-    double wanted[AT_ONCE], known[AT_ONCE], better[AT_ONCE], same[AT_ONCE], also[AT_ONCE], squares[2 * AT_ONCE];
-    double few_inverse[AT_ONCE];
-    int64_t belows[AT_ONCE], other[AT_ONCE], places[AT_ONCE];
-    float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE], sums[2 * AT_ONCE];
+    double wanted[DESK], known[DESK], better[DESK], same[DESK], also[DESK], squares[2 * DESK];
+    double few_inverse[DESK];
+    int64_t belows[DESK], other[DESK], places[DESK];
+    float inverse[DESK], low[DESK], high[DESK], sums[2 * DESK];
     double *parts; /* of the levels of either sign: what each saves */
 } Desk;
 
@@ -20,9 +22,9 @@ INLINE double clamped(double value, double low, double high) {
     return value < high ? value : high;
 }
 
-static void allowed_belows(const Costs *costs, double scale, int64_t *fewest, int64_t *most) {
+static void allowed_belows(const Costs *costs, int unit, double scale, int64_t *fewest, int64_t *most) {
     double last = (double)(costs->scheme->size - 1);
-    if (!costs->span.bounded && last * scale <= FLOAT32_MAX) {
+    if (!costs->span.bounded[unit] && last * scale <= FLOAT32_MAX) {
         *fewest = 0;
         *most = costs->scheme->size - 1;
         return;
@@ -31,24 +33,24 @@ static void allowed_belows(const Costs *costs, double scale, int64_t *fewest, in
     reach = reach < last ? reach : last;
     *fewest = (int64_t)(last - reach);
     *most = (int64_t)reach;
-    if (!costs->span.bounded) return;
-    double low = -costs->span.low / scale, high = costs->span.high / scale, least = last - reach;
+    if (!costs->span.bounded[unit]) return;
+    double low = -costs->span.low[unit] / scale, high = costs->span.high[unit] / scale, least = last - reach;
     double up = clamped(floor(low + HALF_STEP), least, reach), down = clamped(ceil(last - high - HALF_STEP), least, reach);
     if (down > up) up = down = clamped(rint(low), least, reach);
     *fewest = (int64_t)down;
     *most = (int64_t)up;
 }
 
-static int is_valid(const Costs *costs, double scale, int64_t below) {
+INLINE int is_valid(const Costs *costs, int unit, double scale, int64_t below) {
     const Scheme *scheme = costs->scheme;
     double under = scheme->is_float ? scheme->under_end : (double)below;
     double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
     if (!(scale > 0) || (under > above ? under : above) * scale > FLOAT32_MAX * (1 + FLOAT32_STEP)) return 0;
-    if (!costs->span.bounded) return 1;
-    if (scale > costs->span.full * (1 + FLOAT32_STEP)) return 0;
+    if (!costs->span.bounded[unit]) return 1;
+    if (scale > costs->span.full[unit] * (1 + FLOAT32_STEP)) return 0;
     if (KIND(scheme) != AFFINE) return 1;
     int64_t fewest, most;
-    allowed_belows(costs, scale, &fewest, &most);
+    allowed_belows(costs, unit, scale, &fewest, &most);
     return fewest <= below && below <= most;
 }
 
@@ -102,7 +104,7 @@ APART void bucket_error(const Costs *costs, double scale, int64_t wanted, Desk *
         if (KIND(scheme) == AFFINE) {
             fewest = 0;
             most = scheme->size - 1;
-            if (wanted < 0) allowed_belows(costs, scale, &fewest, &most);
+            if (wanted < 0) allowed_belows(costs, 0, scale, &fewest, &most);
         }
         if (wanted >= 0) fewest = most = wanted;
         Running both[] = {{parts, scheme->aboves, 0}, {under, scheme->belows, 0}};

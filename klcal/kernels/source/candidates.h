@@ -34,9 +34,9 @@ typedef struct {
 #endif
 
 typedef struct {
-    double *scale, *error;
+    double *scale, *error; /* (size, TOGETHER) */
     int64_t *below;
-    int64_t size;
+    int64_t size; /* candidates of each unit */
     int is_full; /* there was no more memory */
     Memory scales, errors, belows;
 } Candidates;
@@ -52,7 +52,7 @@ typedef struct {
 
 /* Room for some more. */
 static void make_room(Candidates *found, int64_t more) {
-    size_t known = (size_t)found->size * sizeof(double), wanted = known + (size_t)more * sizeof(double);
+    size_t one = TOGETHER * sizeof(double), known = (size_t)found->size * one, wanted = known + (size_t)more * one;
     if (wanted <= found->belows.bytes) return;
     double *scale = (double *)more_room(&found->scales, known, wanted);
     double *error = (double *)more_room(&found->errors, known, wanted);
@@ -81,23 +81,36 @@ static void set_full(Candidates *found) {
     MEET;
 }
 
-/* Adds some scales, as their format has them, each with its best zero point. */
+/* Scales as their format has them. */
+static void scales_of(const double *scales, int64_t n, const ScaleFormat *format, double *found) {
+    if (format->is_float32) {
+        double limit = format->limit;
+        EACH(i, n) {
+            double each = (double)(float)(scales[i] < FLOAT32_MAX ? scales[i] : FLOAT32_MAX);
+            found[i] = each < limit ? each : limit;
+        }
+    } else
+        EACH(i, n) found[i] = scale_of(scales[i], format);
+}
+
+/* Adds some scales of each unit, as their format has them, each with its best zero point. */
 APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk, Candidates *found) {
     MEET;
     make_room(found, n);
     if (found->is_full) return;
     int64_t size = found->size;
     for (int64_t first = 0; first < n; first += AT_ONCE) {
-        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE, at = size + first;
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE, at = AT(size + first, 0);
         double *scale = found->scale + at, *error = found->error + at;
         int64_t *below = found->below + at;
-        EACH(i, some) {
-            scale[i] = scale_of(scales[first + i], &costs->scheme->format);
-            desk->known[i] = scale[i] > 0 ? scale[i] : 1;
-        }
+        scales_of(scales + AT(first, 0), AT(some, 0), &costs->scheme->format, scale);
+        EACH(i, AT(some, 0)) desk->known[i] = scale[i] > 0 ? scale[i] : 1;
         MEET;
         least_errors(costs, desk->known, some, desk, below, error);
-        EACH(i, some) if (!is_valid(costs, scale[i], below[i])) error[i] = INFINITY;
+        EACH(i, some) EACH_UNIT(unit) {
+            int64_t each = AT(i, unit);
+            error[each] = is_valid(costs, unit, scale[each], below[each]) ? error[each] : INFINITY;
+        }
     }
     set_size(found, size + n);
 }
@@ -108,18 +121,18 @@ static void add_again(Candidates *found, const Candidates *from, const int64_t *
     make_room(found, n);
     if (found->is_full) return;
     int64_t size = found->size;
-    EACH(i, n) {
-        int64_t at = numbers ? numbers[i] : first + i;
-        found->scale[size + i] = from->scale[at];
-        found->below[size + i] = from->below[at];
-        found->error[size + i] = from->error[at];
+    EACH(i, n) EACH_UNIT(unit) {
+        int64_t at = AT(numbers ? numbers[i] : first + i, unit), to = AT(size + i, unit);
+        found->scale[to] = from->scale[at];
+        found->below[to] = from->below[at];
+        found->error[to] = from->error[at];
     }
     set_size(found, size + n);
 }
 
-/* Adds one that was judged before. */
-static void add_known(Candidates *found, double scale, int64_t below, double error) {
-    Candidates one = {&scale, &error, &below, 1, 0, {0}, {0}, {0}};
+/* Adds one of each unit that was judged before. */
+static void add_known(Candidates *found, double *scale, int64_t *below, double *error) {
+    Candidates one = {scale, error, below, 1, 0, {0}, {0}, {0}};
     add_again(found, &one, 0, 0, 1);
 }
 
@@ -149,29 +162,6 @@ APART int64_t *sorted(const double *by, int64_t size, Memory *memory) {
             MEET;
         }
     return order;
-}
-
-/* The candidates that no neighbouring scale is better than, of all in order: the best of them first; how many there are. */
-static int64_t found_valleys(const Candidates *found, const int64_t *order, int64_t number, int64_t *places) {
-    double *depth = (double *)(order + found->size);
-    EACH(i, found->size) {
-        double error = found->error[order[i]];
-        double left = i ? found->error[order[i - 1]] : INFINITY;
-        double right = i + 1 < found->size ? found->error[order[i + 1]] : INFINITY;
-        depth[i] = error <= left && error < right ? error : INFINITY;
-    }
-    int64_t known = 0;
-    for (; known < number; known++) {
-        int64_t best = first_least(depth, found->size);
-        if (!(depth[best] < INFINITY)) break;
-        MEET;
-        if (ALONE) {
-            places[known] = order[best];
-            depth[best] = INFINITY;
-        }
-        MEET;
-    }
-    return known;
 }
 
 #else
@@ -210,48 +200,60 @@ static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
     return order;
 }
 
-/* The candidates that no neighbouring scale is better than, of all in order: the best of them first; how many there are. */
-static int64_t found_valleys(const Candidates *found, const int64_t *order, int64_t number, int64_t *places) {
-    int64_t known = 0;
-    for (int64_t i = 0; i < found->size; i++) {
-        double error = found->error[order[i]];
-        double left = i ? found->error[order[i - 1]] : INFINITY;
-        double right = i + 1 < found->size ? found->error[order[i + 1]] : INFINITY;
-        if (!(error <= left && error < right) || (known == number && error >= found->error[places[known - 1]])) continue;
-        int64_t at = known < number ? known++ : number - 1; /* among the best so far, behind equal ones */
-        for (; at > 0 && error < found->error[places[at - 1]]; at--) places[at] = places[at - 1];
-        places[at] = order[i];
-    }
-    return known;
-}
-
 #endif
 
-/* The candidates that no neighbouring scale is better than, the best of them first; the best again where they are few. */
-static void valleys(Candidates *found, int64_t number, Memory *memory, int64_t *places) {
-    int64_t best = first_least(found->error, found->size), others = 0, known = 0;
-    Placed last = {0, 0}; /* of those that have the best scale: behind all of these in the order of scales */
-    EACH(i, found->size) {
-        others += found->error[i] == found->error[best] && found->scale[i] != found->scale[best];
-        if (found->scale[i] == found->scale[best]) last.place = -i;
+/* Whether a candidate may be ranked: in a ladder, whose scales descend, neither neighbour is better. */
+INLINE int is_ranked(const Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t i, int unit) {
+    double error = found->error[AT(i, unit)];
+    double before = is_ladder && i > from ? found->error[AT(i - 1, unit)] : INFINITY;
+    double after = is_ladder && i + 1 < to ? found->error[AT(i + 1, unit)] : INFINITY;
+    return error < before && error <= after;
+}
+
+/* The places of the best candidates of each unit, (number, TOGETHER), of those from one place to another: the best first,
+   and the first of equal ones. Where there are fewer, the best stands for the others. */
+static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
+                   int64_t *places) {
+#ifdef TEAM
+    int64_t known = 0, size = to - from;
+    double *depth = (double *)room(memory, (size_t)size * sizeof(double));
+    if (!depth) {
+        set_full(found);
+        size = 0;
     }
-    others = number == 1 ? sum_of_team(others) : 1;
-    if (!others) { /* a scale has one error */
-        last = placed_of_team(last);
+    EACH(i, size) depth[i] = is_ranked(found, from, to, is_ladder, from + i, 0) ? found->error[from + i] : INFINITY;
+    for (; known < number && size; known++) {
+        int64_t best = first_least(depth, size);
+        if (!(depth[best] < INFINITY)) break;
         MEET;
-        if (ALONE) places[0] = -last.place;
+        if (ALONE) {
+            places[known] = from + best;
+            depth[best] = INFINITY;
+        }
         MEET;
-        return;
     }
     MEET;
-    int64_t *order = sorted(found->scale, found->size, memory);
-    if (order) known = found_valleys(found, order, number, places);
-    else set_full(found);
-    MEET;
-    if (!known && ALONE) places[0] = order ? order[0] : best;
+    if (!known && ALONE) places[0] = from;
     MEET;
     EACH(i, number) if (i >= (known ? known : 1)) places[i] = places[0];
     MEET;
+#else
+    (void)memory;
+    EACH_UNIT(unit) {
+        int64_t known = 0;
+        for (int64_t i = from; i < to; i++) {
+            double error = found->error[AT(i, unit)];
+            if (!is_ranked(found, from, to, is_ladder, i, unit)) continue;
+            if (known == number && error >= found->error[AT(places[AT(known - 1, unit)], unit)]) continue;
+            int64_t at = known < number ? known++ : number - 1; /* among the best so far, behind equal ones */
+            for (; at > 0 && error < found->error[AT(places[AT(at - 1, unit)], unit)]; at--)
+                places[AT(at, unit)] = places[AT(at - 1, unit)];
+            places[AT(at, unit)] = i;
+        }
+        if (!known) places[AT(known++, unit)] = from;
+        for (; known < number; known++) places[AT(known, unit)] = places[AT(0, unit)];
+    }
+#endif
 }
 
 #endif

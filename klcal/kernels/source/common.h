@@ -42,6 +42,7 @@ typedef unsigned long long uint64_t;
 
 /* One copy of a function for each generation of x86-64, chosen when the library is loaded. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(KLCAL_ONE_VARIANT)
+#define GENERATIONS
 #define VARIANTS __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define VARIANTS

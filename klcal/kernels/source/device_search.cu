@@ -78,7 +78,7 @@ KERNEL search_units(const Search *how, const Units *units, const int64_t *number
     for (int64_t i = FIRST; i < n; i += BLOCKS * TEAMS) {
         int64_t unit = numbers ? numbers[i] : i;
         begin_unit(own_near, own_far, parts);
-        if (!is_begun || !search_one(how, units, unit, each, scratch)) leave(room, unit);
+        if (!is_begun || !search_some(how, units, &unit, each, scratch)) leave(room, unit);
     }
 }
 #endif

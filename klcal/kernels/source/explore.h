@@ -7,87 +7,107 @@
 #define MAX_OCTAVES 24 /* deepest scale tried below the full range */
 
 /* The magnitude of the outermost value. */
-INLINE double end_of(const Costs *costs) { return costs->max > -costs->min ? costs->max : -costs->min; }
+INLINE double end_of(const Costs *costs, int unit) {
+    return costs->max[unit] > -costs->min[unit] ? costs->max[unit] : -costs->min[unit];
+}
 
-/* Judges the multiples of a scale by some ratios, and by a step. */
-static void judge_around(const Costs *costs, double scale, double step, Ratios ratios, Desk *desk, Candidates *found) {
+/* Judges the multiples of a scale of each unit by some ratios, and by a step. */
+static void judge_around(const Costs *costs, const double *scale, double step, Ratios ratios, Desk *desk,
+                         Candidates *found) {
     for (int64_t first = 0; first < ratios.size; first += AT_ONCE) {
         int64_t some = ratios.size - first < AT_ONCE ? ratios.size - first : AT_ONCE;
-        EACH(i, some) desk->wanted[i] = scale * ratios.ratio[first + i] * step;
+        EACH(i, some) EACH_UNIT(unit) desk->wanted[AT(i, unit)] = scale[unit] * ratios.ratio[first + i] * step;
         judge(costs, desk->wanted, some, desk, found);
     }
 }
 
 /* Scales about the full one that cut the least distance of two values, or are whole numbers of it. */
-static void judge_on_gap(const Costs *costs, double full, double widest, Desk *desk, Candidates *found) {
-    double gap = costs->gap, near = rint(gap / full), times = ceil(full / gap);
-    times = times > 1 ? times : 1;
-    int exponent;
-    double mantissa = frexp(times, &exponent);
-    EACH(i, 4) {
-        double cut = near + (double)(i - 1), scale = gap / (cut > 1 ? cut : 1);
-        if (gap < full)
-            scale = gap * (i < 3 ? times + (double)i : ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent));
-        desk->wanted[i] = scale < widest ? scale : widest;
+static void judge_on_gap(const Costs *costs, double widest, Desk *desk, Candidates *found) {
+    EACH_UNIT(unit) {
+        double full = costs->span.full[unit], gap = costs->gap[unit], near = rint(gap / full), times = ceil(full / gap);
+        times = times > 1 ? times : 1;
+        int exponent;
+        double mantissa = frexp(times, &exponent);
+        EACH(i, 4) {
+            double cut = near + (double)(i - 1), scale = gap / (cut > 1 ? cut : 1);
+            if (gap < full)
+                scale = gap * (i < 3 ? times + (double)i : ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent));
+            desk->wanted[AT(i, unit)] = scale < full * widest ? scale : full * widest;
+        }
     }
     judge(costs, desk->wanted, 4, desk, found);
 }
 
-/* The full scale and the octave above it, where levels go unused. */
-static void judge_first(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
-    double full = costs->span.full, end = end_of(costs);
-    judge_around(costs, full, 1, how->first, desk, found);
+/* Scales that suit a unit's values: those that cut its range, or the least distance of two values, into whole steps; of
+   floats, those that put the outermost value on a level. */
+static void judge_beside(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
     for (int64_t first = 0; first < how->on_levels; first += AT_ONCE) {
         int64_t some = how->on_levels - first < AT_ONCE ? how->on_levels - first : AT_ONCE;
-        EACH(i, some) desk->wanted[i] = end / how->on_level[first + i];
+        EACH(i, some) EACH_UNIT(unit) desk->wanted[AT(i, unit)] = end_of(costs, unit) / how->on_level[first + i];
         judge(costs, desk->wanted, some, desk, found);
     }
-    if (how->lattice) judge_on_gap(costs, full, full * how->first.ratio[how->first.size - 1], desk, found);
+    if (how->lattice) judge_on_gap(costs, how->first.ratio[0], desk, found);
     for (int64_t first = 0; first < how->wider.size; first += AT_ONCE) {
         int64_t some = how->wider.size - first < AT_ONCE ? how->wider.size - first : AT_ONCE;
-        EACH(i, some) {
-            double scale = full * how->wider.ratio[first + i], steps = rint(end / scale);
-            desk->wanted[i] = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
+        EACH(i, some) EACH_UNIT(unit) {
+            double end = end_of(costs, unit), scale = costs->span.full[unit] * how->wider.ratio[first + i];
+            double steps = rint(end / scale);
+            desk->wanted[AT(i, unit)] = steps > 0 ? end / (steps > 1 ? steps : 1) : scale;
         }
         judge(costs, desk->wanted, some, desk, found);
     }
 }
 
 /* Whether scales below the last one must clip so much that the unit loses more than a limit. */
-static int is_too_small(const Costs *costs, double scale, double error, double limit) {
+INLINE int is_too_small(const Costs *costs, int unit, double scale, double error, double limit) {
     const Scheme *scheme = costs->scheme;
+    double min = costs->min[unit], max = costs->max[unit];
     double excess, other, clipped = 0, half = scheme->widest * scale / 2;
     if (KIND(scheme) == AFFINE) {
-        excess = costs->max - costs->min - (double)(scheme->size - 1) * scale;
-        excess = (excess > 0 ? excess : 0) / sqrt(1.0 + (costs->min < 0 && costs->max > 0));
+        excess = max - min - (double)(scheme->size - 1) * scale;
+        excess = (excess > 0 ? excess : 0) / sqrt(1.0 + (min < 0 && max > 0));
     } else {
-        excess = costs->max - scheme->above_end * scale;
-        other = -costs->min - scheme->under_end * scale;
+        excess = max - scheme->above_end * scale;
+        other = -min - scheme->under_end * scale;
         excess = excess > other ? excess : other;
         excess = excess > 0 ? excess : 0;
     }
-    if (isfinite(error)) clipped = error - costs->total * (half * half);
+    if (isfinite(error)) clipped = error - costs->total[unit] * (half * half);
     excess *= excess;
     return (excess > clipped ? excess : clipped) > limit || scale == 0;
 }
 
-/* The first scales and those of all octaves that can win, until clipping alone costs more than the best. */
-static void judge_coarse(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
-    judge_first(costs, how, desk, found);
+/* The ladder: scales from an octave above the full one, and all octaves below that can win, until clipping alone costs more
+   than the best. A unit that is left behind has no more candidates. */
+static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
+    int64_t best[TOGETHER];
+    int is_done[TOGETHER] = {0};
     double step = 1;
+    judge_around(costs, costs->span.full, 1, how->first, desk, found);
     for (int octave = 0; octave < MAX_OCTAVES && !found->is_full; octave++, step /= 2) {
+        int64_t done = 0;
         judge_around(costs, costs->span.full, step, how->coarse, desk, found);
-        double best = found->error[first_least(found->error, found->size)];
-        int64_t last = found->size - 1;
-        if (is_too_small(costs, found->scale[last], found->error[last], how->slack * best)) return;
+#if TOGETHER > 1
+        for (int64_t i = found->size - how->coarse.size; i < found->size; i++)
+            EACH_UNIT(unit) found->error[AT(i, unit)] = is_done[unit] ? INFINITY : found->error[AT(i, unit)];
+#endif
+        best_places(found->error, found->size, best);
+        EACH_UNIT(unit) {
+            int64_t last = AT(found->size - 1, unit);
+            double limit = how->slack * found->error[AT(best[unit], unit)];
+            is_done[unit] |= is_too_small(costs, unit, found->scale[last], found->error[last], limit);
+            done += is_done[unit];
+        }
+        if (done == TOGETHER) return;
     }
 }
 
-/* Adds the scales of least squares of some candidates, at most AT_ONCE. */
+/* Adds the scales of least squares of some candidates, at most AT_ONCE: (n, TOGETHER) places. */
 static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, Desk *desk, Candidates *found) {
-    EACH(i, n) {
-        desk->wanted[i] = found->scale[places[i]] > 0 ? found->scale[places[i]] : 1;
-        desk->belows[i] = found->below[places[i]];
+    EACH(i, n) EACH_UNIT(unit) {
+        int64_t at = AT(places[AT(i, unit)], unit);
+        desk->wanted[AT(i, unit)] = found->scale[at] > 0 ? found->scale[at] : 1;
+        desk->belows[AT(i, unit)] = found->below[at];
     }
     MEET;
     if (!IS_LOOKED_AT(costs, BY_BUCKETS)) {
@@ -100,12 +120,9 @@ static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, 
 static void judge_seeds(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     Desk *desk = &scratch->desk;
-    int64_t *order = sorted(found->error, found->size, &scratch->order);
-    if (!order) {
-        set_full(found);
-        return;
-    }
-    EACH(i, how->seeds + 1) desk->wanted[i] = i ? found->scale[order[i - 1]] : scratch->costs.span.full;
+    ranked(found, 0, found->size, 0, how->seeds, &scratch->order, desk->places);
+    EACH(i, how->seeds + 1) EACH_UNIT(unit)
+        desk->wanted[AT(i, unit)] = i ? found->scale[AT(desk->places[AT(i - 1, unit)], unit)] : scratch->costs.span.full[unit];
     set_size(found, 0);
     judge(&scratch->costs, desk->wanted, 1 + how->seeds, desk, found);
 }
@@ -113,42 +130,48 @@ static void judge_seeds(const Search *how, Scratch *scratch) {
 /* Candidates, dense where the error is least. */
 static void explore(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
-    const Costs *costs = &scratch->costs;
+    const Costs *costs = &scratch->costs, *some = how->seeds ? &scratch->thinned : costs;
     Desk *desk = &scratch->desk;
-    int64_t *places = desk->places;
-    judge_coarse(how->seeds ? &scratch->thinned : costs, how, desk, found);
+    int64_t *places = desk->places, best[TOGETHER];
+    judge_beside(some, how, desk, found);
+    int64_t begin = found->size;
+    judge_ladder(some, how, desk, found);
     if (how->seeds && !found->is_full) judge_seeds(how, scratch);
     if (found->is_full) return;
+    int64_t end = found->size;
     if (how->starts) {
-        valleys(found, how->starts, &scratch->order, places);
+        ranked(found, how->seeds ? 0 : begin, end, !how->seeds, how->starts, &scratch->order, places);
         judge_refined(costs, places, how->starts, desk, found);
     }
     for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {
-        int64_t basins = round ? 1 : how->basins, n = how->fine[round].size;
-        valleys(found, basins, &scratch->order, places);
+        int64_t basins = round ? 1 : how->basins;
+        if (basins > 1) ranked(found, end, found->size, 0, basins, &scratch->order, places);
+        best_places(found->error, found->size, best);
         for (int64_t i = 0; i < basins && !found->is_full; i++) {
-            if (i && places[i] == places[0]) /* the best again: it is judged, but has its place in the ranks */
-                add_again(found, found, 0, found->size - i * n, n);
-            else judge_around(costs, found->scale[places[i]], 1, how->fine[round], desk, found);
+            double scale[TOGETHER];
+            EACH_UNIT(unit) scale[unit] = found->scale[AT(i ? places[AT(i, unit)] : best[unit], unit)];
+            judge_around(costs, scale, 1, how->fine[round], desk, found);
         }
     }
     for (int64_t i = 0; i < how->refinements && !found->is_full; i++) {
-        int64_t best = first_least(found->error, found->size);
+        best_places(found->error, found->size, best);
         MEET;
-        if (ALONE) places[0] = best;
+        if (ALONE) EACH_UNIT(unit) places[unit] = best[unit];
         MEET;
         judge_refined(costs, places, 1, desk, found);
     }
 }
+
+#if TOGETHER == 1
 
 /* A scale below which clipping alone costs more than a limit, whatever the format rounds it to. */
 static double smallest_scale(const Costs *costs, double limit) {
     const Scheme *scheme = costs->scheme;
     double root = sqrt(limit), kept = 1 - 2 * scheme->format.above;
     if (!isfinite(root) || kept <= 0) return 0;
-    double above = (costs->max - root) / scheme->above_end, below = (-costs->min - root) / scheme->under_end;
+    double above = (costs->max[0] - root) / scheme->above_end, below = (-costs->min[0] - root) / scheme->under_end;
     if (KIND(scheme) == AFFINE)
-        above = below = (costs->max - costs->min - root * sqrt(1.0 + (costs->min < 0 && costs->max > 0))) /
+        above = below = (costs->max[0] - costs->min[0] - root * sqrt(1.0 + (costs->min[0] < 0 && costs->max[0] > 0))) /
                         (double)(scheme->size - 1);
     return (above > below ? above : below) * kept;
 }
@@ -161,7 +184,7 @@ static int64_t passings(const Search *how, Scratch *scratch, double first, doubl
     double *point = (double *)room(&scratch->thin, 2 * (size_t)(all + 2) * sizeof(double));
     if (!point) return 0;
     EACH(i, all)
-        point[i] = clamped(fabs(costs->few[i / middles]) * costs->power / how->middles.ratio[i % middles], first, last);
+        point[i] = clamped(fabs(costs->few[i / middles]) * costs->power[0] / how->middles.ratio[i % middles], first, last);
     int64_t *order = sorted(point, all, &scratch->order);
     if (!order) return 0;
     double *found = point + all + 2;
@@ -200,7 +223,7 @@ static void judge_few(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
     Desk *desk = &scratch->desk;
-    double full = costs->span.full, first = full / 16, last = full * 2, *ascending = 0;
+    double full = costs->span.full[0], first = full / 16, last = full * 2, *ascending = 0;
     if (ALONE) desk->wanted[0] = full;
     judge(costs, desk->wanted, 1, desk, found);
     if (found->is_full) return;
@@ -219,5 +242,7 @@ static void judge_few(const Search *how, Scratch *scratch) {
         judge(costs, desk->better, some, desk, found);
     }
 }
+
+#endif
 
 #endif

@@ -199,7 +199,7 @@ static int figures_one(const Search *how, const Units *units, int64_t unit, cons
     if (how->bins.sub > 1 && !room_for_divergence(how, pieces, &scratch->places)) return 0;
     double energy, total;
     if (!totals(pieces, &scratch->order, &total, &energy)) return 0;
-    if (ALONE) scratch->costs.total = total;
+    if (ALONE) scratch->costs.total[0] = total;
     MEET;
     if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy)) return 0;
     return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);

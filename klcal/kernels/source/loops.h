@@ -67,21 +67,6 @@ SUMS(sums_of_levels, LEVELS, 0)
 SUMS(sums_of_counted_levels, LEVELS, 1)
 #undef SUMS
 
-/* Sums of a unit under some candidates; ``counts`` is null where every value occurs once. */
-static void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
-                    const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {
-#define ARGUMENTS values, counts, size, inverse, low, high, candidates, rounding, what, found
-    if (rounding->kind == INTEGERS) {
-        if (counts) sums_of_counted_integers(ARGUMENTS);
-        else sums_of_integers(ARGUMENTS);
-    } else if (rounding->kind == FLOATS) {
-        if (counts) sums_of_counted_floats(ARGUMENTS);
-        else sums_of_floats(ARGUMENTS);
-    } else if (counts) sums_of_counted_levels(ARGUMENTS);
-    else sums_of_levels(ARGUMENTS);
-}
-#undef ARGUMENTS
-
 /* --- a few values */
 
 INLINE double few_tree(double *lanes, int size) {

@@ -30,11 +30,6 @@ INLINE double logarithm(double x) {
     return e * LN2 + 2 * s * (sum * z + 1.0);
 }
 
-/* Those of many. */
-PUBLIC VARIANTS void klcal_logarithms(const double *restrict values, int64_t n, double *restrict found) {
-    for (int64_t i = 0; i < n; i++) found[i] = logarithm(values[i]);
-}
-
 /* x·ln x; a table has those of small whole numbers. */
 typedef struct {
     const double *logarithms; /* of 0 (nothing), 1, 2, … */

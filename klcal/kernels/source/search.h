@@ -16,15 +16,16 @@ typedef struct {
     int64_t below;
 } Choice;
 
-/* The candidate of least loss; of equal ones the largest scale up to the full one, else the smallest above it, then
-   the one of more levels below zero. */
-static Choice least(const double *loss, const Candidates *found, double full, double same) {
-    double limit = loss[first_least(loss, found->size)] * (1 + same);
+/* The candidate of a unit of least loss, of which the place is known; of equal ones the largest scale up to the full one,
+   else the smallest above it, then the one of more levels below zero. */
+static Choice least(const double *loss, const Candidates *found, int unit, int64_t place, double full, double same) {
+    double limit = loss[AT(place, unit)] * (1 + same);
     Placed narrow = {INFINITY, 0}, wide = {INFINITY, 0};
     EACH(i, found->size) {
-        if (!(loss[i] <= limit)) continue;
-        int is_narrow = found->scale[i] <= full * (1 + ROUNDING);
-        Placed each = {is_narrow ? -found->scale[i] : found->scale[i], -found->below[i]};
+        if (!(loss[AT(i, unit)] <= limit)) continue;
+        double scale = found->scale[AT(i, unit)];
+        int is_narrow = scale <= full * (1 + ROUNDING);
+        Placed each = {is_narrow ? -scale : scale, -found->below[AT(i, unit)]};
         if (is_narrow) narrow = less(narrow, each);
         else wide = less(wide, each);
     }
@@ -34,11 +35,13 @@ static Choice least(const double *loss, const Candidates *found, double full, do
     return best;
 }
 
+#if TOGETHER == 1
+
 static double divergence(const Search *how, Scratch *scratch, double scale, int64_t below) {
     const Pieces *pieces = &scratch->pieces;
     double *memory = (double *)scratch->places.start;
     if (pieces->exact)
-        return divergence_of_points(pieces, scratch->costs.total, &how->scheme, &how->bins, scale, below, memory);
+        return divergence_of_points(pieces, scratch->costs.total[0], &how->scheme, &how->bins, scale, below, memory);
     return divergence_of_buckets(&scratch->sums, &how->scheme, &how->bins, scale, below, memory);
 }
 
@@ -55,9 +58,9 @@ static void losses(const Search *how, Scratch *scratch, const Candidates *some, 
 
 /* Further scales on either side of one, and those next to it that divide the range. */
 static void judge_near(const Search *how, const Costs *costs, double scale, Desk *desk, Candidates *some) {
-    judge_around(costs, scale, 1, how->near, desk, some);
+    judge_around(costs, &scale, 1, how->near, desk, some);
     if (!how->thoroughly) return;
-    double end = end_of(costs);
+    double end = end_of(costs, 0);
     EACH(i, 2 * (2 * NEAR + 1)) {
         double steps = rint(end / scale) + (double)(i % (2 * NEAR + 1) - NEAR);
         desk->wanted[i] = end / ((steps > 1 ? steps : 1) - (double)(i / (2 * NEAR + 1)) * BEYOND);
@@ -113,7 +116,7 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     double error = found->error[first_least(found->error, found->size)], price = how->weight / (2 * error);
     double limit = price * error + divergence(how, scratch, start.scale, start.below);
     set_size(some, 0);
-    add_known(some, start.scale, start.below, error);
+    add_known(some, &start.scale, &start.below, &error);
     if (!some->is_full) judge_hopeful(how, scratch, price, limit);
     if (some->is_full) return start;
     double *loss = (double *)room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
@@ -126,7 +129,7 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
     if (some->is_full) return start;
     losses(how, scratch, some, known, price, loss);
-    return least(loss, some, start.scale, ROUNDING);
+    return least(loss, some, 0, first_least(loss, some->size), start.scale, ROUNDING);
 }
 
 /* Numbers that a divergence takes: of points, two for each and its sub-bin; of buckets, masses of sub-bins and cells, and
@@ -148,10 +151,10 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
         costs->span = span;
         costs->sums = &scratch->sums;
         costs->few = NULL;
-        costs->min = pieces->min;
-        costs->max = pieces->max;
-        costs->total = total;
-        costs->gap = pieces->max - pieces->min;
+        costs->min[0] = pieces->min;
+        costs->max[0] = pieces->max;
+        costs->total[0] = total;
+        costs->gap[0] = pieces->max - pieces->min;
     }
     MEET;
 }
@@ -162,7 +165,9 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
 #define DECIDES(how, number) ((how)->bins.sub > 1 && (number) >= (how)->enough)
 #endif
 
-static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
+static int prepare(const Search *how, const Units *units, const int64_t *numbers, Span span, Scratch *scratch,
+                   double *energy) {
+    int64_t unit = numbers[0];
     Pieces *pieces = &scratch->pieces;
     Costs *costs = &scratch->costs;
     if (!HAS_BUCKETS(how) && !room_for_values(costs, &how->scheme, units->ends[unit] - units->starts[unit]))
@@ -186,57 +191,125 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     return 1;
 }
 
-/* What was chosen for a unit otherwise: by a narrower kind of zero point, and where all values weigh alike. */
-typedef struct {
-    double narrow, plain; /* scales; negative where there is none */
-    int64_t plain_below;
-} Others;
+#else
 
-/* Adds a quantizer whose scale and zero point are known. */
-static void judge_as_it_is(const Costs *costs, double scale, int64_t below, Desk *desk, Candidates *found) {
-    MEET;
-    if (ALONE) {
-        desk->known[0] = scale > 0 ? scale : 1;
-        desk->belows[0] = desk->places[0] = below;
-    }
-    MEET;
-    if (IS_LOOKED_AT(costs, BY_BUCKETS)) bucket_error(costs, desk->known[0], below, desk, desk->places, desk->better);
-    else errors_of(costs, desk->known, desk->belows, 1, desk, desk->better);
-    add_known(found, scale, below, is_valid(costs, scale, below) ? desk->better[0] : INFINITY);
+/* How many rows there are of units side by side: a power of two, so that sums of all add up in one order. */
+static int64_t rows_of(const Units *units, const int64_t *numbers) {
+    int64_t rows = PADDING;
+    EACH_UNIT(unit)
+        while (rows < units->ends[numbers[unit]] - units->starts[numbers[unit]]) rows *= 2;
+    return rows;
 }
 
-static void judge_others(const Search *how, const Costs *costs, Others others, Desk *desk, Candidates *found) {
-    if (others.narrow >= 0) judge_as_it_is(costs, others.narrow, how->scheme.size / 2, desk, found);
-    if (others.plain < 0) return;
+/* Units, each a row of values, side by side. */
+static void turned(const float *restrict from, int64_t rows, float *restrict to) {
+    for (int64_t i = 0; i < rows; i++)
+        EACH_UNIT(unit) to[AT(i, unit)] = from[unit * rows + i];
+}
+
+static int fill_all_tails(Costs *costs, const int64_t *size) {
+    size_t bytes = 0;
+    EACH_UNIT(unit) bytes += bytes_of_tails(size[unit]);
+    double *tails = (double *)room(&costs->tails, bytes);
+    if (!tails) return 0;
+    EACH_UNIT(unit) tails = fill_tails_of(costs, unit, size[unit], tails);
+    return 1;
+}
+
+static int prepare(const Search *how, const Units *units, const int64_t *numbers, Span span, Scratch *scratch,
+                   double *energy) {
+    Costs *costs = &scratch->costs;
+    Pieces *pieces = &scratch->pieces;
+    int64_t rows = rows_of(units, numbers), all = AT(rows, 0), size[TOGETHER];
+    float *memory = (float *)room(&costs->memory, 4 * (size_t)all * sizeof(float));
+    if (!memory) return 0;
+    float *values = memory + 2 * all, *counts = values + all;
+    int once = 1;
+    EACH_UNIT(unit) {
+        double total;
+        if (!load(pieces, units, numbers[unit])) return 0;
+        totals(pieces, &scratch->order, &total, &energy[unit]);
+        Known known = {pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max, total};
+        once &= fill_unit(costs, unit, known, rows, values + unit * rows, counts + unit * rows);
+        size[unit] = pieces->size;
+    }
+    turned(values, rows, memory);
+    if (!once) turned(counts, rows, memory + all);
+    fill_common(costs, &how->scheme, span, rows, memory, once ? NULL : memory + all);
+    return KIND(&how->scheme) != AFFINE || fill_all_tails(costs, size);
+}
+
+#endif
+
+/* What was chosen for each unit otherwise: by a narrower kind of zero point, and where all values weigh alike. */
+typedef struct {
+    int is_narrow, is_plain;
+    double narrow[TOGETHER], plain[TOGETHER]; /* scales */
+    int64_t plain_below[TOGETHER];
+} Others;
+
+/* Adds a quantizer of each unit whose scale and zero point are known. */
+static void judge_as_it_is(const Costs *costs, double *scale, int64_t *below, Desk *desk, Candidates *found) {
+    double error[TOGETHER];
+    MEET;
+    if (ALONE) EACH_UNIT(unit) {
+        desk->known[unit] = scale[unit] > 0 ? scale[unit] : 1;
+        desk->belows[unit] = desk->places[unit] = below[unit];
+    }
+    MEET;
+    if (IS_LOOKED_AT(costs, BY_BUCKETS)) bucket_error(costs, desk->known[0], below[0], desk, desk->places, desk->better);
+    else errors_of(costs, desk->known, desk->belows, 1, desk, desk->better);
+    EACH_UNIT(unit) error[unit] = is_valid(costs, unit, scale[unit], below[unit]) ? desk->better[unit] : INFINITY;
+    add_known(found, scale, below, error);
+}
+
+static void judge_others(const Search *how, const Costs *costs, Others *others, Desk *desk, Candidates *found) {
+    int64_t middle[TOGETHER];
+    EACH_UNIT(unit) middle[unit] = how->scheme.size / 2;
+    if (others->is_narrow) judge_as_it_is(costs, others->narrow, middle, desk, found);
+    if (!others->is_plain) return;
     if (KIND(&how->scheme) == AFFINE) {
-        judge_as_it_is(costs, others.plain, others.plain_below, desk, found);
+        judge_as_it_is(costs, others->plain, others->plain_below, desk, found);
         return;
     }
-    if (ALONE) desk->wanted[0] = others.plain;
+    if (ALONE) EACH_UNIT(unit) desk->wanted[unit] = others->plain[unit];
     judge(costs, desk->wanted, 1, desk, found);
 }
 
-/* What is chosen for a unit that was prepared; 0 where there was no memory. */
-static int search_unit(const Search *how, Scratch *scratch, double energy, double number, Others others,
-                       int64_t full_below, Choice *chosen) {
+/* What is chosen for units that were prepared; 0 where there was no memory. */
+static int search_prepared(const Search *how, Scratch *scratch, const double *energy, double number, Others *others,
+                           const int64_t *full_below, Choice *chosen) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
+    int64_t best[TOGETHER];
     set_size(found, 0);
     if (!HAS_FEW(how) || !how->by_few_alone) explore(how, scratch);
+#if TOGETHER == 1
     if (HAS_FEW(how)) judge_few(how, scratch);
+#endif
     if (!found->is_full) judge_others(how, costs, others, &scratch->desk, found);
-    double nothing = NO_ERROR * energy;
-    double *error = (double *)room(&scratch->losses, (size_t)(found->size + 1) * sizeof(double));
+    double *error = (double *)room(&scratch->losses, (size_t)AT(found->size + 1, 0) * sizeof(double));
     if (!error || found->is_full) return 0;
-    EACH(i, found->size) error[i] = found->error[i] > nothing ? found->error[i] : nothing;
-    double least_error = error[first_least(error, found->size)];
-    if (isfinite(least_error)) *chosen = least(error, found, costs->span.full, how->same);
-    else { /* the values are so far beyond the range that all errors are one */
-        chosen->scale = costs->span.full;
-        chosen->below = full_below;
+    EACH(i, found->size) EACH_UNIT(unit) {
+        double each = found->error[AT(i, unit)], nothing = NO_ERROR * energy[unit];
+        error[AT(i, unit)] = each > nothing ? each : nothing;
     }
-    if (DECIDES(how, number) && isfinite(least_error) && least_error > nothing)
+    best_places(error, found->size, best);
+    EACH_UNIT(unit) {
+        double full = costs->span.full[unit];
+        if (isfinite(error[AT(best[unit], unit)])) chosen[unit] = least(error, found, unit, best[unit], full, how->same);
+        else { /* the values are so far beyond the range that all errors are one */
+            chosen[unit].scale = full;
+            chosen[unit].below = full_below[unit];
+        }
+    }
+#if TOGETHER == 1
+    double least_error = error[best[0]];
+    if (DECIDES(how, number) && isfinite(least_error) && least_error > NO_ERROR * energy[0])
         *chosen = least_divergent(how, scratch, *chosen);
+#else
+    (void)number;
+#endif
     return !scratch->some.is_full;
 }
 
@@ -266,20 +339,83 @@ static int begin_search(const Search *how, Scratch *scratch) {
     return 1;
 }
 
-/* Chooses for one unit, by its number; 0 where there was no memory. */
-static int search_one(const Search *how, const Units *units, int64_t unit, const Wanted *each, Scratch *scratch) {
-    Span span = {each->low[unit], each->high[unit], each->full[unit], each->bounded[unit]};
-    double energy;
-    if (!prepare(how, units, unit, span, scratch, &energy)) return 0;
-    Others others = {each->narrow ? each->narrow[unit] : -1, each->plain ? each->plain[unit] : -1,
-                     each->plain ? each->plain_below[unit] : 0};
-    Choice chosen = {0, 0};
-    if (!search_unit(how, scratch, energy, units->number[unit], others, each->full_below[unit], &chosen)) return 0;
-    if (ALONE) {
-        each->scale[unit] = chosen.scale;
-        each->below[unit] = chosen.below;
+/* What is known of some units, by their numbers. */
+static void take_units(const Wanted *each, const int64_t *numbers, Span *span, Others *others, int64_t *full_below) {
+    others->is_narrow = each->narrow != NULL;
+    others->is_plain = each->plain != NULL;
+    EACH_UNIT(unit) {
+        int64_t number = numbers[unit];
+        span->low[unit] = each->low[number];
+        span->high[unit] = each->high[number];
+        span->full[unit] = each->full[number];
+        span->bounded[unit] = each->bounded[number];
+        full_below[unit] = each->full_below[number];
+        others->narrow[unit] = each->narrow ? each->narrow[number] : 0;
+        others->plain[unit] = each->plain ? each->plain[number] : 0;
+        others->plain_below[unit] = each->plain ? each->plain_below[number] : 0;
+    }
+}
+
+/* Chooses for TOGETHER units, by their numbers; 0 where there was no memory. */
+static int search_some(const Search *how, const Units *units, const int64_t *numbers, const Wanted *each,
+                       Scratch *scratch) {
+    Span span;
+    Others others;
+    int64_t full_below[TOGETHER];
+    double energy[TOGETHER];
+    Choice chosen[TOGETHER];
+    take_units(each, numbers, &span, &others, full_below);
+    if (!prepare(how, units, numbers, span, scratch, energy)) return 0;
+    if (!search_prepared(how, scratch, energy, units->number[numbers[0]], &others, full_below, chosen)) return 0;
+    if (ALONE) EACH_UNIT(unit) {
+        each->scale[numbers[unit]] = chosen[unit].scale;
+        each->below[numbers[unit]] = chosen[unit].below;
     }
     return 1;
 }
+
+#ifndef TEAM
+
+static void release_sums(PrefixSums *sums) {
+    release_memory(&sums->memory);
+    for (int i = 0; i < 2; i++) {
+        release_memory(&sums->sides[i].memory);
+        release_memory(&sums->sides[i].keys);
+        release_memory(&sums->sides[i].places);
+    }
+}
+
+static void release_candidates(Candidates *found) {
+    release_memory(&found->scales);
+    release_memory(&found->errors);
+    release_memory(&found->belows);
+}
+
+static void release(Scratch *scratch) {
+    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->costs.exact,
+                     &scratch->thinned.memory, &scratch->thinned.tails, &scratch->thin, &scratch->parts,
+                     &scratch->order, &scratch->places, &scratch->losses};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release_memory(all[i]);
+    release_sums(&scratch->sums);
+    release_candidates(&scratch->found);
+    release_candidates(&scratch->some);
+}
+
+/* Chooses for some units, by their numbers; how many of them were done before memory ran out. */
+static int64_t search_all(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Wanted *each) {
+    Scratch scratch;
+    int64_t done = 0, some[TOGETHER];
+    memset(&scratch, 0, sizeof scratch);
+    int is_begun = begin_search(how, &scratch);
+    while (is_begun && done < n) { /* the last unit stands for those that are missing beside it */
+        EACH_UNIT(unit) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
+        if (!search_some(how, units, some, each, &scratch)) break;
+        done += n - done < TOGETHER ? n - done : TOGETHER;
+    }
+    release(&scratch);
+    return done;
+}
+
+#endif
 
 #endif

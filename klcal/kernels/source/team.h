@@ -8,6 +8,12 @@
 
 #include "common.h"
 
+#ifndef TOGETHER
+#define TOGETHER 1 /* units that are searched side by side: each in a SIMD lane, where there are more */
+#endif
+#define EACH_UNIT(unit) for (int unit = 0; unit < TOGETHER; unit++)
+#define AT(i, unit) ((i) * TOGETHER + (unit)) /* where the numbers of all units lie: (n, TOGETHER) */
+
 #define SUM_LANES 8 /* lanes that float64 terms are added to in turn */
 
 /* A number and where it stands. */
@@ -64,6 +70,22 @@ static int64_t first_least(const double *error, int64_t size) {
 }
 
 #endif
+
+/* The place of the smallest error of each unit, the first of equal ones: (size, TOGETHER). */
+INLINE void best_places(const double *error, int64_t size, int64_t *places) {
+#if TOGETHER == 1
+    places[0] = first_least(error, size);
+#else
+    double best[TOGETHER];
+    EACH_UNIT(unit) best[unit] = error[unit], places[unit] = 0;
+    for (int64_t i = 1; i < size; i++)
+        EACH_UNIT(unit) {
+            double each = error[AT(i, unit)];
+            places[unit] = each < best[unit] ? i : places[unit];
+            best[unit] = each < best[unit] ? each : best[unit];
+        }
+#endif
+}
 
 /* The sum of the lanes. */
 INLINE double sum_of_lanes(const double *lanes) {

@@ -7,7 +7,9 @@
 
 #define MAX_INVERSE 1e30 /* of a scale: values are near 1, so a smaller one is of no use */
 #ifdef TEAM
-#define AT_ONCE 32       /* candidates that the loops over values are called with: what they take is each team's */
+#define AT_ONCE 32 /* candidates of a unit that the loops over values are called with: what they take is each team's */
+#elif TOGETHER > 1
+#define AT_ONCE 24 /* as many as any search begins at: a desk is 24 KiB */
 #else
 #define AT_ONCE 64
 #endif
@@ -46,10 +48,10 @@ typedef struct {
     ScaleFormat format;
 } Scheme;
 
-/* The widest range that a candidate may keep, and the scale that covers it. */
+/* The widest range that a candidate may keep, and the scale that covers it: of each unit. */
 typedef struct {
-    double low, high, full;
-    int bounded;
+    double low[TOGETHER], high[TOGETHER], full[TOGETHER];
+    int bounded[TOGETHER];
 } Span;
 
 typedef struct {
@@ -64,12 +66,12 @@ typedef struct {
     Span span;
     int looked_at;
     const PrefixSums *sums; /* of a unit that is looked at by its buckets */
-    int64_t size;           /* values, padded */
-    float *values, *counts; /* in units of a power of two; counts are null where all are 1 */
+    int64_t size;           /* values of a unit, padded */
+    float *values, *counts; /* (size, TOGETHER), in units of a power of two; counts are null where all are 1 */
     double *few, *few_counts; /* the same as float64, where there are a few; else null */
     int every_zero_point;
-    double power, inverse_power, min, max, total, gap;
-    Tail above, below;
+    double power[TOGETHER], inverse_power[TOGETHER], min[TOGETHER], max[TOGETHER], total[TOGETHER], gap[TOGETHER];
+    Tail above[TOGETHER], below[TOGETHER];
     Memory memory, tails, exact;
 } Costs;
 
@@ -80,24 +82,26 @@ static size_t bytes_of_tails(int64_t size) {
     return ((size_t)(size + 5) / 2 + 3 * (size_t)(size + 4)) * sizeof(double);
 }
 
-/* One value of some, as float64 where there are few. */
-INLINE double value_at(const Costs *costs, int64_t i) { return costs->few ? costs->few[i] : costs->values[i]; }
+/* One value of a unit, as float64 where there are few. */
+INLINE double value_at(const Costs *costs, int unit, int64_t i) {
+    return costs->few ? costs->few[i] : costs->values[AT(i, unit)];
+}
 
-INLINE double count_at(const Costs *costs, int64_t i) {
-    return costs->few ? costs->few_counts[i] : costs->counts ? costs->counts[i] : 1;
+INLINE double count_at(const Costs *costs, int unit, int64_t i) {
+    return costs->few ? costs->few_counts[i] : costs->counts ? costs->counts[AT(i, unit)] : 1;
 }
 
 /* The values of one sign, outward from zero, where all ascend; small ones of many may have become 0. What is left of the
    memory. */
-static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int64_t size, int sign) {
+static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int unit, int64_t size, int sign) {
     int64_t known = 0;
-    EACH(i, size) known += sign * value_at(costs, i) > 0;
+    EACH(i, size) known += sign * value_at(costs, unit, i) > 0;
     known = sum_of_team(known);
     double *number = memory, *total = number + known + 1, *few = total + known + 1;
     float *values = (float *)(few + known);
     EACH(i, known) {
         int64_t from = sign > 0 ? size - known + i : known - 1 - i;
-        double value = sign * value_at(costs, from), count = count_at(costs, from);
+        double value = sign * value_at(costs, unit, from), count = count_at(costs, unit, from);
         values[i] = (float)value;
         few[i] = value;
         number[i] = count;
@@ -143,17 +147,16 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
     return sum_of_team(others) == 0;
 }
 
-static int fill_tails(Costs *costs, int64_t size) {
-    double *tails = (double *)room(&costs->tails, bytes_of_tails(size));
-    if (!tails) return 0;
-    tails = fill_tail(&costs->above, tails, costs, size, 1);
-    fill_tail(&costs->below, tails, costs, size, -1);
+/* Those of a unit, of so many values. */
+static double *fill_tails_of(Costs *costs, int unit, int64_t size, double *memory) {
+    const Tail *above = &costs->above[unit], *below = &costs->below[unit];
+    memory = fill_tail(&costs->above[unit], memory, costs, unit, size, 1);
+    memory = fill_tail(&costs->below[unit], memory, costs, unit, size, -1);
     MEET;
-    const Tail *above = &costs->above, *below = &costs->below;
     Running all[] = {{above->total, above->size, 1}, {above->number, above->size, 1}, {below->total, below->size, 1},
                      {below->number, below->size, 1}};
     add_up(all, 4);
-    return 1;
+    return memory;
 }
 
 /* What is known of the values of a unit. */
@@ -169,6 +172,50 @@ INLINE int64_t padded_size(int64_t size) {
     return (size + multiple - 1) / multiple * multiple;
 }
 
+/* The values of a unit as float32 near 1 and their counts, padded with zeros, and what is known of it; whether all counts
+   are 1. */
+static int fill_unit(Costs *costs, int unit, Known known, int64_t padded, float *values, float *counts) {
+    int exponent;
+    frexp(known.max > -known.min ? known.max : -known.min, &exponent);
+    double power = ldexp(1.0, exponent - 1), inverse = ldexp(1.0, 1 - exponent);
+    int once = narrowed(known.values, known.counts, known.size, inverse, values, counts);
+    EACH(i, padded - known.size) values[known.size + i] = counts[known.size + i] = 0;
+    MEET;
+    double gap = gap_of(values, known.size) * power;
+    if (ALONE) {
+        costs->power[unit] = power;
+        costs->inverse_power[unit] = inverse;
+        costs->min[unit] = known.min;
+        costs->max[unit] = known.max;
+        costs->total[unit] = known.total;
+        costs->gap[unit] = gap;
+    }
+    return once;
+}
+
+/* What all units have alike. */
+static void fill_common(Costs *costs, const Scheme *scheme, Span span, int64_t padded, float *values, float *counts) {
+    if (ALONE) {
+        costs->looked_at = BY_VALUES;
+        costs->scheme = scheme;
+        costs->span = span;
+        costs->sums = NULL;
+        costs->few = NULL;
+        costs->size = padded;
+        costs->values = values;
+        costs->counts = counts;
+    }
+    MEET;
+}
+
+#if TOGETHER == 1
+
+static int fill_tails(Costs *costs, int64_t size) {
+    double *tails = (double *)room(&costs->tails, bytes_of_tails(size));
+    if (tails) fill_tails_of(costs, 0, size, tails);
+    return tails != NULL;
+}
+
 /* Room for the values of a unit, as all loops want them. */
 static int room_for_values(Costs *costs, const Scheme *scheme, int64_t size) {
     (void)scheme;
@@ -179,40 +226,18 @@ static int room_for_values(Costs *costs, const Scheme *scheme, int64_t size) {
 
 /* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
 static int fill_costs(Costs *costs, const Scheme *scheme, Span span, Known known) {
-    int64_t size = known.size, padded = padded_size(size);
+    int64_t padded = padded_size(known.size);
     float *memory = (float *)room(&costs->memory, 2 * (size_t)padded * sizeof(float));
     if (!memory) return 0;
-    int exponent;
-    frexp(known.max > -known.min ? known.max : -known.min, &exponent);
-    double power = ldexp(1.0, exponent - 1), inverse = ldexp(1.0, 1 - exponent);
-    int once = narrowed(known.values, known.counts, size, inverse, memory, memory + padded);
-    EACH(i, padded - size) memory[size + i] = memory[padded + size + i] = 0;
-    MEET;
-    double gap = gap_of(memory, size) * power;
-    if (ALONE) {
-        costs->looked_at = BY_VALUES;
-        costs->scheme = scheme;
-        costs->span = span;
-        costs->sums = NULL;
-        costs->few = NULL;
-        costs->size = padded;
-        costs->values = memory;
-        costs->counts = once ? NULL : memory + padded;
-        costs->power = power;
-        costs->inverse_power = inverse;
-        costs->min = known.min;
-        costs->max = known.max;
-        costs->total = known.total;
-        costs->gap = gap;
-    }
-    MEET;
-    return KIND(scheme) != AFFINE || fill_tails(costs, size);
+    int once = fill_unit(costs, 0, known, padded, memory, memory + padded);
+    fill_common(costs, scheme, span, padded, memory, once ? NULL : memory + padded);
+    return KIND(scheme) != AFFINE || fill_tails(costs, known.size);
 }
 
 /* The same of at most MOST_OF_FEW values, which are looked at more precisely, and under more zero points. */
 static int fill_few(Costs *costs, const double *values, const double *counts, int64_t size) {
     int64_t padded = size <= 8 ? 8 : size <= 16 ? 16 : MOST_OF_FEW;
-    double *few = (double *)room(&costs->exact, 2 * (size_t)padded * sizeof(double)), inverse = costs->inverse_power;
+    double *few = (double *)room(&costs->exact, 2 * (size_t)padded * sizeof(double)), inverse = costs->inverse_power[0];
     if (!few) return 0;
     EACH(i, padded) {
         few[i] = i < size ? values[i] * inverse : 0;
@@ -231,7 +256,7 @@ static int fill_few(Costs *costs, const double *values, const double *counts, in
         costs->few_counts = few + padded;
         costs->size = padded;
         costs->every_zero_point = KIND(costs->scheme) == AFFINE && costs->scheme->size <= FEW_LEVELS;
-        costs->gap = least * costs->power;
+        costs->gap[0] = least * costs->power[0];
     }
     MEET;
     return KIND(costs->scheme) != AFFINE || fill_tails(costs, size);
@@ -264,8 +289,10 @@ static int fill_thinned(Costs *costs, const Costs *all, const Pieces *pieces, Me
         counts[i] = count;
     }
     MEET;
-    Known some = {values, counts, number, all->min, all->max, all->total};
+    Known some = {values, counts, number, all->min[0], all->max[0], all->total[0]};
     return fill_costs(costs, all->scheme, all->span, some);
 }
+
+#endif
 
 #endif

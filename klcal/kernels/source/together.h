@@ -1,0 +1,22 @@
+/* The search of short units, sixteen side by side: the text of one unit, in which each number is one of every unit. */
+#ifndef KLCAL_TOGETHER_H
+#define KLCAL_TOGETHER_H
+
+#define TOGETHER 16 /* float32 in a register of AVX-512, or two of AVX2 */
+#define LOOKED_AT BY_VALUES
+#define KLCAL_ONE_VARIANT /* all of it is compiled for one generation of machines */
+
+#pragma GCC diagnostic ignored "-Wunused-function" /* of what only units alone need */
+
+#include "search.h"
+
+int64_t GENERATION(klcal_search_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                                          const Wanted *each);
+
+/* Chooses for some units, by their numbers; how many of them were done before memory ran out. */
+int64_t GENERATION(klcal_search_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                                          const Wanted *each) {
+    return search_all(how, units, numbers, n, each);
+}
+
+#endif
