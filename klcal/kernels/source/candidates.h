@@ -202,26 +202,27 @@ static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
 
 #endif
 
-/* Whether a candidate may be ranked: in a ladder, whose scales descend, neither neighbour is better. */
-INLINE int is_ranked(const Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t i, int unit) {
-    double error = found->error[AT(i, unit)];
-    double before = is_ladder && i > from ? found->error[AT(i - 1, unit)] : INFINITY;
-    double after = is_ladder && i + 1 < to ? found->error[AT(i + 1, unit)] : INFINITY;
-    return error < before && error <= after;
-}
+/* Whether a candidate of some error may be ranked that has such neighbours in a ladder, whose scales descend. */
+INLINE int is_valley(double before, double error, double after) { return error < before && error <= after; }
+
+#ifdef TEAM
 
 /* The places of the best candidates of each unit, (number, TOGETHER), of those from one place to another: the best first,
-   and the first of equal ones. Where there are fewer, the best stands for the others. */
+   and the first of equal ones; of a ladder, only those that neither neighbour is better than. Where there are fewer, the
+   best stands for the others. */
 static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
                    int64_t *places) {
-#ifdef TEAM
     int64_t known = 0, size = to - from;
     double *depth = (double *)room(memory, (size_t)size * sizeof(double));
     if (!depth) {
         set_full(found);
         size = 0;
     }
-    EACH(i, size) depth[i] = is_ranked(found, from, to, is_ladder, from + i, 0) ? found->error[from + i] : INFINITY;
+    EACH(i, size) {
+        const double *error = found->error + from + i;
+        int is_one = is_valley(is_ladder && i ? error[-1] : INFINITY, *error, is_ladder && i + 1 < size ? error[1] : INFINITY);
+        depth[i] = is_one ? *error : INFINITY;
+    }
     for (; known < number && size; known++) {
         int64_t best = first_least(depth, size);
         if (!(depth[best] < INFINITY)) break;
@@ -237,23 +238,48 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
     MEET;
     EACH(i, number) if (i >= (known ? known : 1)) places[i] = places[0];
     MEET;
-#else
-    (void)memory;
-    EACH_UNIT(unit) {
-        int64_t known = 0;
-        for (int64_t i = from; i < to; i++) {
-            double error = found->error[AT(i, unit)];
-            if (!is_ranked(found, from, to, is_ladder, i, unit)) continue;
-            if (known == number && error >= found->error[AT(places[AT(known - 1, unit)], unit)]) continue;
-            int64_t at = known < number ? known++ : number - 1; /* among the best so far, behind equal ones */
-            for (; at > 0 && error < found->error[AT(places[AT(at - 1, unit)], unit)]; at--)
-                places[AT(at, unit)] = places[AT(at - 1, unit)];
-            places[AT(at, unit)] = i;
-        }
-        if (!known) places[AT(known++, unit)] = from;
-        for (; known < number; known++) places[AT(known, unit)] = places[AT(0, unit)];
-    }
-#endif
 }
+
+#else
+
+#define MARKS 64 /* candidates that are marked at once: those that count are few, and are looked for without branches */
+
+/* Puts a candidate of a unit among the best so far, behind equal ones; how many are known then. */
+INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t known, int64_t number, int64_t *places) {
+    const double *error = found->error + unit;
+    double own = error[AT(i, 0)];
+    if (known == number && own >= error[AT(places[AT(known - 1, unit)], 0)]) return known;
+    int64_t at = known < number ? known++ : number - 1;
+    for (; at > 0 && own < error[AT(places[AT(at - 1, unit)], 0)]; at--) places[AT(at, unit)] = places[AT(at - 1, unit)];
+    places[AT(at, unit)] = i;
+    return known;
+}
+
+/* See above. */
+static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
+                   int64_t *places) {
+    int64_t known[TOGETHER] = {0};
+    double nothing[TOGETHER];
+    (void)memory;
+    EACH_UNIT(unit) nothing[unit] = INFINITY;
+    for (int64_t first = from; first < to; first += MARKS) {
+        uint64_t marks[TOGETHER] = {0};
+        for (int64_t i = first; i < to && i < first + MARKS; i++) {
+            const double *error = found->error + AT(i, 0), *before = is_ladder && i > from ? error - TOGETHER : nothing;
+            const double *after = is_ladder && i + 1 < to ? error + TOGETHER : nothing;
+            uint64_t mark = (uint64_t)1 << (i - first);
+            EACH_UNIT(unit) marks[unit] |= is_valley(before[unit], error[unit], after[unit]) ? mark : 0;
+        }
+        for (int unit = 0; unit < TOGETHER; unit++)
+            for (uint64_t left = marks[unit]; left; left &= left - 1)
+                known[unit] = put_among(found, first + __builtin_ctzll(left), unit, known[unit], number, places);
+    }
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        if (!known[unit]) places[AT(known[unit]++, unit)] = from;
+        for (int64_t i = known[unit]; i < number; i++) places[AT(i, unit)] = places[AT(0, unit)];
+    }
+}
+
+#endif
 
 #endif

@@ -16,23 +16,45 @@ typedef struct {
     int64_t below;
 } Choice;
 
-/* The candidate of a unit of least loss, of which the place is known; of equal ones the largest scale up to the full one,
+/* The best narrow and the best wide candidate of a unit, so far. */
+typedef struct {
+    Placed narrow, wide;
+} Best;
+
+INLINE void put_best(const Candidates *found, int64_t at, double full, Best *best) {
+    double scale = found->scale[at];
+    int is_narrow = scale <= full * (1 + ROUNDING);
+    Placed each = {is_narrow ? -scale : scale, -found->below[at]};
+    if (is_narrow) best->narrow = less(best->narrow, each);
+    else best->wide = less(best->wide, each);
+}
+
+/* The candidate of least loss of each unit, of which the place is known; of equal ones the largest scale up to the full one,
    else the smallest above it, then the one of more levels below zero. */
-static Choice least(const double *loss, const Candidates *found, int unit, int64_t place, double full, double same) {
-    double limit = loss[AT(place, unit)] * (1 + same);
-    Placed narrow = {INFINITY, 0}, wide = {INFINITY, 0};
-    EACH(i, found->size) {
-        if (!(loss[AT(i, unit)] <= limit)) continue;
-        double scale = found->scale[AT(i, unit)];
-        int is_narrow = scale <= full * (1 + ROUNDING);
-        Placed each = {is_narrow ? -scale : scale, -found->below[AT(i, unit)]};
-        if (is_narrow) narrow = less(narrow, each);
-        else wide = less(wide, each);
+static void least(const double *loss, const Candidates *found, const int64_t *places, const double *full, double same,
+                  Choice *chosen) {
+    Best best[TOGETHER];
+    double limit[TOGETHER];
+    EACH_UNIT(unit) limit[unit] = loss[AT(places[unit], unit)] * (1 + same);
+    for (int unit = 0; unit < TOGETHER; unit++) best[unit].narrow = best[unit].wide = (Placed){INFINITY, 0};
+#ifdef TEAM
+    EACH(i, found->size) if (loss[i] <= limit[0]) put_best(found, i, full[0], best);
+    best->narrow = placed_of_team(best->narrow), best->wide = placed_of_team(best->wide);
+#else
+    for (int64_t first = 0; first < found->size; first += MARKS) {
+        uint64_t marks[TOGETHER] = {0};
+        for (int64_t i = first; i < found->size && i < first + MARKS; i++)
+            EACH_UNIT(unit) marks[unit] |= loss[AT(i, unit)] <= limit[unit] ? (uint64_t)1 << (i - first) : 0;
+        for (int unit = 0; unit < TOGETHER; unit++)
+            for (uint64_t left = marks[unit]; left; left &= left - 1)
+                put_best(found, AT(first + __builtin_ctzll(left), unit), full[unit], &best[unit]);
     }
-    narrow = placed_of_team(narrow), wide = placed_of_team(wide);
-    int is_narrow = narrow.value < INFINITY;
-    Choice best = {is_narrow ? -narrow.value : wide.value, is_narrow ? -narrow.place : -wide.place};
-    return best;
+#endif
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        int is_narrow = best[unit].narrow.value < INFINITY;
+        chosen[unit].scale = is_narrow ? -best[unit].narrow.value : best[unit].wide.value;
+        chosen[unit].below = is_narrow ? -best[unit].narrow.place : -best[unit].wide.place;
+    }
 }
 
 #if TOGETHER == 1
@@ -129,7 +151,10 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
     if (some->is_full) return start;
     losses(how, scratch, some, known, price, loss);
-    return least(loss, some, 0, first_least(loss, some->size), start.scale, ROUNDING);
+    int64_t best = first_least(loss, some->size);
+    Choice chosen;
+    least(loss, some, &best, &start.scale, ROUNDING, &chosen);
+    return chosen;
 }
 
 /* Numbers that a divergence takes: of points, two for each and its sub-bin; of buckets, masses of sub-bins and cells, and
@@ -295,13 +320,11 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
         error[AT(i, unit)] = each > nothing ? each : nothing;
     }
     best_places(error, found->size, best);
-    EACH_UNIT(unit) {
-        double full = costs->span.full[unit];
-        if (isfinite(error[AT(best[unit], unit)])) chosen[unit] = least(error, found, unit, best[unit], full, how->same);
-        else { /* the values are so far beyond the range that all errors are one */
-            chosen[unit].scale = full;
-            chosen[unit].below = full_below[unit];
-        }
+    least(error, found, best, costs->span.full, how->same, chosen);
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        if (isfinite(error[AT(best[unit], unit)])) continue;
+        chosen[unit].scale = costs->span.full[unit]; /* the values are so far beyond the range that all errors are one */
+        chosen[unit].below = full_below[unit];
     }
 #if TOGETHER == 1
     double least_error = error[best[0]];

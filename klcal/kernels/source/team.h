@@ -11,7 +11,11 @@
 #ifndef TOGETHER
 #define TOGETHER 1 /* units that are searched side by side: each in a SIMD lane, where there are more */
 #endif
+#if TOGETHER > 1 && defined(__GNUC__) && !defined(__clang__) /* it would unroll a loop before it vectorises it */
+#define EACH_UNIT(unit) _Pragma("GCC unroll 1") for (int unit = 0; unit < TOGETHER; unit++)
+#else
 #define EACH_UNIT(unit) for (int unit = 0; unit < TOGETHER; unit++)
+#endif
 #define AT(i, unit) ((i) * TOGETHER + (unit)) /* where the numbers of all units lie: (n, TOGETHER) */
 
 #define SUM_LANES 8 /* lanes that float64 terms are added to in turn */
@@ -77,13 +81,16 @@ INLINE void best_places(const double *error, int64_t size, int64_t *places) {
     places[0] = first_least(error, size);
 #else
     double best[TOGETHER];
-    EACH_UNIT(unit) best[unit] = error[unit], places[unit] = 0;
+    int64_t place[TOGETHER];
+    EACH_UNIT(unit) best[unit] = error[unit], place[unit] = 0;
     for (int64_t i = 1; i < size; i++)
         EACH_UNIT(unit) {
             double each = error[AT(i, unit)];
-            places[unit] = each < best[unit] ? i : places[unit];
-            best[unit] = each < best[unit] ? each : best[unit];
+            int is_better = each < best[unit];
+            place[unit] = is_better ? i : place[unit];
+            best[unit] = is_better ? each : best[unit];
         }
+    EACH_UNIT(unit) places[unit] = place[unit];
 #endif
 }
 
