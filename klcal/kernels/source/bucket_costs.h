@@ -5,12 +5,13 @@
 #include "values.h"
 
 #define DESK (AT_ONCE * TOGETHER)
+#define MAX_PLACES 32 /* candidates from which a search goes on */
 
 /* What is being worked on, for some candidates of each unit: (AT_ONCE, TOGETHER). */
 typedef struct {
     double wanted[DESK], known[DESK], better[DESK], same[DESK], also[DESK], squares[2 * DESK];
     double few_inverse[DESK];
-    int64_t belows[DESK], other[DESK], places[DESK];
+    int64_t belows[DESK], other[DESK], places[MAX_PLACES * TOGETHER];
     float inverse[DESK], low[DESK], high[DESK], sums[2 * DESK];
     double *parts; /* of the levels of either sign: what each saves */
 } Desk;

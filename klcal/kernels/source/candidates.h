@@ -202,9 +202,6 @@ static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
 
 #endif
 
-/* Whether a candidate of some error may be ranked that has such neighbours in a ladder, whose scales descend. */
-INLINE int is_valley(double before, double error, double after) { return error < before && error <= after; }
-
 #ifdef TEAM
 
 /* The places of the best candidates of each unit, (number, TOGETHER), of those from one place to another: the best first,
@@ -220,8 +217,8 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
     }
     EACH(i, size) {
         const double *error = found->error + from + i;
-        int is_one = is_valley(is_ladder && i ? error[-1] : INFINITY, *error, is_ladder && i + 1 < size ? error[1] : INFINITY);
-        depth[i] = is_one ? *error : INFINITY;
+        double before = is_ladder && i ? error[-1] : INFINITY, after = is_ladder && i + 1 < size ? error[1] : INFINITY;
+        depth[i] = *error < before && *error <= after ? *error : INFINITY;
     }
     for (; known < number && size; known++) {
         int64_t best = first_least(depth, size);
@@ -242,6 +239,7 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
 
 #else
 
+#define MAX_DOUBLE 0x1.fffffffffffffp1023
 #define MARKS 64 /* candidates that are marked at once: those that count are few, and are looked for without branches */
 
 /* Puts a candidate of a unit among the best so far, behind equal ones; how many are known then. */
@@ -255,21 +253,41 @@ INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t k
     return known;
 }
 
+/* Marks those of some candidates, at most MARKS, whose loss is within a limit: a bit of each for every unit. */
+static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
+    EACH_UNIT(unit) marks[unit] = 0;
+    for (int64_t i = 0; i < n; i++)
+        EACH_UNIT(unit) marks[unit] |= loss[AT(i, unit)] <= limit[unit] ? (uint64_t)1 << i : 0;
+}
+
+/* Marks those of some errors, at most MARKS, that neither neighbour is less than, which lie before and behind them. */
+static void mark_valleys(const double *restrict error, int64_t n, const double *restrict before,
+                         const double *restrict after, uint64_t *restrict marks) {
+    EACH_UNIT(unit) marks[unit] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double *last = i ? error + AT(i - 1, 0) : before, *next = i + 1 < n ? error + AT(i + 1, 0) : after;
+        EACH_UNIT(unit) {
+            double own = error[AT(i, unit)];
+            uint64_t mark = own <= next[unit] ? (uint64_t)1 << i : 0;
+            marks[unit] |= own < last[unit] ? mark : 0;
+        }
+    }
+}
+
 /* See above. */
 static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
                    int64_t *places) {
     int64_t known[TOGETHER] = {0};
-    double nothing[TOGETHER];
+    double most[TOGETHER], nothing[TOGETHER];
+    uint64_t marks[TOGETHER];
     (void)memory;
-    EACH_UNIT(unit) nothing[unit] = INFINITY;
+    EACH_UNIT(unit) nothing[unit] = INFINITY, most[unit] = MAX_DOUBLE;
     for (int64_t first = from; first < to; first += MARKS) {
-        uint64_t marks[TOGETHER] = {0};
-        for (int64_t i = first; i < to && i < first + MARKS; i++) {
-            const double *error = found->error + AT(i, 0), *before = is_ladder && i > from ? error - TOGETHER : nothing;
-            const double *after = is_ladder && i + 1 < to ? error + TOGETHER : nothing;
-            uint64_t mark = (uint64_t)1 << (i - first);
-            EACH_UNIT(unit) marks[unit] |= is_valley(before[unit], error[unit], after[unit]) ? mark : 0;
-        }
+        const double *error = found->error + AT(first, 0);
+        int64_t n = to - first < MARKS ? to - first : MARKS;
+        if (is_ladder)
+            mark_valleys(error, n, first > from ? error - TOGETHER : nothing, first + n < to ? error + AT(n, 0) : nothing, marks);
+        else mark_within(error, n, most, marks);
         for (int unit = 0; unit < TOGETHER; unit++)
             for (uint64_t left = marks[unit]; left; left &= left - 1)
                 known[unit] = put_among(found, first + __builtin_ctzll(left), unit, known[unit], number, places);

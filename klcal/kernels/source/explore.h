@@ -79,8 +79,7 @@ INLINE int is_too_small(const Costs *costs, int unit, double scale, double error
 
 /* The ladder: scales from an octave above the full one, and all octaves below that can win, until clipping alone costs more
    than the best. A unit that is left behind has no more candidates. */
-static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
-    int64_t best[TOGETHER];
+static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Candidates *found, Best *best) {
     int is_done[TOGETHER] = {0};
     double step = 1;
     judge_around(costs, costs->span.full, 1, how->first, desk, found);
@@ -91,10 +90,10 @@ static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Cand
         for (int64_t i = found->size - how->coarse.size; i < found->size; i++)
             EACH_UNIT(unit) found->error[AT(i, unit)] = is_done[unit] ? INFINITY : found->error[AT(i, unit)];
 #endif
-        best_places(found->error, found->size, best);
+        see(found->error, found->size, best);
         EACH_UNIT(unit) {
             int64_t last = AT(found->size - 1, unit);
-            double limit = how->slack * found->error[AT(best[unit], unit)];
+            double limit = how->slack * found->error[AT(best->place[unit], unit)];
             is_done[unit] |= is_too_small(costs, unit, found->scale[last], found->error[last], limit);
             done += is_done[unit];
         }
@@ -102,18 +101,21 @@ static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Cand
     }
 }
 
-/* Adds the scales of least squares of some candidates, at most AT_ONCE: (n, TOGETHER) places. */
+/* Adds the scales of least squares of some candidates: (n, TOGETHER) places. */
 static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, Desk *desk, Candidates *found) {
-    EACH(i, n) EACH_UNIT(unit) {
-        int64_t at = AT(places[AT(i, unit)], unit);
-        desk->wanted[AT(i, unit)] = found->scale[at] > 0 ? found->scale[at] : 1;
-        desk->belows[AT(i, unit)] = found->below[at];
+    for (int64_t first = 0; first < n; first += AT_ONCE) {
+        int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
+        EACH(i, some) EACH_UNIT(unit) {
+            int64_t at = AT(places[AT(first + i, unit)], unit);
+            desk->wanted[AT(i, unit)] = found->scale[at] > 0 ? found->scale[at] : 1;
+            desk->belows[AT(i, unit)] = found->below[at];
+        }
+        MEET;
+        if (!IS_LOOKED_AT(costs, BY_BUCKETS)) {
+            refined(costs, desk->wanted, desk->belows, some, desk, desk->better);
+            judge(costs, desk->better, some, desk, found);
+        } else judge(costs, desk->wanted, some, desk, found);
     }
-    MEET;
-    if (!IS_LOOKED_AT(costs, BY_BUCKETS)) {
-        refined(costs, desk->wanted, desk->belows, n, desk, desk->better);
-        judge(costs, desk->better, n, desk, found);
-    } else judge(costs, desk->wanted, n, desk, found);
 }
 
 /* The best of a first look, and the full scale, of all values. */
@@ -127,17 +129,21 @@ static void judge_seeds(const Search *how, Scratch *scratch) {
     judge(&scratch->costs, desk->wanted, 1 + how->seeds, desk, found);
 }
 
-/* Candidates, dense where the error is least. */
-static void explore(const Search *how, Scratch *scratch) {
+/* Candidates, dense where the error is least; the best of them. */
+static Best explore(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs, *some = how->seeds ? &scratch->thinned : costs;
     Desk *desk = &scratch->desk;
-    int64_t *places = desk->places, best[TOGETHER];
+    int64_t *places = desk->places;
+    Best best = {.seen = 0};
     judge_beside(some, how, desk, found);
     int64_t begin = found->size;
-    judge_ladder(some, how, desk, found);
-    if (how->seeds && !found->is_full) judge_seeds(how, scratch);
-    if (found->is_full) return;
+    judge_ladder(some, how, desk, found, &best);
+    if (how->seeds && !found->is_full) {
+        judge_seeds(how, scratch);
+        best.seen = 0;
+    }
+    if (found->is_full) return best;
     int64_t end = found->size;
     if (how->starts) {
         ranked(found, how->seeds ? 0 : begin, end, !how->seeds, how->starts, &scratch->order, places);
@@ -146,20 +152,21 @@ static void explore(const Search *how, Scratch *scratch) {
     for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {
         int64_t basins = round ? 1 : how->basins;
         if (basins > 1) ranked(found, end, found->size, 0, basins, &scratch->order, places);
-        best_places(found->error, found->size, best);
+        see(found->error, found->size, &best);
         for (int64_t i = 0; i < basins && !found->is_full; i++) {
             double scale[TOGETHER];
-            EACH_UNIT(unit) scale[unit] = found->scale[AT(i ? places[AT(i, unit)] : best[unit], unit)];
+            EACH_UNIT(unit) scale[unit] = found->scale[AT(i ? places[AT(i, unit)] : best.place[unit], unit)];
             judge_around(costs, scale, 1, how->fine[round], desk, found);
         }
     }
     for (int64_t i = 0; i < how->refinements && !found->is_full; i++) {
-        best_places(found->error, found->size, best);
+        see(found->error, found->size, &best);
         MEET;
-        if (ALONE) EACH_UNIT(unit) places[unit] = best[unit];
+        if (ALONE) EACH_UNIT(unit) places[unit] = best.place[unit];
         MEET;
         judge_refined(costs, places, 1, desk, found);
     }
+    return best;
 }
 
 #if TOGETHER == 1

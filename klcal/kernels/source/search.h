@@ -16,44 +16,40 @@ typedef struct {
     int64_t below;
 } Choice;
 
-/* The best narrow and the best wide candidate of a unit, so far. */
+/* The largest scale up to the full one and the smallest above it, of some candidates of a unit. */
 typedef struct {
     Placed narrow, wide;
-} Best;
+} Ends;
 
-INLINE void put_best(const Candidates *found, int64_t at, double full, Best *best) {
+INLINE void put_end(const Candidates *found, int64_t at, double full, Ends *ends) {
     double scale = found->scale[at];
     int is_narrow = scale <= full * (1 + ROUNDING);
     Placed each = {is_narrow ? -scale : scale, -found->below[at]};
-    if (is_narrow) best->narrow = less(best->narrow, each);
-    else best->wide = less(best->wide, each);
+    if (is_narrow) ends->narrow = less(ends->narrow, each);
+    else ends->wide = less(ends->wide, each);
 }
 
-/* The candidate of least loss of each unit, of which the place is known; of equal ones the largest scale up to the full one,
-   else the smallest above it, then the one of more levels below zero. */
-static void least(const double *loss, const Candidates *found, const int64_t *places, const double *full, double same,
-                  Choice *chosen) {
-    Best best[TOGETHER];
-    double limit[TOGETHER];
-    EACH_UNIT(unit) limit[unit] = loss[AT(places[unit], unit)] * (1 + same);
-    for (int unit = 0; unit < TOGETHER; unit++) best[unit].narrow = best[unit].wide = (Placed){INFINITY, 0};
+/* A candidate of each unit whose loss is within a limit: that of the largest scale up to the full one, else of the smallest
+   above it, then the one of more levels below zero. */
+static void within(const double *limit, const double *loss, const Candidates *found, const double *full, Choice *chosen) {
+    Ends ends[TOGETHER];
+    for (int unit = 0; unit < TOGETHER; unit++) ends[unit].narrow = ends[unit].wide = (Placed){INFINITY, 0};
 #ifdef TEAM
-    EACH(i, found->size) if (loss[i] <= limit[0]) put_best(found, i, full[0], best);
-    best->narrow = placed_of_team(best->narrow), best->wide = placed_of_team(best->wide);
+    EACH(i, found->size) if (loss[i] <= limit[0]) put_end(found, i, full[0], ends);
+    ends->narrow = placed_of_team(ends->narrow), ends->wide = placed_of_team(ends->wide);
 #else
     for (int64_t first = 0; first < found->size; first += MARKS) {
-        uint64_t marks[TOGETHER] = {0};
-        for (int64_t i = first; i < found->size && i < first + MARKS; i++)
-            EACH_UNIT(unit) marks[unit] |= loss[AT(i, unit)] <= limit[unit] ? (uint64_t)1 << (i - first) : 0;
+        uint64_t marks[TOGETHER];
+        mark_within(loss + AT(first, 0), found->size - first < MARKS ? found->size - first : MARKS, limit, marks);
         for (int unit = 0; unit < TOGETHER; unit++)
             for (uint64_t left = marks[unit]; left; left &= left - 1)
-                put_best(found, AT(first + __builtin_ctzll(left), unit), full[unit], &best[unit]);
+                put_end(found, AT(first + __builtin_ctzll(left), unit), full[unit], &ends[unit]);
     }
 #endif
     for (int unit = 0; unit < TOGETHER; unit++) {
-        int is_narrow = best[unit].narrow.value < INFINITY;
-        chosen[unit].scale = is_narrow ? -best[unit].narrow.value : best[unit].wide.value;
-        chosen[unit].below = is_narrow ? -best[unit].narrow.place : -best[unit].wide.place;
+        int is_narrow = ends[unit].narrow.value < INFINITY;
+        chosen[unit].scale = is_narrow ? -ends[unit].narrow.value : ends[unit].wide.value;
+        chosen[unit].below = is_narrow ? -ends[unit].narrow.place : -ends[unit].wide.place;
     }
 }
 
@@ -136,10 +132,10 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     const Candidates *found = &scratch->found;
     Candidates *some = &scratch->some;
     double error = found->error[first_least(found->error, found->size)], price = how->weight / (2 * error);
-    double limit = price * error + divergence(how, scratch, start.scale, start.below);
+    double most = price * error + divergence(how, scratch, start.scale, start.below);
     set_size(some, 0);
     add_known(some, &start.scale, &start.below, &error);
-    if (!some->is_full) judge_hopeful(how, scratch, price, limit);
+    if (!some->is_full) judge_hopeful(how, scratch, price, most);
     if (some->is_full) return start;
     double *loss = (double *)room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
     if (!loss) {
@@ -151,9 +147,9 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
     if (some->is_full) return start;
     losses(how, scratch, some, known, price, loss);
-    int64_t best = first_least(loss, some->size);
+    double limit = loss[first_least(loss, some->size)] * (1 + ROUNDING);
     Choice chosen;
-    least(loss, some, &best, &start.scale, ROUNDING, &chosen);
+    within(&limit, loss, some, &start.scale, &chosen);
     return chosen;
 }
 
@@ -190,9 +186,7 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
 #define DECIDES(how, number) ((how)->bins.sub > 1 && (number) >= (how)->enough)
 #endif
 
-static int prepare(const Search *how, const Units *units, const int64_t *numbers, Span span, Scratch *scratch,
-                   double *energy) {
-    int64_t unit = numbers[0];
+static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
     Pieces *pieces = &scratch->pieces;
     Costs *costs = &scratch->costs;
     if (!HAS_BUCKETS(how) && !room_for_values(costs, &how->scheme, units->ends[unit] - units->starts[unit]))
@@ -217,53 +211,7 @@ static int prepare(const Search *how, const Units *units, const int64_t *numbers
 }
 
 #else
-
-/* How many rows there are of units side by side: a power of two, so that sums of all add up in one order. */
-static int64_t rows_of(const Units *units, const int64_t *numbers) {
-    int64_t rows = PADDING;
-    EACH_UNIT(unit)
-        while (rows < units->ends[numbers[unit]] - units->starts[numbers[unit]]) rows *= 2;
-    return rows;
-}
-
-/* Units, each a row of values, side by side. */
-static void turned(const float *restrict from, int64_t rows, float *restrict to) {
-    for (int64_t i = 0; i < rows; i++)
-        EACH_UNIT(unit) to[AT(i, unit)] = from[unit * rows + i];
-}
-
-static int fill_all_tails(Costs *costs, const int64_t *size) {
-    size_t bytes = 0;
-    EACH_UNIT(unit) bytes += bytes_of_tails(size[unit]);
-    double *tails = (double *)room(&costs->tails, bytes);
-    if (!tails) return 0;
-    EACH_UNIT(unit) tails = fill_tails_of(costs, unit, size[unit], tails);
-    return 1;
-}
-
-static int prepare(const Search *how, const Units *units, const int64_t *numbers, Span span, Scratch *scratch,
-                   double *energy) {
-    Costs *costs = &scratch->costs;
-    Pieces *pieces = &scratch->pieces;
-    int64_t rows = rows_of(units, numbers), all = AT(rows, 0), size[TOGETHER];
-    float *memory = (float *)room(&costs->memory, 4 * (size_t)all * sizeof(float));
-    if (!memory) return 0;
-    float *values = memory + 2 * all, *counts = values + all;
-    int once = 1;
-    EACH_UNIT(unit) {
-        double total;
-        if (!load(pieces, units, numbers[unit])) return 0;
-        totals(pieces, &scratch->order, &total, &energy[unit]);
-        Known known = {pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max, total};
-        once &= fill_unit(costs, unit, known, rows, values + unit * rows, counts + unit * rows);
-        size[unit] = pieces->size;
-    }
-    turned(values, rows, memory);
-    if (!once) turned(counts, rows, memory + all);
-    fill_common(costs, &how->scheme, span, rows, memory, once ? NULL : memory + all);
-    return KIND(&how->scheme) != AFFINE || fill_all_tails(costs, size);
-}
-
+#include "loaded.h"
 #endif
 
 /* What was chosen for each unit otherwise: by a narrower kind of zero point, and where all values weigh alike. */
@@ -306,29 +254,29 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
                            const int64_t *full_below, Choice *chosen) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
-    int64_t best[TOGETHER];
+    Best best = {.seen = 0};
+    double limit[TOGETHER];
     set_size(found, 0);
-    if (!HAS_FEW(how) || !how->by_few_alone) explore(how, scratch);
+    if (!HAS_FEW(how) || !how->by_few_alone) best = explore(how, scratch);
 #if TOGETHER == 1
     if (HAS_FEW(how)) judge_few(how, scratch);
 #endif
     if (!found->is_full) judge_others(how, costs, others, &scratch->desk, found);
-    double *error = (double *)room(&scratch->losses, (size_t)AT(found->size + 1, 0) * sizeof(double));
-    if (!error || found->is_full) return 0;
-    EACH(i, found->size) EACH_UNIT(unit) {
-        double each = found->error[AT(i, unit)], nothing = NO_ERROR * energy[unit];
-        error[AT(i, unit)] = each > nothing ? each : nothing;
+    if (found->is_full) return 0;
+    see(found->error, found->size, &best);
+    EACH_UNIT(unit) {
+        double least = found->error[AT(best.place[unit], unit)], nothing = NO_ERROR * energy[unit];
+        limit[unit] = (least > nothing ? least : nothing) * (1 + how->same);
     }
-    best_places(error, found->size, best);
-    least(error, found, best, costs->span.full, how->same, chosen);
+    within(limit, found->error, found, costs->span.full, chosen);
     for (int unit = 0; unit < TOGETHER; unit++) {
-        if (isfinite(error[AT(best[unit], unit)])) continue;
+        if (isfinite(limit[unit])) continue;
         chosen[unit].scale = costs->span.full[unit]; /* the values are so far beyond the range that all errors are one */
         chosen[unit].below = full_below[unit];
     }
 #if TOGETHER == 1
-    double least_error = error[best[0]];
-    if (DECIDES(how, number) && isfinite(least_error) && least_error > NO_ERROR * energy[0])
+    double least = found->error[best.place[0]];
+    if (DECIDES(how, number) && isfinite(least) && least > NO_ERROR * energy[0])
         *chosen = least_divergent(how, scratch, *chosen);
 #else
     (void)number;
@@ -388,7 +336,11 @@ static int search_some(const Search *how, const Units *units, const int64_t *num
     double energy[TOGETHER];
     Choice chosen[TOGETHER];
     take_units(each, numbers, &span, &others, full_below);
-    if (!prepare(how, units, numbers, span, scratch, energy)) return 0;
+#if TOGETHER == 1
+    if (!prepare(how, units, numbers[0], span, scratch, energy)) return 0;
+#else
+    if (!load_together(&scratch->costs, &how->scheme, units, numbers, span, energy)) return 0;
+#endif
     if (!search_prepared(how, scratch, energy, units->number[numbers[0]], &others, full_below, chosen)) return 0;
     if (ALONE) EACH_UNIT(unit) {
         each->scale[numbers[unit]] = chosen[unit].scale;

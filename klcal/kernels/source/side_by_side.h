@@ -24,9 +24,8 @@ INLINE void sums_of_one(const float *restrict values, const float *restrict coun
                         const Rounding *rounding, int what, int counted, float *restrict found) {
     float sums[LANES / EIGHTH * TOGETHER] __attribute__((aligned(64)));
     float products[LANES / EIGHTH * TOGETHER] __attribute__((aligned(64)));
-    int64_t rows = size / EIGHTH;
-    for (int64_t row = 0; row < rows; row++)
-        EACH_UNIT(unit) {
+    int64_t rows = size / EIGHTH, row = 0;
+    do EACH_UNIT(unit) {
             float sum[EIGHTH], product[EIGHTH];
             for (int j = 0; j < EIGHTH; j++) {
                 int64_t at = AT(row + j * rows, unit);
@@ -37,6 +36,7 @@ INLINE void sums_of_one(const float *restrict values, const float *restrict coun
             sums[AT(row, unit)] = sum_of_eight(sum);
             if (what != ERROR) products[AT(row, unit)] = sum_of_eight(product);
         }
+    while (++row < rows);
     add_rows(sums, rows, found);
     if (what != ERROR) add_rows(products, rows, found + TOGETHER);
 }

@@ -75,23 +75,31 @@ static int64_t first_least(const double *error, int64_t size) {
 
 #endif
 
-/* The place of the smallest error of each unit, the first of equal ones: (size, TOGETHER). */
-INLINE void best_places(const double *error, int64_t size, int64_t *places) {
+/* The place of the smallest error of each unit, the first of equal ones, of those that were seen. */
+typedef struct {
+    int64_t place[TOGETHER], seen;
+} Best;
+
+/* Sees further ones, of (size, TOGETHER). */
+INLINE void see(const double *error, int64_t size, Best *best) {
 #if TOGETHER == 1
-    places[0] = first_least(error, size);
+    int64_t place = best->seen + first_least(error + best->seen, size - best->seen);
+    if (size > best->seen && (!best->seen || error[place] < error[best->place[0]])) best->place[0] = place;
 #else
-    double best[TOGETHER];
+    double least[TOGETHER];
     int64_t place[TOGETHER];
-    EACH_UNIT(unit) best[unit] = error[unit], place[unit] = 0;
-    for (int64_t i = 1; i < size; i++)
+    EACH_UNIT(unit) place[unit] = best->seen ? best->place[unit] : 0;
+    EACH_UNIT(unit) least[unit] = error[AT(place[unit], unit)];
+    for (int64_t i = best->seen; i < size; i++)
         EACH_UNIT(unit) {
             double each = error[AT(i, unit)];
-            int is_better = each < best[unit];
+            int is_better = each < least[unit];
             place[unit] = is_better ? i : place[unit];
-            best[unit] = is_better ? each : best[unit];
+            least[unit] = is_better ? each : least[unit];
         }
-    EACH_UNIT(unit) places[unit] = place[unit];
+    EACH_UNIT(unit) best->place[unit] = place[unit];
 #endif
+    best->seen = size;
 }
 
 /* The sum of the lanes. */

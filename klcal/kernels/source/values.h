@@ -9,7 +9,7 @@
 #ifdef TEAM
 #define AT_ONCE 32 /* candidates of a unit that the loops over values are called with: what they take is each team's */
 #elif TOGETHER > 1
-#define AT_ONCE 24 /* as many as any search begins at: a desk is 24 KiB */
+#define AT_ONCE 8 /* so that a desk, the values and their candidates stay near */
 #else
 #define AT_ONCE 64
 #endif

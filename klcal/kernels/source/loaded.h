@@ -1,0 +1,154 @@
+/* Units side by side, each in a lane: their values and counts, and what is known of them. */
+#ifndef KLCAL_LOADED_H
+#define KLCAL_LOADED_H
+
+#include "values.h"
+
+/* How many rows there are: a power of two, so that the sums of all units add up in one order. */
+static int64_t rows_of(const Units *units, const int64_t *numbers) {
+    int64_t rows = PADDING;
+    for (int unit = 0; unit < TOGETHER; unit++)
+        while (rows < units->ends[numbers[unit]] - units->starts[numbers[unit]]) rows *= 2;
+    return rows;
+}
+
+/* Whether all counts of a unit are 1. */
+static int occur_once(const Units *units, int64_t first, int64_t n) {
+    int64_t others = 0;
+    if (units->type_of_counts == INT32)
+        for (int64_t i = 0; i < n; i++) others += ((const int32_t *)units->counts)[first + i] != 1;
+    else
+        for (int64_t i = 0; i < n; i++) others += count_of(units, first + i) != 1;
+    return others == 0;
+}
+
+/* The patterns of a unit's values, ascending, in a row of its own; behind them zeros. */
+static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t *restrict row) {
+    int64_t first = units->starts[number], size = units->ends[number] - first;
+    int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
+    const uint32_t *keys = units->keys + first;
+    for (int64_t i = 0; i < negative; i++) row[i] = keys[size - 1 - i];
+    for (int64_t i = 0; i < positive; i++) row[negative + i] = keys[i];
+    for (int64_t i = size; i < rows; i++) row[i] = 0;
+}
+
+/* Counts in the lane of a unit, in the same order. */
+static void lane_of_counts(const Units *units, int64_t number, int64_t rows, double *lane) {
+    int64_t first = units->starts[number], size = units->ends[number] - first;
+    int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
+    for (int64_t i = 0; i < rows; i++)
+        lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
+}
+
+/* Rows of units become lanes of them: tiles of 16 by 16 are interleaved half and half, four times. */
+static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restrict to) {
+    for (int64_t first = 0; first < rows; first += TOGETHER) {
+        uint32_t one[TOGETHER * TOGETHER], other[TOGETHER * TOGETHER], *tile = to + AT(first, 0);
+        int half = TOGETHER * TOGETHER / 2;
+        for (int unit = 0; unit < TOGETHER; unit++)
+            for (int i = 0; i < TOGETHER; i++) other[AT(unit, i)] = from[unit * rows + first + i];
+        for (int i = 0; i < half; i++) one[2 * i] = other[i], one[2 * i + 1] = other[half + i];
+        for (int i = 0; i < half; i++) other[2 * i] = one[i], other[2 * i + 1] = one[half + i];
+        for (int i = 0; i < half; i++) one[2 * i] = other[i], one[2 * i + 1] = other[half + i];
+        for (int i = 0; i < half; i++) tile[2 * i] = one[i], tile[2 * i + 1] = one[half + i];
+    }
+}
+
+/* The sum of some lanes of each unit. */
+INLINE void sums_of_lanes(const double *lanes, double *sums) {
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        double own[SUM_LANES];
+        for (int i = 0; i < SUM_LANES; i++) own[i] = lanes[AT(i, unit)];
+        sums[unit] = sum_of_lanes(own);
+    }
+}
+
+/* How many values there are, and their Σ x². */
+static void totals_of_lanes(const float *restrict values, const double *restrict counts, int64_t rows,
+                            double *restrict total, double *restrict energy) {
+    double number[SUM_LANES * TOGETHER] = {0}, squares[SUM_LANES * TOGETHER] = {0};
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t lane = row % SUM_LANES;
+        EACH_UNIT(unit) {
+            double value = values[AT(row, unit)], count = counts ? counts[AT(row, unit)] : value != 0;
+            number[AT(lane, unit)] += count;
+            squares[AT(lane, unit)] += energy_of_point(value, count);
+        }
+    }
+    sums_of_lanes(number, total);
+    sums_of_lanes(squares, energy);
+}
+
+/* The least distance of two values of each unit, or of one from 0: see gap_of. The zeros behind them change nothing. */
+static void gaps_of_lanes(const float *restrict values, int64_t rows, double *gap) {
+    uint32_t least[TOGETHER];
+    EACH_UNIT(unit) least[unit] = UINT32_MAX;
+    for (int64_t row = 0; row < rows; row++)
+        EACH_UNIT(unit) {
+            float value = values[AT(row, unit)];
+            union { float value; uint32_t bits; } step = {row + 1 < rows ? values[AT(row + 1, unit)] - value : 0};
+            union { float value; uint32_t bits; } magnitude = {value};
+            uint32_t own = (magnitude.bits & ~SIGN) - 1, next = (step.bits & ~SIGN) - 1;
+            own = own < next ? own : next;
+            least[unit] = own < least[unit] ? own : least[unit];
+        }
+    for (int unit = 0; unit < TOGETHER; unit++)
+        gap[unit] = least[unit] == UINT32_MAX ? INFINITY : float_of(least[unit] + 1);
+}
+
+/* Values as float32 near 1. */
+static void scaled(float *values, int64_t rows, const double *inverse) {
+    for (int64_t row = 0; row < rows; row++)
+        EACH_UNIT(unit) values[AT(row, unit)] = (float)(values[AT(row, unit)] * inverse[unit]);
+}
+
+static int fill_all_tails(Costs *costs, const Units *units, const int64_t *numbers) {
+    size_t bytes = 0;
+    for (int unit = 0; unit < TOGETHER; unit++)
+        bytes += bytes_of_tails(units->ends[numbers[unit]] - units->starts[numbers[unit]]);
+    double *tails = (double *)room(&costs->tails, bytes);
+    for (int unit = 0; unit < TOGETHER && tails; unit++)
+        tails = fill_tails_of(costs, unit, units->ends[numbers[unit]] - units->starts[numbers[unit]], tails);
+    return tails != NULL;
+}
+
+/* What is known of each unit but its values. */
+static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        double minimum = units->minimum[numbers[unit]], maximum = units->maximum[numbers[unit]];
+        int exponent;
+        costs->min[unit] = minimum < 0 ? minimum : 0;
+        costs->max[unit] = maximum > 0 ? maximum : 0;
+        frexp(costs->max[unit] > -costs->min[unit] ? costs->max[unit] : -costs->min[unit], &exponent);
+        costs->power[unit] = ldexp(1.0, exponent - 1);
+        costs->inverse_power[unit] = ldexp(1.0, 1 - exponent);
+    }
+}
+
+/* All of it, and Σ x² of each unit; 0 where there is no memory. */
+static int load_together(Costs *costs, const Scheme *scheme, const Units *units, const int64_t *numbers, Span span,
+                         double *energy) {
+    int64_t rows = rows_of(units, numbers), all = AT(rows, 0);
+    float *values = (float *)room(&costs->memory, 5 * (size_t)all * sizeof(float)), *singles = values + all;
+    if (!values) return 0;
+    uint32_t *patterns = (uint32_t *)(values + 2 * all); /* later the place of the counts */
+    double *counts = (double *)(values + 2 * all);
+    int once = 1;
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        int64_t first = units->starts[numbers[unit]];
+        once &= occur_once(units, first, units->ends[numbers[unit]] - first);
+        ascending(units, numbers[unit], rows, patterns + unit * rows);
+    }
+    turned(patterns, rows, (uint32_t *)values);
+    for (int unit = 0; unit < TOGETHER && !once; unit++) lane_of_counts(units, numbers[unit], rows, counts + unit);
+    for (int64_t i = 0; i < all && !once; i++) singles[i] = (float)counts[i];
+    fill_common(costs, scheme, span, rows, values, once ? NULL : singles);
+    fill_extremes(costs, units, numbers);
+    totals_of_lanes(values, once ? NULL : counts, rows, costs->total, energy);
+    scaled(values, rows, costs->inverse_power);
+    gaps_of_lanes(values, rows, costs->gap);
+    EACH_UNIT(unit) costs->gap[unit] *= costs->power[unit];
+    return KIND(scheme) != AFFINE || fill_all_tails(costs, units, numbers);
+}
+
+#endif
