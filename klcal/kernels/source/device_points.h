@@ -85,14 +85,14 @@ INLINE void add_short(const Tried *tried, int some, const float *inverse, const 
 
 INLINE void write_of_warp(float *sum, int first, int n, int some, int width, float *found) {
     float all = of_warp(sum, some);
-    int lanes = some == 1 ? WARP : WARP / TOGETHER, g = RANK / lanes;
+    int lanes = some == 1 ? WARP : WARP / SUMMED_TOGETHER, g = RANK / lanes;
     if (RANK % lanes == 0 && first + g < n) found[(first + g) * width] = all;
 }
 
-/* Some candidates from one on: TOGETHER, or one. */
+/* Some candidates from one on: SUMMED_TOGETHER, or one. */
 INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kind, int what, int counted, int width,
                          float *found) {
-    float inverse[TOGETHER], low[TOGETHER], high[TOGETHER], sum[TOGETHER] = {0};
+    float inverse[SUMMED_TOGETHER], low[SUMMED_TOGETHER], high[SUMMED_TOGETHER], sum[SUMMED_TOGETHER] = {0};
     for (int g = 0; g < some; g++) {
         int at = first + g < n ? first + g : n - 1;
         inverse[g] = tried->inverse[at], low[g] = tried->low[at], high[g] = tried->high[at];
@@ -103,12 +103,12 @@ INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kin
         write_of_warp(sum, first, n, some, width, found);
         return;
     }
-    float two[TOGETHER] = {0}, four[TOGETHER] = {0};
+    float two[SUMMED_TOGETHER] = {0}, four[SUMMED_TOGETHER] = {0};
 #ifdef __CUDACC__
 #pragma unroll 1
 #endif
     for (int part = 0; part < LANES / WARP; part++) {
-        float own[TOGETHER];
+        float own[SUMMED_TOGETHER];
         int lane = lane_of(part);
         if (lane - THREAD % WARP < tried->size)
             add_lane(tried, lane, some, inverse, low, high, kind, what, counted, own);
@@ -139,7 +139,7 @@ INLINE void sums_of_some(const Tried *tried, int first, int n, int some, int kin
 
 INLINE void sums_of_all(const Tried *tried, int n, int kind, int what, int counted, int width, float *found) {
     int first = 0;
-    for (; n - first > 1; first += TOGETHER) sums_of_some(tried, first, n, TOGETHER, kind, what, counted, width, found);
+    for (; n - first > 1; first += SUMMED_TOGETHER) sums_of_some(tried, first, n, SUMMED_TOGETHER, kind, what, counted, width, found);
     if (n - first == 1) sums_of_some(tried, first, n, 1, kind, what, counted, width, found);
 }
 

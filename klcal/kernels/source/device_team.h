@@ -7,7 +7,7 @@
 #define WARP 32
 #define WARPS_OF_TEAM (TEAM / WARP)
 #define TEAMS (THREADS / TEAM) /* of a block */
-#define TOGETHER 8             /* candidates whose errors are summed at once */
+#define SUMMED_TOGETHER 8           /* candidates whose errors are summed at once */
 #define LANES_OF_BLOCK 256     /* float32 terms are added to: see points.h */
 #define SIGN_OF_PLACE 0x80000000u
 
@@ -33,7 +33,7 @@ typedef struct {
     Placed placed[WARPS_OF_TEAM];
     int64_t sums[WARPS_OF_TEAM];
     double lanes[4][SUM_LANES];
-    float found[TEAM == WARP ? 1 : TOGETHER][TEAM == WARP ? 1 : LANES_OF_BLOCK];
+    float found[TEAM == WARP ? 1 : SUMMED_TOGETHER][TEAM == WARP ? 1 : LANES_OF_BLOCK];
 } Team;
 
 INLINE Team *this_team(void) { return (Team *)shared + THREAD / TEAM; }

@@ -7,6 +7,20 @@
 #define THIN 1e-6 /* relative width of a piece below which its integral has no digits left: it is a point then */
 #define FIGURES 5
 
+/* Quantizers, of which each unit has one, and what they do: D, Σ(x − x̂)², Σx², values clipped and values that become 0.
+
+   Levels are those above zero and those below, from zero on. */
+typedef struct {
+    const double *above, *below_zero, *scale;
+    const int64_t *below;
+    double *found; /* (units, FIGURES) */
+    int64_t aboves, belows;
+} Chosen;
+
+#if TOGETHER > 1
+#include "figures_together.h"
+#else
+
 /* The levels of one sign, from zero on. */
 typedef struct {
     const double *levels;
@@ -165,16 +179,6 @@ static int unit_figures(const Search *how, Scratch *scratch, const Ladder *ladde
     return 1;
 }
 
-/* Quantizers, of which each unit has one, and what they do: D, Σ(x − x̂)², Σx², values clipped and values that become 0.
-
-   Levels are those above zero and those below, from zero on. */
-typedef struct {
-    const double *above, *below_zero, *scale;
-    const int64_t *below;
-    double *found; /* (units, FIGURES) */
-    int64_t aboves, belows;
-} Chosen;
-
 /* Room for what all units need; 0 where there is none. */
 static int begin_figures(const Chosen *each, Scratch *scratch, Ladder *ladders) {
     double *memory = (double *)room(&scratch->parts, 3 * (size_t)(each->aboves + each->belows) * sizeof(double));
@@ -204,5 +208,7 @@ static int figures_one(const Search *how, const Units *units, int64_t unit, cons
     if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy)) return 0;
     return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
 }
+
+#endif
 
 #endif

@@ -112,6 +112,35 @@ static int fill_all_tails(Costs *costs, const Units *units, const int64_t *numbe
     return tails != NULL;
 }
 
+/* The values of units side by side: (rows, TOGETHER). */
+typedef struct {
+    int64_t rows;
+    float *values;  /* ascending, behind them zeros */
+    double *counts; /* null where all are 1 */
+    double total[TOGETHER], energy[TOGETHER]; /* Σ 1 and Σ x² */
+} Loaded;
+
+/* How many float32 they take, for so many rows. */
+static size_t floats_of(int64_t rows) { return 4 * (size_t)AT(rows, 0); }
+
+/* The values of units, by their numbers, in memory for so many rows. */
+static void load_lanes(Loaded *loaded, const Units *units, const int64_t *numbers, int64_t rows, float *memory) {
+    double *counts = (double *)memory;
+    uint32_t *patterns = (uint32_t *)(memory + 2 * AT(rows, 0));
+    int once = 1;
+    loaded->rows = rows;
+    loaded->values = memory + 3 * AT(rows, 0);
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        int64_t first = units->starts[numbers[unit]];
+        once &= occur_once(units, first, units->ends[numbers[unit]] - first);
+        ascending(units, numbers[unit], rows, patterns + unit * rows);
+    }
+    turned(patterns, rows, (uint32_t *)loaded->values);
+    for (int unit = 0; unit < TOGETHER && !once; unit++) lane_of_counts(units, numbers[unit], rows, counts + unit);
+    loaded->counts = once ? NULL : counts;
+    totals_of_lanes(loaded->values, loaded->counts, rows, loaded->total, loaded->energy);
+}
+
 /* What is known of each unit but its values. */
 static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {
     for (int unit = 0; unit < TOGETHER; unit++) {
@@ -125,28 +154,21 @@ static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbe
     }
 }
 
-/* All of it, and Σ x² of each unit; 0 where there is no memory. */
+/* All that a search takes, and Σ x² of each unit; 0 where there is no memory. */
 static int load_together(Costs *costs, const Scheme *scheme, const Units *units, const int64_t *numbers, Span span,
                          double *energy) {
+    Loaded loaded;
     int64_t rows = rows_of(units, numbers), all = AT(rows, 0);
-    float *values = (float *)room(&costs->memory, 5 * (size_t)all * sizeof(float)), *singles = values + all;
-    if (!values) return 0;
-    uint32_t *patterns = (uint32_t *)(values + 2 * all); /* later the place of the counts */
-    double *counts = (double *)(values + 2 * all);
-    int once = 1;
-    for (int unit = 0; unit < TOGETHER; unit++) {
-        int64_t first = units->starts[numbers[unit]];
-        once &= occur_once(units, first, units->ends[numbers[unit]] - first);
-        ascending(units, numbers[unit], rows, patterns + unit * rows);
-    }
-    turned(patterns, rows, (uint32_t *)values);
-    for (int unit = 0; unit < TOGETHER && !once; unit++) lane_of_counts(units, numbers[unit], rows, counts + unit);
-    for (int64_t i = 0; i < all && !once; i++) singles[i] = (float)counts[i];
-    fill_common(costs, scheme, span, rows, values, once ? NULL : singles);
+    float *memory = (float *)room(&costs->memory, (floats_of(rows) + (size_t)all) * sizeof(float)), *counts = NULL;
+    if (!memory) return 0;
+    load_lanes(&loaded, units, numbers, rows, memory);
+    if (loaded.counts) counts = memory + floats_of(rows);
+    for (int64_t i = 0; i < all && counts; i++) counts[i] = (float)loaded.counts[i];
+    fill_common(costs, scheme, span, rows, loaded.values, counts);
     fill_extremes(costs, units, numbers);
-    totals_of_lanes(values, once ? NULL : counts, rows, costs->total, energy);
-    scaled(values, rows, costs->inverse_power);
-    gaps_of_lanes(values, rows, costs->gap);
+    EACH_UNIT(unit) costs->total[unit] = loaded.total[unit], energy[unit] = loaded.energy[unit];
+    scaled(loaded.values, rows, costs->inverse_power);
+    gaps_of_lanes(loaded.values, rows, costs->gap);
     EACH_UNIT(unit) costs->gap[unit] *= costs->power[unit];
     return KIND(scheme) != AFFINE || fill_all_tails(costs, units, numbers);
 }

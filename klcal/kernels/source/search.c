@@ -12,24 +12,25 @@ PUBLIC VARIANTS void klcal_logarithms(const double *restrict values, int64_t n, 
     for (int64_t i = 0; i < n; i++) found[i] = logarithm(values[i]);
 }
 
-/* The search of short units side by side, of each generation of machines: see together.h. */
+/* Short units side by side, of each generation of machines: see together.h. */
 #define FEWEST_TOGETHER 4 /* units: fewer leave so many lanes empty that one after the other is faster */
 
-typedef int64_t Together(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Wanted *each);
+typedef int64_t SearchTogether(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Wanted *each);
+typedef int64_t FiguresTogether(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                                const Chosen *each);
 
-Together klcal_search_together_any, klcal_search_together_v3, klcal_search_together_v4;
+SearchTogether klcal_search_together_any, klcal_search_together_v3, klcal_search_together_v4;
+FiguresTogether klcal_figures_together_any, klcal_figures_together_v3, klcal_figures_together_v4;
 
-static Together *together(void) {
+/* The functions of the newest generation that this machine has. */
 #ifdef GENERATIONS
 #define HAS(feature) __builtin_cpu_supports(feature)
-    if (!HAS("avx2") || !HAS("bmi2") || !HAS("fma")) return klcal_search_together_any;
-    if (!HAS("avx512f") || !HAS("avx512bw") || !HAS("avx512dq") || !HAS("avx512vl")) return klcal_search_together_v3;
-    return klcal_search_together_v4;
-#undef HAS
+#define HAS_V3 (HAS("avx2") && HAS("bmi2") && HAS("fma"))
+#define HAS_V4 (HAS_V3 && HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl"))
+#define NEWEST(name) (HAS_V4 ? name##_v4 : HAS_V3 ? name##_v3 : name##_any)
 #else
-    return klcal_search_together_any;
+#define NEWEST(name) name##_any
 #endif
-}
 
 /* Whether a unit can be searched side by side with others: D does not decide, and a row of it fits into the lanes. */
 static int is_short(const Search *how, const Units *units, int64_t unit, const Wanted *each) {
@@ -44,20 +45,39 @@ PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t
     if (!order) return 0;
     for (int64_t i = 0; i < n; i++) order[is_short(how, units, numbers[i], each) ? few++ : --others] = numbers[i];
     if (few < FEWEST_TOGETHER) few = others = 0;
-    else few = together()(how, units, order, others, each);
-    int64_t done = (others ? few : 0) + search_all(how, units, order + others, n - others, each);
+    else few = NEWEST(klcal_search_together)(how, units, order, others, each);
+    int64_t done = few + search_all(how, units, order + others, n - others, each);
     free(order);
+    return done;
+}
+
+/* Whether the figures of a unit can be found side by side with others. */
+static int has_short_figures(const Search *how, const Units *units, int64_t unit) {
+    if (how->scheme.is_float || !units->exact[unit] || units->type_of_counts == FLOAT64) return 0;
+    return units->ends[unit] - units->starts[unit] <= LANES;
+}
+
+/* What the quantizers of some units do, by their numbers; how many were done before memory ran out. */
+static int64_t figures_of_each(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                               const Chosen *each) {
+    Scratch scratch;
+    Ladder ladders[2];
+    int64_t done = 0;
+    memset(&scratch, 0, sizeof scratch);
+    if (begin_figures(each, &scratch, ladders))
+        while (done < n && figures_one(how, units, numbers[done], each, &scratch, ladders)) done++;
+    release(&scratch);
     return done;
 }
 
 /* What the quantizers of the units from first to last do; how many were done before memory ran out. */
 PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t first, int64_t last, const Chosen *each) {
-    Scratch scratch;
-    Ladder ladders[2];
-    int64_t unit = first;
-    memset(&scratch, 0, sizeof scratch);
-    if (begin_figures(each, &scratch, ladders))
-        while (unit < last && figures_one(how, units, unit, each, &scratch, ladders)) unit++;
-    release(&scratch);
-    return unit - first;
+    int64_t n = last - first, *order = malloc((size_t)(n + 1) * sizeof *order), few = 0, others = n;
+    if (!order) return 0;
+    for (int64_t unit = first; unit < last; unit++) order[has_short_figures(how, units, unit) ? few++ : --others] = unit;
+    if (few < FEWEST_TOGETHER) few = others = 0;
+    else few = NEWEST(klcal_figures_together)(how, units, order, others, each);
+    int64_t done = few + figures_of_each(how, units, order + others, n - others, each);
+    free(order);
+    return done;
 }

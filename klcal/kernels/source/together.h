@@ -8,7 +8,7 @@
 
 #pragma GCC diagnostic ignored "-Wunused-function" /* of what only units alone need */
 
-#include "search.h"
+#include "figures.h"
 
 int64_t GENERATION(klcal_search_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
                                           const Wanted *each);
@@ -17,6 +17,15 @@ int64_t GENERATION(klcal_search_together)(const Search *how, const Units *units,
 int64_t GENERATION(klcal_search_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
                                           const Wanted *each) {
     return search_all(how, units, numbers, n, each);
+}
+
+int64_t GENERATION(klcal_figures_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                                           const Chosen *each);
+
+/* What the quantizers of some units do, by their numbers; how many were done before memory ran out. */
+int64_t GENERATION(klcal_figures_together)(const Search *how, const Units *units, const int64_t *numbers, int64_t n,
+                                           const Chosen *each) {
+    return figures_all(how, units, numbers, n, each);
 }
 
 #endif

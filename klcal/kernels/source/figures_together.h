@@ -1,0 +1,179 @@
+/* What quantizers to whole numbers do to short units, side by side: figures.h and divergence.h have the same of one unit. */
+#ifndef KLCAL_FIGURES_TOGETHER_H
+#define KLCAL_FIGURES_TOGETHER_H
+
+#include "loaded.h"
+
+#define WORDS (LANES / MARKS) /* of marks, a bit for each value of a unit */
+
+/* Sums in lanes, and which values begin a cell, share their sub-bin with the one before, or occur more than once. */
+typedef struct {
+    double error[SUM_LANES * TOGETHER], clipped[SUM_LANES * TOGETHER], lost[SUM_LANES * TOGETHER];
+    uint64_t cells[WORDS * TOGETHER], shared[WORDS * TOGETHER], heavy[WORDS * TOGETHER];
+} Seen;
+
+/* The quantizer of each unit. */
+typedef struct {
+    double scale[TOGETHER], under[TOGETHER], above[TOGETHER];
+} Deployed;
+
+/* Adds what a row of values loses; the step and the level of each. */
+INLINE void add_row(const float *restrict values, const double *restrict count, const Deployed *restrict deployed,
+                    double *restrict error, double *restrict clipped, double *restrict lost, double *restrict steps,
+                    double *restrict levels) {
+    EACH_UNIT(unit) {
+        double under = deployed->under[unit], above = deployed->above[unit];
+        double step = (double)values[unit] / deployed->scale[unit], kept = step < -under - 1 ? -under - 1 : step;
+        kept = kept > above + 1 ? above + 1 : kept;
+        double nearest = (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING, level = nearest < -under ? -under : nearest;
+        level = level > above ? above : level;
+        error[unit] += count[unit] * ((step - level) * (step - level));
+        clipped[unit] += nearest != level ? count[unit] : 0;
+        lost[unit] += level == 0 ? count[unit] : 0;
+        steps[unit] = step;
+        levels[unit] = level;
+    }
+}
+
+/* The part of its cell that each value of a row falls into. */
+INLINE void parts_of_row(const double *restrict steps, const double *restrict levels, double sub, double *restrict parts) {
+    EACH_UNIT(unit) {
+        double part = (steps[unit] - levels[unit] + 0.5) * sub;
+        part = part < 0 ? 0 : part;
+        part = part > sub - 1 ? sub - 1 : part;
+        parts[unit] = (double)(int32_t)part;
+    }
+}
+
+/* Marks the values of a row that are equal to those of another. */
+INLINE void mark_equal(const double *restrict one, const double *restrict other, uint64_t mark, uint64_t *restrict marks) {
+    EACH_UNIT(unit) marks[unit] |= one[unit] == other[unit] ? mark : 0;
+}
+
+/* Sees all values of some units. */
+static void see_rows(const Loaded *loaded, const Deployed *deployed, double sub, Seen *seen) {
+    double steps[TOGETHER], levels[2][TOGETHER], parts[2][TOGETHER], one[TOGETHER], count[TOGETHER];
+    EACH_UNIT(unit) levels[1][unit] = parts[1][unit] = NAN, one[unit] = 1;
+    for (int64_t row = 0; row < loaded->rows; row++) {
+        const float *values = loaded->values + AT(row, 0);
+        const double *counts = loaded->counts ? loaded->counts + AT(row, 0) : count;
+        int64_t lane = AT(row % SUM_LANES, 0), word = AT(row / MARKS, 0), now = row % 2;
+        uint64_t mark = (uint64_t)1 << row % MARKS;
+        EACH_UNIT(unit) count[unit] = values[unit] != 0;
+        add_row(values, counts, deployed, seen->error + lane, seen->clipped + lane, seen->lost + lane, steps, levels[now]);
+        parts_of_row(steps, levels[now], sub, parts[now]);
+        mark_equal(levels[now], levels[!now], mark, seen->cells + word);
+        mark_equal(parts[now], parts[!now], mark, seen->shared + word);
+        mark_equal(counts, one, mark, seen->heavy + word);
+    }
+    for (int64_t i = 0; i < WORDS * TOGETHER; i++) {
+        seen->shared[i] &= seen->cells[i]; /* the same part of the same cell */
+        seen->cells[i] = ~seen->cells[i];
+        seen->heavy[i] = loaded->counts ? ~seen->heavy[i] : 0;
+    }
+}
+
+/* The marks of a unit of some size in a word; the values behind it are none of it. */
+INLINE uint64_t marks_of(const uint64_t *marks, int64_t word, int64_t size) {
+    int64_t left = size - word * MARKS;
+    return left <= 0 ? 0 : left < MARKS ? marks[AT(word, 0)] & (((uint64_t)1 << left) - 1) : marks[AT(word, 0)];
+}
+
+/* How many of the first values of a unit are marked. */
+INLINE int64_t marked(const uint64_t *marks, int64_t first) {
+    int64_t number = 0;
+    for (int64_t word = 0; word * MARKS < first; word++) number += __builtin_popcountll(marks_of(marks, word, first));
+    return number;
+}
+
+/* Σ c·ln c over the sub-bins of a unit: one of a single value adds nothing. */
+static double nats_of_bins(const uint64_t *shared, const uint64_t *heavy, const double *counts, int64_t size,
+                           const Bins *bins) {
+    double total = 0, mass = 1;
+    int64_t last = -1;
+    for (int64_t word = 0; word * MARKS < size; word++) {
+        uint64_t both = marks_of(shared, word, size), all = both | marks_of(heavy, word, size);
+        for (uint64_t left = all; left; left &= left - 1) {
+            int64_t place = word * MARKS + __builtin_ctzll(left);
+            int is_shared = (both >> place % MARKS) & 1;
+            if (!is_shared || place - 1 != last) { /* else the last one was marked, too */
+                if (mass > 1) total += term_of_bin(mass, bins);
+                mass = is_shared; /* with the one before, which occurs once */
+            }
+            mass += counts ? counts[AT(place, 0)] : 1;
+            last = place;
+        }
+    }
+    return mass > 1 ? total + term_of_bin(mass, bins) : total;
+}
+
+/* Σ C·(ln C − ln o) over its cells. */
+static double nats_of_cells(const uint64_t *cells, const uint64_t *shared, const double *counts, int64_t size,
+                            const Bins *bins) {
+    int64_t begins[LANES + 1], number = 0, before = 0;
+    double even = 0;
+    for (int64_t word = 0; word * MARKS < size; word++)
+        for (uint64_t left = marks_of(cells, word, size); left; left &= left - 1)
+            begins[number++] = word * MARKS + __builtin_ctzll(left);
+    begins[number] = size;
+    for (int64_t i = 0; i < number; i++) {
+        int64_t until = marked(shared, begins[i + 1]), values = begins[i + 1] - begins[i];
+        double mass = (double)values;
+        for (int64_t j = begins[i]; j < begins[i + 1] && counts; j++) mass += counts[AT(j, 0)] - 1;
+        even += term_of_cell(mass, (double)(values - (until - before)), bins);
+        before = until;
+    }
+    return even;
+}
+
+/* The quantizers of some units, by their numbers. */
+static void take_deployed(const Search *how, const Chosen *each, const int64_t *numbers, Deployed *deployed) {
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        deployed->scale[unit] = each->scale[numbers[unit]];
+        deployed->under[unit] = (double)each->below[numbers[unit]];
+        deployed->above[unit] = (double)(how->scheme.size - 1 - each->below[numbers[unit]]);
+    }
+}
+
+/* The figures of TOGETHER units, by their numbers; 0 where there was no memory. */
+static int figures_some(const Search *how, const Units *units, const int64_t *numbers, const Chosen *each,
+                        Memory *memory) {
+    Loaded loaded;
+    Deployed deployed;
+    Seen seen;
+    double error[TOGETHER], clipped[TOGETHER], lost[TOGETHER];
+    int64_t rows = rows_of(units, numbers);
+    float *start = (float *)room(memory, floats_of(rows) * sizeof(float));
+    if (!start) return 0;
+    load_lanes(&loaded, units, numbers, rows, start);
+    take_deployed(how, each, numbers, &deployed);
+    memset(&seen, 0, sizeof seen);
+    see_rows(&loaded, &deployed, (double)how->bins.sub, &seen);
+    sums_of_lanes(seen.error, error), sums_of_lanes(seen.clipped, clipped), sums_of_lanes(seen.lost, lost);
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        const double *counts = loaded.counts ? loaded.counts + unit : NULL;
+        int64_t size = units->ends[numbers[unit]] - units->starts[numbers[unit]];
+        double nats = nats_of_bins(seen.shared + unit, seen.heavy + unit, counts, size, &how->bins);
+        nats = (nats - nats_of_cells(seen.cells + unit, seen.shared + unit, counts, size, &how->bins)) / loaded.total[unit];
+        double all[FIGURES] = {nats > 0 ? nats : 0, error[unit] * (deployed.scale[unit] * deployed.scale[unit]),
+                               loaded.energy[unit], clipped[unit], lost[unit]};
+        if (how->bins.sub <= 1) all[0] = NAN;
+        memcpy(each->found + FIGURES * numbers[unit], all, sizeof all);
+    }
+    return 1;
+}
+
+/* Those of some units, by their numbers; how many were done before memory ran out. */
+static int64_t figures_all(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Chosen *each) {
+    Memory memory = {NULL, 0};
+    int64_t done = 0, some[TOGETHER];
+    while (done < n) { /* the last unit stands for those that are missing beside it */
+        for (int unit = 0; unit < TOGETHER; unit++) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
+        if (!figures_some(how, units, some, each, &memory)) break;
+        done += n - done < TOGETHER ? n - done : TOGETHER;
+    }
+    release_memory(&memory);
+    return done;
+}
+
+#endif
