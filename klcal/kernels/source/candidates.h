@@ -257,7 +257,7 @@ INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t k
 static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
     EACH_UNIT(unit) marks[unit] = 0;
     for (int64_t i = 0; i < n; i++)
-        EACH_UNIT(unit) marks[unit] |= loss[AT(i, unit)] <= limit[unit] ? (uint64_t)1 << i : 0;
+        EACH_UNIT(unit) marks[unit] |= -(uint64_t)(loss[AT(i, unit)] <= limit[unit]) & (uint64_t)1 << i;
 }
 
 /* Marks those of some errors, at most MARKS, that neither neighbour is less than, which lie before and behind them. */
@@ -268,8 +268,7 @@ static void mark_valleys(const double *restrict error, int64_t n, const double *
         const double *last = i ? error + AT(i - 1, 0) : before, *next = i + 1 < n ? error + AT(i + 1, 0) : after;
         EACH_UNIT(unit) {
             double own = error[AT(i, unit)];
-            uint64_t mark = own <= next[unit] ? (uint64_t)1 << i : 0;
-            marks[unit] |= own < last[unit] ? mark : 0;
+            marks[unit] |= -(uint64_t)(own < last[unit]) & -(uint64_t)(own <= next[unit]) & (uint64_t)1 << i;
         }
     }
 }

@@ -135,7 +135,7 @@ static Best explore(const Search *how, Scratch *scratch) {
     const Costs *costs = &scratch->costs, *some = how->seeds ? &scratch->thinned : costs;
     Desk *desk = &scratch->desk;
     int64_t *places = desk->places;
-    Best best = {.seen = 0};
+    Best best = {{0}, 0};
     judge_beside(some, how, desk, found);
     int64_t begin = found->size;
     judge_ladder(some, how, desk, found, &best);

@@ -47,7 +47,7 @@ INLINE void parts_of_row(const double *restrict steps, const double *restrict le
 
 /* Marks the values of a row that are equal to those of another. */
 INLINE void mark_equal(const double *restrict one, const double *restrict other, uint64_t mark, uint64_t *restrict marks) {
-    EACH_UNIT(unit) marks[unit] |= one[unit] == other[unit] ? mark : 0;
+    EACH_UNIT(unit) marks[unit] |= -(uint64_t)(one[unit] == other[unit]) & mark;
 }
 
 /* Sees all values of some units. */

@@ -33,7 +33,8 @@ INLINE void put_end(const Candidates *found, int64_t at, double full, Ends *ends
    above it, then the one of more levels below zero. */
 static void within(const double *limit, const double *loss, const Candidates *found, const double *full, Choice *chosen) {
     Ends ends[TOGETHER];
-    for (int unit = 0; unit < TOGETHER; unit++) ends[unit].narrow = ends[unit].wide = (Placed){INFINITY, 0};
+    Placed none = {INFINITY, 0};
+    for (int unit = 0; unit < TOGETHER; unit++) ends[unit].narrow = ends[unit].wide = none;
 #ifdef TEAM
     EACH(i, found->size) if (loss[i] <= limit[0]) put_end(found, i, full[0], ends);
     ends->narrow = placed_of_team(ends->narrow), ends->wide = placed_of_team(ends->wide);
@@ -254,7 +255,7 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
                            const int64_t *full_below, Choice *chosen) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;
-    Best best = {.seen = 0};
+    Best best = {{0}, 0};
     double limit[TOGETHER];
     set_size(found, 0);
     if (!HAS_FEW(how) || !how->by_few_alone) best = explore(how, scratch);
