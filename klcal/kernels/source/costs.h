@@ -71,7 +71,12 @@ INLINE double beyond_end(const Tail *tail, double end, int few) {
         left -= half;
     }
     int32_t within = 0;
+#ifdef TEAM
     for (int32_t i = 0; i < (int32_t)left; i++) within += values[i] <= single;
+#else
+    int32_t counted = ((int32_t)left + BEHIND - 1) / BEHIND * BEHIND; /* what is counted too much is beyond the end */
+    for (int32_t i = 0; i < counted; i++) within += values[i] <= single;
+#endif
     int64_t place = values - tail->values + within;
     return tail->total[place] - end * tail->number[place];
 }

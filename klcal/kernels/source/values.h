@@ -77,9 +77,15 @@ typedef struct {
 
 /* --- the values of a unit */
 
+#ifdef TEAM
+#define BEHIND 0 /* values behind a tail that are counted with it, and are beyond any end */
+#else
+#define BEHIND 16
+#endif
+
 /* The bytes that the tails of so many values take: of both signs together. */
 static size_t bytes_of_tails(int64_t size) {
-    return ((size_t)(size + 5) / 2 + 3 * (size_t)(size + 4)) * sizeof(double);
+    return ((size_t)(size + 5) / 2 + BEHIND + 3 * (size_t)(size + 4)) * sizeof(double);
 }
 
 /* One value of a unit, as float64 where there are few. */
@@ -107,6 +113,7 @@ static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int uni
         number[i] = count;
         total[i] = count * value;
     }
+    EACH(i, BEHIND) values[known + i] = INFINITY;
     if (ALONE) {
         tail->values = values;
         tail->few = few;
@@ -115,7 +122,7 @@ static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int uni
         tail->size = known;
         number[known] = total[known] = 0;
     }
-    return few + known + (known + 1) / 2;
+    return few + known + (known + BEHIND + 1) / 2;
 }
 
 /* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
