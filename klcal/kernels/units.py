@@ -27,6 +27,7 @@ BYTES = 4  # the kind of all values that are one byte
 LANES = 16  # units sorted at once
 MOST_IN_LANES = 1 << 15  # values of such a unit, as in source/units.h
 MOST = (1 << 31) - 1  # values of a unit: its counts are int32
+NEARLY_FULL = 0.75  # share of an array in use, above which its parts are moved together: new memory takes 3 times as long
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,16 @@ def unit_weights(
 
 
 def _gathered(pieces: Array, parts: list[slice]) -> Array:
-    """Parts of an array behind one another: itself where they fill it, else none of what lies between them."""
-    if sum(part.stop - part.start for part in parts) == pieces.size:
-        return pieces
-    return np.concatenate([pieces[part] for part in parts])
+    """Parts of an array behind one another: moved within it where they nearly fill it, else in an array of their own."""
+    size = sum(part.stop - part.start for part in parts)
+    if size < NEARLY_FULL * pieces.size:
+        return np.concatenate([pieces[part] for part in parts])
+    place, width = address(pieces), pieces.itemsize
+    for part in parts:
+        bytes_ = int(part.stop - part.start) * width
+        ctypes.memmove(place, address(pieces) + int(part.start) * width, bytes_)
+        place += bytes_
+    return pieces[:size]
 
 
 def _klcal_units() -> Any:
