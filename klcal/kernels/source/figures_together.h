@@ -1,4 +1,4 @@
-/* What quantizers to whole numbers do to short units, side by side: figures.h and divergence.h have the same of one unit. */
+/* What quantizers of few or even levels do to short units, side by side: figures.h and divergence.h have the same of one unit. */
 #ifndef KLCAL_FIGURES_TOGETHER_H
 #define KLCAL_FIGURES_TOGETHER_H
 
@@ -12,9 +12,13 @@ typedef struct {
     uint64_t cells[WORDS * TOGETHER], shared[WORDS * TOGETHER], heavy[WORDS * TOGETHER];
 } Seen;
 
-/* The quantizer of each unit. */
+/* The quantizer of each unit, and its levels where these are floats: magnitudes, and the middles between them. */
 typedef struct {
-    double scale[TOGETHER], under[TOGETHER], above[TOGETHER];
+    double scale[TOGETHER], under[TOGETHER], above[TOGETHER], sub;
+    int is_float;
+    int64_t size, cells;
+    double level[MAX_LEVELS], middle[MAX_LEVELS], limit; /* from which on a magnitude is clipped */
+    const double *edges; /* of the cells */
 } Deployed;
 
 /* Adds what a row of values loses; the step and the level of each. */
@@ -35,6 +39,48 @@ INLINE void add_row(const float *restrict values, const double *restrict count, 
     }
 }
 
+/* The same of floats, of which the levels of both signs are alike. */
+INLINE void add_row_of_floats(const float *restrict values, const double *restrict count, const Deployed *restrict deployed,
+                              double *restrict error, double *restrict clipped, double *restrict lost,
+                              double *restrict steps) {
+    double levels[TOGETHER], magnitudes[TOGETHER];
+    EACH_UNIT(unit) {
+        steps[unit] = (double)values[unit] / deployed->scale[unit];
+        magnitudes[unit] = fabs(steps[unit]), levels[unit] = 0;
+    }
+    for (int64_t i = 1; i < deployed->size; i++) {
+        double middle = deployed->middle[i - 1], level = deployed->level[i];
+        EACH_UNIT(unit) levels[unit] = middle < magnitudes[unit] ? level : levels[unit];
+    }
+    double limit = deployed->limit;
+    EACH_UNIT(unit) {
+        double wrong = magnitudes[unit] - levels[unit];
+        error[unit] += count[unit] * (wrong * wrong);
+        clipped[unit] += magnitudes[unit] >= limit ? count[unit] : 0;
+        lost[unit] += levels[unit] == 0 ? count[unit] : 0;
+    }
+}
+
+/* The cell of each value of a row, told by its lower edge, and the part of it that it falls into. */
+INLINE void places_of_row(const double *restrict steps, const Deployed *restrict deployed, double *restrict lower,
+                          double *restrict parts) {
+    double upper[TOGETHER], sub = deployed->sub;
+    EACH_UNIT(unit) lower[unit] = deployed->edges[0], upper[unit] = deployed->edges[1];
+    for (int64_t i = 1; i < deployed->cells; i++) {
+        double edge = deployed->edges[i], next = deployed->edges[i + 1];
+        EACH_UNIT(unit) {
+            lower[unit] = edge < steps[unit] ? edge : lower[unit];
+            upper[unit] = edge < steps[unit] ? next : upper[unit];
+        }
+    }
+    EACH_UNIT(unit) {
+        double part = (steps[unit] - lower[unit]) / (upper[unit] - lower[unit]) * sub;
+        part = part < 0 ? 0 : part;
+        part = part > sub - 1 ? sub - 1 : part;
+        parts[unit] = (double)(int32_t)part;
+    }
+}
+
 /* The part of its cell that each value of a row falls into. */
 INLINE void parts_of_row(const double *restrict steps, const double *restrict levels, double sub, double *restrict parts) {
     EACH_UNIT(unit) {
@@ -51,7 +97,7 @@ INLINE void mark_equal(const double *restrict one, const double *restrict other,
 }
 
 /* Sees all values of some units. */
-static void see_rows(const Loaded *loaded, const Deployed *deployed, double sub, Seen *seen) {
+static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen) {
     double steps[TOGETHER], levels[2][TOGETHER], parts[2][TOGETHER], one[TOGETHER], count[TOGETHER];
     EACH_UNIT(unit) levels[1][unit] = parts[1][unit] = NAN, one[unit] = 1;
     for (int64_t row = 0; row < loaded->rows; row++) {
@@ -60,8 +106,14 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, double sub,
         int64_t lane = AT(row % SUM_LANES, 0), word = AT(row / MARKS, 0), now = row % 2;
         uint64_t mark = (uint64_t)1 << row % MARKS;
         EACH_UNIT(unit) count[unit] = values[unit] != 0;
-        add_row(values, counts, deployed, seen->error + lane, seen->clipped + lane, seen->lost + lane, steps, levels[now]);
-        parts_of_row(steps, levels[now], sub, parts[now]);
+        double *error = seen->error + lane, *clipped = seen->clipped + lane, *lost = seen->lost + lane;
+        if (deployed->is_float) {
+            add_row_of_floats(values, counts, deployed, error, clipped, lost, steps);
+            places_of_row(steps, deployed, levels[now], parts[now]);
+        } else {
+            add_row(values, counts, deployed, error, clipped, lost, steps, levels[now]);
+            parts_of_row(steps, levels[now], deployed->sub, parts[now]);
+        }
         mark_equal(levels[now], levels[!now], mark, seen->cells + word);
         mark_equal(parts[now], parts[!now], mark, seen->shared + word);
         mark_equal(counts, one, mark, seen->heavy + word);
@@ -133,6 +185,16 @@ static void take_deployed(const Search *how, const Chosen *each, const int64_t *
         deployed->under[unit] = (double)each->below[numbers[unit]];
         deployed->above[unit] = (double)(how->scheme.size - 1 - each->below[numbers[unit]]);
     }
+    deployed->sub = (double)how->bins.sub;
+    deployed->is_float = (int)how->scheme.is_float;
+    if (!deployed->is_float) return;
+    int64_t last = each->aboves - 1;
+    deployed->size = each->aboves;
+    deployed->cells = how->scheme.size;
+    deployed->edges = how->bins.edges;
+    memcpy(deployed->level, each->above, (size_t)each->aboves * sizeof(double));
+    for (int64_t i = 0; i < last; i++) deployed->middle[i] = (each->above[i + 1] + each->above[i]) / 2;
+    deployed->limit = each->above[last] + (each->above[last] - each->above[last - 1]) / 2;
 }
 
 /* The figures of TOGETHER units, by their numbers; 0 where there was no memory. */
@@ -148,7 +210,7 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     load_lanes(&loaded, units, numbers, rows, start);
     take_deployed(how, each, numbers, &deployed);
     memset(&seen, 0, sizeof seen);
-    see_rows(&loaded, &deployed, (double)how->bins.sub, &seen);
+    see_rows(&loaded, &deployed, &seen);
     sums_of_lanes(seen.error, error), sums_of_lanes(seen.clipped, clipped), sums_of_lanes(seen.lost, lost);
     for (int unit = 0; unit < TOGETHER; unit++) {
         const double *counts = loaded.counts ? loaded.counts + unit : NULL;

@@ -51,10 +51,13 @@ PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t
     return done;
 }
 
-/* Whether the figures of a unit can be found side by side with others. */
-static int has_short_figures(const Search *how, const Units *units, int64_t unit) {
-    if (how->scheme.is_float || !units->exact[unit] || units->type_of_counts == FLOAT64) return 0;
-    return units->ends[unit] - units->starts[unit] <= LANES;
+/* Whether the figures of short units can be found side by side: of whole numbers, or of few levels, an even number of
+   magnitudes that both signs have. */
+static int has_short_figures(const Search *how, const Units *units, const Chosen *each) {
+    if (units->type_of_counts == FLOAT64) return 0;
+    if (!how->scheme.is_float) return 1;
+    if (how->scheme.size > MAX_LEVELS || each->aboves != each->belows || each->aboves % 2) return 0;
+    return memcmp(each->above, each->below_zero, (size_t)each->aboves * sizeof(double)) == 0;
 }
 
 /* What the quantizers of some units do, by their numbers; how many were done before memory ran out. */
@@ -74,7 +77,11 @@ static int64_t figures_of_each(const Search *how, const Units *units, const int6
 PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t first, int64_t last, const Chosen *each) {
     int64_t n = last - first, *order = malloc((size_t)(n + 1) * sizeof *order), few = 0, others = n;
     if (!order) return 0;
-    for (int64_t unit = first; unit < last; unit++) order[has_short_figures(how, units, unit) ? few++ : --others] = unit;
+    int can_be_short = has_short_figures(how, units, each);
+    for (int64_t unit = first; unit < last; unit++) {
+        int is_one = can_be_short && units->exact[unit] && units->ends[unit] - units->starts[unit] <= LANES;
+        order[is_one ? few++ : --others] = unit;
+    }
     if (few < FEWEST_TOGETHER) few = others = 0;
     else few = NEWEST(klcal_figures_together)(how, units, order, others, each);
     int64_t done = few + figures_of_each(how, units, order + others, n - others, each);
