@@ -23,9 +23,15 @@ INLINE double clamped(double value, double low, double high) {
     return value < high ? value : high;
 }
 
+#if TOGETHER > 1
+#define IS_BOUNDED(costs, unit) 0 /* such units are searched alone */
+#else
+#define IS_BOUNDED(costs, unit) (costs)->span.bounded[unit]
+#endif
+
 static void allowed_belows(const Costs *costs, int unit, double scale, int64_t *fewest, int64_t *most) {
     double last = (double)(costs->scheme->size - 1);
-    if (!costs->span.bounded[unit] && last * scale <= FLOAT32_MAX) {
+    if (!IS_BOUNDED(costs, unit) && last * scale <= FLOAT32_MAX) {
         *fewest = 0;
         *most = costs->scheme->size - 1;
         return;
@@ -34,7 +40,7 @@ static void allowed_belows(const Costs *costs, int unit, double scale, int64_t *
     reach = reach < last ? reach : last;
     *fewest = (int64_t)(last - reach);
     *most = (int64_t)reach;
-    if (!costs->span.bounded[unit]) return;
+    if (!IS_BOUNDED(costs, unit)) return;
     double low = -costs->span.low[unit] / scale, high = costs->span.high[unit] / scale, least = last - reach;
     double up = clamped(floor(low + HALF_STEP), least, reach), down = clamped(ceil(last - high - HALF_STEP), least, reach);
     if (down > up) up = down = clamped(rint(low), least, reach);
@@ -42,12 +48,17 @@ static void allowed_belows(const Costs *costs, int unit, double scale, int64_t *
     *most = (int64_t)up;
 }
 
-INLINE int is_valid(const Costs *costs, int unit, double scale, int64_t below) {
-    const Scheme *scheme = costs->scheme;
+/* The magnitude of the outermost level; it moves where the zero point is free. */
+INLINE double outermost_level(const Scheme *scheme, int64_t below) {
     double under = scheme->is_float ? scheme->under_end : (double)below;
     double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
-    if (!(scale > 0) || (under > above ? under : above) * scale > FLOAT32_MAX * (1 + FLOAT32_STEP)) return 0;
-    if (!costs->span.bounded[unit]) return 1;
+    return under > above ? under : above;
+}
+
+INLINE int is_valid(const Costs *costs, int unit, double scale, int64_t below) {
+    const Scheme *scheme = costs->scheme;
+    if (!(scale > 0) || outermost_level(scheme, below) * scale > FLOAT32_MAX * (1 + FLOAT32_STEP)) return 0;
+    if (!IS_BOUNDED(costs, unit)) return 1;
     if (scale > costs->span.full[unit] * (1 + FLOAT32_STEP)) return 0;
     if (KIND(scheme) != AFFINE) return 1;
     int64_t fewest, most;

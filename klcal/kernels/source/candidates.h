@@ -93,6 +93,25 @@ static void scales_of(const double *scales, int64_t n, const ScaleFormat *format
         EACH(i, n) found[i] = scale_of(scales[i], format);
 }
 
+/* Makes the error of candidates infinite that are not allowed. */
+static void drop_invalid(const Costs *costs, int64_t n, const double *restrict scale, const int64_t *restrict below,
+                         double *restrict error) {
+#if TOGETHER > 1
+    if (KIND(costs->scheme) != AFFINE) {
+        double outermost = outermost_level(costs->scheme, costs->scheme->zero);
+        for (int64_t i = 0; i < AT(n, 0); i++) {
+            int is_one = scale[i] > 0 && outermost * scale[i] <= FLOAT32_MAX * (1 + FLOAT32_STEP);
+            error[i] = is_one ? error[i] : INFINITY;
+        }
+        return;
+    }
+#endif
+    EACH(i, n) EACH_UNIT(unit) {
+        int64_t each = AT(i, unit);
+        error[each] = is_valid(costs, unit, scale[each], below[each]) ? error[each] : INFINITY;
+    }
+}
+
 /* Adds some scales of each unit, as their format has them, each with its best zero point. */
 APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk, Candidates *found) {
     MEET;
@@ -107,10 +126,7 @@ APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk
         EACH(i, AT(some, 0)) desk->known[i] = scale[i] > 0 ? scale[i] : 1;
         MEET;
         least_errors(costs, desk->known, some, desk, below, error);
-        EACH(i, some) EACH_UNIT(unit) {
-            int64_t each = AT(i, unit);
-            error[each] = is_valid(costs, unit, scale[each], below[each]) ? error[each] : INFINITY;
-        }
+        drop_invalid(costs, some, scale, below, error);
     }
     set_size(found, size + n);
 }
@@ -257,7 +273,11 @@ INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t k
 static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
     EACH_UNIT(unit) marks[unit] = 0;
     for (int64_t i = 0; i < n; i++)
-        EACH_UNIT(unit) marks[unit] |= -(uint64_t)(loss[AT(i, unit)] <= limit[unit]) & (uint64_t)1 << i;
+        {
+        const double *row = loss + AT(i, 0);
+        uint64_t mark = (uint64_t)1 << i;
+        EACH_UNIT(unit) marks[unit] |= -(uint64_t)(row[unit] <= limit[unit]) & mark;
+    }
 }
 
 /* Marks those of some errors, at most MARKS, that neither neighbour is less than, which lie before and behind them. */
@@ -266,9 +286,10 @@ static void mark_valleys(const double *restrict error, int64_t n, const double *
     EACH_UNIT(unit) marks[unit] = 0;
     for (int64_t i = 0; i < n; i++) {
         const double *last = i ? error + AT(i - 1, 0) : before, *next = i + 1 < n ? error + AT(i + 1, 0) : after;
+        uint64_t mark = (uint64_t)1 << i;
         EACH_UNIT(unit) {
             double own = error[AT(i, unit)];
-            marks[unit] |= -(uint64_t)(own < last[unit]) & -(uint64_t)(own <= next[unit]) & (uint64_t)1 << i;
+            marks[unit] |= -(uint64_t)(own < last[unit]) & -(uint64_t)(own <= next[unit]) & mark;
         }
     }
 }
