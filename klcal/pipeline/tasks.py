@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
-from itertools import groupby
+from itertools import chain, groupby
 from math import prod
 from operator import add
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.calibration import calibrate_counted, calibrate_sketch, calibrate_tensors, calibrate_units
-from klcal.errors import InputError
+from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import limited
 from klcal.pipeline.devices import Plan, chosen_devices, feeding
 from klcal.pipeline.importance import Weighed
+from klcal.pipeline.mapping import Workers
 from klcal.pipeline.selection import attempt
 from klcal.pipeline.units import Place
 from klcal.quantizers.granularity import Per
@@ -47,15 +48,12 @@ __all__ = [
     "Task",
     "Tensor",
     "Watch",
-    "merged",
-    "outcomes",
     "plan_of",
     "portions",
     "tasks_of",
     "worked_on",
 ]
 
-PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 EXPLAINED_SECONDS = 15e-3  # and to explain it
@@ -64,9 +62,6 @@ DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of 
 SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
-
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
 
 Watch: TypeAlias = Callable[[int], None]
@@ -195,58 +190,76 @@ def _estimate(task: Task) -> float:
     return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
-def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
-    """What works on some tasks."""
+def plan_of(device: str, tasks: Sequence[Task], workers: Workers) -> Plan:
+    """What works on some tasks.
+
+    Raises:
+        UsageError: the device cannot be used, or is one of this machine, and the work is elsewhere.
+    """
+    seconds = sum(map(_estimate, tasks))
+    at_a_time, threads = workers.shared(len(tasks), seconds)
+    if workers.address is not None:
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"--device {device} is of this machine, --scheduler has others", "leave one of them out")
+        return Plan((), at_a_time, threads, f"--scheduler {workers.address}")
     whole = [task for task in tasks if task.tensors[0].fits_device]
     fed = [task.tensors[0] for task in whole]
-    seconds = sum(map(_estimate, tasks))
-    processes, threads = _shared(len(tasks), seconds, jobs)
     searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole and task.tensors[0].is_one_unit)
     searched += DEVICE_VALUE_SECONDS * sum(each.values for each in fed if not each.is_one_unit)
-    rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
+    rest = (seconds - sum(map(_estimate, whole))) / workers.jobs + searched
     nbytes = sum(task.nbytes for task in whole)
-    devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
+    devices, why = chosen_devices(device, nbytes, seconds / (at_a_time * threads), rest)
     unfit = len(tasks) - len(whole) if devices else 0
-    return Plan(devices, 1, jobs, why, unfit) if devices and whole else Plan((), processes, threads, why, unfit)
-
-
-def _shared(tasks: int, seconds: float, jobs: int) -> tuple[int, int]:
-    """How many processes work, and on how many threads each: several processes where an estimate says that it pays.
-
-    Where there are fewer tasks than jobs, each has several threads.
-    """
-    processes = max(1, min(jobs, tasks)) if seconds > PARALLEL_SECONDS else 1
-    return processes, max(1, jobs // processes)
-
-
-@contextmanager
-def outcomes(
-    work: Callable[[Item], Outcome], items: Sequence[Item], seconds: float, jobs: int
-) -> Iterator[Iterator[Outcome]]:
-    """What comes of each item, in their order."""
-    processes, threads = _shared(len(items), seconds, jobs)
-    by_threads = partial(limited, work, threads)
-    if processes > 1:
-        from klcal.pipeline.workers import workers
-
-        with workers(by_threads, items, processes) as found:
-            yield found
-    else:
-        yield map(by_threads, items)
+    return Plan(devices, 1, workers.jobs, why, unfit) if devices and whole else Plan((), at_a_time, threads, why, unfit)
 
 
 @contextmanager
 def worked_on(
-    tasks: Sequence[Task], plan: Plan, jobs: int, watch: Watch | None = None
-) -> Iterator[Iterator[list[Calibrated]]]:
-    """What comes of each task, in their order."""
+    tasks: Sequence[Task],
+    plan: Plan,
+    workers: Workers,
+    watch: Watch | None = None,
+    told: Callable[[Task], None] | None = None,
+) -> Iterator[Iterator[tuple[int, Calibrated]]]:
+    """The number of each tensor and what comes of it, in the order of the tasks: of parts the sum of their sketches.
+
+    Args:
+        tasks: the parts of a tensor lie one behind the other.
+        plan: what works on them.
+        workers: of this machine, or a cluster.
+        watch: is told of bytes of unfinished tasks, by processes of this machine.
+        told: is told of each task that is done.
+    """
     if not plan.devices:
-        with outcomes(partial(_run, watch=watch), tasks, sum(map(_estimate, tasks)), jobs) as found:
-            yield found
+        groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.tensors[0].number)]
+        seconds = sum(map(_estimate, tasks))
+        with workers.joined(partial(_run, watch=watch), _summed, groups, seconds, told) as found:
+            yield chain.from_iterable(map(_numbered, groups, found))
         return
     fed = [task.tensors[0] for task in tasks if task.tensors[0].fits_device]
     with feeding(plan.devices, _begun, fed) as begun:
-        yield map(partial(limited, partial(_run_behind, begun), plan.threads), tasks)
+        one_by_one = map(partial(limited, partial(_run_behind, begun, told), plan.threads), tasks)
+        yield chain.from_iterable(map(_numbered, ([task] for task in tasks), one_by_one))
+
+
+def _numbered(group: Sequence[Task], outcome: list[Calibrated] | InputError) -> Iterator[tuple[int, Calibrated]]:
+    """The outcome of a group, tensor by tensor; where all of it was lost, the same error for each."""
+    tensors = group[0].tensors
+    several = [outcome] * len(tensors) if isinstance(outcome, InputError) else outcome
+    return ((tensor.number, each) for tensor, each in zip(tensors, several, strict=True))
+
+
+def _summed(of_parts: Sequence[list[Calibrated]]) -> list[Calibrated]:
+    """What comes of several parts of a tensor: the sum of their sketches, or the first error."""
+    total: Calibrated | None = None
+    for (each,) in of_parts:
+        if not isinstance(each, Sketch):
+            return [each]
+        total = each if total is None else attempt(partial(add, total, each))
+        if not isinstance(total, Sketch):
+            break
+    assert total is not None
+    return [total]
 
 
 Begun: TypeAlias = Callable[[], Sketch] | Row | InputError
@@ -264,12 +277,16 @@ def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
         return calibrate_counted(feed.units(tensor.parts, tensor.dtype, layout), layout, tensor.settings)
 
 
-def _run_behind(begun: Iterator[Begun], task: Task) -> list[Calibrated]:
+def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, task: Task) -> list[Calibrated]:
     """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
     if not task.tensors[0].fits_device:
-        return _run(task)
-    found, settings = next(begun), task.tensors[0].settings
-    return [attempt(lambda: calibrate_sketch(found(), settings)) if callable(found) else found]
+        outcome = _run(task)
+    else:
+        found, settings = next(begun), task.tensors[0].settings
+        outcome = [attempt(lambda: calibrate_sketch(found(), settings)) if callable(found) else found]
+    if told is not None:
+        told(task)
+    return outcome
 
 
 def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
@@ -341,21 +358,3 @@ def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterato
             told += chunk.nbytes
     finally:
         watch(-told)
-
-
-def merged(
-    found: Iterable[tuple[Task, list[Calibrated]]], progress: Progress | None
-) -> Iterator[tuple[int, Calibrated]]:
-    """The number and the outcome of each tensor: of parts of one, the first error or the sum of their sketches."""
-    for _, group in groupby(found, key=lambda pair: pair[0].tensors[0].number):
-        together: dict[int, Calibrated] = {}
-        for task, outcome in group:
-            if progress is not None:
-                progress.advance(task.nbytes)
-            for tensor, each in zip(task.tensors, outcome, strict=True):
-                before = together.get(tensor.number)
-                if isinstance(before, Sketch) and isinstance(each, Sketch):
-                    together[tensor.number] = attempt(partial(add, before, each))
-                elif before is None or isinstance(before, Sketch):
-                    together[tensor.number] = each
-        yield from together.items()
