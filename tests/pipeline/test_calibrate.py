@@ -36,7 +36,7 @@ def small_parts(monkeypatch):
     """Tensors of more than 4 KiB are cut, and any work at all starts workers."""
     monkeypatch.setattr(regular, "PART_BYTES", 4096)
     monkeypatch.setattr(pipeline, "PART_BYTES", 4096)
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
 
 
 def json_of(*arguments) -> str:
@@ -73,7 +73,7 @@ def test_small_tensors_that_travel_together_come_back_in_order(here, monkeypatch
     tensors = {f"t{number}": normal(64, number) for number in range(300)}
     safetensors.numpy.save_file(tensors, "x.safetensors")
     alone = json_of("x.safetensors", "--method", "minmax", "--jobs", "1")
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     assert pipeline.TOGETHER * 2 < 300
     assert json_of("x.safetensors", "--method", "minmax", "--jobs", "2") == alone
 
@@ -90,7 +90,7 @@ def small_tensors() -> dict[str, np.ndarray]:
     "request_", [REQUEST, Request.parse(method="mse", dtype="int4"), Request.parse(method="mse", dtype="nf4")]
 )
 def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, jobs, request_):
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     safetensors.numpy.save_file(small_tensors(), "x.safetensors")
     rows = calibrate_files(["x.safetensors"], request_, jobs=jobs).rows
     alone = [calibrate_files(["x.safetensors"], request_, include=[name]).rows[0] for name in sorted(small_tensors())]
@@ -116,7 +116,7 @@ def test_rows_of_small_tensors_that_see_one_another_are_noticed(here, monkeypatc
 def test_a_small_tensor_that_cannot_be_searched_costs_none_that_travels_with_it(here, monkeypatch, jobs, error):
     safetensors.numpy.save_file(small_tensors(), "x.safetensors")
     expected = calibrate_files(["x.safetensors"], REQUEST).rows
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     for name in ("calibrate_tensors", "calibrate_sketch"):
         monkeypatch.setattr(pipeline, name, fails_on(7 * 12 + 5, error, getattr(pipeline, name)))
     rows = calibrate_files(["x.safetensors"], REQUEST, jobs=jobs).rows
