@@ -241,8 +241,10 @@ def apply(
         "device": None if device is None else arguments.text("device", device),
     }
     options = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and options:
-        raise UsageError(f"{next(iter(options))} is for calibration, which the table has done", "give one of the two")
+    if table is not None and (options or (scheduler is not None and activations is None)):
+        raise UsageError(
+            f"{next(iter(options), 'scheduler')} is for calibration, which the table has done", "give one of the two"
+        )
     by: dict[str, Any] | str | Table
     if table is None:
         by = {"device": "auto", **options}

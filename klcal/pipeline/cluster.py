@@ -24,6 +24,7 @@ from klcal.readers.regular import RegularFile, open_regular
 __all__ = ["Cluster", "cluster_at"]
 
 LOCAL = "local"
+ANY_PORT = "127.0.0.1:0"  # of the dashboard, which cannot be left out: the usual one may be taken, which Dask warns of
 LOGGERS = ("distributed", "tornado", "asyncio")
 FAN = 8  # sketches that a worker adds at once: a tenth of the time to count one portion
 TURNS = 32  # that a worker has, where there is work for more: a task costs the scheduler 1 ms
@@ -228,7 +229,7 @@ def _workers(distributed: Any, address: str, jobs: int) -> Iterator[Any]:
     if address != LOCAL:
         yield address
         return
-    local = {"processes": True, "dashboard_address": None, "silence_logs": logging.CRITICAL + 1}
+    local = {"processes": True, "dashboard_address": ANY_PORT, "silence_logs": logging.CRITICAL + 1}
     with distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, **local) as found:
         yield found
 

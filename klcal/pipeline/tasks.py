@@ -233,7 +233,8 @@ def worked_on(
     if not plan.devices:
         groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.tensors[0].number)]
         seconds = sum(map(_estimate, tasks))
-        with workers.joined(partial(_run, watch=watch), _summed, groups, seconds, told) as found:
+        watched = watch if workers.address is None else None
+        with workers.joined(partial(_run, watch=watched), _summed, groups, seconds, told) as found:
             yield chain.from_iterable(map(_numbered, groups, found))
         return
     fed = [task.tensors[0] for task in tasks if task.tensors[0].fits_device]
