@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 import klcal
 from klcal.errors import UsageError
 from klcal.pipeline import cluster
+from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.gathered import Asked
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
@@ -202,6 +203,11 @@ def test_calibration_on_a_cluster_gives_the_same_table(model, local, options):
     assert [row.status for row in found[0].rows].count("ok") == 4
     assert len(found[0].errors) == 1
     assert text_of(found[0]) == text_of(found[1])
+
+
+def test_a_device_is_of_this_machine_and_a_scheduler_has_others(model, local):
+    with pytest.raises(UsageError, match="--device cuda is of this machine, --scheduler has others"):
+        calibrate_files([model], Request.parse(device="cuda"), scheduler=local)
 
 
 def test_pooled_tensors_are_calibrated_on_a_cluster_less_their_bad_batches(model, local):
