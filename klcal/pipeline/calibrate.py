@@ -18,8 +18,9 @@ from klcal.pipeline.mapping import Workers, workers_at
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, names_of, unmatched
-from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, plan_of, tasks_of, worked_on
+from klcal.pipeline.tasks import Progress, Task, Tensor, plan_of, tasks_of
 from klcal.pipeline.units import check_unit, named_errors, not_in_units, places_of
+from klcal.pipeline.worked import Calibrated, worked_on
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description

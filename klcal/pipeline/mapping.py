@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from klcal.errors import InputError, UsageError
 from klcal.kernels.threads import limited
 
-__all__ = ["STDIN", "Processes", "Workers", "outcomes", "workers_at"]
+__all__ = ["Processes", "Workers", "outcomes", "workers_at"]
 
 PARALLEL_SECONDS = 0.2  # estimated work from which starting processes pays
 STDIN = "-"

@@ -85,7 +85,7 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
 )
 def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
     np.save("m.npy", matrix())
-    monkeypatch.setattr("klcal.pipeline.tasks._counted", None)
+    monkeypatch.setattr("klcal.pipeline.worked._counted", None)
     result = klcal("calibrate", "m.npy", "--per", unit, "--output", "scales.json")
     assert result.code == ExitCode.USAGE
     assert one_message(result).startswith(f"klcal: error: {told}")

@@ -13,7 +13,7 @@ import safetensors.numpy
 from klcal.errors import UsageError
 from klcal.kernels import cuda
 from klcal.pipeline import devices
-from klcal.pipeline import tasks as pipeline
+from klcal.pipeline import worked
 from klcal.pipeline.devices import chosen_devices, feeding
 from klcal.sketches import device_feeding
 from tests.support.command import SAMPLES, klcal, normal
@@ -96,7 +96,7 @@ def test_all_devices_work(here, monkeypatch):
         both.wait(20)  # which one thread alone would do for ever
         return count(feed, parts, dtype)
 
-    monkeypatch.setattr(pipeline.Feed, "count", together)
+    monkeypatch.setattr(worked.Feed, "count", together)
     safetensors.numpy.save_file({f"t{i}": normal(100, i) for i in range(8)}, "x.safetensors")
     result = klcal("calibrate", "x.safetensors", "--device", "cuda:all", "--format", "json")
     assert (result.code, list(result.tensors)) == (0, [f"t{i}" for i in range(8)])

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 DASHBOARD = 8787  # the port that Dask takes for it, or warns that it is taken
 DEADLINE = 60.0  # seconds, for a machine that is busy
 SLOW = """
-import os, time, klcal.pipeline.compare as compare, klcal.pipeline.pieces as pieces, klcal.pipeline.tasks as tasks
+import os, time, klcal.pipeline.compare as compare, klcal.pipeline.pieces as pieces, klcal.pipeline.worked as worked
 def slowed(module, name):
     real = getattr(module, name)
     def slow(*arguments):
@@ -49,7 +49,7 @@ def slowed(module, name):
     slow.is_slow = True
     if not hasattr(real, "is_slow"):  # it may be loaded twice
         setattr(module, name, slow)
-slowed(pieces, "_sketch"), slowed(tasks, "_counted"), slowed(compare, "_compared")
+slowed(pieces, "_sketch"), slowed(worked, "_counted"), slowed(compare, "_compared")
 """
 """What a worker loads first, so that there is time to kill it."""
 BLIND = """
@@ -63,14 +63,14 @@ blind.real, os.open = real, blind
 """
 """What a worker loads that has not the disk with the files."""
 FATAL = """
-import os, time, klcal.pipeline.tasks as tasks
-real = getattr(tasks._counted, "real", tasks._counted)  # it may be loaded twice
+import os, time, klcal.pipeline.worked as worked
+real = getattr(worked._counted, "real", worked._counted)  # it may be loaded twice
 def fatal(tensor, watch):
     if tensor.dtype == "float16":
         time.sleep(0.5)  # until others have heard of what is done
         os._exit(9)
     return real(tensor, watch)
-fatal.real, tasks._counted = real, fatal
+fatal.real, worked._counted = real, fatal
 """
 """What a worker loads that one tensor is too much for."""
 
