@@ -108,7 +108,8 @@ def header_of(tensors: Iterable[Stored | Announced], metadata: Mapping[str, str]
         position = end
     text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER_BYTES:
-        what = f"{len(header) - bool(metadata):,} tensors need a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
+        number = len(header) - ("__metadata__" in header)
+        what = f"{number:,} tensors need a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
         raise OutputError(what, "write .json, or fewer of them: --include")
     text += b" " * (-len(text) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
