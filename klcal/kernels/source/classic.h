@@ -13,6 +13,7 @@
 #define BATCH 16        /* ratios of the grid between two looks at the bound */
 #define ZOOMS 3         /* best candidates of the affine grid that are looked at finely */
 #define MOST_RATIOS 32  /* that are rounded together: BATCH, or those around one scale */
+#define RUNS 64         /* of values in a sub-bin, between two looks at what D is at least */
 #define SURELY 1e-9     /* by which a bound has to exceed D: sums of thousands of terms err by 1e-12 at the most */
 
 /* What is searched: the same for all units of a call. */
@@ -76,12 +77,29 @@ VARIANTS static void classic_places_of_integers(const double *restrict values, i
     }
 }
 
-static void classic_places_of_floats(const double *values, int64_t n, int negative, double scale, const double *relative,
-                                     double last, int32_t *place) {
+/* Of one cell of a floating-point format: its first sub-bin, and how many there are in a step. */
+VARIANTS static void classic_places_of_cell(const double *restrict values, int64_t n, int negative, double scale, double start,
+                                            double first, double density, const double *relative, double last,
+                                            int32_t *restrict place) {
+    double inverse = 1 / scale;
     for (int64_t i = 0; i < n; i++) {
         double value = values[i];
-        PLACE((double)(number_below(relative, (int64_t)last + 2, value / scale) - 1), relative[k] * scale,
-              relative[k + 1] * scale);
+        PLACE(first + (value * inverse - start) * density, relative[k] * scale, relative[k + 1] * scale);
+    }
+}
+
+/* The cells of a floating-point format, one after the other: the values ascend. */
+static void classic_places_of_floats(const double *values, int64_t n, int negative, double scale, int64_t cells,
+                                     const Bins *bins, int32_t *place) {
+    double last = (double)(cells * bins->sub - 1), sub = (double)bins->sub;
+    int64_t at = 0, cell = n ? number_below(bins->edges, cells + 1, values[0] / scale) - 2 : 0; /* rounding may add one */
+    for (cell = cell > 0 ? cell : 0; at < n && cell < cells; cell++) {
+        double limit = bins->relative[(cell + 1) * bins->sub] * scale, start = bins->edges[cell];
+        int64_t end = at;
+        while (end < n && (negative ? values[end] < limit : values[end] <= limit)) end++;
+        classic_places_of_cell(values + at, end - at, negative, scale, start, (double)cell * sub,
+                               sub / (bins->edges[cell + 1] - start), bins->relative, last, place + at);
+        at = end;
     }
 }
 
@@ -98,7 +116,7 @@ static void classic_places(const Searched *unit, const Kept *kept, int64_t from,
         int64_t begin = negative ? from : middle, n = negative ? middle - from : to - middle;
         const double *values = pieces->values + begin;
         int32_t *place = unit->place + begin;
-        if (scheme->is_float) classic_places_of_floats(values, n, negative, kept->scale, bins->relative, last, place);
+        if (scheme->is_float) classic_places_of_floats(values, n, negative, kept->scale, scheme->size, bins, place);
         else classic_places_of_integers(values, n, negative, kept->scale, kept->zero, (double)bins->sub, last, place);
     }
 }
@@ -125,10 +143,14 @@ INLINE void add_cell(Nats *nats, int64_t cell, double mass, double occupied, dou
     nats->cells[cell % SUM_LANES] += (mass + clipped) * nats_of_one;
 }
 
-/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped. */
-static double classic_of_points(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over) {
+INLINE double nats_of(const Nats *nats) { return sum_of_lanes(nats->bins) - sum_of_lanes(nats->cells); }
+
+/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped, and
+   where the first cells alone exceed a limit. */
+static double classic_of_points(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over,
+                                double limit) {
     const Bins *bins = &unit->how->bins;
-    int64_t sub = bins->sub, last = unit->how->scheme.size - 1, cell = -1, at = from;
+    int64_t sub = bins->sub, last = unit->how->scheme.size - 1, cell = -1, at = from, look = RUNS;
     Nats nats = {{0}, {0}};
     double mass = 0, occupied = 0;
     int lacks_low = under > 0, lacks_high = over > 0;
@@ -141,6 +163,10 @@ static double classic_of_points(const Searched *unit, const Kept *kept, int64_t 
         if (!(own > 0)) continue; /* too light to be seen beside the others */
         if (here >= (cell + 1) * sub) {
             add_cell(&nats, cell, mass, occupied, cell == 0 ? under : 0, bins);
+            if (run >= look) {
+                if (nats_of(&nats) > limit) return INFINITY;
+                look += RUNS;
+            }
             cell = here / sub;
             mass = occupied = 0;
         }
@@ -151,7 +177,7 @@ static double classic_of_points(const Searched *unit, const Kept *kept, int64_t 
         nats.bins[here % SUM_LANES] += term_of_bin(all, bins);
     }
     add_cell(&nats, cell, mass, occupied, (cell == 0 ? under : 0) + (cell == last ? over : 0), bins);
-    return lacks_low || lacks_high ? INFINITY : sum_of_lanes(nats.bins) - sum_of_lanes(nats.cells);
+    return lacks_low || lacks_high ? INFINITY : nats_of(&nats);
 }
 
 /* --- D of a unit of buckets: over all sub-bins of some cells */
@@ -239,12 +265,17 @@ static double classic_divergence(const Searched *unit, const Kept *kept, double 
     under = under > 0 ? under : 0, over = over > 0 ? over : 0;
     limit = (limit * (1 + SURELY) + SURELY) * all;
     if (pieces->exact) {
-        int64_t low = values_below(pieces, edge_of(unit, kept, sub));
-        int64_t high = values_below(pieces, edge_of(unit, kept, (cells - 1) * sub));
-        double ends = classic_of_points(unit, kept, kept->first, low, under, 0);
-        if (ends <= limit) ends += classic_of_points(unit, kept, high, kept->last, 0, over);
-        if (!(ends <= limit)) return INFINITY;
-        nats = classic_of_points(unit, kept, kept->first, kept->last, under, over);
+        double low = 0, high = 0;
+        if (under > 0) {
+            int64_t end = values_below(pieces, edge_of(unit, kept, sub));
+            low = classic_of_points(unit, kept, kept->first, end, under, 0, INFINITY);
+        }
+        if (over > 0 && low <= limit) {
+            int64_t begin = values_below(pieces, edge_of(unit, kept, (cells - 1) * sub));
+            high = classic_of_points(unit, kept, begin, kept->last, 0, over, INFINITY);
+        }
+        if (!(low + high <= limit)) return INFINITY;
+        nats = classic_of_points(unit, kept, kept->first, kept->last, under, over, limit - high);
     } else {
         double ends = under > 0 ? classic_of_cells(unit, kept, 0, 1, under, 0) : 0;
         if (ends <= limit && over > 0) ends += classic_of_cells(unit, kept, cells - 1, cells, 0, over);
