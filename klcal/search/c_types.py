@@ -118,7 +118,11 @@ class Wanted(ctypes.Structure):
 class Classic(ctypes.Structure):
     """The candidates of `kl-classic`: source/classic.h."""
 
-    _fields_ = [*fields_of(Ratios, "grid around"), *fields_of(INT, "shift others units"), *fields_of(POINTER, "scale below")]
+    _fields_ = [
+        *fields_of(Ratios, "grid around"),
+        *fields_of(INT, "shift others units"),
+        *fields_of(POINTER, "scale below"),
+    ]
 
 
 class Chosen(ctypes.Structure):

@@ -140,7 +140,7 @@ def _ratios(steps: Integers) -> Floats:
 
 
 def _least_of_unit(unit: _Unit, also: Sequence[Choices]) -> Choices:
-    """The candidate of least divergence of one unit, of the grid and some others; the first of these is the full one."""
+    """The candidate of least divergence of one unit, of the grid and some others, the full one first."""
     grid = classic_grid(unit.scheme)
     scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
     judged = [_judge(unit, scale, below)]

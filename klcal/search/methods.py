@@ -177,9 +177,7 @@ class KLClassic(_Text):
         """Methods whose choices are candidates too: so none of them has a lower D."""
         return MSE(), KL(bins=self.bins)
 
-    def among(
-        self, distribution: Distribution, scheme: Scheme, spans: Spans, also: Sequence[Choices], /
-    ) -> Choices:
+    def among(self, distribution: Distribution, scheme: Scheme, spans: Spans, also: Sequence[Choices], /) -> Choices:
         """The same, where the choices of the others are known."""
         return least_classic(distribution, scheme, spans, sub_bins_per_cell(self.bins, scheme.size), also)
 

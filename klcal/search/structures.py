@@ -20,7 +20,18 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import Bins, Chosen, Classic, LevelScheme, Ratios, Rounding, ScaleFormat, Search, Units, Wanted
+from klcal.search.c_types import (
+    Bins,
+    Chosen,
+    Classic,
+    LevelScheme,
+    Ratios,
+    Rounding,
+    ScaleFormat,
+    Search,
+    Units,
+    Wanted,
+)
 from klcal.search.candidate_costs import cell_edges, relative_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
