@@ -289,7 +289,8 @@ static double classic_divergence(const Searched *unit, const Kept *kept, double 
 /* Adds a candidate; it may win only if it is among the least so far. */
 static double judge_classic(Searched *unit, const Kept *kept, int64_t below, double limit) {
     double loss = classic_divergence(unit, kept, limit);
-    add_known(&unit->scratch->found, kept->scale, below, loss);
+    double scale = kept->scale;
+    add_known(&unit->scratch->found, &scale, &below, &loss);
     double each = loss;
     for (int i = 0; i < ZOOMS; i++) {
         double known = unit->least[i];
@@ -301,7 +302,7 @@ static double judge_classic(Searched *unit, const Kept *kept, int64_t below, dou
 /* Some ratios of a scale, as the format has them, descending and each once: none above the full scale and all of them. */
 static int64_t classic_scales(const Searched *unit, double scale, const double *ratio, int64_t n, double limit, double *found) {
     const ScaleFormat *format = &unit->how->scheme.format;
-    double full = unit->scratch->costs.span.full, most = 0, shared = format->global_scale;
+    double full = unit->scratch->costs.span.full[0], most = 0, shared = format->global_scale;
     int64_t known = 0;
     for (int64_t i = 0; i < n; i++) {
         double wanted = scale * ratio[i];
@@ -333,11 +334,11 @@ static Options options_of(const Searched *unit, double scale) {
     const Scheme *scheme = &unit->how->scheme;
     const Costs *costs = &unit->scratch->costs;
     Options none = {0, -1, 1}, found = {scheme->zero, scheme->zero, -1};
-    if (!(scale > 0) || scale > costs->span.full * (1 + FLOAT32_STEP)) return none;
+    if (!(scale > 0) || scale > costs->span.full[0] * (1 + FLOAT32_STEP)) return none;
     if (scheme->kind == SIGNED) found.last--;
     if (scheme->kind != AFFINE) return found;
     found.step = 1;
-    allowed_belows(costs, scale, &found.first, &found.last);
+    allowed_belows(costs, 0, scale, &found.first, &found.last);
     return found;
 }
 
@@ -356,7 +357,7 @@ static void exhaust(Searched *unit) {
     for (int64_t first = 0; first < classic->grid.size; first += BATCH) {
         double scales[2 * MOST_RATIOS], best = unit->least[0];
         int64_t some = classic->grid.size - first < BATCH ? classic->grid.size - first : BATCH, options = 0, hopeful = 0;
-        some = classic_scales(unit, unit->scratch->costs.span.full, classic->grid.ratio + first, some, INFINITY, scales);
+        some = classic_scales(unit, unit->scratch->costs.span.full[0], classic->grid.ratio + first, some, INFINITY, scales);
         for (int64_t i = 0; i < some; i++) {
             Options each = options_of(unit, scales[i]);
             int64_t number = 0;
@@ -377,7 +378,7 @@ static void exhaust(Searched *unit) {
 static void zoom(Searched *unit, double scale, int64_t below) {
     const Classic *classic = unit->classic;
     const Scheme *scheme = &unit->how->scheme;
-    double scales[2 * MOST_RATIOS], full = unit->scratch->costs.span.full, most = full > scale ? full : scale;
+    double scales[2 * MOST_RATIOS], full = unit->scratch->costs.span.full[0], most = full > scale ? full : scale;
     int64_t some = classic_scales(unit, scale, classic->around.ratio, classic->around.size, most, scales);
     for (int64_t i = 0; i < some; i++) {
         Options each = options_of(unit, scales[i]);
@@ -449,20 +450,22 @@ static int prepare_classic(Searched *unit, const Units *units, int64_t number, S
 static int classic_one(const Search *how, const Units *units, int64_t number, const Classic *classic, const Wanted *each,
                        Scratch *scratch) {
     Searched unit = {.how = how, .classic = classic, .scratch = scratch, .least = {INFINITY, INFINITY, INFINITY}};
-    Span span = {each->low[number], each->high[number], each->full[number], 1};
+    Span span = {{each->low[number]}, {each->high[number]}, {each->full[number]}, {1}};
     Candidates *found = &scratch->found;
     unit.wanted = how->scheme.kind == AFFINE ? ZOOMS : 1;
     if (!prepare_classic(&unit, units, number, span)) return 0;
     set_size(found, 0);
     for (int64_t other = -1; other < classic->others; other++) {
         int64_t at = other * classic->units + number, below = other < 0 ? each->full_below[number] : classic->below[at];
-        Kept kept = kept_by(&unit, other < 0 ? span.full : classic->scale[at], below);
+        Kept kept = kept_by(&unit, other < 0 ? span.full[0] : classic->scale[at], below);
         judge_classic(&unit, &kept, below, INFINITY);
     }
     exhaust(&unit);
     if (how->scheme.kind == AFFINE) zoom_in(&unit);
     if (found->is_full) return 0;
-    Choice chosen = least(found->error, found, span.full, ROUNDING);
+    double limit = found->error[first_least(found->error, found->size)] * (1 + ROUNDING);
+    Choice chosen;
+    within(&limit, found->error, found, span.full, &chosen);
     each->scale[number] = chosen.scale;
     each->below[number] = chosen.below;
     return 1;
