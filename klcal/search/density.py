@@ -72,7 +72,7 @@ def density_of(scheme: Scheme, how: int) -> Density:
     if how <= How.TINY or scheme.size > MAX_LEVELS // 2:
         return Density(coarse=192, fine=(6, 3), basins=6, starts=24, refinements=2, wider=True)
     if how == How.SHORT:
-        return Density(coarse=32, fine=(10, 3), basins=2, starts=6, refinements=2, wider=True)
+        return Density(coarse=32, fine=(10, 3), basins=3, starts=6, refinements=2, wider=True)
     if how == How.MEDIUM:
         return Density(coarse=16, fine=(5, 3), seeds=SEEDS[How.MEDIUM])
     return Density(coarse=8, fine=(4, 2), seeds=SEEDS[How(how)])
