@@ -1,12 +1,13 @@
-"""The sketch: all that calibration knows of streams of values, a summary of each unit that merges exactly.
+"""The sketch: a summary of the values of each unit, made in one pass, from which all else is computed. It adds exactly.
 
-One pass, integers and exact extremes only. So sketches form a commutative monoid under ``+``, and a result is
-the same to the bit for any batch split, file order, number of workers, and on any device.
+A sketch holds integer counts and exact extremes, and no sums of floats. So sketches form a commutative monoid under
+``+``, and a result is the same to the bit for any split into batches, any order of files, any number of workers, and on
+any device.
 
-A unit is what gets a scale of its own: a tensor, a channel, a group. As long as it has few distinct values, a sketch
-keeps them whole; beyond, how many fell into each bucket of the float32 bit pattern, which is an interval of fixed
-relative width. The distinct values of a union only grow in number, and its largest magnitude too: so both states merge
-exactly, in any order.
+A unit is the part of a tensor that gets one scale: the tensor, a channel, a group, a block. While a unit has few
+distinct values, its sketch keeps them whole. Otherwise it counts how many values fall into each bucket of the float32
+bit pattern, an interval of fixed relative width. Adding values never lowers the number of distinct values or the
+largest magnitude, so both forms merge exactly, in any order.
 """
 
 from __future__ import annotations
@@ -44,15 +45,17 @@ __all__ = ["COUNTERS", "Sketch", "settled"]
 
 SAME_IMPORTANCE = "sketch both with the same importance"
 
-ADDED_AT_ONCE = 1 << 18  # pieces: what adding needs beside its result is some 20 MB
+ADDED_AT_ONCE = 1 << 18  # pieces that are added at a time: scratch memory stays at some 20 MB
 
 COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
+"""The fields that count values, int64 (units,): their sum is that of the parts."""
 PER_UNIT = (*COUNTERS, "heaviest", "minimum", "maximum", "exact")
+"""All fields of shape (units,)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sketch:
-    """How often each value, or bucket of values, occurs in each unit; other values have counters of their own.
+    """How often each value, or bucket of values, occurs in each unit. Zeros, NaN and infinities are counted apart.
 
     Laws, exact, on every device (a ++ b is concatenation, unit by unit):
 
@@ -61,14 +64,14 @@ class Sketch:
         (a + b).coarsen(k) == a.coarsen(k) + b.coarsen(k)
         (a + b)[i:j] == a[i:j] + b[i:j]
 
-    Zeros, NaN and infinities have counters of their own and are in no bucket. float64 values are rounded to float32
-    first. A unit of P pieces takes 8 P bytes (12 P where a count exceeds int32): at most 33 kB while its values are
-    few; beyond, some 80 kB for a million values of a bell-shaped distribution. Adding needs the result and a little
-    beside it.
+    A piece is a distinct value, or a bucket of values. Zeros, NaN and infinities are in no piece. float64 values are
+    rounded to float32 first. A unit of P pieces takes 8 P bytes (12 P if a count exceeds int32): at most 33 kB while
+    its values are few, some 80 kB for a million values of a bell-shaped distribution. Addition needs memory for its
+    result and some 20 MB.
 
     Values with an importance have weights: integers relative to the largest weight of their unit, so weights add up
-    exactly as well (``klcal.sketches.importance``). A piece takes 24 bytes more. Two sketches add, by the same laws, if
-    the largest weight of each unit is the same in both, or if neither has weights.
+    exactly as well (``klcal.sketches.importance``). Each piece takes 24 bytes more. Two sketches with weights add, by
+    the same laws, if the largest weight of each unit is the same in both.
 
     >>> from klcal.sketches.values import sketch
     >>> s = sketch([0.5, -2.0, 0.0]) + sketch([0.5])
@@ -78,24 +81,24 @@ class Sketch:
 
     keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
     counts: Numbers  # (pieces,): int32 where every count fits, else int64
-    weights: Weights | None = None  # (3, pieces): what values weigh together, in units of 2²⁰ and the rest; how many do
+    weights: Weights | None = None  # (3, pieces): weight // 2²⁰, weight % 2²⁰, and the number of values that weigh > 0
     starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
-    zeros: Integers  # (units,), as all below
-    nan: Integers
-    neg_inf: Integers
-    pos_inf: Integers
-    overflowed: Integers  # finite float64 values beyond float32: in no bucket, and not infinite
-    underflowed: Integers  # float64 values that round to 0 as float32; they are counted in zeros too
-    heaviest: Floats  # the largest importance of the unit, which a weight of 2⁴⁰ stands for; 0 without
-    minimum: Floats  # of the finite values that are not zero; inf where there are none
-    maximum: Floats  # the same; -inf
-    exact: Bools  # every key is the pattern of its values themselves: nothing was lost
-    resolution: Resolution
-    grid: Grid | None = None  # which units these are, of what; None for a tensor, and for parts of a sketch
+    zeros: Integers  # (units,): the number of exact zeros, 0.0 and -0.0
+    nan: Integers  # (units,)
+    neg_inf: Integers  # (units,)
+    pos_inf: Integers  # (units,)
+    overflowed: Integers  # (units,): finite float64 values beyond float32. They are in no piece, and in no infinity
+    underflowed: Integers  # (units,): nonzero float64 values that round to 0 as float32. They are in zeros, too
+    heaviest: Floats  # (units,): the largest importance of the unit, which has the weight 2⁴⁰; 0 without importance
+    minimum: Floats  # (units,): the lowest finite value that is not zero; inf if there is none
+    maximum: Floats  # (units,): the highest one; -inf if there is none
+    exact: Bools  # (units,): whether every key is the pattern of its values, so that nothing was lost
+    resolution: Resolution  # how many bits of a value are kept
+    grid: Grid | None = None  # the units as channels, groups or blocks of a shape; None for a tensor, and for slices
 
     @staticmethod
     def empty(units: int = 1, resolution: Resolution = TENSOR, grid: Grid | None = None) -> Sketch:
-        """The sketch of no values."""
+        """The sketch of ``units`` units without values, which changes nothing when it is added."""
         none = {name: np.zeros(units, np.int64) for name in COUNTERS}
         return Sketch(
             keys=np.empty(0, np.uint32),
@@ -112,7 +115,11 @@ class Sketch:
 
     @staticmethod
     def stack(sketches: Iterable[Sketch], grid: Grid | None = None) -> Sketch:
-        """The units of several sketches (at least one), concatenated.
+        """The units of several sketches (at least one), one sketch's units behind the other's.
+
+        Args:
+            sketches: of any numbers of units. All are held at once.
+            grid: of the result.
 
         Raises:
             UsageError: their resolutions differ, or only some have weights.
@@ -124,20 +131,20 @@ class Sketch:
         return _laid_out(parts, sum(each.keys.size for each in parts), grid)
 
     def save(self, path: str | os.PathLike[str], name: str = "tensor", dtype: str = "float32") -> None:
-        """Write the sketch to a sketch file, as the tensor ``name``; ``klcal.save_sketches`` takes several sketches.
+        """Write the sketch to a sketch file, as the tensor ``name``. ``klcal.save_sketches`` writes several sketches.
 
         Raises:
-            UsageError: there can be no such file; it has several units and no grid.
-            OutputError: it could not be written after all.
+            UsageError: the path cannot be written to, or the sketch has several units and no grid.
+            OutputError: writing failed.
         """
         import_module("klcal.sketching").save_sketches(path, {name: self}, dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Sketch:
-        """The sketch of a file with a single one; ``klcal.load_sketches`` is for several.
+        """The sketch in a file that has a single one. ``klcal.load_sketches`` reads several.
 
         Raises:
-            InputError: it is not a sketch file, is damaged, or has several sketches.
+            InputError: the file is not a sketch file, is damaged, or has several sketches.
         """
         found: dict[str, Sketch] = import_module("klcal.sketching").load_sketches(path)
         if len(found) != 1:
@@ -184,7 +191,7 @@ class Sketch:
 
     @property
     def weighed(self) -> Integers:
-        """The number of these with a weight above 0, (units,); 0 without importance."""
+        """The number of finite nonzero values with a weight above 0, (units,); 0 without importance."""
         if self.weights is None:
             return np.zeros(self.units, np.int64)
         return np.diff(np.append(0, np.cumsum(self.weights[2]))[self.starts])
@@ -244,7 +251,7 @@ class Sketch:
     __hash__ = None  # type: ignore[assignment]  # arrays inside
 
     def __getitem__(self, some: slice) -> Sketch:
-        """A slice of the units."""
+        """A slice of the units, without a grid. Pieces are views of the same memory."""
         first, last, step = some.indices(self.units)
         if step != 1:
             raise UsageError("units are taken one after the other", "use take() for others")
@@ -261,7 +268,7 @@ class Sketch:
         )
 
     def take(self, units: npt.ArrayLike, grid: Grid | None = None) -> Sketch:
-        """The units with these numbers, in this order."""
+        """The units with these numbers, (n,), in this order; the result has the grid that is given."""
         wanted = np.asarray(units, np.int64)
         if grid is None and np.array_equal(wanted, np.arange(self.units)):
             return replace(self, grid=None)
@@ -284,7 +291,7 @@ class Sketch:
         return self if wanted.all() else self.take(np.flatnonzero(wanted))
 
     def repeat(self, times: int) -> Sketch:
-        """The sum of ``times`` copies: an expanded view holds each value that often."""
+        """The sum of ``times`` copies of the sketch: that of a tensor in which each value occurs ``times`` as often."""
         if not times:
             return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}
@@ -292,12 +299,12 @@ class Sketch:
         return replace(self, counts=narrow(self.counts.astype(np.int64) * times), weights=weights, **counters)
 
     def coarsen(self, mantissa_bits: int) -> Sketch:
-        """The sketch that counting with fewer mantissa bits would give, even if distinct values are few.
+        """The sketch that counting with fewer mantissa bits would give. Few distinct values are cut as well.
 
-        ``exact`` is then False unless no bit that was dropped is set.
+        ``exact`` stays True for a unit of which no key loses a bit that is set.
 
         Raises:
-            UsageError: the sketch has fewer bits, or the number is negative.
+            UsageError: the sketch has fewer mantissa bits than that, or the number is negative.
         """
         if not 0 <= mantissa_bits <= self.resolution.mantissa_bits:
             raise UsageError(
@@ -328,7 +335,15 @@ def _units_in_words(of: Sketch) -> str:
 
 
 def settled(found: Sketch) -> Sketch:
-    """The same, the keys of every unit that has more than a few distinct values cut to its resolution."""
+    """The canonical form of a sketch: units with more than a few distinct values are cut to its resolution.
+
+    Args:
+        found: a sketch whose keys may have more bits than its resolution keeps.
+
+    Returns:
+        The same units. Keys that become equal are one piece, whose counts and weights are added; ``exact`` is False for
+        a unit that lost a bit. A sketch that is canonical already is returned as it is.
+    """
     many = ~found.whole
     if not many.any():
         return found
@@ -345,7 +360,7 @@ def settled(found: Sketch) -> Sketch:
 
 
 def _compiled_sum(one: Sketch, other: Sketch) -> Sketch | None:
-    """The sum by the compiled kernel; None where it cannot."""
+    """The sum, without its grid, by the compiled kernel; None if there is no kernel, or if a count exceeds int32."""
     numbers = _added_numbers(one, other)
     tops = exponents(numbers["minimum"], numbers["maximum"])
     kept = one.resolution.few, one.resolution.mantissa_bits, one.resolution.least_bits
@@ -362,7 +377,7 @@ def _compiled_sum(one: Sketch, other: Sketch) -> Sketch | None:
 
 
 def _added_numbers(one: Sketch, other: Sketch) -> dict[str, Any]:
-    """Of each unit of a sum, but for what is cut."""
+    """The fields ``PER_UNIT`` of the sum of two sketches. ``exact`` is that before keys are cut."""
     return {
         **{name: getattr(one, name) + getattr(other, name) for name in COUNTERS},
         "heaviest": np.maximum(one.heaviest, other.heaviest),
@@ -373,7 +388,7 @@ def _added_numbers(one: Sketch, other: Sketch) -> dict[str, Any]:
 
 
 def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
-    """The sum of two sketches of the same units, a stretch of units at a time."""
+    """The sum of two sketches of the same units, in parts: consecutive units of some ``ADDED_AT_ONCE`` pieces each."""
     ends = one.starts + other.starts
     first = 0
     while True:
@@ -385,6 +400,7 @@ def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
 
 
 def _sum(one: Sketch, other: Sketch) -> Sketch:
+    """The sum of two sketches of the same units by NumPy: pieces are sorted by unit and key, and equal keys joined."""
     keys, counts = np.concatenate([one.keys, other.keys]), np.concatenate([one.counts, other.counts])
     weights = _side_by_side([one.weights, other.weights])
     if one.keys.size and other.keys.size:
@@ -408,14 +424,20 @@ def _sum(one: Sketch, other: Sketch) -> Sketch:
 
 
 def _side_by_side(parts: Sequence[Weights | None]) -> Weights | None:
-    """The weights of some sketches behind one another; those without any have no pieces, or all are without."""
+    """The weights of several sketches, concatenated; None if none has weights. One without weights has no pieces."""
     if all(each is None for each in parts):
         return None
     return np.concatenate([np.empty((3, 0), np.int64) if each is None else each for each in parts], axis=1)
 
 
 def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:
-    """Sketches behind one another, in arrays for so many pieces that are made once: parts may come one by one."""
+    """The concatenation of sketches that come one by one, so that they need not be held at once.
+
+    Args:
+        parts: at least one sketch.
+        room: the largest number of pieces that they may have together. The arrays are made once, and cut at the end.
+        grid: of the result.
+    """
     keys, counts = np.empty(room, np.uint32), np.empty(room, np.int32)
     sizes: list[Integers] = []
     weights: list[Weights | None] = []
