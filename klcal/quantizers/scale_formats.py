@@ -36,7 +36,7 @@ Fits = npt.NDArray[np.int8]
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 BFLOAT16_BELOW = np.uint32(0xFFFF)  # bits of a float32 pattern that a bfloat16 drops
-LEAST_EXPONENT, GREATEST_EXPONENT = -127, 127  # of e8m0 (OCP MX, §5.2.1)
+LEAST_EXPONENT, GREATEST_EXPONENT = -127, 127  # of e8m0 (OCP MX, §5.4.1)
 
 
 def _float16(values: Floats) -> Floats:

@@ -1,13 +1,14 @@
-"""Values to integer counts: which these are, or how many fell into each bucket of the float32 bit pattern.
+"""Counters of one unit: flat arrays of floating-point values become the sketch of a tensor.
 
-The key of a bucket is the top 19 bits of the pattern: sign, 8 bits of exponent, 10 of mantissa. So a
-bucket is an interval of fixed relative width (2⁻¹⁰, 0.1 %), no range has to be known beforehand, and every
-bfloat16, float16 and float8 value has a bucket of its own. Only integers and exact extremes come out, so the
-result does not depend on how the values were cut, ordered or where they were counted.
+A counter keeps few distinct values whole and counts more of them by bucket. The key of a bucket is the top 19 bits of
+the float32 pattern: sign, 8 bits of exponent, 10 of mantissa. So a bucket is an interval of fixed relative width (2⁻¹⁰,
+0.1 %), no range has to be known beforehand, and every bfloat16, float16 and float8 value has a bucket of its own. The
+result is integers and exact extremes, and depends neither on the order of the values nor on how they are split.
 
-NumPy counts here, where the compiled kernel does not: ``counter`` decides. ``device_counting`` gives the same integers
-by torch. On a CPU even NumPy is faster than that (add.at on an int32 table: 2.0 ns per value, torch.bincount 2.5,
-np.bincount 2.9, measured side by side on one core with 512 KiB of L2), so torch counts nothing there.
+``counter`` takes the compiled kernel if there is one (``compiled_counting``), else the NumPy counters of this module.
+``device_counting`` gives the same integers on a CUDA device. torch counts nothing on a CPU, because NumPy is faster
+(np.add.at on an int32 table: 2.0 ns per value, torch.bincount 2.5, np.bincount 2.9, measured side by side on one core
+with 512 KiB of L2).
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ __all__ = [
 ]
 
 SHIFT = 23 - MANTISSA_BITS  # bits of a float32 pattern below its key
-BUCKETS = 1 << (32 - SHIFT)  # keys of all patterns
+BUCKETS = 1 << (32 - SHIFT)  # the number of keys, 2¹⁹
 SIGN_KEY = BUCKETS >> 1  # the key of -0.0; adding it to a magnitude's key makes it negative
 BELOW_KEY = np.uint32((1 << SHIFT) - 1)  # the bits of a pattern that its key drops
-NEGATIVE_ZERO = SIGN  # its pattern
+NEGATIVE_ZERO = SIGN  # the pattern of -0.0
 NAN = np.float32(np.nan)
 ONE = np.int32(1)  # a Python int would take add.at off its fast path
 
 BLOCK = 1 << 16  # values counted at a time: their int64 keys (512 KiB) stay in a core's L2 cache
 SMALL = 1 << 13  # values up to which sorting keys beats clearing and scanning a 2 MiB table
-SHARE = 1 << 20  # values of a long array that one thread counts at least
-LONG = 1 << 23  # values from which a second thread, which clears and scans tables of its own, pays: 4 ms of work
-FLUSH = 1 << 30  # values after which the int32 table is emptied: no count in it can overflow
+SHARE = 1 << 20  # values of a long array that a thread counts at least
+LONG = 1 << 23  # values (4 ms of work) from which a second thread pays: it has to clear and scan its own tables
+FLUSH = 1 << 30  # values after which the int32 table is emptied, before a count in it can overflow
 
 FLOAT_DTYPES: dict[str, type[np.generic]] = {
     "float64": np.float64,
@@ -65,9 +66,9 @@ FLOAT_DTYPES: dict[str, type[np.generic]] = {
     "float8_e8m0fnu": np.uint8,
     "float4_e2m1fn": np.uint8,
 }
-"""What can be counted, and the NumPy type that holds it: bit patterns where NumPy has no such float.
+"""The dtypes that can be counted, and the NumPy type of their storage form: bit patterns, if NumPy has no such float.
 
-Each has a value of its own: the bits of a float4 are the lower four.
+An array in storage form has one item for each value. A float4 value is the lower four bits of its byte.
 """
 
 Array = npt.NDArray[Any]
@@ -76,23 +77,30 @@ Integers = npt.NDArray[np.int64]
 
 
 class Counter(Protocol):
-    """Counts flat arrays that come one after the other, as one unit."""
+    """Counts flat arrays as one unit."""
 
     def add(self, block: Array) -> None:
-        """Count values more, contiguous ones. The more at a time the better, where they are in memory."""
+        """Counts the values of a flat array in storage form. Large arrays are faster than many small ones."""
 
     def sketch(self) -> Sketch:
-        """What all of them were."""
+        """The sketch of all values that were added."""
 
 
 def counter(dtype: str, resolution: Resolution = TENSOR) -> Counter:
-    """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first."""
+    """A counter of flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first.
+
+    >>> counting = counter("float32")
+    >>> counting.add(np.float32([0.5, 0.0, 0.5, np.nan]))
+    >>> found = counting.sketch()
+    >>> found.counts.tolist(), found.zeros.tolist(), found.nan.tolist()
+    ([2], [1], [1])
+    """
     small, large = _parts(dtype, resolution)
     return small() if library() is None else CompiledCounter(small, large)
 
 
 def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], Callable[[], Counter]]:
-    """What begins to count by NumPy, and by the compiled kernel."""
+    """Two functions that make a counter of a dtype: in NumPy, and with the compiled kernel."""
     if dtype in ("float32", "float64"):
         return partial(_FloatCounter, resolution), partial(LargeFloats, resolution)
     values = pattern_values(dtype)
@@ -100,7 +108,7 @@ def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], C
 
 
 def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
-    """Counts flat arrays of any size; parts of a long one at once, as their sketches add: see ``counter``."""
+    """The sketch of flat arrays of any size, as one unit: see ``counter``. Several threads share a long array."""
     found = counter(dtype, resolution)
     others: list[Sketch] = []
     for chunk in chunks:
@@ -113,7 +121,7 @@ def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) 
 
 
 def _counted(chunk: Array, dtype: str, resolution: Resolution, first: int, last: int) -> Sketch:
-    """The sketch of some shares of a long array."""
+    """The sketch of the shares ``first`` to ``last`` of a long array; a share is ``SHARE`` values."""
     found = counter(dtype, resolution)
     found.add(chunk[first * SHARE : last * SHARE])
     return found.sketch()
@@ -126,7 +134,17 @@ def _blocks(values: Array) -> Iterator[Array]:
 def merge_buckets(
     keys: Integers, counts: Integers, more_keys: npt.ArrayLike = (), more_counts: npt.ArrayLike = ()
 ) -> tuple[Integers, Integers]:
-    """Sorts keys, adds the counts of equal ones, and leaves out those that come to nothing."""
+    """The distinct keys of two lists, ascending, and the sums of their counts; sums of 0 are left out.
+
+    Args:
+        keys: (n,), in any order.
+        counts: (n,), of any sign.
+        more_keys: (m,), in any order.
+        more_counts: (m,), of any sign.
+
+    >>> merge_buckets(np.array([4, 2]), np.array([1, 5]), [2, 4], [1, -1])
+    (array([2]), array([6]))
+    """
     keys = np.concatenate([keys, np.asarray(more_keys, np.int64)])
     counts = np.concatenate([counts, np.asarray(more_counts, np.int64)])
     order = np.argsort(keys, kind="stable")
@@ -138,10 +156,10 @@ def merge_buckets(
 
 
 class _FloatCounter:
-    """A ``Counter`` of float32, and of float64 as that.
+    """A ``Counter`` of float32, or of float64 rounded to float32, in NumPy.
 
-    Whole values are counted until there are more than a few; what comes from then on is counted in buckets. The sum of
-    both sketches is that of all values.
+    Values are counted whole until there are more than a few distinct ones. From then on they are counted by bucket. The
+    sketch of all values is the sum of both.
     """
 
     def __init__(self, resolution: Resolution) -> None:
@@ -150,7 +168,7 @@ class _FloatCounter:
         self.are_few = True
         self.tally = _Tally(BUCKETS)
         self.keys = np.empty(BLOCK, np.intp)
-        self.zeros = np.zeros(3, np.int64)  # positive and negative in the tally, and in blocks of nothing else
+        self.zeros = np.zeros(3, np.int64)  # 0.0 and -0.0 in the tally, and zeros of blocks without other values
         self.nan = self.neg_inf = self.pos_inf = self.overflowed = self.underflowed = 0
         self.minimum, self.maximum, self.exact = np.inf, -np.inf, True  # of what is in the tally
 
@@ -221,10 +239,10 @@ def _singles(block: Array) -> Floats:
 
 
 def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> tuple[float, float]:
-    """The extremes without the zeros, of values that are all of one sign, or zero.
+    """The extremes of the nonzero values among values that have one sign or are zero; (inf, -inf) if all are zero.
 
-    One below the pattern of a zero is the greatest unsigned number, so the least of such numbers belongs to the value
-    nearest to zero.
+    Subtracting 1 from the pattern of a zero wraps around to the largest unsigned number. So the smallest such
+    difference belongs to the value nearest to zero.
     """
     first = 1 if low == 0 else int(NEGATIVE_ZERO) + 1  # the pattern of the value next to zero
     nearest = int((bits - np.uint32(first)).min()) + first
@@ -235,9 +253,9 @@ def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> 
 
 
 class _Tally:
-    """Adds keys up in a table; where one small block is all there is, by sorting it, 20 times faster.
+    """Counts keys in a table. A single small block is sorted instead, which is 20 times faster.
 
-    The table is of int32, because half as much of it has to stay in the cache; it is emptied in time.
+    The table is int32, half as large in the cache as int64 would be. It is emptied before a count can overflow.
     """
 
     def __init__(self, size: int) -> None:
@@ -247,7 +265,7 @@ class _Tally:
         self.keys = self.counts = np.empty(0, np.int64)  # of what is no longer there
 
     def add(self, keys: npt.NDArray[np.intp], watched: tuple[int, ...] = ()) -> bool:
-        """Counts the keys; whether any of them is one of those watched."""
+        """Counts the keys, (n,), and returns whether any of them is one of those watched."""
         if self.table is None and not self.keys.size and keys.size <= SMALL:
             self.keys, self.counts = np.unique(keys, return_counts=True)
             return any(key in self.keys for key in watched)
@@ -274,7 +292,12 @@ class _Tally:
 
 
 class _PatternCounter:
-    """A ``Counter`` of 16- and 8-bit floats: of their bit patterns; ``values`` is what each of them stands for."""
+    """A ``Counter`` of 16- or 8-bit floats in NumPy, which counts their bit patterns.
+
+    Args:
+        values: (2¹⁶,) or (256,), the float32 value of each bit pattern.
+        resolution: of the sketch.
+    """
 
     def __init__(self, values: Floats, resolution: Resolution) -> None:
         self.tally = _Tally(values.size)
@@ -291,7 +314,11 @@ class _PatternCounter:
 
 
 def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
-    """The values of a flat array of ``FLOAT_DTYPES[dtype]``: as float32, which holds them, but for float64."""
+    """The values of a flat array in storage form, ``FLOAT_DTYPES[dtype]``: float64 stays, all others become float32.
+
+    >>> values_of(np.uint16([0x3F80, 0xC000]), "bfloat16").tolist()
+    [1.0, -2.0]
+    """
     if dtype in ("float64", "float32"):
         return chunk
     return pattern_values(dtype).take(chunk.view(f"u{chunk.itemsize}"))
@@ -299,7 +326,11 @@ def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
 
 @lru_cache
 def pattern_values(dtype: str) -> Floats:
-    """What each bit pattern of a 16- or 8-bit float stands for, as float32 (exact)."""
+    """The value of each bit pattern of a 16- or 8-bit float, (2¹⁶,) or (256,), as float32, which holds it exactly.
+
+    Sources: the OCP 8-bit Floating Point Specification 1.0 (fn), the float8 types of ONNX (fnuz), and the OCP
+    Microscaling Formats Specification 1.0, §5.3 (float4_e2m1fn) and §5.4.1 (e8m0).
+    """
     patterns = np.arange(1 << 16, dtype=np.uint16)
     match dtype:
         case "float16":

@@ -4,7 +4,7 @@ Every objective of the search is a sum over the cells of a candidate quantizer, 
 e: the number of values up to e, and the excess Σ (|x| − e)₊ of the values beyond it. Both are tabulated at the edges of
 the buckets. Values inside a bucket count as uniform, so between two edges the number is linear in e and the excess
 quadratic. Each sign has its own tables, which run outward from zero: so a far outlier of one sign does not cost the
-other sign digits. Squared error follows from the excess, since Σ (|x| − t)² over |x| > t is 2∫ excess(e) de from t on.
+other sign digits. ``klcal.search.candidate_costs`` has the formulas of the objectives.
 """
 
 from __future__ import annotations

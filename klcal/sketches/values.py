@@ -1,6 +1,6 @@
-"""Arrays, tensors and tensors in files, in flat chunks; and their sketch, of the whole or of its units.
+"""From values to a sketch: arrays, torch tensors and tensors in files, as one unit or as many.
 
-NumPy arrays and files are read in pieces, whatever their order, strides and byte order: never copied as a whole.
+All of them are read in flat chunks, whatever their order, strides and byte order. None is copied as a whole.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Stored(Protocol):
 
     @property
     def dtype(self) -> str:
-        """One of ``klcal.sketches.counting.FLOAT_DTYPES``, where it can be calibrated."""
+        """Of its values: one of ``klcal.sketches.counting.FLOAT_DTYPES`` if it can be calibrated."""
 
     @property
     def name(self) -> str:
-        """Its own, in the file."""
+        """The name that it has in the file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,19 +80,22 @@ class Stored(Protocol):
 
     @property
     def status(self) -> str:
-        """Either "ok", or why it cannot be calibrated: a status of the table."""
+        """The status "ok", or that of a tensor that cannot be calibrated: see ``klcal.tables.status``."""
 
     @property
     def reason(self) -> str | None:
-        """The same in words."""
+        """Why it cannot be calibrated, in words."""
 
     @property
     def parts(self) -> Sequence[Stretch]:
-        """Its data."""
+        """Its data, in the order of the file."""
 
     @property
     def order(self) -> tuple[int, ...] | None:
-        """Of its axes in the data, the slowest first; nothing is C's, None where a value stands for several."""
+        """Its axes in the order of its data, the slowest first; an empty tuple is C order.
+
+        None if a stored value stands for several elements, as in a view that was expanded.
+        """
 
 
 if TYPE_CHECKING:
@@ -110,21 +113,21 @@ def sketch(
     """The sketch of an array, a list, a torch tensor, or a tensor in a file; of any shape and any floating dtype.
 
     Args:
-        values: what to sketch. bfloat16 and float8 arrays of ml_dtypes are understood.
+        values: the values to sketch. bfloat16 and float8 arrays of ml_dtypes are understood.
         per: the units: "tensor", "channel", "channel:AXIS", "group:SIZE", "group:SIZE,AXIS"; or
-            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of one grid of units add, unit by unit:
-            ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. What has a single axis, or no
-            values, is one unit: a tensor.
-        device: where a tensor is counted: "cpu", "cuda", "cuda:N"; by default where it is, and the CPU for one in a
-            file. Values that have an importance are counted on the CPU. The result does not depend on it.
-        importance: how much each value counts where a quantizer is chosen: a weight for each column, which is an index
-            of the last axis, for each column of each matrix, or for each value; finite and at least 0. Weights are
-            relative to the largest of their unit, which has to be the same in sketches that are added.
+            ``klcal.PerChannel(axis)``, ``klcal.PerGroup(size, axis)``. Sketches of the same units add, unit by unit:
+            ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. A tensor with a single axis, or
+            without values, is one unit.
+        device: where a tensor is counted: "cpu", "cuda", "cuda:N"; by default where it is, and on the CPU if it is in a
+            file. Values with an importance are counted on the CPU. The result does not depend on the device.
+        importance: how much each value counts when a quantizer is chosen: a weight for each column (an index of the
+            last axis), for each column of each matrix, or for each value; finite and at least 0. Weights are relative
+            to the largest of their unit, which has to be the same in sketches that are added.
 
     Raises:
-        UsageError: the values are not floating point; a device is named for an array; there are no such units; the
+        UsageError: the values are not floating point, a device is named for an array, there are no such units, or the
             importance does not fit.
-        InputError: a tensor in a file cannot be calibrated, or is damaged; a device has no room, or stopped working.
+        InputError: a tensor in a file cannot be calibrated or is damaged, or a device has no memory or failed.
 
     >>> sketch(np.ones((2, 3), np.float16)).numel.tolist(), sketch(np.ones((2, 3)), per="channel").numel.tolist()
     ([6], [3, 3])
@@ -155,20 +158,25 @@ def sketch(
 
 
 class Units(NamedTuple):
-    """The values of a tensor that has several units, where these lie, and how much each value counts."""
+    """A tensor that has several units."""
 
-    chunks: Iterable[npt.NDArray[Any]]
-    dtype: str
-    layout: Layout
-    importance: Importance | None
+    chunks: Iterable[npt.NDArray[Any]]  # its values as flat arrays, in storage form
+    dtype: str  # of the values
+    layout: Layout  # to which unit each value belongs
+    importance: Importance | None  # how much each value counts
 
 
 def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Units | None:
-    """What a tensor has to be cut into; None where it is one unit.
+    """The units of a tensor; None if it is one unit.
+
+    Args:
+        values: an array, a tensor, or a tensor in a file.
+        per: the units that are wanted.
+        importance: how much each value counts: see ``sketch``.
 
     Raises:
-        UsageError: the values are not floating point; there are no such units; the importance does not fit.
-        InputError: a value of a tensor in a file stands for several elements, or the importance is damaged.
+        UsageError: the values are not floating point, there are no such units, or the importance does not fit.
+        InputError: a stored value stands for several elements, or the importance is damaged.
     """
     if per == PerTensor() or isinstance(values, str):
         return None
@@ -190,20 +198,20 @@ def units_of(values: Held | Stored, per: Per, importance: Values | None) -> Unit
 
 
 class There(NamedTuple):
-    """A tensor on a CUDA device that has several units."""
+    """A tensor with several units that are counted on a CUDA device."""
 
-    tensor: torch.Tensor
-    dtype: str
-    layout: Layout
+    tensor: torch.Tensor  # on the device
+    dtype: str  # of its values
+    layout: Layout  # to which unit each value belongs
 
 
 def units_there(values: Values, per: Per, importance: Values | None, device: str | None = None) -> There | None:
-    """The tensor, where its units are counted on a CUDA device; None where there is none, or there is one unit.
+    """The tensor, if its units are counted on a CUDA device; None if the CPU counts them, or if it is one unit.
 
-    The CPU counts values that have an importance, and units too long for an int32.
+    The CPU counts values that have an importance, and units of more values than an int32 can count.
 
     Raises:
-        UsageError: the values are not floating point; there are no such units, or no such device.
+        UsageError: the values are not floating point, or there are no such units, or no such device.
     """
     if not is_tensor(values) or importance is not None or per == PerTensor():
         return None
@@ -216,6 +224,7 @@ def units_there(values: Values, per: Per, importance: Values | None, device: str
 
 
 def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
+    """The sketch of all units of a tensor on a CUDA device, counted there."""
     from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
 
     with stopped_devices(str(tensor.device)):
@@ -229,7 +238,7 @@ def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
 
 
 def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArray[Any]]]:
-    """The shape, the dtype and, in C order, the values."""
+    """The shape of an array or a tensor, its dtype, and its values as flat arrays in C order."""
     if is_tensor(values) and values.is_cuda:
         dtype = checked_tensor(values)
         return tuple(values.shape), dtype, device_chunks(values, dtype)
@@ -238,6 +247,7 @@ def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArr
 
 
 def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | None) -> Sketch:
+    """``sketch`` of a tensor in a file."""
     if stored.status != "ok":
         raise InputError(f"the tensor has no sketch: {stored.reason}")
     if (done := counted_already(stored.parts)) is not None:
@@ -256,11 +266,17 @@ def _stored_sketch(stored: Stored, per: Per, device: str, importance: Values | N
 
 
 def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None) -> Importance:
-    """What an importance is for the values of a tensor: see ``klcal.sketches.importance``.
+    """The weights of a tensor's values, from an importance: see ``klcal.sketches.importance``.
+
+    Args:
+        importance: an array, a tensor, or a tensor in a file, which may be recorded importance.
+        shape: of the tensor.
+        order: its axes in the order in which values are read, the slowest first.
+        place: the layout of its units; None if it is one unit.
 
     Raises:
-        UsageError: it does not fit the shape, or is no importance.
-        InputError: it is in a file, which is damaged.
+        UsageError: it does not fit the shape, or has weights that are negative or not finite.
+        InputError: it is in a file that is damaged.
     """
     if isinstance(importance, Stored) and (recorded := counted_already(importance.parts)) is not None:
         return Importance.of(importance_of(recorded(), shape), shape, order, place)
@@ -269,6 +285,7 @@ def weights_of(importance: Values, shape: tuple[int, ...], order: tuple[int, ...
 
 
 def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The values of an importance in a file, in its own shape."""
     if stored.status != "ok" or stored.order is None:
         reason = stored.reason or UNORDERED.what
         raise InputError(f"the importance cannot be used: {reason}", "save it as a contiguous float32 array")
@@ -280,20 +297,30 @@ def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[An
 
 
 def stored_values(stored: Stored) -> npt.NDArray[Any]:
-    """All values of a tensor in a file, in the order of its own axes: floats as in ``values_of``, integers as they are.
+    """All values of a tensor in a file, in its shape: floats as ``values_of`` returns them, integers as they are.
 
     Raises:
         InputError: the file is damaged.
     """
     is_float = stored.dtype in FLOAT_DTYPES
     read = (values_of(chunk, stored.dtype) if is_float else chunk for chunk in stored_chunks(stored.parts))
-    chunks = [chunk.copy() for chunk in read]  # which are valid until the next is asked for
+    chunks = [chunk.copy() for chunk in read]  # each is valid only until the next one is asked for
     flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     return own_order(flat, stored.shape, stored.order or ())
 
 
 def own_order(flat: npt.NDArray[Any], shape: tuple[int, ...], order: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Values that lie in an order of the axes, in a shape; those of extent 1 may be missing, nothing means C's."""
+    """Flat values as an array of a shape.
+
+    Args:
+        flat: (n,), the values.
+        shape: of the result, n values in all.
+        order: the axes in the order of the values, the slowest first. Axes of extent 1 may be missing; an empty tuple
+            is C order.
+
+    >>> own_order(np.arange(6), (2, 3), (1, 0)).tolist()
+    [[0, 2, 4], [1, 3, 5]]
+    """
     listed = order or tuple(range(len(shape)))
     full = (*listed, *(axis for axis in range(len(shape)) if axis not in listed))
     there: npt.NDArray[Any] = flat.reshape([shape[axis] for axis in full])
@@ -301,9 +328,10 @@ def own_order(flat: npt.NDArray[Any], shape: tuple[int, ...], order: tuple[int, 
 
 
 def _held_importance(importance: Held) -> npt.NDArray[Any]:
+    """The values of an importance that Python holds. Integers are allowed, such as counts."""
     if is_tensor(importance) and not importance.is_floating_point():
         importance = importance.detach().cpu().numpy()
-    with suppress(ValueError):  # which is explained below
+    with suppress(ValueError):  # stored_array explains it below
         if not is_tensor(importance) and np.asarray(importance).dtype.kind in "iu":
             return np.asarray(importance)
     array, dtype = stored_array(importance)
@@ -311,6 +339,7 @@ def _held_importance(importance: Held) -> npt.NDArray[Any]:
 
 
 def _tensor_sketch(values: Held, device: str | None) -> Sketch:
+    """``sketch`` of an array or a tensor as one unit, without importance."""
     if is_tensor(values):
         place = usable_device(device) if device else str(values.device)
         if place.startswith("cuda"):
@@ -320,7 +349,7 @@ def _tensor_sketch(values: Held, device: str | None) -> Sketch:
 
 
 def sketch_of_units(units: Units, resolution: Resolution = UNITS) -> Sketch:
-    """The sketch of all units of a tensor, in the order of its own axes."""
+    """The sketch of all units of a tensor, numbered along its own axes, the first axis slowest."""
     chunks, dtype, place, importance = units
     sketches = unit_sketches(chunks, dtype, place, resolution)
     if importance is not None:
@@ -331,7 +360,7 @@ def sketch_of_units(units: Units, resolution: Resolution = UNITS) -> Sketch:
 
 
 def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
-    """The values of a tensor in a file, in the order of its parts.
+    """The values of a tensor in a file as flat arrays, part by part.
 
     Raises:
         InputError: the file is damaged.
@@ -340,10 +369,15 @@ def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
 
 
 def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
-    """The sketch of a tensor in a file, or of some parts of it, in one pass.
+    """The sketch of a tensor in a file, or of some parts of it, as one unit.
+
+    Args:
+        parts: read once, in order.
+        dtype: of the values.
+        device: where they are counted.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or the device failed.
     """
     parts = [*parts]
     if (done := counted_already(parts)) is not None:
@@ -356,16 +390,21 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
 
 
 def counted_already(parts: Sequence[Stretch]) -> Callable[[], Sketch] | None:
-    """What gives the sketch of a tensor of which a file has only that; None for one whose values are there."""
+    """The function that returns the sketch of a tensor in a sketch file; None if the file has values."""
     found: Callable[[], Sketch] | None = getattr(parts[0], "sketch", None) if parts else None  # ``Counted``, in no time
     return found
 
 
 def check_units(found: Sketch, per: Per, shape: tuple[int, ...]) -> Sketch:
-    """A sketch from a file, where it has the units that are asked for; its shape, if that is known.
+    """The sketch, after checking that it has the units that are asked for.
+
+    Args:
+        found: a sketch from a file.
+        per: the units that are asked for.
+        shape: of the tensor; empty if it is not known.
 
     Raises:
-        InputError: it has others.
+        InputError: it has other units.
     """
     known = None if found.grid is None else found.grid.per
     asked = None if per == PerTensor() else per
@@ -379,10 +418,10 @@ def check_units(found: Sketch, per: Per, shape: tuple[int, ...]) -> Sketch:
 
 
 def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
-    """Values that Python holds, as an array in the memory of the CPU, and their dtype: see ``array_chunks``.
+    """Values that Python holds, as an array in the memory of the CPU, and their dtype.
 
     Raises:
-        UsageError: they are no array, or not floating point.
+        UsageError: they are not an array, or not floating point.
     """
     if is_tensor(values):
         return _tensor_array(values)
@@ -396,10 +435,10 @@ def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
 
 
 def checked_tensor(tensor: torch.Tensor) -> str:
-    """The dtype of a tensor that can be counted.
+    """The dtype of a tensor, one of ``FLOAT_DTYPES``.
 
     Raises:
-        UsageError: it is not floating point, or has no values to count.
+        UsageError: it is not floating point, or it is sparse or a meta tensor.
     """
     return _float_dtype(str(_dense(tensor).dtype).removeprefix("torch."))
 
@@ -412,6 +451,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
+    """A torch tensor as an array: bfloat16 and float8 as their bit patterns, which NumPy can hold."""
     import torch
 
     dtype = checked_tensor(tensor)
@@ -428,9 +468,15 @@ def _float_dtype(name: str) -> str:
 
 
 def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
-    """Flat native pieces in C order, or as they lie in memory: neither a whole copy nor byte-swapped.
+    """The values of an array as flat arrays in storage form and native byte order.
 
-    In C order they are of at most ``BLOCK`` values, which units are made of.
+    A contiguous array is one view of its memory. Any other one is copied in blocks of at most ``BLOCK`` values, never
+    as a whole.
+
+    Args:
+        array: of any strides and byte order.
+        dtype: of its values.
+        order: "C", or "K" for the order in which they lie in memory, which is faster.
     """
     storage = np.dtype(FLOAT_DTYPES[dtype])
     if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
@@ -445,5 +491,5 @@ def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) 
             buffersize=BLOCK,
         )
         yield from blocks
-    else:  # a dtype of ml_dtypes, which only its bit pattern is wanted of
+    else:  # a dtype of ml_dtypes, of which only the bit patterns are used
         yield array.ravel(order=order).view(storage)
