@@ -51,7 +51,7 @@ def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats, slack: float) -
 
 
 def _smallest_scale(costs: PointCosts, scheme: Scheme, limit: Floats) -> Floats:
-    """A scale for each unit, (units, 1): with any smaller one, clipping alone costs more than the squared error ``limit``.
+    """A scale for each unit, (units, 1): with a smaller one, clipping alone costs more than the error ``limit``.
 
     Limits are (units, 1). The bound leaves room for the rounding of scales to their format.
     """

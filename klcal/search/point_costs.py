@@ -53,7 +53,7 @@ class PointCosts:
 
     @staticmethod
     def of(distribution: Distribution, scheme: Scheme, spans: Spans, *, few: bool = False) -> PointCosts:
-        """The costs for all units of a distribution; with ``few``, in float64 and (up to 4 bits) for every zero point."""
+        """The costs for all units of a distribution; with ``few``, in float64 and up to 4 bits for every zero point."""
         return PointCosts._of(distribution, distribution.points, scheme, spans, few)
 
     @staticmethod
