@@ -1,8 +1,8 @@
-"""What a shell is offered where a word is completed: values of options, and the names of tensors in the files typed.
+"""Completion in a shell: the values of options, and the names of the tensors in the files that were typed.
 
-Nothing here may fail or speak: a completion that does not work is none. A name is offered as the glob that matches it,
-in which a question mark stands for every character that a shell, or the glob itself, would take for something else: so
-no file can make a shell run what a tensor in it is called.
+Completion must neither fail nor print messages: if it does not work, nothing is offered. A name is offered as the glob
+that matches it. A question mark stands for every character that a shell or a glob would interpret, so no name in a file
+can make a shell run anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``klcal config``: which options hold where they are not given, and where they are from."""
+"""`klcal config`: the options in force, and where each of them comes from."""
 
 from __future__ import annotations
 

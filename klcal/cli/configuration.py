@@ -1,9 +1,9 @@
-"""The configuration file: where it is found, what is in it, and what is wrong with it.
+"""The configuration file: where it is looked for, its contents, and its errors.
 
-A key is the name of an option without its dashes. Keys at the top of the file say how tensors are calibrated, for the
-commands that do it, and what a run takes, for all commands. A table named like a command is for that command alone, and
-``tensors`` has a table for each glob of names. All of it becomes values of options, as if they had been typed, so the
-commands know nothing of this module. What one run reads or writes is never configured.
+A key is the name of an option without its dashes. Keys at the top of the file are for all commands: how tensors are
+calibrated, and how a run works. A table with the name of a command is for that command alone, and ``tensors`` has a
+table for each glob of names. The keys become values of options, as if they had been typed, so the commands do not know
+this module. Inputs and outputs of a run cannot be configured.
 """
 
 from __future__ import annotations

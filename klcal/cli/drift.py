@@ -1,4 +1,4 @@
-"""What ``klcal check`` and ``klcal diff`` have in common: what they show, and what stderr says."""
+"""The common part of `klcal check` and `klcal diff`: the changes that they show, and their messages on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``klcal explain``: why a tensor has the scale it has, and what others would cost."""
+"""`klcal explain`: why a tensor has its scale, and what other scales would cost."""
 
 from __future__ import annotations
 

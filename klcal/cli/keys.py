@@ -1,6 +1,6 @@
-"""Which options may be configured, by which keys, and what their values may be: also as a JSON Schema.
+"""The keys of the configuration file and their allowed values, also as a JSON Schema.
 
-A key is the name of an option without its dashes. What one run reads or writes is never configured.
+A key is the name of an option without its dashes. Inputs and outputs of a run cannot be configured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes to stderr: one line per message, short, and with nothing in it that acts."""
+"""Messages on stderr: one short line each, with control characters made harmless."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where the answer goes: stdout, or a file that is either the old one or the whole new one.
+"""The destination of the answer: stdout, or a file that is replaced as a whole or not at all.
 
-``destination`` is entered before the work, so that an output that cannot be written is found first, and gives
-back a function that delivers. Where a file cannot be replaced, as with a pipe or a device, it is written to.
+``destination`` is entered before the work, so that an output that cannot be written is found first. It returns a
+function that delivers the answer. A pipe or a device cannot be replaced, and is written to directly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all commands have: ``--help`` as plain text under headings, nothing interpreted; and an environment to check."""
+"""`--help` as plain text under headings, and checks of the environment: the same for all commands."""
 
 from __future__ import annotations
 

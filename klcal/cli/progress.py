@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar where a person can see it move, elsewhere a line a minute."""
+"""Progress on stderr: a moving bar in a terminal, elsewhere one line a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``klcal report``: one page that shows where quantization loses most, and why."""
+"""`klcal report`: a page that shows where quantization loses most, and why."""
 
 from __future__ import annotations
 

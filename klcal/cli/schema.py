@@ -1,4 +1,4 @@
-"""``klcal schema``: the JSON Schemas of what klcal reads and writes."""
+"""`klcal schema`: the JSON Schemas of the files that klcal reads and writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for the options of a command: the environment over the file, and what is typed over both."""
+"""The values of options that were not typed: from the environment, else from the configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the answer is good enough: findings, the exit code, and what stderr says of them."""
+"""The verdict: findings, the exit code, and the messages about them on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What batches are joined to: one description, along axis 0, whose parts are theirs, one after the other."""
+"""Batches of a tensor, joined along axis 0 into one description, whose parts are those of the batches in order."""
 
 from __future__ import annotations
 

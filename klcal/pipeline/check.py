@@ -1,4 +1,4 @@
-"""Files and the table that was committed for them → what changed since."""
+"""Files and a committed table → what changed since the table was written."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Conditions of ``--fail-on``: what they say, whether anything can meet them, and what does.
+"""Conditions of `--fail-on`: their grammar, whether any value can meet them, and which rows do.
 
-A condition is on a number of the row, on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit where units have
-their own, and on any number of the worst unit as ``unit.FIELD``. Infinite is more than any number. What is not known
-meets every condition: a gate fails towards the unknown. Where two tables are compared, ``d.FIELD`` is the change of a
-number, which ``klcal.pipeline.rules`` tries.
+A condition is on a number of the row; on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit, if units have
+their own; or, as ``unit.FIELD``, on any number of the worst unit. Infinity is larger than any number. An unknown number
+meets every condition, so that a gate fails rather than passes when in doubt. In a comparison of two tables, ``d.FIELD``
+is the change of a number, which ``klcal.pipeline.rules`` tests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the model that a file is for calls its tensors, and whether some rows are for them: no more and no fewer.
+"""The names that a model uses for its tensors, and whether the rows of a table have exactly these.
 
-Most runtimes say nothing of names that they do not know, and quantize what they have no scale for by a rule of theirs.
+Most runtimes ignore names that they do not know, without a message, and choose scales for the missing names by a rule
+of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which CUDA devices count the tensors of files, if any, and why; and the threads that read for them."""
+"""The CUDA devices that count the tensors of files, the reasons if there are none, and the threads that read."""
 
 from __future__ import annotations
 

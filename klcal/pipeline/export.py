@@ -1,4 +1,4 @@
-"""Tables of scales → the text of a file that a runtime loads, or why there is none: all of it or nothing."""
+"""Tables of scales → the text of a file that a runtime loads, or the errors that prevent it."""
 
 from __future__ import annotations
 

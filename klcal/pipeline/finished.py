@@ -1,4 +1,4 @@
-"""Sketches that are done before all are: a folder of them, from which a run that was cut off goes on."""
+"""A folder of finished sketches, from which a run that was interrupted continues."""
 
 from __future__ import annotations
 

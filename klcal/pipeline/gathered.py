@@ -1,4 +1,4 @@
-"""From arguments to tensors: what files describe, which of it is wanted, and which are batches of one."""
+"""From arguments to tensors: the tensors of files, those that are selected, and those that are batches of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors of the input have an importance, by name, and what of both is left over."""
+"""The importance of each tensor, found by name, and the names on either side that have no partner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in files: from their headers alone, or with what their values are like."""
+"""The contents of files: from their headers alone, or with statistics of the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as it lies on the disk: its tensor files, shard by shard, and the other files beside them."""
+"""A model on disk: its tensor files, shard by shard, and the other files beside them."""
 
 from __future__ import annotations
 

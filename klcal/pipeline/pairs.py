@@ -1,4 +1,4 @@
-"""Which tensors of two sides belong together: by name, by file and name, or because there are only two."""
+"""Pairs of tensors of two sides: with the same name, with the same file and name, or because there are only two."""
 
 from __future__ import annotations
 

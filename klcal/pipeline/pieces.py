@@ -1,4 +1,4 @@
-"""What is counted on its own: a tensor, or a portion of one; and these together again."""
+"""The pieces that are counted separately, tensors or portions of them, and how their sketches are joined."""
 
 from __future__ import annotations
 

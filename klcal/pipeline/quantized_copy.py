@@ -1,4 +1,4 @@
-"""What a table of scales makes of a tensor: quantized and restored, chunk by chunk; and D(P‖Q) of its quantizers."""
+"""The quantized copy of a tensor by a table, computed chunk by chunk; and D(P‖Q) of its quantizers."""
 
 from __future__ import annotations
 

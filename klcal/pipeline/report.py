@@ -1,4 +1,4 @@
-"""Files, or a table of scales, to a report: every tensor calibrated, those that lose most explained."""
+"""Files, or a table of scales → a report: every tensor calibrated, and those that lose most explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked for, in words, and what of it holds for a tensor: rules by its names."""
+"""A request: all settings of a run, as rules by the names of tensors, and the settings of one tensor."""
 
 from __future__ import annotations
 

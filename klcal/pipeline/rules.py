@@ -1,7 +1,7 @@
-"""Rules of ``klcal check`` and ``klcal diff``: conditions on what a tensor is and on how far it moved, and words.
+"""Rules of `klcal check` and `klcal diff`: conditions on a tensor and on its changes, and words for kinds of change.
 
-What one side does not know and the other does meets every condition on it; so does what neither knows, unless the
-tensor needs no such number in either.
+A number that is known on one side only meets every condition on its change. So does a number that is unknown on both
+sides, unless the tensor needs no such number on either.
 """
 
 from __future__ import annotations

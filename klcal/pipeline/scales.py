@@ -1,4 +1,4 @@
-"""Tables of scales that are handed in, as values or as files."""
+"""Tables of scales that are given as arguments, as values or as files."""
 
 from __future__ import annotations
 

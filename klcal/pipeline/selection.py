@@ -1,4 +1,4 @@
-"""From arguments to tensors: what files describe, and which of it is wanted."""
+"""From arguments to tensors: the tensors that files describe, and those that are selected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the values of tensors are like, for ``klcal inspect --stats``."""
+"""Statistics of the values of tensors, for `klcal inspect --stats`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The units that are asked for of a tensor: where they lie, or why it has none."""
+"""The units of a tensor: where their values lie, or the reason why there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes of a few bits side by side, and powers of two as their exponents: as files of quantized models hold them.
+"""Codes of a few bits packed into bytes, and powers of two as exponents: the forms in files of quantized models.
 
 Each row is packed by itself: the first code in the lowest bits, no gaps between codes, the last word filled up with 0.
 """

@@ -1,4 +1,4 @@
-"""Addresses of files elsewhere: told from paths, shown without what is secret, taken apart."""
+"""Addresses of remote files: told apart from paths, shown without secrets, and taken apart."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The zip rules that .npz and .pt share: nothing about an archive is believed before it is checked.
+"""The zip rules that .npz and .pt share: every field of an archive is checked before it is used.
 
-``zipfile`` parses the directory; where each member's data really lie, and that they are what the
-directory says, is found out here. A reader that trusts an archive can be made to read one member
-where another tool reads a second one of the same name, or to inflate megabytes to terabytes.
+``zipfile`` parses the directory. This module finds where the data of each member really lie, and checks that they are
+what the directory says. A reader that trusts an archive can be made to read one member where another tool reads a
+second one of the same name, or to inflate megabytes to terabytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Descriptions: what a reader knows of a tensor before any of its data is read."""
+"""Descriptions: everything that is known of a tensor before its data is read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""File systems of fsspec's, and web servers: which file is there, and any part of it; or why not, in words of ours.
+"""Remote file systems, through fsspec, and web servers: whether a file exists, and any range of its bytes.
 
-By HTTP each answer says which file it is a part of. Elsewhere that is asked for again behind each long pass.
+By HTTP, each answer tells which version of the file it is a part of. Other file systems are asked again after each long
+pass.
 """
 
 from __future__ import annotations

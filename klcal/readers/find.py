@@ -1,7 +1,7 @@
-"""From the arguments of a command to the files that are read, and their names in the table.
+"""From the arguments of a command to the files to read, and their names in the table.
 
-Nothing is opened here but the indexes of sharded checkpoints, ONNX models among other files, and standard input. The
-answer does not depend on the order of the arguments, nor on the order in which a directory lists its files.
+The only files that are opened here are indexes of sharded checkpoints, ONNX models among other files, and standard
+input. The result depends neither on the order of the arguments nor on the order in which a directory lists its files.
 """
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).

@@ -1,6 +1,6 @@
-"""Which reader a file needs: its first bytes decide, its suffix only where they cannot.
+"""The reader of a file, found by its first bytes; by its suffix only if they do not tell.
 
-A pickle is the exception: it is interpreted in files that are named as PyTorch names them, nowhere else.
+Pickles are the exception: a pickle is interpreted only in a file with a suffix that PyTorch uses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tensors of a .gguf file: floating-point values as they are, and what blocks of codes stand for."""
+"""The tensors of a .gguf file: floating-point values, and blocks of codes, restored to values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The header of a .gguf file, version 2 or 3, little endian: keys, and the names and places of tensors.
+"""The header of a .gguf file, version 2 or 3, little endian: keys, and the names and positions of tensors.
 
-Of the values of keys only two matter here, so the others are passed over and not kept: a vocabulary is half a
-million texts. A tensor's data begin where the one before ends, up to padding, as llama.cpp demands: nothing is shared.
+Only two keys matter here. The values of the others are skipped and not kept, since a vocabulary has half a million
+texts. The data of a tensor begin where those of the previous one end, up to padding, as llama.cpp demands: so no two
+tensors share bytes.
 """
 
 from __future__ import annotations

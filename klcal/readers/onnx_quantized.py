@@ -1,7 +1,7 @@
-"""Quantized tensors by the nodes of an ONNX graph: which are codes, which are scales and zero points.
+"""Quantized tensors of an ONNX model, told by the nodes that use them: codes, scales and zero points.
 
-The operators are those of ONNX and of ONNX Runtime (com.microsoft), by the places of their inputs. What a
-DequantizeLinear makes of stored codes is known: it is what they stand for.
+The operators are those of ONNX and of ONNX Runtime (com.microsoft); each is described by the positions of its inputs.
+Stored codes of a DequantizeLinear node can be restored to their values.
 """
 
 from __future__ import annotations

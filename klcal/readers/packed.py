@@ -1,4 +1,4 @@
-"""Codes of a few bits that compressed-tensors packs by row, and the scales beside them: as one code or number each."""
+"""Codes of a few bits that compressed-tensors packs by row, and their scales: unpacked to one number each."""
 
 from __future__ import annotations
 

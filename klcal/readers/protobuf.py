@@ -1,8 +1,8 @@
-"""The wire format of Protocol Buffers: which fields a message in a file has, and where these lie.
+"""The wire format of Protocol Buffers: the fields of a message in a file, and their positions.
 
-A message is a sequence of fields: a number that says which and of what kind, then an integer, four or eight bytes, or a
-length and as many bytes, such as a text or another message. Only numbers are read here, through a small window: what
-is behind a length is skipped unless it is asked for.
+A message is a sequence of fields: a number that has the field and its kind, then an integer, four or eight bytes, or a
+length and that number of bytes, such as a text or another message. Only numbers are read here, through a small window.
+Bytes with a length are skipped unless they are asked for.
 """
 
 from __future__ import annotations

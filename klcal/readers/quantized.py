@@ -1,6 +1,6 @@
-"""Quantized checkpoints: which tensors of a file are codes, scales and the like, by what lies beside what.
+"""Quantized checkpoints: which tensors of a file are codes, scales and the like, told by their names and neighbours.
 
-Nothing but names, dtypes and shapes is looked at. Codes are no weights, and scales are none either: both are skipped.
+Only names, dtypes and shapes are looked at. Codes and scales are not weights: both are skipped.
 """
 
 from __future__ import annotations

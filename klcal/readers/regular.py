@@ -1,9 +1,9 @@
-"""Regular files, the only kind klcal reads: the one place that opens them, here or elsewhere.
+"""Regular files, the only kind that klcal reads: the one module that opens them, on this machine or remote.
 
-A pipe or a device blocks for ever or never ends, a mapped file that shrinks kills the process without a
-word. So a file is opened without waiting, looked at, and read by ``pread``; its size is known before
-anything is allocated, and that it has not changed is checked each time it is opened and after each pass.
-What an address leads to is read in the same way: see ``klcal.readers.remote``.
+A pipe or a device can block for ever or never end, and a mapped file that shrinks kills the process without a message.
+So a file is opened without waiting, inspected, and read by ``pread``. Its size is known before anything is allocated.
+Each time it is opened, and after each pass, it is checked that it has not changed. Remote files are read in the same
+way: see ``klcal.readers.remote``.
 """
 
 from __future__ import annotations

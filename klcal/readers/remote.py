@@ -1,8 +1,8 @@
-"""Files elsewhere: what ``s3://``, ``gs://``, ``hf://``, ``https://`` and other addresses lead to, through fsspec.
+"""Remote files: `s3://`, `gs://`, `hf://`, `https://` and other addresses, through fsspec.
 
-fsspec, and the package that a scheme needs, are imported when the first such address is read. What is asked for is
-fetched, and hardly more; nothing is stored. Addresses may hold secrets: messages have them without (see
-``klcal.errors.redacted``), and no text of a library is relayed.
+fsspec, and the package that a scheme needs, are imported when the first such address is read. Little more is fetched
+than is asked for, and nothing is stored. Addresses may contain secrets: messages show them without (see
+``klcal.errors.redacted``), and never show the text of an error of a library.
 """
 
 from __future__ import annotations

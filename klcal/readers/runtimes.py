@@ -1,7 +1,8 @@
-"""Files that runtimes load, back to rows: what ``klcal.writers.runtimes`` writes, as far as a format holds it.
+"""Files for runtimes, as `klcal.writers.runtimes` writes them, read back as rows, as far as the format allows.
 
-Files of ranges (``ort-cache``, ``litert``) have no types: their rows have ``low`` and ``high`` alone. Those of ``ort``
-have no ``target``, and so no range. They are files from strangers: read strictly, and nothing in them runs.
+Files of ranges (``ort-cache``, ``litert``) have no types: their rows have only ``low`` and ``high``. Those of ``ort``
+have no ``target``, and so no range. The files may come from strangers: they are read strictly, and nothing in them is
+run.
 """
 
 from __future__ import annotations

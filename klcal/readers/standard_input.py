@@ -1,4 +1,4 @@
-"""Standard input as a regular file: what comes through a pipe is first written to one without a name."""
+"""Standard input as a regular file: data from a pipe is first written to a file without a name."""
 
 from __future__ import annotations
 

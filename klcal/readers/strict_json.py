@@ -1,8 +1,8 @@
-"""JSON from files, read as strictly as the strictest reader would.
+"""Strict JSON: everything that some JSON reader would refuse or read differently is refused.
 
-Two readers that take a document differently show two files to two people. So what some accept and others
-do not is refused: duplicate keys, NaN, half surrogate pairs, a byte order mark. Whole numbers are ints
-only where they are natural: "-0" is a float to some.
+If two readers take a document differently, two people see two different files. So everything is refused that some
+readers accept and others do not: duplicate keys, NaN, half surrogate pairs, a byte order mark. Whole numbers are ints
+only if they are natural: "-0" is a float to some readers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tables that were written: JSON of version 2 and 1, and the binary form, back to rows.
+"""Tables in files: JSON of versions 2 and 1, and the binary form.
 
-They are files from strangers too: read strictly, and with nothing in them that runs. Memory is what the file has: the
-numbers of units become arrays before the JSON around them is parsed.
+The files may come from strangers: they are read strictly, and nothing in them is run. They need about as much memory as
+the file is long: the numbers of units become arrays before the JSON around them is parsed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One tensor in two tables: what it was in the baseline, and is now."""
+"""One tensor in two tables: its row in the baseline and its row now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed between two tables."""
+"""The changes between two tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pair of tensors in plain Python values."""
+"""A comparison of two tensors as plain Python values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Why a tensor has the scale it has, in plain values: what its values are like, what other scales cost.
+"""An explanation of a scale as plain values: the distribution of the tensor, and the costs of other scales.
 
-Every number that a plot shows is here; whatever draws it computes nothing.
+Every number that a plot shows is here; the code that draws a plot computes nothing.
 """
 
 from __future__ import annotations

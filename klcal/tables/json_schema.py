@@ -1,6 +1,6 @@
-"""JSON Schemas (draft 2020-12) of what klcal writes, made of the classes of the answer and of what their fields mean.
+"""JSON Schemas (draft 2020-12) of the files that klcal writes, made from the classes and the meanings of fields.
 
-A consumer that validates keeps working where a later version adds a field: none forbids further ones.
+No schema forbids further fields, so a consumer that validates keeps working when a later version adds a field.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each field of the answers means, in a sentence: for the JSON Schemas and the reference, which are made of it."""
+"""The meaning of each field of the answers, in one sentence. JSON Schemas and the reference are made from these."""
 
 from __future__ import annotations
 

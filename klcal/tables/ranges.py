@@ -1,4 +1,4 @@
-"""Rows with a range and no scale, as in files of ranges: their scale follows from the integers of the other row."""
+"""Rows that have a range and no scale, as files of ranges do: their scale follows from the integers of another row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as plain values: a table of scales, a summary of it, and what changed since another one."""
+"""A report as plain values: a table of scales, its summary, and the changes since another table."""
 
 from __future__ import annotations
 

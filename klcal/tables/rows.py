@@ -1,4 +1,4 @@
-"""One tensor of the answer in plain values."""
+"""One tensor of a table as plain Python values."""
 
 from __future__ import annotations
 

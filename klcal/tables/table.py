@@ -1,6 +1,6 @@
-"""The answer: one row per tensor, or per pair of tensors, and everything that went wrong beside them.
+"""A table: one row for each tensor, or pair of tensors, and all errors and warnings.
 
-Everything left of the tables computes, everything right of them formats.
+All modules before a table compute; all modules after it format.
 """
 
 from __future__ import annotations

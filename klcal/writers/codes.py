@@ -1,4 +1,4 @@
-"""A tensor quantized by a row of a table, to be written: codes, chunk by chunk, scales and zero points."""
+"""The codes of a tensor that is quantized by a row, chunk by chunk, with its scales and zero points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns that people get to see of each kind of table: their titles, what is in a cell, which go first."""
+"""The columns of each kind of table for people: titles, contents of cells, and which are dropped first."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A directory that appears as a whole or not at all; a second run goes on where the first was stopped.
+"""A directory that appears as a whole or not at all. A second run continues where the first one stopped.
 
-Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which gets its name when all of them are there.
-WORK says what is being made of what: the same work finds what was finished.
+Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which is renamed when all of them are complete.
+WORK identifies the inputs and the settings, so that the same work finds the files that were finished.
 """
 
 from __future__ import annotations

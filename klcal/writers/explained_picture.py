@@ -1,4 +1,4 @@
-"""An explanation as a picture, PNG or SVG, by matplotlib: the same numbers as the JSON, and nothing computed."""
+"""An explanation as a picture, PNG or SVG, by matplotlib, from the numbers that the JSON has."""
 
 from __future__ import annotations
 

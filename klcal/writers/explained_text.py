@@ -1,4 +1,4 @@
-"""An explanation as text: plots of characters that fit the width, tables, and a few sentences."""
+"""An explanation as text: plots made of characters, as wide as the terminal, tables, and a few sentences."""
 
 from __future__ import annotations
 

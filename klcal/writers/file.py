@@ -1,4 +1,4 @@
-"""A table to a file that is either the old one or the whole new one."""
+"""A table in a file, which is replaced as a whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers to text: for machines the shortest that loses nothing, for people a few digits."""
+"""Numbers as text: for machines the shortest text that loses nothing, for people a few digits."""
 
 from __future__ import annotations
 

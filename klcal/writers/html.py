@@ -1,4 +1,4 @@
-"""A table in a notebook: HTML in which names are text. It is not a file format; Markdown is."""
+"""A table in a notebook, as HTML in which names are escaped. It is not a file format; Markdown is."""
 
 from __future__ import annotations
 

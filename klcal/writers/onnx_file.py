@@ -1,6 +1,6 @@
-"""A .onnx file again, in which tensors are made by nodes: all else as it was, byte for byte.
+"""A copy of an .onnx file in which nodes make some of the tensors. Everything else stays, byte for byte.
 
-Data that lie beside the model are brought into it.
+Data in files beside the model are copied into the new file.
 """
 
 from __future__ import annotations

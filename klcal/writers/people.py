@@ -1,4 +1,4 @@
-"""A table for people: fewer columns, fewer digits, and tensors that were not calibrated apart."""
+"""A table for people: fewer columns and digits, and a separate list of tensors that were not calibrated."""
 
 from __future__ import annotations
 

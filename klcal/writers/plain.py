@@ -1,6 +1,7 @@
-"""Tab-separated text: a header, then always one line per row, for cut, awk and sort.
+"""Tab-separated text for cut, awk and sort: a header, then exactly one line for each row.
 
-Names are whole; control characters and the backslash in them are escaped, so no name holds a tab or a newline.
+Names are never shortened. Control characters and backslashes in them are escaped, so no name contains a tab or a
+newline.
 """
 
 from __future__ import annotations

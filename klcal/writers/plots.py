@@ -1,6 +1,6 @@
-"""Plots of characters: heights as blocks, in as many columns as there are. Pure: numbers to lines of text.
+"""Plots made of characters: block characters for heights, in a given number of columns. Numbers in, lines out.
 
-All is drawn with blocks and lines that a terminal with UTF-8 has; ``as_ascii`` replaces them, one by one.
+Plots use block and line characters of UTF-8; ``as_ascii`` replaces them one by one.
 """
 
 from __future__ import annotations

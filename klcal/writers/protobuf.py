@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers, written: fields, and a message with some of its parts replaced."""
+"""The wire format of Protocol Buffers, written: fields, and a message with some parts replaced."""
 
 from __future__ import annotations
 

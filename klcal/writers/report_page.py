@@ -1,7 +1,8 @@
-"""A report as one page of HTML: style, script and data are in it, and nothing is fetched.
+"""A report as one HTML page, with its style, script and data inside: it fetches nothing.
 
-The policy of the page allows this one style and this one script, by their hashes, and no request at all. What is from
-files is in the data alone, as JSON that cannot end its element; the script makes text of it, never markup.
+The content security policy of the page allows this one style and this one script, by their hashes, and no request at
+all. Texts from files are only in the data, as JSON that cannot end its element, and the script inserts them as text,
+never as markup.
 """
 
 from __future__ import annotations

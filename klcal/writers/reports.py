@@ -1,4 +1,4 @@
-"""Parts of the formats for CI: findings and failures of any table, as one-line texts."""
+"""The lines of the formats for CI: findings and failures of any table, one line each."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The table for a terminal. The only writer that knows Rich; names enter it as Text, never as markup.
+"""A table in a terminal, by Rich, which only this writer imports. Names enter as Text, never as markup.
 
-On a terminal it fits the width: names lose what all have in common and their middle, as long as they stay different,
-then columns go. Anywhere else it is as wide as it
-needs to be and nothing is left out. Lines are laid out here, as Rich's own tables take a second per 1000 rows.
+In a terminal the table fits the width: names lose their common parts and their middle, as long as they stay different,
+and then columns are dropped. Elsewhere it is as wide as it has to be, and nothing is left out. Lines are laid out here,
+because Rich's own tables take a second per 1000 rows.
 """
 
 from __future__ import annotations

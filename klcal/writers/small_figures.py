@@ -1,4 +1,4 @@
-"""Small figures as inline SVG, for notebooks: bars of counts, and of the SQNR of units. Numbers in, markup out."""
+"""Small figures as inline SVG, for notebooks: bars of counts, and of the SQNR of units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream can show: how wide it is, and whether it has more signs than ASCII."""
+"""The abilities of an output stream: its width, and whether it can show more than ASCII."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names are data: what a file calls its tensors must not act on a terminal or in a line of text."""
+"""Names of tensors as safe text: they come from files, and must not act on a terminal or in a line of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an explanation says in words: a few sentences, each of them true of its numbers."""
+"""An explanation in words: a few sentences, each of them derived from its numbers."""
 
 from __future__ import annotations
 

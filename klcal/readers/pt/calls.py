@@ -1,7 +1,7 @@
-"""The names that a pickled checkpoint may use, and what each of them would make, described: nothing is called.
+"""The names that a pickled checkpoint may use, and a description of what each would make. Nothing is called.
 
-They are those that ``torch.load(weights_only=True)`` knows (torch 2.13, ``_weights_only_unpickler.py``), less the
-constructors that allocate. Any other name is foreign: it stands for itself, and so does what it would make.
+The names are those that ``torch.load(weights_only=True)`` allows (torch 2.13, ``_weights_only_unpickler.py``), without
+the constructors that allocate. Any other name is foreign, and so is everything that it would make.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""PyTorch files: what ``torch.save`` wrote, as a zip archive or in the form from before torch 1.6.
+"""PyTorch files, as `torch.save` writes them: zip archives, or the form from before torch 1.6.
 
-The pickle inside says which tensors there are, and where; nothing of it is run, and torch is not needed.
+The pickle inside says which tensors there are, and where their bytes lie. Nothing in it is run, and torch is not
+needed.
 """
 
 from __future__ import annotations

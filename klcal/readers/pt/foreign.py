@@ -1,4 +1,4 @@
-"""Foreign objects of a pickle, which only other people's code could make: they are named, and left alone."""
+"""Foreign objects of a pickle, which only code of other packages could make: they are named, and skipped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The names of what stands in nested dictionaries, lists and tuples: ``model.layer.weight``.
+"""The names of tensors in nested dictionaries, lists and tuples: `model.layer.weight`.
 
-A checkpoint can contain itself, or one list 2**60 times over: every container is entered once, under
-the first path that leads to it, and there is no recursion.
+A checkpoint can contain itself, or contain one list 2**60 times. So every container is entered once, under the first
+path that leads to it, and without recursion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``quantization_config``: what the config.json of a compressed-tensors checkpoint says of its tensors."""
+"""`quantization_config`, the part of config.json that describes a compressed-tensors checkpoint."""
 
 from __future__ import annotations
 

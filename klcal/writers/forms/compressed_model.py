@@ -1,4 +1,4 @@
-"""Which tensors of a model become compressed-tensors, and how where it is not said: by what its config.json says."""
+"""The tensors of a model to write as compressed-tensors, and the defaults for them, both by its config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""compressed-tensors: a checkpoint directory for transformers, vLLM and others, as its config.json says.
+"""compressed-tensors: a checkpoint directory that transformers, vLLM and others load.
 
 For a module M of [out, in] weights, ``x̂ = (code − zero point) · scale``:
 

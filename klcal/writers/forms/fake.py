@@ -1,7 +1,7 @@
-"""The input again, in which the values of quantized tensors are what their codes stand for.
+"""A copy of the input in which the values of quantized tensors are restored from their codes.
 
-The file is copied, and the values replaced where they lie: same format, names and dtypes, and everything else in it as
-it was. So it works for every format whose values lie in the file as they are.
+The file is copied, and the values of tensors are replaced in place: format, names, dtypes and everything else stay the
+same. It works for every format in which values lie in the file uncompressed.
 """
 
 from __future__ import annotations

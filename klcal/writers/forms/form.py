@@ -1,4 +1,4 @@
-"""What a form is: a way to write the tensors of a model that a table quantizes."""
+"""The common interface of forms: a form is a way to write the quantized tensors of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF again, what llama.cpp runs: tensors become blocks of 32 codes, all else is carried along byte for byte.
+"""A GGUF model for llama.cpp: tensors become blocks of 32 codes, and all else is copied byte for byte.
 
     Q8_0   int8, symmetric      Q4_1   uint4, affine
     Q4_0   int4, symmetric      MXFP4  float4_e2m1fn, scales e8m0

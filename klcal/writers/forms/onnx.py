@@ -1,4 +1,4 @@
-"""ONNX again: weights as integers and DequantizeLinear, all else byte for byte.
+"""An ONNX model with weights as integers and DequantizeLinear nodes; all else is copied byte for byte.
 
 The node gives the weight under its old name, so what takes it stays as it is. For a weight W there are
 

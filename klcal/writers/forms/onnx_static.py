@@ -1,9 +1,9 @@
-"""ONNX with activations quantized too: ONNX Runtime's ``quantize_static`` places QuantizeLinear and DequantizeLinear.
+"""ONNX with quantized activations: ONNX Runtime's `quantize_static` places QuantizeLinear and DequantizeLinear.
 
-It decides where they go and quantizes the biases: to int32, with the scale of the input times that of the
-weight. All other scales and zero points are handed to it as overrides. It also wants a range for every activation;
-here all of them are the same, and no scale may come of them: so whoever calls this compares what was placed with what
-was handed in.
+ONNX Runtime decides where the nodes go, and quantizes the biases: to int32, with the scale of the input times that of
+the weight. All other scales and zero points are passed to it as overrides. It also demands a range for every
+activation. All of them are the same here, and no scale may be computed from them: so the caller has to compare the
+scales in the result with those that were passed in.
 """
 
 from __future__ import annotations

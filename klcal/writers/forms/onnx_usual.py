@@ -1,4 +1,4 @@
-"""What ``--to onnx`` quantizes of a model, and how, unless it is said."""
+"""The defaults of `--to onnx`: the tensors of a model that it quantizes, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which version of ONNX's operators a quantized weight needs, and whether a model can be raised to it."""
+"""The version of ONNX's operators that a quantized weight needs, and whether a model can be raised to it."""
 
 from __future__ import annotations
 

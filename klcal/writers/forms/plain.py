@@ -1,4 +1,4 @@
-"""Plain integers, scales and zero points: what a table stands for, in arrays that any program reads.
+"""Plain integers, scales and zero points, in arrays that any program can read.
 
 For a tensor NAME of the table, quantized as ``x̂ = (NAME − NAME_zero_point) · NAME_scale``:
 

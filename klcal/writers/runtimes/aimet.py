@@ -1,7 +1,8 @@
-"""AIMET's encodings, for Qualcomm's toolchains, in the three versions that its loader takes.
+"""AIMET's encodings, for Qualcomm's toolchains, in the three versions that its loader accepts.
 
-Up to 1.0.0 the grid is ``(q + offset) · scale`` with q from 0 to 2^bits − 1, so that the offset is what the least
-integer stands for, in steps: −128 for a symmetric int8, −100 for a uint8 with zero point 100. 2.0.0 has ONNX's.
+Up to version 1.0.0 the grid is ``(q + offset) · scale`` with q from 0 to 2^bits − 1. So the offset is the value of the
+lowest integer, in steps: −128 for a symmetric int8, −100 for a uint8 with zero point 100. Version 2.0.0 has the
+convention of ONNX.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""ONNX Runtime: overrides of scale and zero point, which its own command line reads; and its calibration cache.
+"""ONNX Runtime: overrides of scales and zero points for its command line, and its calibration cache.
 
-Overrides hold scales as they are. The cache holds ranges of activations, in float32, from which ONNX Runtime computes
-scale and zero point again: a scale may come out one unit in the last place off, and is said to.
+Overrides hold scales exactly. The cache holds ranges of activations, in float32, from which ONNX Runtime computes scale
+and zero point again. Such a scale may differ by one unit in the last place, and a message then says so.
 """
 
 from __future__ import annotations

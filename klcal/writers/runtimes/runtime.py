@@ -1,7 +1,7 @@
-"""Runtimes: what their files can hold, what they do differently, and pieces that several files share.
+"""The common interface of runtimes: what their files can hold, and what the runtimes do differently.
 
-A runtime quantizes floats itself, by the scale and zero point that it is given, to all integers of a type; so what a
-table says of a narrower range is lost, and said to be.
+A runtime quantizes floats itself, to all integers of a type, by the scale and zero point that it is given. So a
+narrower range of integers in a table is lost, and a message says so.
 """
 
 from __future__ import annotations

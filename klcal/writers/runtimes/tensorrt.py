@@ -1,7 +1,7 @@
-"""TensorRT up to 10: the calibration cache, a line of text for each activation.
+"""The calibration cache of TensorRT up to version 10: a line of text for each activation.
 
-A line is the name and the scale, as the eight hexadecimal digits of a float32, most significant first. There are no
-zero points, and no scales of weights, which TensorRT chooses.
+A line has the name and the scale, as the eight hexadecimal digits of a float32, most significant digit first. There are
+no zero points, and no scales of weights, which TensorRT chooses itself.
 """
 
 from __future__ import annotations
