@@ -22,8 +22,8 @@ from klcal.readers.regular import RegularFile
 
 __all__ = ["Member", "open_archive"]
 
-MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and what stands beside them
-MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each of as many members; zipfile holds it in memory
+MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and other files beside them
+MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each member; zipfile holds the directory in memory
 BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
 BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
 INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time

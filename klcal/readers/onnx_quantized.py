@@ -20,11 +20,11 @@ __all__ = ["DEQUANTIZE", "OPERATORS", "Node", "recognised_by", "values_needed"]
 
 DEQUANTIZE = "DequantizeLinear"
 SUFFIX = "_quantized"  # that ONNX Runtime's quantizers put behind the name of a weight
-CODES = ("int", "uint", "float8", "float4")  # what the names of their types begin with
+CODES = ("int", "uint", "float8", "float4")  # the beginnings of the names of their types
 
 
 class Places(NamedTuple):
-    """Which inputs of an operator belong together; None for what no input has."""
+    """The positions of the inputs of an operator that belong together; None for one that the operator does not have."""
 
     codes: int | None
     scale: int | None

@@ -21,7 +21,7 @@ WIDTHS = {EIGHT_BYTES: 8, FOUR_BYTES: 4}
 MAX_INTEGER_BYTES = 10  # seven bits in each: 64
 MAX_KEY = (1 << 32) - 1  # 29 bits of number, 3 of kind
 MAX_GROUPS = 100  # within each other, as in protobuf's own parsers
-MAX_FIELDS = 3 << 18  # of all messages that are looked at: 70,000 nodes have as many
+MAX_FIELDS = 3 << 18  # fields of all messages that are read: those of 70,000 nodes
 WINDOW_BYTES = 1 << 14  # read at a time
 DAMAGED = "download or save it again"
 INCOMPLETE = "the download may be incomplete: download or save it again"
@@ -50,7 +50,7 @@ class Messages:
         return Field(BYTES, 0, self._file.size)
 
     def fields(self, message: Field) -> Iterator[Field]:
-        """The fields of a message, in the order of the file; those in groups, which no format of ours has, are skipped.
+        """The fields of a message, in the order of the file. Groups, which no format that klcal reads has, are skipped.
 
         Raises:
             InputError: If a field is impossible or longer than its message, or there are too many in this file.
@@ -99,7 +99,7 @@ class Messages:
         return self._file.read(field.start, length)
 
     def text(self, field: Field, most: int) -> str:
-        """The same as text.
+        """The bytes of a field, as text.
 
         Raises:
             InputError: As ``bytes``, or if it is not UTF-8.

@@ -57,7 +57,7 @@ class RegularFile:
 
     path: str
     size: int  # bytes
-    stamp: int | str  # last modification, in nanoseconds since 1970; of a file elsewhere what its server says
+    stamp: int | str  # last modification, in nanoseconds since 1970; for a remote file, its version by the server
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly the bytes ``[offset, offset + length)``.
@@ -177,7 +177,7 @@ def open_regular(path: str) -> RegularFile:
 
 
 def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[FileSpan, ...]:
-    """The parts of ``length`` bytes of values from ``offset`` on: as many as can busy several workers.
+    """The parts of ``length`` bytes of values from ``offset`` on: enough of them for several workers.
 
     Raises:
         InputError: If the file ends before, or the length is not a whole number of values.
@@ -205,7 +205,7 @@ class _Local:
     descriptor: int
 
     def state(self) -> tuple[int, int]:
-        """Its size and when it was written; raises InputError if it is no regular file."""
+        """The size of the file and the time of its last modification. Raises InputError if it is not a regular file."""
         found = os.fstat(self.descriptor)
         _require_regular(found.st_mode)
         return found.st_size, found.st_mtime_ns

@@ -15,7 +15,7 @@ from klcal.readers.regular import fault
 
 __all__ = ["spooled"]
 
-UNKNOWN_BYTES = 1 << 28  # of what may be no tensor file at all
+UNKNOWN_BYTES = 1 << 28  # of a stream that may not be a tensor file at all
 
 
 def spooled(descriptor: int) -> str:

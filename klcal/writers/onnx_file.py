@@ -64,7 +64,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where in a file the fields are that may be replaced, each with where it begins."""
+    """The positions of the fields of a file that may be replaced."""
 
     graph: tuple[int, Field]
     ir_version: tuple[int, Field] | None
@@ -82,7 +82,7 @@ class Parts:
 
 
 def parts_of(file: RegularFile) -> Parts:
-    """Those of a model.
+    """The replaceable fields of a model.
 
     Raises:
         InputError: it is damaged.
@@ -134,12 +134,12 @@ def rewritten(
     Args:
         file: the model.
         parts: of it.
-        made: the tensors, with the nodes that stand for them, before all others.
-        stored: what is stored for them, and its type, as TensorProto.DataType counts.
+        made: the tensors, with the nodes that make them; these come before all other nodes.
+        stored: the tensors that are stored for them, and their types by the numbers of TensorProto.DataType.
         versions: of the format, and of ONNX's own operators.
 
     Raises:
-        InputError: data beside the model are not where it says.
+        InputError: data in a file beside the model are missing.
     """
     ir, opset = versions
     replaced = [each.name for each in made]

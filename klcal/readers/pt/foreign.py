@@ -16,7 +16,7 @@ __all__ = ["refuse_foreign_alone", "with_foreign"]
 
 NAMED = 2  # objects in a warning
 NAME_CHARACTERS = 40  # of each: its name, and its class
-EXACT = ("int", "uint", "bool", "bits")  # what the dtypes begin with that nobody calibrates
+EXACT = ("int", "uint", "bool", "bits")  # the beginnings of dtypes that are not calibrated
 
 
 def refuse_foreign_alone(named: Sequence[Named]) -> None:
