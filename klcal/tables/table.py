@@ -55,7 +55,7 @@ class FileError:
 
 @dataclass(frozen=True)
 class Config:
-    """What was asked for, resolved: str(method), never "auto". Each row says what held for its tensor."""
+    """The settings of the request, resolved: str(method), never "auto". Each row has the settings of its own tensor."""
 
     method: str
     dtype: str
@@ -103,7 +103,7 @@ class Table:
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: int = 0  # rows left out, because only the first were wanted
-    findings: tuple[Finding, ...] = ()  # what a gate stopped at
+    findings: tuple[Finding, ...] = ()  # the findings of a gate
     judged: bool = True  # of changes: whether anything could be compared
     columns: tuple[str, ...] = ()  # that people get to see, by their names; nothing for the usual ones
 

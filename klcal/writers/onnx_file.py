@@ -186,7 +186,7 @@ def _inside(messages: Messages, file: RegularFile, beside: Beside, name: str, be
 
 
 def _version(whole: Field, there: tuple[int, Field] | None, old: int, new: int, data: bytes) -> Iterator[Edit]:
-    """What says another version, in its place, or behind all else where nothing says one."""
+    """The edit that sets a version: in place of the old one, or at the end of the model if it has none."""
     if old != new:
         begin, end = (there[0], there[1].end) if there else (whole.end, whole.end)
         yield Edit(begin, end, (Piece.of(data),))

@@ -74,7 +74,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done differently from the request, and for how many tensors; notes that differ in numbers are one."""
+    """The notes of rows, each with the number of tensors that have it; notes that differ only in numbers are joined."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for row in table.rows:
         for note in row.note.split("; ") if row.note else ():

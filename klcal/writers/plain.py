@@ -15,7 +15,7 @@ __all__ = ["write"]
 
 
 def write(table: Table, out: TextIO) -> None:
-    """The fields of the JSON as columns; what is null there is empty here."""
+    """Writes the fields of the JSON as columns; null becomes an empty field."""
     names = table.fields
     out.write("\t".join(names) + "\n")
     out.writelines("\t".join(cells(row, names)) + "\n" for row in table.rows)

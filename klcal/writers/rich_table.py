@@ -30,7 +30,7 @@ GAP = 2  # between columns
 NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width; so does a file's name
 SOURCE_WIDTH = 8  # which a file's name may have in any case
-REASON_WIDTH = 12  # what a wrapped reason gets at least
+REASON_WIDTH = 12  # the minimum width of a wrapped reason
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
 LINES_AT_ONCE = 1 << 8  # Rich keeps several copies of its output, and slows down as it grows
 

@@ -30,13 +30,13 @@ class Stored:
     dtype: str  # the name in .safetensors, F32, BF16, I8, …; for a .gguf, its reader's name
     shape: tuple[int, ...]
     nbytes: int
-    pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
+    pieces: Callable[[], Iterable[Any]]  # objects with a buffer: bytes, arrays
 
     def data(self) -> Iterator[Any]:
         """The pieces of the tensor; an error in them gets its name.
 
         Raises:
-            InputError: the input is damaged, or cannot be written so.
+            InputError: the input is damaged, or cannot be written in this form.
             OutputError: at the end, if these were not as many bytes as were announced.
         """
         written = 0

@@ -48,7 +48,7 @@ class _Array:
     values: npt.NDArray[Any]
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes."""
+        """The bytes of the array."""
         for start in range(0, self.values.size, UNITS_AT_ONCE):
             some = self.values[start : start + UNITS_AT_ONCE]
             if self.kind == "U8":

@@ -72,7 +72,7 @@ def little_endian(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[Any]:
 
 
 def plain(codes: Codes, name: str, *, numpy: bool = False) -> Iterator[Stored]:
-    """The arrays of a tensor, under one of its names. With ``numpy``, formats that NumPy lacks become indices of levels."""
+    """The arrays of a tensor, under one of its names. With ``numpy``, formats that NumPy lacks become indices."""
     storage = _storage(codes)
     target = codes.scheme.dtype
     kind = KIND_OF[target] if target.startswith("float8") and not numpy else NUMPY_KINDS[storage.str[1:]]

@@ -60,7 +60,7 @@ def _entry_2(row: Row) -> dict[str, Any]:
 
 
 def version_1(tensors: Tensors) -> str:
-    """Two lists, with offsets."""
+    """Version 1.0.0: two lists, with offsets."""
     lists = (
         f'"{key}_encodings": [\n  {lined((json.dumps(_entry_1(row)) for row in rows), "  ")}]'
         for key, rows in zip(("activation", "param"), tensors, strict=True)
@@ -81,7 +81,7 @@ def _entry_1(row: Row) -> dict[str, Any]:
 
 
 def version_0(tensors: Tensors) -> str:
-    """Two objects by name, with scale, offset and the range, which its readers use."""
+    """Version 0.6.1: two objects by name, with scale, offset and the range, which its readers use."""
     objects = (
         f'"{key}_encodings": {{\n  {lined((member(row.name, _entries_0(row)) for row in rows), "  ")}}}'
         for key, rows in zip(("activation", "param"), tensors, strict=True)

@@ -71,7 +71,7 @@ def _off_centre(row: Row, is_weight: bool) -> str | None:
 
 
 def _widened(row: Row, is_weight: bool) -> str | None:
-    """What LiteRT does to very small ranges."""
+    """A message if a range is so small that LiteRT widens it; else None."""
     low, high = _ends(row, is_weight)
     least = np.min(high if _is_centred(row, is_weight) else high - low)
     return f"LiteRT widens its range to {LEAST_RANGE:g}, and so its scale" if least < LEAST_RANGE else None

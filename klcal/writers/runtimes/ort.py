@@ -78,7 +78,7 @@ def cache(tensors: Tensors) -> str:
 
 
 def _computed(row: Row) -> str | None:
-    """What ONNX Runtime makes of the range, if that differs from the table."""
+    """A message if ONNX Runtime computes another scale or zero point from the range; else None."""
     low, high = (np.float64(each.astype(np.float32)[0]) for each in ends(row))
     whole = full_range(row)
     scale = (high - low) / (whole[-1] - whole[0])

@@ -14,7 +14,7 @@ from klcal.writers.runtimes.runtime import Runtime, Tensors, scales
 __all__ = ["CACHE", "FIRST_LINE"]
 
 FIRST_LINE = "TRT-8601-EntropyCalibration2"  # a version and the calibrator; readers skip it
-PARTS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|: |^\s|\s$")  # what ends a line or a name, to some reader
+PARTS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|: |^\s|\s$")  # ends of lines or names, to some reader
 
 
 def cache(tensors: Tensors) -> str:
