@@ -55,7 +55,7 @@ class Held(NamedTuple):
 
     option: str
     value: Any  # None where nobody said it
-    words: str  # the same for people, or what holds then
+    words: str  # the value for people, or the default in words
     place: str
     commands: tuple[str, ...]
 

@@ -52,7 +52,7 @@ def kl_normal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, b
 
 
 def kl_normal_diagonal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, base: float = math.e) -> Values:
-    """The same for normal distributions of n independent coordinates: (*rows, n) → (*rows,). The sum over coordinates.
+    """``kl_normal`` for n independent coordinates, (*rows, n) → (*rows,): the sum over the coordinates.
 
     >>> float(kl_normal_diagonal([0, 0], [1, 1], [1, 2], [1, 1]))
     2.5
@@ -125,7 +125,7 @@ def _spread(std_p: Floats, std_q: Floats) -> Floats:
     return np.maximum(gap * (gap + 2) - 2 * log_ratio(std_p, std_q), 0.0)
 
 
-# --- what parameters must be
+# --- checks of parameters
 
 
 def _normal_parameters(parameters: list[Floats]) -> list[Floats]:

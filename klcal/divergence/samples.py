@@ -36,7 +36,7 @@ Integers = npt.NDArray[np.int64]
 
 __all__ = ["Pair", "common_bins", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
 
-EVEN_BINS = 2048  # what histograms of calibration tools have
+EVEN_BINS = 2048  # the usual number in calibration tools
 MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
 VALUES_PER_BIN, FEWEST_BINS = 2, 2  # the minimum of values of the smaller sample in a bin, and of bins
 MOST_WIDER = 4  # two samples that are merged into two bins: the maximum ratio of their ranges
@@ -193,7 +193,7 @@ def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
 
 
 def _nearest(positions: Floats, has_p: Bools, has_q: Bools) -> Integers:
-    """With which bin each is to be merged, (bins,): itself, if it has values of both."""
+    """(bins,): the bin with which each is to be merged; itself, if it has values of both samples."""
     found = np.arange(positions.size)
     for mine, theirs in ((has_p, has_q), (has_q, has_p)):
         alone, there = np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs)

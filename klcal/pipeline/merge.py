@@ -17,7 +17,7 @@ __all__ = ["Merged", "merge_files"]
 
 
 class Merged(NamedTuple):
-    """What was written."""
+    """The result of a merge."""
 
     tensors: int
     notes: tuple[str, ...]  # on tensors whose buckets were joined

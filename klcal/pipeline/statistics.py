@@ -19,12 +19,12 @@ from klcal.tables.contents import Content
 
 __all__ = ["counted"]
 
-USUAL = 0.999  # of the nonzero values: what is beyond them is an outlier
-BINS = 16  # of a histogram: as many as fit beside the other columns
+USUAL = 0.999  # share of the nonzero values, by magnitude, that are not outliers
+BINS = 16  # of a histogram: they fit beside the other columns
 
 
 def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: Progress | None) -> Iterator[Content]:
-    """Rows of tensors with what their values are like; those that have none as they are."""
+    """The rows of tensors, with statistics of their values; rows without values stay as they are."""
     usable = []
     for each, row in described:
         if each.description.status == "ok":
@@ -51,7 +51,7 @@ def _stats(tensor: Selected) -> dict[str, Any] | InputError:
 
 
 def _of_sketch(found: Sketch) -> dict[str, Any]:
-    """What the values of a tensor are like, whatever units they were counted in."""
+    """The statistics of the values of a tensor, which may have been counted in units."""
     counts = {name: int(getattr(found, name).sum()) for name in ("zeros", "nan", "neg_inf", "pos_inf")}
     stats: dict[str, Any] = {**counts, "numel": int(found.numel.sum())}
     if not found.finite.any():

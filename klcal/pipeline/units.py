@@ -19,7 +19,7 @@ __all__ = ["Place", "check_unit", "named_errors", "not_in_units", "places_of"]
 
 
 class Place(NamedTuple):
-    """Where units lie."""
+    """The units of a tensor."""
 
     source: str
     parts: tuple[Part, ...]
@@ -77,7 +77,7 @@ def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:
 
 @contextmanager
 def named_errors(tensor: Selected) -> Iterator[None]:
-    """What cannot be asked for of a tensor is told with its name."""
+    """A context in which errors about a tensor get its name."""
     try:
         yield
     except UsageError as error:

@@ -140,7 +140,7 @@ def _bad(row: Row, scale: float | None, point: float, whole: range, at: str = ""
 
 
 def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
-    """The difference between the runtime and the table, for a row that the file can hold; None if there is none."""
+    """The differences between the runtime and the table, in words, for a row that the file can hold."""
     whole = full_range(row)
     least = whole[0] + runtime.is_narrow(row, is_weight)
     clipped = row.clipped != 0  # nothing that is not known to be within the range
@@ -162,7 +162,7 @@ def _in_order(formats: Iterable[str]) -> list[str]:
 
 
 def full_range(row: Row) -> range:
-    """The lowest and the highest integer of the type that a row quantizes to."""
+    """All integers of the type that a row quantizes to, as a range."""
     return _integers(row.target or "")
 
 
