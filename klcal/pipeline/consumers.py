@@ -173,8 +173,8 @@ def names_in(path: str) -> Consumer:
 def renaming(texts: Sequence[str]) -> Callable[[str], str]:
     r"""A function that renames, by substitutions in the form of ``sed -E``, one after the other: ``s/old/new/``.
 
-    The pattern is one of Python's; ``\1`` in ``new`` is its first group, ``g`` at the end all places in a name. Any
-    character may stand for the slash; behind a backslash it is itself.
+    The pattern is a regular expression of Python. ``\1`` in ``new`` is its first group, and ``g`` at the end replaces
+    all places in a name. Another character may take the place of the slash; behind a backslash it stays as it is.
 
     Raises:
         UsageError: a text is not a substitution.
