@@ -29,7 +29,8 @@ from klcal.search.figures import figures
 from klcal.search.methods import BINS, KL, MSE, WEIGHT, KLClassic, Method, MinMax, Percentile
 from klcal.search.settings import Settings
 from klcal.search.shapes import histogram_of, levels_of, octaves_of
-from klcal.sketches.distribution import Distribution, without_outermost
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.pieces import without_outermost
 from klcal.sketches.sketch import Sketch
 from klcal.tables.explanation import Alternative, Curve, Detail, Explanation, Nearby, Without
 from klcal.tables.outcomes import OK, Outcomes, row_of

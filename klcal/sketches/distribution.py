@@ -12,22 +12,16 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from klcal.kernels.sums import placed_sums, unit_sums
 from klcal.sketches.importance import joined_weights
-from klcal.sketches.patterns import Patterns, extremes
+from klcal.sketches.patterns import SIGN, Bools, Floats, Integers, Patterns
+from klcal.sketches.pieces import intervals, negative_pieces, of_pieces, places_by_value
 from klcal.sketches.prefix_sums import PrefixSums
 from klcal.sketches.sketch import Sketch
 
-__all__ = ["Distribution", "Points", "without_outermost"]
+__all__ = ["Distribution", "Points"]
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-SIGN = np.uint32(1 << 31)  # of a float32 pattern
-MIN_NORMAL = 2.0**-126  # of float32
 OUTERMOST = 32  # pieces at either end that a first look keeps as they are: they decide the cost of clipping
 THINNING = 8  # other pieces that a first look joins into one: 4,096 pieces become 576, and the error is known to 4 %
 
@@ -82,7 +76,7 @@ class Distribution:
         if not has_some.all():
             mass = np.where(has_some[sketch.unit], mass, sketch.counts)
             numbers = np.where(has_some[sketch.unit], numbers, sketch.counts)
-        once = Distribution(sketch=_of_pieces(sketch, mass > 0, numbers), tops=sketch.tops)
+        once = Distribution(sketch=of_pieces(sketch, mass > 0, numbers), tops=sketch.tops)
         weights = mass[mass > 0]
         total = unit_sums(weights, once.starts)
         share = np.divide(once.number, total, out=np.zeros(total.size), where=total > 0)
@@ -120,7 +114,7 @@ class Distribution:
     @cached_property
     def _ascending(self) -> tuple[Patterns, Floats]:
         """The keys and the counts (or weights) of the pieces, (pieces,) each, by ascending value."""
-        target = _by_value(self.sketch)
+        target = places_by_value(self.sketch)
         keys, counts = np.empty_like(self.sketch.keys), np.empty(target.size)
         keys[target] = self.sketch.keys
         counts[target] = self.sketch.counts if self.weights is None else self.weights
@@ -140,7 +134,7 @@ class Distribution:
     def _intervals(self) -> tuple[Floats, Floats]:
         keys, _ = self._ascending
         if not self.exact.all():
-            return _intervals(self.sketch, keys, self.negative, self.tops)
+            return intervals(self.sketch, keys, self.negative, self.tops)
         magnitudes = (keys & ~SIGN).view(np.float32).astype(np.float64)
         return magnitudes, magnitudes
 
@@ -278,16 +272,6 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
 
 
-def without_outermost(sketch: Sketch, count: int) -> Sketch:
-    """A sketch of one unit, without the ``count`` nonzero values of largest magnitude, and without weights."""
-    order = np.argsort(sketch.keys & ~SIGN, kind="stable")[::-1]
-    counts = sketch.counts[order].astype(np.int64)
-    counts -= np.clip(count - (counts.cumsum() - counts), 0, counts)
-    left = np.empty_like(counts)
-    left[order] = counts
-    return _of_pieces(sketch, left > 0, left)
-
-
 def _raising(sketch: Sketch, weights: Floats) -> Floats:
     """(units,): a power of two; times it, the outermost piece of either sign has a weight of at least 1.
 
@@ -296,94 +280,13 @@ def _raising(sketch: Sketch, weights: Floats) -> Floats:
         weights: (pieces,), in the order of the sketch.
     """
     ends = sketch.starts[1:]
-    sides = (sketch.minimum < 0, ends), (sketch.maximum > 0, ends - _negatives(sketch))  # where pieces of a sign end
+    sides = (
+        (sketch.minimum < 0, ends),
+        (sketch.maximum > 0, ends - negative_pieces(sketch)),
+    )  # where pieces of a sign end
     factor = np.ones(sketch.units)
     for has_end, end in sides:
         has_end = has_end & (sketch.pieces > 0)
         lightest = np.minimum(weights[end[has_end] - 1], 1.0)
         factor[has_end] = np.maximum(factor[has_end], np.ldexp(1.0, 1 - np.frexp(lightest)[1]))
     return factor
-
-
-def _negatives(sketch: Sketch) -> Integers:
-    """(units,): the number of negative pieces of each unit, which are its last ones."""
-    return np.diff(np.append(0, (sketch.keys >= SIGN).cumsum())[sketch.starts])
-
-
-def _of_pieces(sketch: Sketch, kept: Bools, counts: Integers) -> Sketch:
-    """The sketch with only some of its pieces, and with other counts.
-
-    Args:
-        sketch: of some units.
-        kept: (pieces,), whether a piece stays. If an outermost one does not, the range ends at that of the next one.
-        counts: (pieces,), the new counts.
-    """
-    if kept.all():
-        return replace(sketch, counts=counts, weights=None)
-    keys = sketch.keys[kept]
-    starts = np.append(0, kept.cumsum())[sketch.starts]
-    low, high = extremes(keys, starts)
-    ends = _far_end(sketch, low), _far_end(sketch, high)
-    minimum = np.where(sketch.minimum < 0, np.maximum(sketch.minimum, ends[0]), low)
-    maximum = np.where(sketch.maximum > 0, np.minimum(sketch.maximum, ends[1]), high)
-    return replace(
-        sketch,
-        keys=keys,
-        counts=counts[kept],
-        weights=None,
-        starts=starts,
-        minimum=np.where(low < 0, minimum, np.maximum(low, sketch.minimum)),
-        maximum=np.where(high > 0, maximum, np.minimum(high, sketch.maximum)),
-    )
-
-
-def _far_end(sketch: Sketch, begin: Floats) -> Floats:
-    """(units,): the far end of the bucket that begins at a value of each unit; in exact units the value itself."""
-    known = np.where(np.isfinite(begin), begin, 1.0)
-    patterns = known.astype(np.float32).view(np.uint32)
-    dropped = np.where(sketch.exact, np.uint32(0), sketch.resolution.dropped(patterns, sketch.tops))
-    _, outer = _edges(patterns & ~SIGN, dropped)
-    return np.where(np.isfinite(begin), np.where(sketch.exact, known, np.copysign(outer, known)), begin)
-
-
-def _by_value(sketch: Sketch) -> Integers:
-    """(pieces,): the place of each piece of a sketch among all pieces by ascending value."""
-    negative = sketch.keys >= SIGN
-    negatives = _negatives(sketch)
-    place = np.arange(sketch.keys.size)
-    last = sketch.starts[1:] + sketch.starts[:-1] - 1  # a negative one's place from the end is its place by value
-    backward, forward = (np.repeat(each, sketch.pieces) for each in (last, negatives))
-    target: Integers = np.where(negative, backward - place, place + forward)
-    return target
-
-
-def _intervals(sketch: Sketch, keys: Patterns, negative: Bools, tops: Integers) -> tuple[Floats, Floats]:
-    """The magnitudes at which pieces begin and end, (pieces,) each: a value kept whole is a point.
-
-    Args:
-        sketch: of some units.
-        keys: (pieces,), its keys, by ascending value.
-        negative: (pieces,), whether they are those of negative values.
-        tops: (units,), the exponents by which the buckets were cut.
-    """
-    unit = sketch.unit
-    exact = sketch.exact[unit]
-    dropped = sketch.resolution.dropped(keys, tops.astype(np.int32)[unit])
-    inner, outer = _edges(keys & ~SIGN, np.where(exact, np.uint32(0), dropped))
-    least = np.where(negative, -sketch.maximum[unit], sketch.minimum[unit])
-    inner = np.maximum(inner, least)
-    outer = np.clip(outer, least, np.where(negative, -sketch.minimum[unit], sketch.maximum[unit]))
-    outer = np.where(exact, inner, outer)
-    is_subnormal = inner < MIN_NORMAL
-    middle = (inner + outer) / 2
-    return np.where(is_subnormal, middle, inner), np.where(is_subnormal, middle, outer)
-
-
-def _edges(patterns: npt.NDArray[np.uint32], dropped: npt.NDArray[np.uint32]) -> tuple[Floats, Floats]:
-    """The edges of buckets, (n,) each: patterns of magnitudes, and the number of bits that each bucket dropped.
-
-    The last bucket of float32 ends at the pattern of infinity, which counts as 2¹²⁸.
-    """
-    inner = patterns.view(np.float32).astype(np.float64)
-    outer = (patterns + (np.uint32(1) << dropped)).view(np.float32).astype(np.float64)
-    return inner, np.minimum(outer, 2.0**128)

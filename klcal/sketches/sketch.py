@@ -13,9 +13,8 @@ largest magnitude, so both forms merge exactly, in any order.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -26,13 +25,9 @@ from klcal.errors import InputError, UsageError
 from klcal.kernels.added import Pieces, added
 from klcal.quantizers.granularity import Grid
 from klcal.sketches.patterns import (
-    MOST,
     TENSOR,
     Bools,
-    Floats,
     Integers,
-    Numbers,
-    Patterns,
     Resolution,
     Weights,
     exponents,
@@ -40,21 +35,24 @@ from klcal.sketches.patterns import (
     summed,
     summed_weights,
 )
+from klcal.sketches.sketch_fields import (
+    COUNTERS,
+    PER_UNIT,
+    SketchFields,
+    added_numbers,
+    check_addable,
+    check_resolutions,
+    check_weights,
+    side_by_side,
+)
 
 __all__ = ["COUNTERS", "Sketch", "settled"]
 
-SAME_IMPORTANCE = "sketch both with the same importance"
-
 ADDED_AT_ONCE = 1 << 18  # pieces that are added at a time: scratch memory stays at some 20 MB
-
-COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
-"""The fields that count values, int64 (units,): their sum is that of the parts."""
-PER_UNIT = (*COUNTERS, "heaviest", "minimum", "maximum", "exact")
-"""All fields of shape (units,)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sketch:
+class Sketch(SketchFields):
     """How often each value, or bucket of values, occurs in each unit. Zeros, NaN and infinities are counted apart.
 
     Laws, exact, on every device (a ++ b is concatenation, unit by unit):
@@ -78,23 +76,6 @@ class Sketch:
     >>> s.keys.view(np.float32).tolist(), s.counts.tolist(), s.zeros.tolist(), s.minimum.tolist(), s.maximum.tolist()
     ([0.5, -2.0], [2, 1], [1], [-2.0], [0.5])
     """
-
-    keys: Patterns  # (pieces,): the float32 pattern of a value, or where its bucket begins; ascending within a unit
-    counts: Numbers  # (pieces,): int32 where every count fits, else int64
-    weights: Weights | None = None  # (3, pieces): weight // 2²⁰, weight % 2²⁰, and the number of values that weigh > 0
-    starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
-    zeros: Integers  # (units,): the number of exact zeros, 0.0 and -0.0
-    nan: Integers  # (units,)
-    neg_inf: Integers  # (units,)
-    pos_inf: Integers  # (units,)
-    overflowed: Integers  # (units,): finite float64 values beyond float32. They are in no piece, and in no infinity
-    underflowed: Integers  # (units,): nonzero float64 values that round to 0 as float32. They are in zeros, too
-    heaviest: Floats  # (units,): the largest importance of the unit, which has the weight 2⁴⁰; 0 without importance
-    minimum: Floats  # (units,): the lowest finite value that is not zero; inf if there is none
-    maximum: Floats  # (units,): the highest one; -inf if there is none
-    exact: Bools  # (units,): whether every key is the pattern of its values, so that nothing was lost
-    resolution: Resolution  # how many bits of a value are kept
-    grid: Grid | None = None  # the units as channels, groups or blocks of a shape; None for a tensor, and for slices
 
     @staticmethod
     def empty(units: int = 1, resolution: Resolution = TENSOR, grid: Grid | None = None) -> Sketch:
@@ -126,8 +107,8 @@ class Sketch:
         """
         parts = list(sketches)
         for each in parts[1:]:
-            _check_resolutions(parts[0], each)
-            _check_weights(parts[0], each)
+            check_resolutions(parts[0], each)
+            check_weights(parts[0], each)
         return _laid_out(parts, sum(each.keys.size for each in parts), grid)
 
     def save(self, path: str | os.PathLike[str], name: str = "tensor", dtype: str = "float32") -> None:
@@ -151,88 +132,10 @@ class Sketch:
             raise InputError(f"the file has {len(found)} sketches, not one", "use klcal.load_sketches(path)[name]")
         return next(iter(found.values()))
 
-    @property
-    def units(self) -> int:
-        """The number of units."""
-        return self.zeros.size
-
-    @property
-    def pieces(self) -> Integers:
-        """The number of keys of each unit, (units,)."""
-        return np.diff(self.starts)
-
-    @property
-    def unit(self) -> Integers:
-        """The unit of each piece, (pieces,)."""
-        return np.repeat(np.arange(self.units), self.pieces)
-
-    @property
-    def tops(self) -> Integers:
-        """The biased float32 exponent of each unit's largest magnitude, (units,); 0 for a unit without values."""
-        return exponents(self.minimum, self.maximum)
-
-    @property
-    def whole(self) -> Bools:
-        """Whether each unit has so few distinct values that all are kept whole, (units,)."""
-        is_whole: Bools = self.exact & (self.pieces <= self.resolution.few)
-        return is_whole
-
-    @cached_property
-    def nonzero(self) -> Integers:
-        """The number of finite nonzero values of each unit, (units,)."""
-        total = np.zeros(self.units, np.int64)
-        occupied = self.starts[1:] > self.starts[:-1]
-        if occupied.any():
-            fits = self.counts.dtype == np.int32 and self.counts.sum() <= MOST  # then without a cast, in half the time
-            total[occupied] = np.add.reduceat(
-                self.counts, self.starts[:-1][occupied], dtype=np.int32 if fits else np.int64
-            )
-        return total
-
-    @property
-    def weighed(self) -> Integers:
-        """The number of finite nonzero values with a weight above 0, (units,); 0 without importance."""
-        if self.weights is None:
-            return np.zeros(self.units, np.int64)
-        return np.diff(np.append(0, np.cumsum(self.weights[2]))[self.starts])
-
-    @property
-    def finite(self) -> Integers:
-        """The number of values of each unit that are finite as float32, zeros included, (units,)."""
-        return self.nonzero + self.zeros
-
-    @property
-    def nonfinite(self) -> Integers:
-        """The number of NaN and infinite values of each unit, (units,)."""
-        return self.nan + self.neg_inf + self.pos_inf
-
-    @property
-    def numel(self) -> Integers:
-        """The number of values of each unit, (units,)."""
-        return self.finite + self.nonfinite + self.overflowed
-
-    @property
-    def min(self) -> Floats:
-        """The lowest finite value of each unit, zeros included, (units,); inf for a unit without one."""
-        return np.minimum(self.minimum, np.where(self.zeros > 0, 0.0, np.inf))
-
-    @property
-    def max(self) -> Floats:
-        """The highest finite value of each unit, zeros included, (units,); -inf for a unit without one."""
-        return np.maximum(self.maximum, np.where(self.zeros > 0, 0.0, -np.inf))
-
     def __add__(self, other: Sketch) -> Sketch:
         if not isinstance(other, Sketch):
             return NotImplemented
-        _check_resolutions(self, other)
-        if self.grid != other.grid or self.units != other.units:
-            raise UsageError(
-                f"sketches of {_units_in_words(self)} and of {_units_in_words(other)} cannot be added",
-                "sketch both per the same channels or groups",
-            )
-        _check_weights(self, other)
-        if ((self.heaviest != other.heaviest) & (self.heaviest > 0) & (other.heaviest > 0)).any():
-            raise UsageError("sketches whose weights are relative to different ones cannot be added", SAME_IMPORTANCE)
+        check_addable(self, other)
         if self.weights is None and other.weights is None:
             found = _compiled_sum(self, other)
             if found is not None:
@@ -315,25 +218,6 @@ class Sketch:
         return settled(replace(self, resolution=coarse))
 
 
-def _check_resolutions(one: Sketch, other: Sketch) -> None:
-    mine, theirs = one.resolution, other.resolution
-    if mine.mantissa_bits != theirs.mantissa_bits:
-        what = f"sketches with {mine.mantissa_bits} and {theirs.mantissa_bits} mantissa bits cannot be added"
-        raise UsageError(what, "coarsen the finer one first")
-    if mine != theirs:
-        what = "sketches of different resolutions cannot be added: of a tensor and of channels, or one is coarsened"
-        raise UsageError(what, "coarsen both to the same mantissa bits, or sketch both alike")
-
-
-def _check_weights(one: Sketch, other: Sketch) -> None:
-    if any(a.weights is None and a.keys.size and b.weights is not None for a, b in ((one, other), (other, one))):
-        raise UsageError("a sketch with weights and one without cannot be added", SAME_IMPORTANCE)
-
-
-def _units_in_words(of: Sketch) -> str:
-    return f"{of.units} units" if of.grid is None else f"{of.units} units ({of.grid.per})"
-
-
 def settled(found: Sketch) -> Sketch:
     """The canonical form of a sketch: units with more than a few distinct values are cut to its resolution.
 
@@ -361,7 +245,7 @@ def settled(found: Sketch) -> Sketch:
 
 def _compiled_sum(one: Sketch, other: Sketch) -> Sketch | None:
     """The sum, without its grid, by the compiled kernel; None if there is no kernel, or if a count exceeds int32."""
-    numbers = _added_numbers(one, other)
+    numbers = added_numbers(one, other)
     tops = exponents(numbers["minimum"], numbers["maximum"])
     kept = one.resolution.few, one.resolution.mantissa_bits, one.resolution.least_bits
     found = added(
@@ -374,17 +258,6 @@ def _compiled_sum(one: Sketch, other: Sketch) -> Sketch | None:
     if found is None:
         return None
     return Sketch(**found.pieces._asdict(), **numbers, exact=found.exact, resolution=one.resolution)
-
-
-def _added_numbers(one: Sketch, other: Sketch) -> dict[str, Any]:
-    """The fields ``PER_UNIT`` of the sum of two sketches. ``exact`` is that before keys are cut."""
-    return {
-        **{name: getattr(one, name) + getattr(other, name) for name in COUNTERS},
-        "heaviest": np.maximum(one.heaviest, other.heaviest),
-        "minimum": np.minimum(one.minimum, other.minimum),
-        "maximum": np.maximum(one.maximum, other.maximum),
-        "exact": one.exact & other.exact,
-    }
 
 
 def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
@@ -402,7 +275,7 @@ def _sums(one: Sketch, other: Sketch) -> Iterator[Sketch]:
 def _sum(one: Sketch, other: Sketch) -> Sketch:
     """The sum of two sketches of the same units by NumPy: pieces are sorted by unit and key, and equal keys joined."""
     keys, counts = np.concatenate([one.keys, other.keys]), np.concatenate([one.counts, other.counts])
-    weights = _side_by_side([one.weights, other.weights])
+    weights = side_by_side([one.weights, other.weights])
     if one.keys.size and other.keys.size:
         places = keys if one.units == 1 else (np.concatenate([one.unit, other.unit]) << 32) + keys
         order = np.argsort(places, kind="stable")  # which merges two ascending runs
@@ -417,17 +290,10 @@ def _sum(one: Sketch, other: Sketch) -> Sketch:
             counts=counts,
             weights=weights,
             starts=starts,
-            **_added_numbers(one, other),
+            **added_numbers(one, other),
             resolution=one.resolution,
         )
     )
-
-
-def _side_by_side(parts: Sequence[Weights | None]) -> Weights | None:
-    """The weights of several sketches, concatenated; None if none has weights. One without weights has no pieces."""
-    if all(each is None for each in parts):
-        return None
-    return np.concatenate([np.empty((3, 0), np.int64) if each is None else each for each in parts], axis=1)
 
 
 def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:
@@ -457,7 +323,7 @@ def _laid_out(parts: Iterable[Sketch], room: int, grid: Grid | None) -> Sketch:
     return Sketch(
         keys=keys,
         counts=counts,
-        weights=_side_by_side(weights),
+        weights=side_by_side(weights),
         starts=np.append(0, np.cumsum(np.concatenate(sizes))),
         **{name: np.concatenate([each[name] for each in per_unit]) for name in PER_UNIT},
         resolution=resolution,
