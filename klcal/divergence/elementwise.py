@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klcal.sketches.counting import BLOCK, counter, values_of
+from klcal.sketches.counting import counter, values_of
+from klcal.sketches.numpy_counting import BLOCK
 from klcal.sketches.sketch import Sketch
 
 __all__ = ["Elementwise", "SideBySide", "side_by_side"]

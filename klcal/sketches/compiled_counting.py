@@ -1,4 +1,4 @@
-"""Counters that use the compiled kernel. Their sketches are those of the NumPy counters in ``counting``, to the bit.
+"""Counters that use the compiled kernel. Their sketches are those of ``numpy_counting``, to the bit.
 
 Values of float32 and float64 are counted whole until there are more than a few distinct ones. From then on, values are
 counted by their bucket, in a table. The sketch of all values is the sum of both, as the law of sketches says.

@@ -21,12 +21,13 @@ from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rounding import is_tensor
 from klcal.sketches.by_unit import unit_sketches
-from klcal.sketches.counting import BLOCK, FLOAT_DTYPES, count, values_of
+from klcal.sketches.counting import FLOAT_DTYPES, count, values_of
 from klcal.sketches.device_counting import count_on_device, stopped_devices, usable_device
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
+from klcal.sketches.numpy_counting import BLOCK
 from klcal.sketches.patterns import MOST, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Stretch

@@ -17,21 +17,13 @@ import numpy.typing as npt
 from klcal.kernels.library import library
 from klcal.kernels.units import unit_weights
 from klcal.quantizers.layout import Layout
-from klcal.sketches.by_unit import (
-    BLOCK,
-    MOST_UNITS,
-    brought_together,
-    byte_patterns,
-    compiled_sketch,
-    filled,
-    less_rounded,
-    rounded_away,
-)
+from klcal.sketches.by_unit import BLOCK, MOST_UNITS, brought_together, filled
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import values_of
 from klcal.sketches.importance import Importance, split_weights
 from klcal.sketches.patterns import TENSOR, UNITS, Floats, Integers, Resolution, runs, summed_weights
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.sorted_units import byte_patterns, compiled_sketch, less_rounded, rounded_away
 
 __all__ = ["weighted_sketch", "weighted_unit_sketches"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from klcal.kernels import units
 from klcal.kernels.library import address
 from klcal.kernels.units import Counted, counted_units
-from klcal.sketches import by_unit
+from klcal.sketches import by_unit, sorted_units
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
@@ -86,7 +86,7 @@ def same(one: Sketch, other: Sketch) -> bool:
 def by_both(values: np.ndarray, dtype: str, sizes: list[int], resolution: Resolution) -> tuple[Sketch, Sketch]:
     """What each kernel counts."""
     starts = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    return both(lambda: by_unit._counted(values, dtype, starts, resolution))
+    return both(lambda: sorted_units.sorted_sketch(values, dtype, starts, resolution))
 
 
 # --- units that lie one behind the other

@@ -1,4 +1,4 @@
-/* How often each float32 key, or each 16- or 8-bit pattern, occurs in an array: klcal/sketches/counting.py says the same
+/* How often each float32 key, or each 16- or 8-bit pattern, occurs in an array: klcal/sketches/numpy_counting.py does the same
    in NumPy. Nothing is kept between calls but what the caller hands in, so threads may count on tables of their own. */
 #ifndef KLCAL_COUNTING_H
 #define KLCAL_COUNTING_H
