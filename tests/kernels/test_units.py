@@ -176,7 +176,7 @@ def zeros_of_one_sign(found: Counted) -> Counted:
 def test_a_kernel_that_miscounts_is_noticed(twin, monkeypatch):
     values = np.array([0.0, -0.0, 1.5, -2.0] * 40, np.float32)
     assert same(*by_both(values, "float32", [80, 80], UNITS))
-    monkeypatch.setattr(by_unit, "counted_units", lambda *args, **more: twin(counted_units(*args, **more)))
+    monkeypatch.setattr(sorted_units, "counted_units", lambda *args, **more: twin(counted_units(*args, **more)))
     assert not same(*by_both(values, "float32", [80, 80], UNITS))
 
 
@@ -184,7 +184,7 @@ def test_a_kernel_that_cuts_otherwise_is_noticed(monkeypatch):
     values = LAWS["normal"](np.random.default_rng(0), 5000)
     kept = (UNITS.few, UNITS.mantissa_bits, UNITS.mantissa_bits)
     monkeypatch.setattr(
-        by_unit, "counted_units", lambda v, d, s, _, *args, **more: counted_units(v, d, s, kept, *args, **more)
+        sorted_units, "counted_units", lambda v, d, s, _, *args, **more: counted_units(v, d, s, kept, *args, **more)
     )
     assert not same(*by_both(values, "float32", [5000], UNITS))
 
