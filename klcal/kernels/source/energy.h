@@ -1,7 +1,7 @@
-/* Squares of values, added up by columns as integers: klcal/kernels/energy.py says the same in NumPy, to the bit.
+/* Squares of values, added up by columns as integers: klcal/kernels/energy.py does the same in NumPy, to the bit.
 
    A value is m · 2^e with m of ENERGY_BITS bits. Its square is added to the cell of its column and of e / 4, in units of
-   the square of the least value of that cell: so any order of any batches gives the same. */
+   the square of the smallest value of that cell. So the sum does not depend on the order of batches. */
 #ifndef KLCAL_ENERGY_H
 #define KLCAL_ENERGY_H
 
@@ -9,8 +9,8 @@
 #include "squares.h"
 
 #define ENERGY_LANES 16 /* values side by side */
-#define ENERGY_ROWS 15  /* of them: so many squares of 28 bits add up in 32 */
-#define ENERGY_WINDOW 4 /* cells below the greatest that have sums of their own */
+#define ENERGY_ROWS 15  /* rows that are added at a time: that many squares of 28 bits fit in 32 */
+#define ENERGY_WINDOW 4 /* cells below the largest one that have their own sums */
 
 typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
 
@@ -18,7 +18,7 @@ typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
 #define OCTAVES_OF(magnitudes) EITHER((magnitudes) >> 23 != 0, (magnitudes) >> 23, ONES)
 #define ONES ((Lanes){1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
 
-/* As square_of, of what is finite. */
+/* As square_of, for finite values. */
 #define SQUARES_OF(squares, magnitudes)                                                                                \
     Lanes octaves = OCTAVES_OF(magnitudes);                                                                            \
     Lanes kept = ((magnitudes) & 0x7fffffu) | ((Lanes)((magnitudes) >> 23 != 0) & 0x800000u);                          \
@@ -52,7 +52,7 @@ INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride
         energy[top - cell] += sum;
         for (int64_t lane = 0; lane < ENERGY_LANES && step; lane++) energy[lane * step + top - cell] += sums[cell][lane];
     }
-    for (int64_t row = 0; row < rows && (below || !is_finite); row++) /* what has no sum of its own: seldom any */
+    for (int64_t row = 0; row < rows && (below || !is_finite); row++) /* values without a sum of their own, which are rare */
         for (int64_t lane = 0; lane < ENERGY_LANES; lane++) {
             uint32_t magnitude = patterns[row * stride + lane] & ENERGY_MAGNITUDE;
             if (!is_finite || top - cell_of(magnitude) >= ENERGY_WINDOW)
