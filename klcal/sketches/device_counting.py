@@ -161,8 +161,8 @@ def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TEN
     """The sketch of the values that a device counted.
 
     Args:
-        state: from ``klcal.kernels.cuda_counting.none_counted``, or a copy of it on the host. The host waits for a state
-            on the device.
+        state: from ``klcal.kernels.cuda_counting.none_counted``, or a copy of it on the host. Reading a state on
+            the device waits for it.
         dtype: of the values.
         resolution: of the sketch.
     """
