@@ -42,6 +42,7 @@ def calibrate_files(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    scheduler: str | None = None,
     detail: Detail = "none",
 ) -> Table:
     """Calibrate files: a table with a row for every tensor, as from ``klcal calibrate``.
@@ -68,6 +69,7 @@ def calibrate_files(
             ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: the number of cores to use; with several, processes are forked. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does the work instead, or "local": as for ``--scheduler``.
         detail: how much the ``explanation`` of each row has: "none", "histogram" (which notebooks show), "plots" or
             "all"; see ``klcal.calibrate``.
 
@@ -105,6 +107,7 @@ def calibrate_files(
         dequantize=dequantize,
         pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
         jobs=arguments.count("jobs", jobs),
+        scheduler=None if scheduler is None else arguments.text("scheduler", scheduler),
     )
 
 
@@ -122,6 +125,7 @@ def compare(
     dequantize: bool = False,
     pool: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Table:
     """Compare the tensors of P with those of Q, or with their own quantized copy: as ``klcal compare``.
 
@@ -141,6 +145,7 @@ def compare(
         pool: which tensors of the files count as batches of one tensor: "dir", "stem", "name" or a pattern, as for
             ``--pool``.
         jobs: the number of cores to use. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does the work instead, or "local": as for ``--scheduler``.
 
     Returns:
         A table with a row for each pair of tensors. A file or a tensor that cannot be used is in its ``errors``, or in
@@ -167,6 +172,7 @@ def compare(
         dequantize=dequantize,
         pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
         jobs=arguments.count("jobs", jobs),
+        scheduler=None if scheduler is None else arguments.text("scheduler", scheduler),
     )
 
 
@@ -189,6 +195,7 @@ def apply(
     exclude: str | Sequence[str] = (),
     device: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Applied:
     """Write a quantized model: as ``klcal apply``.
 
@@ -212,6 +219,7 @@ def apply(
         exclude: globs: tensors whose name matches one of them are left out.
         device: where values are counted; by default "auto".
         jobs: the number of cores to use for calibration.
+        scheduler: the address of a Dask cluster that calibrates instead, or "local": as for ``--scheduler``.
 
     Returns:
         The numbers of tensors that were ``quantized`` and ``kept``, the ``nbytes`` that were written, and ``warnings``.
@@ -236,8 +244,10 @@ def apply(
         "device": None if device is None else arguments.text("device", device),
     }
     options = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and options:
-        raise UsageError(f"{next(iter(options))} is for calibration, which the table has done", "give one of the two")
+    if table is not None and (options or (scheduler is not None and activations is None)):
+        raise UsageError(
+            f"{next(iter(options), 'scheduler')} is for calibration, which the table has done", "give one of the two"
+        )
     by: dict[str, Any] | str | Table
     if table is None:
         by = {"device": "auto", **options}
@@ -249,6 +259,7 @@ def apply(
         "include": arguments.globs("include", include),
         "exclude": arguments.globs("exclude", exclude),
         "jobs": arguments.count("jobs", jobs),
+        "scheduler": None if scheduler is None else arguments.text("scheduler", scheduler),
     }
     if activations is None:
         return apply_files(*given, **chosen)

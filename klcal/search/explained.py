@@ -117,7 +117,7 @@ class _Unit:
     plain: Distribution  # every value counts the same: for the figures
     decides: Distribution  # values count by their importance: for the search
     spans: Spans  # the widest range that a candidate may cover
-    least: Choices  # (1,): the choice of `mse`, which has the minimum of squared error
+    minimum: Choices  # (1,): the choice of `mse`, which has the minimum of squared error
 
     @staticmethod
     def of(found: Sketch, settings: Settings, outcomes: Outcomes) -> _Unit:
@@ -125,14 +125,13 @@ class _Unit:
         plain = Distribution.of(found)
         decides = plain if found.weights is None else Distribution.weighted(found)
         spans = Spans.of(decides, settings.bounds)
-        least = MSE()(decides, settings.scheme, spans)
         return _Unit(
             settings=settings,
             outcomes=outcomes,
             plain=plain,
             decides=decides,
             spans=spans,
-            least=_deployed(least, settings),
+            minimum=MSE()(decides, settings.scheme, spans),
         )
 
     @property
@@ -157,7 +156,7 @@ class _Unit:
     @property
     def least_error(self) -> float:
         """The minimum of Σ(x − x̂)² over candidates; 0 if it is rounding noise."""
-        error = float(self._errors(self.least)[0])
+        error = float(self._errors(_deployed(self.minimum, self.settings))[0])
         return error if error > NO_ERROR * float(self.decides.energy[0]) else 0.0
 
     def _errors(self, some: Choices) -> Floats:
@@ -197,9 +196,20 @@ class _Unit:
 
     def choice(self, method: Method) -> _Choice:
         """The choice of another method; its scale is 0 if the format of scales has no such scale."""
+        if isinstance(method, KLClassic):
+            also = [self._of(each) for each in method.others]
+            found = method.among(self.decides, self.scheme, self.spans, also)
+        else:
+            found = self._of(method)
+        return _Choice(str(method), _deployed(found, self.settings))
+
+    def _of(self, method: Method) -> Choices:
+        """The choice of a method, before it is deployed. Choices that are known are not searched again."""
         if method == MSE():
-            return _Choice(str(method), self.least)
-        return _Choice(str(method), _deployed(method(self.decides, self.scheme, self.spans), self.settings))
+            return self.minimum
+        if method == self.settings.method and self.scheme.scale_format == "float32":
+            return Choices(self.outcomes.chosen, self.outcomes.below.astype(np.int64))
+        return method(self.decides, self.scheme, self.spans)
 
     def curve(self, choices: Sequence[_Choice], points: int) -> Curve:
         """The costs of candidates over the scale, from below the smallest to above the largest choice of a method.
