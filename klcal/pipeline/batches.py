@@ -15,7 +15,7 @@ from klcal.readers import Description
 from klcal.readers.description import CHUNK_BYTES, Chunk, Part
 from klcal.readers.formats import stem
 from klcal.readers.quoting import quoted
-from klcal.sketches.values import own_order, stored_chunks
+from klcal.sketches.stored import own_order, stored_chunks
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 

@@ -15,7 +15,8 @@ from klcal.readers import Description, formats
 from klcal.readers.regular import RegularFile, open_regular
 from klcal.sketches.energy import SUFFIX
 from klcal.sketches.importance import Importance
-from klcal.sketches.values import counted_already, weights_of
+from klcal.sketches.stored import counted_already
+from klcal.sketches.values import weights_of
 
 __all__ = ["NamedImportance", "Weighed", "read_importance"]
 

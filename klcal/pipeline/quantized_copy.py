@@ -25,7 +25,7 @@ from klcal.search.methods import BINS, parse, sub_bins_per_cell
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import counted_already, stored_chunks
+from klcal.sketches.stored import counted_already, stored_chunks
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 

@@ -15,7 +15,7 @@ from klcal.pipeline.tasks import BYTE_SECONDS, Progress
 from klcal.sketches.histogram import binned
 from klcal.sketches.patterns import SIGN
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch_parts
+from klcal.sketches.stored import sketch_parts
 from klcal.tables.contents import Content
 
 __all__ = ["counted"]

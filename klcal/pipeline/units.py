@@ -13,7 +13,7 @@ from klcal.pipeline.selection import Selected
 from klcal.quantizers.granularity import Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
 from klcal.readers import Part
-from klcal.sketches.values import REPEATED, UNORDERED
+from klcal.sketches.stored import REPEATED, UNORDERED
 
 __all__ = ["Place", "check_unit", "named_errors", "not_in_units", "places_of"]
 

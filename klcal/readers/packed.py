@@ -13,7 +13,7 @@ from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, unpacked, words
 from klcal.readers.description import Chunk, Description
 from klcal.readers.restored import dequantized
 from klcal.sketches.counting import values_of
-from klcal.sketches.values import stored_chunks, stored_values
+from klcal.sketches.stored import stored_chunks, stored_values
 
 __all__ = ["unpacked_weight"]
 

@@ -17,7 +17,7 @@ from klcal.quantizers.rounding import ByUnit, Rounding, restored
 from klcal.readers.description import Chunk, Description
 from klcal.readers.quoting import quoted
 from klcal.sketches.counting import FLOAT_DTYPES, values_of
-from klcal.sketches.values import stored_chunks, stored_values
+from klcal.sketches.stored import stored_chunks, stored_values
 
 __all__ = ["Numbers", "Restored", "dequantized"]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from klcal.quantizers.rounding import is_tensor
+from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import checked_tensor, is_tensor, sketch
+from klcal.sketches.values import sketch
 
 if TYPE_CHECKING:
     from klcal.sketches.values import Values

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, TypeGuard
 
 from klcal.errors import KlcalError, UsageError
-from klcal.sketches.values import is_tensor
+from klcal.quantizers.rounding import is_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,10 @@ All of them are read in flat chunks, whatever their order, strides and byte orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import groupby
 from math import prod
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,87 +18,35 @@ from klcal.kernels.cuda import kernels
 from klcal.quantizers.granularity import Per, PerTensor, parse_per
 from klcal.quantizers.layout import Layout, layout
 from klcal.quantizers.rounding import is_tensor
+from klcal.sketches.arrays import array_chunks, checked_tensor, stored_array
 from klcal.sketches.by_unit import unit_sketches
-from klcal.sketches.counting import FLOAT_DTYPES, count, values_of
+from klcal.sketches.counting import count, values_of
 from klcal.sketches.device_counting import count_on_device, stopped_devices, usable_device
-from klcal.sketches.device_feeding import Feed
 from klcal.sketches.device_reading import device_chunks
 from klcal.sketches.energy import importance_of
 from klcal.sketches.importance import Importance, check_shape, checked_importance
-from klcal.sketches.numpy_counting import BLOCK
 from klcal.sketches.patterns import MOST, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.stretch import Stretch
+from klcal.sketches.stored import (
+    REPEATED,
+    UNORDERED,
+    Stored,
+    check_units,
+    counted_already,
+    sketch_parts,
+    stored_chunks,
+    stored_values,
+)
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "REPEATED",
-    "UNORDERED",
-    "Stored",
-    "Units",
-    "array_chunks",
-    "check_units",
-    "checked_tensor",
-    "counted_already",
-    "is_tensor",
-    "own_order",
-    "sketch",
-    "sketch_of_units",
-    "sketch_parts",
-    "stored_array",
-    "stored_chunks",
-    "stored_values",
-    "units_of",
-    "units_there",
-    "weights_of",
-]
-
-REPEATED = InputError("a value of it stands for several elements", "save a contiguous copy to calibrate its channels")
-
-UNORDERED = InputError("a value of it stands for several elements", "save a contiguous copy to weigh them")
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """A tensor in a file, as ``klcal.read`` describes it."""
-
-    @property
-    def dtype(self) -> str:
-        """Of its values: one of ``klcal.sketches.counting.FLOAT_DTYPES`` if it can be calibrated."""
-
-    @property
-    def name(self) -> str:
-        """The name that it has in the file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its extents."""
-
-    @property
-    def status(self) -> str:
-        """The status "ok", or that of a tensor that cannot be calibrated: see ``klcal.tables.status``."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it cannot be calibrated, in words."""
-
-    @property
-    def parts(self) -> Sequence[Stretch]:
-        """Its data, in the order of the file."""
-
-    @property
-    def order(self) -> tuple[int, ...] | None:
-        """Its axes in the order of its data, the slowest first; an empty tuple is C order.
-
-        None if a stored value stands for several elements, as in a view that was expanded.
-        """
-
+__all__ = ["There", "Units", "sketch", "sketch_of_units", "units_of", "units_there", "weights_of"]
 
 if TYPE_CHECKING:
-    Held: TypeAlias = npt.ArrayLike | torch.Tensor
+    from klcal.sketches.arrays import Held
+
     Values: TypeAlias = Held | Stored
 
 
@@ -297,37 +243,6 @@ def _stored_importance(stored: Stored, shape: tuple[int, ...]) -> npt.NDArray[An
         raise InputError(f"the importance cannot be used: {error.what}", error.hint) from None
 
 
-def stored_values(stored: Stored) -> npt.NDArray[Any]:
-    """All values of a tensor in a file, in its shape: floats as ``values_of`` returns them, integers as they are.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    is_float = stored.dtype in FLOAT_DTYPES
-    read = (values_of(chunk, stored.dtype) if is_float else chunk for chunk in stored_chunks(stored.parts))
-    chunks = [chunk.copy() for chunk in read]  # each is valid only until the next one is asked for
-    flat = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
-    return own_order(flat, stored.shape, stored.order or ())
-
-
-def own_order(flat: npt.NDArray[Any], shape: tuple[int, ...], order: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Flat values as an array of a shape.
-
-    Args:
-        flat: (n,), the values.
-        shape: of the result, n values in all.
-        order: the axes in the order of the values, the slowest first. Axes of extent 1 may be missing; an empty tuple
-            is C order.
-
-    >>> own_order(np.arange(6), (2, 3), (1, 0)).tolist()
-    [[0, 2, 4], [1, 3, 5]]
-    """
-    listed = order or tuple(range(len(shape)))
-    full = (*listed, *(axis for axis in range(len(shape)) if axis not in listed))
-    there: npt.NDArray[Any] = flat.reshape([shape[axis] for axis in full])
-    return there.transpose(np.argsort(full))
-
-
 def _held_importance(importance: Held) -> npt.NDArray[Any]:
     """The values of an importance that Python holds. Integers are allowed, such as counts."""
     if is_tensor(importance) and not importance.is_floating_point():
@@ -358,139 +273,3 @@ def sketch_of_units(units: Units, resolution: Resolution = UNITS) -> Sketch:
     found = Sketch.stack(sketches, place.grid)
     own = place.in_own_order(np.arange(place.rows))
     return found if (own[1:] > own[:-1]).all() else found.take(own, place.grid)
-
-
-def stored_chunks(parts: Iterable[Stretch]) -> Iterator[npt.NDArray[Any]]:
-    """The values of a tensor in a file as flat arrays, part by part.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    return (chunk for part in parts for chunk in part.chunks())
-
-
-def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> Sketch:
-    """The sketch of a tensor in a file, or of some parts of it, as one unit.
-
-    Args:
-        parts: read once, in order.
-        dtype: of the values.
-        device: where they are counted.
-
-    Raises:
-        InputError: the file is damaged, or the device failed.
-    """
-    parts = [*parts]
-    if (done := counted_already(parts)) is not None:
-        return done()
-    if device != "cpu":
-        return Feed(device).count(parts, dtype)()
-    alike = groupby(parts, attrgetter("repeats"))
-    sketches = (count(stored_chunks(some), dtype).repeat(repeats) for repeats, some in alike)
-    return sum(sketches, next(sketches, Sketch.empty()))  # adding to an empty one costs as much as to another
-
-
-def counted_already(parts: Sequence[Stretch]) -> Callable[[], Sketch] | None:
-    """The function that returns the sketch of a tensor in a sketch file; None if the file has values."""
-    found: Callable[[], Sketch] | None = getattr(parts[0], "sketch", None) if parts else None  # ``Counted``, in no time
-    return found
-
-
-def check_units(found: Sketch, per: Per, shape: tuple[int, ...]) -> Sketch:
-    """The sketch, after checking that it has the units that are asked for.
-
-    Args:
-        found: a sketch from a file.
-        per: the units that are asked for.
-        shape: of the tensor; empty if it is not known.
-
-    Raises:
-        InputError: it has other units.
-    """
-    known = None if found.grid is None else found.grid.per
-    asked = None if per == PerTensor() else per
-    if asked is not None and asked != known and shape and 0 not in shape:
-        place = layout(asked, shape)
-        asked = None if place is None else place.grid.per
-    if asked != known:
-        was = PerTensor() if known is None else known
-        raise InputError(f"it was sketched per {was}, not per {per}", f"use --per {was}, or sketch the values again")
-    return found
-
-
-def stored_array(values: Held) -> tuple[npt.NDArray[Any], str]:
-    """Values that Python holds, as an array in the memory of the CPU, and their dtype.
-
-    Raises:
-        UsageError: they are not an array, or not floating point.
-    """
-    if is_tensor(values):
-        return _tensor_array(values)
-    if isinstance(values, np.ma.MaskedArray):
-        raise UsageError("masked arrays are not calibrated", "hand in values.compressed()")
-    try:
-        array: npt.NDArray[Any] = np.asarray(values)
-    except ValueError:
-        raise UsageError("the values are no array: their lengths differ", "hand in an array") from None
-    return array, _float_dtype(array.dtype.name)
-
-
-def checked_tensor(tensor: torch.Tensor) -> str:
-    """The dtype of a tensor, one of ``FLOAT_DTYPES``.
-
-    Raises:
-        UsageError: it is not floating point, or it is sparse or a meta tensor.
-    """
-    return _float_dtype(str(_dense(tensor).dtype).removeprefix("torch."))
-
-
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    if str(tensor.layout) != "torch.strided" or tensor.is_meta:
-        what = "a meta tensor, without values" if tensor.is_meta else f"of the layout {tensor.layout}"
-        raise UsageError(f"the tensor is {what}", "hand in a dense one")
-    return tensor
-
-
-def _tensor_array(tensor: torch.Tensor) -> tuple[npt.NDArray[Any], str]:
-    """A torch tensor as an array: bfloat16 and float8 as their bit patterns, which NumPy can hold."""
-    import torch
-
-    dtype = checked_tensor(tensor)
-    unsigned = {1: torch.uint8, 2: torch.uint16}
-    plain = tensor.detach().cpu().resolve_neg()
-    native = dtype in ("float64", "float32", "float16")
-    return (plain if native else plain.view(unsigned[plain.element_size()])).numpy(), dtype
-
-
-def _float_dtype(name: str) -> str:
-    if name not in FLOAT_DTYPES:
-        raise UsageError(f"{name} values are not calibrated", f"hand in one of {', '.join(FLOAT_DTYPES)}")
-    return name
-
-
-def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
-    """The values of an array as flat arrays in storage form and native byte order.
-
-    A contiguous array is one view of its memory. Any other one is copied in blocks of at most ``BLOCK`` values, never
-    as a whole.
-
-    Args:
-        array: of any strides and byte order.
-        dtype: of its values.
-        order: "C", or "K" for the order in which they lie in memory, which is faster.
-    """
-    storage = np.dtype(FLOAT_DTYPES[dtype])
-    if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
-        yield array.ravel(order="K")  # no copy
-    elif array.dtype.name == storage.name:
-        blocks: Any = np.nditer(
-            array,
-            flags=["external_loop", "buffered", "zerosize_ok"],
-            order=order,
-            op_dtypes=[storage],
-            casting="equiv",
-            buffersize=BLOCK,
-        )
-        yield from blocks
-    else:  # a dtype of ml_dtypes, of which only the bit patterns are used
-        yield array.ravel(order=order).view(storage)

@@ -18,7 +18,7 @@ from klcal.quantizers.rounding import ByUnit, one_for_all, restored, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Chunk, Description
 from klcal.sketches.counting import values_of
-from klcal.sketches.values import REPEATED, stored_chunks
+from klcal.sketches.stored import REPEATED, stored_chunks
 from klcal.tables.rows import Row
 from klcal.tables.units import Units
 
