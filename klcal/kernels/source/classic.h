@@ -121,17 +121,6 @@ static void classic_places(const Searched *unit, const Kept *kept, int64_t from,
     }
 }
 
-/* Where runs of equal sub-bins end; how many there are. Without branches, which would be guessed wrong. */
-VARIANTS static int64_t ends_of_runs(const int32_t *restrict place, int64_t from, int64_t to, int32_t *restrict end) {
-    int64_t runs = 0;
-    for (int64_t i = from + 1; i < to; i++) {
-        end[runs] = (int32_t)i;
-        runs += place[i] != place[i - 1];
-    }
-    end[runs] = (int32_t)to;
-    return runs + (to > from);
-}
-
 typedef struct {
     double bins[SUM_LANES], cells[SUM_LANES]; /* Σ p·ln p of the sub-bins, Σ P·ln(Q/o) of the cells, in lanes */
 } Nats;

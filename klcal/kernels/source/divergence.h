@@ -50,7 +50,10 @@ INLINE double term_of_cell(double mass, double occupied, const Bins *bins) {
 #ifdef TEAM
 
 /* Σ over the sub-bins and over the cells: a thread has each that begins at one of its values, and then one thread adds. */
-static double nats_of_points(const double *counts, const int32_t *place, int64_t size, const Bins *bins, double *terms) {
+static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, const Bins *bins, double *terms) {
+    const double *counts = pieces->counts;
+    int64_t size = pieces->size;
+    (void)all;
     int32_t sub = (int32_t)bins->sub;
     EACH(i, size) {
         int32_t here = place[i], cell = here / sub;
@@ -74,14 +77,27 @@ static double nats_of_points(const double *counts, const int32_t *place, int64_t
 
 #else
 
-static double nats_of_points(const double *counts, const int32_t *place, int64_t size, const Bins *bins, double *terms) {
-    (void)terms;
+/* Where runs of equal sub-bins end; how many there are. Without branches, which would be guessed wrong. */
+VARIANTS static int64_t ends_of_runs(const int32_t *restrict place, int64_t from, int64_t to, int32_t *restrict end) {
+    int64_t runs = 0;
+    for (int64_t i = from + 1; i < to; i++) {
+        end[runs] = (int32_t)i;
+        runs += place[i] != place[i - 1];
+    }
+    end[runs] = (int32_t)to;
+    return runs + (to > from);
+}
+
+static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, const Bins *bins, double *terms) {
     double total = 0, even = 0, cell_mass = 0, occupied = 0;
-    int32_t sub = (int32_t)bins->sub, end_of_cell = 0;
-    for (int64_t i = 0; i < size;) {
-        int32_t here = place[i];
-        double mass = 0;
-        for (; i < size && place[i] == here; i++) mass += counts[i];
+    int32_t sub = (int32_t)bins->sub, end_of_cell = 0, *end = (int32_t *)terms;
+    int once = pieces->whole && all == (double)pieces->size;
+    int64_t runs = ends_of_runs(place, 0, pieces->size, end), at = 0;
+    for (int64_t run = 0; run < runs; run++) {
+        int32_t here = place[at];
+        double mass = once ? (double)(end[run] - at) : 0;
+        for (int64_t i = at; i < end[run] && !once; i++) mass += pieces->counts[i];
+        at = end[run];
         if (here >= end_of_cell) {
             if (occupied > 0) even += term_of_cell(cell_mass, occupied, bins);
             cell_mass = occupied = 0;
@@ -107,7 +123,7 @@ APART double divergence_of_points(const Pieces *pieces, double size, const Schem
         places_among_integers(pieces->values, pieces->size, scale, (double)below, (double)(scheme->size - 1 - below),
                               (double)bins->sub, place);
     MEET;
-    double nats = nats_of_points(pieces->counts, place, pieces->size, bins, memory) / size;
+    double nats = nats_of_points(pieces, place, size, bins, memory) / size;
     return nats > 0 ? nats : 0;
 }
 

@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     int64_t size, negative; /* pieces, and how many of them are negative: the first ones */
     double *inner, *outer, *counts, *values; /* magnitudes, one array for points; the middles with their signs */
-    int exact;
+    int exact, whole; /* whole: counts are integers */
     double min, max; /* of the values and 0 */
     Memory memory;
 } Pieces;
@@ -130,6 +130,7 @@ static int load(Pieces *pieces, const Units *units, int64_t unit) {
         pieces->size = size;
         pieces->negative = size - positive;
         pieces->exact = exact;
+        pieces->whole = units->type_of_counts != FLOAT64;
         pieces->inner = memory;
         pieces->counts = memory + size;
         pieces->values = memory + 2 * size;
