@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,8 +68,15 @@ class Outcomes(NamedTuple):
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
     """The units of all parts (at least one), concatenated."""
-    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    columns: list[Any] = [_concatenated(column) for column in zip(*parts, strict=True)]
     return Outcomes(*columns)
+
+
+def _concatenated(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays behind one another. Counters that are 0 everywhere, as most are, take no memory until they are written."""
+    if parts[0].dtype == np.int64 and not any(part.any() for part in parts):
+        return np.zeros(sum(part.size for part in parts), np.int64)
+    return np.concatenate(parts)
 
 
 def row_of(
