@@ -15,7 +15,7 @@ import numpy.typing as npt
 from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
 
-__all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "Counted", "counted_units", "unit_weights"]
+__all__ = ["COUNTERS", "LANES", "MOST_IN_LANES", "TABLE_BITS", "Counted", "counted_units", "unit_weights"]
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -26,6 +26,7 @@ KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in sourc
 BYTES = 4  # the kind of all values that are one byte
 LANES = 16  # units sorted at once
 MOST_IN_LANES = 1 << 15  # values of such a unit, as in source/units.h
+TABLE_BITS = 5  # of mantissa, at most, of which units are counted in tables, as in source/tables.h
 MOST = (1 << 31) - 1  # values of a unit: its counts are int32
 
 

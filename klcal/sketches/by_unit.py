@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import library
 from klcal.kernels.threads import threads
-from klcal.kernels.units import LANES, MOST_IN_LANES, counted_units
+from klcal.kernels.units import LANES, MOST_IN_LANES, TABLE_BITS, counted_units
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import BLOCK as COUNTER_BLOCK
@@ -182,6 +182,8 @@ def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: R
         yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
         return
     width = max(1, BLOCK * threads() * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
+    if library() and resolution.mantissa_bits <= TABLE_BITS:  # a table takes little room, whatever is counted in it
+        width = columns
     for first in range(0, columns, width):
         units = slice(first, min(first + width, columns))
         yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)

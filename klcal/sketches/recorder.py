@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from klcal.errors import UsageError
+from klcal.kernels.threads import at_most_threads, cores
 from klcal.quantizers.granularity import Per, PerChannel, PerTensor, parse_per
 from klcal.quantizers.layout import layout
 from klcal.sketches.accumulator import Accumulator
@@ -184,9 +185,10 @@ class Recording:
 
     def _counted(self, values: Held) -> Held | Sketch:
         """The sketch of a batch; replicas in other threads wait for none. A device counts later, and nothing waits."""
-        if self._per != PerTensor():
-            return _by_channel(values, self._per)
-        return values if is_tensor(values) and values.is_cuda else sketch(values)
+        if self._per == PerTensor() and is_tensor(values) and values.is_cuda:
+            return values
+        with at_most_threads(cores() // 2):  # the model's own wait for work by going round in circles, for milliseconds
+            return sketch(values) if self._per == PerTensor() else _by_channel(values, self._per)
 
     def _add_energy(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> None:
         """The squares of what meets each column of a module's weight."""

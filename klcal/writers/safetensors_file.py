@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from klcal.errors import InputError, OutputError
 from klcal.readers.quoting import quoted
@@ -14,9 +14,18 @@ from klcal.readers.safetensors_file import KINDS
 from klcal.tables.schema import MAX_HEADER_BYTES
 from klcal.writers.text import escape
 
-__all__ = ["Stored", "write", "write_in_order"]
+__all__ = ["Announced", "Stored", "header_of", "write", "write_in_order"]
 
 ALIGNMENT = 8  # bytes: the header is padded to it with spaces, as by the library
+
+
+class Announced(NamedTuple):
+    """What the header of a file says of a tensor."""
+
+    name: str
+    dtype: str  # the name in .safetensors, F32, BF16, I8, …
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Stored:
     """
 
     name: str
-    dtype: str  # the name in .safetensors, F32, BF16, I8, …; for a .gguf, its reader's name
+    dtype: str  # as in ``Announced``; for a .gguf, its reader's name
     shape: tuple[int, ...]
     nbytes: int
     pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
@@ -72,9 +81,7 @@ def write_in_order(tensors: Sequence[Stored], out: BinaryIO, metadata: Mapping[s
     Raises:
         OutputError: as ``write``.
     """
-    header = _header(tensors, metadata)
-    out.write(struct.pack("<Q", len(header)))
-    out.write(header)
+    out.write(header_of(tensors, metadata))
     for tensor in tensors:
         out.writelines(tensor.data())
 
@@ -84,7 +91,12 @@ def _bits(tensor: Stored) -> int:
     return kind.bits if kind else 0
 
 
-def _header(tensors: Sequence[Stored], metadata: Mapping[str, str]) -> bytes:
+def header_of(tensors: Iterable[Stored | Announced], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with, up to the first byte of the first tensor; their data follow in this order.
+
+    Raises:
+        OutputError: two tensors have one name, or the header would be longer than readers of the format allow.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for tensor in tensors:
@@ -96,6 +108,8 @@ def _header(tensors: Sequence[Stored], metadata: Mapping[str, str]) -> bytes:
         position = end
     text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER_BYTES:
-        what = f"{len(tensors):,} tensors need a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
+        number = len(header) - ("__metadata__" in header)
+        what = f"{number:,} tensors need a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} are allowed"
         raise OutputError(what, "write .json, or fewer of them: --include")
-    return text + b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text

@@ -41,11 +41,11 @@ class Spool:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         try:
             begin = position = os.fstat(descriptor).st_size
-            for piece in pieces:
-                rest = memoryview(piece).cast("B") if memoryview(piece).nbytes else memoryview(b"")
-                while rest:
-                    written = os.pwrite(descriptor, rest, position)
-                    rest, position = rest[written:], position + written
+            rest = [view for piece in pieces if (view := memoryview(piece)).nbytes]
+            while rest:
+                written = os.pwritev(descriptor, rest, position)
+                position += written
+                rest = _left(rest, written)
         finally:
             fcntl.lockf(descriptor, fcntl.LOCK_UN)
         return begin
@@ -57,6 +57,16 @@ class Spool:
 
     def __reduce__(self) -> tuple[Callable[[Any], Spool], tuple[Any]]:
         return _received, (DupFd(self._file.fileno()),)
+
+
+def _left(pieces: Sequence[memoryview], written: int) -> list[memoryview]:
+    """What is left of some pieces once so many of their bytes are written."""
+    left = []
+    for piece in pieces:
+        if written < piece.nbytes:
+            left.append(piece.cast("B")[written:] if written else piece)
+        written = max(0, written - piece.nbytes)
+    return left
 
 
 def _received(duplicate: Any) -> Spool:

@@ -23,7 +23,17 @@ pytestmark = IS_COMPILED
 SIZES = (0, 1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000)
 LONG_SIZES = (4095, 4096, 4097, 10_000)
 DTYPES = st.sampled_from(list(FLOAT_DTYPES))
-RESOLUTIONS = st.sampled_from([UNITS, TENSOR, Resolution(least_bits=7, few=0), Resolution(least_bits=8, few=20)])
+RESOLUTIONS = st.sampled_from(
+    [
+        UNITS,
+        TENSOR,
+        Resolution(least_bits=7, few=0),
+        Resolution(least_bits=8, few=20),
+        Resolution(mantissa_bits=5, least_bits=0, few=250),  # which tables count, as all below
+        Resolution(mantissa_bits=5, least_bits=5, few=20),
+        Resolution(mantissa_bits=3, least_bits=1, few=0),
+    ]
+)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -157,6 +167,47 @@ def test_units_that_take_turns_are_counted_as_by_numpy(dtype, shape, law, data, 
         first = data.draw(st.integers(0, columns - 1))
         units = slice(first, data.draw(st.integers(first + 1, columns)))
     assert same(*both(lambda: by_unit._of_turns(values, dtype, (columns, run), turns * run, units, UNITS)))
+
+
+# --- units with few buckets, which tables count
+
+COARSE = Resolution(mantissa_bits=5, least_bits=0, few=250)
+
+
+@settings(max_examples=30)
+@given(
+    DTYPES,
+    st.sampled_from([(1, 1100, 19, 1), (1, 3, 3, 700), (2, 3, 5, 400), (1, 25, 4, 49), (1, 513, 1, 1)]),
+    st.sampled_from(list(LAWS)),
+    st.sampled_from([COARSE, Resolution(mantissa_bits=4, least_bits=2, few=3)]),
+    SEEDS,
+)
+def test_units_that_take_turns_are_counted_in_tables_as_by_numpy(dtype, shape, law, resolution, seed):
+    slabs, turns, columns, run = shape
+    values = stored(dtype, law, "as drawn", slabs * turns * columns * run, seed)
+    units = slice(0, slabs * columns)
+    assert same(*both(lambda: by_unit._of_turns(values, dtype, (columns, run), turns * run, units, resolution)))
+
+
+@pytest.mark.parametrize("distinct", [1, 248, 249, 250, 251, 252, 300, 2000])
+@pytest.mark.parametrize("lattice", [1.0, 2.0**-20, 1e-38])
+def test_units_on_either_side_of_few_are_counted_in_tables_as_by_numpy(distinct, lattice):
+    rng = np.random.default_rng(distinct)
+    levels = (np.arange(distinct) + 1) * np.float32(lattice) * rng.choice([-1, 1], distinct)
+    values = np.concatenate([levels, rng.choice([*levels, 0.0, -0.0, np.nan, np.inf], 9_999 - distinct)])
+    found = by_both(rng.permutation(values).astype(np.float32), "float32", [9_999], COARSE)
+    assert same(*found)
+    assert found[0].whole.tolist() == [np.unique(levels.astype(np.float32)).size <= COARSE.few]
+
+
+def test_values_that_are_bucket_bounds_are_exact_in_a_table():
+    octaves = np.float32(2.0) ** -np.arange(30, dtype=np.float32)
+    values = np.concatenate([np.outer(octaves, np.arange(32, 64)).ravel(), -octaves]).astype(np.float32)
+    fine, cut = (Resolution(mantissa_bits=5, least_bits=least, few=0) for least in (5, 0))
+    for resolution, is_exact in ((fine, True), (cut, False)):
+        found = by_both(values, "float32", [values.size], resolution)
+        assert same(*found)
+        assert found[0].exact.tolist() == [is_exact]
 
 
 # --- and what these tests would notice

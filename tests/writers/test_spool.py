@@ -61,8 +61,21 @@ def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
         raise OSError(28, "no space left on device")
 
     with Spool(str(tmp_path / "x")) as spool:
-        monkeypatch.setattr(os, "pwrite", full)
+        monkeypatch.setattr(os, "pwritev", full)
         with pytest.raises(OSError, match="no space"):
             spool.append([b"abc"])
         monkeypatch.undo()
         assert spool.append([b"abc"]) == 0  # the lock is free
+
+
+def test_what_the_system_takes_in_pieces_is_written_whole(tmp_path, monkeypatch):
+    written = os.pwritev
+
+    def some(descriptor, pieces, position):
+        return written(descriptor, [memoryview(pieces[0]).cast("B")[:3]], position)
+
+    with Spool(str(tmp_path / "x")) as spool:
+        monkeypatch.setattr(os, "pwritev", some)
+        begin = spool.append([np.arange(2, dtype=np.int64), b"", b"abcd"])
+        monkeypatch.undo()
+        assert read(spool, begin, 20) == np.arange(2, dtype=np.int64).tobytes() + b"abcd"

@@ -4,19 +4,12 @@
 #define KLCAL_COUNTING_H
 
 #include "common.h"
+#include "keys.h"
 
 #define KEY_SHIFT 13          /* bits of a float32 pattern below its key */
 #define KEYS (1 << 19)        /* keys of all patterns */
-#define SPARE 32              /* places after them where zeros are counted, in turn: one place would wait for itself */
-/* Values looked at before they are counted. In passes of min + max, on Zen 5, 64, 96, 128, 192, 320 of them take 1.8, 1.6,
-   1.5, 1.6, 3.3 with AVX-512, and the first four 1.8, 1.5, 2.1, 3.3 with AVX2: few vectors of keys wait to be read. */
-#define BLOCK 96
-#define MAGNITUDE 0x7fffffffu /* of a pattern: all but its sign */
-#define INFINITE 0x7f800000u  /* the magnitude of infinities; those of NaN are greater */
 
-/* Tables side by side, taken in turn: equal values that follow each other do not wait for each other's sum.
-   kernels/counting.py knows them too. */
-#define FLOAT_WAYS 2
+/* As FLOAT_WAYS, of patterns. kernels/counting.py knows all three. */
 #define SHORT_WAYS 4
 #define BYTE_WAYS 8
 
@@ -27,19 +20,9 @@
    the places that are taken, in the order in which they were. */
 #define GOLDEN 0x9e3779b1u /* 2³² over the golden ratio: multiples of it lie far apart */
 
-typedef uint32_t __attribute__((aligned(1), may_alias)) Bits; /* a pattern, wherever it lies */
 typedef double __attribute__((aligned(1), may_alias)) Double;
 typedef uint64_t __attribute__((aligned(1), may_alias)) Word;
 typedef uint16_t __attribute__((aligned(1), may_alias)) Short;
-
-/* What the values were beside their keys; kernels/counting.py names the fields in this order. */
-typedef struct {
-    int64_t zeros; /* less what was replaced by a zero: those themselves are counted as values are */
-    int64_t nan, neg_inf, pos_inf, overflowed, underflowed;
-    int64_t top, bottom; /* greatest pattern as a signed and as an unsigned number: of either sign, if there is one */
-    int64_t nearest;     /* least magnitude but 0 */
-    int64_t bits;        /* all bits that are set in any pattern; these four are of values in buckets */
-} Seen;
 
 typedef struct {
     int64_t number_bits; /* there are 2^number_bits bins */
@@ -52,31 +35,6 @@ INLINE uint32_t *counts_of(uint32_t *bins, const Few *few) { return bins + ((uin
 
 INLINE uint32_t *places_of(uint32_t *bins, const Few *few) {
     return counts_of(bins, few) + ((uint64_t)2 << few->number_bits) * FLOAT_WAYS;
-}
-
-INLINE int has_nonfinite(const Bits *bits, int64_t size) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < size; i++) {
-        uint32_t magnitude = bits[i] & MAGNITUDE;
-        most = magnitude > most ? magnitude : most;
-    }
-    return most >= INFINITE;
-}
-
-/* The values with zeros for those that are not finite, which are counted. */
-INLINE void without_nonfinite(const Bits *bits, int64_t size, uint32_t *finite, Seen *seen) {
-    uint32_t nan = 0, negative = 0, positive = 0;
-    for (int64_t i = 0; i < size; i++) {
-        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE;
-        nan += magnitude > INFINITE;
-        positive += pattern == INFINITE;
-        negative += pattern == (INFINITE | ~MAGNITUDE);
-        finite[i] = magnitude >= INFINITE ? 0 : pattern;
-    }
-    seen->nan += nan;
-    seen->neg_inf += negative;
-    seen->pos_inf += positive;
-    seen->zeros -= (int64_t)nan + negative + positive;
 }
 
 /* float64 values as float32, with zeros for those beyond it, which are counted. */
@@ -136,35 +94,6 @@ INLINE int64_t counted_few(const Bits *bits, int64_t size, uint32_t *bins, Few *
     return found;
 }
 
-/* The keys of finite patterns, places in SPARE for zeros, and what else is known of them. */
-INLINE void keys_of(const Bits *bits, int64_t size, uint32_t *keys, Seen *seen) {
-    int32_t top = 0;
-    uint32_t bottom = 0, nearest = UINT32_MAX, any = 0;
-    for (int64_t i = 0; i < size; i++) {
-        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE, before = magnitude - 1; /* of a zero the greatest */
-        top = (int32_t)pattern > top ? (int32_t)pattern : top;
-        bottom = pattern > bottom ? pattern : bottom;
-        nearest = before < nearest ? before : nearest;
-        any |= pattern;
-        keys[i] = magnitude ? pattern >> KEY_SHIFT : KEYS + (uint32_t)i % SPARE;
-    }
-    seen->top = top > seen->top ? top : seen->top;
-    seen->bottom = bottom > seen->bottom ? bottom : seen->bottom;
-    seen->nearest = (int64_t)nearest + 1 < seen->nearest ? (int64_t)nearest + 1 : seen->nearest;
-    seen->bits |= any;
-}
-
-INLINE void counted_keys(const uint32_t *keys, int64_t size, uint32_t *table) {
-    int64_t i = 0;
-    for (; i + 4 <= size; i += 4) {
-        table[(uint64_t)keys[i] * FLOAT_WAYS]++;
-        table[(uint64_t)keys[i + 1] * FLOAT_WAYS + 1 % FLOAT_WAYS]++;
-        table[(uint64_t)keys[i + 2] * FLOAT_WAYS + 2 % FLOAT_WAYS]++;
-        table[(uint64_t)keys[i + 3] * FLOAT_WAYS + 3 % FLOAT_WAYS]++;
-    }
-    for (; i < size; i++) table[(uint64_t)keys[i] * FLOAT_WAYS]++;
-}
-
 /* Counts values: among the few as long as these are in use, then in the table, (KEYS + SPARE, FLOAT_WAYS). */
 PUBLIC VARIANTS void klcal_count_floats(const void *values, int64_t size, int64_t is_double, uint32_t *bins, Few *few,
                                         uint32_t *table, Seen *seen) {
@@ -185,7 +114,7 @@ PUBLIC VARIANTS void klcal_count_floats(const void *values, int64_t size, int64_
             few->in_use = known == some;
         }
         if (known == some) continue;
-        keys_of(bits + known, some - known, keys, seen);
+        keys_of(bits + known, some - known, KEY_SHIFT, keys, seen);
         counted_keys(keys, some - known, table);
     }
 }
@@ -276,7 +205,7 @@ PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *t
     int64_t found = 0;
     for (int64_t i = 0; i < few->taken; i++) {
         uint32_t times, key, pattern = taken_few(bins, few, places_of(bins, few)[i], &times);
-        keys_of(&pattern, 1, &key, seen);
+        keys_of(&pattern, 1, KEY_SHIFT, &key, seen);
         table[(uint64_t)key * FLOAT_WAYS] += times;
     }
     none_of_few(few);

@@ -10,9 +10,11 @@
 
 #define ENERGY_LANES 16 /* values side by side */
 #define ENERGY_ROWS 15  /* of them: so many squares of 28 bits add up in 32 */
+#define ENERGY_BLOCK (16 * ENERGY_ROWS) /* rows whose sums are handed over together, where they lie together: 15 KiB */
 #define ENERGY_WINDOW 4 /* cells below the greatest that have sums of their own */
 
 typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
+typedef uint64_t WideLanes __attribute__((vector_size(8 * ENERGY_LANES)));
 
 #define EITHER(mask, one, other) (((Lanes)(mask) & (one)) | (~(Lanes)(mask) & (other)))
 #define OCTAVES_OF(magnitudes) EITHER((magnitudes) >> 23 != 0, (magnitudes) >> 23, ONES)
@@ -25,38 +27,64 @@ typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
     kept = (kept + (1u << (22 - ENERGY_BITS))) >> (23 - ENERGY_BITS);                                                  \
     Lanes squares = kept * kept << (octaves % 4 * 2);
 
-/* Rows of lanes, `stride` apart. The cells of a lane are those of its column, `step` after the one before it; where this
-   is 0, all are of one column. */
-INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride, int64_t *energy, int64_t step) {
-    Lanes mosts = {0}, others = {0}, sums[ENERGY_WINDOW] = {{0}}, magnitudes;
-    uint32_t most = 0, below = 0;
+INLINE int has_any(const Lanes *lanes) {
+    uint64_t words[ENERGY_LANES / 2], any = 0;
+    memcpy(words, lanes, sizeof words);
+    for (int64_t i = 0; i < ENERGY_LANES / 2; i++) any |= words[i];
+    return any != 0;
+}
+
+/* Squares of some rows, at most ENERGY_ROWS: sums by cells from `top` down; what lies below is added one by one. */
+INLINE void added_rows(const uint32_t *patterns, int64_t rows, int64_t stride, uint32_t top, WideLanes *sums,
+                       int64_t *energy, int64_t step) {
+    Lanes some[ENERGY_WINDOW] = {{0}}, below = {0}, magnitudes;
     for (int64_t row = 0; row < rows; row++) {
         memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
+        magnitudes &= ENERGY_MAGNITUDE;
+        SQUARES_OF(squares, magnitudes)
+        Lanes under = top - octaves / 4;
+        for (uint32_t cell = 0; cell < ENERGY_WINDOW; cell++) some[cell] += (Lanes)(under == cell) & squares;
+        below |= (Lanes)(under >= ENERGY_WINDOW) & magnitudes;
+    }
+    for (uint32_t cell = 0; cell < ENERGY_WINDOW; cell++) sums[cell] += __builtin_convertvector(some[cell], WideLanes);
+    for (int64_t row = 0; row < rows && has_any(&below); row++) { /* seldom, and then in one row of them */
+        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
+        magnitudes &= ENERGY_MAGNITUDE;
+        Lanes far = (Lanes)(top - OCTAVES_OF(magnitudes) / 4 >= ENERGY_WINDOW) & magnitudes;
+        for (int64_t lane = 0; lane < ENERGY_LANES && has_any(&far); lane++)
+            energy[lane * step + cell_of(far[lane])] += square_of(far[lane]); /* 0 of all others */
+    }
+}
+
+/* Rows of lanes, at most ENERGY_BLOCK, `stride` apart. The cells of a lane are those of its column, `step` after the one
+   before it; where this is 0, all are of one column. */
+INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride, int64_t *energy, int64_t step) {
+    Lanes mosts = {0}, magnitudes;
+    WideLanes sums[ENERGY_WINDOW] = {{0}};
+    uint32_t most = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
+        __builtin_prefetch(patterns + row * stride + ENERGY_LANES); /* rows may lie too far apart for the machine to guess */
         magnitudes &= ENERGY_MAGNITUDE;
         mosts = EITHER(magnitudes > mosts, magnitudes, mosts);
     }
     for (int64_t lane = 0; lane < ENERGY_LANES; lane++) most = mosts[lane] > most ? mosts[lane] : most;
     uint32_t top = cell_of(most), is_finite = most < ENERGY_INFINITE;
-    for (int64_t row = 0; row < rows && is_finite; row++) {
-        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
-        magnitudes &= ENERGY_MAGNITUDE;
-        SQUARES_OF(squares, magnitudes)
-        Lanes under = top - octaves / 4;
-        for (uint32_t cell = 0; cell < ENERGY_WINDOW; cell++) sums[cell] += (Lanes)(under == cell) & squares;
-        others |= (Lanes)(under >= ENERGY_WINDOW) & magnitudes;
+    for (int64_t row = 0; row < rows && is_finite; row += ENERGY_ROWS) {
+        int64_t some = rows - row < ENERGY_ROWS ? rows - row : ENERGY_ROWS;
+        added_rows(patterns + row * stride, some, stride, top, sums, energy, step);
     }
-    for (int64_t lane = 0; lane < ENERGY_LANES; lane++) below |= others[lane];
     for (uint32_t cell = 0; cell < ENERGY_WINDOW && cell <= top && is_finite; cell++) {
         int64_t sum = 0;
-        for (int64_t lane = 0; lane < ENERGY_LANES && !step; lane++) sum += sums[cell][lane];
+        for (int64_t lane = 0; lane < ENERGY_LANES && !step; lane++) sum += (int64_t)sums[cell][lane];
         energy[top - cell] += sum;
-        for (int64_t lane = 0; lane < ENERGY_LANES && step; lane++) energy[lane * step + top - cell] += sums[cell][lane];
+        for (int64_t lane = 0; lane < ENERGY_LANES && step; lane++)
+            energy[lane * step + top - cell] += (int64_t)sums[cell][lane];
     }
-    for (int64_t row = 0; row < rows && (below || !is_finite); row++) /* what has no sum of its own: seldom any */
+    for (int64_t row = 0; row < rows && !is_finite; row++)
         for (int64_t lane = 0; lane < ENERGY_LANES; lane++) {
             uint32_t magnitude = patterns[row * stride + lane] & ENERGY_MAGNITUDE;
-            if (!is_finite || top - cell_of(magnitude) >= ENERGY_WINDOW)
-                energy[lane * step + place_of_square(magnitude)] += square_of(magnitude);
+            energy[lane * step + place_of_square(magnitude)] += square_of(magnitude);
         }
 }
 
@@ -73,7 +101,7 @@ PUBLIC VARIANTS void klcal_energy(const uint32_t *patterns, int64_t outer, int64
             const uint32_t *some = patterns + turn * row + column * run;
             int64_t i = 0, *own = energy + column * ENERGY_WIDTH;
             for (int64_t rows; (rows = (run - i) / ENERGY_LANES) > 0; i += rows * ENERGY_LANES) {
-                rows = rows < ENERGY_ROWS ? rows : ENERGY_ROWS;
+                rows = rows < ENERGY_BLOCK ? rows : ENERGY_BLOCK;
                 added_squares(some + i, rows, ENERGY_LANES, own, 0);
             }
             for (; i < run; i++) own[place_of_square(some[i] & ENERGY_MAGNITUDE)] += square_of(some[i] & ENERGY_MAGNITUDE);

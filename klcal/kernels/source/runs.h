@@ -83,17 +83,22 @@ INLINE int64_t distinct(const uint32_t *sorted, int64_t size)
     return size ? turns + 1 : 0;
 }
 
+/* How many bits a bucket lacks that many octaves below the largest magnitude of its unit. */
+INLINE int32_t dropped_bits(int32_t octaves, const struct resolution *kept)
+{
+    int32_t least = PATTERN_BITS - (int32_t)kept->mantissa_bits, most = PATTERN_BITS - (int32_t)kept->least_bits;
+    int32_t dropped = octaves + least - FINE_OCTAVES + 1;
+    dropped = dropped < least ? least : dropped;
+    return dropped > most ? most : dropped;
+}
+
 /* Cuts patterns to a resolution; whether nothing was lost. `top` is the exponent of the unit's largest magnitude. */
 INLINE int cut(uint32_t *sorted, int64_t size, int32_t top, const struct resolution *kept)
 {
-    int32_t least = PATTERN_BITS - (int32_t)kept->mantissa_bits, most = PATTERN_BITS - (int32_t)kept->least_bits;
     uint32_t lost = 0;
     for (int64_t i = 0; i < size; i++) {
         uint32_t pattern = sorted[i];
-        int32_t octaves = top - (int32_t)((pattern & ~SIGN) >> PATTERN_BITS);
-        int32_t dropped = octaves + least - FINE_OCTAVES + 1;
-        dropped = dropped < least ? least : dropped;
-        dropped = dropped > most ? most : dropped;
+        int32_t dropped = dropped_bits(top - (int32_t)((pattern & ~SIGN) >> PATTERN_BITS), kept);
         sorted[i] = pattern >> dropped << dropped;
         lost |= sorted[i] ^ pattern;
     }

@@ -12,6 +12,7 @@
 #include "lanes.h"
 #include "patterns.h"
 #include "runs.h"
+#include "tables.h"
 
 #define ALWAYS_IN_LANES 64       /* values of a unit up to which empty lanes cost less than the tables of digits */
 #define SHARE 3                  /* lanes take a third of the time of digits (1.5 ns a value and 4), so a third suffices */
@@ -21,6 +22,10 @@
 /* What is asked for at least, though not touched. Once so much was freed, glibc's malloc keeps as much for the next
  * arrays. Else the system clears the pages of each: 3 ns a value. */
 #define KEPT_BYTES (1 << 24)
+
+#define LONG_RUN 512    /* values that lie together and are counted where they are: bringing fewer together pays */
+#define IN_TABLE 512    /* values of a unit: sorting fewer takes less than looking through a table */
+#define FOR_EACH_KEPT 4 /* values for each that may be kept whole: of fewer, half of which are zeros, all may be kept */
 
 /* Where the values are, and which of them belong together. */
 struct source {
@@ -38,6 +43,7 @@ struct room {
     uint32_t *sorted, *other;
     char *raw;      /* values of a unit whose runs take turns, brought together */
     int64_t stride; /* patterns between units in `sorted` */
+    struct table *table; /* for units that are counted in one */
 };
 
 INLINE int64_t size_of(const struct source *from, int64_t unit) { return from->starts[unit + 1] - from->starts[unit]; }
@@ -88,6 +94,13 @@ INLINE void load_unit(const struct source *from, int64_t unit, char *raw, uint32
     note(&rounded, to, unit);
 }
 
+/* Whether the single values of some units take turns, so that they are rows. */
+INLINE int are_rows(const struct source *from, int64_t first, int64_t units)
+{
+    int one_turn = from->columns && first / from->columns == (first + units - 1) / from->columns;
+    return one_turn && from->run == 1 && from->kind != FLOAT64;
+}
+
 /* Units whose single values take turns: their rows are those of the lanes. */
 INLINE void load_rows(const struct source *from, int64_t first, int64_t units, int64_t rows, uint32_t *lanes)
 {
@@ -98,6 +111,7 @@ INLINE void load_rows(const struct source *from, int64_t first, int64_t units, i
         if (row >= size || units < LANES) memset(to, 0xFF, LANES * sizeof *to);
         if (row >= size) continue;
         const char *at = from->values + (begin + row * from->columns) * width;
+        __builtin_prefetch(at + LANES * width); /* rows lie too far apart for the machine to guess the next units */
         if (units == LANES)
             patterns_of(from->kind, at, LANES, from->table, to, &none);
         else
@@ -145,8 +159,7 @@ INLINE int64_t sketch_in_lanes(const struct source *from, int64_t first, int64_t
                                const struct resolution *kept, struct sketch *to, int64_t at)
 {
     int64_t rows = (most + LANES - 1) / LANES * LANES;
-    int one_turn = from->columns && first / from->columns == (first + units - 1) / from->columns;
-    if (one_turn && from->run == 1 && from->kind != FLOAT64)
+    if (are_rows(from, first, units))
         load_rows(from, first, units, rows, room->lanes);
     else
         load_units(from, first, units, rows, room, to);
@@ -164,6 +177,67 @@ INLINE int64_t sketch_by_digits(const struct source *from, int64_t unit, struct 
     int64_t size = size_of(from, unit);
     load_unit(from, unit, room->raw, room->sorted, to);
     return unit_sketch(by_digits(room->sorted, room->other, size), size, kept, to, unit, at);
+}
+
+/* Whether units are counted in a table, the shortest of which has `least` values. */
+INLINE int in_table(const struct source *from, int64_t least, const struct resolution *kept)
+{
+    int are_many = least >= IN_TABLE && least >= FOR_EACH_KEPT * kept->few;
+    return are_many && kept->mantissa_bits <= TABLE_BITS && from->kind != FLOAT64;
+}
+
+/* A unit whose runs are counted where they are; whether it was: one of few distinct values is not. */
+INLINE int count_runs(const struct source *from, int64_t unit, int64_t few, struct table *table)
+{
+    int64_t size = size_of(from, unit), run = from->columns ? from->run : size, has_many = 0;
+    const stored32 *first = (const stored32 *)from->values + (from->columns ? first_of(from, unit) : from->starts[unit]);
+    uint8_t marks[MARKS] = {0};
+    for (int64_t i = 0; i < size / run && !has_many; i++) has_many = mark(first + i * from->columns * run, run, few, marks);
+    for (int64_t i = 0; i < size / run && has_many; i++) count_in_table(first + i * from->columns * run, run, table);
+    return has_many;
+}
+
+/* A unit whose patterns were brought together. */
+INLINE int count_patterns(const uint32_t *patterns, int64_t size, int64_t few, struct table *table)
+{
+    uint8_t marks[MARKS] = {0};
+    int has_many = mark(patterns, size, few, marks);
+    if (has_many) count_in_table(patterns, size, table);
+    return has_many;
+}
+
+/* A unit that is counted in a table, or sorted if it has few distinct values. Its patterns are where `load_rows` brought
+ * them; NULL if they are not there. */
+INLINE int64_t sketch_in_table(const struct source *from, int64_t unit, uint32_t *patterns, struct room *room,
+                               const struct resolution *kept, struct sketch *to, int64_t at)
+{
+    int64_t size = size_of(from, unit);
+    struct table *table = room->table;
+    table->seen = (Seen){.nearest = (int64_t)1 << 32};
+    if (!patterns && from->kind == FLOAT32 && (!from->columns || from->run >= LONG_RUN)) {
+        if (count_runs(from, unit, kept->few, table)) return take_table(table, kept, to, unit, at);
+        return sketch_by_digits(from, unit, room, kept, to, at);
+    }
+    if (!patterns) load_unit(from, unit, room->raw, patterns = room->sorted, to);
+    if (count_patterns(patterns, size, kept->few, table)) return take_table(table, kept, to, unit, at);
+    return unit_sketch(by_digits(patterns, room->other, size), size, kept, to, unit, at);
+}
+
+/* Sixteen units, or fewer; those whose single values take turns are brought together at once. */
+INLINE int64_t sketch_in_tables(const struct source *from, int64_t first, int64_t units, int64_t most, struct room *room,
+                                const struct resolution *kept, struct sketch *to, int64_t at)
+{
+    int64_t rows = (most + LANES - 1) / LANES * LANES;
+    int in_rows = are_rows(from, first, units) && rows + SLACK <= room->stride;
+    if (in_rows) {
+        load_rows(from, first, units, rows, room->lanes);
+        out_of_lanes(room->lanes, rows, room->sorted, room->stride);
+    }
+    for (int64_t lane = 0; lane < units; lane++) {
+        uint32_t *patterns = in_rows ? room->sorted + lane * room->stride : NULL;
+        at = sketch_in_table(from, first + lane, patterns, room, kept, to, at);
+    }
+    return at;
 }
 
 /* Whether some units are sorted in lanes, the longest of which has `most` values. */
@@ -209,20 +283,33 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
     struct resolution kept = {few, mantissa_bits, least_bits};
     struct sketch to = {.keys = keys, .counts = counts, .end = starts[last], .pieces = numbers, .exact = exact};
     struct room room;
+    struct table own = {0};
     int64_t limit = lanes_are_fast() ? MOST_IN_LANES : MOST_IN_SLOW_LANES, at = starts[first];
     for (int each = ZEROS; each <= UNDERFLOWED; each++) to.counters[each] = numbers + (each + 1) * units;
     to.minimum = extremes, to.maximum = extremes + units;
     if (!make_room(&from, first, last, limit, &room)) return -1;
+    if (kept.mantissa_bits <= TABLE_BITS && !(own.counts = calloc(TABLE_SIZE, sizeof *own.counts))) {
+        free(room.lanes);
+        return -1;
+    }
+    room.table = &own;
     for (int64_t unit = first; unit < last;) {
-        int64_t some = last - unit < LANES ? last - unit : LANES, most = 0;
-        for (int64_t i = 0; i < some; i++) most = size_of(&from, unit + i) > most ? size_of(&from, unit + i) : most;
-        if (in_lanes(&from, unit, some, most, limit)) {
+        int64_t some = last - unit < LANES ? last - unit : LANES, most = 0, least = INT64_MAX;
+        for (int64_t i = 0; i < some; i++) {
+            int64_t size = size_of(&from, unit + i);
+            most = size > most ? size : most;
+            least = size < least ? size : least;
+        }
+        if (in_table(&from, least, &kept)) {
+            at = sketch_in_tables(&from, unit, some, most, &room, &kept, &to, at);
+        } else if (in_lanes(&from, unit, some, most, limit)) {
             at = sketch_in_lanes(&from, unit, some, most, &room, &kept, &to, at);
         } else {
             for (int64_t i = 0; i < some; i++) at = sketch_by_digits(&from, unit + i, &room, &kept, &to, at);
         }
         unit += some;
     }
+    free(own.counts);
     free(room.lanes);
     return at - starts[first];
 }
