@@ -26,7 +26,7 @@ from klcal.readers.description import PART_BYTES
 from klcal.search.settings import Settings
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import SLAB, fits_device
-from klcal.sketches.values import counted_already
+from klcal.sketches.stored import counted_already
 
 __all__ = [
     "BYTE_SECONDS",
