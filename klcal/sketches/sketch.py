@@ -285,6 +285,8 @@ class Sketch:
 
     def repeat(self, times: int) -> Sketch:
         """The sum of ``times`` copies: an expanded view holds each value that often."""
+        if times == 1:
+            return self
         if not times:
             return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}
