@@ -87,7 +87,7 @@ def sketch(
     from klcal.cli.progress import progress
     from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
-    from klcal.pipeline.request import units_by_name
+    from klcal.quantizers.rules import units_by_name
 
     checked_output(output)
     if scheduler not in (None, "local") and jobs is not None:

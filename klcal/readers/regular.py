@@ -101,8 +101,8 @@ class RegularFile:
             InputError: As ``read``; that the file has changed may be known only after the last piece.
         """
         self.require(offset, length)
-        room = np.empty(min(block_bytes, length), np.uint8)  # which need not be cleared
-        yield from self.blocks_in(repeat(memoryview(room)), offset, length)
+        room = np.empty(min(block_bytes, length), np.uint8).data  # which is not cleared before
+        yield from self.blocks_in(repeat(room), offset, length)
 
     def blocks_in(self, rooms: Iterator[memoryview], offset: int, length: int) -> Iterator[memoryview]:
         """The same bytes, each piece read to the next room and as large as that; only the last one is shorter.
