@@ -5,6 +5,7 @@ The unit of measure is one NumPy min() + max() over 256 MiB of float32, which on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ PASS_VALUES = 1 << 26  # 256 MiB of float32
 VALUES = 1 << 21
 SHARE_OF_NUMPY = 8  # of the values, which the slower kernel looks at
 SCALES = 100  # of the naive loop
+CLASSIC_SHARE = 4  # of the values, which kl-classic looks at
 LEVELS, GROUP = 7, 128
 MOST_NUMPY = 20  # times the compiled kernel
 
@@ -47,6 +49,8 @@ CASES = (
     *(Case("channel", columns, "int8", "kl", None) for columns in (128, 512, 1024, 2048, 8192, 16384, 32768)),
 )
 
+CLASSIC = (("channel", "int8"), ("channel", "uint8"), ("channel", "int4"), ("group:128", "int4"))
+
 
 def run() -> None:
     """Heavy tails; the NumPy kernel on fewer of the values."""
@@ -56,6 +60,7 @@ def run() -> None:
     with one_core():
         rows += [_row(rng, case, nanoseconds) for case in CASES]
         rows += _naive(rng)
+        rows += [_classic(rng, *each) for each in CLASSIC]
     report("calibrate on one core: passes (at most), and NumPy's kernel / the compiled one (at most 20)", rows)
     _two_threads(rng)
 
@@ -114,6 +119,23 @@ def _naive(rng: np.random.Generator) -> list[tuple[str, str]]:
             f"{ratio(times, 'naive', ours):.0f}",
         )
     ]
+
+
+def _classic(rng: np.random.Generator, per: str, dtype: str) -> tuple[str, str]:
+    """The search of `kl-classic`, which is exhaustive, beside that of `kl`."""
+    values = _values(rng, 4096, VALUES // CLASSIC_SHARE)
+    few, chosen = values[:2], []
+    for name in ("compiled", "numpy"):
+        with kernel(name):
+            chosen.append(klcal.calibrate(few, dtype=dtype, method="kl-classic", per=per).units.scale)
+    assert np.array_equal(*chosen)
+
+    def by(method: str) -> Callable[[], object]:
+        return lambda: klcal.calibrate(values, dtype=dtype, method=method, per=per)
+
+    times = in_turns({method: by(method) for method in ("kl", "kl-classic")}, rounds=3)
+    most = " (at most 10)" if per == "channel" else ""
+    return f"kl-classic / kl, {per}, {dtype}{most}", f"{ratio(times, 'kl-classic', 'kl'):.1f}"
 
 
 def _two_threads(rng: np.random.Generator) -> None:

@@ -42,6 +42,7 @@ def calibrate_files(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    scheduler: str | None = None,
     detail: Detail = "none",
 ) -> Table:
     """Calibrate files: a table with a row for every tensor, as from ``klcal calibrate``.
@@ -67,6 +68,7 @@ def calibrate_files(
         pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does it instead, or "local": as ``--scheduler`` has it.
         detail: how much the ``explanation`` of each row has: "none", the "histogram", which notebooks show, "plots" or
             "all"; see ``klcal.calibrate``.
 
@@ -104,6 +106,7 @@ def calibrate_files(
         dequantize=dequantize,
         pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
         jobs=arguments.count("jobs", jobs),
+        scheduler=None if scheduler is None else arguments.text("scheduler", scheduler),
     )
 
 
@@ -121,6 +124,7 @@ def compare(
     dequantize: bool = False,
     pool: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Table:
     """A table of how far the tensors of P are from those of Q, or from their quantized copy: as ``klcal compare``.
 
@@ -139,6 +143,7 @@ def compare(
             are skipped otherwise.
         pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
         jobs: how many cores are used. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does it instead, or "local": as ``--scheduler`` has it.
 
     Returns:
         The table, whose rows are differences. What goes wrong with a file or a tensor is said in it.
@@ -164,6 +169,7 @@ def compare(
         dequantize=dequantize,
         pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
         jobs=arguments.count("jobs", jobs),
+        scheduler=None if scheduler is None else arguments.text("scheduler", scheduler),
     )
 
 
@@ -186,6 +192,7 @@ def apply(
     exclude: str | Sequence[str] = (),
     device: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Applied:
     """Writes a quantized model, as ``klcal apply`` does.
 
@@ -209,6 +216,7 @@ def apply(
         exclude: globs, none of which it may match.
         device: where values are counted; by default "auto".
         jobs: how many cores calibrate.
+        scheduler: the address of a Dask cluster that calibrates instead, or "local": as ``--scheduler`` has it.
 
     Returns:
         How many tensors were ``quantized`` and ``kept``, the ``nbytes`` of what was written, and ``warnings``.
@@ -233,8 +241,10 @@ def apply(
         "device": None if device is None else arguments.text("device", device),
     }
     options = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and options:
-        raise UsageError(f"{next(iter(options))} is for calibration, which the table has done", "give one of the two")
+    if table is not None and (options or (scheduler is not None and activations is None)):
+        raise UsageError(
+            f"{next(iter(options), 'scheduler')} is for calibration, which the table has done", "give one of the two"
+        )
     by: dict[str, Any] | str | Table
     if table is None:
         by = {"device": "auto", **options}
@@ -246,6 +256,7 @@ def apply(
         "include": arguments.globs("include", include),
         "exclude": arguments.globs("exclude", exclude),
         "jobs": arguments.count("jobs", jobs),
+        "scheduler": None if scheduler is None else arguments.text("scheduler", scheduler),
     }
     if activations is None:
         return apply_files(*given, **chosen)

@@ -123,6 +123,7 @@ def apply(
     nonfinite: options.NonfiniteOption = "fail",
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
+    scheduler: options.SchedulerOption = None,
     method: options.MethodOption = None,
     dtype: options.DtypeOption = None,
     scheme: options.SchemeOption = None,
@@ -140,12 +141,12 @@ def apply(
     """
     from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
-    from klcal.kernels.threads import cores
     from klcal.quantizers.scheme import parse_range
 
     if to is None or output is None:
         what = "where the quantized model is written has to be named" if to else "there are several forms"
         raise UsageError(what, "klcal apply MODEL --to FORM -o OUT")
+    processes = options.processes(jobs, scheduler)
     asked: dict[str, Any] = {
         "dtype": dtype,
         "method": method,
@@ -159,8 +160,8 @@ def apply(
         "importance": importance,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    if table is not None and given:
-        option = next(iter(given)).replace("_", "-")
+    if table is not None and (given or (scheduler and activations is None)):
+        option = next(iter(given), "scheduler").replace("_", "-")
         raise UsageError(f"--{option} is for calibration, which --table has done", "leave one of them out")
     by = _options(given) if table is None else table
 
@@ -175,7 +176,8 @@ def apply(
             by,
             include=include or (),
             exclude=exclude or (),
-            jobs=jobs or cores(),
+            jobs=processes,
+            scheduler=scheduler,
             progress=shown,
         )
     remark(capped([line(kind="warning", text=text) for text in done.warnings]))

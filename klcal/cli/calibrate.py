@@ -34,6 +34,8 @@ Examples:
     klcal calibrate activations/ --pool dir
   The same from conv1_000.npy, conv1_001.npy, ..., a scale for each channel of [N, C, H, W]:
     klcal calibrate activations/ --pool stem --per channel:1
+  On a Dask cluster:
+    klcal calibrate /shared/model/ --dtype int4 --per group:128 --scheduler tcp://head:8786 -o scales.safetensors
   From stdin to another program:
     klcal calibrate --format json - < dump.npy | jq '.tensors[].scale'
 
@@ -61,6 +63,7 @@ def calibrate(
     nonfinite: options.NonfiniteOption = "fail",
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
+    scheduler: options.SchedulerOption = None,
     method: options.MethodOption = None,
     dtype: options.DtypeOption = None,
     scheme: options.SchemeOption = None,
@@ -88,7 +91,6 @@ def calibrate(
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import findings, told
-    from klcal.kernels.threads import cores
     from klcal.pipeline.conditions import parse_condition
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.request import Request
@@ -97,6 +99,7 @@ def calibrate(
     from klcal.writers import REPORTS, WRITERS
     from klcal.writers.columns import HISTOGRAM, check_columns
 
+    processes = options.processes(jobs, scheduler)
     if sort is not None:
         check_field(sort, NUMERIC_FIELDS)
     conditions = [parse_condition(text) for text in fail_on or ()]
@@ -130,7 +133,8 @@ def calibrate(
                 exclude=exclude or (),
                 dequantize=dequantize,
                 pool=batches,
-                jobs=jobs or cores(),
+                jobs=processes,
+                scheduler=scheduler,
                 progress=shown,
                 told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )

@@ -86,6 +86,7 @@ def compare(
     dequantize: options.DequantizeOption = False,
     pool: options.PoolOption = None,
     jobs: options.JobsOption = None,
+    scheduler: options.SchedulerOption = None,
     base: BaseOption = "e",
     bins: BinsOption = None,
     sort: options.DifferenceSortOption = "js",
@@ -106,7 +107,6 @@ def compare(
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import findings, told
-    from klcal.kernels.threads import cores
     from klcal.pipeline.conditions import parse_condition
     from klcal.pipeline.pooling import Pool
     from klcal.tables.table import Comparison
@@ -115,6 +115,7 @@ def compare(
 
     if (q is None) == (table is None):
         raise UsageError("name either Q or --table, to say what P is compared with", "klcal compare P Q")
+    processes = options.processes(jobs, scheduler)
     conditions = [parse_condition(text, DIFFERENCE_FIELDS, base) for text in fail_on or ()]
     chosen = () if columns is None else check_columns(columns, Comparison)
     batches = None if pool is None else Pool.parse(pool)
@@ -137,7 +138,8 @@ def compare(
                 exclude=exclude or (),
                 dequantize=dequantize,
                 pool=batches,
-                jobs=jobs or cores(),
+                jobs=processes,
+                scheduler=scheduler,
                 progress=shown,
             )
         met = list(findings(found, conditions))

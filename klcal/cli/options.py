@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from klcal.errors import UsageError
 from klcal.tables.schema import DEFAULT_RULES, DIFFERENCE_FIELDS, NUMERIC_FIELDS
 
 INPUT, METHOD, OUTPUT, CI = "Input", "Method", "Output", "CI"  # the panels of --help
@@ -91,6 +92,17 @@ JobsOption = Annotated[
         show_default="the cores this process may use",
         rich_help_panel=INPUT,
         help="How many cores are used. The result is the same.",
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        show_default=False,
+        rich_help_panel=INPUT,
+        help="Work on a Dask cluster: tcp://HOST:PORT of its scheduler, whose workers see the files under the same "
+        "absolute paths, or local for --jobs processes on this machine. The result is the same. Needs klcal[dask].",
     ),
 ]
 VerboseOption = Annotated[
@@ -194,6 +206,19 @@ RangeOption = Annotated[
         "A symmetric scheme takes the larger of -LO and HI for both sides.",
     ),
 ]
+
+
+def processes(jobs: int | None, scheduler: str | None) -> int:
+    """How many processes of this machine may work.
+
+    Raises:
+        UsageError: they are asked for, and so is a scheduler that has workers of its own.
+    """
+    from klcal.kernels.threads import cores
+
+    if jobs is not None and scheduler not in (None, "local"):
+        raise UsageError("--jobs counts processes of this machine, the scheduler has its own", "leave one of them out")
+    return jobs or cores()
 
 
 def _again(option: str, metavar: str) -> Any:

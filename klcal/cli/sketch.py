@@ -43,17 +43,6 @@ SketchOutput = Annotated[
     ),
 ]
 
-SchedulerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--scheduler",
-        metavar="ADDRESS",
-        show_default=False,
-        rich_help_panel=options.INPUT,
-        help="Count on a Dask cluster: tcp://HOST:PORT of its scheduler, whose workers see the files under the same "
-        "absolute paths, or local for processes on this machine. The result is the same. Needs klcal[dask].",
-    ),
-]
 ResumeOption = Annotated[
     bool,
     typer.Option(
@@ -73,7 +62,7 @@ def sketch(
     dequantize: options.DequantizeOption = False,
     pool: options.PoolOption = None,
     jobs: options.JobsOption = None,
-    scheduler: SchedulerOption = None,
+    scheduler: options.SchedulerOption = None,
     per: options.PerOption = None,
     importance: options.ImportanceOption = None,
     resume: ResumeOption = False,
@@ -85,13 +74,11 @@ def sketch(
     """
     from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
-    from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
     from klcal.quantizers.rules import units_by_name
 
     checked_output(output)
-    if scheduler not in (None, "local") and jobs is not None:
-        raise UsageError("--jobs counts processes of this machine, the scheduler has its own", "leave one of them out")
+    processes = options.processes(jobs, scheduler)
     rules = units_by_name(per or ())
     batches = None if pool is None else Pool.parse(pool)
 
@@ -106,7 +93,7 @@ def sketch(
             asked,
             per=rules,
             importance=importance,
-            jobs=jobs or cores(),
+            jobs=processes,
             scheduler=scheduler,
             resume=resume,
             progress=shown,

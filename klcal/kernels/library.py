@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["address", "compiled", "library", "name"]
 
-VERSION = 9  # of the functions' arguments; an older library than this text is not used
+VERSION = 10  # of the functions' arguments; an older library than this text is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
 FILE = Path(__file__).with_name("compiled.so")

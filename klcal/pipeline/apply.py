@@ -67,6 +67,7 @@ def apply_files(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Applied:
     """Writes a model, quantized by a table, or as it is calibrated here.
@@ -80,6 +81,7 @@ def apply_files(
         include: globs, one of which a tensor's name has to match to be quantized.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
+        scheduler: of a Dask cluster that calibrates instead: see ``klcal.pipeline.mapping.workers_at``.
         progress: is told how far calibrating is, and then writing.
 
     Raises:
@@ -91,12 +93,13 @@ def apply_files(
     asked = request_for(files, taken, by) if isinstance(by, Mapping) else by
     work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
+    calibrate = partial(calibrate_files, jobs=jobs, scheduler=scheduler, progress=progress)
     if work.files.directory is None:
         with replacement(output, [path, *work.inputs]) as file:
-            table = table_of(work, jobs, progress)
+            table = table_of(work, calibrate)
             return _applied(work, table, progress, partial(_write_file, work, file.replace))
     with new_directory(output, name_of(work)) as new:
-        table = table_of(work, jobs, progress, new.own / TABLE)
+        table = table_of(work, calibrate, new.own / TABLE)
         return _applied(work, table, progress, partial(_write_directory, work, new))
 
 
@@ -119,20 +122,19 @@ def request_for(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request
     return request
 
 
-def table_of(work: Work, jobs: int, progress: Progress | None, kept: Path | None = None) -> Table:
-    """The table that was given, or that of the model; which is kept for another try."""
+def table_of(work: Work, calibrate: Callable[..., Table], kept: Path | None = None) -> Table:
+    """The table that was given, or that of the model.
+
+    Args:
+        work: what is asked for.
+        calibrate: ``calibrate_files``, told who works.
+        kept: the file that has the table of the model for another try, once it was calibrated.
+    """
     by = work.by
     if isinstance(by, Request):
         if kept is None or not kept.exists():
-            found = calibrate_files(
-                work.files.paths,
-                by,
-                include=work.include,
-                exclude=work.exclude,
-                takes=work.taken.takes,
-                jobs=jobs,
-                progress=progress,
-            )
+            which = {"include": work.include, "exclude": work.exclude, "takes": work.taken.takes}
+            found = calibrate(work.files.paths, by, **which)
             if kept is not None:
                 found.write(kept)
             return found

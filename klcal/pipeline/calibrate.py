@@ -14,11 +14,13 @@ from klcal.pipeline.batches import batches_note, error_of, less
 from klcal.pipeline.devices import Plan
 from klcal.pipeline.gathered import Asked, gathered
 from klcal.pipeline.importance import Weighed, read_importance
+from klcal.pipeline.mapping import Workers, workers_at
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.selection import Selected, attempt, cause_of, names_of, unmatched
-from klcal.pipeline.tasks import Calibrated, Progress, Task, Tensor, merged, plan_of, tasks_of, worked_on
+from klcal.pipeline.tasks import Progress, Task, Tensor, plan_of, tasks_of
 from klcal.pipeline.units import check_unit, named_errors, not_in_units, places_of
+from klcal.pipeline.worked import Calibrated, worked_on
 from klcal.quantizers.granularity import ONE_AXIS, Per, PerTensor
 from klcal.quantizers.rules import Rules
 from klcal.readers import Description
@@ -46,6 +48,7 @@ def calibrate_files(
     pool: Pool | None = None,
     takes: Callable[[Description], bool] | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
 ) -> Table:
@@ -60,6 +63,7 @@ def calibrate_files(
         pool: which of these tensors are batches of one.
         takes: which tensors are calibrated of those that are wanted by their names; None for all.
         jobs: how many processes read and count. The result does not depend on it.
+        scheduler: of a Dask cluster that does it instead: see ``klcal.pipeline.mapping.workers_at``.
         progress: is told how far the work is.
         told: is told what works, and why, before it begins.
 
@@ -67,8 +71,9 @@ def calibrate_files(
         A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
 
     Raises:
-        UsageError: a tensor lacks the axis whose channels or groups are asked for; the importance cannot be used;
-            nothing was counted.
+        UsageError: a tensor lacks the axis whose channels or groups are asked for; the importance or the cluster
+            cannot be used; nothing was counted.
+        OutputError: the scheduler has gone away.
     """
     importance = None
     if request.importance is not None:
@@ -78,8 +83,11 @@ def calibrate_files(
     counted = [each for each in tensors if each.description.status == "ok"]
     alone = len(counted) == 1
     weighs = {id(each): importance.of(each, alone=alone) for each in counted} if importance else {}
-    found_rows = _rows([_Wanted(each, weighs.get(id(each))) for each in tensors], request, jobs, progress, told)
-    rows = list(_without_bad_batches(found_rows, request, jobs, found.errors))
+    wanted = [_Wanted(each, weighs.get(id(each))) for each in tensors]
+    with workers_at(scheduler, jobs, paths) as workers:
+        workers.see([*(each.path for each in counted), *filter(None, [request.importance])])
+        found_rows = _rows(wanted, request, workers, progress, told)
+        rows = list(_without_bad_batches(found_rows, request, workers, found.errors))
     globs = unmatched(found.named, (), request.globs())
     unweighed = importance.warnings(found.named, counted) if importance else ()
     warnings = sorted({*found.warnings, *globs, *unweighed, *_left_out(rows)})
@@ -102,7 +110,7 @@ def _left_out(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _without_bad_batches(
-    found: Iterable[tuple[_Wanted, Row]], request: Request, jobs: int, errors: list[FileError]
+    found: Iterable[tuple[_Wanted, Row]], request: Request, workers: Workers, errors: list[FileError]
 ) -> Iterator[Row]:
     """The rows; those of pooled tensors that failed once more, less the batches that fail alone and join the errors."""
     spoiled: list[tuple[_Wanted, Row]] = []
@@ -115,7 +123,7 @@ def _without_bad_batches(
         return
     members = [_Wanted(each) for wanted, _ in spoiled for each in _members(wanted.tensor)]
     by_range = Request.parse(method="minmax", nonfinite=request.nonfinite, device=request.device)
-    bad = {id(each.tensor): row for each, row in _rows(members, by_range, jobs) if row.status in BAD_BATCH}
+    bad = {id(each.tensor): row for each, row in _rows(members, by_range, workers) if row.status in BAD_BATCH}
     mended = []
     for wanted, row in spoiled:
         good, lost = list[Selected](), list[tuple[Selected, Row]]()
@@ -129,7 +137,7 @@ def _without_bad_batches(
             mended.append(wanted._replace(tensor=less(wanted.tensor, good)))
         else:
             yield row
-    yield from (row for _, row in _rows(mended, request, jobs))
+    yield from (row for _, row in _rows(mended, request, workers))
 
 
 def _members(tensor: Selected) -> tuple[Selected, ...]:
@@ -139,7 +147,7 @@ def _members(tensor: Selected) -> tuple[Selected, ...]:
 def _rows(
     wanted: Iterable[_Wanted],
     request: Request,
-    jobs: int,
+    workers: Workers,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
 ) -> Iterator[tuple[_Wanted, Row]]:
@@ -166,16 +174,17 @@ def _rows(
         prepared.append(Tensor(len(counted), description.dtype, description.parts, settings, places, weighed, asked))
         counted.append(each)
     tasks = list(tasks_of(prepared))
-    plan = plan_of(request.device, tasks, jobs)
+    plan = plan_of(request.device, tasks, workers)
     if told is not None:
         told(plan)
     if plan.devices:  # which take no parts of a tensor, nor several together
         tasks = [Task((tensor,), True) for tensor in prepared]
     watch = None if progress is None else progress.watch()
-    with worked_on(tasks, plan, jobs, watch) as found:
+    read = None if progress is None else lambda task: progress.advance(task.nbytes)
+    with worked_on(tasks, plan, workers, watch, read) as found:
         if progress is not None:  # after the workers were forked: a bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
-        for number, outcome in merged(zip(tasks, found, strict=True), progress):
+        for number, outcome in found:
             tensor = counted[number].tensor
             row = _row(tensor, outcome, prepared[number].settings, request.per)
             yield counted[number], replace(row, shape=None) if len(prepared[number].places) > 1 else row

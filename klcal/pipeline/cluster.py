@@ -1,7 +1,7 @@
-"""Work on other machines: a Dask cluster counts what is there, and adds up what belongs together.
+"""Work on other machines: a Dask cluster does what is there, and joins what belongs together.
 
-The scheduler hears which files are to be read, and chooses a worker for each; workers add the sketches of one tensor,
-in a tree. Results come in the order of the work, so nothing depends on which worker was faster. Where a worker dies,
+The scheduler hears which files are to be read, and chooses a worker for each; workers join the outcomes of one tensor,
+in a tree. Outcomes come in the order of the work, so nothing depends on which worker was faster. Where a worker dies,
 another one begins its work again.
 """
 
@@ -9,70 +9,122 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from itertools import islice
+from posixpath import dirname
+from typing import Any, NamedTuple, TypeVar
 
 from klcal.errors import InputError, OutputError, UsageError
+from klcal.kernels.threads import limited
+from klcal.readers.quoting import quoted
+from klcal.readers.regular import RegularFile, open_regular
 
 __all__ = ["Cluster", "cluster_at"]
 
 LOCAL = "local"
+ANY_PORT = "127.0.0.1:0"  # of the dashboard, which cannot be left out: the usual one may be taken, which Dask warns of
 LOGGERS = ("distributed", "tornado", "asyncio")
 FAN = 8  # sketches that a worker adds at once: a tenth of the time to count one portion
 TURNS = 32  # that a worker has, where there is work for more: a task costs the scheduler 1 ms
-AHEAD = 2048  # portions that are begun before an answer is waited for: as many as busy 1,000 workers
+AHEAD = 2048  # items that are begun before an answer is waited for: as many as busy 1,000 workers
+FOLDERS = 64  # of which a file is looked at by each worker: one that lacks a disk lacks all of it
 TIMEOUT = "10s"  # in which a scheduler answers, or starts
 HEARTBEAT = 10  # seconds in which a cluster has to have a worker
 VERSIONS = "install the same version of klcal on all machines: pip install 'klcal[dask]'"
+SEEN = "all workers have to have the files under the same absolute paths"
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+class _Begun(NamedTuple):
+    """A group whose work is begun."""
+
+    items: Sequence[Any]
+    outcome: Any  # the future of it
+
+
 class Cluster:
-    """A Dask cluster that is there, and its address, as people know it."""
+    """A Dask cluster that is there, and its address, as people know it: ``Workers`` on other machines.
+
+    A task has one thread, as Dask counts those of a worker.
+    """
 
     def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
-        self._threads = max(1, sum(client.nthreads().values()))  # of all workers
+        self._client, self.address = client, address
+        self.jobs = max(1, sum(client.nthreads().values()))  # threads of all workers
 
+    def shared(self, tasks: int, seconds: float) -> tuple[int, int]:  # noqa: ARG002 - it is there, whatever it takes
+        """How many tasks are worked on at a time, and on how many threads each."""
+        return max(1, min(self.jobs, tasks)), 1
+
+    def see(self, paths: Iterable[str]) -> None:
+        """Check that the workers that are there now have the same files: one of each folder, of ``FOLDERS`` at most.
+
+        Raises:
+            UsageError: one has not.
+        """
+        by_folder = {dirname(path): path for path in paths}
+        files = []
+        for path in islice(by_folder.values(), FOLDERS):
+            with suppress(InputError):  # which is told where it is read
+                files.append(open_regular(path))
+        with self._there():
+            found = self._client.run(_differences, files, on_error="ignore")  # one that dies now will be replaced
+        for worker, differences in found.items():
+            for file, what in zip(files, differences, strict=True):
+                if what:
+                    raise UsageError(f"the worker {worker} does not see {quoted(file.path)}: {what}", SEEN)
+
+    @contextmanager
     def joined(
         self,
         work: Callable[[Item], Outcome],
-        join: Callable[[list[Outcome]], Outcome],
+        join: Callable[[Sequence[Outcome]], Outcome],
         groups: Sequence[Sequence[Item]],
-    ) -> Iterator[Outcome | InputError]:
-        """What comes of each group: of each item on its own, joined where there are several; in their order.
+        seconds: float,  # noqa: ARG002 - it is there, whatever it takes
+        told: Callable[[Item], None] | None = None,
+    ) -> Iterator[Iterator[Outcome | InputError]]:
+        """As ``Workers`` has it. Outcomes are joined on workers; a group is told of when all of it is done."""
+        found = self._outcomes(partial(limited, work, 1), join, groups, told)
+        with closing(found):
+            yield found
 
-        Where workers die with an item again and again, the group is an InputError.
-
-        Args:
-            work: is called on a worker, so it has to be picklable, as have items and outcomes.
-            join: makes one outcome of some, or of one; called in a tree.
-            groups: each at least one item.
-
-        Raises:
-            OutputError: the scheduler has gone away.
-        """
-        begun: deque[tuple[Any, int]] = deque()
-        waiting, most = 0, max(1, sum(map(len, groups)) // (TURNS * self._threads))
+    def _outcomes(
+        self,
+        work: Callable[[Item], Outcome],
+        join: Callable[[Sequence[Outcome]], Outcome],
+        groups: Sequence[Sequence[Item]],
+        told: Callable[[Item], None] | None,
+    ) -> Generator[Outcome]:
+        begun: deque[_Begun] = deque()
+        waiting, most = 0, max(1, sum(map(len, groups)) // (TURNS * self.jobs))
+        left = iter(groups)
         try:
-            for group in groups:
-                begun.append((self._begin(work, join, group, most), len(group)))
-                waiting += len(group)
-                while waiting > AHEAD:
-                    future, size = begun.popleft()
-                    waiting -= size
-                    yield self._result(future)
-            while begun:
-                yield self._result(begun.popleft()[0])
+            while True:
+                while waiting <= AHEAD and (group := next(left, None)) is not None:
+                    begun.append(_Begun(group, self._begin(work, join, group, most)))
+                    waiting += len(group)
+                if not begun:
+                    return
+                items, future = begun.popleft()
+                outcome = self._result(future)
+                waiting -= len(items)
+                for item in items if told is not None else ():
+                    told(item)  # type: ignore[misc]  # it is one
+                yield outcome
         finally:
             with suppress(Exception):  # where the scheduler is gone, so is its work
-                self._client.cancel([future for future, _ in begun])
+                self._client.cancel([each.outcome for each in begun])
 
     def _begin(
-        self, work: Callable[[Item], Outcome], join: Callable[[list[Outcome]], Outcome], group: Any, most: int
+        self,
+        work: Callable[[Item], Outcome],
+        join: Callable[[Sequence[Outcome]], Outcome],
+        group: Sequence[Item],
+        most: int,
     ) -> Any:
         with self._there():
             several = [group[first : first + most] for first in range(0, len(group), most)]
@@ -104,14 +156,28 @@ class Cluster:
         except (CancelledError, CommClosedError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and self._client.status == "running":
                 raise
-            what = f"the scheduler at {self._address} has gone away: nothing was written"
-            raise OutputError(what, "start it and run again; --resume keeps what is done") from None
+            what = f"the scheduler at {self.address} has gone away: nothing was written"
+            raise OutputError(what, "start it and run again") from None
 
 
 def _all_of(
-    work: Callable[[Item], Outcome], join: Callable[[list[Outcome]], Outcome], items: Sequence[Item]
+    work: Callable[[Item], Outcome], join: Callable[[Sequence[Outcome]], Outcome], items: Sequence[Item]
 ) -> Outcome:
-    return join([work(item) for item in items])
+    found = [work(item) for item in items]
+    return join(found) if len(found) > 1 else found[0]
+
+
+def _differences(files: Sequence[RegularFile]) -> list[str]:
+    """What is wrong with each file as this machine has it, in words; "" where it is the same."""
+    return [_difference(file) for file in files]
+
+
+def _difference(file: RegularFile) -> str:
+    try:
+        here = open_regular(file.path)
+    except InputError as error:
+        return error.what
+    return "" if (here.size, here.stamp) == (file.size, file.stamp) else "it has another file there"
 
 
 @contextmanager
@@ -163,7 +229,7 @@ def _workers(distributed: Any, address: str, jobs: int) -> Iterator[Any]:
     if address != LOCAL:
         yield address
         return
-    local = {"processes": True, "dashboard_address": None, "silence_logs": logging.CRITICAL + 1}
+    local = {"processes": True, "dashboard_address": ANY_PORT, "silence_logs": logging.CRITICAL + 1}
     with distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, **local) as found:
         yield found
 

@@ -17,11 +17,12 @@ from klcal.divergence.samples import MASS_BINS, common_bins, sketch_bins
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.batches import where
 from klcal.pipeline.gathered import Asked, Gathered, gathered
+from klcal.pipeline.mapping import Workers, outcomes, workers_at
 from klcal.pipeline.pairs import Pair, matched, prefix_hint, without, without_prefix
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.quantized_copy import Quantizers, cell_divergence, quantized_copy, read_quantizers
 from klcal.pipeline.selection import Selected, attempt, cause_of, names_of
-from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress, outcomes
+from klcal.pipeline.tasks import BYTE_SECONDS, TENSOR_SECONDS, Progress
 from klcal.quantizers.granularity import PerTensor
 from klcal.readers import Description
 from klcal.sketches.named import alike
@@ -58,6 +59,7 @@ def compare_files(
     dequantize: bool = False,
     pool: Pool | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Table:
     """The differences of all tensors of two files or directories, the worst first.
@@ -75,10 +77,15 @@ def compare_files(
         dequantize: whether codes that have a scale beside them are compared as what they stand for.
         pool: which tensors of a side are batches of one.
         jobs: how many processes work. The result does not depend on it.
+        scheduler: of a Dask cluster that works instead: see ``klcal.pipeline.mapping.workers_at``.
         progress: is told how far the work is.
 
+    Returns:
+        A row for every tensor of either side, the worst first; divergences in the unit of ``base``.
+
     Raises:
-        UsageError: an argument is not understood, or the table is none.
+        UsageError: an argument is not understood, the table is none, or the cluster cannot be used.
+        OutputError: the scheduler has gone away.
     """
     if base not in [*BASES]:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
@@ -89,7 +96,9 @@ def compare_files(
     asked, renamed = Asked(include, exclude, dequantize, pool), partial(without_prefix, prefix=strip_prefix)
     sides = [gathered([path], asked, renamed) for path in ((p,) if q is None else (p, q))]
     pairs, hints = _pairs([*map(_Side.of, sides)], quantizers, strip_prefix)
-    rows = list(_rows(pairs, _Request(BASES[base], bins), jobs, progress))
+    with workers_at(scheduler, jobs, filter(None, (p, q))) as workers:
+        workers.see(each.path for side in sides for each in side.tensors if each.description.status == "ok")
+        rows = list(_rows(pairs, _Request(BASES[base], bins), workers, progress))
     by = "a table" if isinstance(table, Table) else None if table is None else table.rsplit("/", 1)[-1]
     errors = [error for side in sides for error in side.errors]
     warnings = {warning for side in sides for warning in side.warnings}
@@ -137,15 +146,18 @@ def _quantized(tensor: Selected, quantizers: Quantizers, *, alone: bool) -> Pair
 # --- how they differ
 
 
-def _rows(pairs: Sequence[Pair], request: _Request, jobs: int, progress: Progress | None) -> Iterator[Difference]:
+def _rows(
+    pairs: Sequence[Pair], request: _Request, workers: Workers, progress: Progress | None
+) -> Iterator[Difference]:
     comparable = [pair for pair in pairs if _status(pair) is None]
     yield from (row for pair in pairs if (row := _status(pair)) is not None)
     sizes = [sum(part.nbytes for each in pair[:2] if each for part in each.description.parts) for pair in comparable]
     seconds = 2 * BYTE_SECONDS * sum(sizes) + TENSOR_SECONDS * len(sizes)
-    with outcomes(partial(_difference, request), comparable, seconds, jobs) as found:
+    with outcomes(workers, partial(_difference, request), comparable, seconds) as found:
         if progress is not None:
             progress.start(len(comparable), sum(sizes))
-        for size, row in zip(sizes, found, strict=True):
+        for pair, size, outcome in zip(comparable, sizes, found, strict=True):
+            row = _failed(pair, outcome) if isinstance(outcome, InputError) else outcome
             yield row
             if progress is not None:
                 progress.advance(size)
@@ -193,9 +205,13 @@ def _status(pair: Pair) -> Difference | None:
 def _difference(request: _Request, pair: Pair) -> Difference:
     found = attempt(partial(_compared, request, pair))
     if isinstance(found, InputError):
-        found = replace(_plain(pair), status="failed", reason=str(found), cause=cause_of(found))
+        found = _failed(pair, found)
     bad = list(_bad_batches(pair)) if found.status in ("failed", "nonfinite") else []
     return replace(found, reason=f"{found.reason}; look at {', '.join(bad)}") if bad else found
+
+
+def _failed(pair: Pair, error: InputError) -> Difference:
+    return replace(_plain(pair), status="failed", reason=str(error), cause=cause_of(error))
 
 
 def _bad_batches(pair: Pair) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial, reduce
 from operator import add
@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeAlias
 
 from klcal.errors import InputError
 from klcal.pipeline.batches import sources_of
-from klcal.pipeline.cluster import Cluster
 from klcal.pipeline.finished import Marks
 from klcal.pipeline.importance import Weighed
+from klcal.pipeline.mapping import Workers
 from klcal.pipeline.selection import Selected, attempt
-from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes, portions
+from klcal.pipeline.tasks import BYTE_SECONDS, Progress, portions
 from klcal.pipeline.units import Place
 from klcal.quantizers.layout import Layout
 from klcal.readers import Part
@@ -54,52 +54,33 @@ Outcome: TypeAlias = "Counted | InputError"
 
 
 def counted(
-    wanted: Sequence[Wanted],
-    workers: int | Cluster,
-    spool: Spool | None = None,
-    progress: Progress | None = None,
+    wanted: Sequence[Wanted], workers: Workers, spool: Spool | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Wanted, Outcome]]:
     """What comes of each tensor; one that is large is counted in portions, small ones several at a time.
 
     Args:
         wanted: the tensors.
-        workers: how many processes count, or a cluster.
-        spool: where processes lay what they counted; None to have all sketches.
+        workers: who counts.
+        spool: where processes of this machine lay what they counted; a cluster does not have it. None to have all
+            sketches.
         progress: is told how far the work is.
     """
     groups = [*_groups([*_pieces(each)] for each in wanted)]
-    total = sum(piece.nbytes for group in groups for bundle in group for piece in bundle)
-    with _worked_on(groups, workers, spool, total) as found:
+    bundles = [bundle for group in groups for bundle in group]
+    total = sum(map(_nbytes, bundles))
+    seconds = BYTE_SECONDS * total + COUNT_SECONDS * sum(map(len, bundles))
+    work = partial(_counted_together, spool if workers.address is None else None)
+    read = None if progress is None else lambda bundle: progress.advance(_nbytes(bundle))
+    with workers.joined(work, _joined, groups, seconds, read) as found:
         if progress is not None:
             progress.start(len(wanted), total)
         left = iter(wanted)
-        for group, outcomes_ in zip(groups, found, strict=True):
-            nbytes = sum(piece.nbytes for bundle in group for piece in bundle)
-            for outcome, each in zip(outcomes_, left, strict=False):
-                yield each, _finished(each, outcome)
+        for group, outcome in zip(groups, found, strict=True):
+            several = [outcome] * len(group[0]) if isinstance(outcome, InputError) else outcome
+            for one, each in zip(several, left, strict=False):
+                yield each, _finished(each, one)
                 if progress is not None:
                     progress.finish(each.tensor.description.name)
-            if progress is not None:
-                progress.advance(nbytes)
-
-
-@contextmanager
-def _worked_on(
-    groups: Sequence[_Group], workers: int | Cluster, spool: Spool | None, nbytes: int
-) -> Iterator[Iterator[list[Outcome]]]:
-    """What comes of the tensors of each group."""
-    if not isinstance(workers, int):
-        work: Callable[[_Bundle], list[Outcome]] = partial(_counted_together, None)
-        far = workers.joined(work, _joined, groups)
-        yield (
-            [outcome] * len(group[0]) if isinstance(outcome, InputError) else outcome
-            for group, outcome in zip(groups, far, strict=True)
-        )
-        return
-    bundles = [bundle for group in groups for bundle in group]
-    seconds = BYTE_SECONDS * nbytes + COUNT_SECONDS * sum(map(len, bundles))
-    with outcomes(partial(_counted_together, spool), bundles, seconds, workers) as found:
-        yield (_joined([next(found) for _ in group]) for group in groups)
 
 
 class _Whole(NamedTuple):
@@ -159,6 +140,10 @@ _Group: TypeAlias = list[_Bundle]
 """Some tensors of a piece each, together; or the pieces of one tensor, each alone."""
 
 
+def _nbytes(bundle: _Bundle) -> int:
+    return sum(piece.nbytes for piece in bundle)
+
+
 def _groups(tensors: Iterable[Sequence[_Piece]]) -> Iterator[_Group]:
     bundle: list[_Piece] = []
     nbytes = 0
@@ -205,9 +190,7 @@ def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:
 
 
 def _joined(of_bundles: Sequence[list[Outcome]]) -> list[Outcome]:
-    """The tensors of a bundle; or the one tensor of several bundles, of some pieces or all, or why there is none."""
-    if len(of_bundles) == 1:
-        return of_bundles[0]
+    """The portions of a tensor, each in a bundle of its own, as one; or why there is none."""
     sketches, marks = list[Named](), dict[str, frozenset[bytes]]()
     for (each,) in of_bundles:
         if isinstance(each, InputError):

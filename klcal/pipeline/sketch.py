@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,28 +11,23 @@ from typing import NamedTuple
 
 from klcal.errors import InputError, UsageError
 from klcal.pipeline.batches import less
-from klcal.pipeline.cluster import Cluster, cluster_at
 from klcal.pipeline.finished import Finished, finished_in
 from klcal.pipeline.gathered import Asked, Gathered, gathered
 from klcal.pipeline.importance import NamedImportance, Weighed, read_importance
+from klcal.pipeline.mapping import Workers, workers_at
 from klcal.pipeline.pieces import Counted, Wanted, counted
 from klcal.pipeline.selection import Selected, cause_of, names_of, unmatched
 from klcal.pipeline.tasks import Progress
 from klcal.pipeline.units import Place, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import Per
 from klcal.quantizers.rules import Rules
-from klcal.readers.addresses import is_remote
 from klcal.sketches.named import Named
-from klcal.sketches.values import (
-    counted_already,
-)
+from klcal.sketches.values import counted_already
 from klcal.tables.status import FAILURES, Cause
 from klcal.writers.sketch_file import Laid, fingerprint, save
 from klcal.writers.spool import Spool
 
 __all__ = ["Failure", "Sketched", "sketch_files"]
-
-STDIN = "-"
 
 
 class Failure(NamedTuple):
@@ -74,8 +68,7 @@ def sketch_files(
         per: what gets a scale of its own, by the names of tensors.
         importance: a file of weights, by the names of tensors.
         jobs: how many processes count. The bytes of the file do not depend on it.
-        scheduler: of a Dask cluster that counts instead, whose workers see the files under the same absolute paths;
-            "local" for as many processes here as ``jobs``.
+        scheduler: of a Dask cluster that counts instead: see ``klcal.pipeline.mapping.workers_at``.
         resume: whether what is done is kept, until all is, in a folder called as the output and ``.part``.
         progress: is told how far the work is.
 
@@ -84,39 +77,18 @@ def sketch_files(
             importance or the output cannot be used; what is resumed was another run; there is no such cluster.
         OutputError: it could not be written after all, or the cluster has gone away.
     """
-    if scheduler is None:
-        return _sketch_files(paths, output, asked, per, importance, jobs, resume, progress)
-    far = [_seen_by_all(path) for path in paths]
-    weights = None if importance is None else _seen_by_all(importance)
-    with cluster_at(scheduler, jobs) as cluster:
-        return _sketch_files(far, output, asked, per, weights, cluster, resume, progress)
-
-
-def _seen_by_all(path: str) -> str:
-    """A path that means the same in the folders of other processes, and on other machines."""
-    if path == STDIN:
-        raise UsageError("other machines cannot read this one's standard input", "name files that all of them see")
-    return path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - pathlib would take a pattern apart
-
-
-def _sketch_files(
-    paths: Sequence[str],
-    output: str,
-    asked: Asked,
-    per: Rules[Per],
-    importance: str | None,
-    workers: int | Cluster,
-    resume: bool,
-    progress: Progress | None,
-) -> Sketched:
     weights = None if importance is None else read_importance(importance)
     found = _found(gathered(paths, asked), per, weights)
     by = {_identity(each): each for each in found.wanted}
+    read = [*paths, *filter(None, [importance])]
     marks: dict[str, set[bytes]] = {}
-    with finished_in(f"{output}.part", by) if resume else nullcontext() as finished:
+    inputs = lambda: [fingerprint(some) for some in marks.values() if some]  # noqa: E731 - known at the end
+    with (
+        workers_at(scheduler, jobs, read) as workers,
+        finished_in(f"{output}.part", by) if resume else nullcontext() as finished,
+    ):
+        workers.see([*(each.tensor.path for each in found.wanted), *filter(None, [importance])])
         work = _Work(workers, found.failures, marks, progress)
-        inputs = lambda: [fingerprint(some) for some in marks.values() if some]  # noqa: E731 - known at the end
-        read = [*paths, *([] if importance is None else [importance])]
         written = save(output, partial(work.sketches, by, finished), inputs, read)
     return Sketched(written, tuple(sorted(found.failures)), tuple(found.warnings))
 
@@ -189,7 +161,7 @@ def _identity(wanted: Wanted) -> bytes:
 class _Work:
     """Sketches tensors; it lives for one call. What fails joins the failures, what was counted the marks."""
 
-    workers: int | Cluster
+    workers: Workers
     failures: list[Failure]
     marks: dict[str, set[bytes]]
     progress: Progress | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TextIO
@@ -64,6 +64,7 @@ def apply_static(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Applied:
     """Writes an ``.onnx`` whose weights and activations are quantized, as ONNX Runtime does it.
@@ -81,6 +82,7 @@ def apply_static(
         include: globs, one of which a weight's name has to match.
         exclude: globs, none of which it may match.
         jobs: how many processes calibrate.
+        scheduler: of a Dask cluster that calibrates instead: see ``klcal.pipeline.mapping.workers_at``.
         progress: is told how far calibrating is.
 
     Raises:
@@ -99,12 +101,13 @@ def apply_static(
     asked = request_for(files, taken, {"per": "channel", **by}) if isinstance(by, Mapping) else by
     work = Work(files, output, to, asked, tuple(include), tuple(exclude))
     check_output(work)
+    calibrate = partial(calibrate_files, jobs=jobs, scheduler=scheduler, progress=progress)
     inputs = [activations, *work.inputs] if isinstance(activations, str) else work.inputs
     with replacement(output, inputs) as file:
         described, source = tensors_of(files.tensors[0]), files.tensors[0].source
         wanted = [each for each in described if taken.of(source, each) is not None]
         dtype = _dtype(wanted)
-        recorded, weights = _recorded(activations, dtype, jobs, progress), table_of(work, jobs, progress)
+        recorded, weights = _recorded(activations, dtype, calibrate), table_of(work, calibrate)
         rows = _rows(path, wanted, dtype, recorded, weights)
         if rows.errors:
             return Applied(0, len(described), 0, (), rows.errors)
@@ -145,11 +148,11 @@ def _dtype(weights: Iterable[Description]) -> str:
     return dtypes[0]
 
 
-def _recorded(path: str | Table, dtype: str, jobs: int, progress: Progress | None) -> Table:
+def _recorded(path: str | Table, dtype: str, calibrate: Callable[..., Table]) -> Table:
     """The table of activations: that of the file, or of the values that are in it."""
     if isinstance(path, Table) or path.lower().endswith(".json") or is_binary_table(path):
         return replace(read_scales(path), warnings=())  # which were told when it was made
-    return calibrate_files([path], Request.parse(dtype="uint8", scale_format=dtype), jobs=jobs, progress=progress)
+    return calibrate([path], Request.parse(dtype="uint8", scale_format=dtype))
 
 
 # --- what is quantized

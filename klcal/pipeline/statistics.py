@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from klcal.errors import InputError
+from klcal.pipeline.mapping import Processes, outcomes
 from klcal.pipeline.selection import Selected, attempt, cause_of
-from klcal.pipeline.tasks import BYTE_SECONDS, Progress, outcomes
+from klcal.pipeline.tasks import BYTE_SECONDS, Progress
 from klcal.sketches.histogram import binned
 from klcal.sketches.patterns import SIGN
 from klcal.sketches.sketch import Sketch
@@ -32,7 +33,7 @@ def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: 
         else:
             yield row
     sizes = [sum(part.nbytes for part in each.description.parts) for each, _ in usable]
-    with outcomes(_stats, [each for each, _ in usable], BYTE_SECONDS * sum(sizes), jobs) as found:
+    with outcomes(Processes(jobs), _stats, [each for each, _ in usable], BYTE_SECONDS * sum(sizes)) as found:
         if progress is not None:
             progress.start(len(usable), sum(sizes))
         for (_, row), size, stats in zip(usable, sizes, found, strict=True):

@@ -8,22 +8,15 @@ nor which tensors stood beside each other can change the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial, reduce
-from itertools import groupby
 from math import prod
-from operator import add
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from klcal.calibration import calibrate_counted, calibrate_sketch, calibrate_tensors, calibrate_units
-from klcal.errors import InputError
-from klcal.kernels.threads import limited
-from klcal.pipeline.devices import Plan, chosen_devices, feeding
+from klcal.errors import UsageError
+from klcal.pipeline.devices import Plan, chosen_devices
 from klcal.pipeline.importance import Weighed
-from klcal.pipeline.selection import attempt
+from klcal.pipeline.mapping import Workers
 from klcal.pipeline.units import Place
 from klcal.quantizers.granularity import Per
 from klcal.quantizers.layout import Layout
@@ -31,31 +24,23 @@ from klcal.quantizers.scheme import Scheme
 from klcal.readers import Part
 from klcal.readers.description import PART_BYTES
 from klcal.search.settings import Settings
-from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
-from klcal.sketches.device_feeding import SLAB, Feed, fits_device
-from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Units, check_units, counted_already, sketch_of_units, sketch_parts, stored_chunks
-from klcal.sketches.weighted import weighted_sketch
-from klcal.tables.rows import Row
+from klcal.sketches.device_feeding import SLAB, fits_device
+from klcal.sketches.values import counted_already
 
 __all__ = [
     "BYTE_SECONDS",
     "TENSOR_SECONDS",
-    "Calibrated",
     "Progress",
     "Task",
     "Tensor",
     "Watch",
-    "merged",
-    "outcomes",
+    "estimate",
     "plan_of",
     "portions",
     "tasks_of",
-    "worked_on",
 ]
 
-PARALLEL_SECONDS = 0.2  # estimated work from which starting workers pays
 BYTE_SECONDS = 0.6e-9  # to read and count a byte
 TENSOR_SECONDS = 3e-3  # to search a tensor
 EXPLAINED_SECONDS = 15e-3  # and to explain it
@@ -64,9 +49,6 @@ DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of 
 SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
-
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
 
 Watch: TypeAlias = Callable[[int], None]
@@ -153,10 +135,6 @@ class Task(NamedTuple):
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-Calibrated: TypeAlias = Sketch | Row | InputError
-"""What comes of a tensor, or of a part of one."""
-
-
 def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
     """One task for a tensor of ordinary size, one per part for a large one with a single scale, one for some small."""
     small: dict[tuple[int, Scheme], list[Tensor]] = {}  # what is searched together is searched alike
@@ -187,7 +165,7 @@ def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
         yield tuple(portion)
 
 
-def _estimate(task: Task) -> float:
+def estimate(task: Task) -> float:
     """Seconds of work."""
     if not task.tensors[0].is_one_unit:
         return UNIT_VALUE_SECONDS * task.tensors[0].values
@@ -195,167 +173,24 @@ def _estimate(task: Task) -> float:
     return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
 
-def plan_of(device: str, tasks: Sequence[Task], jobs: int) -> Plan:
-    """What works on some tasks."""
+def plan_of(device: str, tasks: Sequence[Task], workers: Workers) -> Plan:
+    """What works on some tasks.
+
+    Raises:
+        UsageError: the device cannot be used, or is one of this machine, and the work is elsewhere.
+    """
+    seconds = sum(map(estimate, tasks))
+    at_a_time, threads = workers.shared(len(tasks), seconds)
+    if workers.address is not None:
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"--device {device} is of this machine, --scheduler has others", "leave one of them out")
+        return Plan((), at_a_time, threads, f"--scheduler {workers.address}")
     whole = [task for task in tasks if task.tensors[0].fits_device]
     fed = [task.tensors[0] for task in whole]
-    seconds = sum(map(_estimate, tasks))
-    processes, threads = _shared(len(tasks), seconds, jobs)
     searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole and task.tensors[0].is_one_unit)
     searched += DEVICE_VALUE_SECONDS * sum(each.values for each in fed if not each.is_one_unit)
-    rest = (seconds - sum(map(_estimate, whole))) / jobs + searched
+    rest = (seconds - sum(map(estimate, whole))) / workers.jobs + searched
     nbytes = sum(task.nbytes for task in whole)
-    devices, why = chosen_devices(device, nbytes, seconds / (processes * threads), rest)
+    devices, why = chosen_devices(device, nbytes, seconds / (at_a_time * threads), rest)
     unfit = len(tasks) - len(whole) if devices else 0
-    return Plan(devices, 1, jobs, why, unfit) if devices and whole else Plan((), processes, threads, why, unfit)
-
-
-def _shared(tasks: int, seconds: float, jobs: int) -> tuple[int, int]:
-    """How many processes work, and on how many threads each: several processes where an estimate says that it pays.
-
-    Where there are fewer tasks than jobs, each has several threads.
-    """
-    processes = max(1, min(jobs, tasks)) if seconds > PARALLEL_SECONDS else 1
-    return processes, max(1, jobs // processes)
-
-
-@contextmanager
-def outcomes(
-    work: Callable[[Item], Outcome], items: Sequence[Item], seconds: float, jobs: int
-) -> Iterator[Iterator[Outcome]]:
-    """What comes of each item, in their order."""
-    processes, threads = _shared(len(items), seconds, jobs)
-    by_threads = partial(limited, work, threads)
-    if processes > 1:
-        from klcal.pipeline.workers import workers
-
-        with workers(by_threads, items, processes) as found:
-            yield found
-    else:
-        yield map(by_threads, items)
-
-
-@contextmanager
-def worked_on(
-    tasks: Sequence[Task], plan: Plan, jobs: int, watch: Watch | None = None
-) -> Iterator[Iterator[list[Calibrated]]]:
-    """What comes of each task, in their order."""
-    if not plan.devices:
-        with outcomes(partial(_run, watch=watch), tasks, sum(map(_estimate, tasks)), jobs) as found:
-            yield found
-        return
-    fed = [task.tensors[0] for task in tasks if task.tensors[0].fits_device]
-    with feeding(plan.devices, _begun, fed) as begun:
-        yield map(partial(limited, partial(_run_behind, begun), plan.threads), tasks)
-
-
-Begun: TypeAlias = Callable[[], Sketch] | Row | InputError
-"""What gives the sketch of a tensor with a single scale; the row of one with several."""
-
-
-def _begun(feed: Feed, tensor: Tensor) -> Begun:
-    if tensor.layout is None:
-        return attempt(partial(feed.count, tensor.parts, tensor.dtype))
-    return attempt(partial(_fed_units, feed, tensor, tensor.layout))
-
-
-def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
-    with feed.entered():
-        return calibrate_counted(feed.units(tensor.parts, tensor.dtype, layout), layout, tensor.settings)
-
-
-def _run_behind(begun: Iterator[Begun], task: Task) -> list[Calibrated]:
-    """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
-    if not task.tensors[0].fits_device:
-        return _run(task)
-    found, settings = next(begun), task.tensors[0].settings
-    return [attempt(lambda: calibrate_sketch(found(), settings)) if callable(found) else found]
-
-
-def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
-    """Counts each tensor of a task and, where all of it is there, calibrates."""
-    if len(task.tensors) > 1:
-        return _run_together(task.tensors)
-    return [attempt(partial(_run_alone, tensor, task.whole, watch)) for tensor in task.tensors]
-
-
-def _run_alone(tensor: Tensor, whole: bool, watch: Watch | None) -> Sketch | Row:
-    found = _counted(tensor, watch)
-    return calibrate_sketch(found, tensor.settings) if whole and isinstance(found, Sketch) else found
-
-
-def _run_together(tensors: Sequence[Tensor]) -> list[Calibrated]:
-    """Small tensors, to be searched alike: those of one dtype are counted and searched together."""
-    outcomes: dict[int, Calibrated] = {}
-    read: dict[str, dict[int, npt.NDArray[Any]]] = {}
-    for place, tensor in enumerate(tensors):
-        values = attempt(partial(_values, tensor))
-        if isinstance(values, InputError):
-            outcomes[place] = values
-        else:
-            read.setdefault(tensor.dtype, {})[place] = values
-    for dtype, arrays in read.items():
-        outcomes.update(zip(arrays, _rows_of(tensors[0].settings, dtype, [*arrays.values()]), strict=True))
-    return [outcomes[place] for place in range(len(tensors))]
-
-
-def _rows_of(settings: Settings, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Calibrated]:
-    """The rows of some tensors; one by one where that fails: none costs the others theirs."""
-    rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), settings))
-    if not isinstance(rows, InputError):
-        return [*rows]
-    return [rows] if len(arrays) == 1 else [row for each in arrays for row in _rows_of(settings, dtype, [each])]
-
-
-def _values(tensor: Tensor) -> npt.NDArray[Any]:
-    """All values of a small tensor, in storage form."""
-    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # which are valid until the next is asked for
-    return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
-
-
-def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
-    if len(tensor.places) > 1:
-        apart = (Units(stored_chunks(parts), tensor.dtype, place, None) for _, parts, place in tensor.places)
-        return reduce(add, map(sketch_of_units, apart))
-    place = tensor.places[0].layout if tensor.places else None
-    weights = None if tensor.weighed is None else tensor.weighed.weights(place)
-    if place is not None:
-        chunks = _watched(stored_chunks(tensor.parts), watch)  # a task of any size, in which much happens
-        return calibrate_units(chunks, tensor.dtype, place, tensor.settings, weights)
-    if weights is not None:
-        return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
-    found = sketch_parts(tensor.parts, tensor.dtype)
-    return found if tensor.asked is None else check_units(found, *tensor.asked)
-
-
-def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterator[npt.NDArray[Any]]:
-    """The same chunks, told of as each is done with; at the end the task is told of, not they."""
-    if watch is None:
-        yield from chunks
-        return
-    told = 0
-    try:
-        for chunk in chunks:
-            yield chunk
-            watch(chunk.nbytes)
-            told += chunk.nbytes
-    finally:
-        watch(-told)
-
-
-def merged(
-    found: Iterable[tuple[Task, list[Calibrated]]], progress: Progress | None
-) -> Iterator[tuple[int, Calibrated]]:
-    """The number and the outcome of each tensor: of parts of one, the first error or the sum of their sketches."""
-    for _, group in groupby(found, key=lambda pair: pair[0].tensors[0].number):
-        together: dict[int, Calibrated] = {}
-        for task, outcome in group:
-            if progress is not None:
-                progress.advance(task.nbytes)
-            for tensor, each in zip(task.tensors, outcome, strict=True):
-                before = together.get(tensor.number)
-                if isinstance(before, Sketch) and isinstance(each, Sketch):
-                    together[tensor.number] = attempt(partial(add, before, each))
-                elif before is None or isinstance(before, Sketch):
-                    together[tensor.number] = each
-        yield from together.items()
+    return Plan(devices, 1, workers.jobs, why, unfit) if devices and whole else Plan((), at_a_time, threads, why, unfit)

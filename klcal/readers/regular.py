@@ -57,12 +57,19 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class RegularFile:
-    """A regular file as it was when it was opened. Picklable: each read opens it again."""
+    """A regular file as it was when it was opened. Picklable: each read opens it again.
+
+    A process elsewhere works in another folder, so a copy that was pickled has an absolute path.
+    """
 
     path: str
     size: int  # bytes
     stamp: int | str  # last modification, in nanoseconds since 1970; of a file elsewhere what its server says
     head: bytes = field(default=b"", compare=False, repr=False)  # HEAD_BYTES of it, where they are known
+
+    def __reduce__(self) -> tuple[type[RegularFile], tuple[str, int, int | str]]:
+        path = self.path if addresses.is_remote(self.path) else os.path.abspath(self.path)  # noqa: PTH100 - links stay
+        return RegularFile, (path, self.size, self.stamp)
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly the bytes ``[offset, offset + length)``.

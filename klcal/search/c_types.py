@@ -11,6 +11,7 @@ __all__ = [
     "POINTER",
     "Bins",
     "Chosen",
+    "Classic",
     "LevelScheme",
     "Ratios",
     "Rounding",
@@ -112,6 +113,16 @@ class Wanted(ctypes.Structure):
     """What is known of each unit, and where to write what is chosen for it."""
 
     _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
+
+
+class Classic(ctypes.Structure):
+    """The candidates of `kl-classic`: source/classic.h."""
+
+    _fields_ = [
+        *fields_of(Ratios, "grid around"),
+        *fields_of(INT, "shift others units"),
+        *fields_of(POINTER, "scale below"),
+    ]
 
 
 class Chosen(ctypes.Structure):

@@ -1,25 +1,30 @@
 """The search of `kl-classic`: D(P‖Q) alone, which is not unimodal in the threshold.
 
-So it is exhaustive, inside an exact bound: Q lacks the share c of the values that are clipped, and by the log-sum
-inequality (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7) D ≥ −ln(1 − c). No candidate with
-c > 1 − exp(−D of the best) can win.
+So it is exhaustive, inside an exact bound. Q lacks the share c of the values that are clipped, and by the log-sum
+inequality (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7) D ≥ −ln(1 − c). No candidate can win whose
+bound exceeds the D of the best. ``source/classic.h`` does the same in C, with a sharper bound: to the bit, because both
+leave out only what cannot win.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
 from klcal.kernels.sums import last_axis_sum, log, power_of_two
 from klcal.quantizers.scale_formats import LEAST, at_least, at_most, nearest_scale
 from klcal.quantizers.scheme import Scheme
 from klcal.search.candidate_costs import cell_sums, relative_edges, sub_bins
 from klcal.search.choices import Candidates, Choices, Spans, full_choices, least, valid
+from klcal.search.compiled import compiled_classic
+from klcal.search.structures import ClassicGrid
+from klcal.sketches.distribution import Distribution
 from klcal.sketches.prefix_sums import PrefixSums
 
 __all__ = ["classic_divergences", "least_classic"]
@@ -81,38 +86,72 @@ class _Unit:
     sub: int
 
 
-def least_classic(sums: PrefixSums, scheme: Scheme, spans: Spans, sub: int, also: list[Choices]) -> Choices:
-    """The candidate of least classic divergence, among a grid and those of ``also``.
+def least_classic(
+    distribution: Distribution, scheme: Scheme, spans: Spans, sub: int, also: Sequence[Choices]
+) -> Choices:
+    """The candidate of least classic divergence of each unit, among a grid and those of ``also``.
 
     Symmetric: every scale of the grid, as D is jagged. Affine: both ends at 4 % (1 % up to 4 bits), then finely around
     the best of them; D has minima between those, so that a dense search may find some percent less.
 
     Args:
-        sums: of one unit.
-        scheme: what it is quantized to.
-        spans: of one unit: the widest range that may be kept.
+        distribution: of the units.
+        scheme: what they are quantized to.
+        spans: (units,): the widest ranges that may be kept.
         sub: into how many sub-bins each cell is cut.
-        also: further candidates.
+        also: further candidates, each for all units.
+
+    Raises:
+        MemoryError: there was no room in the compiled kernel.
     """
     full = full_choices(scheme, spans)
     if sub == 1:
         return full  # nothing within a cell is seen, so only clipping costs
-    bounded = spans._replace(bounded=np.ones(1, bool))
-    unit = _Unit(sums=sums, scheme=scheme, spans=bounded, full=float(full.scale[0]), sub=sub)
-    scale, below = (np.concatenate(column) for column in zip(full, *also, strict=True))
+    if library() is not None:
+        return compiled_classic(distribution, scheme, classic_grid(scheme), sub, spans, full, also)
+    found = []
+    for number in range(distribution.units):
+        own = slice(number, number + 1)
+        bounded = spans.select(own)._replace(bounded=np.ones(1, bool))
+        scale = float(full.scale[number])
+        unit = _Unit(sums=distribution.prefix_sums(number), scheme=scheme, spans=bounded, full=scale, sub=sub)
+        found.append(_least_of_unit(unit, [choices.select(own) for choices in (full, *also)]))
+    return Choices(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+@cache
+def classic_grid(scheme: Scheme) -> ClassicGrid:
+    """Which scales and zero points are looked at."""
+    step = 1
+    if not scheme.symmetric:
+        step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP
+    batches = -(-MAX_OCTAVES * STEPS_PER_OCTAVE // (step * BATCH))
+    return ClassicGrid(
+        ratios=_ratios(np.arange(batches * BATCH) * step),
+        around=_ratios(np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP)),
+        shift=1 if scheme.symmetric else max(1, scheme.size // SHIFTS),
+    )
+
+
+def _ratios(steps: Integers) -> Floats:
+    """Those of the scales of the logarithmic grid, some ``steps`` down, to the one where it begins."""
+    octaves, rest = np.divmod(-steps, STEPS_PER_OCTAVE)
+    return np.ldexp(power_of_two(rest / STEPS_PER_OCTAVE), octaves)
+
+
+def _least_of_unit(unit: _Unit, also: Sequence[Choices]) -> Choices:
+    """The candidate of least divergence of one unit, of the grid and some others, the full one first."""
+    grid = classic_grid(unit.scheme)
+    scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
     judged = [_judge(unit, scale, below)]
-    best = float(judged[0].loss.min())
-    if scheme.symmetric:
-        judged += _exhaust(unit, best, step=1, shift=1)
-    else:
-        shift = max(1, scheme.size // SHIFTS)
-        judged += _exhaust(unit, best, step=FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP, shift=shift)
+    judged += _exhaust(unit, float(judged[0].loss.min()), grid)
+    if not unit.scheme.symmetric:
         scale, below, loss = _joined(judged)
         seeds = np.argsort(loss, kind="stable")[:ZOOMS]
-        judged += [_zoom(unit, scale[seed], below[seed], shift) for seed in seeds]
+        judged += [_zoom(unit, scale[seed], below[seed], grid) for seed in seeds]
     every = _joined(judged)
     loss = every.loss[None]
-    return least(loss, Candidates(every.scale[None], every.below[None], loss), full.scale)
+    return least(loss, Candidates(every.scale[None], every.below[None], loss), also[0].scale)
 
 
 def _judge(unit: _Unit, scale: Floats, below: Integers) -> _Judged:
@@ -125,17 +164,17 @@ def _joined(judged: list[_Judged]) -> _Judged:
     return _Judged(*(np.concatenate(column) for column in zip(*judged, strict=True)))
 
 
-def _exhaust(unit: _Unit, best: float, *, step: int, shift: int) -> Iterator[_Judged]:
-    """Every ``step``-th scale of the grid and every ``shift``-th zero point, until the bound says stop."""
-    for start in range(0, MAX_OCTAVES * STEPS_PER_OCTAVE, step * BATCH):
-        scales = _rounded(unit, _grid_scales(unit.full, np.arange(start, start + step * BATCH, step)))[::-1]
+def _exhaust(unit: _Unit, best: float, grid: ClassicGrid) -> Iterator[_Judged]:
+    """The scales of the grid and every so many zero points, until the bound says stop."""
+    for start in range(0, grid.ratios.size, BATCH):
+        scales = _rounded(unit, unit.full * grid.ratios[start : start + BATCH])[::-1]
         allowed = _allowed(unit, scales)
-        every_shift = allowed.cumsum(axis=1) % shift == 1 % shift  # of those that are allowed, from the first on
+        every_shift = allowed.cumsum(axis=1) % grid.shift == 1 % grid.shift  # of those allowed, from the first on
         rows, options = np.nonzero(allowed & every_shift)
         if not rows.size:  # their ends are beyond float32
             continue
         scale, below = scales[rows], unit.scheme.belows[options]
-        hopeful = _clipped(unit, scale, below) <= -math.expm1(-best)
+        hopeful = _is_hopeful(unit, scale, below, best)
         if not hopeful.any():
             return
         judged = _judge(unit, scale[hopeful], below[hopeful])
@@ -150,30 +189,26 @@ def _allowed(unit: _Unit, scales: Floats) -> npt.NDArray[np.bool_]:
     return valid(unit.scheme, scale[None], below[None], unit.spans).reshape(shape)
 
 
-def _clipped(unit: _Unit, scales: Floats, below: Integers) -> Floats:
-    """The share of the values that each candidate clips."""
+def _is_hopeful(unit: _Unit, scales: Floats, below: Integers, best: float) -> npt.NDArray[np.bool_]:
+    """Whether what each candidate keeps leaves a chance against a divergence: D ≥ −ln of its share."""
     positive, negative = unit.sums.sides
     relative, zeros = relative_edges(unit.scheme, below, 1)
     low, high = ((relative[end] - zeros) * scales for end in (0, -1))
     kept = positive.mass_within(np.maximum(high, 0.0)) + negative.mass_within(np.maximum(-low, 0.0))
-    share: Floats = (positive.size + negative.size - kept) / unit.sums.size
-    return share
+    share = kept / unit.sums.size
+    bound = np.where(share > 0, -log(np.where(share > 0, share, 1.0)), np.inf)
+    is_hopeful: npt.NDArray[np.bool_] = bound <= best
+    return is_hopeful
 
 
-def _zoom(unit: _Unit, scale: float, below: int, shift: int) -> _Judged:
+def _zoom(unit: _Unit, scale: float, below: int, grid: ClassicGrid) -> _Judged:
     """Fine scales and every other zero point around a coarse affine candidate."""
-    scales = _grid_scales(scale, np.arange(-COARSE_STEP, COARSE_STEP + 1, ZOOM_STEP))
+    scales = scale * grid.around
     scales = _rounded(unit, scales[scales <= max(unit.full, scale)])[::-1]
     distance = np.abs(unit.scheme.belows - below)
-    near = (distance <= shift) & ((distance % 2 == 0) | (distance == 1))
+    near = (distance <= grid.shift) & ((distance % 2 == 0) | (distance == 1))
     rows, options = np.nonzero(_allowed(unit, scales) & near)
     return _judge(unit, scales[rows], unit.scheme.belows[options])
-
-
-def _grid_scales(full: float, steps: Integers) -> Floats:
-    """Scales of the logarithmic grid, ``steps`` below the full one."""
-    octaves, rest = np.divmod(-steps, STEPS_PER_OCTAVE)
-    return full * np.ldexp(power_of_two(rest / STEPS_PER_OCTAVE), octaves)
 
 
 def _rounded(unit: _Unit, scales: Floats) -> Floats:

@@ -1,9 +1,9 @@
-"""The search and the figures of units in C, on the CPU: on several threads where it pays."""
+"""The searches and the figures of units in C, on the CPU: on several threads where it pays."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,23 @@ import numpy.typing as npt
 from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
 from klcal.quantizers.scheme import Scheme
+from klcal.search.choices import Choices, Spans
 from klcal.search.explore import Density
-from klcal.search.structures import FIGURES, Loss, Structure, chosen_of, search_of, units_of
+from klcal.search.structures import (
+    FIGURES,
+    ClassicGrid,
+    Loss,
+    Structure,
+    chosen_of,
+    classic_of,
+    figures_alone,
+    search_of,
+    units_of,
+    wanted_of,
+)
 from klcal.sketches.distribution import Distribution
 
-__all__ = ["compiled_figures", "compiled_search"]
+__all__ = ["compiled_classic", "compiled_figures", "compiled_search"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -49,6 +61,35 @@ def compiled_search(
         return done
 
     _check(spread(some, distribution.pieces[order]), order.size)
+
+
+def compiled_classic(
+    distribution: Distribution,
+    scheme: Scheme,
+    grid: ClassicGrid,
+    sub: int,
+    spans: Spans,
+    full: Choices,
+    also: Sequence[Choices],
+) -> Choices:
+    """What `kl-classic` chooses for each unit: see ``klcal.search.classic.least_classic``.
+
+    Raises:
+        MemoryError: there was no room.
+    """
+    kernel = compiled()
+    found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
+    search, units = search_of(scheme, None, figures_alone(sub)), units_of(distribution)
+    classic, wanted = classic_of(grid, also), wanted_of(spans, full, None, None, found)
+
+    def some(first: int, last: int) -> int:
+        told = ctypes.byref(classic.structure), ctypes.byref(wanted.structure)
+        structures = ctypes.byref(search.structure), ctypes.byref(units.structure)
+        done: int = kernel.klcal_classic(*structures, INT(first), INT(last), *told)
+        return done
+
+    _check(spread(some, distribution.pieces), distribution.units)
+    return found
 
 
 def compiled_figures(

@@ -116,7 +116,7 @@ class _Unit:
     plain: Distribution  # in which values count alike: the figures' one
     decides: Distribution  # in which they count by their importance: the search's one
     spans: Spans
-    least: Choices  # of least squared error: what `mse` chooses
+    minimum: Choices  # of least squared error: what `mse` chooses
 
     @staticmethod
     def of(found: Sketch, settings: Settings, outcomes: Outcomes) -> _Unit:
@@ -124,14 +124,13 @@ class _Unit:
         plain = Distribution.of(found)
         decides = plain if found.weights is None else Distribution.weighted(found)
         spans = Spans.of(decides, settings.bounds)
-        least = MSE()(decides, settings.scheme, spans)
         return _Unit(
             settings=settings,
             outcomes=outcomes,
             plain=plain,
             decides=decides,
             spans=spans,
-            least=_deployed(least, settings),
+            minimum=MSE()(decides, settings.scheme, spans),
         )
 
     @property
@@ -156,7 +155,7 @@ class _Unit:
     @property
     def least_error(self) -> float:
         """Σ(x − x̂)² of the candidate of least error; 0 where it is rounding noise."""
-        error = float(self._errors(self.least)[0])
+        error = float(self._errors(_deployed(self.minimum, self.settings))[0])
         return error if error > NO_ERROR * float(self.decides.energy[0]) else 0.0
 
     def _errors(self, some: Choices) -> Floats:
@@ -195,9 +194,20 @@ class _Unit:
 
     def choice(self, method: Method) -> _Choice:
         """What another method would choose; the scale is 0 where its format has none."""
+        if isinstance(method, KLClassic):
+            also = [self._of(each) for each in method.others]
+            found = method.among(self.decides, self.scheme, self.spans, also)
+        else:
+            found = self._of(method)
+        return _Choice(str(method), _deployed(found, self.settings))
+
+    def _of(self, method: Method) -> Choices:
+        """What a method chooses, before it is deployed. What is known is not searched again."""
         if method == MSE():
-            return _Choice(str(method), self.least)
-        return _Choice(str(method), _deployed(method(self.decides, self.scheme, self.spans), self.settings))
+            return self.minimum
+        if method == self.settings.method and self.scheme.scale_format == "float32":
+            return Choices(self.outcomes.chosen, self.outcomes.below.astype(np.int64))
+        return method(self.decides, self.scheme, self.spans)
 
     def curve(self, choices: Sequence[_Choice], points: int) -> Curve:
         """What candidates lose over the scales that matter, those of the methods among them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
 
@@ -168,16 +169,17 @@ class KLClassic(_Text):
         _check_bins(self.bins)
 
     def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
-        """One unit after the other. The choices of `kl` and `mse` are candidates too: no method has a lower D."""
-        also = [method(distribution, scheme, spans) for method in (MSE(), KL(bins=self.bins))]
-        sub = sub_bins_per_cell(self.bins, scheme.size)
-        found = []
-        for unit in range(distribution.units):
-            some = slice(unit, unit + 1)
-            candidates = [choices.select(some) for choices in also]
-            sums = distribution.prefix_sums(unit)
-            found.append(least_classic(sums, scheme, spans.select(some), sub, candidates))
-        return Choices(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        """The least D over the candidates of ``klcal.search.classic``."""
+        return self.among(distribution, scheme, spans, [each(distribution, scheme, spans) for each in self.others])
+
+    @property
+    def others(self) -> tuple[MSE, KL]:
+        """Methods whose choices are candidates too: so none of them has a lower D."""
+        return MSE(), KL(bins=self.bins)
+
+    def among(self, distribution: Distribution, scheme: Scheme, spans: Spans, also: Sequence[Choices], /) -> Choices:
+        """The same, where the choices of the others are known."""
+        return least_classic(distribution, scheme, spans, sub_bins_per_cell(self.bins, scheme.size), also)
 
 
 METHODS: dict[str, type[KL | KLClassic | MSE | Percentile | MinMax]] = {

@@ -20,7 +20,18 @@ from klcal.quantizers.code_points import FLOATS, middles
 from klcal.quantizers.qparams import level_ends
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST, MANTISSA
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import Bins, Chosen, LevelScheme, Ratios, Rounding, ScaleFormat, Search, Units, Wanted
+from klcal.search.c_types import (
+    Bins,
+    Chosen,
+    Classic,
+    LevelScheme,
+    Ratios,
+    Rounding,
+    ScaleFormat,
+    Search,
+    Units,
+    Wanted,
+)
 from klcal.search.candidate_costs import cell_edges, relative_edges
 from klcal.search.choices import Choices, Spans, greatest_scale
 from klcal.search.explore import Density, first_ratios
@@ -32,10 +43,12 @@ from klcal.sketches.patterns import FINE_OCTAVES, PATTERN_BITS, Resolution
 __all__ = [
     "FIGURES",
     "HOST",
+    "ClassicGrid",
     "Loss",
     "Place",
     "Structure",
     "chosen_of",
+    "classic_of",
     "figures_alone",
     "kept_bits",
     "rounding_kind",
@@ -193,6 +206,14 @@ def _scale_format(scheme: Scheme) -> ScaleFormat:
     )
 
 
+class ClassicGrid(NamedTuple):
+    """Which candidates `kl-classic` looks at."""
+
+    ratios: Floats  # (scales,), descending: to the full scale
+    around: Floats  # (scales,), descending: to a scale that is looked at finely
+    shift: int  # zero points from one to the next
+
+
 class Structure(NamedTuple):
     """What C is told, and the arrays that it points to."""
 
@@ -238,6 +259,15 @@ def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices
         found: (units,), contiguous.
     """
     return Structure.of(Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
+
+
+def classic_of(grid: ClassicGrid, also: Sequence[Choices]) -> Structure:
+    """The candidates of `kl-classic`: those of a grid, and others that are known, each for all units."""
+    scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
+    kept = [np.ascontiguousarray(each) for each in (grid.ratios, grid.around, scale, below)]
+    ratios = [Ratios(address(each), each.size) for each in kept[:2]]
+    counts = grid.shift, len(also), also[0].scale.size
+    return Structure(Classic(*ratios, *counts, *(address(each) for each in kept[2:])), kept)
 
 
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:

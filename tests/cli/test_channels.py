@@ -85,7 +85,7 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
 )
 def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
     np.save("m.npy", matrix())
-    monkeypatch.setattr("klcal.pipeline.tasks._counted", None)
+    monkeypatch.setattr("klcal.pipeline.worked._counted", None)
     result = klcal("calibrate", "m.npy", "--per", unit, "--output", "scales.json")
     assert result.code == ExitCode.USAGE
     assert one_message(result).startswith(f"klcal: error: {told}")
@@ -152,7 +152,7 @@ def test_rows_longer_than_a_chunk_and_shorter_ones_give_the_same_bytes(here, mon
 
 @pytest.mark.parametrize("per", ["channel", "channel:1", "group:32", "block:3,50"])
 def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
-    monkeypatch.setattr("klcal.pipeline.tasks.PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0.0)
     tensors = {f"layer.{i}.weight": matrix(16, 96, i) for i in range(6)}
     Path("one").mkdir()
     Path("two").mkdir()

@@ -142,7 +142,7 @@ def test_layouts_dtypes_and_formats_may_differ(tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_number_of_workers_does_not_matter(tmp_path, monkeypatch, jobs):
-    monkeypatch.setattr("klcal.pipeline.tasks.PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0.0)
     arrays = {f"w{i}": normal(20, 30) for i in range(9)}
     p = saved(tmp_path / "a.safetensors", **arrays)
     q = saved(tmp_path / "b.safetensors", **{name: array + normal(20, 30) / 10 for name, array in arrays.items()})

@@ -12,9 +12,9 @@ import safetensors.numpy
 
 from klcal.errors import UsageError
 from klcal.kernels import cuda
-from klcal.pipeline import devices
-from klcal.pipeline import tasks as pipeline
+from klcal.pipeline import devices, worked
 from klcal.pipeline.devices import chosen_devices, feeding
+from klcal.pipeline.tasks import BYTE_SECONDS
 from klcal.sketches import device_feeding
 from tests.support.command import SAMPLES, klcal, normal
 from tests.support.devices import idle_devices, real_device
@@ -90,13 +90,13 @@ def test_whatever_the_units_and_however_they_lie(device, here, monkeypatch, per,
 def test_all_devices_work(here, monkeypatch):
     lanes = idle_devices(monkeypatch, 2)
     both = threading.Barrier(2)
-    count = pipeline.Feed.count
+    count = worked.Feed.count
 
     def together(feed, parts, dtype):
         both.wait(20)  # which one thread alone would do for ever
         return count(feed, parts, dtype)
 
-    monkeypatch.setattr(pipeline.Feed, "count", together)
+    monkeypatch.setattr(worked.Feed, "count", together)
     safetensors.numpy.save_file({f"t{i}": normal(100, i) for i in range(8)}, "x.safetensors")
     result = klcal("calibrate", "x.safetensors", "--device", "cuda:all", "--format", "json")
     assert (result.code, list(result.tensors)) == (0, [f"t{i}" for i in range(8)])
@@ -137,7 +137,7 @@ def test_verbose_says_what_works_and_why(device):
 def test_auto_takes_a_device_where_much_is_read_by_few_cores(gigabytes, cores, wins, monkeypatch):
     idle_devices(monkeypatch, 2)
     nbytes = gigabytes * 1_000_000_000
-    found, why = chosen_devices("auto", nbytes, pipeline.BYTE_SECONDS * nbytes / cores, 0.003)
+    found, why = chosen_devices("auto", nbytes, BYTE_SECONDS * nbytes / cores, 0.003)
     assert found == (("cuda",) if wins else ())
     assert why.startswith(f"an estimated {0.6 * gigabytes / cores:.1f} s on the CPU, ")
 
@@ -145,7 +145,7 @@ def test_auto_takes_a_device_where_much_is_read_by_few_cores(gigabytes, cores, w
 def test_three_cores_are_never_left_for_a_device(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for nbytes in (10**9, 10**12, 10**15):
-        assert chosen_devices("auto", nbytes, pipeline.BYTE_SECONDS * nbytes / 3, 0.0)[0] == ()
+        assert chosen_devices("auto", nbytes, BYTE_SECONDS * nbytes / 3, 0.0)[0] == ()
 
 
 def test_auto_takes_the_cpu_where_no_device_can_be_used(monkeypatch):

@@ -156,7 +156,7 @@ def test_neither_parts_nor_workers_change_anything(saved, monkeypatch, jobs):
     monkeypatch.setattr(regular, "PART_BYTES", 64)
     monkeypatch.setattr(pipeline, "PART_BYTES", 64)
     monkeypatch.setattr(pipeline, "SMALL_BYTES", 0)
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     assert calibrate_files(["m.safetensors"], request, jobs=jobs) == expected
     for row in expected.rows:
         assert row.importance

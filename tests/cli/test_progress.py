@@ -12,7 +12,7 @@ from klcal.cli import progress as progress_module
 from klcal.cli.progress import Lines
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
-from klcal.pipeline.tasks import _watched
+from klcal.pipeline.worked import _watched
 from klcal.pipeline.workers import Tally, workers
 from tests.support.command import DEADLINE, environment, klcal_process, normal, save_huge
 

@@ -10,7 +10,6 @@ import pytest
 import safetensors.numpy
 
 import klcal as library
-from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
 from tests.support.command import klcal, normal, one_message
@@ -52,7 +51,7 @@ def alone(values: np.ndarray, name: str) -> library.Row:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_tensor_is_calibrated_as_if_its_own_rules_were_the_only_ones(model, monkeypatch, jobs):
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     found = {row.name: row for row in calibrate_files(["."], Request.parse(**RULES), jobs=jobs).rows}
     assert found == {name: alone(values, name) for name, values in model.items()}
     assert len({(row.target, row.scheme, row.method, row.per, row.scale_format) for row in found.values()}) == 6
@@ -106,7 +105,7 @@ def test_a_rule_that_no_tensor_matches_is_warned_of_by_its_option(model):
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error_before_anything_is_counted(model, monkeypatch, rules, told):
-    monkeypatch.setattr("klcal.pipeline.tasks.outcomes", None)
+    monkeypatch.setattr("klcal.pipeline.mapping.Processes.joined", None)
     result = klcal("calibrate", "m.safetensors", *options(rules), "-o", "scales.json")
     assert result.code == 2
     assert told in one_message(result)

@@ -55,6 +55,8 @@ def laplace(*shape: int) -> np.ndarray:
         ((1, 30_000), {"dtype": "int8"}),
         ((1, 300_000), {"dtype": "uint8"}),
         ((1, 6_000), {"dtype": "float8_e4m3fn"}),
+        ((2, 300), {"dtype": "uint4", "method": "kl-classic"}),
+        ((1, 6_000), {"dtype": "int8", "method": "kl-classic"}),
     ],
     ids=str,
 )

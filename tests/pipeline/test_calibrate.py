@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from klcal.errors import ExitCode, InputError
-from klcal.pipeline import calibrate, workers
+from klcal.pipeline import calibrate, worked, workers
 from klcal.pipeline import tasks as pipeline
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.request import Request
@@ -36,7 +36,7 @@ def small_parts(monkeypatch):
     """Tensors of more than 4 KiB are cut, and any work at all starts workers."""
     monkeypatch.setattr(regular, "PART_BYTES", 4096)
     monkeypatch.setattr(pipeline, "PART_BYTES", 4096)
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
 
 
 def json_of(*arguments) -> str:
@@ -73,7 +73,7 @@ def test_small_tensors_that_travel_together_come_back_in_order(here, monkeypatch
     tensors = {f"t{number}": normal(64, number) for number in range(300)}
     safetensors.numpy.save_file(tensors, "x.safetensors")
     alone = json_of("x.safetensors", "--method", "minmax", "--jobs", "1")
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     assert pipeline.TOGETHER * 2 < 300
     assert json_of("x.safetensors", "--method", "minmax", "--jobs", "2") == alone
 
@@ -90,7 +90,7 @@ def small_tensors() -> dict[str, np.ndarray]:
     "request_", [REQUEST, Request.parse(method="mse", dtype="int4"), Request.parse(method="mse", dtype="nf4")]
 )
 def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, jobs, request_):
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     safetensors.numpy.save_file(small_tensors(), "x.safetensors")
     rows = calibrate_files(["x.safetensors"], request_, jobs=jobs).rows
     alone = [calibrate_files(["x.safetensors"], request_, include=[name]).rows[0] for name in sorted(small_tensors())]
@@ -100,13 +100,13 @@ def test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch,
 
 def test_rows_of_small_tensors_that_see_one_another_are_noticed(here, monkeypatch):
     """The broken twin: each is given the scale of the greatest of its task."""
-    calibrate_tensors = pipeline.calibrate_tensors
+    calibrate_tensors = worked.calibrate_tensors
 
     def shared(found, settings):
         rows = calibrate_tensors(found, settings)
         return [replace(row, scale=row.scale and max(each.scale or 0.0 for each in rows)) for row in rows]
 
-    monkeypatch.setattr(pipeline, "calibrate_tensors", shared)
+    monkeypatch.setattr(worked, "calibrate_tensors", shared)
     with pytest.raises(AssertionError):
         test_small_tensors_have_the_rows_of_each_alone_to_the_bit(here, monkeypatch, 1, REQUEST)
 
@@ -116,9 +116,9 @@ def test_rows_of_small_tensors_that_see_one_another_are_noticed(here, monkeypatc
 def test_a_small_tensor_that_cannot_be_searched_costs_none_that_travels_with_it(here, monkeypatch, jobs, error):
     safetensors.numpy.save_file(small_tensors(), "x.safetensors")
     expected = calibrate_files(["x.safetensors"], REQUEST).rows
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     for name in ("calibrate_tensors", "calibrate_sketch"):
-        monkeypatch.setattr(pipeline, name, fails_on(7 * 12 + 5, error, getattr(pipeline, name)))
+        monkeypatch.setattr(worked, name, fails_on(7 * 12 + 5, error, getattr(worked, name)))
     rows = calibrate_files(["x.safetensors"], REQUEST, jobs=jobs).rows
     assert [row.name for row in rows if row.status == "failed"] == ["t012"]
     assert [row for row in rows if row.name != "t012"] == [row for row in expected if row.name != "t012"]
@@ -303,7 +303,7 @@ def test_no_tensor_costs_another_its_result(here, small_parts, monkeypatch, jobs
     for name in ("bad", "good", "cut"):
         np.save(f"{name}.npy", normal(8000 if name == "cut" else 100))
     for name in ("_counted", "_values"):
-        monkeypatch.setattr(pipeline, name, fails_for("bad.npy", error, getattr(pipeline, name)))
+        monkeypatch.setattr(worked, name, fails_for("bad.npy", error, getattr(worked, name)))
     result = klcal("calibrate", *here.iterdir(), "--format", "json", "--jobs", jobs)
     assert result.code == code
     assert [(tensor["name"], tensor["status"]) for tensor in result.document["tensors"]] == [
@@ -321,7 +321,7 @@ def test_no_tensor_costs_another_its_result(here, small_parts, monkeypatch, jobs
 def test_a_tensor_that_fails_when_its_parts_come_together_costs_only_itself(here, small_parts, monkeypatch, error):
     np.save("cut.npy", VALUES)
     np.save("good.npy", normal(100))
-    calibrate_sketch = pipeline.calibrate_sketch
+    calibrate_sketch = worked.calibrate_sketch
 
     def broken(found, settings):
         if found.numel == VALUES.size:
@@ -345,7 +345,7 @@ def test_a_file_that_no_reader_understands_costs_only_itself(here, monkeypatch):
 
 def test_a_bug_is_shown_where_it_is_asked_for(here, monkeypatch):
     np.save("bad.npy", normal(100))
-    monkeypatch.setattr(pipeline, "_counted", fails_for("bad.npy", KeyError("where"), None))
+    monkeypatch.setattr(worked, "_counted", fails_for("bad.npy", KeyError("where"), None))
     monkeypatch.setenv("KLCAL_DEBUG", "1")
     result = klcal("calibrate", "bad.npy")
     assert result.code == ExitCode.BUG

@@ -81,7 +81,7 @@ def test_a_pool_of_large_splits_is_the_whole(tmp_path, monkeypatch, per, jobs):
     """Counted in several tasks."""
     monkeypatch.setattr(pipeline, "PART_BYTES", 999)
     monkeypatch.setattr(pipeline, "SMALL_BYTES", 99)
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     check_law(tmp_path / "acts", ([1, 2, 3, 5, 9, 9, 20], range(8), "CFCCFCCC"), per, jobs)
 
 
@@ -221,7 +221,7 @@ def test_sequences_of_different_lengths_have_channels(tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_images_of_different_sizes_have_channels(tmp_path, monkeypatch, jobs):
     """[N, C, H, W], in different orders of memory; one has no images."""
-    monkeypatch.setattr(pipeline, "PARALLEL_SECONDS", 0)
+    monkeypatch.setattr("klcal.pipeline.mapping.PARALLEL_SECONDS", 0)
     images = [normal(2 * 3 * 5 * 4).reshape(2, 3, 5, 4), normal(3 * 7 * 2, 1).reshape(1, 3, 7, 2)]
     images += [normal(2 * 3 * 4, 2).reshape(2, 3, 2, 2), np.empty((0, 3, 9, 9), np.float32)]
     for number, batch in enumerate(images):

@@ -78,6 +78,14 @@ INLINE double at_most(double value, const ScaleFormat *format) {
     return ldexp(floor(ldexp(value, -shift)), shift);
 }
 
+/* The least number of a format that is at least a value ≥ 0; the greatest where there is none. */
+INLINE double at_least(double value, const ScaleFormat *format) {
+    double wanted = value / format->global_scale, below = at_most(wanted, format);
+    if (!(below < wanted)) return below * format->global_scale;
+    double next = below * (1 + format->above), step = below + format->least;
+    return at_most(next > step ? next : step, format) * format->global_scale;
+}
+
 /* The number of the format that is nearest to a scale, of which no end is beyond float32; 0 where it underflows. */
 static double scale_of(double scale, const ScaleFormat *format) {
     double found;

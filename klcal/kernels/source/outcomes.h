@@ -45,14 +45,6 @@ typedef struct {
     int64_t *full_below;
 } Prepared;
 
-/* The least number of a format that is at least a value ≥ 0; the greatest where there is none. */
-static double at_least(double value, const ScaleFormat *format) {
-    double wanted = value / format->global_scale, below = at_most(wanted, format);
-    if (!(below < wanted)) return below * format->global_scale;
-    double next = below * (1 + format->above), step = below + format->least;
-    return at_most(next > step ? next : step, format) * format->global_scale;
-}
-
 /* The quantizer that covers a span; ``free`` is its scale before it is one of its format. */
 static double full_choice(const Scheme *scheme, double low, double high, double *free, int64_t *below) {
     double last = (double)(scheme->size - 1), scale;

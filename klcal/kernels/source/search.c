@@ -1,9 +1,10 @@
 /* The compiled kernel, its third part: from sketches to quantizers and what they cost.
 
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
+#include "classic.h"
 #include "figures.h"
 
-#define VERSION 9
+#define VERSION 10
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 
@@ -42,6 +43,17 @@ PUBLIC int64_t klcal_search(const Search *how, const Units *units, const int64_t
         while (done < n && search_one(how, units, numbers[done], each, &scratch)) done++;
     release(&scratch);
     return done;
+}
+
+/* What `kl-classic` chooses for the units from first to last; how many were done before memory ran out. */
+PUBLIC int64_t klcal_classic(const Search *how, const Units *units, int64_t first, int64_t last, const Classic *classic,
+                             const Wanted *each) {
+    Scratch scratch;
+    int64_t unit = first;
+    memset(&scratch, 0, sizeof scratch);
+    while (unit < last && classic_one(how, units, unit, classic, each, &scratch)) unit++;
+    release(&scratch);
+    return unit - first;
 }
 
 /* What the quantizers of the units from first to last do; how many were done before memory ran out. */
