@@ -1,7 +1,7 @@
 """How often each float32 key or narrow pattern occurs, in C (``source/counting.h``): functions on arrays.
 
-Between two calls, a count is nothing but the arrays that these functions give and take. So several threads may count at
-once, each in arrays of its own. Counts are uint32: take them out before there are 2³² values.
+All that a count needs between two calls is in the arrays that these functions give and take, so several threads may
+count at once, each into arrays of its own. Counts are uint32: they are to be taken out before there are 2³² values.
 """
 
 from __future__ import annotations
@@ -83,11 +83,7 @@ _EMPTY: dict[int, list[FloatTables]] = {}  # by the most distinct values: to cle
 
 
 def float_tables(limit: int) -> FloatTables:
-    """Empty tables.
-
-    Args:
-        limit: how many distinct values may be kept whole; the two zeros come on top.
-    """
+    """Of no values, with room for at most ``limit`` distinct ones kept whole; zeros come on top."""
     with suppress(KeyError, IndexError):
         return _EMPTY[limit].pop()
     number_bits = (BINS_PER_VALUE * limit + 1).bit_length()
@@ -100,18 +96,12 @@ def float_tables(limit: int) -> FloatTables:
 
 
 def pattern_table(patterns: int) -> Table:
-    """An empty table of ``patterns`` bit patterns, 2⁸ or 2¹⁶: (patterns, tables side by side), flat."""
+    """The same, of 2⁸ or 2¹⁶ patterns."""
     return np.zeros(patterns * (BYTE_WAYS if patterns == 1 << 8 else SHORT_WAYS), np.uint32)
 
 
 def count_floats(values: Array, tables: FloatTables, seen: Integers) -> None:
-    """Counts values: whole, as long as few are distinct; from then on in the table of keys.
-
-    Args:
-        values: flat and contiguous, float32 or float64.
-        tables: changed in place.
-        seen: (10,), the ``FIELDS`` so far, changed in place.
-    """
+    """Counts float32 or float64 values, among the few as long as they are; then in a table."""
     _kernel().klcal_count_floats(
         _pointer(values),
         ctypes.c_int64(values.size),
@@ -122,12 +112,12 @@ def count_floats(values: Array, tables: FloatTables, seen: Integers) -> None:
 
 
 def is_few(tables: FloatTables) -> bool:
-    """Whether so few values are distinct that all so far are kept whole."""
+    """Whether all values so far are among the few."""
     return bool(tables.few[3])
 
 
 def few_counts(tables: FloatTables) -> tuple[Patterns, Integers]:
-    """The patterns that were counted, ascending, and how often each was, where ``is_few``. Empties the tables."""
+    """The patterns that were counted, ascending, and how often each was; all were among the few. Empties the tables."""
     pairs = np.empty(int(tables.few[1]) + ZEROS, np.uint64)
     found = _kernel().klcal_take_few(*tables.pointers[:2], _pointer(pairs))
     pairs = pairs[:found]
@@ -137,13 +127,9 @@ def few_counts(tables: FloatTables) -> tuple[Patterns, Integers]:
 
 
 def bucket_counts(tables: FloatTables, seen: Integers) -> tuple[Patterns, npt.NDArray[np.int32]]:
-    """The buckets with values: the patterns at which they begin, ascending, and how many values each has.
+    """The patterns at which buckets with values begin, ascending, and how many each has. Empties the tables.
 
-    Values that were kept whole are in them as well. The tables are empty then.
-
-    Args:
-        tables: where values were counted.
-        seen: (10,), the ``FIELDS``; the zeros, and the values that were kept whole, are added to them.
+    What was counted among the few is in them as well; it and the zeros join what was seen.
     """
     found = _kernel().klcal_take_buckets(*tables.pointers[:3], _pointer(seen), *tables.pointers[3:])
     buckets, counts = tables.buckets[:found].copy(), tables.counts[:found].copy()
@@ -152,7 +138,7 @@ def bucket_counts(tables: FloatTables, seen: Integers) -> tuple[Patterns, npt.ND
 
 
 def _keep(tables: FloatTables) -> None:
-    """Keeps empty tables for the next count."""
+    """For whoever counts next; empty ones."""
     kept = _EMPTY.setdefault(int(tables.few[1]), [])
     if len(kept) < KEPT:
         kept.append(tables)
@@ -170,7 +156,7 @@ def key_spans(seen: dict[str, int], shift: int) -> list[tuple[int, int]]:
 
 
 def count_patterns(values: Array, table: Table) -> None:
-    """Counts values of one or two bytes, flat and contiguous, by their bits in a ``pattern_table``."""
+    """Counts values of one or two bytes by their bits."""
     count = _kernel().klcal_count_bytes if values.itemsize == 1 else _kernel().klcal_count_shorts
     count(_pointer(values), ctypes.c_int64(values.size), _pointer(table))
 

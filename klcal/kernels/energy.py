@@ -1,9 +1,4 @@
-"""Squares of values, added up by columns as integers: exactly, in any order of any batches.
-
-A value is m · 2^e, where m has 11 bits. Its square, m² · 2^(2e), is added to a cell of its column. A cell is for four
-neighbouring exponents, and its unit is the square of their least value. So a sum of squares is at most 64 integers, and
-0.1 % off at most. C does it (``source/energy.h``), and NumPy does the same where there is no compiled kernel.
-"""
+"""Squares of values, added up by columns as integers: exactly, in any order of any batches."""
 
 from __future__ import annotations
 
@@ -28,11 +23,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def roots() -> npt.NDArray[np.float32]:
-    """The square roots of the cells' units, (CELLS,): a cell with the number n stands for n values of this magnitude.
-
-    >>> float(roots()[34]), float(roots()[35])
-    (0.5, 8.0)
-    """
+    """Of the units of each cell, (CELLS,): a cell with the number n stands for n values of this magnitude."""
     return np.ldexp(1.0, FINEST + OCTAVES * np.arange(CELLS)).astype(np.float32)
 
 
@@ -41,7 +32,7 @@ def add_energy(values: npt.NDArray[np.float32], energy: Integers) -> None:
 
     Args:
         values: (outer, columns, run), contiguous.
-        energy: (columns, WIDTH), changed in place: CELLS sums of squares, how many values were infinite, and NaN.
+        energy: (columns, WIDTH), changed in place.
     """
     outer, columns, run = values.shape
     if energy.shape != (columns, WIDTH):

@@ -1,12 +1,7 @@
-"""Sketches of many units at once: the channels or groups of a tensor. A layout says where the values of each lie.
+"""Sketches of many units at once: channels or groups of a tensor, of which a layout says where their values lie.
 
-The values of each unit are sorted as integers, and equal ones are counted. Where the values of a unit lie together,
-units are the rows of a matrix. Where they lie apart, those of many units are brought together first. Long units, and
-units of a coarse resolution, are counted in tables instead.
-
-Four functions know the four ways in which values can lie: ``_one_by_one`` (long units), ``_complete`` (short units, one
-behind the other), ``_taking_turns`` and ``_in_parts`` (columns of a matrix, channels of an activation), ``_scattered``
-(blocks of a weight). Each gives functions without arguments that count some consecutive units, so several threads can.
+The values of each unit are sorted, as integers, and equal ones counted: where they lie together, units are the rows of
+a matrix; where they lie apart, many are brought together before.
 """
 
 from __future__ import annotations
@@ -60,30 +55,22 @@ Count: TypeAlias = Callable[[], Sketch]
 def unit_sketches(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution = UNITS
 ) -> Iterator[Sketch]:
-    """Sketches of consecutive units, in the order of the values; together they have every unit once.
-
-    Args:
-        chunks: as for ``unit_counts``, as are all others.
-        dtype: of the values.
-        layout: to which units they belong.
-        resolution: of the sketches.
-    """
+    """Sketches of consecutive units, in the order of the values; together they have every unit once: see below."""
     return (count() for count in unit_counts(chunks, dtype, layout, resolution, fresh=False))
 
 
 def unit_counts(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution = UNITS, *, fresh: bool = True
 ) -> Iterator[Count]:
-    """Functions that count consecutive units, in the order of the values; together they count every unit once.
+    """What counts consecutive units, in the order of the values, so that several threads may; together every unit once.
 
     Args:
-        chunks: the values, flat arrays of any size, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
-        dtype: of the values, a key of ``FLOAT_DTYPES``.
-        layout: to which units they belong. Where the values of a unit lie together, it is counted as soon as it is
-            complete. Else it is counted together with the units that take turns with it.
+        chunks: the values, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        dtype: of the values.
+        layout: to which units they belong. Where the values of a unit lie together, each piece is given as soon as it
+            is complete, else as soon as the units are that take turns with it.
         resolution: of the sketches.
-        fresh: whether each function has values of its own, so that several threads may call them at any time. If not,
-            each has to be called before the next one is asked for.
+        fresh: whether each has values of its own; else it has to be called before the next is asked for.
     """
     if layout.ordered:
         counted = _complete if layout.run < (COMPILED_LONG if library() else LONG) else _one_by_one
@@ -97,14 +84,7 @@ def unit_counts(
 def _one_by_one(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool
 ) -> Iterator[Count]:
-    """Long units, each of which lies together: each is counted as a tensor is.
-
-    Args:
-        chunks: as for ``unit_counts``, as are all others. Values are counted at once, so they need not be fresh.
-        dtype: of the values.
-        layout: to which units they belong.
-        resolution: of the sketches.
-    """
+    """Of long units that lie together: each counted as a tensor is."""
     position = 0
     begun = counter(dtype, resolution)
     for block in _blocks(chunks, COUNTER_BLOCK):
@@ -122,13 +102,7 @@ def _blocks(chunks: Iterable[Array], size: int) -> Iterator[Array]:
 
 
 def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False) -> Iterator[Array]:
-    """The values in blocks of these sizes.
-
-    Args:
-        chunks: flat arrays of one dtype and any size.
-        sizes: of the blocks, in values; as many as are needed. The last block may be shorter.
-        fresh: whether each block keeps its values. If not, it is valid until the next one is asked for.
-    """
+    """The values in blocks of these sizes; the last may be shorter. If not ``fresh``, each is valid until the next."""
     wanted = iter(sizes)
     size, used, held = next(wanted), 0, np.empty(0)
     for chunk in chunks:
@@ -150,7 +124,7 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False
 
 
 def _at_once(size: int) -> int:
-    """How many values are sorted together, in units of ``size`` values each: enough to fill the lanes of the kernel."""
+    """How many values are sorted together, in units of a size: the compiled kernel takes so many units at once."""
     if not library():
         return BLOCK
     return TOGETHER * max(BLOCK, LANES * size if size <= MOST_IN_LANES else 0)
@@ -159,10 +133,7 @@ def _at_once(size: int) -> int:
 def _complete(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, fresh: bool
 ) -> Iterator[Count]:
-    """Units that each lie together, one behind the other: as many at a time as ``_at_once`` says.
-
-    A unit that a block does not finish is completed with the next block. Arguments are those of ``unit_counts``.
-    """
+    """Of units that lie together."""
     position, rest = 0, np.empty(0)  # of the unit that the last block did not finish
     for some in filled(chunks, repeat(max(1, _at_once(layout.run) // layout.run) * layout.run), fresh=fresh):
         block = np.concatenate([rest, some]) if rest.size else some
@@ -179,18 +150,14 @@ def _complete(
 def _taking_turns(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, fresh: bool
 ) -> Iterator[Count]:
-    """Units whose runs take turns, as those of columns do, where all values of a slab are there at once.
-
-    A slab is the values between the first and the last value of a unit: of an activation [N, C, H, W] per channel all
-    of it. Arguments are those of ``unit_counts``.
-    """
+    """Of units whose runs take turns, as those of columns do: all values of some of them are there at once."""
     slabs = max(1, BLOCK // layout.slab)
     for block in filled(chunks, repeat(slabs * layout.slab), fresh=fresh):
         yield from _of_slabs(block, dtype, layout, layout.slab, resolution)
 
 
 def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool) -> Iterator[Count]:
-    """The same of slabs that there is no room for: the sketches of some turns are added up. This counts at once."""
+    """The same of more values than there is room for at once: sketches of some turns are added."""
     part = WIDE_BLOCK // layout.period * layout.period
     sizes = [min(part, layout.slab - first) for first in range(0, layout.slab, part)]
     found: list[Sketch] = []
@@ -202,20 +169,12 @@ def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
 
 
 def counted_before(found: Sketch) -> Count:
-    """A function that gives a sketch that is known already."""
+    """Gives a sketch that is known."""
     return lambda: found
 
 
 def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: Resolution) -> Iterator[Count]:
-    """Functions that count the units of some slabs, or of a part of one slab, some units at a time.
-
-    Args:
-        block: the values, flat; several whole slabs, or one, or some turns of one.
-        dtype: of the values.
-        layout: of the tensor.
-        slab: how many values of the block are one slab, or the part of it.
-        resolution: of the sketches.
-    """
+    """Of the units of some slabs, or of parts of one, some units at a time."""
     columns = layout.period // layout.run
     size = slab // columns  # of a unit
     if slab < block.size:
@@ -233,16 +192,7 @@ def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: R
 def _of_turns(
     block: Array, dtype: str, turns: tuple[int, int], size: int, units: slice, resolution: Resolution
 ) -> Sketch:
-    """The sketch of units of one size whose runs take turns.
-
-    Args:
-        block: the values, flat.
-        dtype: of the values.
-        turns: how many units take turns, and how many values of each lie together in a turn.
-        size: values of a unit.
-        units: which of them; all, where the block has several slabs.
-        resolution: of the sketch.
-    """
+    """Of units of one size whose runs take turns."""
     starts = np.arange(units.stop - units.start + 1) * size
     if library():
         return compiled_sketch(block, dtype, starts, resolution, turns, units.start)
@@ -253,11 +203,7 @@ def _of_turns(
 
 
 def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, _: bool) -> Iterator[Count]:
-    """Units whose values lie apart, as those of blocks do: ``WIDE_BLOCK`` values are brought together at a time.
-
-    The sketches of all such blocks are added up, so nothing is given before all values are there. Arguments are those
-    of ``unit_counts``.
-    """
+    """Of units whose values lie apart: as many as there is room for are brought together, and the sketches added."""
     width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
     firsts = range(0, layout.rows, width)
     found = [Sketch.empty(min(width, layout.rows - first), resolution) for first in firsts]
@@ -273,16 +219,7 @@ def _scattered(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: 
 
 
 def brought_together(block: Array, position: int, layout: Layout) -> tuple[Array, Integers]:
-    """Values, unit by unit.
-
-    Args:
-        block: the values, flat.
-        position: of the first of them in the tensor.
-        layout: of the tensor.
-
-    Returns:
-        The values of unit 0, of unit 1, …, each in their order; and (units + 1,) where those of each begin and end.
-    """
+    """The values from a position on, unit by unit, and where in that order each unit begins and ends."""
     begins, unit = layout.runs(position, block.size)
     if layout.rows <= 1 << 16:
         unit = unit.astype(np.uint16)  # whose sort is one by digits
@@ -292,20 +229,13 @@ def brought_together(block: Array, position: int, layout: Layout) -> tuple[Array
 
 
 def sketch_each(arrays: Sequence[Array], dtype: str) -> Sketch:
-    """The sketch of some small tensors of one dtype, a unit for each, in the resolution of tensors."""
+    """The sketch of some tensors, each of one unit."""
     starts = np.append(0, np.cumsum([array.size for array in arrays]))
     return _counted(np.concatenate(arrays), dtype, starts, TENSOR)
 
 
 def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution) -> Sketch:
-    """The sketch of units whose values stand one unit behind the other.
-
-    Args:
-        block: the values, flat.
-        dtype: of the values.
-        starts: (units + 1,), where the values of each unit begin and end.
-        resolution: of the sketch.
-    """
+    """The sketch of units whose values stand one unit behind the other."""
     if library():
         return compiled_sketch(block, dtype, starts, resolution)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -318,12 +248,7 @@ def _counted(block: Array, dtype: str, starts: Integers, resolution: Resolution)
 
 
 def less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
-    """The sketch with finite float64 values beyond float32 in ``overflowed``; they were counted as infinite.
-
-    Args:
-        found: what was counted of the values as float32.
-        rounded: what ``rounded_away`` gave; nothing where no value was changed.
-    """
+    """The sketch, in which what is beyond float32 was counted as infinite."""
     if not rounded:
         return found
     below, above, underflowed = rounded["below"], rounded["above"], rounded["underflowed"]
@@ -339,16 +264,7 @@ def less_rounded(found: Sketch, rounded: dict[str, Integers]) -> Sketch:
 def compiled_sketch(
     block: Array, dtype: str, starts: Integers, resolution: Resolution, turns: tuple[int, int] = (0, 1), first: int = 0
 ) -> Sketch:
-    """What ``_counted`` gives, by the compiled kernel, wherever the values lie.
-
-    Args:
-        block: the values, flat.
-        dtype: of the values.
-        starts: (units + 1,), where the values of each unit would begin and end one unit behind the other.
-        resolution: of the sketch.
-        turns: of how many units how many values each take turns; of no units, where each lies together.
-        first: the number of the first unit, where units take turns.
-    """
+    """The same by the compiled kernel, wherever the values lie."""
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
     found = counted_units(block, dtype, starts, kept, byte_patterns(dtype), turns, first=first)
     numbers: dict[str, Any] = dict(found.counters)
@@ -371,16 +287,7 @@ def byte_patterns(dtype: str) -> Patterns | None:
 
 
 def rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers) -> dict[str, Integers]:
-    """How many finite float64 values of each unit become infinite or 0 as float32.
-
-    Args:
-        block: the values, as float64.
-        values: the same, rounded to float32.
-        starts: (units + 1,), where the values of each unit begin and end.
-
-    Returns:
-        (units,) each: how many become -inf (``below``), +inf (``above``), 0 (``underflowed``). Empty where none does.
-    """
+    """How many finite float64 values of each unit become -inf, +inf or 0 as float32; nothing where none does."""
     beyond = np.isinf(values) & np.isfinite(block)
     masks = {"below": beyond & (block < 0), "above": beyond & (block > 0), "underflowed": (values == 0) & (block != 0)}
     if not any(mask.any() for mask in masks.values()):
@@ -389,15 +296,7 @@ def rounded_away(block: Array, values: npt.NDArray[np.float32], starts: Integers
 
 
 def _sort_each(patterns: Patterns, starts: Integers) -> None:
-    """Sorts the patterns of each unit in place.
-
-    Neighbours of one size are sorted as the rows of a matrix, which is fastest. Where sizes change often, all units are
-    sorted at once, as pairs of a unit and a pattern.
-
-    Args:
-        patterns: of all units, one unit behind the other.
-        starts: (units + 1,), where those of each unit begin and end.
-    """
+    """Sorts the patterns of each unit in place; those of neighbours of one size as a matrix, which is fastest."""
     sizes = np.diff(starts)
     turns = np.flatnonzero(np.append(True, sizes[1:] != sizes[:-1]))
     if turns.size > 1 and turns.size * SORTED_ALONE > patterns.size:

@@ -1,11 +1,11 @@
-"""Values to integer counts: how often each value occurs, or how many values fall into each bucket.
+"""Values to integer counts: which these are, or how many fell into each bucket of the float32 bit pattern.
 
-A bucket is an interval of float32 values whose bit patterns have the same top 19 bits: sign, 8 bits of exponent, 10 of
-mantissa. These bits are its key. So a bucket has a fixed relative width (2⁻¹⁰, 0.1 %), no range has to be known before
-the values are, and every bfloat16, float16 and float8 value has a bucket of its own. Only integers and exact extremes
-come out, so the result does not depend on how the values were cut, on their order, or on where they were counted.
+The key of a bucket is the top 19 bits of the pattern: sign, 8 bits of exponent, 10 of mantissa. So a
+bucket is an interval of fixed relative width (2⁻¹⁰, 0.1 %), no range has to be known beforehand, and every
+bfloat16, float16 and float8 value has a bucket of its own. Only integers and exact extremes come out, so the
+result does not depend on how the values were cut, ordered or where they were counted.
 
-NumPy counts here, where there is no compiled kernel: ``counter`` decides. ``device_counting`` gives the same integers
+NumPy counts here, where the compiled kernel does not: ``counter`` decides. ``device_counting`` gives the same integers
 by torch. On a CPU even NumPy is faster than that (add.at on an int32 table: 2.0 ns per value, torch.bincount 2.5,
 np.bincount 2.9, measured side by side on one core with 512 KiB of L2), so torch counts nothing there.
 """
@@ -86,19 +86,13 @@ class Counter(Protocol):
 
 
 def counter(dtype: str, resolution: Resolution = TENSOR) -> Counter:
-    """What counts flat arrays as one unit.
-
-    Args:
-        dtype: of the values, a key of ``FLOAT_DTYPES``. The arrays are in native byte order. float64 values are rounded
-            to float32 first.
-        resolution: of the sketch.
-    """
+    """Counts flat arrays of ``FLOAT_DTYPES[dtype]``, in native byte order. float64 is rounded to float32 first."""
     small, large = _parts(dtype, resolution)
     return small() if library() is None else CompiledCounter(small, large)
 
 
 def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], Callable[[], Counter]]:
-    """What makes a counter in NumPy, and one in the compiled kernel."""
+    """What begins to count by NumPy, and by the compiled kernel."""
     if dtype in ("float32", "float64"):
         return partial(_FloatCounter, resolution), partial(LargeFloats, resolution)
     values = pattern_values(dtype)
@@ -106,15 +100,7 @@ def _parts(dtype: str, resolution: Resolution) -> tuple[Callable[[], Counter], C
 
 
 def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) -> Sketch:
-    """The sketch of flat arrays of any size, as one unit.
-
-    Several threads count parts of a long array, and their sketches are added: the sum is that of the whole array.
-
-    Args:
-        chunks: the values; each array is done with before the next one is asked for.
-        dtype: as for ``counter``.
-        resolution: of the sketch.
-    """
+    """Counts flat arrays of any size; parts of a long one at once, as their sketches add: see ``counter``."""
     found = counter(dtype, resolution)
     others: list[Sketch] = []
     for chunk in chunks:
@@ -127,7 +113,7 @@ def count(chunks: Iterable[Array], dtype: str, resolution: Resolution = TENSOR) 
 
 
 def _counted(chunk: Array, dtype: str, resolution: Resolution, first: int, last: int) -> Sketch:
-    """The sketch of the shares of a long array from ``first`` up to ``last``, of ``SHARE`` values each."""
+    """The sketch of some shares of a long array."""
     found = counter(dtype, resolution)
     found.add(chunk[first * SHARE : last * SHARE])
     return found.sketch()
@@ -140,17 +126,7 @@ def _blocks(values: Array) -> Iterator[Array]:
 def merge_buckets(
     keys: Integers, counts: Integers, more_keys: npt.ArrayLike = (), more_counts: npt.ArrayLike = ()
 ) -> tuple[Integers, Integers]:
-    """Sorts keys, adds the counts of equal ones, and leaves out keys whose counts come to 0.
-
-    Args:
-        keys: in any order.
-        counts: of each of them; may be negative.
-        more_keys: further ones.
-        more_counts: of these.
-
-    Returns:
-        Distinct keys, ascending, and their counts.
-    """
+    """Sorts keys, adds the counts of equal ones, and leaves out those that come to nothing."""
     keys = np.concatenate([keys, np.asarray(more_keys, np.int64)])
     counts = np.concatenate([counts, np.asarray(more_counts, np.int64)])
     order = np.argsort(keys, kind="stable")
@@ -162,10 +138,10 @@ def merge_buckets(
 
 
 class _FloatCounter:
-    """A ``Counter`` of float32 values, and of float64 values rounded to float32.
+    """A ``Counter`` of float32, and of float64 as that.
 
-    Values are kept whole until there are more than a few distinct ones. From then on, they are counted in buckets. The
-    sum of both sketches is that of all values.
+    Whole values are counted until there are more than a few; what comes from then on is counted in buckets. The sum of
+    both sketches is that of all values.
     """
 
     def __init__(self, resolution: Resolution) -> None:
@@ -231,7 +207,7 @@ class _FloatCounter:
 
 
 def _extremes(block: Array) -> tuple[Floats, float, float]:
-    """The block as float32, its minimum and its maximum: NaN if it holds one, (inf, -inf) if it is empty."""
+    """The block as float32 and its extremes: NaN if it holds one, (inf, -inf) if it is empty."""
     values = _singles(block)
     if not values.size:
         return values, np.inf, -np.inf
@@ -245,18 +221,10 @@ def _singles(block: Array) -> Floats:
 
 
 def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> tuple[float, float]:
-    """The extremes of the nonzero values, where all values are of one sign or zero.
+    """The extremes without the zeros, of values that are all of one sign, or zero.
 
-    The pattern of a zero less one is the greatest unsigned number. So the least of such numbers belongs to the value
+    One below the pattern of a zero is the greatest unsigned number, so the least of such numbers belongs to the value
     nearest to zero.
-
-    Args:
-        bits: the patterns of the values.
-        low: the minimum of all of them.
-        high: the maximum; either is 0.
-
-    Returns:
-        The minimum and the maximum of those that are not zero; (inf, -inf) where there are none.
     """
     first = 1 if low == 0 else int(NEGATIVE_ZERO) + 1  # the pattern of the value next to zero
     nearest = int((bits - np.uint32(first)).min()) + first
@@ -267,12 +235,9 @@ def _nonzero_extremes(bits: npt.NDArray[np.uint32], low: float, high: float) -> 
 
 
 class _Tally:
-    """Counts keys in a table of int32, which takes half the cache of an int64 one and is emptied before it overflows.
+    """Adds keys up in a table; where one small block is all there is, by sorting it, 20 times faster.
 
-    A small block that is the only one is sorted instead, 20 times faster.
-
-    Args:
-        size: how many keys there are.
+    The table is of int32, because half as much of it has to stay in the cache; it is emptied in time.
     """
 
     def __init__(self, size: int) -> None:
@@ -282,11 +247,7 @@ class _Tally:
         self.keys = self.counts = np.empty(0, np.int64)  # of what is no longer there
 
     def add(self, keys: npt.NDArray[np.intp], watched: tuple[int, ...] = ()) -> bool:
-        """Counts keys.
-
-        Returns:
-            Whether any of them is one of those watched.
-        """
+        """Counts the keys; whether any of them is one of those watched."""
         if self.table is None and not self.keys.size and keys.size <= SMALL:
             self.keys, self.counts = np.unique(keys, return_counts=True)
             return any(key in self.keys for key in watched)
@@ -313,12 +274,7 @@ class _Tally:
 
 
 class _PatternCounter:
-    """A ``Counter`` of 16- and 8-bit floats, by their bit patterns.
-
-    Args:
-        values: (2⁸,) or (2¹⁶,), what each pattern stands for.
-        resolution: of the sketch.
-    """
+    """A ``Counter`` of 16- and 8-bit floats: of their bit patterns; ``values`` is what each of them stands for."""
 
     def __init__(self, values: Floats, resolution: Resolution) -> None:
         self.tally = _Tally(values.size)
@@ -335,7 +291,7 @@ class _PatternCounter:
 
 
 def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
-    """The values of a flat array in storage form: as float64 where they are that, else as float32, which holds them."""
+    """The values of a flat array of ``FLOAT_DTYPES[dtype]``: as float32, which holds them, but for float64."""
     if dtype in ("float64", "float32"):
         return chunk
     return pattern_values(dtype).take(chunk.view(f"u{chunk.itemsize}"))
@@ -343,11 +299,7 @@ def values_of(chunk: Array, dtype: str) -> npt.NDArray[np.floating]:
 
 @lru_cache
 def pattern_values(dtype: str) -> Floats:
-    """What each bit pattern of a 16- or 8-bit float stands for, as float32 (exact): (2¹⁶,) or (2⁸,).
-
-    >>> pattern_values("bfloat16")[0x3FC0].item(), pattern_values("float4_e2m1fn")[:8].tolist()
-    (1.5, [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-    """
+    """What each bit pattern of a 16- or 8-bit float stands for, as float32 (exact)."""
     patterns = np.arange(1 << 16, dtype=np.uint16)
     match dtype:
         case "float16":

@@ -85,13 +85,10 @@ class Energy:
 
 
 def energy_sketch(sums: npt.NDArray[np.int64]) -> Sketch:
-    """Sums of squares as a sketch, a unit for each column: so many powers of 2 as have the same sum of squares.
+    """As many powers of 2 as have the squares of each column together: a unit for each.
 
     Args:
-        sums: (columns, WIDTH), of one ``Energy`` or several added up.
-
-    Returns:
-        A sketch of values 2^k, with the numbers of infinite values and of NaN. Its grid is "channel:0".
+        sums: (columns, WIDTH), of one ``Energy`` or several.
     """
     columns = len(sums)
     column, cell = np.nonzero(sums[:, :CELLS])

@@ -14,29 +14,21 @@ ZEROS = 2  # patterns that are 0, and no value among the few
 
 
 class Few:
-    """Distinct patterns and how often each occurred, as long as there are few of them.
-
-    Args:
-        few: how many distinct values there may be; the two zeros come on top.
-    """
+    """Distinct patterns and how often each occurred, as long as there are few of them."""
 
     def __init__(self, few: int) -> None:
         self.few = few
         self.patterns, self.counts = np.empty(0, np.uint32), np.empty(0, np.int32)
 
     def add(self, bits: Patterns) -> bool:
-        """Counts patterns of finite values, in any order.
-
-        Returns:
-            Whether they were counted. They are not, where there would be more than a few distinct ones.
-        """
+        """Counts patterns of finite values; where these would be more than a few, counts none and is False."""
         some = bits[: 2 * self.few]  # of ordinary data, enough to see it
         if some.size < bits.size and distinct(some)[0].size > self.few + ZEROS:
             return False
         return self.add_distinct(*distinct(bits))
 
     def add_distinct(self, patterns: Patterns, counts: Numbers) -> bool:
-        """The same, of distinct patterns that ascend and how often each occurs."""
+        """The same, of patterns that ascend."""
         both, summed_counts = np.concatenate([self.patterns, patterns]), np.concatenate([self.counts, counts])
         order = np.argsort(both, kind="stable")
         both, summed_counts, _ = summed(both[order], summed_counts[order], np.array([0, both.size]))
@@ -46,7 +38,7 @@ class Few:
         return True
 
     def sketch(self, resolution: Resolution) -> Sketch:
-        """The sketch of what was counted so far, one unit."""
+        """Of what was counted."""
         return counted_patterns(self.patterns, self.counts, np.array([0, self.patterns.size]), resolution)
 
 

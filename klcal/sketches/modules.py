@@ -20,16 +20,7 @@ NEAREST = 3  # names shown where a glob matches none
 
 
 def modules_of(model: torch.nn.Module, wanted: tuple[str | type, ...]) -> dict[str, torch.nn.Module]:
-    """The modules that are wanted, by name; a module that has several names by the first.
-
-    Args:
-        model: which has the modules.
-        wanted: globs of names, or types; nothing for all modules that have parameters and no modules of their own.
-
-    Raises:
-        UsageError: a glob or a type meets no module; what is wanted is neither; torch has compiled the model, so that
-            hooks would not be called.
-    """
+    """The modules that are wanted, by name; a module that has several names by the first."""
     named = dict(model.named_modules(remove_duplicate=False))
     for each in named.values():
         if hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None:
@@ -97,17 +88,9 @@ def is_float(value: object) -> TypeGuard[torch.Tensor]:
 
 
 def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
-    """The input of a linear layer or a convolution by columns; None for any other module, and for a transposed one.
+    """The input of a linear layer or a convolution as (outer, columns, run), contiguous; None for any other module.
 
-    A column is what meets one index of axis 1 of the weight: a feature of a linear layer, a channel of a convolution.
-
-    Args:
-        module: that is called.
-        tensor: its input, of any strides.
-
-    Returns:
-        (outer, columns, run), contiguous: a view where the input lies in C's order, or has its channels last; else a
-        copy.
+    A column is what meets one index of axis 1 of the weight.
     """
     from torch import nn
 
@@ -127,10 +110,7 @@ def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | 
 
 
 class naming:  # called as a function: a context manager made of one would take 2 us
-    """A context whose errors name the tensor that was recorded: they come up in the middle of a forward pass.
-
-    klcal's own errors get the name in front, others a note.
-    """
+    """What goes wrong in the middle of a forward pass is told with its name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
