@@ -20,7 +20,8 @@ from klcal.pipeline.request import Request
 from klcal.readers import find
 from klcal.sketches.counting import count
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch, sketch_parts
+from klcal.sketches.stored import sketch_parts
+from klcal.sketches.values import sketch
 
 VALUES = 1 << 26  # 256 MiB of float32
 LARGE_VALUES = 1 << 28  # 1 GiB

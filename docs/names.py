@@ -43,7 +43,9 @@ def _public(name: str, owner: Any) -> str:
         said = any(text for *_, text in rows)
         header = ("field", "type", "meaning") if said else ("field", "type")
         text += "\n\n" + table(header, [row[: len(header)] for row in rows]) if rows else ""
-    for member, value in vars(owner).items():
+    ours = [each for each in owner.__mro__ if each.__module__.partition(".")[0] == "klcal"]
+    members = {member: value for each in reversed(ours) for member, value in vars(each).items()}
+    for member, value in members.items():
         if not member.startswith("_") and (found := _member(owner, member, value)):
             text += f"\n\n{found}"
     return text

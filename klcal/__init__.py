@@ -1,19 +1,19 @@
 """Scales and zero points for post-training quantization, by KL divergence, straight from tensors.
 
-    sketch(values) → Sketch         what calibration needs to know of a tensor: exact, and sketches add
-    Accumulator()                   the same of batches, without waiting for the device that they lie on
+    sketch(values) → Sketch         a summary of a tensor from which it can be calibrated; sketches add, exactly
+    Accumulator()                   a sketch of batches that come one by one; it does not wait for their device
     calibrate(values) → Row         a scale and a zero point, and what they cost
-    read(path) → {name: tensor}     the tensors of a file, for both
-    record(model) → Recording       what flows through a torch model, as sketches
-    quantize, dequantize            the reference rounding, by a row alone
+    read(path) → {name: tensor}     the tensors of a file, to sketch or to calibrate
+    record(model) → Recording       sketches of the activations of a torch model
+    quantize, dequantize            the reference rounding, by the quantizer of a row
     calibrate_files(paths) → Table  a row for every tensor of some files; Table.write(path) writes it
-    load_table(path) → Table        a table that was written, for all of these
-    apply(model, output)            a quantized model: what a table makes of one
-    export(tables, to, output)      scales in the form that a runtime loads
-    sketch_files(paths, output)     a sketch file, which all of these take; merge(parts, output) adds such files
-    save_sketches(path, {…})         the same of sketches; load_sketches(path) reads them
-    check(paths, table) → Table     what changed since a table was committed; its findings are what met a rule
-    diff(a, b) → Table              the same of two tables, without their tensors
+    load_table(path) → Table        a table from a file
+    apply(model, output)            writes a quantized model
+    export(tables, to, output)      writes scales in the form that a runtime loads
+    sketch_files(paths, output)     writes a sketch file, which stands for tensors; merge(parts, output) adds such files
+    save_sketches(path, {…})         writes sketches to a file; load_sketches(path) reads them
+    check(paths, table) → Table     calibrates again: what changed since the table was committed
+    diff(a, b) → Table              what changed between two tables, without their tensors
     compare(p, q) → Table           how far tensors are from others, or from their quantized copy
     divergence                      information theory, as a library of its own
 

@@ -50,7 +50,7 @@ def main() -> None:
         for library in ("OPENBLAS", "MKL"):  # of NumPy: --jobs has the cores, and threads would need memory
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
         if not sys.warnoptions:
-            warnings.simplefilter("ignore")  # what a library says to programmers is no message of ours
+            warnings.simplefilter("ignore")  # warnings of libraries to programmers are no messages for users
         from klcal.cli.main import run
 
         code = run(sys.argv[1:])

@@ -31,7 +31,8 @@ from klcal.sketches.distribution import Distribution
 from klcal.sketches.histogram import Tally
 from klcal.sketches.importance import Importance
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Stored, counted_already, sketch, units_of, units_there
+from klcal.sketches.stored import Stored, counted_already
+from klcal.sketches.values import sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.explanation import Detail, Explanation
 from klcal.tables.outcomes import OK, Outcomes, joined, row_of

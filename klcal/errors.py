@@ -1,11 +1,11 @@
-"""Every error klcal raises on purpose, and the exit codes they end in.
+"""Every error that klcal raises on purpose, and the exit codes of the commands.
 
     KlcalError
     ├── UsageError     the command line or a function's arguments are wrong; nothing was read
-    ├── InputError     a file, or one tensor of it, cannot be used; the others can
+    ├── InputError     a file, or one of its tensors, cannot be used; the others can
     └── OutputError    the answer cannot be written
 
-Anything else that escapes is a bug of klcal's.
+Any other exception is a bug in klcal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADDRESS = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]+://)(?:[^\s/'\"@]*@)?([^\s?#'\"
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller.
+    """The exit codes of the commands.
 
     >>> ExitCode.FINDINGS.meaning
     'something met a rule of --fail-on'
@@ -38,7 +38,7 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What it tells."""
+        """What the exit code means, in words."""
         return MEANINGS[self]
 
 
@@ -57,7 +57,7 @@ MEANINGS = {
 
 
 class KlcalError(Exception):
-    """What is wrong, and what to do about it.
+    """An error of klcal: what is wrong (``what``), and what to do about it (``hint``).
 
     >>> str(KlcalError("the file is empty", "download it again"))
     'the file is empty; download it again'
@@ -86,7 +86,7 @@ class OutputError(KlcalError):
 
 
 def redacted(text: str) -> str:
-    """A text whose addresses have lost what may be secret: user, password, and what follows a question mark.
+    """The text without the secrets that addresses may have: user, password, and everything after a question mark.
 
     >>> redacted("'https://me:secret@host/m.npz?signature=abc' is absent; see s3://bucket/m.npz")
     "'https://host/m.npz' is absent; see s3://bucket/m.npz"

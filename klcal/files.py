@@ -1,6 +1,6 @@
-"""The functions of the library for files: what the commands do, from Python.
+"""The functions of the library for files: the commands, as Python functions.
 
-``klcal.calibrate``, ``klcal.sketch`` and ``klcal.read`` are for values; these read files, one tensor at a time.
+``klcal.calibrate`` and ``klcal.sketch`` take values. These functions take files, and read one tensor at a time.
 """
 
 from __future__ import annotations
@@ -52,33 +52,34 @@ def calibrate_files(
     texts of the command, ``per=["*.weight=group:128", "tensor"]``.
 
     Args:
-        paths: files, directories, patterns; one, or several.
-        dtype: what to quantize to.
-        method: how the range is chosen.
+        paths: one path or several: files, directories, patterns.
+        dtype: the number format to quantize to.
+        method: chooses the range.
         scheme: which integers are used, around which zero point.
         scale_format: the number format of the scale.
         per: the units that get a scale.
-        bounds: (low, high), the widest range a candidate may keep.
-        nonfinite: what becomes of a tensor with NaN or infinities: "fail" or "ignore".
-        importance: a file of weights, by the names of tensors.
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
-        dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
-            are skipped otherwise.
-        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
+        bounds: (low, high), the widest range that a quantizer may cover.
+        nonfinite: "fail" gives a tensor with NaN or infinities no scale, "ignore" leaves these values out.
+        importance: a file with the importance of each tensor, under the name of the tensor.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        dequantize: whether float8 and int8 codes with a scale in the same file are restored to their values; otherwise
+            they are skipped.
+        pool: which tensors of the files count as batches of one tensor: "dir", "stem", "name" or a pattern, as for
+            ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
-        jobs: how many cores are used; with several, processes are forked. The result does not depend on it.
-        scheduler: the address of a Dask cluster that does it instead, or "local": as ``--scheduler`` has it.
-        detail: how much the ``explanation`` of each row has: "none", the "histogram", which notebooks show, "plots" or
+        jobs: the number of cores to use; with several, processes are forked. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does the work instead, or "local": as for ``--scheduler``.
+        detail: how much the ``explanation`` of each row has: "none", "histogram" (which notebooks show), "plots" or
             "all"; see ``klcal.calibrate``.
 
     Returns:
-        The table. Errors of a file or a tensor do not raise; they are in the table's ``errors`` and ``warnings``, and
-        in the ``status`` and ``reason`` of each row.
+        The table. A file or a tensor that cannot be used does not raise an error. The table has it: in its ``errors``
+        and ``warnings``, and in the ``status`` and ``reason`` of the row.
 
     Raises:
-        UsageError: an argument is invalid, a tensor lacks the axis that is asked for, or the importance cannot be
-            used.
+        UsageError: an argument is invalid, a tensor does not have the axis that is asked for, or the importance cannot
+            be used.
     """
     from klcal.pipeline import calibrate
     from klcal.pipeline.pooling import Pool
@@ -126,30 +127,32 @@ def compare(
     jobs: int = 1,
     scheduler: str | None = None,
 ) -> Table:
-    """A table of how far the tensors of P are from those of Q, or from their quantized copy: as ``klcal compare``.
+    """Compare the tensors of P with those of Q, or with their own quantized copy: as ``klcal compare``.
 
     Args:
         p: the reference: a file, a directory, or the index of a sharded checkpoint.
-        q: what approximates it; or give a table.
-        table: of scales, as ``calibrate_files`` or ``load_table`` gives it, or its file: P is compared with what the
-            table makes of it.
+        q: the approximation, of the same forms; or give a table instead.
+        table: of scales, from ``calibrate_files`` or ``load_table``, or its file: P is compared with its copy that is
+            quantized by the table.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
-        bins: common bins of equal mass, 64 by default.
-        sort: the field of which the worst comes first.
-        strip_prefix: is taken off the names that begin with it, on either side: "module.".
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
-        dequantize: whether float8 and int8 codes that have a scale beside them are taken for what they stand for; they
-            are skipped otherwise.
-        pool: which tensors of the files are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
-        jobs: how many cores are used. The result does not depend on it.
-        scheduler: the address of a Dask cluster that does it instead, or "local": as ``--scheduler`` has it.
+        bins: the number of common bins of equal mass, 64 by default.
+        sort: the field to sort by; the worst row comes first.
+        strip_prefix: a prefix to remove from names on both sides, such as "module.".
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        dequantize: whether float8 and int8 codes with a scale in the same file are restored to their values; otherwise
+            they are skipped.
+        pool: which tensors of the files count as batches of one tensor: "dir", "stem", "name" or a pattern, as for
+            ``--pool``.
+        jobs: the number of cores to use. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does the work instead, or "local": as for ``--scheduler``.
 
     Returns:
-        The table, whose rows are differences. What goes wrong with a file or a tensor is said in it.
+        A table with a row for each pair of tensors. A file or a tensor that cannot be used is in its ``errors``, or in
+        the ``status`` and ``reason`` of the row.
 
     Raises:
-        UsageError: an argument is invalid; there are both q and a table, or neither.
+        UsageError: an argument is invalid, or both q and a table are given, or neither.
     """
     from klcal.pipeline.compare import compare_files
     from klcal.pipeline.pooling import Pool
@@ -194,37 +197,37 @@ def apply(
     jobs: int = 1,
     scheduler: str | None = None,
 ) -> Applied:
-    """Writes a quantized model, as ``klcal apply`` does.
+    """Write a quantized model: as ``klcal apply``.
 
     Args:
         model: a file, a directory, or the index of a sharded checkpoint.
-        output: a file for a file, a directory for a directory; it appears when it is complete.
+        output: a file for a file, a directory for a directory. It appears only when it is complete.
         to: the form: "compressed-tensors", "gguf", "onnx", "safetensors", "npz" or "fake".
-        table: of the model, from ``klcal.calibrate_files`` or a file; without one, the model is calibrated first, by
-            the next arguments, which are those of ``klcal.calibrate_files``.
-        activations: with "onnx", quantizes them too, by ONNX Runtime: a table of them, its file, or a file or directory
-            of values, which are calibrated to uint8.
-        dtype: what to quantize to; by default uint8, and int4 for compressed-tensors.
-        method: how the range is chosen; by default kl.
+        table: of the model, from ``klcal.calibrate_files`` or a file. Without it the model is calibrated first, with
+            the arguments from ``dtype`` to ``importance``.
+        activations: for "onnx", to quantize activations too, by ONNX Runtime: a table of them, its file, or a file or
+            directory of values, which are calibrated to uint8.
+        dtype: the number format to quantize to; by default uint8, and int4 for compressed-tensors.
+        method: chooses the range; by default kl.
         scheme: which integers are used, around which zero point; by default symmetric-full for compressed-tensors.
         scale_format: the number format of the scale; by default the model's dtype for compressed-tensors.
         per: the units that get a scale; by default the tensor, and by the dtype for compressed-tensors.
-        bounds: (low, high), the widest range a candidate may keep.
-        nonfinite: what becomes of a tensor with NaN or infinities; by default it has no scale.
-        importance: a file of weights, by the names of tensors.
-        include: globs, one of which a tensor's name has to match to be quantized; all others are kept as they are.
-        exclude: globs, none of which it may match.
+        bounds: (low, high), the widest range that a quantizer may cover.
+        nonfinite: "fail" (the default) gives a tensor with NaN or infinities no scale, "ignore" leaves them out.
+        importance: a file with the importance of each tensor, under the name of the tensor.
+        include: globs: only tensors whose name matches one of them are quantized; all others are kept as they are.
+        exclude: globs: tensors whose name matches one of them are left out.
         device: where values are counted; by default "auto".
-        jobs: how many cores calibrate.
-        scheduler: the address of a Dask cluster that calibrates instead, or "local": as ``--scheduler`` has it.
+        jobs: the number of cores to use for calibration.
+        scheduler: the address of a Dask cluster that calibrates instead, or "local": as for ``--scheduler``.
 
     Returns:
-        How many tensors were ``quantized`` and ``kept``, the ``nbytes`` of what was written, and ``warnings``.
+        The numbers of tensors that were ``quantized`` and ``kept``, the ``nbytes`` that were written, and ``warnings``.
 
     Raises:
         UsageError: an argument is invalid, or the output cannot be written.
-        InputError: nothing of the model can be used.
-        OutputError: the model, or a tensor of it, cannot be written so; then nothing is.
+        InputError: no tensor of the model can be used.
+        OutputError: the model, or one of its tensors, cannot be written in this form. Then nothing is written.
     """
     from klcal.pipeline.apply import apply_files
     from klcal.sketches.device_counting import usable_devices
@@ -270,10 +273,10 @@ def apply(
 
 
 def load_table(path: Path) -> Table:
-    """A table that was written, as JSON or .safetensors, by the command or by ``Table.write``.
+    """Read a table that the command or ``Table.write`` has written, as JSON or .safetensors.
 
     Raises:
-        InputError: it is something else, or damaged.
+        InputError: the file is not a table, or is damaged.
         UsageError: the argument is not a path.
     """
     from klcal.readers.table_file import read_table
@@ -293,28 +296,28 @@ def export(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
 ) -> list[str]:
-    """Writes scales in the form that a runtime loads, all of them or nothing: as ``klcal export``.
+    """Write scales in the form that a runtime loads, all of them or nothing: as ``klcal export``.
 
     Args:
-        tables: of scales, or their files; one, or several. Their tensors are activations, but for those that are
-            weights in the model, or were calibrated in a ``.onnx`` or ``.gguf``.
+        tables: one table of scales or several, or their files. Their tensors count as activations, except for those
+            that are weights in the model, or that were calibrated in a ``.onnx`` or ``.gguf``.
         to: "ort", "ort-cache", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1", "litert" or "tensorrt-cache".
         output: the file. An existing file is replaced, unless it is a tensor file.
         weights: tables of weights.
-        model: the ``.onnx`` that the file is for. A tensor that the model lacks is an error, one that the tables lack
-            is a warning.
-        names: a file of the names that the runtime needs, one on each line, no more and no fewer.
+        model: the ``.onnx`` that the file is for. A tensor of the tables that is not in the model is an error; a tensor
+            of the model that is not in the tables is a warning.
+        names: a file with exactly the names that the runtime needs, one on each line.
         rename: substitutions for names, "s/old/new/", one after the other.
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
 
     Returns:
-        Messages: where the runtime does otherwise than the tables say, and which scales it lacks.
+        Messages: settings of the tables that the runtime does not follow, and scales that it will not find.
 
     Raises:
-        InputError: a tensor cannot be exported; nothing was written.
-        UsageError: an argument is invalid, or a file of it cannot be used.
-        OutputError: the file could not be written after all.
+        InputError: a tensor cannot be exported. Nothing is written.
+        UsageError: an argument is invalid, or one of the files cannot be used.
+        OutputError: writing failed.
     """
     from klcal.pipeline.export import export_tables
     from klcal.writers.file import is_special, replacement, write_text

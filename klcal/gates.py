@@ -1,4 +1,4 @@
-"""The functions of the library for gates: what changed since a table was committed, and what of it met a rule."""
+"""The functions of the library for gates in CI: the changes since a table was committed, judged by rules."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["check", "diff"]
 
 
 def diff(a: Table | Path, b: Table | Path, *, rules: str | Sequence[str] = ()) -> Table:
-    """What changed between two tables of scales, without their tensors: as ``klcal diff``.
+    """Compare two tables of scales, without their tensors: as ``klcal diff``.
 
     Args:
-        a: the baseline: a table of ``calibrate_files``, or a file: a table, or what ``klcal export`` wrote.
-        b: what is compared with it.
-        rules: what is a finding, as ``--fail-on`` has it: "d.sqnr_db < -0.5", "missing"; without any, the rules that
-            ``klcal diff --help`` lists.
+        a: the baseline: a table from ``calibrate_files``, or a file that ``klcal calibrate`` or ``klcal export`` wrote.
+        b: the table, or the file, to compare with it.
+        rules: the changes that are findings, as for ``--fail-on``: "d.sqnr_db < -0.5", "missing". By default, those
+            that ``klcal diff --help`` lists.
 
     Returns:
-        A table whose rows are changes, one for each tensor that is not the same. Its ``findings`` are what met a rule,
-        the worst first: a gate passes where there are none.
+        A table with a row for each tensor that changed. Its ``findings`` are the changes that met a rule, the worst
+        first. A gate passes if there are none.
 
     Raises:
-        UsageError: a rule is invalid; an argument is not a table of scales, or its file cannot be read.
-        InputError: no tensor with a scale is in both, so nothing can be judged.
+        UsageError: a rule is invalid, or an argument is not a table of scales, or its file cannot be read.
+        InputError: no tensor has a scale in both tables, so nothing can be judged.
     """
     from klcal.pipeline.rules import asked_rules
     from klcal.tables.diff import diff as changes_of
@@ -64,37 +64,36 @@ def check(
     device: str = "auto",
     jobs: int = 1,
 ) -> Table:
-    """Calibrates files again and says what changed since a table was committed: as ``klcal check``.
+    """Calibrate files again, and compare the scales with those of a committed table: as ``klcal check``.
 
-    The baseline says how its tensors were calibrated, so ``dtype``, ``method``, ``scheme``, ``scale_format`` and
-    ``per`` need not be given, and are an error where they say something else. What a table does not say has to be given
-    as it was: all that follow them.
+    ``dtype``, ``method``, ``scheme``, ``scale_format`` and ``per`` are taken from the baseline. If they are given, they
+    must be the same. A table does not have the other arguments, from ``bounds`` on: give them as they were.
 
     Args:
-        paths: files, directories, patterns; one, or several.
-        baseline: a table of ``calibrate_files``, or its file.
-        rules: what is a finding, as for ``diff``.
-        dtype: what to quantize to.
-        method: how the range is chosen.
+        paths: one path or several: files, directories, patterns.
+        baseline: a table from ``calibrate_files``, or its file.
+        rules: the changes that are findings, as for ``diff``.
+        dtype: the number format to quantize to.
+        method: chooses the range.
         scheme: which integers are used, around which zero point.
         scale_format: the number format of the scale.
         per: the units that get a scale.
-        bounds: (low, high), the widest range a candidate may keep.
-        nonfinite: what becomes of a tensor with NaN or infinities: "fail" or "ignore".
-        importance: a file of weights, by the names of tensors.
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
-        dequantize: whether codes that have a scale beside them are taken for what they stand for.
-        pool: which tensors of the files are batches of one, as for ``--pool``.
+        bounds: (low, high), the widest range that a quantizer may cover.
+        nonfinite: "fail" gives a tensor with NaN or infinities no scale, "ignore" leaves these values out.
+        importance: a file with the importance of each tensor, under the name of the tensor.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        dequantize: whether codes with a scale in the same file are restored to their values.
+        pool: which tensors of the files count as batches of one tensor, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
-        jobs: how many cores are used. The result does not depend on it.
+        jobs: the number of cores to use. The result does not depend on it.
 
     Returns:
-        A table whose rows are changes, as for ``diff``. Files that cannot be read are its ``errors``; tensors that have
-        no scale any more meet the rule "status".
+        A table with a row for each tensor that changed, as for ``diff``. Files that cannot be read are in its
+        ``errors``. Tensors that have lost their scale meet the rule "status".
 
     Raises:
-        UsageError: an argument is invalid; the baseline is not a table, or is of another configuration or version.
+        UsageError: an argument is invalid, or the baseline is not a table, or has another configuration or version.
         InputError: no tensor of the files has a scale in the baseline, so nothing can be judged.
     """
     from klcal.pipeline.check import asked_again, check_files
@@ -130,7 +129,7 @@ def check(
     return _judged(done.changes, asked)
 
 
-IN_MEMORY = "the baseline"  # what a table without a file is called
+IN_MEMORY = "the baseline"  # the name, in messages, of a table without a file
 
 
 def _judged(changes: Table, rules: Any) -> Table:
@@ -142,7 +141,7 @@ def _judged(changes: Table, rules: Any) -> Table:
 
 
 def _side(name: str, given: Table | Path) -> tuple[Table, str]:
-    """A table of scales, and what it is called."""
+    """A table of scales, and its name in messages."""
     from klcal.pipeline.scales import read_any, read_scales
 
     if isinstance(given, Table):

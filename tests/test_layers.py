@@ -24,6 +24,7 @@ TORCH_MODULES = (
     "sketches.modules",
     "sketches.processes",
     "sketches.recorder",
+    "sketches.arrays",
     "sketches.values",
     "quantizers.rounding",
 )

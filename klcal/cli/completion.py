@@ -1,8 +1,8 @@
-"""What a shell is offered where a word is completed: values of options, and the names of tensors in the files typed.
+"""Completion in a shell: the values of options, and the names of the tensors in the files that were typed.
 
-Nothing here may fail or speak: a completion that does not work is none. A name is offered as the glob that matches it,
-in which a question mark stands for every character that a shell, or the glob itself, would take for something else: so
-no file can make a shell run what a tensor in it is called.
+Completion must neither fail nor print messages: if it does not work, nothing is offered. A name is offered as the glob
+that matches it. A question mark stands for every character that a shell or a glob would interpret, so no name in a file
+can make a shell run anything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["offer", "shortened"]
 Completer: TypeAlias = Callable[[Any], Iterable[str]]
 """What is offered, by what is known of the command line so far."""
 
-ACTING = re.compile(r"[^\w./@+-]", re.ASCII)  # what means something to a shell, to a glob, or to bash's word breaks
+ACTING = re.compile(r"[^\w./@+-]", re.ASCII)  # characters that a shell, a glob, or bash's word breaks interpret
 WILD = set("*?[")  # of a pattern that a shell has yet to expand
 SECONDS = 1.0  # to read headers: who presses a key waits
-NAMES = 2000  # as many as a shell lists in a moment
-HELP = 70  # characters of a help text beside what is offered
+NAMES = 2000  # a shell lists that many in a moment
+HELP = 70  # characters of the help text beside an offer
 ARGUMENTS = ("paths", "p", "q", "model", "tables", "file")  # that name files
 
 
@@ -38,7 +38,7 @@ class Offered(NamedTuple):
 
 
 def offer(command: str, params: Iterable[Any], key_of: Callable[[Any], str]) -> None:
-    """Gives each parameter of a command what is offered for its value."""
+    """Gives each parameter of a command its completion."""
     for param in params:
         key = key_of(param) or param.name
         completer = OF_COMMANDS.get((command, key)) or OF_OPTIONS.get(key)
@@ -50,7 +50,7 @@ def _offered(completer: Completer, key: str, ctx: Any, incomplete: str) -> list[
     try:
         found = dict.fromkeys(completer(ctx))
         words = [glob for name in found for glob in _globs(name, incomplete)] if key in BY_NAME else list(found)
-    except Exception:  # a file that is none, or that is being written
+    except Exception:  # not a tensor file, or one that is being written
         return []
     return [Offered(each) for each in dict.fromkeys(words) if each.startswith(incomplete)]
 
@@ -125,7 +125,7 @@ def _names(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _within(names: Iterator[str]) -> Iterator[str]:
-    """As many as there is time for."""
+    """The names, as many as there is time for."""
     end = time.monotonic() + SECONDS
     for number, name in enumerate(names):
         if number == NAMES or time.monotonic() > end:
@@ -137,13 +137,13 @@ def _typed(ctx: Any) -> Iterator[str]:
     """Files and directories that are there; never standard input, a pipe or a device, which reading would use up."""
     given = [ctx.params.get(name) for name in ARGUMENTS]
     paths = [path for each in given if each for path in ([each] if isinstance(each, str) else each)]
-    for path in map(os.path.expanduser, [*paths, *ctx.args]):  # the shell has not done it yet
+    for path in map(os.path.expanduser, [*paths, *ctx.args]):  # the shell has not expanded the tilde yet
         if WILD & set(path) or os.path.isfile(path) or os.path.isdir(path):  # noqa: PTH112, PTH113 - they never raise
             yield path
 
 
 def _globs(name: str, incomplete: str) -> Iterator[str]:
-    """A glob for a tensor; and for its module, one level further than what is typed.
+    """Globs for a tensor, and for its module, one level further than the typed text.
 
     >>> list(_globs("enc.0.attn q.weight", "enc.0."))
     ['enc.0.attn?q.weight', 'enc.0.attn?q.*']

@@ -1,4 +1,4 @@
-"""``klcal config``: which options hold where they are not given, and where they are from."""
+"""`klcal config`: the options in force, and where each of them comes from."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Held(NamedTuple):
 
     option: str
     value: Any  # None where nobody said it
-    words: str  # the same for people, or what holds then
+    words: str  # the value for people, or the default in words
     place: str
     commands: tuple[str, ...]
 

@@ -1,9 +1,9 @@
-"""The configuration file: where it is found, what is in it, and what is wrong with it.
+"""The configuration file: where it is looked for, its contents, and its errors.
 
-A key is the name of an option without its dashes. Keys at the top of the file say how tensors are calibrated, for the
-commands that do it, and what a run takes, for all commands. A table named like a command is for that command alone, and
-``tensors`` has a table for each glob of names. All of it becomes values of options, as if they had been typed, so the
-commands know nothing of this module. What one run reads or writes is never configured.
+A key is the name of an option without its dashes. Keys at the top of the file are for all commands: how tensors are
+calibrated, and how a run works. A table with the name of a command is for that command alone, and ``tensors`` has a
+table for each glob of names. The keys become values of options, as if they had been typed, so the commands do not know
+this module. Inputs and outputs of a run cannot be configured.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class File:
 
     @property
     def general(self) -> dict[str, Any]:
-        """What the file says of all commands: rules by name are before what holds for all."""
+        """The options for all commands. Rules by name come before the value for all others."""
         found = {key: value for key, value in self.values.items() if key in GENERAL}
         for key, rules in _rules(self.values.get(TENSORS, {}), found.get("method")).items():
             rest = found.get(key, [])
@@ -77,7 +77,7 @@ def find_file(start: Path, options: Options) -> File:
         for name in FILES:
             path = folder / name
             if os.path.isfile(path) and (found := read_file(path, options, named=False)) is not None:  # noqa: PTH113
-                return found  # one that may not be looked at is none
+                return found  # one that may not be read counts as absent
     return NO_FILE
 
 
@@ -130,7 +130,7 @@ def _toml(text: str, shown: str) -> dict[str, Any]:
 
 
 def _check(shown: str, values: object, options: Options) -> None:
-    """Raises UsageError for a key that is unknown and a value that is none."""
+    """Raises UsageError for an unknown key, and for a value of a wrong type."""
     if not isinstance(values, dict):
         raise UsageError(f"{shown}: {'.'.join(TABLE)} is no table", "write [tool.klcal]")
     general = general_of(options)
@@ -193,7 +193,7 @@ def _short(value: object) -> str:
 
 
 def _rules(tensors: Mapping[str, Mapping[str, Any]], method: object) -> dict[str, list[str]]:
-    """What is said of tensors by their names, as values of options.
+    """The tables ``[tensors.'GLOB']``, as values of options.
 
     >>> _rules({"*embed*": {"dtype": "int8", "weight": 1}, "*.bias": {"skip": True}}, None)
     {'dtype': ['*embed*=int8'], 'method': ['*embed*=kl:weight=1'], 'exclude': ['*.bias']}

@@ -1,4 +1,4 @@
-"""What ``klcal check`` and ``klcal diff`` have in common: what they show, and what stderr says."""
+"""The common part of `klcal check` and `klcal diff`: the changes that they show, and their messages on stderr."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TEXTS_ONLY = "it is for scales, not for what changed between them"  # of formats
 
 
 def shown_as(changes: Table, top: int | None) -> Callable[[str], Render]:
-    """Changes in a format, by its name: those that are not the same, and of them the first so many."""
+    """A function that renders changes in a format: the first ``top`` tensors that are not the same."""
     shown = differing(changes) if top is None else differing(changes).top(top)
     return lambda name: partial(WRITERS[name], changes if name in REPORTS else shown)
 
 
 def told_of_drift(changes: Table, made: Table | None = None) -> ExitCode:
-    """Say what met a rule, and how the answer is to be taken; of a table that was made for it, what that lacks."""
+    """Print the findings to stderr and return the exit code; with a new table, print its failures, too."""
     code = ExitCode.FINDINGS if changes.findings else ExitCode.DONE
     if made is not None:
         code = exit_code(made, changes.findings)

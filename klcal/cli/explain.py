@@ -1,4 +1,4 @@
-"""``klcal explain``: why a tensor has the scale it has, and what others would cost."""
+"""`klcal explain`: why a tensor has its scale, and what other scales would cost."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _format(asked: str, output: str | None) -> str:
 
 
 def _writer(name: str) -> Any:
-    """The writer of a format, imported now: what it lacks is told before anything is read."""
+    """The writer of a format. It is imported now, so that a missing package is an error before anything is read."""
     from importlib import import_module
 
     module = import_module(f"klcal.writers.{MODULES[name]}")

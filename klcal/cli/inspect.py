@@ -1,4 +1,4 @@
-"""``klcal inspect``: what is in tensor files."""
+"""`klcal inspect`: the contents of tensor files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which options may be configured, by which keys, and what their values may be: also as a JSON Schema.
+"""The keys of the configuration file and their allowed values, also as a JSON Schema.
 
-A key is the name of an option without its dashes. What one run reads or writes is never configured.
+A key is the name of an option without its dashes. Inputs and outputs of a run cannot be configured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 BY_NAME = ("method", "dtype", "scheme", "scale-format", "per")  # options that take GLOB=VALUE
-CALIBRATING = ("calibrate", "check", "apply", "sketch", "explain", "report")  # what these do to tensors is one decision
+CALIBRATING = ("calibrate", "check", "apply", "sketch", "explain", "report")  # these share the settings of calibration
 CHOICE = ("include", "exclude", "dequantize", "pool", "nonfinite", *BY_NAME, "importance", "range")
 RUN = ("device", "jobs", "quiet", "verbose")  # which change no answer
 GENERAL = (*CHOICE, *RUN)
@@ -56,7 +56,7 @@ Options: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 def options_of(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What may be configured of some commands."""
+    """The options of commands that may be configured."""
     found = {}
     for name, command in commands.items():
         keyed = {key_of(each): each for each in command.params}
@@ -66,14 +66,14 @@ def options_of(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def key_of(param: Any) -> str:
-    """What a parameter is called in the file; nothing for one that is never there."""
+    """The key of a parameter in the file; empty for one that cannot be configured."""
     if param.param_type_name == "option":
         return str(max(param.opts, key=len)).lstrip("-")
     return param.name if param.name in ARGUMENTS else ""
 
 
 def shape_of(param: Any) -> Shape:
-    """What the value of an option may be."""
+    """The allowed values of an option."""
     if getattr(param, "is_flag", False):
         return {"type": "boolean"}
     if (choices := getattr(param.type, "choices", None)) is not None:
@@ -84,7 +84,7 @@ def shape_of(param: Any) -> Shape:
 
 
 def wanted(value: Any, shape: Shape) -> str:
-    """What should be there in place of a value; nothing where it is right."""
+    """The allowed values, in words, if a value is wrong; else an empty text."""
     match shape:
         case {"type": "boolean"}:
             return "" if isinstance(value, bool) else "true or false"

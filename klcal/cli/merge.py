@@ -1,4 +1,4 @@
-"""``klcal merge``: sketch files to one."""
+"""`klcal merge`: adds sketch files up into one."""
 
 from __future__ import annotations
 

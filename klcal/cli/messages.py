@@ -1,4 +1,4 @@
-"""What goes to stderr: one line per message, short, and with nothing in it that acts."""
+"""Messages on stderr: one short line each, with control characters made harmless."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["capped", "is_quiet", "line", "of_plan", "of_table", "quietly", "remark", "say", "silence"]
 
-LINE_LENGTH = 300  # what a log shows without wrapping for ever
+LINE_LENGTH = 300  # characters that a log shows on a few lines
 PLACE_LENGTH = 90  # of a file's or a tensor's name, so that room for the reason is left
 LINES = 20  # of one kind; the JSON has them all
 
@@ -46,7 +46,7 @@ def capped(lines: Sequence[str]) -> list[str]:
 
 
 def of_table(table: Table, code: ExitCode) -> list[str]:
-    """What a table's reader has to be told: its warnings, its failures, and why there is no answer."""
+    """Messages about a table: its warnings, its failures, and the reason if there is no answer."""
     failed = [line(row.source, row.name, kind="error", text=row.reason or row.status) for row in _failures(table)]
     failed += [line(error.source, kind="error", text=error.reason) for error in table.errors]
     if code == ExitCode.NOTHING_USABLE and not failed:
@@ -57,7 +57,7 @@ def of_table(table: Table, code: ExitCode) -> list[str]:
 
 
 def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
-    """What works, and why; without being asked, only where it is not what was asked for."""
+    """The message about the devices that work, and why. Unless ``verbose``, only if others were asked for."""
     lines = []
     if verbose:
         from klcal.kernels import library
@@ -89,7 +89,7 @@ _is_quiet = False  # of the run that this process is for
 
 @contextlib.contextmanager
 def quietly(wanted: bool) -> Iterator[None]:
-    """Whether, within, nobody is told anything but errors and findings."""
+    """A context in which only errors and findings are printed, if ``wanted``."""
     global _is_quiet
     before, _is_quiet = _is_quiet, wanted
     try:
@@ -104,7 +104,7 @@ def is_quiet() -> bool:
 
 
 def remark(lines: Iterable[str]) -> None:
-    """Say what is neither an error nor a finding, unless nobody wants to know."""
+    """Print a remark that is neither an error nor a finding, unless --quiet was given."""
     if not _is_quiet:
         say(lines)
 
@@ -121,7 +121,7 @@ def say(lines: Iterable[str]) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere, or the interpreter fails on it again, with a code of its own."""
+    """Discard buffered output. Otherwise the interpreter would fail on it at exit, and change the exit code."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

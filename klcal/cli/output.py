@@ -1,7 +1,7 @@
-"""Where the answer goes: stdout, or a file that is either the old one or the whole new one.
+"""The destination of the answer: stdout, or a file that is replaced as a whole or not at all.
 
-``destination`` is entered before the work, so that an output that cannot be written is found first, and gives
-back a function that delivers. Where a file cannot be replaced, as with a pipe or a device, it is written to.
+``destination`` is entered before the work, so that an output that cannot be written is found first. It returns a
+function that delivers the answer. A pipe or a device cannot be replaced, and is written to directly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RenderAs = Callable[[str], Render]
 
 
 class Output(NamedTuple):
-    """Where an answer goes, and the name of its writer."""
+    """The destination of an answer, and the name of its writer."""
 
     path: str | None
     format: str
@@ -75,7 +75,7 @@ def choose_format(requested: str, output: str | None, *, terminal: bool, texts_o
 
 
 def choose_outputs(requested: str, outputs: Sequence[str] | None, *, texts_only: str = "") -> list[Output]:
-    """Where the answer goes, in which format. Of several outputs each is by its suffix, and what has none as asked.
+    """The destinations of the answer, with formats: by the suffix of an output, or else ``requested``.
 
     Args:
         requested: "auto", or the name of a writer.
@@ -100,8 +100,8 @@ def choose_outputs(requested: str, outputs: Sequence[str] | None, *, texts_only:
 
 
 def _place(output: str) -> str:
-    """What two paths of one file have in common."""
-    with contextlib.suppress(OSError):  # of a working directory that is gone: that nothing can be written is told later
+    """A key that is equal for two paths of the same file."""
+    with contextlib.suppress(OSError):  # the working directory is gone: the error comes when writing fails
         return "-" if _is_stdout(output) else os.path.realpath(output)
     return output
 
@@ -147,9 +147,9 @@ def destination(output: str | None, inputs: Sequence[str]) -> Iterator[Deliver]:
 
 @contextmanager
 def destinations(outputs: Sequence[Output], inputs: Sequence[str]) -> Iterator[Callable[[RenderAs, bool], None]]:
-    """The same of several outputs: files first, and stdout, which may break off, last.
+    """``destination`` of several outputs: files first, and stdout, which may fail, last.
 
-    The function is given what an answer is in a format. A report of what failed is wanted where nothing is usable, too.
+    The function takes a renderer of the answer in a format. Reports for CI are written even if no tensor is usable.
     """
     with contextlib.ExitStack() as stack:
         delivers = [(each, stack.enter_context(destination(each.path, inputs))) for each in outputs]
@@ -163,11 +163,11 @@ def destinations(outputs: Sequence[Output], inputs: Sequence[str]) -> Iterator[C
 
 
 def to_stdout(render: Render | None = None) -> None:
-    """Write to stdout, to the last byte; without an argument, what is still buffered.
+    """Write to stdout, to the last byte. Without an argument, only flush it.
 
     Raises:
-        ReaderGone: nobody reads it any more.
-        OutputError: it is full or broken.
+        ReaderGone: the reader has closed the pipe.
+        OutputError: writing failed.
     """
     try:
         if render is not None:

@@ -1,4 +1,4 @@
-"""What all commands have: ``--help`` as plain text under headings, nothing interpreted; and an environment to check."""
+"""`--help` as plain text under headings, and checks of the environment: the same for all commands."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from klcal.errors import UsageError
 
 __all__ = ["ConfiguredCommand", "PanelCommand", "configurable", "file_of"]
 
-FILE = "klcal.file"  # the configuration of a run, among what its context knows
-SETTINGS = "klcal.settings"  # what it says of the command, by keys
+FILE = "klcal.file"  # the key of the configuration file in the context
+SETTINGS = "klcal.settings"  # the key of the configured options of the command
 QUIET = "klcal.quiet"
 
 
@@ -92,7 +92,7 @@ class ConfiguredCommand(PanelCommand):
         super().__init__(*args, params=[*(params or ()), *_common()], **others)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # private types
-        """Put what is configured in the place of defaults."""
+        """Put configured values in the place of defaults."""
         given = self.make_parser(ctx).parse_args(args=list(args))[0]
         if ctx.resilient_parsing:
             from klcal.cli.completion import offer
@@ -103,7 +103,7 @@ class ConfiguredCommand(PanelCommand):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: typer.Context, incomplete: str) -> list[Any]:  # type: ignore[override]  # private types
-        """What is offered in place of an option, with short texts: shells put one beside each."""
+        """The completions of an option, with short help texts, which shells show beside them."""
         from klcal.cli.completion import shortened
 
         found = super().shell_complete(ctx, incomplete)
@@ -123,7 +123,7 @@ class ConfiguredCommand(PanelCommand):
         return [*args, "--", *paths] if paths else args
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # private types
-        """Say of what is wrong which options were not typed."""
+        """Add to an error the options that were configured, since these were not typed."""
         settings: dict[str, Setting] = ctx.meta.get(SETTINGS, {})
         with quietly(ctx.meta.get(QUIET, False)):
             remark([line(kind="warning", text=text) for text in _misspelt(ctx)])
@@ -136,7 +136,7 @@ class ConfiguredCommand(PanelCommand):
 
 
 def configurable(ctx: typer.Context) -> Options:
-    """What may be configured, of all commands."""
+    """The options of all commands that may be configured."""
     commands = getattr(ctx.find_root().command, "commands", {})
     return options_of({name: each for name, each in commands.items() if isinstance(each, ConfiguredCommand)})
 
@@ -173,7 +173,7 @@ def _misspelt(ctx: typer.Context) -> list[str]:
 
 
 def _origins(settings: dict[str, Setting]) -> str:
-    """Where options are from, in a few words.
+    """The origins of options, in a few words.
 
     >>> _origins({"dtype": Setting(["int8"], "klcal.toml"), "per": Setting(["channel"], "klcal.toml")})
     'dtype and per are from klcal.toml'

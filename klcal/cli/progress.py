@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar where a person can see it move, elsewhere a line a minute."""
+"""Progress on stderr: a moving bar in a terminal, elsewhere one line a minute."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Silent(AbstractContextManager["Silent"]):
 
 
 class _Counting(Silent):
-    """Knows how far the work is: what was done, and what was read of tasks that are under way."""
+    """Counts the work that is done, and the bytes that were read for tasks in progress."""
 
     def __init__(self) -> None:
         self._tally: Tally | None = None
@@ -64,12 +64,12 @@ class _Counting(Silent):
         return self._tally
 
     def start(self, tensors: int, nbytes: int) -> None:
-        """Begin to count; what was counted before is another work."""
+        """Begin to count new work."""
         self.tensors, self.nbytes = tensors, nbytes
         self.done = self._read = self._most = 0
 
     def advance(self, nbytes: int) -> None:
-        """Count bytes of what is done."""
+        """Count bytes that are done."""
         self._read += nbytes
 
     def finish(self, name: str) -> None:  # noqa: ARG002 - for a bar
@@ -97,7 +97,7 @@ class Bar(_Counting):
 
     def start(self, tensors: int, nbytes: int) -> None:
         """Show the bar; that of the work before, if there was any, is gone."""
-        before, self._task = self._task, None  # what is drawn meanwhile asks for no bar that is gone
+        before, self._task = self._task, None  # a redraw meanwhile must not use the removed bar
         if before is not None:
             self._progress.remove_task(before)
         super().start(tensors, nbytes)
@@ -105,7 +105,7 @@ class Bar(_Counting):
         self._progress.start()
 
     def move(self) -> None:
-        """Bring the bar to where the work is: also inside a large tensor, of which nobody tells."""
+        """Move the bar to the present state, also in the middle of a large tensor."""
         if self._task is not None:
             self._progress.update(self._task, completed=self.read, done=self.done)
 
@@ -154,7 +154,7 @@ class Lines(_Counting):
             remark([line(text=self.told(time.monotonic() - self._began))])
 
     def told(self, seconds: float) -> str:
-        """How far the work is after so many seconds.
+        """The state of the work after ``seconds``, in words.
 
         >>> lines = Lines()
         >>> lines.start(3, 2_500_000)
@@ -179,7 +179,7 @@ UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6))
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """What there is room for, on one line."""
+    """The columns of the bar that fit on one line."""
     from rich import progress as rich
     from rich.table import Column
 

@@ -1,4 +1,4 @@
-"""``klcal report``: one page that shows where quantization loses most, and why."""
+"""`klcal report`: a page that shows where quantization loses most, and why."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
 
 
 def _check_output(output: str | None) -> None:
-    """Refuses what a page should not go to, before anything is read."""
+    """Refuses outputs that cannot be a page, before anything is read."""
     if output in (None, "-"):
         if sys.stdout is not None and sys.stdout.isatty():
             raise UsageError("a page is no text for a terminal", "name a file: --output report.html")

@@ -1,4 +1,4 @@
-"""``klcal schema``: the JSON Schemas of what klcal reads and writes."""
+"""`klcal schema`: the JSON Schemas of the files that klcal reads and writes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def schema(ctx: typer.Context, name: NameArgument = None) -> None:
 
 
 def schemas(options: Options) -> dict[str, dict[str, Any]]:
-    """All schemas by their names."""
+    """All schemas, by name."""
     from klcal.cli.keys import json_schema as of_configuration
     from klcal.tables.json_schema import DIALECT, SCHEMAS, json_schema
 

@@ -1,4 +1,4 @@
-"""What holds for the options of a command: the environment over the file, and what is typed over both."""
+"""The values of options that were not typed: from the environment, else from the configuration file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTRADICTED = {"apply": ("table", ("nonfinite", "device", "importance", "range"
 
 SEPARATOR = ";"  # of several values in a variable, as ``config`` of a table has them
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-ALIKE = 0.75  # of two names, of 1: a variable is told to be misspelt where one of ours is so near
+ALIKE = 0.75  # similarity, 0 to 1, of a variable to one of klcal's from which it is reported as misspelt
 
 
 class Setting(NamedTuple):
@@ -33,14 +33,14 @@ class Setting(NamedTuple):
 def settings_of(
     command: str, options: Options, file: File, environ: Mapping[str, str], typed: Sequence[str] = ()
 ) -> dict[str, Setting]:
-    """The options of a command that the file or the environment gives a value, by their keys.
+    """The options of a command with values from the file or the environment, by their keys.
 
     Args:
         command: its name.
         options: of all commands.
         file: the configuration.
         environ: the environment, which has precedence.
-        typed: keys of what the command line says: its values win, and what they contradict is left out.
+        typed: keys of the options on the command line. These win, and options that contradict them are left out.
 
     Raises:
         UsageError: a variable has no value of its option.
@@ -72,7 +72,7 @@ def _holds(key: str, command: str) -> bool:
 
 
 def _variables(command: str, key: str) -> Iterator[str]:
-    """What sets an option, the nearer one first."""
+    """The variables that set an option, the one with precedence first."""
     yield f"KLCAL_{command}_{key}".replace("-", "_").upper()
     if key in GENERAL and _holds(key, command):
         yield f"KLCAL_{key}".replace("-", "_").upper()
@@ -106,7 +106,7 @@ def _from_folder(key: str, value: Any, folder: str) -> Any:
 
 
 def misspelt(environ: Mapping[str, str], options: Options) -> list[tuple[str, str]]:
-    """Variables that look like ours and are none, and which is meant."""
+    """Variables that look like misspelt ones of klcal, each with the name that is probably meant."""
     names = {name for command, table in options.items() for key in table for name in _variables(command, key)}
     known = sorted({*names, VARIABLE, "KLCAL_KERNEL", "KLCAL_DEBUG"})
     first = reversed([(key, command) for command, table in options.items() for key in table])

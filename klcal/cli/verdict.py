@@ -1,4 +1,4 @@
-"""Whether the answer is good enough: findings, the exit code, and what stderr says of them."""
+"""The verdict: findings, the exit code, and the messages about them on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["exit_code", "findings", "told"]
 
 
 def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]:
-    """Every row that meets a condition, or may, or has no partner to be compared with, in the order of the table."""
+    """Findings for every row that meets a condition, may meet it, or has no partner, in the order of the table."""
     for row in table.rows:
         assert not isinstance(row, Change | Content)
         if conditions and row.status in ("missing", "extra"):
@@ -32,7 +32,7 @@ def findings(table: Table, conditions: Sequence[Condition]) -> Iterator[Finding]
 
 
 def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
-    """What the process ends in: all zeros is an answer too, and a lost tensor outweighs a finding, a bug both."""
+    """The exit code. A bug outweighs a failed tensor, which outweighs a finding. Zeros are an answer, too."""
     if not table.usable:
         return ExitCode.NOTHING_USABLE
     if any(each.cause == "bug" for each in (*table.rows, *table.errors)):
@@ -43,7 +43,7 @@ def exit_code(table: Table, found: Sequence[Finding] = ()) -> ExitCode:
 
 
 def told(table: Table, found: Sequence[Finding]) -> ExitCode:
-    """Say on stderr what the answer does not, and how it is to be taken."""
+    """Print warnings, failures and findings to stderr, and return the exit code."""
     code = exit_code(table, found)
     say(of_table(table, code))
     say(capped([line(each.source, each.name, text=each.text) for each in found]))

@@ -21,11 +21,11 @@ __all__ = ["Floats", "NotADistribution", "Values", "as_arrays", "distributions",
 Floats: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = Any  # npt.ArrayLike or torch.Tensor; of a result: an array, a NumPy scalar, or a tensor
 
-SUM_TOLERANCE = 1e-9  # of a sum from 1: float64 rounding of 10⁶ terms passes, float32 rounding does not
+SUM_TOLERANCE = 1e-9  # allowed distance of a sum from 1: float64 rounding of 10⁶ terms passes, float32 does not
 
 
 class NotADistribution(UsageError):
-    """A row is negative, not finite, or does not sum to 1."""
+    """A row has a negative or nonfinite number, or does not sum to 1."""
 
 
 def as_arrays(**named: Values) -> tuple[list[Floats], Callable[[Any], Values]]:
@@ -73,10 +73,12 @@ def row_name(name: str, row: tuple[int, ...]) -> str:
 
 
 def distributions(**named: Values) -> tuple[list[Floats], Callable[[Floats], Values]]:
-    """Probability distributions as arrays, checked, and a function that turns a result into the same kind.
+    """Probability distributions as checked float64 arrays, and a function that turns a result into the same kind.
+
+    The last axis runs over outcomes; leading axes are batches, and broadcast against each other.
 
     Raises:
-        NotADistribution: a row is not a distribution; the first bad one is named.
+        NotADistribution: a row is not a distribution; the message names the first bad row.
         UsageError: the shapes do not fit, or something is not an array of real numbers.
     """
     arrays, like = as_arrays(**named)
@@ -95,6 +97,7 @@ def distributions(**named: Values) -> tuple[list[Floats], Callable[[Floats], Val
 
 
 def _check(name: str, rows: Floats) -> None:
+    """Raises NotADistribution unless every row, on the last axis, is a distribution."""
     outside = ~((rows >= 0) & (rows < np.inf))
     with np.errstate(invalid="ignore"):
         totals = np.asarray(rows.sum(axis=-1))
@@ -114,7 +117,10 @@ def _check(name: str, rows: Floats) -> None:
 
 
 def nats_per_unit(base: float) -> float:
-    """The number of nats in one unit of information: ln base.
+    """The number of nats in one unit of information: ln(base).
+
+    >>> round(nats_per_unit(2), 6)  # a bit
+    0.693147
 
     Raises:
         UsageError: the base is not a number above 1.

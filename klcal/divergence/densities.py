@@ -1,8 +1,9 @@
 """KL divergence between continuous distributions: closed forms for normal ones, quadrature for any two densities.
 
-D(p‖q) = ∫ p(x)·log(p(x)/q(x)) dx: the same in any coordinates, at least 0, +inf where q lacks what p has. NumPy arrays
-and torch tensors are taken, the result is of the same kind, in float64 and without gradient; ``kl_distributions``
-keeps what torch makes of it. Parameters broadcast. base is e (nats), 2 (bits), 10 (bans).
+D(p‖q) = ∫ p(x)·log(p(x)/q(x)) dx does not depend on the coordinates, is at least 0, and is +inf if q is 0 on a set that
+has mass under p. Functions take NumPy arrays or torch tensors, and return the same kind, in float64 and without
+gradient; ``kl_distributions`` returns the result of torch, with its gradient. Parameters broadcast. The base is e for
+nats, 2 for bits, 10 for bans.
 
 Every closed form is summed from terms that are not negative, s² − 1 − 2·ln s of a ratio of deviations s and squared
 shifts, which keeps the digits of a small divergence between nearly equal distributions.
@@ -24,11 +25,11 @@ from klcal.errors import UsageError
 
 __all__ = ["kl_density", "kl_distributions", "kl_normal", "kl_normal_diagonal", "kl_normal_full", "kl_standard_normal"]
 
-SYMMETRY_TOLERANCE = 1e-9  # of the greatest entry: by how much a covariance may differ from its transpose
-MASS_TOLERANCE = 1e-6  # by how much the integral of a density may differ from 1
-QUADRATURE_ERROR = 1e-10  # of an integral, absolute or relative: what the quadrature aims at
-UNSURE = 1e-6  # an integral has not converged if its error estimate exceeds this, both absolute and relative
-NEGLIGIBLE_MASS = 1e-12  # of p where q is 0: with less, q is assumed to have underflowed there
+SYMMETRY_TOLERANCE = 1e-9  # allowed difference of a covariance from its transpose, relative to its largest entry
+MASS_TOLERANCE = 1e-6  # allowed difference of the integral of a density from 1
+QUADRATURE_ERROR = 1e-10  # the error of an integral, absolute or relative, that the quadrature aims at
+UNSURE = 1e-6  # an integral did not converge if its estimated error exceeds this, both absolute and relative
+NEGLIGIBLE_MASS = 1e-12  # mass of p where q is 0, below which q is assumed to have underflowed
 SUBDIVISIONS = 500  # of an interval, at most
 
 
@@ -51,7 +52,7 @@ def kl_normal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, b
 
 
 def kl_normal_diagonal(mean_p: Values, std_p: Values, mean_q: Values, std_q: Values, *, base: float = math.e) -> Values:
-    """The same for normal distributions of n independent coordinates: (*rows, n) → (*rows,). The sum over coordinates.
+    """``kl_normal`` for n independent coordinates, (*rows, n) → (*rows,): the sum over the coordinates.
 
     >>> float(kl_normal_diagonal([0, 0], [1, 1], [1, 2], [1, 1]))
     2.5
@@ -124,7 +125,7 @@ def _spread(std_p: Floats, std_q: Floats) -> Floats:
     return np.maximum(gap * (gap + 2) - 2 * log_ratio(std_p, std_q), 0.0)
 
 
-# --- what parameters must be
+# --- checks of parameters
 
 
 def _normal_parameters(parameters: list[Floats]) -> list[Floats]:

@@ -1,7 +1,7 @@
-"""The differences of two tensors of one shape, element by element, and the sketches of both, in one pass.
+"""Two tensors of one shape, compared element by element, and the sketches of both, in one pass.
 
-Products are summed in float32 over short stretches, and these sums in float64: that is as fast as reading, and keeps
-six digits.
+Products are summed in float32 over short stretches, and the sums of stretches in float64. That is as fast as reading
+the values, and keeps six digits.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from klcal.sketches.counting import BLOCK, counter, values_of
+from klcal.sketches.counting import counter, values_of
+from klcal.sketches.numpy_counting import BLOCK
 from klcal.sketches.sketch import Sketch
 
 __all__ = ["Elementwise", "SideBySide", "side_by_side"]
 
-STRETCH = 1 << 13  # values whose products are summed in float32: BLAS stays on one thread, errors below 1e-6
+STRETCH = 1 << 13  # values whose products are summed in float32: BLAS uses one thread, and the error is below 1e-6
 
 Values = npt.NDArray[np.floating]
 Chunk = npt.NDArray[Any]
@@ -28,23 +29,29 @@ Stored = Iterable[Chunk]
 
 @dataclass
 class Elementwise:
-    """Sums over all elements so far."""
+    """Sums over all elements so far, and what follows from them.
 
-    numel: int = 0
-    squares_p: float = 0.0
-    squares_q: float = 0.0
-    products: float = 0.0
-    squared_error: float = 0.0
-    max_abs_diff: float = 0.0
+    >>> p, q = np.float32([3.0, 4.0]), np.float32([3.0, 3.0])
+    >>> found = side_by_side([p], "float32", [q], "float32").elements
+    >>> found.mse, found.max_abs_diff, round(found.sqnr_db, 2), round(found.cosine, 4)
+    (0.5, 1.0, 13.98, 0.9899)
+    """
+
+    numel: int = 0  # the number of elements
+    squares_p: float = 0.0  # Σp²
+    squares_q: float = 0.0  # Σq²
+    products: float = 0.0  # Σpq
+    squared_error: float = 0.0  # Σ(p − q)²
+    max_abs_diff: float = 0.0  # max |p − q|
 
     @property
     def mse(self) -> float:
-        """Mean of (p − q)²."""
+        """The mean of (p − q)²."""
         return self.squared_error / self.numel
 
     @property
     def cosine(self) -> float | None:
-        """The cosine of the angle between the two as vectors, −1 to 1; None if one of them is all zeros."""
+        """The cosine of the angle between p and q as vectors, −1 to 1; None if one of them is all zeros."""
         norms = math.sqrt(self.squares_p) * math.sqrt(self.squares_q)
         return min(1.0, max(-1.0, self.products / norms)) if norms > 0 else None
 
@@ -59,18 +66,18 @@ class Elementwise:
 class SideBySide(NamedTuple):
     """The results of one pass over two tensors."""
 
-    p: Sketch
-    q: Sketch
+    p: Sketch  # of the first tensor, as one unit
+    q: Sketch  # of the second tensor
     elements: Elementwise
 
 
 def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide:
-    """Sketches and sums of two streams with equal numbers of values.
+    """The sketches of two tensors with equal numbers of values, and sums over pairs of values.
 
     Args:
-        p: chunks of any lengths, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        p: the values of one tensor, as flat arrays in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
         dtype_p: of the values of p.
-        q: the same of the other tensor; its chunks may be cut elsewhere.
+        q: the values of the other tensor, in the same order; its arrays may have other lengths.
         dtype_q: of the values of q.
     """
     found = Elementwise()
@@ -85,6 +92,7 @@ def side_by_side(p: Stored, dtype_p: str, q: Stored, dtype_q: str) -> SideBySide
 
 
 def _add(found: Elementwise, x: Values, y: Values) -> None:
+    """Adds pairs of values, (n,) each, to the sums: in float64 if float32 cannot hold a square."""
     with np.errstate(over="ignore", invalid="ignore"):
         difference = x - y
         sums = [sum(map(float, _products(a, b))) for a, b in ((x, x), (y, y), (x, y), (difference, difference))]
@@ -100,11 +108,12 @@ def _add(found: Elementwise, x: Values, y: Values) -> None:
 
 
 def _products(a: Values, b: Values) -> Iterator[np.floating]:
+    """The sums of products over stretches of two arrays (n,)."""
     return (np.dot(a[i : i + STRETCH], b[i : i + STRETCH]) for i in range(0, a.size, STRETCH))
 
 
 def _aligned(p: Iterator[Chunk], q: Iterator[Chunk]) -> Iterator[tuple[Chunk, Chunk]]:
-    """Pairs of flat arrays of equal lengths, cut where a chunk of either side ends."""
+    """Pairs of flat arrays of equal lengths, cut wherever an array of either side ends."""
     x: Chunk = np.empty(0)
     y: Chunk = np.empty(0)
     while True:

@@ -36,30 +36,30 @@ Integers = npt.NDArray[np.int64]
 
 __all__ = ["Pair", "common_bins", "even_bins", "kl_bias", "mass_bins", "plug_in_entropy", "plug_in_kl", "sketch_bins"]
 
-EVEN_BINS = 2048  # what histograms of calibration tools have
+EVEN_BINS = 2048  # the usual number in calibration tools
 MASS_BINS = 64  # (K − 1)/2N < 0.01 nats from N = 3,200 on
-VALUES_PER_BIN, FEWEST_BINS = 2, 2  # of the smaller sample, at least
-MOST_WIDER = 4  # how many times as far one of two samples may reach that are merged into two bins
+VALUES_PER_BIN, FEWEST_BINS = 2, 2  # the minimum of values of the smaller sample in a bin, and of bins
+MOST_WIDER = 4  # two samples that are merged into two bins: the maximum ratio of their ranges
 BUCKET = 2.0**-10  # the width of a sketch's buckets, relative to their values
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """How many values of two samples lie in each of some common bins."""
+    """The numbers of values of two samples in common bins."""
 
     counts_p: Floats  # (bins,): whole numbers, except for even bins, which cut through buckets
-    counts_q: Floats
-    positions: Floats  # (bins,): the middle of each, ascending
-    merged: int = 0  # how many bins disappeared when those of one side alone were merged
+    counts_q: Floats  # (bins,)
+    positions: Floats  # (bins,): the middle of each bin, ascending
+    merged: int = 0  # the number of bins that disappeared because bins with values of one sample only were merged
 
     @property
     def p(self) -> Floats:
-        """The share of each bin: a distribution."""
+        """The share of the first sample in each bin, (bins,): a distribution."""
         return _shares(self.counts_p)
 
     @property
     def q(self) -> Floats:
-        """The share of each bin: a distribution."""
+        """The share of the second sample in each bin, (bins,): a distribution."""
         return _shares(self.counts_q)
 
 
@@ -110,7 +110,7 @@ def sketch_bins(a: Sketch, b: Sketch, mantissa_bits: int | None = None) -> Pair:
 
 
 def even_bins(a: Sketch, b: Sketch, bins: int = EVEN_BINS) -> Pair:
-    """Bins of equal width from the least to the greatest nonzero value of both: what a histogram shows.
+    """Bins of equal width from the lowest to the highest nonzero value of both, as in a histogram.
 
     A bucket that is cut counts as evenly spread; a value on an edge belongs to the bin nearer to zero. One outlier
     widens all bins.
@@ -193,7 +193,7 @@ def common_bins(a: Sketch, b: Sketch, bins: int = MASS_BINS) -> Pair:
 
 
 def _nearest(positions: Floats, has_p: Bools, has_q: Bools) -> Integers:
-    """With which bin each is to be merged, (bins,): itself, if it has values of both."""
+    """(bins,): the bin with which each is to be merged; itself, if it has values of both samples."""
     found = np.arange(positions.size)
     for mine, theirs in ((has_p, has_q), (has_q, has_p)):
         alone, there = np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs)

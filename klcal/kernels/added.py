@@ -1,4 +1,7 @@
-"""The pieces of two sketches of the same units, added by the compiled kernel; NumPy's way is in the sketch itself."""
+"""Addition of sketches in C (``source/added.h``): merges the sorted pieces of each unit, without sorting them again.
+
+``klcal.sketches.sketch`` does the same in NumPy.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +20,29 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Pieces(NamedTuple):
-    """Of some units."""
+    """The pieces of a sketch: see ``klcal.sketches.sketch.Sketch``."""
 
     keys: npt.NDArray[np.uint32]  # (pieces,): ascending within a unit
-    counts: npt.NDArray[np.signedinteger[Any]]
-    starts: Integers  # (units + 1,), from 0 on
+    counts: npt.NDArray[np.signedinteger[Any]]  # (pieces,): int32 or int64
+    starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
 
 
 class Sum(NamedTuple):
-    """Of two sketches."""
+    """The sum of the pieces of two sketches."""
 
     pieces: Pieces
-    exact: Bools  # (units,)
+    exact: Bools  # (units,): whether no bit of a value was lost
 
 
 def added(one: Pieces, other: Pieces, exact: Bools, tops: Integers, kept: tuple[int, int, int]) -> Sum | None:
-    """The sum, cut where there are many pieces; None where NumPy has to do it: there is no kernel, or a count is int64.
+    """The sum of the pieces of two sketches, in canonical form; None if there is no kernel, or a count exceeds int32.
 
     Args:
         one: the pieces of a sketch.
-        other: those of another one, of the same units.
-        exact: (units,), whether nothing was lost in both.
-        tops: (units,), the biased exponent of each unit's largest magnitude in the sum.
-        kept: more than how many pieces of a unit are cut, and to how many mantissa bits: at its largest magnitude, and
-            at least.
+        other: the pieces of another sketch, of the same units.
+        exact: (units,), whether both sketches are exact.
+        tops: (units,), the biased exponent of the largest magnitude of each unit in the sum.
+        kept: ``few``, ``mantissa_bits`` and ``least_bits`` of the sketches' ``Resolution``.
     """
     found = library()
     if found is None or not one.counts.dtype == other.counts.dtype == np.int32:
@@ -51,7 +53,7 @@ def added(one: Pieces, other: Pieces, exact: Bools, tops: Integers, kept: tuple[
     units, room = tops.size, one.keys.size + other.keys.size
     keys, counts = np.empty(room, np.uint32), np.empty(room, np.int32)
     sizes, still_exact = np.empty(units, np.int64), exact.copy()
-    inputs = [np.ascontiguousarray(each) for each in (*one, *other)]  # held, for the kernel has only addresses
+    inputs = [np.ascontiguousarray(each) for each in (*one, *other)]  # kept alive: the kernel gets addresses only
     exponents = np.ascontiguousarray(tops, np.int64)
     size = found.klcal_added(
         *(address(each) for each in inputs),

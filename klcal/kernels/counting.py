@@ -1,7 +1,7 @@
-"""How often each float32 key or narrow pattern occurs, in C (``source/counting.h``): functions on arrays.
+"""Counting of one unit in C (``source/counting.h``): how often each float32 key, or each narrow pattern, occurs.
 
-All that a count needs between two calls is in the arrays that these functions give and take, so several threads may
-count at once, each into arrays of its own. Counts are uint32: they are to be taken out before there are 2³² values.
+The state of a count is in arrays that the caller holds, so several threads may count at once, each into its own arrays.
+Counts are uint32: the caller has to take them out before 2³² values were counted.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
     "pattern_table",
 ]
 
-KEYS = 1 << 19  # of all float32 patterns: their top 19 bits
-SPARE = 32  # rows of a table after them, where zeros are counted
-FLOAT_WAYS, SHORT_WAYS, BYTE_WAYS = 2, 4, 8  # tables side by side
-BINS_PER_VALUE = 8  # of few values: of 4,000 in 2¹⁵ bins of two, 5.3 passes; in 2¹⁴ 6.8, in 2¹³ 8.6
+KEYS = 1 << 19  # keys of float32 patterns: their top 19 bits
+SPARE = 32  # rows of a table behind the keys, where zeros are counted
+FLOAT_WAYS, SHORT_WAYS, BYTE_WAYS = 2, 4, 8  # tables side by side: equal neighbours are counted in different ones
+BINS_PER_VALUE = 8  # bins for each of the few values: 4,000 take 5.3 passes in 2¹⁵ bins of two, 6.8 in 2¹⁴, 8.6 in 2¹³
 ALL_BITS = 1 << 32
 KEY_SHIFT = 13  # bits of a float32 pattern below its key
-ZEROS = 2  # patterns that are 0: kept beside the few
-KEPT = 16  # empty tables, some MB each: one for each thread that counts
+ZEROS = 2  # patterns of 0.0 and -0.0, which do not count against the limit of distinct values
+KEPT = 16  # empty tables, some MB each, that are kept for the next count: one for each thread
 
 FIELDS = (
     "zeros",
@@ -52,8 +52,13 @@ FIELDS = (
     "nearest",
     "bits",
 )
-"""What is seen beside the keys. The last four are of finite values that are not among the few: the greatest pattern as
-a signed and as an unsigned number, the least magnitude but 0, and all bits that are set in any pattern."""
+"""The numbers that are counted beside the keys. The last four are of the finite values that are counted by key:
+
+- ``top``: the largest pattern as a signed number, that of the highest positive value; 0 if there is none.
+- ``bottom``: the largest pattern as an unsigned number, that of the lowest negative value if there is one.
+- ``nearest``: the smallest nonzero magnitude, as a pattern; 2³² if there is none.
+- ``bits``: the union of all bits that are set.
+"""
 
 Array = npt.NDArray[Any]
 Table = npt.NDArray[np.uint32]
@@ -62,28 +67,28 @@ Integers = npt.NDArray[np.int64]
 
 
 def none_seen() -> Integers:
-    """The ``FIELDS`` of no values."""
+    """The ``FIELDS`` of no values, (FIELDS,), int64."""
     seen = np.zeros(len(FIELDS), np.int64)
     seen[FIELDS.index("nearest")] = ALL_BITS
     return seen
 
 
 class FloatTables(NamedTuple):
-    """Where float values are counted: of no values, or of some until these are taken out."""
+    """The state of a count of floats: a hash table of few distinct values, and a table of keys for more of them."""
 
-    bins: Table  # of few distinct values, how often each occurs, and where they are
-    few: Integers  # log2 of how many bins; how many distinct values at most, and now; whether these are all; places
-    table: Table  # of keys. Pages that no value falls into take no memory
-    buckets: Patterns  # room for those with values
-    counts: npt.NDArray[np.int32]  # of them
-    pointers: tuple[ctypes.c_void_p, ...]  # to these five: to find one takes as long as to count 10,000 values
+    bins: Table  # the hash table: distinct values, how often each occurs, and the list of bins in use
+    few: Integers  # (5,): log2 of the bins; limit of distinct values; their number; whether all are few; bins in use
+    table: Table  # ((KEYS + SPARE) · FLOAT_WAYS,): the counts of keys. Pages without values take no memory
+    buckets: Patterns  # (KEYS,): scratch for the occupied buckets
+    counts: npt.NDArray[np.int32]  # (KEYS,): scratch for their counts
+    pointers: tuple[ctypes.c_void_p, ...]  # to these five: making one takes as long as counting 10,000 values
 
 
-_EMPTY: dict[int, list[FloatTables]] = {}  # by the most distinct values: to clear them costs less than new memory
+_EMPTY: dict[int, list[FloatTables]] = {}  # empty tables by their limit: clearing them is faster than new memory
 
 
 def float_tables(limit: int) -> FloatTables:
-    """Of no values, with room for at most ``limit`` distinct ones kept whole; zeros come on top."""
+    """The state of a count of no values, in which at most ``limit`` distinct nonzero values are kept whole."""
     with suppress(KeyError, IndexError):
         return _EMPTY[limit].pop()
     number_bits = (BINS_PER_VALUE * limit + 1).bit_length()
@@ -96,12 +101,18 @@ def float_tables(limit: int) -> FloatTables:
 
 
 def pattern_table(patterns: int) -> Table:
-    """The same, of 2⁸ or 2¹⁶ patterns."""
+    """The state of a count of no patterns, where ``patterns`` is 2⁸ or 2¹⁶."""
     return np.zeros(patterns * (BYTE_WAYS if patterns == 1 << 8 else SHORT_WAYS), np.uint32)
 
 
 def count_floats(values: Array, tables: FloatTables, seen: Integers) -> None:
-    """Counts float32 or float64 values, among the few as long as they are; then in a table."""
+    """Counts values: whole while there are few distinct ones, then by key.
+
+    Args:
+        values: (n,), contiguous, float32 or float64, which is rounded to float32.
+        tables: the state, changed in place.
+        seen: the ``FIELDS``, changed in place.
+    """
     _kernel().klcal_count_floats(
         _pointer(values),
         ctypes.c_int64(values.size),
@@ -112,12 +123,15 @@ def count_floats(values: Array, tables: FloatTables, seen: Integers) -> None:
 
 
 def is_few(tables: FloatTables) -> bool:
-    """Whether all values so far are among the few."""
+    """Whether all values so far are kept whole."""
     return bool(tables.few[3])
 
 
 def few_counts(tables: FloatTables) -> tuple[Patterns, Integers]:
-    """The patterns that were counted, ascending, and how often each was; all were among the few. Empties the tables."""
+    """The distinct patterns so far, (n,), ascending, and how often each occurred, (n,), if ``is_few``.
+
+    The tables are empty afterwards, and belong to the next count.
+    """
     pairs = np.empty(int(tables.few[1]) + ZEROS, np.uint64)
     found = _kernel().klcal_take_few(*tables.pointers[:2], _pointer(pairs))
     pairs = pairs[:found]
@@ -127,9 +141,10 @@ def few_counts(tables: FloatTables) -> tuple[Patterns, Integers]:
 
 
 def bucket_counts(tables: FloatTables, seen: Integers) -> tuple[Patterns, npt.NDArray[np.int32]]:
-    """The patterns at which buckets with values begin, ascending, and how many each has. Empties the tables.
+    """The patterns at which occupied buckets begin, (n,), ascending, and their counts, (n,).
 
-    What was counted among the few is in them as well; it and the zeros join what was seen.
+    Values that were kept whole are moved to their buckets, and ``seen`` is changed to include them and the zeros. The
+    tables are empty afterwards, and belong to the next count.
     """
     found = _kernel().klcal_take_buckets(*tables.pointers[:3], _pointer(seen), *tables.pointers[3:])
     buckets, counts = tables.buckets[:found].copy(), tables.counts[:found].copy()
@@ -138,31 +153,36 @@ def bucket_counts(tables: FloatTables, seen: Integers) -> tuple[Patterns, npt.ND
 
 
 def _keep(tables: FloatTables) -> None:
-    """For whoever counts next; empty ones."""
+    """Keeps empty tables for the next count."""
     kept = _EMPTY.setdefault(int(tables.few[1]), [])
     if len(kept) < KEPT:
         kept.append(tables)
 
 
 def key_spans(seen: dict[str, int], shift: int) -> list[tuple[int, int]]:
-    """From which key on, and before which one, the values of either sign lie: between the extremes that were seen.
+    """The ranges of keys, first and end, in which the values of either sign lie.
 
     Args:
         seen: the ``FIELDS``.
-        shift: bits of a pattern below its key.
+        shift: the number of bits of a pattern below its key.
     """
     spans = (seen["nearest"], seen["top"]), (seen["nearest"] + (ALL_BITS >> 1), seen["bottom"])
     return [(low >> shift, (high >> shift) + 1) for low, high in spans if high >= low]
 
 
 def count_patterns(values: Array, table: Table) -> None:
-    """Counts values of one or two bytes by their bits."""
+    """Counts values of one or two bytes by their bit patterns.
+
+    Args:
+        values: (n,), contiguous.
+        table: the state, from ``pattern_table``; changed in place.
+    """
     count = _kernel().klcal_count_bytes if values.itemsize == 1 else _kernel().klcal_count_shorts
     count(_pointer(values), ctypes.c_int64(values.size), _pointer(table))
 
 
 def pattern_counts(table: Table) -> tuple[Integers, Integers]:
-    """The patterns that occur, ascending, and how often each does. The table is emptied."""
+    """The patterns that occurred, (n,), ascending, and how often each did, (n,). The table is empty afterwards."""
     ways = BYTE_WAYS if table.size == BYTE_WAYS << 8 else SHORT_WAYS
     patterns = table.size // ways
     keys, counts = np.empty(patterns, np.int64), np.empty(patterns, np.int64)

@@ -1,6 +1,6 @@
-"""Kernels on a CUDA device: ``source/*.cu``, compiled when they are first used, by NVIDIA's own binding, cuda-core.
+"""Kernels on a CUDA device: ``source/*.cu``, compiled at their first use by NVRTC, through NVIDIA's binding cuda-core.
 
-A launch waits for nothing: it follows what torch's current stream has to do.
+A launch is asynchronous: it is queued on torch's current stream, and the host does not wait.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ __all__ = ["CPU_INSTEAD", "OLDEST", "Kernels", "kernels", "source_text"]
 CPU_INSTEAD = "use --device cpu; the result is the same"
 SOURCE = Path(__file__).with_name("source")
 OPTIONS = {"std": "c++17", "fma": False, "device_as_default_execution_space": True}
-"""No contraction: the same bits as the CPU. And all functions are the device's, for C has no word for that."""
-OLDEST = (8, 0)  # compute capability: warps add up and compare integers at once from here on
-RESERVED = 1 << 10  # bytes of shared memory that the driver takes of each block
-MOST_KEPT = 64 << 20  # bytes of compiled kernels that are kept: of some hundred
+"""Without fused multiply-add, a device computes the bits of the CPU. The last option makes plain C functions __device__
+functions, since C has no word for that."""
+OLDEST = (8, 0)  # the lowest compute capability: the first with reductions of integers over a warp
+RESERVED = 1 << 10  # bytes of shared memory that the driver takes from each block
+MOST_KEPT = 64 << 20  # bytes of compiled kernels in the cache directory: some hundred kernels
 
 
 def source_text(name: str, known: set[str] | None = None) -> str:
-    """A file of ``source``, and in the place of each of its own headers, where it comes first, its text."""
+    """The text of a file in ``source``, with its own headers included, each where it is first named.
+
+    Args:
+        name: of the file.
+        known: headers that are included already; changed in place.
+    """
     included = set() if known is None else known
     included.add(name)
     return re.sub(
@@ -39,7 +45,14 @@ def source_text(name: str, known: set[str] | None = None) -> str:
 
 
 class Kernels:
-    """What is compiled for a device, and how much of it a launch may use."""
+    """The kernels of a CUDA device, and its sizes.
+
+    Args:
+        device: its number.
+
+    Raises:
+        UsageError: cuda-core is not installed, or the device is too old.
+    """
 
     def __init__(self, device: int) -> None:
         import torch
@@ -57,7 +70,7 @@ class Kernels:
         self.most_shared: int = known.shared_memory_per_block_optin
 
     def share(self, blocks: int) -> int:
-        """Bytes of shared memory that each block has, where so many are to run on a multiprocessor at once."""
+        """The bytes of shared memory that each block can have if ``blocks`` blocks run on a multiprocessor at once."""
         return min(self.shared_memory // blocks - RESERVED, self.most_shared)
 
     def launch(
@@ -70,16 +83,16 @@ class Kernels:
         *arguments: int,
         macros: tuple[str, ...] = (),
     ) -> None:
-        """Runs a kernel on torch's current stream.
+        """Queues a kernel on torch's current stream.
 
         Args:
-            file: in ``source``.
+            file: a file in ``source``.
             name: of the kernel in it.
-            blocks: of threads.
+            blocks: their number.
             threads: of each block.
-            shared: bytes of memory of each block.
-            *arguments: pointers and numbers of 64 bits.
-            macros: with which the file is compiled: "NAME", or "NAME=VALUE".
+            shared: bytes of shared memory of each block.
+            *arguments: pointers and numbers, of 64 bits each.
+            macros: the macros that are defined when the file is compiled: "NAME", or "NAME=VALUE".
         """
         import torch
 
@@ -111,7 +124,7 @@ class Kernels:
 
 @cache
 def kernels(device: int) -> Kernels:
-    """Those of a device, by its number.
+    """The kernels of a device, by its number: one object for each device.
 
     Raises:
         UsageError: cuda-core is not installed, or the device is too old.
@@ -120,12 +133,12 @@ def kernels(device: int) -> Kernels:
 
 
 def _compiled(file: str, name: str, arch: str, macros: tuple[str, ...]) -> Any:
-    """A kernel: of those that were compiled once and kept, where that can be."""
+    """A kernel: from the cache directory if it is there, else compiled."""
     kept = _kept()
     if kept is not None:
         try:
             return _program(file, arch, macros, kept).get_kernel(name)
-        except Exception:  # noqa: S110 - a full disk, no right to write there, a damaged file: it is compiled as ever
+        except Exception:  # noqa: S110 - a full disk, no right to write there, a damaged file: compile without a cache
             pass
     return _program(file, arch, macros, None).get_kernel(name)
 
@@ -141,10 +154,10 @@ def _program(file: str, arch: str, macros: tuple[str, ...], kept: Any) -> Any:
 
 @cache
 def _kept() -> Any:
-    """What keeps compiled kernels in the user's cache directory; None where there is none, or KLCAL_NO_CACHE is set.
+    """The cache of compiled kernels in the user's cache directory; None if there is none, or KLCAL_NO_CACHE is set.
 
-    Compiling takes 2 to 4 s a kernel. A file's name is a hash of the text, the options and the compiler; it is written
-    under another name first.
+    Compiling a kernel takes 2 to 4 s. The name of a cached file is a hash of the text, the options and the compiler. It
+    is written under another name and then renamed, so other processes never see a part of it.
     """
     if os.environ.get("KLCAL_NO_CACHE"):
         return None

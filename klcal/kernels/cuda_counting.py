@@ -1,6 +1,7 @@
-"""How often each pattern or bucket occurs on a CUDA device: functions on tensors, by ``source/device_counting.cu``.
+"""Counting of one unit on a CUDA device (``source/device_counting.cu``): how often each pattern, or bucket, occurs.
 
-All that a count needs is in the tensor that ``none_counted`` gives, on the device; whoever asks for it waits once.
+The state of a count is one tensor on the device, from ``none_counted``. Counting does not wait for the device; only
+``taken``, which reads the state, waits once.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ __all__ = ["MOST_FEW", "Counts", "Launcher", "count", "none_counted", "taken"]
 
 FILE = "device_counting.cu"
 THREADS = 1 << 10  # of a block, as in source/device.h
-VALUES = 1 << 13  # that a block counts at least: more than are few, so that a block of ordinary values sees it at once
-BLOCK_BYTES = 1 << 11  # of shared memory that a block needs beside counters
-OWN_BYTES = 1 << 16  # for the few patterns that a block knows
-BYTE_BYTES = 1 << 13  # for the counters of bytes
-PLACES = 1 << 14  # for patterns that all blocks know
-MOST_FEW = 1 << 12  # patterns that may be told apart: a block has twice as many places
+VALUES = 1 << 13  # values of a block at least: more than the limit of few, so that a block sees ordinary data at once
+BLOCK_BYTES = 1 << 11  # shared memory of a block beside its counters
+OWN_BYTES = 1 << 16  # shared memory for the distinct patterns of a block
+BYTE_BYTES = 1 << 13  # shared memory for the counters of one-byte values
+PLACES = 1 << 14  # of the hash table of distinct patterns that all blocks share
+MOST_FEW = 1 << 12  # the largest limit of distinct patterns: a block has room for twice as many
 ALL_FIELDS = (*FIELDS, "many", "distinct")
 GREATEST = (1 << 32) - 1
-OCTAVES = 48  # that a block counts itself, at most
+OCTAVES = 48  # octaves at most that a block counts in shared memory
 
 SHIFTS = {"float32": KEY_SHIFT, "float64": KEY_SHIFT, "float16": KEY_SHIFT, "bfloat16": 16}
-"""Bits of a float32 pattern below the key that it is counted by."""
+"""The number of bits of a float32 pattern below the key that it is counted by; one-byte dtypes have no keys."""
 
 Integers = npt.NDArray[np.int64]
 
 
 class Launcher(Protocol):
-    """A device, as ``klcal.kernels.cuda.Kernels``."""
+    """Runs kernels on a device, as ``klcal.kernels.cuda.Kernels``. Tests have one that runs them on the CPU."""
 
     multiprocessors: int
 
     def share(self, blocks: int) -> int:
-        """Bytes of shared memory of a block."""
+        """The bytes of shared memory that each of ``blocks`` blocks on a multiprocessor can have."""
 
     def launch(
         self,
@@ -53,50 +54,57 @@ class Launcher(Protocol):
         *arguments: int,
         macros: tuple[str, ...] = (),
     ) -> None:
-        """Runs a kernel."""
+        """Queues a kernel: see ``klcal.kernels.cuda.Kernels.launch``."""
 
 
 class Counts(NamedTuple):
-    """What was counted."""
+    """The counts of a unit, on the host."""
 
-    seen: dict[str, int]
-    patterns: npt.NDArray[np.uint32]  # counted whole, ascending
-    counts: Integers
-    keys: Integers  # of buckets, or bytes; ascending
-    key_counts: Integers
-    is_few: bool
+    seen: dict[str, int]  # the FIELDS of klcal.kernels.counting
+    patterns: npt.NDArray[np.uint32]  # (n,): the patterns that were counted whole, ascending
+    counts: Integers  # (n,): how often each of them was
+    keys: Integers  # (m,): keys of buckets, or bytes, ascending
+    key_counts: Integers  # (m,): how often each of them was counted
+    is_few: bool  # whether all values were counted whole
 
 
 def none_counted(dtype: str, device: str) -> torch.Tensor:
-    """Of no values: int64, first what is known of all, then whole patterns and their counts, then keys."""
+    """The state of a count of no values, int64 (n,): the fields, the whole patterns and their counts, the keys' counts.
+
+    Args:
+        dtype: of the values that will be counted.
+        device: where the state is.
+    """
     import torch
 
     return torch.zeros(_table_at(dtype) + _table_size(dtype), dtype=torch.int64, device=device)
 
 
 def _has_few(dtype: str) -> bool:
-    """Whether patterns are counted whole; where buckets tell all values apart they need not be."""
+    """Whether few distinct values are counted whole. 16-bit values need not be: each has a key of its own."""
     return dtype in ("float32", "float64")
 
 
 def _table_at(dtype: str) -> int:
+    """The index in the state at which the counts of keys begin."""
     return len(ALL_FIELDS) + (PLACES // 2 + PLACES if _has_few(dtype) else 0)
 
 
 def _table_size(dtype: str) -> int:
+    """The number of keys."""
     return 1 << 32 - SHIFTS[dtype] if dtype in SHIFTS else 1 << 8
 
 
 def count(values: torch.Tensor, dtype: str, state: torch.Tensor, device: Launcher, few: int, times: int) -> None:
-    """Counts values more, each so many times.
+    """Counts values, without waiting for the device.
 
     Args:
-        values: contiguous, on the device.
-        dtype: of them.
-        state: of ``none_counted``.
-        device: where it happens.
-        few: patterns that are told apart, at most ``MOST_FEW``.
-        times: how often.
+        values: contiguous, on the device, of any shape.
+        dtype: of the values.
+        state: from ``none_counted``; changed in place.
+        device: runs the kernels.
+        few: the largest number of distinct values that are counted whole, at most ``MOST_FEW``.
+        times: how often each value counts.
     """
     size = values.numel()
     if not size:
@@ -119,7 +127,7 @@ def count(values: torch.Tensor, dtype: str, state: torch.Tensor, device: Launche
 
 
 def taken(state: torch.Tensor, dtype: str) -> Counts:
-    """What was counted so far: waits for the device, once."""
+    """The counts so far. Waits for the device once."""
     found: Integers = _on_host(state).numpy()
     seen = dict(zip(ALL_FIELDS, found[: len(ALL_FIELDS)].tolist(), strict=True))
     seen["nearest"] = GREATEST - seen["nearest"]
@@ -127,7 +135,7 @@ def taken(state: torch.Tensor, dtype: str) -> Counts:
     keys = _occupied(table, seen, dtype)
     if dtype not in SHIFTS:
         return Counts(seen, np.empty(0, np.uint32), np.empty(0, np.int64), keys, table[keys], True)
-    if not _has_few(dtype):  # a key is a value then
+    if not _has_few(dtype):  # each key is a value
         none = np.empty(0, np.int64)
         return Counts(seen, keys.astype(np.uint32) << np.uint32(SHIFTS[dtype]), table[keys], none, none, True)
     whole = found[len(ALL_FIELDS) : _table_at(dtype)]
@@ -139,7 +147,7 @@ def taken(state: torch.Tensor, dtype: str) -> Counts:
 
 
 def _occupied(table: Integers, seen: dict[str, int], dtype: str) -> Integers:
-    """The keys that occur, ascending: of each sign they lie between the extremes, which most of a table does not."""
+    """The keys that occur, (n,), ascending. Only the keys between the extremes of either sign are looked at."""
     if dtype not in SHIFTS:
         return np.flatnonzero(table)
     found = [np.flatnonzero(table[first:last]) + first for first, last in key_spans(seen, SHIFTS[dtype])]
@@ -147,11 +155,12 @@ def _occupied(table: Integers, seen: dict[str, int], dtype: str) -> Integers:
 
 
 def _on_host(state: torch.Tensor) -> torch.Tensor:
+    """A tensor in the memory of the host, in pinned memory if it was on a device."""
     import torch
 
     if state.device.type == "cpu":
         return state
-    found = torch.empty(state.shape, dtype=state.dtype, pin_memory=True)  # which is copied to ten times as fast
+    found = torch.empty(state.shape, dtype=state.dtype, pin_memory=True)  # copying to it is ten times as fast
     found.copy_(state, non_blocking=True)
     torch.cuda.current_stream(state.device).synchronize()
     return found

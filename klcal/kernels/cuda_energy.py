@@ -1,4 +1,4 @@
-"""Squares of values, added up by columns on a CUDA device: functions on tensors, by ``source/device_energy.cu``."""
+"""Sums of squares by column on a CUDA device (``source/device_energy.cu``): see ``klcal.kernels.energy``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 __all__ = ["add_energy", "no_energy"]
 
 FILE = "device_energy.cu"
-KINDS = ("float32", "float16", "bfloat16")  # of values that the kernels read
+KINDS = ("float32", "float16", "bfloat16")  # dtypes that the kernels read; others are converted to float32
 LANES = 32  # threads that go through a run together, as in source/device_energy.cu
-ROWS = 32  # values that a thread adds up where runs are shorter
-BLOCKS = 2  # on a multiprocessor
+ROWS = 32  # values that a thread adds up, if runs are shorter than LANES
+BLOCKS = 2  # blocks on a multiprocessor
 
 
 def no_energy(columns: int, device: torch.device) -> torch.Tensor:
-    """Of no values: (columns, WIDTH), int64."""
+    """The sums of no values on a device: (columns, WIDTH), int64."""
     import torch
 
     return torch.zeros((columns, WIDTH), dtype=torch.int64, device=device)
 
 
 def add_energy(values: torch.Tensor, energy: torch.Tensor, device: Launcher) -> None:
-    """Adds the squares of values to their columns, without waiting.
+    """Adds the squares of values to their columns, without waiting for the device.
 
     Args:
         values: (outer, columns, run), contiguous, on the device; of any float dtype.
-        energy: (columns, WIDTH) there, changed in place.
-        device: where it happens.
+        energy: (columns, WIDTH), on the device; changed in place.
+        device: runs the kernels.
     """
     name = str(values.dtype).removeprefix("torch.")
     if name not in KINDS:

@@ -1,6 +1,7 @@
-"""The distinct float32 patterns of channels and groups on a CUDA device, and how often each occurs.
+"""Counting of many units on a CUDA device (``source/device_units.cu``): distinct patterns and their counts.
 
-Functions on tensors, by ``source/device_units.cu``: what ``klcal.kernels.units`` does on a CPU, and waits for nothing.
+It does what ``klcal.kernels.units`` does on a CPU, on tensors, and does not wait for the device. Units that fit in the
+shared memory of a block are sorted there; longer ones by torch.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ if TYPE_CHECKING:
 __all__ = ["UnitCounts", "count_units"]
 
 FILE = "device_units.cu"
-LEAST_BITS = 3  # of the slots of a unit, as powers of two: one thread sorts eight
-TILE_BITS = 13  # of those of a block, at least, as in source/device_units.cu
-MOST_BITS = 15  # of those of a unit that is sorted by one block; more have no room in shared memory
-AT_ONCE = 1 << 24  # values of longer units that are sorted at a time: 0.4 GB, most of which torch wants for places
+LEAST_BITS = 3  # log2 of the slots of the shortest units: one thread sorts eight values
+TILE_BITS = 13  # log2 of the slots of a block at least, as in source/device_units.cu
+MOST_BITS = 15  # log2 of the slots of the longest unit that a block sorts; more do not fit in shared memory
+AT_ONCE = 1 << 24  # values of longer units that are sorted at a time: 0.4 GB, most of it indices that torch needs
 
 Integers = npt.NDArray[np.int64]
 
 
 class UnitCounts(NamedTuple):
-    """What there is in some units: tensors on the device."""
+    """The counts of some units: tensors on the device. Unit u has the keys starts[u]:ends[u]; other slots are free."""
 
-    keys: torch.Tensor  # int32 (values,): float32 patterns, of a unit from its start to its end, ascending as uint32
-    counts: torch.Tensor  # int32 (values,): how often each occurs
-    starts: torch.Tensor  # int64 (units,): where the values of each begin
+    keys: torch.Tensor  # int32 (values,): float32 patterns, ascending as uint32 within a unit
+    counts: torch.Tensor  # int32 (values,): how often each of them occurs
+    starts: torch.Tensor  # int64 (units,): where the values, and the keys, of each unit begin
     ends: torch.Tensor  # int64 (units,): where its keys end
     numbers: torch.Tensor  # int64 (6, units): klcal.kernels.units.COUNTERS
-    minimum: torch.Tensor  # float64 (units,): of finite values that are not zero; inf where there are none
-    maximum: torch.Tensor  # float64 (units,); -inf where there are none
-    exact: torch.Tensor  # uint8 (units,): whether the keys are the values themselves
+    minimum: torch.Tensor  # float64 (units,): the lowest finite value that is not zero; inf if there is none
+    maximum: torch.Tensor  # float64 (units,): the highest one; -inf if there is none
+    exact: torch.Tensor  # uint8 (units,): 1 if the keys are the patterns of the values, so that nothing was lost
 
 
 def count_units(
@@ -50,17 +51,16 @@ def count_units(
     device: Launcher,
     bytes_as: npt.NDArray[np.uint32] | None = None,
 ) -> UnitCounts:
-    """Counts the values of units that stand one behind the other.
+    """Counts the values of units that stand one behind the other, without waiting for the device.
 
     Args:
         values: contiguous, on the device.
-        dtype: of them: float32, float64, float16, bfloat16, or any of one byte.
-        size: of all units; or (units + 1,), on the host, where they begin and end, from 0 on, ascending. Each has at
-            most 2³¹ − 1 values.
-        kept: more than how many distinct values of a unit are cut, and to how many mantissa bits: at its largest
-            magnitude, and at least.
-        device: where it happens.
-        bytes_as: (256,), the pattern that each byte stands for.
+        dtype: of the values: float32, float64, float16, bfloat16, or one of one byte.
+        size: the number of values of every unit; or (units + 1,), on the host, where the units begin and end,
+            ascending from 0. A unit has at most 2³¹ − 1 values.
+        kept: ``few``, ``mantissa_bits`` and ``least_bits`` of the sketches' ``Resolution``.
+        device: runs the kernels.
+        bytes_as: (256,), the float32 pattern of the value of each byte, for a dtype of one byte.
     """
     import torch
 
@@ -85,7 +85,7 @@ def count_units(
 
 
 def _nothing(values: torch.Tensor, starts: torch.Tensor) -> UnitCounts:
-    """Where it is to be written."""
+    """Uninitialized tensors for the counts of units that begin and end at ``starts``, (units + 1,)."""
     import torch
 
     units = starts.numel() - 1
@@ -97,7 +97,7 @@ def _nothing(values: torch.Tensor, starts: torch.Tensor) -> UnitCounts:
 
 
 def _there(array: npt.NDArray[np.int64] | npt.NDArray[np.int32], values: torch.Tensor) -> torch.Tensor:
-    """An array where the values are, without waiting until it is."""
+    """A copy of an array on the device of the values, without waiting for it."""
     import torch
 
     tensor = torch.tensor(array)
@@ -105,14 +105,14 @@ def _there(array: npt.NDArray[np.int64] | npt.NDArray[np.int32], values: torch.T
 
 
 def _shared(bits: int) -> int:
-    """Bytes that a block needs in the memory of its threads, for units of so many slots: see Tile in the source."""
+    """The bytes of shared memory that a block needs for units of 2^bits slots: see Tile in source/device_tile.h."""
     slots = 1 << max(bits, TILE_BITS)
     patterns, begins, heads, bounds = 4 * slots, 2 * slots, slots // 4, 16 * (slots >> bits)
     return patterns + begins + heads + bounds + (1 << 10)  # a few more
 
 
 def _alike(sizes: Integers, are_long: npt.NDArray[np.bool_], units: int) -> Iterator[slice]:
-    """The long units, those of one size that stand side by side at a time."""
+    """The ranges of long units that stand side by side and have the same size."""
     firsts = np.append(0, np.flatnonzero(np.diff(sizes)) + 1)
     lasts = np.append(firsts[1:], units)
     return map(slice, firsts[are_long[firsts]].tolist(), lasts[are_long[firsts]].tolist())
@@ -120,24 +120,30 @@ def _alike(sizes: Integers, are_long: npt.NDArray[np.bool_], units: int) -> Iter
 
 @dataclass(frozen=True)
 class _Counting:
-    """What all launches are told."""
+    """The arguments that all launches have in common: see ``count_units``."""
 
     device: Launcher
     values: torch.Tensor
-    kind: int
-    table: torch.Tensor | None
-    starts: torch.Tensor
+    kind: int  # the number of the dtype: see klcal.kernels.units.KINDS
+    table: torch.Tensor | None  # int32 (256,): ``bytes_as``
+    starts: torch.Tensor  # int64 (units + 1,)
     kept: tuple[int, int, int]
-    to: UnitCounts
+    to: UnitCounts  # where the counts are written
 
     def short(self, bits: int, listed: torch.Tensor | None) -> None:
-        """Counts those units, or all, which have at most 2 to the ``bits`` values."""
+        """Counts the units with the numbers ``listed``, or all; each has at most 2^bits values."""
         some = self.to.exact.numel() if listed is None else listed.numel()
         blocks = -(-some // ((1 << max(bits, TILE_BITS)) >> bits))
         self._launch("count_units", blocks, _shared(bits), self.values.data_ptr(), bits, listed=listed, some=some)
 
     def long(self, units: slice, begin: int, size: int) -> None:
-        """Counts units of one size that no block has room for, from a value on: torch sorts their patterns."""
+        """Counts units that do not fit in shared memory: torch sorts their patterns.
+
+        Args:
+            units: their numbers, side by side.
+            begin: the index of their first value.
+            size: the number of values of each.
+        """
         shared = _shared(TILE_BITS)
         rows = max(1, AT_ONCE // size)
         for first in range(units.start, units.stop, rows):
@@ -158,7 +164,7 @@ class _Counting:
         listed: torch.Tensor | None = None,
         some: int = 0,
     ) -> None:
-        """Runs a kernel for units from ``first`` on."""
+        """Queues a kernel for ``some`` units: those from ``first`` on, or those listed."""
         to = self.to
         source = values, self.kind, _at(self.table), _at(self.starts[first:]), _at(listed), some
         pieces = _at(to.keys), _at(to.counts), _at(to.ends[first:])

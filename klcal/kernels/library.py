@@ -1,7 +1,7 @@
-"""The compiled kernel, where it was built: a plain C library, called through ctypes, which lets go of the GIL.
+"""The compiled kernel: a plain C library that is called through ctypes, which releases the GIL during a call.
 
-``KLCAL_KERNEL=numpy`` in the environment leaves it alone. NumPy computes the same, to the bit, only more slowly.
-ctypes costs no start-up, because NumPy imports it, and one library serves every version of Python.
+If it was not built, or if ``KLCAL_KERNEL=numpy`` is set in the environment, NumPy computes the same bits, more slowly.
+ctypes costs no time at start-up, because NumPy imports it, and one library serves every version of Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["address", "compiled", "library", "name"]
 
-VERSION = 10  # of the functions' arguments; an older library than this text is not used
+VERSION = 10  # of the functions' arguments: a library with another version is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
 FILE = Path(__file__).with_name("compiled.so")
@@ -27,10 +27,10 @@ FILE = Path(__file__).with_name("compiled.so")
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where NumPy is to do its work.
+    """The compiled kernel; None if NumPy does its work.
 
     Raises:
-        UsageError: KLCAL_KERNEL names no kernel, or the compiled one, which is not there.
+        UsageError: KLCAL_KERNEL is neither "compiled" nor "numpy", or it is "compiled" and the kernel was not built.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", *NAMES):
@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled() -> ctypes.CDLL:
-    """The compiled kernel, where whoever calls has asked whether it is there."""
+    """The compiled kernel, for callers that have checked that there is one."""
     found = library()
     if found is None:
         raise AssertionError("there is no compiled kernel")
@@ -58,7 +58,7 @@ def compiled() -> ctypes.CDLL:
 
 
 def name() -> str:
-    """Which kernel is in use.
+    """The kernel that is in use.
 
     >>> name() in ("compiled", "numpy")
     True
@@ -67,7 +67,7 @@ def name() -> str:
 
 
 def address(array: npt.NDArray[Any]) -> int:
-    """Where the values of a contiguous array lie."""
+    """The address of the first value of a C-contiguous array. The caller has to keep the array alive."""
     if not array.flags.c_contiguous:
         raise AssertionError("the kernel takes contiguous arrays")
     return array.ctypes.data

@@ -1,4 +1,7 @@
-"""Sums and logarithms in one order, to the same bits on every machine and in C: ``source/numbers.h``, ``pieces.h``."""
+"""Sums in a fixed order, and logarithms, to the same bits on every machine, in NumPy and in C.
+
+The C code is in ``source/numbers.h`` and ``source/pieces.h``.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,22 @@ __all__ = ["last_axis_sum", "log", "logarithms", "placed_sums", "power_of_two", 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-LANES = 8  # independent sums of float64: a register of AVX-512, two of AVX2
-LAST_TERM = 21  # of the series of the logarithm: the next one is below the last bit
+LANES = 8  # independent float64 sums: a register of AVX-512, or two of AVX2
+LAST_TERM = 21  # the last odd power in the series of the logarithm: the next term is below the last bit
 LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 ROOT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
-POWER_TERMS = 18  # of the series of 2^x for |x| ≤ 1: the next one is below the last bit
+POWER_TERMS = 18  # terms in the series of 2^x for |x| ≤ 1: the next one is below the last bit
 
 
 def unit_sums(terms: Floats, starts: Integers) -> Floats:
-    """The sum of the terms of each unit, (units,); unit u owns starts[u] to starts[u + 1], perhaps none.
+    """The sum of the terms of each unit, (units,). A sum does not depend on the units beside it.
 
-    Term i of a unit is added to lane i mod 8, one after the other; then the upper half of the lanes to the lower one.
+    Term i of a unit is added to lane i mod 8, one after the other. Then the upper half of the lanes is added to the
+    lower half, until one is left.
+
+    Args:
+        terms: (n,), float64.
+        starts: (units + 1,): unit u has the terms starts[u]:starts[u + 1]; it may have none.
 
     >>> unit_sums(np.arange(10.0), np.array([0, 3, 3, 10])).tolist()
     [3.0, 0.0, 42.0]
@@ -39,13 +47,19 @@ def unit_sums(terms: Floats, starts: Integers) -> Floats:
 
 
 def placed_sums(places: Integers, terms: Floats, size: int) -> Floats:
-    """The sum of the terms of each place, (size,), one added after the other."""
+    """The sum of the terms of each place, (size,), added one after the other.
+
+    Args:
+        places: (n,), from 0 to size − 1.
+        terms: (n,), float64.
+        size: the number of places.
+    """
     sums: Any = np.bincount(places, terms, size)
     return sums  # type: ignore[no-any-return]  # NumPy types it as counts
 
 
 def last_axis_sum(terms: Floats) -> Floats:
-    """The same over the last axis of an array.
+    """The sum over the last axis of an array, in the order of ``unit_sums``.
 
     >>> float(last_axis_sum(np.arange(10.0)))
     45.0
@@ -57,6 +71,7 @@ def last_axis_sum(terms: Floats) -> Floats:
 
 
 def _joined(lanes: Floats) -> Floats:
+    """The sum of the 8 lanes on the last axis: the upper half is added to the lower half, three times."""
     half = lanes[..., :4] + lanes[..., 4:]
     quarter = half[..., :2] + half[..., 2:]
     total: Floats = quarter[..., 0] + quarter[..., 1]
@@ -64,9 +79,10 @@ def _joined(lanes: Floats) -> Floats:
 
 
 def log(values: npt.ArrayLike) -> Floats:
-    """The natural logarithm of normal numbers above 0: 2·artanh((m − 1)/(m + 1)) of the mantissa, by its series.
+    """The natural logarithm of positive normal numbers, of any shape, to the same bits on every machine.
 
-    Platforms differ in the last bit of theirs; a divergence that is compared must not. The compiled kernel gives the
+    ln m = 2·artanh((m − 1)/(m + 1)), by its power series, for the mantissa m in [√½, √2); the exponent adds e·ln 2.
+    Logarithms of the platforms differ in their last bit, which would change results. The compiled kernel computes the
     same bits in a thirtieth of the time.
 
     >>> bool(np.abs(log(np.array([1e-300, 0.7, 1.0, 3.0])) - np.log([1e-300, 0.7, 1.0, 3.0])).max() < 1e-13)
@@ -84,6 +100,7 @@ def log(values: npt.ArrayLike) -> Floats:
 
 
 def _log(values: Floats) -> Floats:
+    """``log`` in NumPy."""
     mantissa, exponent = np.frexp(values)
     is_small = mantissa < ROOT_HALF
     mantissa = np.where(is_small, 2 * mantissa, mantissa)
@@ -98,12 +115,12 @@ def _log(values: Floats) -> Floats:
 
 @cache
 def logarithms() -> Floats:
-    """Those of 0 (nothing), 1, 2, …: of the counts that occur most."""
+    """The logarithms of 1, 2, … 8191, the most frequent counts, at their own index; 0 at index 0. (8192,)."""
     return np.append(0.0, log(np.arange(1.0, 1 << 13)))
 
 
 def power_of_two(exponents: npt.ArrayLike) -> Floats:
-    """2^x for |x| ≤ 1, by the series of the exponential function.
+    """2^x for |x| ≤ 1, of any shape, by the power series of exp(x·ln 2), to the same bits on every machine.
 
     >>> power_of_two([-1, 0, 0.5, 1]).round(12).tolist()
     [0.5, 1.0, 1.414213562373, 2.0]

@@ -1,6 +1,6 @@
-"""Work on several cores in this process: the compiled kernel lets go of Python's lock, so nothing has to be copied.
+"""Work on several cores within this process. The compiled kernel releases the GIL, so threads run at once.
 
-Threads are kept from one call to the next, and ended before processes are forked.
+Threads share memory, so nothing is copied. They are kept from one call to the next, and stopped before a fork.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["at_most_threads", "cores", "in_order", "limited", "spread", "stop_threads", "threads", "worked_ahead"]
 
-LEAST = 1 << 15  # pieces of units from which a second thread pays: 0.3 ms of work at the least
-PARTS = 4  # of the work for each thread: one that is late keeps the others waiting for a quarter of its work
+LEAST = 1 << 15  # pieces of units from which a second thread pays: at least 0.3 ms of work
+PARTS = 4  # parts of the work for each thread: the others wait for a late one for at most a quarter of its work
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -34,7 +34,7 @@ _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def threads() -> int:
-    """How many threads the kernel may use; NumPy, which holds the lock, works in one."""
+    """The number of threads that the kernel may use; 1 without it, because NumPy holds the GIL."""
     if library() is None:
         return 1
     limit = LIMIT.get()
@@ -42,13 +42,13 @@ def threads() -> int:
 
 
 def cores() -> int:
-    """How many cores this process may use, which in a container is fewer than there are."""
+    """The number of cores that this process may use: in a container, often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def at_most_threads(number: int) -> Iterator[None]:
-    """The kernel uses so many threads within."""
+    """A context in which ``threads`` is at most ``number``, for the calling thread."""
     token = LIMIT.set(max(1, number))
     try:
         yield
@@ -57,32 +57,34 @@ def at_most_threads(number: int) -> Iterator[None]:
 
 
 def spread(work: Callable[[int, int], Outcome], costs: npt.NDArray[np.int64], parts: int = PARTS) -> list[Outcome]:
-    """The outcomes of ``work(first, last)`` for stretches of units, in their order, on several threads where it pays.
+    """The outcomes of ``work(first, last)`` for consecutive ranges of units that together are all units, in order.
+
+    Several threads work if there is enough to do; the ranges are of about equal cost.
 
     Args:
-        work: lets go of Python's lock.
-        costs: of each unit, in pieces.
-        parts: of the work for each thread.
+        work: takes the first unit and the end of a range; releases the GIL.
+        costs: (units,), the number of pieces of each unit.
+        parts: ranges for each thread.
     """
     number = threads()
     total = costs.cumsum()
     if number == 1 or costs.size < 2 or total[-1] < LEAST:
         return [work(0, costs.size)]
-    parts = min(parts * number, max(2, int(total[-1]) // LEAST))  # to begin one costs 30 us, under Python's lock
+    parts = min(parts * number, max(2, int(total[-1]) // LEAST))  # starting one costs 30 us, with the GIL held
     ends = np.searchsorted(total, total[-1] * np.arange(1, parts) // parts, side="left") + 1
     edges = np.unique(np.concatenate([[0], ends, [costs.size]])).tolist()
     begun = [_pool(number).submit(work, first, last) for first, last in pairwise(edges)]
     try:
         return [each.result() for each in begun]
-    finally:  # where one failed, or the user interrupted, nothing that is left need begin
+    finally:  # after an error or an interrupt, the ranges that have not begun are dropped
         for each in begun:
             each.cancel()
 
 
 def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list[Outcome]:
-    """The outcomes of all items, in their order: while some are worked on, the next ones are made.
+    """The outcomes of ``work(item)`` for all items, in order. Items are made while earlier ones are worked on.
 
-    Not many are held at a time. What works on one, or makes one, has a single thread.
+    Only about as many items are held at a time as there are threads. Within ``work``, ``threads`` is 1.
     """
     number = threads()
     if number == 1:
@@ -94,7 +96,14 @@ def worked_ahead(work: Callable[[Item], Outcome], items: Iterable[Item]) -> list
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], ahead: int
 ) -> Iterator[Outcome]:
-    """The outcomes of all items, in their order, by the threads of a pool; so many are begun before one is taken."""
+    """The outcomes of ``work(item)`` for all items, in order, by the threads of a pool.
+
+    Args:
+        pool: of threads.
+        work: takes an item.
+        items: are taken one by one.
+        ahead: how many items are begun before the first outcome is waited for.
+    """
     begun: deque[Future[Outcome]] = deque()
     try:
         for item in items:
@@ -103,29 +112,29 @@ def in_order(
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
-    finally:  # where one failed, or the user interrupted, nothing that is left need begin
+    finally:  # after an error or an interrupt, the items that have not begun are dropped
         for each in begun:
             each.cancel()
 
 
 def limited(work: Callable[[Item], Outcome], number: int, item: Item) -> Outcome:
-    """The outcome of one item, worked on by so many threads."""
+    """The outcome of ``work(item)``, within which ``threads`` is at most ``number``."""
     with at_most_threads(number):
         return work(item)
 
 
 def _pool(number: int) -> ThreadPoolExecutor:
-    """So many threads, kept for the next call: one that has just begun waits for milliseconds beside its parent."""
+    """A pool of ``number`` threads, kept for the next call: starting threads takes milliseconds."""
     from concurrent.futures import ThreadPoolExecutor  # 8 ms, which small work does not need
 
-    key = os.getpid(), number  # a process that was forked has none that are not its own
+    key = os.getpid(), number  # the threads of a parent do not exist in a forked process
     if key not in _POOLS:
         _POOLS[key] = ThreadPoolExecutor(number, thread_name_prefix="klcal")
     return _POOLS[key]
 
 
 def stop_threads() -> None:
-    """Ends them, as before processes are forked."""
+    """Stops all threads: to be called before processes are forked."""
     while _POOLS:
         (process, _), pool = _POOLS.popitem()
         if process == os.getpid():

@@ -1,4 +1,4 @@
-"""What batches are joined to: one description, along axis 0, whose parts are theirs, one after the other."""
+"""Batches of a tensor, joined along axis 0 into one description, whose parts are those of the batches in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from klcal.readers import Description
 from klcal.readers.description import CHUNK_BYTES, Chunk, Part
 from klcal.readers.formats import stem
 from klcal.readers.quoting import quoted
-from klcal.sketches.values import own_order, stored_chunks
+from klcal.sketches.stored import own_order, stored_chunks
 from klcal.tables.status import Cause
 from klcal.tables.table import FileError
 
@@ -23,10 +23,10 @@ __all__ = ["are_apart", "batches_note", "error_of", "joined", "less", "not_joine
 
 
 def joined(source: str, name: str, members: Sequence[Selected], left_out: int) -> Selected:
-    """The tensor of some batches, all of one dtype, along axis 0.
+    """The tensor that batches of one dtype form along axis 0.
 
-    Where later axes differ as well, the last of them is the one that batches are joined along, with all before it: what
-    is [2, 7, 768] and [1, 9, 768] becomes [1, 23, 768]. What has different numbers of axes gets a single one.
+    If later axes differ as well, all axes up to the last that differs are joined: [2, 7, 768] and [1, 9, 768] become
+    [1, 23, 768]. Batches with different numbers of axes become one axis.
     """
     descriptions = [each.description for each in members]
     shapes = [each.shape for each in descriptions if prod(each.shape)] or [descriptions[0].shape]
@@ -55,7 +55,7 @@ def _joined_axis(shapes: Sequence[tuple[int, ...]]) -> int | None:
 
 
 def _full_order(description: Description) -> tuple[int, ...]:
-    """All axes in the order of the values; of those with extent 1, which are as well anywhere, axis 0 comes first."""
+    """All axes in the order of the values. Axes of extent 1 may be anywhere; of these, axis 0 comes first."""
     axes = range(len(description.shape))
     if not description.order:
         return tuple(axes)
@@ -157,7 +157,7 @@ def are_apart(members: Sequence[Selected], per: Per) -> bool:
 
 
 def _shapes(members: Sequence[Selected]) -> dict[tuple[int, ...], Selected]:
-    """Those of the batches with values, and one of each."""
+    """The distinct shapes of the batches that have values, each with one of its batches."""
     return {each.description.shape: each for each in members if prod(each.description.shape)}
 
 
@@ -173,7 +173,7 @@ def batches_note(batches: Batches) -> str:
 
 
 def error_of(tensor: Selected, reason: str, cause: Cause = "data") -> FileError:
-    """What is wrong with a batch."""
+    """The error of a batch."""
     own = tensor.description.name != stem(tensor.source)
     return FileError(tensor.source, f"{quoted(tensor.description.name)}: {reason}" if own else reason, cause)
 

@@ -27,7 +27,7 @@ from klcal.readers import Description
 from klcal.search.methods import check_importance
 from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import counted_already
+from klcal.sketches.stored import counted_already
 from klcal.tables.rows import Row
 from klcal.tables.status import Status, nonfinite_counts
 from klcal.tables.table import FileError, Table

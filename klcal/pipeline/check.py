@@ -1,4 +1,4 @@
-"""Files and the table that was committed for them → what changed since."""
+"""Files and a committed table → what changed since the table was written."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = ["Checked", "asked_again", "check_files"]
 
 
 class Checked(NamedTuple):
-    """What was calibrated, and what of it changed."""
+    """The new table, and its changes since the baseline."""
 
     table: Table
     changes: Table
     lost: int  # tensors that the baseline has an answer for and that failed, and files that could not be read
-    renewed: Table  # the next baseline: the table, and what was not looked at
+    renewed: Table  # the next baseline: the new table, and the rows that were not looked at
     unread: tuple[str, ...]  # files that the baseline has tensors of, and that were not among those looked at
 
 
 def asked_again(baseline: Table, given: Mapping[str, Any], *, any_config: bool = False) -> Request:
-    """The request that a table was made by, with what is given in place of it or beside it.
+    """The request that a table was calibrated by, with other settings in place of it or beside it.
 
     Args:
-        baseline: the table; its config says what was asked, as far as it says it.
-        given: what ``Request.parse`` takes.
-        any_config: whether it may be another one in the end.
+        baseline: the table, whose config has the settings.
+        given: arguments of ``Request.parse``.
+        any_config: whether the settings may differ from the baseline.
 
     Raises:
-        UsageError: it is configured otherwise than the baseline, or that cannot be told.
+        UsageError: the settings differ from the baseline, or cannot be compared.
 
     >>> config = Config("mse", "*embed*=int8; int4", "auto", "*.weight=channel; tensor")
     >>> asked_again(Table(config), {}).config == config
@@ -80,15 +80,15 @@ def check_files(
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
 ) -> Checked:
-    """What changed since a baseline, for the tensors in some files; as ``calibrate_files`` and ``diff``.
+    """The changes of the tensors in files since a baseline: ``calibrate_files``, then ``diff``.
 
-    Rows of the baseline that the globs leave out are not looked at; of a pool all are, as globs choose batches there.
+    Rows of the baseline that the globs leave out are not looked at. With a pool all are, since globs select batches.
 
     Args:
         paths: of the files.
         baseline: the table that was committed.
         request: how they are calibrated.
-        called: what the baseline is called.
+        called: the name of the baseline.
         include: as for ``calibrate_files``, and so is all that follows.
         exclude: globs.
         dequantize: codes.
@@ -98,7 +98,7 @@ def check_files(
         told: is told.
 
     Raises:
-        UsageError: as ``calibrate_files``; or some tensors alone are configured otherwise than the baseline.
+        UsageError: as ``calibrate_files``, or the settings of single tensors differ from the baseline.
     """
     looked, others = _looked_at(baseline, include, exclude, whole=pool is not None)
     if others.rows and request.config != baseline.config:

@@ -27,7 +27,7 @@ from klcal.quantizers.granularity import PerTensor
 from klcal.readers import Description
 from klcal.sketches.named import alike
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import check_units, counted_already, sketch_parts
+from klcal.sketches.stored import check_units, counted_already, sketch_parts
 from klcal.tables.differences import Difference
 from klcal.tables.rows import Row
 from klcal.tables.schema import BASES, DIFFERENCE_FIELDS, check_field

@@ -1,9 +1,9 @@
-"""Conditions of ``--fail-on``: what they say, whether anything can meet them, and what does.
+"""Conditions of `--fail-on`: their grammar, whether any value can meet them, and which rows do.
 
-A condition is on a number of the row, on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit where units have
-their own, and on any number of the worst unit as ``unit.FIELD``. Infinite is more than any number. What is not known
-meets every condition: a gate fails towards the unknown. Where two tables are compared, ``d.FIELD`` is the change of a
-number, which ``klcal.pipeline.rules`` tries.
+A condition is on a number of the row; on ``scale``, ``zero_point``, ``low`` and ``high`` of each unit, if units have
+their own; or, as ``unit.FIELD``, on any number of the worst unit. Infinity is larger than any number. An unknown number
+meets every condition, so that a gate fails rather than passes when in doubt. In a comparison of two tables, ``d.FIELD``
+is the change of a number, which ``klcal.pipeline.rules`` tests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # of which a row with units has none of its own
+QUANTIZER_FIELDS = ("scale", "zero_point", "low", "high")  # numbers that a row with units does not have itself
 OF_INTEGERS = ("zero_point", "qmin", "qmax")  # which floating-point formats lack
 OF_UNITS = "unit."  # before a field: of the worst unit
 OF_CHANGE = "d."  # before a field, or before that: how far it moved from the baseline
@@ -57,7 +57,7 @@ LIMITS = {
 
 
 class Met(NamedTuple):
-    """That something met a condition, in words; and the numbers, where they are known."""
+    """A condition that was met: in words, and the numbers, if they are known."""
 
     text: str
     was: float | str | None = None
@@ -67,7 +67,7 @@ class Met(NamedTuple):
     excess: float = math.inf  # how far beyond the limit, as a multiple of it
 
     def finding(self, source: str, name: str, rule: str) -> Finding:
-        """The same of a tensor, and by which rule."""
+        """The finding that a tensor has met a rule."""
         return Finding(source=source, name=name, rule=rule, **self._asdict())
 
 
@@ -84,9 +84,10 @@ class Condition:
     text: str = ""
 
     def met_by(self, row: Row | Difference) -> Met | None:
-        """What meets it, in words: the row's value, as the JSON has it, that of its worst unit, or that none is known.
+        """The value that meets the condition, in words: of the row, as in the JSON, or of its worst unit; or "unknown".
 
-        None if nothing does. What a row without a scale lacks meets nothing: it needs none, or its failure is told.
+        None if the condition is not met. Numbers that a row without a scale does not have meet no condition: the row
+        needs no scale, or its failure is reported.
         """
         units = row.units if isinstance(row, Row) else None
         if units is not None and (self.of_units or self.field in QUANTIZER_FIELDS):
@@ -127,11 +128,11 @@ class Condition:
 
     @property
     def tail(self) -> str:
-        """What is said behind the value."""
+        """The end of the text, behind the value."""
         return f"{self.op} {self.number:g}"
 
     def _unknown(self, row: Row | Difference) -> Met:
-        """That it is not known whether the condition is met, why, and what to do."""
+        """The text for an unknown value: the reason, and the next step."""
         why = row.reason
         if why is None and isinstance(row, Difference):
             why = next((note for note in (row.note or "").split("; ") if note.startswith("no ")), None)
@@ -142,7 +143,7 @@ class Condition:
 
 
 def _known(row: Row | Difference, field: str) -> float | None:
-    """A number of a row as the JSON has it, or what its null stands for; None where it is not known."""
+    """A number of a row as in the JSON, or the number that a null stands for; None if it is unknown."""
     value: float | None = getattr(row, field)
     if value is None and isinstance(row, Row) and row.status == "ok" and row.mse is not None:
         if field == "kl":  # no cell is cut
@@ -152,7 +153,7 @@ def _known(row: Row | Difference, field: str) -> float | None:
 
 
 def _of_units(row: Row | Difference, units: Units, field: str) -> tuple[Any, Any]:
-    """The same of each unit, NaN where it is not known, and which of them have a scale."""
+    """The numbers of all units, (units,), NaN if unknown; and a mask, (units,), of those that have a scale."""
     import numpy as np
 
     ok = np.full(len(units), row.status == "ok") if units.status is None else units.status == "ok"
@@ -222,7 +223,7 @@ def _form(words: Sequence[str]) -> str:
 
 
 def _names(fields: Sequence[str], *, changes: bool) -> Iterator[str]:
-    """What may be named in a condition on a row of some fields."""
+    """The names that a condition may have, for rows with these fields."""
     known = (*fields, *(OF_UNITS + each for each in UNIT_FIELDS)) if fields == NUMERIC_FIELDS else fields
     yield from known
     yield from (OF_CHANGE + each for each in known if changes)

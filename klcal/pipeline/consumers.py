@@ -1,6 +1,7 @@
-"""What the model that a file is for calls its tensors, and whether some rows are for them: no more and no fewer.
+"""The names that a model uses for its tensors, and whether the rows of a table have exactly these.
 
-Most runtimes say nothing of names that they do not know, and quantize what they have no scale for by a rule of theirs.
+Most runtimes ignore names that they do not know, without a message, and choose scales for the missing names by a rule
+of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Consumer", "model_of", "names_in", "renaming"]
 
 MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # their outputs have the input's scale
 FUSED = ("Clip", "Relu")  # into the operator whose output they alone take: runtimes quantize after them
-WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")  # of which the third input is the bias
+WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")  # operators whose third input is the bias
 SUBSTITUTION = re.compile(r"s(.)(.*)", re.DOTALL)
 MAX_NAMES_BYTES = 1 << 25  # of a file of names: 300,000 of a hundred bytes
 
@@ -36,7 +37,7 @@ class Consumer:
     source: str  # where they are from, for people
     names: Collection[str]
     wanted: Sequence[str]  # those that are quantized
-    is_exact: bool  # whether all that is wanted is needed: a list says so, a graph does not know what is fused
+    is_exact: bool  # whether all wanted names are needed: for a list they are, in a graph some may be fused
     model: str = ""  # the name of its file
     shapes: Mapping[str, tuple[int, ...]] | None = None  # of weights; all others are activations; None: not known
     biases: Collection[str] = ()
@@ -58,11 +59,11 @@ class Consumer:
         return f"it is not in {self.source}{nearest}; rename it, or exclude it"
 
     def lacking(self, names: Collection[str], *, also_fused: bool) -> list[str]:
-        """What is wanted and not there."""
+        """The wanted names that are not there."""
         return [name for name in self.wanted if name not in names and (also_fused or name not in self.fused)]
 
     def misplaced(self, row: Row) -> str | None:
-        """What is wrong with a weight's shape: the scales were not made from this tensor."""
+        """The error if the shape of a weight differs, so that its scales are of another tensor; else None."""
         shape = (self.shapes or {}).get(row.name)
         if shape is None or row.shape is None or shape == row.shape:
             return None
@@ -70,20 +71,20 @@ class Consumer:
         return f"it has {of}; calibrate {self.model} itself"
 
     def made_elsewhere(self, row: Row) -> str | None:
-        """What to say of a weight that was calibrated in another file: it may have other values here."""
+        """A warning about a weight that was calibrated in another file, and may have other values here; else None."""
         if self.shapes is None or row.source.rpartition("/")[2] == self.model:
             return None
         return f"calibrated in {row.source}: exporters fold BatchNorm into weights; calibrate {self.model} if yours did"
 
     def unrectified(self, row: Row) -> str | None:
-        """What to say of the output of a Relu or Clip that would go on below zero, or above the greatest value."""
+        """A warning about the output of a Relu or Clip whose integers would reach beyond its limits; else None."""
         op = self.rectified.get(row.name)
         below = row.low is not None and row.low < 0
         above = op == "Clip" and row.high is not None and row.max is not None and row.high > row.max
         return op if below or above else None
 
     def wrong_axis(self, row: Row) -> str | None:
-        """What to say where channels lie along another axis than those of the outputs."""
+        """A warning if channels lie along another axis than that of the outputs; else None."""
         axis = self.axes.get(row.name)
         if row.units is None or row.units.per != "channel" or axis is None or axis == row.units.axis:
             return None
@@ -136,7 +137,7 @@ def _fused_with(nodes: Sequence[Node]) -> dict[str, tuple[str, str]]:
 
 
 def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """What some operators take, where it is made, and give, also after what is fused with them; may be "" or twice."""
+    """The inputs of operators that other nodes make, and all outputs, also of fused ones; names may be "" or repeat."""
     made_by = {name: node for node in nodes for name in node.outputs}
     for node in quantized:
         for name in node.inputs[:2]:
@@ -149,7 +150,7 @@ def _wanted(nodes: Sequence[Node], quantized: Sequence[Node], after: Mapping[str
 
 
 def names_in(path: str) -> Consumer:
-    """The names in a file of text, one on each line; blank lines are none.
+    """The names in a text file, one on each line; blank lines are ignored.
 
     Raises:
         UsageError: it cannot be read, is no text, or has no names.
@@ -170,13 +171,13 @@ def names_in(path: str) -> Consumer:
 
 
 def renaming(texts: Sequence[str]) -> Callable[[str], str]:
-    r"""What becomes of names by some substitutions, one after the other, as ``sed -E`` writes them: ``s/old/new/``.
+    r"""A function that renames, by substitutions in the form of ``sed -E``, one after the other: ``s/old/new/``.
 
-    The pattern is one of Python's; ``\1`` in ``new`` is its first group, ``g`` at the end all places in a name. Any
-    character may stand for the slash; behind a backslash it is itself.
+    The pattern is a regular expression of Python. ``\1`` in ``new`` is its first group, and ``g`` at the end replaces
+    all places in a name. Another character may take the place of the slash; behind a backslash it stays as it is.
 
     Raises:
-        UsageError: a text is no substitution.
+        UsageError: a text is not a substitution.
 
     >>> renaming([r"s/^layers\.(\d+)/blk.\1/", "s|_|.|g"])("layers.3.fc_1_w")
     'blk.3.fc.1.w'

@@ -1,4 +1,4 @@
-"""Which CUDA devices count the tensors of files, if any, and why; and the threads that read for them."""
+"""The CUDA devices that count the tensors of files, the reasons if there are none, and the threads that read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class Plan:
-    """What works, and why."""
+    """The devices or processes that do the work, and the reason."""
 
     devices: tuple[str, ...]  # that count tensors, and search channels and groups; none where the CPU does
     processes: int  # on the CPU
@@ -68,12 +68,12 @@ def chosen_devices(name: str, nbytes: int, seconds: float, rest: float) -> tuple
 def feeding(
     devices: Sequence[str], begin: Callable[[Feed, Item], Outcome], items: Iterable[Item]
 ) -> Iterator[Iterator[Outcome]]:
-    """What comes of beginning each item, in their order; each device takes the next one when it has time.
+    """The outcomes of all items, in order. Each device takes the next item when it is free.
 
     Args:
         devices: each has a thread, which reads for it.
         begin: reads an item for the device of a feed.
-        items: of which few are begun before their outcomes are taken: ``AHEAD`` for each device.
+        items: at most ``AHEAD`` of them for each device are begun before their outcomes are taken.
     """
     from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue

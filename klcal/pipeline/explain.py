@@ -23,13 +23,13 @@ def explain_file(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Table:
-    """A table of one row, which says why the tensor has the scale it has.
+    """A table with one row, whose ``explanation`` says why the tensor has its scale.
 
     Args:
         path: a file that has it, the index of a sharded checkpoint, or a directory.
-        name: of the tensor; None where there is only one.
+        name: of the tensor; None if there is only one.
         request: how it is calibrated, and how much of that is explained.
-        dequantize: whether codes that have a scale beside them are taken for what they stand for.
+        dequantize: whether codes with a scale in the same file are restored to their values.
         jobs: how many cores are used.
         progress: is told how far the work is.
 

@@ -1,4 +1,4 @@
-"""Tables of scales → the text of a file that a runtime loads, or why there is none: all of it or nothing."""
+"""Tables of scales → the text of a file that a runtime loads, or the errors that prevent it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from klcal.writers.runtimes.runtime import Runtime, Tensors, changes, problem
 __all__ = ["Checked", "Export", "Item", "checked", "export_tables", "items_of", "of_lost"]
 
 OF_WEIGHTS = (".onnx", ".gguf")  # files that hold nothing else
-NOT_QUANTIZED = ("skipped", "empty")  # integers, what is no weight, and no values: nobody asks for their scales
+NOT_QUANTIZED = ("skipped", "empty")  # integers, tensors that are not weights, and empty ones: no scale is missed
 
 
 @dataclass(frozen=True)
 class Export:
-    """The text of a file, which is None where something is wrong; and what there is to be said."""
+    """The text of a file, or None if there are errors; and all messages."""
 
     text: str | None
     errors: tuple[Remark, ...] = ()
     warnings: tuple[Remark, ...] = ()
-    advice: str | None = None  # what else the runtime has to be told
+    advice: str | None = None  # settings that the runtime needs besides
 
 
 class Item(NamedTuple):
@@ -59,12 +59,12 @@ def export_tables(
     """The rows of some tables in the form that a runtime loads.
 
     Args:
-        tables: tables of scales, or their files. What is in them is a weight where the model says so, or the row is of
-            a ``.onnx`` or ``.gguf``; else an activation.
+        tables: tables of scales, or their files. A tensor is a weight if it is one in the model, or if its row is of a
+            ``.onnx`` or ``.gguf``; else an activation.
         to: one of ``klcal.writers.runtimes.FORMATS``.
         weights: tables of weights.
-        model: the ``.onnx`` that the file is for: says which names are right, and which are of weights.
-        names: a file of the names that the runtime needs, one on each line: no more and no fewer.
+        model: the ``.onnx`` that the file is for. It decides which names are right, and which are of weights.
+        names: a file with exactly the names that the runtime needs, one on each line.
         rename: substitutions, ``s/old/new/``, for the names of the tables.
         include: globs, one of which a name in a table has to match; none for all.
         exclude: globs, none of which it may match.
@@ -90,7 +90,7 @@ def export_tables(
 
 
 class Checked(NamedTuple):
-    """What goes into a file, and what there is to be said of it; with errors there is none."""
+    """The tensors that go into a file, and all messages. With errors there will be no file."""
 
     tensors: Tensors
     errors: tuple[Remark, ...]
@@ -104,13 +104,13 @@ def checked(
     wanted: Callable[[str], bool],
     renamed: Callable[[str], str] = str,
 ) -> Checked:
-    """The rows that a runtime takes, and whether it can have them: by what it holds, and by the names of its model.
+    """The rows for a runtime, checked against the abilities of its file and the names of its model.
 
     Args:
-        runtime: what its file holds.
+        runtime: describes its file.
         given: rows of tables.
-        consumer: what its model calls its tensors; None where that is not known.
-        wanted: which names of the tables are taken.
+        consumer: the names of its model; None if they are not known.
+        wanted: whether a name of the tables is taken.
         renamed: the new name of a tensor.
     """
     items, biases = _without_biases(runtime, list(_named(given, wanted, renamed, consumer)), consumer)
@@ -125,7 +125,7 @@ def checked(
 
 
 def _consumer(model: str | None, names: str | None) -> Consumer | None:
-    """What is known of the names; of both a model and a list, the list says what is needed."""
+    """The names by a model, a list or both; of both, the list decides which are needed."""
     if model is None or names is None:
         return names_in(names) if names is not None else None if model is None else model_of(model)
     asked = names_in(names)
@@ -158,7 +158,7 @@ def items_of(table: Table, are_weights: bool) -> Iterator[Item]:
 def _named(
     items: Iterable[Item], wanted: Callable[[str], bool], renamed: Callable[[str], str], consumer: Consumer | None
 ) -> Iterator[Item]:
-    """Those that are wanted under their new names; of tied weights each that the model has, or all."""
+    """The wanted tensors under their new names. Tied weights are there under each name in the model, or under all."""
     for item in items:
         row, is_weight = item
         all_names = tuple(dict.fromkeys(renamed(name) for name in item.names if wanted(name)))
@@ -170,7 +170,7 @@ def _named(
 
 
 def _without_biases(runtime: Runtime, items: list[Item], consumer: Consumer | None) -> tuple[list[Item], list[Remark]]:
-    """What the file has scales of; a remark on the rest, which the runtime quantizes by a rule of its own."""
+    """The tensors that the file has scales of; a remark on the others, which the runtime quantizes by its own rule."""
     if runtime.no_weights:
         return items, []
     biases = [each for each in items if each.is_weight and _is_bias(each.row, consumer)]
@@ -183,7 +183,7 @@ def _is_bias(row: Row, consumer: Consumer | None) -> bool:
     return len(row.shape or (1, 1)) < 2 or (consumer is not None and row.name in consumer.biases)
 
 
-# --- what is wrong
+# --- errors
 
 
 def _doubles(items: Sequence[Item]) -> list[Remark]:
@@ -213,7 +213,7 @@ def _refused(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None)
 
 
 def _mixed(runtime: Runtime, items: Sequence[Item]) -> list[Remark]:
-    """Where a file is for one type of activations and one of weights, and there are more."""
+    """An error if the file has one type of activations and one of weights, and the tables have more; else None."""
     if not runtime.one_dtype:
         return []
     names = defaultdict[tuple[bool, str], list[str]](list)
@@ -230,7 +230,7 @@ def _mixed(runtime: Runtime, items: Sequence[Item]) -> list[Remark]:
 
 
 def _lacking(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None, *, exact: bool) -> list[Remark]:
-    """What the model has and no row is for: an error where a list says that it is needed."""
+    """Messages about names of the model that no row is for: errors if a list says that they are needed."""
     if consumer is None or consumer.is_exact != exact:
         return []
     there = {item.row.name for item in items}
@@ -241,7 +241,7 @@ def _lacking(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None,
 
 
 def _changed(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None) -> list[Remark]:
-    """What the runtime does otherwise than the tables say."""
+    """Warnings about the differences between the runtime and the tables."""
     found = [(row.name, text) for row, is_weight in items for text in changes(runtime, row, is_weight)]
     if consumer is not None:
         for row in (item.row for item in items if item.is_weight):
@@ -252,7 +252,7 @@ def _changed(runtime: Runtime, items: Sequence[Item], consumer: Consumer | None)
 
 
 def _dropped(runtime: Runtime, item: Item, consumer: Consumer) -> str | None:
-    """That a Relu or Clip is lost, where the integers of its output do not end where it does."""
+    """A warning if a Relu or Clip is lost although the integers of its output reach beyond its limits; else None."""
     op = None if item.is_weight or not runtime.rectifier else consumer.unrectified(item.row)
     if op is None:
         return None
@@ -260,7 +260,7 @@ def _dropped(runtime: Runtime, item: Item, consumer: Consumer) -> str | None:
 
 
 def _by_text(said: Iterable[tuple[str, str]]) -> list[Remark]:
-    """One remark for all tensors of which the same is said."""
+    """Joins equal remarks about several tensors into one."""
     names = defaultdict(list)
     for name, text in said:
         names[text].append(name)

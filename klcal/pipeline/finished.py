@@ -1,4 +1,4 @@
-"""Sketches that are done before all are: a folder of them, from which a run that was cut off goes on."""
+"""A folder of finished sketches, from which a run that was interrupted continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from klcal.writers.sketch_file import save
 
 __all__ = ["Finished", "Marks", "finished_in"]
 
-SUFFIX, MARKS = ".sketch", ".json"  # of a sketch file, which no directory is searched for; and of what it counted
+SUFFIX, MARKS = ".sketch", ".json"  # of a sketch file, which searches skip, and of its fingerprints
 
 Marks: TypeAlias = Mapping[str, Collection[bytes]]
 """Of each file the fingerprints of what was counted of it."""
@@ -48,7 +48,7 @@ class Finished:
             raise UsageError(f"'{path}' is damaged", "remove it, then run again") from None
 
     def add(self, identity: bytes, named: Named, marks: Marks) -> None:
-        """One more: the sketch is there when it is complete, and what was counted before.
+        """Adds a sketch. Its fingerprints are written first, and the sketch appears when it is complete.
 
         Raises:
             OutputError: it cannot be written.
@@ -67,7 +67,7 @@ class Finished:
 
 @contextmanager
 def finished_in(folder: str, wanted: Collection[bytes]) -> Iterator[Finished]:
-    """What is done, in a folder that is made where there is none, and goes away when all is.
+    """A context with the finished sketches in a folder. The folder is created if needed, and removed when all is done.
 
     Args:
         folder: its path.

@@ -1,4 +1,4 @@
-"""From arguments to tensors: what files describe, which of it is wanted, and which are batches of one."""
+"""From arguments to tensors: the tensors of files, those that are selected, and those that are batches of one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Asked", "Gathered", "gathered"]
 
 @dataclass(frozen=True)
 class Asked:
-    """Which tensors of some files are wanted, and as what."""
+    """The selection of tensors from files, and the ways to read them."""
 
-    include: Sequence[str] = ()  # globs, one of which a tensor's name has to match; none for all
-    exclude: Sequence[str] = ()  # globs, none of which it may match
-    dequantize: bool = False  # whether codes that have a scale beside them are taken for what they stand for
+    include: Sequence[str] = ()  # globs: only matching names are used; empty for all
+    exclude: Sequence[str] = ()  # globs: matching names are left out
+    dequantize: bool = False  # whether codes with a scale in the same file are restored to their values
     pool: Pool | None = None  # which tensors are batches of one
 
 
@@ -31,7 +31,7 @@ class Gathered(NamedTuple):
 
     described: list[Selected]  # all of them
     tensors: list[Selected]  # those that are wanted, pooled
-    named: list[Selected]  # those whose names options may speak of: of a pool, what its tensors are called
+    named: list[Selected]  # the tensors whose names options may use: those of pools
     unread: set[str]  # the files that cannot be used
     errors: list[FileError]  # of these, and of batches; more may come
     warnings: list[str]
@@ -56,7 +56,7 @@ def gathered(
     unread = {each.source for each in errors}
     if pool is None:
         return Gathered(described, wanted, described, unread, errors, warnings)
-    from klcal.pipeline.pooling import pooled, unpooled  # which loads what counts
+    from klcal.pipeline.pooling import pooled, unpooled  # imported late: it loads the counters
 
     batches = pooled(wanted, pool, errors, found.sources)
     return Gathered(described, batches, batches, unread, errors, [*warnings, *unpooled(batches, pool)])

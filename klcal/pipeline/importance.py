@@ -1,4 +1,4 @@
-"""Which tensors of the input have an importance, by name, and what of both is left over."""
+"""The importance of each tensor, found by name, and the names on either side that have no partner."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from klcal.readers import Description, formats
 from klcal.readers.regular import RegularFile, open_regular
 from klcal.sketches.energy import SUFFIX
 from klcal.sketches.importance import Importance
-from klcal.sketches.values import counted_already, weights_of
+from klcal.sketches.stored import counted_already
+from klcal.sketches.values import weights_of
 
 __all__ = ["NamedImportance", "Weighed", "read_importance"]
 
-IMATRIX = ".dat"  # what llama.cpp calls its file; the format has no mark of its own
+IMATRIX = ".dat"  # the suffix of llama.cpp's file, whose format has no magic
 NAMELESS = b"\x93NUMPY"  # how a .npy begins, which has no names
 OLD_MATRIX, MATRIX = formats.reader_of("imatrix_file"), formats.reader_of("imatrix_gguf")
 
@@ -31,10 +32,10 @@ class Weighed(NamedTuple):
     importance: Description
 
     def weights(self, place: Layout | None) -> Importance:
-        """The weights of the tensor's values, in their order, of which a layout says the units.
+        """The weights of the tensor's values, in the order in which they are read; ``place`` is its layout of units.
 
         Raises:
-            InputError: the importance does not fit, or is damaged: it costs this tensor alone.
+            InputError: the importance does not fit, or is damaged. Only this tensor fails.
         """
         try:
             return weights_of(self.importance, self.description.shape, self.description.order or (), place)
@@ -51,7 +52,7 @@ class NamedImportance:
     is_flat: bool = False  # whether an entry may be the columns of several matrices one after the other
 
     def of(self, tensor: Selected, *, alone: bool) -> Description | None:
-        """That of a tensor, under any of its names; ``alone`` if no other is calibrated."""
+        """The importance of a tensor, under any of its names; ``alone`` if it is the only tensor."""
         if alone and self.is_nameless:
             return next(iter(self.entries.values()))
         described = tensor.description
@@ -59,7 +60,7 @@ class NamedImportance:
         return _of_matrices(found, described.shape) if found and self.is_flat else found
 
     def warnings(self, described: Iterable[Selected], wanted: Sequence[Selected]) -> Iterator[str]:
-        """What is calibrated without importance, and what is the importance of nothing."""
+        """Warnings about tensors without an importance, and about entries without a tensor."""
         without = [each.description.name for each in wanted if self.of(each, alone=len(wanted) == 1) is None]
         if without:
             yield f"--importance has nothing for {len(without)} of {len(wanted)} tensors: {listed(without)}"
@@ -97,7 +98,7 @@ def _is_old_matrix(path: str) -> bool:
 
 
 def _of_matrices(entry: Description, shape: tuple[int, ...]) -> Description:
-    """An entry in the shape that a tensor of several matrices, as of experts, asks for, if it has as many values."""
+    """An entry in the shape for a tensor of several matrices, such as experts, if its number of values fits."""
     columns = (*shape[:-2], *shape[-1:])
     return replace(entry, shape=columns) if len(shape) > 2 and entry.shape == (prod(columns),) else entry
 

@@ -1,4 +1,4 @@
-"""What is in files: from their headers alone, or with what their values are like."""
+"""The contents of files: from their headers alone, or with statistics of the values."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ def inspect_files(
 
     Args:
         paths: files, directories, patterns, or "-" for standard input.
-        include: globs, one of which a tensor's name has to match.
-        exclude: globs, none of which it may match.
-        stats: whether the values are read and counted; else headers are all that is read.
-        depth: a row for what has so many first parts of its name in common, numbers taken as equal; None for each one.
-        jobs: how many processes count.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        stats: whether the values are read and counted; else only headers are read.
+        depth: tensors with this number of leading parts of their names in common share a row; numbers count as equal.
+            None for a row for each.
+        jobs: the number of processes.
         progress: is told how far the work is.
     """
     found = gathered(paths, Asked(include, exclude))
@@ -54,7 +55,7 @@ def inspect_files(
 
 
 def _content(tensor: Selected) -> Content:
-    """What the header says."""
+    """The contents of the header, as a row."""
     description = tensor.description
     known = bool(description.dtype) and description.shape_is_known
     numel = prod(description.shape) if known else None

@@ -1,4 +1,4 @@
-"""Sketch files to one that has what all of them counted: exact, whatever their order and grouping."""
+"""Adds sketch files up into one. The result does not depend on their order or grouping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Merged", "merge_files"]
 
 
 class Merged(NamedTuple):
-    """What was written."""
+    """The result of a merge."""
 
     tensors: int
     notes: tuple[str, ...]  # on tensors whose buckets were joined

@@ -1,4 +1,4 @@
-"""A model as it lies on the disk: its tensor files, shard by shard, and the other files beside them."""
+"""A model on disk: its tensor files, shard by shard, and the other files beside them."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class TensorPath:
     name: str  # relative to the directory, or the file's own
     path: str
     source: str  # its name in a table: of a shard that of the checkpoint
-    index: str | None = None  # of which it is a shard: a name like its own
+    index: str | None = None  # the name of the index, if the file is a shard
 
 
 @dataclass(frozen=True)
 class Files:
     """All files of a model."""
 
-    paths: tuple[str, ...]  # what calibration is asked for
+    paths: tuple[str, ...]  # the paths for calibration
     tensors: tuple[TensorPath, ...]
     directory: str | None = None  # None where it is a single file
-    others: tuple[str, ...] = ()  # relative to it: what is carried along
+    others: tuple[str, ...] = ()  # relative to the directory: files that are copied
     indexes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def files_of(path: str) -> Files:
-    """What is at the path of a model: a file, a directory, the index of a sharded checkpoint, or a shard of a GGUF.
+    """The files of a model. The path is a file, a directory, the index of a sharded checkpoint, or a shard of a GGUF.
 
     Raises:
         UsageError: it is none of these.
@@ -55,7 +55,7 @@ def files_of(path: str) -> Files:
     if path == "-":
         raise UsageError("standard input is no model that can be read twice", "save it to a file")
     if not is_remote(path) and not os.path.lexists(path):
-        found = find([path])  # which knows what is near
+        found = find([path])  # its error has the similar names
         what = found.errors[0].reason if found.errors else "it is no file and no directory"
         raise InputError(f"{path}: {what}") if found.errors else UsageError(f"'{path}': {what}", "name one of them")
     is_index = path.endswith(index_file.SUFFIX) or bool(split_gguf.shards_of(path))
@@ -101,7 +101,7 @@ def _tensor_paths(source: Source, directory: str) -> Iterator[TensorPath]:
 
 
 def _all_files(directory: str) -> Iterator[str]:
-    """The regular files below a directory, what links lead to; hidden directories left out."""
+    """The regular files below a directory, links followed, without hidden directories."""
     if is_remote(directory):
         found = (path.removeprefix(f"{directory}/") for path in files_below(directory))
         yield from (name for name in found if not any(part.startswith(".") for part in name.split("/")[:-1]))

@@ -1,4 +1,4 @@
-"""Which tensors of two sides belong together: by name, by file and name, or because there are only two."""
+"""Pairs of tensors of two sides: with the same name, with the same file and name, or because there are only two."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def matched(p: Sequence[Selected], q: Sequence[Selected]) -> list[Pair]:
 
 
 def without(pairs: Iterable[Pair], lost_p: Collection[str], lost_q: Collection[str]) -> Iterator[Pair]:
-    """Those whose partner is not in a file that could not be read, which is told once; "" stands for all files."""
+    """The pairs, without tensors whose partner is in a file that could not be read; "" among these means all files."""
     for pair in pairs:
         lost = lost_q if pair.q is None else lost_p
         alone = pair.p is None or pair.q is None
@@ -52,7 +52,7 @@ def _repeated(tensors: Iterable[Selected]) -> set[str]:
 
 
 def _keys(tensor: Selected, repeated: set[str]) -> list[tuple[str, str]]:
-    """What a tensor is found by: its names, with its file where a name occurs in several."""
+    """The keys of a tensor: its names, with its file if a name occurs in several files."""
     return [(tensor.source if name in repeated else "", name) for name in names_of(tensor.description)]
 
 
@@ -75,7 +75,7 @@ def without_prefix(tensors: Sequence[Selected], prefix: str) -> list[Selected]:
 
 
 def prefix_hint(p: Collection[str], q: Collection[str], of_q: str = "Q") -> list[str]:
-    """What to add where no name is on both sides, but most would be if those of one lost a prefix; else nothing.
+    """A hint if no name is on both sides, but most would be without a prefix on one side; else nothing.
 
     >>> prefix_hint(["module.fc.weight", "module.fc.bias"], ["fc.weight", "fc.bias"])
     ["no name is in both P and Q, but without 'module.' 2 of P are in Q: add --strip-prefix 'module.'"]

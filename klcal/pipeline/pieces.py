@@ -1,4 +1,4 @@
-"""What is counted on its own: a tensor, or a portion of one; and these together again."""
+"""The pieces that are counted separately, tensors or portions of them, and how their sketches are joined."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from klcal.readers import Part
 from klcal.sketches.fingerprints import watched
 from klcal.sketches.named import Named
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.stored import sketch_parts, stored_chunks
 from klcal.sketches.stretch import Stretch
-from klcal.sketches.values import Units, sketch_of_units, sketch_parts, stored_chunks
+from klcal.sketches.values import Units, sketch_of_units
 from klcal.sketches.weighted import weighted_sketch
 from klcal.writers.sketch_file import Laid, lay
 from klcal.writers.spool import Spool

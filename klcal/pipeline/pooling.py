@@ -15,7 +15,7 @@ from klcal.pipeline.batches import error_of, joined, where
 from klcal.pipeline.selection import Batches, Selected
 from klcal.readers import Description, Source
 from klcal.readers.formats import stem
-from klcal.sketches.values import counted_already
+from klcal.sketches.stored import counted_already
 from klcal.tables.status import FAILURES
 from klcal.tables.table import FileError
 

@@ -1,4 +1,4 @@
-"""What a table of scales makes of a tensor: quantized and restored, chunk by chunk; and D(P‖Q) of its quantizers."""
+"""The quantized copy of a tensor by a table, computed chunk by chunk; and D(P‖Q) of its quantizers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from klcal.search.methods import BINS, parse, sub_bins_per_cell
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import counted_already, stored_chunks
+from klcal.sketches.stored import counted_already, stored_chunks
 from klcal.tables.rows import Row
 from klcal.tables.table import Table
 
@@ -51,11 +51,11 @@ class Quantizers:
 
     @cached_property
     def known(self) -> str:
-        """Some of the names, for people."""
+        """Some of the names, for messages."""
         return listed(self.by_name) or "none"
 
     def without_prefix(self, prefix: str) -> Quantizers:
-        """The same, a prefix taken off the names that begin with it."""
+        """The rows, with a prefix removed from names that begin with it."""
 
         def short(row: Row) -> Row:
             aliases = tuple(name.removeprefix(prefix) for name in row.aliases)
@@ -64,9 +64,9 @@ class Quantizers:
         return Quantizers(tuple(map(short, self.rows))) if prefix else self
 
     def of(self, tensor: Selected, *, alone: bool) -> Row | str:
-        """The row of a tensor, or why there is none: that of its file and name, else of its name if only one has it.
+        """The row of a tensor, or why there is none: the row of its file and name, or else the only one of its name.
 
-        A table of one row is for the only tensor, if it is ``alone``, whatever that is called: as another batch.
+        The row of a table with one row is for a tensor that is ``alone``, whatever its name, such as another batch.
         """
         same = [self.by_name.get(name, []) for name in names_of(tensor.description)]
         here = [[row for row in rows if row.source == tensor.source] for rows in same]
@@ -113,22 +113,22 @@ def quantized_copy(tensor: Selected, row: Row) -> Selected | str:
 
 
 def _numbers(row: Row, by_unit: ByUnit | None) -> Numbers:
-    """Those of a row's units, or of the row."""
+    """The numbers of the units of a row, or of the row."""
     return by_unit.at if by_unit else lambda _start, _count: one_for_all(row)
 
 
 def cell_divergence(tensor: Selected, found: Sketch, row: Row) -> float | None:
-    """D(P‖Q) on the sub-bins of a row's own cells, in nats: what calibration calls ``kl``; of units their mean.
+    """D(P‖Q) on the sub-bins of a row's own cells, in nats, as ``kl`` in calibration; with units, their mean.
 
-    Bins are those of the row's method, or as many as methods have that look at D.
+    The number of bins is that of the row's method, or the default.
 
     Args:
-        tensor: whose values are counted again where the row has units.
-        found: all of its values, counted.
+        tensor: its values are counted again if the row has units.
+        found: the sketch of the whole tensor.
         row: of a table, with scales for all of the tensor.
 
     Returns:
-        0 where no cell is cut; None where all values are 0, or the row's numbers are no quantizer of its scheme.
+        0 if cells have no sub-bins; None if all values are 0, or if the row's numbers do not fit its scheme.
     """
     scheme = _scheme_of(row)
     if scheme is None:
@@ -154,7 +154,7 @@ def cell_divergence(tensor: Selected, found: Sketch, row: Row) -> float | None:
 def _mean_divergence(
     sketches: Iterator[Sketch], scheme: Scheme, sub: int, scale: Floats, below: Floats
 ) -> float | None:
-    """Of the units that have a scale, (units,), each by its number of nonzero values; None if there are none."""
+    """The mean D(P‖Q) of the units with a scale, weighted by their numbers of nonzero values; None if none has one."""
     first, total, number = 0, 0.0, 0
     for some in (each for sketch in sketches for each in stretches(sketch)):
         units = first + np.flatnonzero((some.nonzero > 0) & (scale[first : first + some.units] > 0))
@@ -168,7 +168,7 @@ def _mean_divergence(
 
 
 def _scheme_of(row: Row) -> Scheme | None:
-    """What a row quantizes to; None if it does not say it, or says it of other integers."""
+    """The scheme of a row; None if it does not have it, or has other integers."""
     try:
         scheme = Scheme.parse(row.target or "", row.scheme or "auto")
     except UsageError:
@@ -178,7 +178,7 @@ def _scheme_of(row: Row) -> Scheme | None:
 
 
 def _bins_of(row: Row) -> int:
-    """Of the row's method; a table that was written by another version may have one that is not known here."""
+    """The number of bins of the row's method, which may be unknown here if another version wrote the table."""
     try:
         return getattr(parse(row.method or ""), "bins", BINS)
     except UsageError:

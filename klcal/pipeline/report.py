@@ -1,4 +1,4 @@
-"""Files, or a table of scales, to a report: every tensor calibrated, those that lose most explained."""
+"""Files, or a table of scales → a report: every tensor calibrated, and those that lose most explained."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCALE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "e8m0": 8, "float8_e
 
 
 def is_table(path: str) -> bool:
-    """Whether a path is that of a table of scales by its name, or by what a .safetensors file says of itself."""
+    """Whether a file is a table of scales, by its name, or by the metadata of a .safetensors file."""
     lower = path.lower()
     if lower.endswith(".safetensors"):
         return is_binary_table(path)
@@ -55,20 +55,20 @@ def calibrated_and_explained(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Table:
-    """The table of all tensors in some files, with a histogram each; those that lose most are explained.
+    """The table of all tensors in files, each with a histogram; those that lose most are explained.
 
-    Which those are is known when all are calibrated: so they are read twice. What cannot be, as standard input, is
-    explained at once, and so are pooled tensors, of which a name is no file's.
+    The worst tensors are known only when all are calibrated, so they are read twice. Tensors that cannot be read again,
+    such as standard input, are explained at once, and so are pooled tensors.
 
     Args:
         paths: files, directories, patterns, or "-" for standard input.
         request: how they are calibrated.
-        most: how many are explained.
-        include: globs, one of which a tensor's name has to match.
-        exclude: globs, none of which it may match.
-        dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
-        pool: which of these tensors are batches of one.
-        jobs: how many processes read and count.
+        most: the number of tensors to explain.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        dequantize: whether codes with a scale in the same file are restored to their values.
+        pool: which of these tensors count as batches of one tensor.
+        jobs: the number of processes that read and count.
         progress: is told how far the work is.
     """
     several = partial(calibrate_files, paths, include=include, exclude=exclude, dequantize=dequantize, jobs=jobs)
@@ -95,11 +95,11 @@ def report_of(table: Table, name: str, baseline: str | None = None) -> Report:
 
     Args:
         table: of scales.
-        name: what it is called beside a baseline.
+        name: the name of the table, to be shown beside that of the baseline.
         baseline: the path of a table that it is compared with.
 
     Raises:
-        UsageError: the baseline is no table of scales.
+        UsageError: the baseline is not a table of scales.
     """
     if not isinstance(table.config, Config):
         raise UsageError("the table has no scales", "hand in one of klcal calibrate")
@@ -114,7 +114,7 @@ def report_of(table: Table, name: str, baseline: str | None = None) -> Report:
 
 
 def _worst_first(rows: Iterable[Row]) -> list[Row]:
-    """Failures, then by SQNR; what has no error, or needs no scale, last. In each of these, as the table has them."""
+    """The rows: failures, then by rising SQNR, then those without an error or without a scale. The sort is stable."""
     return sorted(rows, key=lambda row: (not row.failed, math.inf if row.sqnr_db is None else row.sqnr_db))
 
 
@@ -133,7 +133,7 @@ def _summary(rows: Sequence[Row]) -> Summary:
 
 
 def _bins(values: Sequence[float]) -> tuple[int, int, tuple[int, ...]]:
-    """Where the first bin begins, how wide all are, and how many values lie in each.
+    """Bins of equal width: the beginning of the first, their width, and the number of values in each.
 
     >>> _bins([40.5, 41.5, 45.0])
     (40, 1, (1, 1, 0, 0, 0, 1))
@@ -148,7 +148,7 @@ def _bins(values: Sequence[float]) -> tuple[int, int, tuple[int, ...]]:
 
 
 def _sizes(rows: Iterable[Row]) -> Sizes:
-    """Of tensors that have a scale, and whose number format has a known size."""
+    """The sizes of tensors that have a scale, and whose number format has a known size."""
     values = before = after = 0
     for row in rows:
         bits = BITS.get(row.dtype or "")
@@ -163,7 +163,7 @@ def _sizes(rows: Iterable[Row]) -> Sizes:
 
 
 def bits_of(target: str) -> int:
-    """Of a code of a number format.
+    """The number of bits of a code of a number format.
 
     >>> bits_of("uint8"), bits_of("float8_e4m3fn"), bits_of("nf4")
     (8, 8, 4)

@@ -1,4 +1,4 @@
-"""What is asked for, in words, and what of it holds for a tensor: rules by its names."""
+"""A request: all settings of a run, as rules by the names of tensors, and the settings of one tensor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _known_format(word: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """How every tensor is calibrated, and by what."""
+    """The settings by which every tensor is calibrated, and the device."""
 
     method: Rules[Method]
     dtype: Rules[str]
@@ -67,10 +67,10 @@ class Request:
         detail: Detail = "none",
         unit: int | None = None,
     ) -> Request:
-        """The request of what ``klcal.calibrate`` takes, each by the names of tensors.
+        """The request with the settings of ``klcal.calibrate``, each of which may be rules by the names of tensors.
 
         Raises:
-            UsageError: a word is unknown, or no tensor could have what they say together. What a tensor cannot have is
+            UsageError: a word is unknown, or the settings fit no tensor at all. Settings that do not fit one tensor are
                 found when its name and shape are known.
         """
         asked = Request(
@@ -90,7 +90,7 @@ class Request:
         return asked
 
     def _check(self) -> None:
-        """Refuses what is wrong whatever tensors are called."""
+        """Refuses settings that are wrong for tensors of any name."""
         have_units = any(per != PerTensor() for per in self.per.values)
         for scale_format in self.scale_format.values:
             Scheme.parse("int8", scale_format=scale_format).check_units(have_units)
@@ -102,7 +102,7 @@ class Request:
             check_importance(self.method.values[0])
 
     def settings(self, names: Sequence[str]) -> Settings:
-        """What holds for a tensor of these names.
+        """The settings of a tensor with these names.
 
         Raises:
             UsageError: its number format, scheme and format of scales do not go together.
@@ -114,7 +114,7 @@ class Request:
 
     @property
     def config(self) -> Config:
-        """The same as texts, for the table. A scheme is resolved where there is one number format for all."""
+        """The request as texts, for the table. The scheme is resolved if there is one number format for all tensors."""
         scheme = self.scheme
         if not self.dtype.globs:
             scheme = scheme.each(lambda word: _scheme(self.dtype.of(()), word).kind)

@@ -1,7 +1,7 @@
-"""Rules of ``klcal check`` and ``klcal diff``: conditions on what a tensor is and on how far it moved, and words.
+"""Rules of `klcal check` and `klcal diff`: conditions on a tensor and on its changes, and words for kinds of change.
 
-What one side does not know and the other does meets every condition on it; so does what neither knows, unless the
-tensor needs no such number in either.
+A number that is known on one side only meets every condition on its change. So does a number that is unknown on both
+sides, unless the tensor needs no such number on either.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = ["RULE_WORDS", "Rule", "asked_rules", "differing", "drift", "drifted",
 
 SIDES = ("missing", "extra")
 RULE_WORDS = (*SIDES, "changed", *WORDS)
-NEEDING_NONE = ("skipped", "empty")  # integers, what is no weight, and no values: nobody misses their scales
+NEEDING_NONE = ("skipped", "empty")  # integers, tensors that are not weights, and empty ones: no scale is missed
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A word, or a condition; one of ours where both tables know what it is about, of the user's in any case."""
+    """A word, or a condition. A default rule is tried only if both tables have the number, a user's always."""
 
     text: str
     condition: Condition | None = None
     is_ours: bool = False
 
     def met_by(self, found: Change) -> Met | None:
-        """What meets it; None if nothing does."""
+        """The way in which a change meets the rule; None if it does not."""
         was, now = found.was, found.now
         if self.condition is None:
             return _said(self.text, found)
@@ -51,7 +51,7 @@ def parse_rule(text: str, *, is_ours: bool = False) -> Rule:
     """The rule of a text.
 
     Raises:
-        UsageError: it is neither a word that is known nor a condition.
+        UsageError: it is neither a known word nor a condition.
 
     >>> parse_rule("missing").text, parse_rule("d.scale > 2%").condition.number
     ('missing', 0.02)
@@ -72,20 +72,20 @@ def asked_rules(texts: Sequence[str] | None) -> list[Rule]:
 
 
 def drifted(changes: Table, rules: Sequence[Rule]) -> Table:
-    """The same changes, and what of them met a rule."""
+    """The changes, with findings for those that met a rule."""
     assert isinstance(changes.config, Changes)
     config = replace(changes.config, rules=tuple(rule.text for rule in rules))
     return replace(changes, config=config, findings=drift(changes, rules))
 
 
 def differing(changes: Table) -> Table:
-    """The same, without the tensors that did not change."""
+    """The changes, without the tensors that did not change."""
     rows: tuple[Any, ...] = tuple(row for row in changes.rows if row.status != "same")
     return replace(changes, rows=rows)
 
 
 def not_judged(changes: Table) -> InputError:
-    """Why changes of which nothing could be compared are no answer."""
+    """The error for changes in which nothing could be compared."""
     assert isinstance(changes.config, Changes)
     sides = f"{changes.config.baseline} is in {changes.config.compared}"
     what = f"nothing could be judged: no tensor with a scale in {sides}"
@@ -127,7 +127,7 @@ def _has(row: Row | None, field: str) -> bool:
 
 
 def _said(word: str, found: Change) -> Met | None:
-    """What a word is about, if it is so."""
+    """The text of a finding by a word, if the word describes the change; else None."""
     was, now = found.was, found.now
     if word in SIDES:
         needs_scale = found.row.status not in NEEDING_NONE
@@ -172,7 +172,7 @@ def _other_statuses(found: Change) -> int:
 
 
 def _moved(condition: Condition, found: Change) -> Met | None:
-    """What of a tensor that both tables have meets a condition on a change."""
+    """The way in which a tensor in both tables meets a condition on a change; None if it does not."""
     was, now = found.was, found.now
     assert was is not None
     assert now is not None
@@ -248,7 +248,7 @@ def _printed(field: str, value: float | None) -> float | None:
 
 
 def _unknown(condition: Condition, found: Change) -> Met:
-    """That it cannot be tried, and why."""
+    """The text of a finding whose condition cannot be tried, with the reason."""
     was, now = found.was, found.now
     assert was is not None
     assert now is not None

@@ -1,4 +1,4 @@
-"""Tables of scales that are handed in, as values or as files."""
+"""Tables of scales that are given as arguments, as values or as files."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def read_scales(table: str | Table) -> Table:
 
 
 def read_any(path: str) -> Table:
-    """A table of scales in a file of any form: a table, or what ``klcal export`` wrote for a runtime.
+    """A table of scales from a file of any form: a table, or a file that ``klcal export`` wrote for a runtime.
 
     Raises:
-        UsageError: it is no such file, or cannot be read.
+        UsageError: it is not such a file, or cannot be read.
     """
     try:
         file = open_regular(path)
@@ -48,10 +48,10 @@ def read_any(path: str) -> Table:
 
 
 def read_baseline(path: str) -> Table:
-    """A table of scales that is to be judged by.
+    """A table of scales that serves as baseline.
 
     Raises:
-        UsageError: it is none, of another version, or cannot be read.
+        UsageError: it is not a table of scales, has another version, or cannot be read.
     """
     found = read_scales(path)
     file = open_regular(path)

@@ -1,4 +1,4 @@
-"""From arguments to tensors: what files describe, and which of it is wanted."""
+"""From arguments to tensors: the tensors that files describe, and those that are selected."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ Result = TypeVar("Result")
 
 
 class Bug(InputError):
-    """What no file can be blamed for."""
+    """An error that is not the fault of a file."""
 
 
 def cause_of(error: InputError) -> Cause:
-    """What is to be blamed."""
+    """The cause of an error: the data, or a bug."""
     return "bug" if isinstance(error, Bug) else "data"
 
 
 class Batches(NamedTuple):
-    """What a pooled tensor is made of."""
+    """The batches of a pooled tensor."""
 
     members: tuple[Selected, ...]
     left_out: int  # how many that belong to it are not among them, and why is in the errors
@@ -70,10 +70,10 @@ class Selected(NamedTuple):
 def described_tensors(
     sources: Iterable[Source], errors: list[FileError], *, dequantize: bool = False, batches: bool = False
 ) -> Iterator[Selected]:
-    """The tensors of all sources, before any of their data is read; what cannot be described joins the errors.
+    """The tensors of all sources, before any of their data is read. Sources that cannot be described join the errors.
 
-    Codes that have a scale beside them can be what they stand for: ``dequantize``. Several arrays in a .npy, one behind
-    the other, can be as many tensors of one name: ``batches``.
+    With ``dequantize``, codes with a scale in the same file are restored to their values. With ``batches``, each array
+    in a .npy is a tensor, all of one name.
     """
     for source in sources:
         described = attempt(partial(source.describe, batches=batches))
@@ -85,12 +85,12 @@ def described_tensors(
 
 
 def file_warnings(described: Iterable[Selected]) -> Iterator[str]:
-    """What the files' readers warn of."""
+    """The warnings of the readers."""
     return (f"{each.source}: {text}" for each in described for text in each.description.warnings)
 
 
 def attempt(work: Callable[[], Result]) -> Result | InputError:
-    """What work gives, or why it gives nothing: not even a bug of ours costs the other tensors."""
+    """The result of ``work``, or its error: not even a bug in klcal costs the other tensors."""
     try:
         return work()
     except InputError as error:
@@ -127,7 +127,7 @@ class Remark(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Some of the names, for people."""
+        """Some of the names, for messages."""
         more = f" ({len(self.names):,} tensors)" if len(self.names) > 1 else ""
         return f"{listed(self.names)}{more}" if self.names else ""
 
@@ -136,7 +136,7 @@ class Remark(NamedTuple):
 
 
 def selected(tensors: Iterable[Selected], include: Sequence[str], exclude: Sequence[str]) -> list[Selected]:
-    """The tensors of which a name is wanted. Tied weights have several: the first that is becomes the name."""
+    """The tensors with a wanted name. Of several names of tied weights, the first wanted one becomes the name."""
     found = []
     for each in tensors:
         names = names_of(each.description)
@@ -166,7 +166,7 @@ def unmatched(
 
 
 def unmatched_globs(names: Collection[str], globs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The same of names, and of globs with their options."""
+    """The globs, with their options, that match none of the names."""
     for option, glob in globs:
         if names and not any(fnmatchcase(name, glob) for name in names):
             yield f"{option} {glob!r} matches no tensor; {nearest(glob, names)}"

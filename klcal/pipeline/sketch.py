@@ -22,7 +22,7 @@ from klcal.pipeline.units import Place, named_errors, not_in_units, places_of
 from klcal.quantizers.granularity import Per
 from klcal.quantizers.rules import Rules
 from klcal.sketches.named import Named
-from klcal.sketches.values import counted_already
+from klcal.sketches.stored import counted_already
 from klcal.tables.status import FAILURES, Cause
 from klcal.writers.sketch_file import Laid, fingerprint, save
 from klcal.writers.spool import Spool

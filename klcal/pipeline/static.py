@@ -1,4 +1,4 @@
-"""An ``.onnx`` with weights and activations quantized, by a table of each: the whole of it or nothing."""
+"""An `.onnx` with quantized weights and activations, by a table of each: written as a whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the values of tensors are like, for ``klcal inspect --stats``."""
+"""Statistics of the values of tensors, for `klcal inspect --stats`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from klcal.pipeline.tasks import BYTE_SECONDS, Progress
 from klcal.sketches.histogram import binned
 from klcal.sketches.patterns import SIGN
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import sketch_parts
+from klcal.sketches.stored import sketch_parts
 from klcal.tables.contents import Content
 
 __all__ = ["counted"]
 
-USUAL = 0.999  # of the nonzero values: what is beyond them is an outlier
-BINS = 16  # of a histogram: as many as fit beside the other columns
+USUAL = 0.999  # share of the nonzero values, by magnitude, that are not outliers
+BINS = 16  # of a histogram: they fit beside the other columns
 
 
 def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: Progress | None) -> Iterator[Content]:
-    """Rows of tensors with what their values are like; those that have none as they are."""
+    """The rows of tensors, with statistics of their values; rows without values stay as they are."""
     usable = []
     for each, row in described:
         if each.description.status == "ok":
@@ -52,7 +52,7 @@ def _stats(tensor: Selected) -> dict[str, Any] | InputError:
 
 
 def _of_sketch(found: Sketch) -> dict[str, Any]:
-    """What the values of a tensor are like, whatever units they were counted in."""
+    """The statistics of the values of a tensor, which may have been counted in units."""
     counts = {name: int(getattr(found, name).sum()) for name in ("zeros", "nan", "neg_inf", "pos_inf")}
     stats: dict[str, Any] = {**counts, "numel": int(found.numel.sum())}
     if not found.finite.any():

@@ -25,7 +25,7 @@ from klcal.readers import Part
 from klcal.readers.description import PART_BYTES
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import SLAB, fits_device
-from klcal.sketches.values import counted_already
+from klcal.sketches.stored import counted_already
 
 if TYPE_CHECKING:
     from klcal.search.settings import Settings  # klcal sketch has none, and need not load what searches

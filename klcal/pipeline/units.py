@@ -1,4 +1,4 @@
-"""The units that are asked for of a tensor: where they lie, or why it has none."""
+"""The units of a tensor: where their values lie, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from klcal.pipeline.selection import Selected
 from klcal.quantizers.granularity import Per, PerTensor
 from klcal.quantizers.layout import Layout, layout
 from klcal.readers import Part
-from klcal.sketches.values import REPEATED, UNORDERED
+from klcal.sketches.stored import REPEATED, UNORDERED
 
 __all__ = ["Place", "check_unit", "named_errors", "not_in_units", "places_of"]
 
 
 class Place(NamedTuple):
-    """Where units lie."""
+    """The units of a tensor."""
 
     source: str
     parts: tuple[Part, ...]
@@ -77,7 +77,7 @@ def not_in_units(tensor: Selected, per: Per, *, weighed: bool) -> str | None:
 
 @contextmanager
 def named_errors(tensor: Selected) -> Iterator[None]:
-    """What cannot be asked for of a tensor is told with its name."""
+    """A context in which errors about a tensor get its name."""
     try:
         yield
     except UsageError as error:

@@ -25,7 +25,8 @@ from klcal.sketches.by_unit import sketch_each
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import Feed
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Units, check_units, sketch_of_units, sketch_parts, stored_chunks
+from klcal.sketches.stored import check_units, sketch_parts, stored_chunks
+from klcal.sketches.values import Units, sketch_of_units
 from klcal.sketches.weighted import weighted_sketch
 from klcal.tables.rows import Row
 

@@ -33,7 +33,7 @@ BLOCKS = {
 }
 """A block of each type: its bytes."""
 TWICE_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
-"""Twice what the patterns of a float4 stand for."""
+"""Twice the value of each pattern of a float4."""
 
 Singles = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def holds_offsets(scales: Singles, zero_points: npt.NDArray[np.integer]) -> bool
 
 
 def restored_blocks(kind: str, blocks: Bytes) -> Singles:
-    """What some blocks stand for: (blocks, 32).
+    """The values of blocks, float32 (blocks, 32): the inverse of ``packed_blocks``, except for rounding.
 
     Args:
         kind: one of ``BLOCKS``.

@@ -67,7 +67,7 @@ PATTERNS: dict[str, npt.NDArray[np.uint8]] = {
 
 
 def middles(levels: Values) -> Values:
-    """Where the nearest of some ascending levels changes."""
+    """The middles between n ascending levels, (n − 1,), at which the nearest level changes."""
     return (levels[1:] + levels[:-1]) / 2
 
 
@@ -82,7 +82,7 @@ def nearest(steps: npt.NDArray[np.floating], dtype: str) -> Values:
 
 
 def nearest_places(steps: npt.NDArray[np.floating], dtype: str) -> npt.NDArray[np.intp]:
-    """The same values, as indices of ``FLOATS[dtype]``."""
+    """As ``nearest``, but the indices of the values in ``FLOATS[dtype]``."""
     levels = FLOATS[dtype]
     between = middles(levels)
     found = np.searchsorted(between, steps)  # the lower one of a tie

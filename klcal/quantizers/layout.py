@@ -142,9 +142,9 @@ def layout(per: Per, shape: tuple[int, ...], order: tuple[int, ...] = ()) -> Lay
     """Where the units of a tensor lie; None if it has one scale, by request or because it has a single axis.
 
     Args:
-        per: what gets a scale.
+        per: the units.
         shape: of the tensor, none of it 0.
-        order: of its axes, the slowest first; those of extent 1 may be missing, and nothing means C's.
+        order: its axes in the order of the values, the slowest first. Those of extent 1 may be missing; () is C order.
 
     Raises:
         UsageError: there is no such axis, or a group is longer than the axis.

@@ -1,4 +1,4 @@
-"""Codes of a few bits side by side, and powers of two as their exponents: as files of quantized models hold them.
+"""Codes of a few bits packed into bytes, and powers of two as exponents: the forms in files of quantized models.
 
 Each row is packed by itself: the first code in the lowest bits, no gaps between codes, the last word filled up with 0.
 """
@@ -15,7 +15,7 @@ Bytes = npt.NDArray[np.uint8]
 MOST_BITS = 8  # of a code: it is a byte here
 WORD_BITS, WORD_BYTES = 32, 4  # readers take rows of int32
 TOGETHER = 8  # codes: with b bits each they fill b bytes, and fit into 64 bits
-EXPONENT_BIAS = 127  # of e8m0 (OCP MX, §5.2.1)
+EXPONENT_BIAS = 127  # of e8m0 (OCP MX, §5.4.1)
 
 
 def words(columns: int, bits: int) -> int:

@@ -64,9 +64,9 @@ def rules_of(
     Args:
         name: of the setting, for messages.
         given: a text, or any other value; texts; or a mapping.
-        default: what holds where they say nothing.
-        words: what a value begins with: letters, digits, "-" and "_".
-        parse: what makes a value of a text; it is given any value.
+        default: the value of names that no rule matches.
+        words: the beginnings of values: letters, digits, "-" and "_".
+        parse: turns a text into a value, or checks a value.
 
     Raises:
         UsageError: two have no glob; or as ``parse``.

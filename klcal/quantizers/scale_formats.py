@@ -36,7 +36,7 @@ Fits = npt.NDArray[np.int8]
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 BFLOAT16_BELOW = np.uint32(0xFFFF)  # bits of a float32 pattern that a bfloat16 drops
-LEAST_EXPONENT, GREATEST_EXPONENT = -127, 127  # of e8m0 (OCP MX, §5.2.1)
+LEAST_EXPONENT, GREATEST_EXPONENT = -127, 127  # of e8m0 (OCP MX, §5.4.1)
 
 
 def _float16(values: Floats) -> Floats:
@@ -104,7 +104,7 @@ GREATEST = {name: float(at_most(np.array(FLOAT32_MAX))) for name, at_most in SCA
 
 
 def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """For each value, the largest scale of a format that is at most that value; 0 where there is none.
+    """For each value, the largest scale of a format that does not exceed it; 0 if there is none.
 
     >>> [float(at_most(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
     [1.2998046875, 1.296875, 1.0]
@@ -114,7 +114,7 @@ def at_most(values: npt.ArrayLike, scale_format: str, global_scale: float | Floa
 
 
 def at_least(values: npt.ArrayLike, scale_format: str, global_scale: float | Floats = 1.0) -> Floats:
-    """For each value, the smallest scale of a format that is at least that value; the largest where there is none.
+    """For each value, the smallest scale of a format that is not below it; the largest scale if there is none.
 
     >>> [float(at_least(1.3, name)) for name in ("float16", "bfloat16", "e8m0")]
     [1.30078125, 1.3046875, 2.0]

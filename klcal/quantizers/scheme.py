@@ -56,7 +56,7 @@ class Scheme:
 
     dtype: str
     kind: Kind
-    scale_format: str = "float32"  # what the hardware wants the scale in
+    scale_format: str = "float32"  # the format in which the hardware holds scales
     global_scale: float = 1.0  # of the tensor: float8_e4m3fn scales are multiples of it
 
     @staticmethod
@@ -98,13 +98,13 @@ class Scheme:
         return replace(self, scale_format="float32") if self.is_relative else self
 
     def check_units(self, some: bool) -> None:
-        """Refuse scales that are relative to a global one where no tensor has more than one.
+        """Refuse scales that are relative to a global scale if tensors have a single scale.
 
         Args:
             some: whether channels, groups or blocks have a scale each.
 
         Raises:
-            UsageError: says what to give instead.
+            UsageError: the scale format is relative, and tensors have a single scale.
         """
         if self.is_relative and not some:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Addresses of files elsewhere: told from paths, shown without what is secret, taken apart."""
+"""Addresses of remote files: told apart from paths, shown without secrets, and taken apart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shown(path: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether an address is one. By HTTP, a question mark begins what only the server understands.
+    """Whether an address is a pattern. By HTTP, a question mark begins a query, which only the server understands.
 
     >>> is_pattern("https://host/a.npy?x=*"), is_pattern("s3://bucket/?.npy"), is_pattern("https://host/*.npy")
     (False, True, True)
@@ -46,10 +46,10 @@ def is_pattern(path: str) -> bool:
 
 
 def beside(path: str, name: str) -> str:
-    """The path of what lies in the folder of a file, or below it.
+    """The path of a file in the folder of another one, or below that folder.
 
     Raises:
-        InputError: the name means something else to a server, and could lead anywhere.
+        InputError: the name has characters that a server interprets, and could lead anywhere.
 
     >>> beside("a/m.onnx", "m.onnx_data"), beside("https://host/a/m.onnx?b=c/d", "m.onnx_data")
     ('a/m.onnx_data', 'https://host/a/m.onnx_data')

@@ -1,8 +1,8 @@
-"""The zip rules that .npz and .pt share: nothing about an archive is believed before it is checked.
+"""The zip rules that .npz and .pt share: every field of an archive is checked before it is used.
 
-``zipfile`` parses the directory; where each member's data really lie, and that they are what the
-directory says, is found out here. A reader that trusts an archive can be made to read one member
-where another tool reads a second one of the same name, or to inflate megabytes to terabytes.
+``zipfile`` parses the directory. This module finds where the data of each member really lie, and checks that they are
+what the directory says. A reader that trusts an archive can be made to read one member where another tool reads a
+second one of the same name, or to inflate megabytes to terabytes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from klcal.readers.regular import RegularFile
 
 __all__ = ["Member", "open_archive"]
 
-MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and what stands beside them
-MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each of as many members; zipfile holds it in memory
+MAX_MEMBERS = 1 << 17  # files in an archive: 100,000 tensors, and other files beside them
+MAX_DIRECTORY_BYTES = 1 << 24  # 128 bytes for each member; zipfile holds the directory in memory
 BOMB_BYTES = 1 << 30  # up to here any ratio is harmless, a mask of zeros deflates 1000:1
 BOMB_RATIO = 200  # inflated bytes per stored byte beyond that
 INFLATE_BYTES = 1 << 16  # stored bytes given to zlib at a time

@@ -1,4 +1,4 @@
-"""The values of an archive's members as parts: what is read is also checked against its CRC-32."""
+"""The values of an archive's members as parts, which are checked against their CRC-32 while they are read."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ DAMAGED = "download or save the file again"
 
 
 class _Window(io.RawIOBase):
-    """The bytes up to ``end`` of a file; what lies behind does not exist."""
+    """The bytes of a file up to ``end``, as if the file ended there."""
 
     def __init__(self, file: RegularFile, end: int) -> None:
         self.file = file
@@ -55,9 +55,9 @@ class ByteStream(io.BufferedReader):
 
     Args:
         file: The file.
-        start: The position it begins at.
+        start: The position of the first byte.
         end: The position behind the last byte.
-        largest_read: Bytes that one ``read`` may ask for where as many are there.
+        largest_read: The largest number of bytes that one ``read`` returns.
     """
 
     def __init__(self, file: RegularFile, start: int, end: int, largest_read: int) -> None:

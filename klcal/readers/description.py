@@ -1,4 +1,4 @@
-"""Descriptions: what a reader knows of a tensor before any of its data is read."""
+"""Descriptions: everything that is known of a tensor before its data is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Chunk = npt.NDArray[Any]
 """A flat array in native byte order: float64, float32, float16 and int8 as themselves, bfloat16 as
 uint16, the float8 types and float4 as uint8 bit patterns, one for each value. Valid until the next one is asked for."""
 
-CHUNK_BYTES = 1 << 22  # bytes read at a time: what bounds the memory of a reader
+CHUNK_BYTES = 1 << 22  # bytes that are read at a time: this bounds the memory of a reader
 PART_BYTES = 1 << 26  # bytes of a tensor that one worker takes: many chunks, few workers idle
 
 

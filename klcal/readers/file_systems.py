@@ -1,6 +1,7 @@
-"""File systems of fsspec's, and web servers: which file is there, and any part of it; or why not, in words of ours.
+"""Remote file systems, through fsspec, and web servers: whether a file exists, and any range of its bytes.
 
-By HTTP each answer says which file it is a part of. Elsewhere that is asked for again behind each long pass.
+By HTTP, each answer tells which version of the file it is a part of. Other file systems are asked again after each long
+pass.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ State = tuple[int, int | str]
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """The file system of an address, and what it calls the file."""
+    """The file system of an address, and the name of the file in it."""
     if path.lower().startswith(OURS) or "::" in path:
         raise InputError("such addresses are not read", "give the path of a file, or s3://, gs://, hf://, https://")
     scheme = path.partition("://")[0]
@@ -81,15 +82,15 @@ def _options() -> dict[str, Any]:
 
 
 class Stored:
-    """A file of any file system of fsspec's but HTTP's."""
+    """A file of any file system of fsspec except HTTP."""
 
     def __init__(self, system: Any, place: str) -> None:
         self.system, self.place = system, place
-        self.last: State | None = None  # no answer says it
+        self.last: State | None = None  # answers do not have the state
         self.fetched = 0
 
     def state(self) -> State:
-        """What it is now."""
+        """The present state of the file."""
         self.system.invalidate_cache()
         info = self.system.info(self.place)
         if info["type"] != "file" or info["size"] is None:
@@ -97,11 +98,11 @@ class Stored:
         return (info["size"], next((str(info[key]) for key in STAMPS if info.get(key)), ""))
 
     def seen(self) -> State | None:
-        """What it is now, where so much was read that this is worth a request."""
+        """The present state of the file, if so much was read that a request is worth it; else None."""
         return self.state() if self.fetched > LOOKED_AT else None
 
     def fetch(self, start: int, end: int) -> bytes:
-        """The bytes from one position to another, or what is sent for them."""
+        """The bytes from one position to another; the server may send fewer or others, which the caller checks."""
         self.fetched += end - start
         if self.system.async_impl:  # which asks for this range alone
             return bytes(self.system.cat_file(self.place, start=start, end=end))
@@ -118,13 +119,13 @@ class Http:
         self.last: State | None = None  # as the last answer says
 
     def state(self) -> State:
-        """What it is now."""
+        """The present state of the file."""
         self.fetch(0, 1)
         assert self.last is not None
         return self.last
 
     def seen(self) -> State | None:
-        """What it was at the last answer."""
+        """The state of the file at the last answer."""
         return self.last
 
     def fetch(self, start: int, end: int) -> bytes:
@@ -140,7 +141,7 @@ class Http:
 
 
 class _Refused(Exception):
-    """What a server answered instead."""
+    """An answer of a server that is not the file."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -175,7 +176,7 @@ async def _part(system: Any, url: str, start: int, end: int) -> tuple[State, byt
 
 
 def _repeated(work: Callable[[], Found]) -> Found:
-    """What work gives, tried again where a connection failed or a server was busy."""
+    """The result of ``work``, which is tried again if a connection failed or a server was busy."""
     for pause in PAUSES:
         try:
             return work()
@@ -198,12 +199,12 @@ def _network_errors() -> tuple[type[Exception], ...]:
     return aiohttp.ClientConnectionError, aiohttp.ClientPayloadError
 
 
-# --- what is wrong
+# --- errors
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Whatever a file system raises is told in words of ours."""
+    """A context in which every error of a file system becomes an InputError in klcal's own words."""
     try:
         yield
     except InputError:

@@ -1,7 +1,7 @@
-"""From the arguments of a command to the files that are read, and their names in the table.
+"""From the arguments of a command to the files to read, and their names in the table.
 
-Nothing is opened here but the indexes of sharded checkpoints, ONNX models among other files, and standard input. The
-answer does not depend on the order of the arguments, nor on the order in which a directory lists its files.
+The only files that are opened here are indexes of sharded checkpoints, ONNX models among other files, and standard
+input. The result depends neither on the order of the arguments nor on the order in which a directory lists its files.
 """
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
@@ -41,7 +41,7 @@ class Source:
     fault: InputError | None = None  # why it cannot be used, where that is known already
 
     def describe(self, *, batches: bool = False) -> list[Description]:
-        """Its tensors, before any of their data is read; the codes and scales of a quantized one are skipped.
+        """The tensors of the source, before any of their data is read. Codes and scales of a quantized one are skipped.
 
         Args:
             batches: whether a .npy may hold several arrays, one behind the other.
@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Found:
-    """The sources that the arguments stand for."""
+    """The sources that arguments lead to, and the arguments that lead to nothing."""
 
     sources: tuple[Source, ...] = ()  # sorted by name, the numbers in it by their value
     errors: tuple[FileError, ...] = ()
@@ -150,7 +150,7 @@ def find(paths: Sequence[str]) -> Found:
     """The sources to read for the arguments of a command.
 
     Args:
-        paths: Files, directories (searched to any depth for what is named as a tensor file), patterns, or
+        paths: Files, directories (searched to any depth for files with the suffix of a tensor file), patterns, or
             "-" for standard input, which is read here to its end.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Which reader a file needs: its first bytes decide, its suffix only where they cannot.
+"""The reader of a file, found by its first bytes; by its suffix only if they do not tell.
 
-A pickle is the exception: it is interpreted in files that are named as PyTorch names them, nowhere else.
+Pickles are the exception: a pickle is interpreted only in a file with a suffix that PyTorch uses.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def describe(file: RegularFile, source: str, *, batches: bool = False) -> list[D
 
 
 def check_format(head: bytes) -> None:
-    """Raises InputError unless what begins so can be a tensor file without a name."""
+    """Raises InputError if a file without a name that begins with these bytes cannot be a tensor file."""
     _reader(head, "")
 
 
@@ -139,7 +139,7 @@ def _reader(head: bytes, suffix: str) -> Reader:
     if is_text(head):
         raise InputError("it is a text file", KNOWN)
     if suffix in SUFFIXES:
-        return READERS[suffix]  # which knows best what is wrong with it
+        return READERS[suffix]  # its reader gives the best error message
     raise InputError("its format is not known", KNOWN)
 
 
@@ -151,7 +151,7 @@ def _zip_reader(head: bytes, suffix: str) -> Reader:
         return READERS[".npz"]
     if suffix in PICKLED or (suffix == ".npz" and not first.endswith(b"/data.pkl")):
         return READERS[suffix]
-    if suffix == ".pt2":  # its reader explains what it is
+    if suffix == ".pt2":  # its reader explains the format
         return READERS[".pt"]
     hint = "give it by a name that ends in .npz or .pt, if NumPy or PyTorch wrote it"
     raise InputError("it is a zip archive whose name does not say what it holds", hint)
@@ -163,5 +163,5 @@ def _begins_as_safetensors(head: bytes) -> bool:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether what a file begins with is text."""
+    """Whether the first bytes of a file are text."""
     return all(byte >= 0x20 or byte in b"\t\r\n" for byte in head)  # other bytes may be UTF-8

@@ -1,4 +1,4 @@
-"""The tensors of a .gguf file: floating-point values as they are, and what blocks of codes stand for."""
+"""The tensors of a .gguf file: floating-point values, and blocks of codes, restored to values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["describe", "described"]
 MATRIX = "it is part of an importance matrix; give the file as --importance"
 QUANTIZED = "values are quantized already"
 CALIBRATE = "calibrate the model that the file was made from"
-EXPANDED = 8  # bytes of values that a byte of blocks may stand for: chunks are of values
+EXPANDED = 8  # bytes of values for a byte of blocks, at most: the size of chunks is that of values
 
 
 def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: ARG001
@@ -59,7 +59,7 @@ def described(entry: Entry, file: RegularFile) -> Description:
 
 
 def _blocks(entry: Entry, file: RegularFile) -> Iterator[Blocks]:
-    """As many parts as can busy several workers.
+    """The parts of a tensor of blocks, enough of them for several workers.
 
     Raises:
         InputError: If the file ends before.
@@ -73,7 +73,7 @@ def _blocks(entry: Entry, file: RegularFile) -> Iterator[Blocks]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A ``Part``: what blocks of codes stand for, as float32."""
+    """A ``Part`` of blocks of codes, restored to float32."""
 
     file: RegularFile
     offset: int  # bytes before the first block

@@ -1,7 +1,8 @@
-"""The header of a .gguf file, version 2 or 3, little endian: keys, and the names and places of tensors.
+"""The header of a .gguf file, version 2 or 3, little endian: keys, and the names and positions of tensors.
 
-Of the values of keys only two matter here, so the others are passed over and not kept: a vocabulary is half a
-million texts. A tensor's data begin where the one before ends, up to padding, as llama.cpp demands: nothing is shared.
+Only two keys matter here. The values of the others are skipped and not kept, since a vocabulary has half a million
+texts. The data of a tensor begin where those of the previous one end, up to padding, as llama.cpp demands: so no two
+tensors share bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 15  # the largest models have some thousands; half a second of work
 MAX_KEYS = 1 << 16
 MAX_TEXT_BYTES = (1 << 16) - 1  # of a name or a key, as the format has it for keys; llama.cpp's names end at 63
-MAX_TEXTS = 1_500_000  # in arrays: twice as many as the largest vocabulary has, with its merges; half a second of work
+MAX_TEXTS = 1_500_000  # in arrays: twice the largest vocabulary with its merges; half a second of work
 MAX_HEADER_BYTES = 1 << 26  # before the values; the largest vocabularies have 16 million
 MAX_RANK = 4  # dimensions, as in llama.cpp
 MAX_EXTENT = (1 << 63) - 1  # values of a tensor, as in llama.cpp, and bytes, as in NumPy: extents of 0 left out
@@ -169,7 +170,7 @@ def parse(file: RegularFile) -> Header:
 
 
 def _read(stream: ByteStream, length: int) -> bytes:
-    """The next bytes of the header, exactly as many as asked for."""
+    """The next ``length`` bytes of the header."""
     found = stream.read(length)
     if len(found) < length:
         raise _cut(stream)
@@ -197,7 +198,7 @@ def _text(stream: ByteStream, what: str) -> str:
 
 
 def _metadata(stream: ByteStream, file: RegularFile, keys: int) -> tuple[tuple[Key, ...], int, str]:
-    """So many keys and values, and the alignment and the kind of file that they say."""
+    """Reads ``keys`` keys and values, and returns the alignment and the kind of file among them."""
     found: dict[str, int | str] = {ALIGNMENT: DEFAULT_ALIGNMENT, KIND: ""}
     texts, begin = MAX_TEXTS, stream.tell()
     given: list[Key] = []

@@ -1,10 +1,11 @@
-"""An importance matrix as llama.cpp wrote it before ``imatrix_gguf``: ``llama-imatrix --output-format dat``.
+"""An importance matrix in the older form of llama.cpp: `llama-imatrix --output-format dat`.
 
-Little endian: the number of entries; for each the length of its name, the name, how many calls were summed, the number
-of values and the values, float32: Σ x² of the inputs of a weight, one for each of its columns. Where a weight is
-several matrices, as of experts, the columns of one follow those of another, scaled as if each had seen all calls. How
-many they are is not stored: an entry is a vector here. Behind all, in newer files, the number of all calls and the name
-of the data. Values are taken as they lie there: only ratios within a tensor matter.
+The file is little endian. It has the number of entries; then, for each entry, the length of its name, the name, the
+number of calls that were summed, the number of values, and the values, float32: Σ x² of the inputs of a weight, one for
+each of its columns. If a weight has several matrices, such as experts, the columns of one follow those of another,
+scaled as if each had seen all calls. The number of matrices is not stored, so an entry is a vector here. Newer files
+end with the total number of calls and the name of the data. Values are taken as they are, because only ratios within a
+tensor matter.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["describe"]
 NUMBER = struct.Struct("<i")
 COUNTS = struct.Struct("<2i")  # of calls, of values
 LEAST_ENTRY = NUMBER.size + COUNTS.size + 4  # bytes: without a name, with one value
-MAX_ENTRIES = 1 << 17  # as many tensors as an archive may hold
+MAX_ENTRIES = 1 << 17  # the limit of tensors in an archive, too
 MAX_NAME_BYTES = 1 << 12  # GGUF allows 64
 DAMAGED = "make it again with llama-imatrix --output-format dat"
 INCOMPLETE = "the download may be incomplete: download or save it again"

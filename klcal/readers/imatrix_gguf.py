@@ -1,9 +1,9 @@
-"""An importance matrix as llama.cpp writes it now: a GGUF file, which ``llama-imatrix`` makes.
+"""An importance matrix in the current form of llama.cpp: a GGUF file that `llama-imatrix` writes.
 
-For each weight two tensors of float32: ``NAME.in_sum2``, Σ x² of the inputs of each column, for each matrix of the
-weight (the experts of a layer are many in one tensor); and ``NAME.counts``, how many inputs each matrix has seen. The
-importance of a column is its mean square, the one divided by the other; where a matrix has seen nothing all of its
-columns have 1, as in llama-quantize. Whatever else there is, such as ``NAME.in_sum``, is not looked at.
+There are two float32 tensors for each weight: ``NAME.in_sum2``, Σ x² of the inputs of each column, for each matrix of
+the weight (a layer of experts is one tensor with many matrices); and ``NAME.counts``, the number of inputs that each
+matrix has seen. The importance of a column is its mean square, the quotient of the two. All columns of a matrix that
+has seen nothing have the importance 1, as in llama-quantize. Other tensors, such as ``NAME.in_sum``, are ignored.
 """
 
 from __future__ import annotations

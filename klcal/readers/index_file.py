@@ -30,9 +30,9 @@ DescribeShard = Callable[[RegularFile, str], list[Description]]
 def describe(index: RegularFile, describe_shard: DescribeShard) -> list[Description]:
     """The tensors of all shards, as if they were one file. Every shard's header is read here.
 
-    A tensor whose shard is missing or damaged, or lacks it, is "failed"; its dtype is then "" and its
-    shape (), because nothing says what they are. A tensor that a shard holds and the index does not name is
-    "skipped", visibly: the index decides, as it does for every loader that asks it for a tensor.
+    A tensor is "failed" if its shard is missing or damaged, or does not have the tensor. Its dtype is then ""
+    and its shape (), because these are not known. A tensor that is in a shard and not in the index is
+    "skipped", because every other loader follows the index, too.
 
     Args:
         index: The index file.

@@ -33,8 +33,8 @@ TRAINING_STATE = re.compile(
 TWINS = (".bin", ".ckpt")
 """How the hubs call the pickled one of a model in two formats. A .pt of the same name may be anything: it is read."""
 
-SHARD = re.compile(r"-\d+-of-\d+$")  # what follows a model's name in those of its shards
-WILD = frozenset("*?[")  # what makes a name a pattern
+SHARD = re.compile(r"-\d+-of-\d+$")  # the end of the name of a shard, behind the name of the model
+WILD = frozenset("*?[")  # characters of patterns
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Listing:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path leads to a directory; that of a file elsewhere is told by its name, without asking a server."""
+    """Whether a path leads to a directory; a remote one is told by its name, without asking a server."""
     if not addresses.is_remote(path):
         return os.path.isdir(path)
     return path.endswith("/") or (not _is_named_as_tensors(addresses.shown(path)) and remote.is_directory(path))
@@ -137,8 +137,8 @@ def _is_named_as_tensors(name: str) -> bool:
 def matching_paths(pattern: str) -> list[str]:
     """The paths that match a pattern with ``*``, ``?``, ``[…]`` and ``**``, sorted.
 
-    As with a shell, what ``**`` passes through is not followed through links, so it ends; and what
-    begins with a dot is matched only by what begins with a dot.
+    As in a shell, ``**`` does not follow links, so the search ends; and a name that begins with a dot is
+    matched only by a pattern that begins with a dot.
 
     Raises:
         InputError: If the pattern cannot be followed.
@@ -166,7 +166,7 @@ def _is_hidden(path: Path, parts: tuple[str, ...]) -> bool:
 
 
 def nearest_names(argument: str) -> str:
-    """A hint that names the files most like an absent one, or what lies where a pattern found nothing."""
+    """A hint with the names most similar to an absent one, or with files where a pattern found nothing."""
     directory, name = os.path.split(argument)
     if addresses.is_remote(argument):
         return ""

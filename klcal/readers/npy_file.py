@@ -165,7 +165,7 @@ def _leading(head: bytes, size: int) -> Header:
     return header
 
 
-@lru_cache(maxsize=1 << 7)  # of what was dumped batch by batch, thousands are alike
+@lru_cache(maxsize=1 << 7)  # thousands of files that were dumped batch by batch have the same header
 def _header(text: str, offset: int, *, may_be_python_2: bool) -> Header:
     return header_of(_evaluated(text, may_be_python_2=may_be_python_2), offset)
 

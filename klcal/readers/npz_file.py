@@ -46,7 +46,7 @@ def _describe_one(name: str, member: Member) -> Description:
     try:
         header = npy_file.parse(member.head(npy_file.HEAD_BYTES), member.size)
         parts = member_parts(member, header.offset, header.nbytes, header.storage)
-        if not header.length and header.status != "unsupported":  # nothing will be read that could tell of damage
+        if not header.length and header.status != "unsupported":  # no data will be read that could show damage
             member.check()
     except InputError as error:
         return Description(name, "", (), status="failed", reason=str(error))

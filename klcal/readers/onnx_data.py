@@ -21,7 +21,7 @@ from klcal.readers.regular import FileSpan, RegularFile, open_regular, spans
 __all__ = ["Beside", "IntegersSpan", "data_path", "tied"]
 
 MAX_INTEGER_BYTES = 10  # seven bits in each: 64
-BLOCK_BYTES = 1 << 18  # decoded at a time: what that takes is a multiple
+BLOCK_BYTES = 1 << 18  # bytes decoded at a time; decoding needs a multiple of that
 MAX_PATH_BYTES = 4095
 MAX_DIGITS = 20  # of a number of bytes
 DAMAGED = "download or save it again"
@@ -87,7 +87,7 @@ def _decoded(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> npt.NDA
 
 
 def data_path(model: str, location: str) -> str:
-    """Where the data lie that a model says are elsewhere: beside it, or in a folder there.
+    """The path of data that a model keeps in another file: beside it, or in a folder there.
 
     That is decided on the name, as for the shards of an index: a model cache consists of links to another directory.
 
@@ -180,7 +180,7 @@ def _number(entries: Mapping[str, str], key: str, absent: int) -> int:
 
 
 def tied(found: Iterable[Description]) -> list[Description]:
-    """The same, those that share all of their data as one with aliases; what shares a part of them fails.
+    """The tensors, where those that share all of their data are one with aliases. Those that share a part of it fail.
 
     So no byte of a file is read twice, however often a model refers to it.
     """

@@ -1,4 +1,4 @@
-"""The fields of onnx.proto's messages that klcal knows, how much of them it takes, and the types of tensors."""
+"""The fields of the messages in onnx.proto that klcal reads, their limits, and the types of tensors."""
 
 from __future__ import annotations
 

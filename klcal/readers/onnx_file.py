@@ -57,7 +57,7 @@ __all__ = ["describe", "entries_in"]
 
 ONCE = (DATA_TYPE, NAME, RAW, LOCATION)  # a TensorProto has these at most once
 
-MAX_TENSORS = 1 << 17  # as many as an archive may hold
+MAX_TENSORS = 1 << 17  # the limit of tensors in an archive, too
 MAX_RANK = 64  # dimensions, as in NumPy
 MAX_BYTES = (1 << 63) - 1
 MAX_ENTRIES = 64  # of external data: a location, an offset, a length, a checksum, more of ONNX Runtime
@@ -66,7 +66,7 @@ SAVE = "save the model again with onnx.save"
 
 WHOLES = {2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2", 21: "|u1", 22: "|u1"}
 """By type, how those integers lie that codes and zero points may be; of 4 bits two in a byte."""
-WHOLE = ("bool", "int", "uint")  # what the names of types without fractions begin with
+WHOLE = ("bool", "int", "uint")  # the beginnings of the names of types without fractions
 
 
 @dataclass
@@ -115,7 +115,7 @@ def describe(file: RegularFile, name: str = "") -> list[Description]:  # noqa: A
 
 
 def _one_of_each_name(found: list[Description]) -> list[Description]:
-    """The same, of tensors with one name in different graphs the first, not calibrated."""
+    """The tensors; of several with one name in different graphs only the first, which is not calibrated."""
     named: dict[str, list[Description]] = defaultdict(list)
     for each in found:
         named[each.name].append(each)
@@ -206,7 +206,7 @@ def _parts(messages: Messages, file: RegularFile, beside: Beside, tensor: Tensor
     """The parts of a tensor that can be calibrated.
 
     Raises:
-        InputError: If its values are not where it says, or not as many as its shape has.
+        InputError: If its values are not in their place, or if their number does not fit the shape.
     """
     if not kind.storage:
         return ()
@@ -247,7 +247,7 @@ def _stored(
 
 
 def entries_in(messages: Messages, external: list[Field]) -> dict[str, str]:
-    """Where data beside the model are, in the model's words."""
+    """The entries by which a model locates data in another file."""
     if len(external) > MAX_ENTRIES:
         raise InputError(f"it has {len(external):,} entries about its data; {MAX_ENTRIES} are allowed", DAMAGED)
     found: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Quantized tensors by the nodes of an ONNX graph: which are codes, which are scales and zero points.
+"""Quantized tensors of an ONNX model, told by the nodes that use them: codes, scales and zero points.
 
-The operators are those of ONNX and of ONNX Runtime (com.microsoft), by the places of their inputs. What a
-DequantizeLinear makes of stored codes is known: it is what they stand for.
+The operators are those of ONNX and of ONNX Runtime (com.microsoft); each is described by the positions of its inputs.
+Stored codes of a DequantizeLinear node can be restored to their values.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["DEQUANTIZE", "OPERATORS", "Node", "recognised_by", "values_needed"]
 
 DEQUANTIZE = "DequantizeLinear"
 SUFFIX = "_quantized"  # that ONNX Runtime's quantizers put behind the name of a weight
-CODES = ("int", "uint", "float8", "float4")  # what the names of their types begin with
+CODES = ("int", "uint", "float8", "float4")  # the beginnings of the names of their types
 
 
 class Places(NamedTuple):
-    """Which inputs of an operator belong together; None for what no input has."""
+    """The positions of the inputs of an operator that belong together; None for one that the operator does not have."""
 
     codes: int | None
     scale: int | None

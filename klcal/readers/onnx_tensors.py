@@ -68,7 +68,7 @@ def in_graph(messages: Messages, graph: Field, depth: int = MAX_GRAPHS) -> Itera
 
 
 def _in_node(messages: Messages, node: Field, depth: int) -> Iterator[Found | Node | Taker]:
-    """The node itself where it quantizes, what a Constant gives, and what is in the graphs of its attributes."""
+    """The node itself if it quantizes, the tensor of a Constant, and the contents of the graphs in its attributes."""
     inputs, outputs, attributes, operator = list[Field](), list[Field](), list[Field](), ""
     for each in messages.fields(node):
         if each.key == INPUT:

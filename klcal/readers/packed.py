@@ -1,4 +1,4 @@
-"""Codes of a few bits that compressed-tensors packs by row, and the scales beside them: as one code or number each."""
+"""Codes of a few bits that compressed-tensors packs by row, and their scales: unpacked to one number each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from klcal.quantizers.packing import MOST_BITS, WORD_BYTES, unpacked, words
 from klcal.readers.description import Chunk, Description
 from klcal.readers.restored import dequantized
 from klcal.sketches.counting import values_of
-from klcal.sketches.values import stored_chunks, stored_values
+from klcal.sketches.stored import stored_chunks, stored_values
 
 __all__ = ["unpacked_weight"]
 
@@ -23,7 +23,7 @@ E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -
 
 
 def unpacked_weight(stem: str, named: Mapping[str, Description]) -> Description | None:
-    """The float32 weight of a module: of its packed codes; None if what lies beside them does not fit, or is not known.
+    """The float32 weight of a module, restored from its packed codes; None if the tensors beside them do not fit.
 
     Args:
         stem: of the module's tensors, up to ``weight_packed``.
@@ -61,7 +61,7 @@ class _Made:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is stored."""
+        """The number of stored bytes."""
         return sum(part.nbytes for part in self.of.parts)
 
     @property
@@ -115,7 +115,7 @@ class _Quotients(_Made):
     by: Description
 
     def chunks(self) -> Iterator[Chunk]:
-        """As float32."""
+        """The quotients, as float32."""
         divisor = values_of(stored_values(self.by), self.by.dtype).astype(np.float32)
         for chunk in stored_chunks(self.of.parts):
             yield values_of(chunk, self.of.dtype).astype(np.float32) / divisor
@@ -157,7 +157,7 @@ def _whole_points(points: Description, codes: Description, scale: Description) -
 
 
 def _scale_of_float4(scale: Description, divisor: Description | None) -> Description:
-    """Powers of two; or, where there is a global scale, what that divides."""
+    """The scales of float4 codes: powers of two, or quotients by a global scale if there is one."""
     held = _stored(scale)
     if scale.dtype == "uint8":
         return replace(held, dtype="float8_e8m0fnu", status="ok")

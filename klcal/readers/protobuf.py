@@ -1,8 +1,8 @@
-"""The wire format of Protocol Buffers: which fields a message in a file has, and where these lie.
+"""The wire format of Protocol Buffers: the fields of a message in a file, and their positions.
 
-A message is a sequence of fields: a number that says which and of what kind, then an integer, four or eight bytes, or a
-length and as many bytes, such as a text or another message. Only numbers are read here, through a small window: what
-is behind a length is skipped unless it is asked for.
+A message is a sequence of fields: a number that has the field and its kind, then an integer, four or eight bytes, or a
+length and that number of bytes, such as a text or another message. Only numbers are read here, through a small window.
+Bytes with a length are skipped unless they are asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTHS = {EIGHT_BYTES: 8, FOUR_BYTES: 4}
 MAX_INTEGER_BYTES = 10  # seven bits in each: 64
 MAX_KEY = (1 << 32) - 1  # 29 bits of number, 3 of kind
 MAX_GROUPS = 100  # within each other, as in protobuf's own parsers
-MAX_FIELDS = 3 << 18  # of all messages that are looked at: 70,000 nodes have as many
+MAX_FIELDS = 3 << 18  # fields of all messages that are read: those of 70,000 nodes
 WINDOW_BYTES = 1 << 14  # read at a time
 DAMAGED = "download or save it again"
 INCOMPLETE = "the download may be incomplete: download or save it again"
@@ -50,7 +50,7 @@ class Messages:
         return Field(BYTES, 0, self._file.size)
 
     def fields(self, message: Field) -> Iterator[Field]:
-        """The fields of a message, in the order of the file; those in groups, which no format of ours has, are skipped.
+        """The fields of a message, in the order of the file. Groups, which no format that klcal reads has, are skipped.
 
         Raises:
             InputError: If a field is impossible or longer than its message, or there are too many in this file.
@@ -99,7 +99,7 @@ class Messages:
         return self._file.read(field.start, length)
 
     def text(self, field: Field, most: int) -> str:
-        """The same as text.
+        """The bytes of a field, as text.
 
         Raises:
             InputError: As ``bytes``, or if it is not UTF-8.

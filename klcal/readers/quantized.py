@@ -1,6 +1,6 @@
-"""Quantized checkpoints: which tensors of a file are codes, scales and the like, by what lies beside what.
+"""Quantized checkpoints: which tensors of a file are codes, scales and the like, told by their names and neighbours.
 
-Nothing but names, dtypes and shapes is looked at. Codes are no weights, and scales are none either: both are skipped.
+Only names, dtypes and shapes are looked at. Codes and scales are not weights: both are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["recognised"]
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 SINGLES = ("float32", "bfloat16", "float16", "float64")
-LOST = ""  # the dtype of what lies in a shard that cannot be read
+LOST = ""  # the dtype of a tensor in a shard that cannot be read
 POWERS = ("float8_e8m0fnu", "uint8")  # of two, the scales of MX; NumPy and others store them as bytes
 BYTES = ("int8", "uint8")
 PACKED = ("float4_e2m1fn", "uint8")  # uint8 holds two codes
@@ -25,20 +25,20 @@ PACKED = ("float4_e2m1fn", "uint8")  # uint8 holds two codes
 
 @dataclass(frozen=True)
 class Kind:
-    """How codes are stored: their name ends in ``codes``, and what is before that is theirs and their scale's."""
+    """A way to store codes: their name ends in ``codes``, and their scale's name begins with the part before it."""
 
     name: str
     codes: str
     dtypes: tuple[str, ...]
-    scale: str  # what the scale's name ends in instead
+    scale: str  # the end of the scale's name
     scales: tuple[str, ...]  # dtypes of it
-    beside: tuple[str, ...] = ()  # what has to be there too
-    others: tuple[str, ...] = ()  # what may be
+    beside: tuple[str, ...] = ()  # ends of names that have to be there, too
+    others: tuple[str, ...] = ()  # ends of names that may be there
     is_one_each: bool = False  # a code is a value, which a scale multiplies
-    weight: str | None = None  # what the name of the tensor that they stand for ends in instead; None for their own
+    weight: str | None = None  # the end of the name of the restored tensor; None for that of the codes
 
 
-SECOND = ("_scale_2", "_global_scale")  # what scales are relative to
+SECOND = ("_scale_2", "_global_scale")  # ends of the names of global scales
 UNIT_SHAPE = "_unit_shape"  # of a unit: how many values along each axis
 BLOCKS = ("_zero_point", "_shape", "_activation_scale", UNIT_SHAPE, *SECOND)
 PACKED_CODES = "weight_packed"
@@ -64,7 +64,7 @@ OBSERVERS = re.compile(
 )
 """Ranges that Model-Optimizer and torch.ao record beside the weights of a model before it is quantized."""
 SVDQUANT = ("wtscale", "wcscales", "smooth", "smooth_orig")
-VIEWS = ("uint8", "int32", *SINGLES)  # what is packed may be stored as if it were floats
+VIEWS = ("uint8", "int32", *SINGLES)  # packed codes may be stored with a floating dtype
 
 KINDS = (
     Kind("compressed-tensors", PACKED_CODES, ("int32", "uint8"), "weight_scale", (), (), PACKED_OTHERS),
@@ -162,7 +162,7 @@ def _no_weight(tensor: Description) -> str | None:
 
 
 def _companions(codes: str, kind: Kind) -> list[str]:
-    """The names of what may lie beside codes of that name, the scale first."""
+    """The names of tensors that may lie beside codes with a name, the scale first."""
     stem = codes[: len(codes) - len(kind.codes)]
     module = stem[: stem.rfind(".") + 1]
     own = [stem + end for end in (kind.scale, *kind.beside, *kind.others)]

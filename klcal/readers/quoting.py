@@ -1,4 +1,4 @@
-"""Text from files, in messages: short, printable, and unable to act."""
+"""Texts from files as they are quoted in messages: short, printable, without control characters."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Regular files, the only kind klcal reads: the one place that opens them, here or elsewhere.
+"""Regular files, the only kind that klcal reads: the one module that opens them, on this machine or remote.
 
-A pipe or a device blocks for ever or never ends, a mapped file that shrinks kills the process without a
-word. So a file is opened without waiting, looked at, and read by ``pread``; its size is known before
-anything is allocated, and that it has not changed is checked each time it is opened and after each pass.
-What an address leads to is read in the same way: see ``klcal.readers.remote``.
+A pipe or a device can block for ever or never end, and a mapped file that shrinks kills the process without a message.
+So a file is opened without waiting, inspected, and read by ``pread``. Its size is known before anything is allocated.
+Each time it is opened, and after each pass, it is checked that it has not changed. Remote files are read in the same
+way: see ``klcal.readers.remote``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class RegularFile:
 
     path: str
     size: int  # bytes
-    stamp: int | str  # last modification, in nanoseconds since 1970; of a file elsewhere what its server says
-    head: bytes = field(default=b"", compare=False, repr=False)  # HEAD_BYTES of it, where they are known
+    stamp: int | str  # last modification, in nanoseconds since 1970; for a remote file, its version by the server
+    head: bytes = field(default=b"", compare=False, repr=False)  # its first HEAD_BYTES, if they are known
 
     def __reduce__(self) -> tuple[type[RegularFile], tuple[str, int, int | str]]:
         path = self.path if addresses.is_remote(self.path) else os.path.abspath(self.path)  # noqa: PTH100 - links stay
@@ -201,7 +201,7 @@ def open_regular(path: str) -> RegularFile:
 
 
 def spans(file: RegularFile, offset: int, length: int, storage: str) -> tuple[FileSpan, ...]:
-    """The parts of ``length`` bytes of values from ``offset`` on: as many as can busy several workers.
+    """The parts of ``length`` bytes of values from ``offset`` on: enough of them for several workers.
 
     Raises:
         InputError: If the file ends before, or the length is not a whole number of values.
@@ -229,7 +229,7 @@ class _Local:
     descriptor: int
 
     def state(self) -> tuple[int, int]:
-        """Its size and when it was written; raises InputError if it is no regular file."""
+        """The size of the file and the time of its last modification. Raises InputError if it is not a regular file."""
         found = os.fstat(self.descriptor)
         _require_regular(found.st_mode)
         return found.st_size, found.st_mtime_ns

@@ -1,8 +1,8 @@
-"""Files elsewhere: what ``s3://``, ``gs://``, ``hf://``, ``https://`` and other addresses lead to, through fsspec.
+"""Remote files: `s3://`, `gs://`, `hf://`, `https://` and other addresses, through fsspec.
 
-fsspec, and the package that a scheme needs, are imported when the first such address is read. What is asked for is
-fetched, and hardly more; nothing is stored. Addresses may hold secrets: messages have them without (see
-``klcal.errors.redacted``), and no text of a library is relayed.
+fsspec, and the package that a scheme needs, are imported when the first such address is read. Little more is fetched
+than is asked for, and nothing is stored. Addresses may contain secrets: messages show them without (see
+``klcal.errors.redacted``), and never show the text of an error of a library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AHEAD = 1 << 20  # bytes, the most that is fetched before it is asked for
 
 
 class _Held(NamedTuple):
-    """What was fetched last: small pieces, read one behind the other, come together."""
+    """The bytes that were fetched last, so that small pieces side by side need one request."""
 
     of: tuple[str, State | None] = ("", None)  # which file
     start: int = 0
@@ -48,7 +48,7 @@ class Remote:
         self._start, self._data = 0, b""  # of ``fill``
 
     def state(self) -> State:
-        """What the file is now; raises InputError where there is none."""
+        """The present state of the file. Raises InputError if it does not exist."""
         with told():
             return self._source.state()
 
@@ -63,7 +63,7 @@ class Remote:
             raise InputError("the file changed while it was read", CHANGED)
 
     def fill(self, room: memoryview, position: int, end: int) -> int:
-        """Reads to the beginning of a room, which may be fetched together with what lies behind, up to an end."""
+        """Reads bytes to the beginning of a room. Bytes behind them, up to ``end``, may come with the same request."""
         offset = position - self._start
         if not 0 <= offset < len(self._data):
             offset, self._start, self._data = 0, position, self.read(position, end - position)
@@ -72,7 +72,7 @@ class Remote:
         return count
 
     def read(self, position: int, length: int) -> bytes:
-        """The bytes there, as many as are sent at once: all of them up to ``FETCHED``.
+        """The bytes at a position: as many as come with one request, all of them up to ``FETCHED``.
 
         Where small pieces are read one behind the other, as many bytes are fetched ahead as were read so before, up
         to ``AHEAD``: so a file of many small tensors takes few requests, and one of which few are wanted few bytes.
@@ -103,7 +103,7 @@ def opened(path: str) -> Iterator[Remote]:
     yield Remote(path)
 
 
-# --- what lies there
+# --- the contents of directories
 
 
 def is_directory(path: str) -> bool:

@@ -17,7 +17,7 @@ from klcal.quantizers.rounding import ByUnit, Rounding, restored
 from klcal.readers.description import Chunk, Description
 from klcal.readers.quoting import quoted
 from klcal.sketches.counting import FLOAT_DTYPES, values_of
-from klcal.sketches.values import stored_chunks, stored_values
+from klcal.sketches.stored import stored_chunks, stored_values
 
 __all__ = ["Numbers", "Restored", "dequantized"]
 
@@ -34,7 +34,7 @@ Numbers: TypeAlias = Callable[[int, int], tuple[Singles, Singles]]
 
 @dataclass(frozen=True)
 class Restored:
-    """A ``Part`` of all values of a tensor, as float32: its codes restored, or what quantizing makes of its values."""
+    """A ``Part`` of all values of a tensor, as float32: its codes restored, or its values quantized and restored."""
 
     of: Description
     numbers: Callable[[], Numbers]  # is asked when the values are read; raises InputError
@@ -66,7 +66,7 @@ class Restored:
             values = codes.astype(np.float32, copy=False)
             by = numbers(position, values.size)
             position += values.size
-            with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is counted as that
+            with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite are counted as infinite
                 yield restored(values if self.rounding is None else self.rounding.quantized(values, *by), *by)
 
     def _pieces(self) -> Iterator[Chunk]:
@@ -87,8 +87,8 @@ def dequantized(
         codes: float8 or integers, whatever their status.
         scale: one for all of them, or one for each channel of the first axis, or each block of the last two axes.
         zero_point: of the scale's shape; None for 0.
-        levels: what codes are places in; None where they are numbers.
-        unit: how many values along each axis share a scale; None where their shapes say it.
+        levels: the values that codes are indices of; None if codes are numbers.
+        unit: the number of values along each axis that share a scale; None if it follows from the shapes.
     """
     beside = [scale] if zero_point is None else [scale, zero_point]
     is_known = all(each.dtype in READ and each.order is not None and each.status != "failed" for each in beside)
@@ -140,12 +140,12 @@ class _Scales:
 
 
 def _stored(tensor: Description) -> npt.NDArray[Any]:
-    """All values of a tensor beside the codes, be they integers."""
+    """All values of a tensor beside the codes, integers too."""
     return stored_values(replace(tensor, parts=tensor.parts or tensor.raw)).ravel()
 
 
 def _numbers_in(tensor: Description) -> Singles:
-    """The same as float32."""
+    """All values of a tensor beside the codes, as float32."""
     return _stored(tensor).astype(np.float32)
 
 
@@ -158,7 +158,7 @@ def _looked_up(levels: Singles, codes: Chunk) -> Singles:
 
 
 def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...] = ()) -> Layout | None:
-    """Where the values are that each scale is for: a channel, or a block of the last two axes; None if none fits.
+    """The layout of channels, or of blocks of the last two axes, that a shape of scales fits; None if it fits neither.
 
     >>> _place((2, 3), (256, 300)).grid.per, _place((8,), (8, 5)).grid.per
     (PerBlock(rows=128, columns=128), PerChannel(axis=0))
@@ -180,7 +180,7 @@ def _place(scale: tuple[int, ...], codes: tuple[int, ...], order: tuple[int, ...
 
 
 def _stated(unit: Sequence[int], codes: tuple[int, ...], order: tuple[int, ...]) -> Layout | None:
-    """The same, where it is said how many values of a unit lie along each axis.
+    """The layout of the units, given the number of values of a unit along each axis; None if it does not fit.
 
     >>> _stated([1, 50], (24, 480), ()).grid.per, _stated([24, 1], (24, 480), ()).grid.per
     (PerGroup(size=50, axis=1), PerChannel(axis=1))

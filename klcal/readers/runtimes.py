@@ -1,7 +1,8 @@
-"""Files that runtimes load, back to rows: what ``klcal.writers.runtimes`` writes, as far as a format holds it.
+"""Files for runtimes, as `klcal.writers.runtimes` writes them, read back as rows, as far as the format allows.
 
-Files of ranges (``ort-cache``, ``litert``) have no types: their rows have ``low`` and ``high`` alone. Those of ``ort``
-have no ``target``, and so no range. They are files from strangers: read strictly, and nothing in them runs.
+Files of ranges (``ort-cache``, ``litert``) have no types: their rows have only ``low`` and ``high``. Those of ``ort``
+have no ``target``, and so no range. The files may come from strangers: they are read strictly, and nothing in them is
+run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def parse_runtime(text: bytes, to: str) -> list[Row]:
     """The rows of a file.
 
     Args:
-        text: what is in it.
+        text: the contents of the file.
         to: its format, one of ``PARSERS``.
 
     Raises:
@@ -49,7 +50,7 @@ def parse_runtime(text: bytes, to: str) -> list[Row]:
 
 
 def format_in(text: bytes) -> str | None:
-    """The format of a file; None if it is none of these.
+    """The format of a file, one of ``PARSERS``; None for any other file.
 
     >>> format_in(b'{"x": [{"scale": 0.5, "zero_point": 0}]}'), format_in(b"TRT-101-"), format_in(b"1")
     ('ort', 'tensorrt-cache', None)
@@ -161,7 +162,7 @@ PARSERS: dict[str, Callable[[bytes], Iterator[Row]]] = {
 
 
 def _row(name: str, target: str | None, scales: Any, points: Any, axis: int | None = None, size: Any = None) -> Row:
-    """A row of float32 scales; with its range if the type is known, all of whose integers are used."""
+    """A row of float32 scales; with its range if the type is known, since a runtime uses all integers of a type."""
     scale = np.array(scales, np.float32).astype(np.float64)
     point = np.array(points, np.float64)
     if not (scale > 0).all() or not np.isfinite(scale).all() or scale.shape != point.shape or not scale.size:

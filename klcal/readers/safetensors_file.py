@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 LENGTH_BYTES = 8  # of the header's length, little endian
-MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the library allows three times as many, which no file needs
+MAX_HEADER_BYTES = strict_json.MAX_BYTES  # the safetensors library allows 100 MB, which no file needs
 MAX_BITS = (1 << 64) - 1  # of a tensor: the library counts them in 64 bits
 DAMAGED = "download or save it again"
 INCOMPLETE = "the download may be incomplete: download or save it again"
@@ -73,10 +73,10 @@ KINDS = {
     "U64": Kind("uint64", 64),
     "I64": Kind("int64", 64),
 }
-BYTES = "|u1"  # what any value is stored as
+BYTES = "|u1"  # the storage of values that NumPy has no type for
 WHOLES = {f"{sign.upper()}{8 * size}": f"<{sign}{size}" for sign in "ui" for size in (1, 2, 4, 8)}
 """NumPy's dtype of each kind of integers."""
-WHOLE = ("bool", "int", "uint")  # what the names of dtypes without fractions begin with
+WHOLE = ("bool", "int", "uint")  # the beginnings of the names of dtypes without fractions
 FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -157,7 +157,7 @@ def parse(header: bytes, data_bytes: int) -> tuple[Entry, ...]:
 
     Raises:
         InputError: If the header is not strict JSON, or its tensors do not cover the data exactly, each
-            byte once: what is left over or shared could show another file to another reader.
+            byte once: bytes that are left over or shared could show another file to another reader.
     """
     return checked_entries(strict_json.parse(header), data_bytes)[0]
 

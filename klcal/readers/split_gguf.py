@@ -17,7 +17,7 @@ from klcal.readers.regular import open_regular
 __all__ = ["describe", "shards_of", "whole_of"]
 
 NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.gguf)", re.DOTALL)
-MAX_SHARDS = 1 << 10  # the largest models have some dozens; each that is missing is said
+MAX_SHARDS = 1 << 10  # the largest models have some dozens; each missing one is reported
 INCOMPLETE = "download all shards into one folder"
 
 
@@ -48,7 +48,7 @@ def whole_of(path: str) -> str:
 def describe(paths: tuple[str, ...], describe_shard: DescribeShard) -> list[Description]:
     """The tensors of all shards, as if they were one file.
 
-    A shard that is missing or damaged is a "failed" tensor of its name: nothing says which tensors it should have.
+    A missing or damaged shard is a "failed" tensor with the name of the shard, since its tensors are not known.
 
     Args:
         paths: All shards, at least one.

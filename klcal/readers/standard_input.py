@@ -1,4 +1,4 @@
-"""Standard input as a regular file: what comes through a pipe is first written to one without a name."""
+"""Standard input as a regular file: data from a pipe is first written to a file without a name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from klcal.readers.regular import fault
 
 __all__ = ["spooled"]
 
-UNKNOWN_BYTES = 1 << 28  # of what may be no tensor file at all
+UNKNOWN_BYTES = 1 << 28  # of a stream that may not be a tensor file at all
 
 
 def spooled(descriptor: int) -> str:

@@ -1,8 +1,8 @@
-"""JSON from files, read as strictly as the strictest reader would.
+"""Strict JSON: everything that some JSON reader would refuse or read differently is refused.
 
-Two readers that take a document differently show two files to two people. So what some accept and others
-do not is refused: duplicate keys, NaN, half surrogate pairs, a byte order mark. Whole numbers are ints
-only where they are natural: "-0" is a float to some.
+If two readers take a document differently, two people see two different files. So everything is refused that some
+readers accept and others do not: duplicate keys, NaN, half surrogate pairs, a byte order mark. Whole numbers are ints
+only if they are natural: "-0" is a float to some readers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DAMAGED = "download or save it again"
 FEWER = "save fewer tensors in a file"
 
 MAX_BYTES = 1 << 25  # a hundred bytes for each of 300,000 tensors; the parsed text can take four times as much memory
-MAX_VALUES = 2_000_000  # commas and brackets; each can stand for an object of a hundred bytes
+MAX_VALUES = 2_000_000  # commas and brackets; each can create an object of a hundred bytes
 MAX_DIGITS = 20  # of the largest 64-bit number; int() of a million would take minutes
 
 
@@ -63,7 +63,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(digits: str) -> int | float:
-    """A natural number of 64 bits as an int; every other one, which no field may be, as a float."""
+    """A natural number of 64 bits as an int; any other number, which no field may have, as a float."""
     return int(digits) if digits.isdecimal() and len(digits) <= MAX_DIGITS else float(digits)
 
 

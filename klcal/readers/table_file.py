@@ -1,7 +1,7 @@
-"""Tables that were written: JSON of version 2 and 1, and the binary form, back to rows.
+"""Tables in files: JSON of versions 2 and 1, and the binary form.
 
-They are files from strangers too: read strictly, and with nothing in them that runs. Memory is what the file has: the
-numbers of units become arrays before the JSON around them is parsed.
+The files may come from strangers: they are read strictly, and nothing in them is run. They need about as much memory as
+the file is long: the numbers of units become arrays before the JSON around them is parsed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["is_binary", "is_binary_table", "parse_table", "read_table", "schema_
 
 HINT = "write one with klcal calibrate --output table.json"
 
-MAX_HEADER_VALUES = 20_000_000  # as many as a header of that length has, if klcal wrote it
+MAX_HEADER_VALUES = 20_000_000  # the maximum in a header of that length that klcal wrote
 
 SCHEMA = re.compile(rb'"schema"\s*:\s*"(klcal\.[^"]*)"')  # in a text the quotes have a backslash before them
 NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 STATUS = rb'"(?:%s)"' % b"|".join(name.encode() for name in UNIT_STATUSES)
 PIECE = re.compile(
-    rb'(?:"[^"\\]*+"[^"\[NI]*+)++'  # plain texts, and what is between them
-    rb'|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'  # a text, which may hold anything, or what was cut short
+    rb'(?:"[^"\\]*+"[^"\[NI]*+)++'  # plain texts, and everything between them
+    rb'|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'  # a text, which may contain anything, or a part of one at the end
     rb"|\[\s*+(?:%(item)s)(?:\s*+,\s*+(?:%(item)s))*+\s*+\]"
     rb"|\[\s*+%(status)s(?:\s*+,\s*+%(status)s)*+\s*+\]"
     rb"|NaN|Infinity" % {b"item": NUMBER + rb"|null", b"status": STATUS},
@@ -47,10 +47,10 @@ PIECE = re.compile(
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
-    """A table that ``klcal calibrate`` wrote, as JSON or binary; of version 1, with what that knew.
+    """A table that ``klcal calibrate`` wrote, as JSON or binary. One of version 1 has fewer fields.
 
     Raises:
-        InputError: it is something else, or damaged.
+        InputError: the file is not a table, or is damaged.
     """
     file = open_regular(os.fspath(path))
     if is_binary(file):
@@ -64,7 +64,7 @@ def is_binary_table(path: str) -> bool:
 
 
 def schema_of(path: str) -> str | None:
-    """What a .safetensors file of klcal's says that it is; None for any other file, and where there is none."""
+    """The schema in a .safetensors file that klcal wrote; None for any other file, or if there is no file."""
     try:
         file = open_regular(path)
         return _header(file)[1].get("schema") if is_binary(file) else None
@@ -82,7 +82,7 @@ def parse_table(text: bytes) -> Table:
     """A table from its JSON.
 
     Raises:
-        InputError: it is something else, or damaged.
+        InputError: the file is not a table, or is damaged.
     """
     with _checked():
         document = _document(text)

@@ -1,6 +1,7 @@
-"""A row of a table from its JSON, each field of the kind that the schema says.
+"""A row of a table from JSON. Each field must have the type that the schema has for it.
 
-Raises nothing of its own but UsageError: a KeyError, TypeError or ValueError says that a field is missing or wrong.
+The module raises no errors of its own except UsageError: a KeyError, TypeError or ValueError says that a field is
+missing or wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What candidates cost a unit of many buckets: by prefix sums, a look-up for each edge between two levels."""
+"""The squared error of candidates for a unit of many buckets: prefix sums are looked up at each edge between levels."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BucketCosts:
-    """One unit; costs are Σ(x − x̂)²."""
+    """The costs, Σ(x − x̂)², of candidates for one unit: implements ``klcal.search.explore.Costs``."""
 
     scheme: Scheme
-    spans: Spans
+    spans: Spans  # of one unit
     sums: PrefixSums
-    min: Floats  # (1,)
-    max: Floats
-    size: Floats
+    min: Floats  # (1,): the lowest value, 0 if none is negative
+    max: Floats  # (1,): the highest value, 0 if none is positive
+    size: Floats  # (1,): the number of values
 
     @staticmethod
     def of(distribution: Distribution, scheme: Scheme, spans: Spans) -> BucketCosts:
-        """The only unit of a distribution."""
+        """The costs for the only unit of a distribution."""
         return BucketCosts(
             scheme=scheme,
             spans=spans,
@@ -44,16 +44,16 @@ class BucketCosts:
 
     @property
     def gap(self) -> Floats:
-        """The range: so many values have no distance that a lattice would show."""
+        """(1,): the range, in place of the smallest distance of two values, which means nothing for so many values."""
         return self.max - self.min
 
     def select(self, units: npt.NDArray[np.bool_]) -> BucketCosts:
-        """The unit itself."""
+        """The costs themselves: there is one unit."""
         del units
         return self
 
     def least_errors(self, scale: Floats) -> tuple[Integers, Floats]:
-        """The best number of levels below zero for each scale, (1, candidates), and its Σ(x − x̂)²."""
+        """The best number of levels below zero for each scale, and its Σ(x − x̂)²: (1, candidates) each."""
         error = squared_errors(self.sums, self.scheme, scale[0])
         belows = self.scheme.belows
         if self.scheme.kind == "affine":
@@ -64,13 +64,13 @@ class BucketCosts:
         return belows[best][None], least[None] * self.size[0]
 
     def errors(self, scale: Floats, below: Integers) -> Floats:
-        """Σ(x − x̂)² of each candidate: (1, candidates)."""
+        """Σ(x − x̂)² of each candidate: (1, candidates) for scales and levels below zero of that shape."""
         error = squared_errors(self.sums, self.scheme, scale[0])
         option = np.searchsorted(self.scheme.belows, below[0]) if self.scheme.kind == "affine" else 0
         found: Floats = error[np.arange(scale.shape[1]), option][None] * self.size[0]
         return found
 
     def refined(self, scale: Floats, below: Integers) -> Floats:
-        """The scales themselves: many values know no better one nearby."""
+        """The scales themselves: for so many values, a step of least squares improves nothing."""
         del below
         return scale

@@ -1,8 +1,9 @@
-"""What a candidate quantizer costs: its squared error, and the divergence on its sub-bins.
+"""The costs of candidate quantizers for one unit, by prefix sums: the squared error, and D(P‖Q).
 
-A candidate is a scale and the number of levels below zero. Its cells are the nearest-value intervals of its
-levels, the end cells as wide as if they were mirrored; each cell is cut into equal sub-bins. Both costs are sums over
-cells of prefix sums (``klcal.sketches.prefix_sums``), with candidates as an array axis.
+A candidate is a scale and the number of levels below zero. The cell of a level has the values that are rounded to it;
+the outermost cells are as wide beyond their level as before it, and values further out are clipped. Each cell is
+divided into equal sub-bins. Both costs are sums over cells of prefix sums (``klcal.sketches.prefix_sums``); candidates
+are an array axis.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-EDGES_AT_ONCE = 1 << 16  # cell edges looked up together: their arrays stay in the cache
+EDGES_AT_ONCE = 1 << 16  # cell edges that are looked up together: their arrays stay in the cache
 
 
 def squared_errors(sums: PrefixSums, scheme: Scheme, scales: Floats) -> Floats:
-    """Mean squared error per nonzero value, (candidates, options) for (candidates,) scales.
+    """The mean squared error per nonzero value: (candidates, options).
 
-    The options are those of ``scheme.belows``. With levels v_k of one sign, v_0 = 0, and edges
-    e_k = (v_{k−1} + v_k)/2 between them, Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊.
+    With levels v_k of one sign, v_0 = 0, and edges e_k = (v_{k−1} + v_k)/2 between them,
+    Σ(x − x̂)² = Σx² − Σ_k 2(v_k − v_{k−1})·Σ(|x| − e_k)₊: each level that a value passes reduces its error.
+
+    Args:
+        sums: the prefix sums of the unit.
+        scheme: what it is quantized to. The options are its numbers of levels below zero, ``scheme.belows``.
+        scales: (candidates,), positive.
     """
     rows = max(1, EDGES_AT_ONCE // scheme.size)
     parts = [_squared_errors(sums, scheme, scales[i : i + rows]) for i in range(0, scales.size, rows)]
@@ -56,7 +62,13 @@ def _squared_errors(sums: PrefixSums, scheme: Scheme, scales: Floats) -> Floats:
 
 
 def _saved(side: Side, scales: Floats, levels: Floats) -> Floats:
-    """By how much each level beyond zero reduces the squared error of one sign."""
+    """The reduction of Σ(x − x̂)² by each level beyond zero, for one sign: (candidates, levels).
+
+    Args:
+        side: the values of that sign.
+        scales: (candidates,).
+        levels: (levels,), the magnitudes of the levels of that sign, ascending, in units of the scale.
+    """
     if not side.extreme:
         return np.zeros((scales.size, levels.size))
     inner = np.append(0.0, levels[:-1])
@@ -66,7 +78,17 @@ def _saved(side: Side, scales: Floats, levels: Floats) -> Floats:
 
 
 def sub_bins(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
-    """Values in each sub-bin and, first and last, clipped below and above: (candidates, levels · sub + 2)."""
+    """The number of values in each sub-bin: (candidates, levels · sub + 2).
+
+    The first and the last column have the values that are clipped below and above.
+
+    Args:
+        sums: the prefix sums of the unit.
+        scheme: what it is quantized to.
+        scales: (candidates,), positive.
+        below: (candidates,), the number of levels below zero.
+        sub: the number of sub-bins in each cell.
+    """
     positive, negative = sums.sides
     relative, zeros = relative_edges(scheme, below, sub)
     first = np.searchsorted(relative, zeros.min(), side="right") - 1  # the last edge below zero
@@ -83,7 +105,16 @@ def sub_bins(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, 
 
 
 def relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, Floats]:
-    """The edges of all sub-bins in units of the scale, and where zero lies among them for each candidate."""
+    """The edges of all sub-bins in units of the scale, (levels · sub + 1,), and the position of zero, (candidates,).
+
+    For integers, edges are counted from the lowest level, and zero lies at the number of levels below it. For floating
+    point, zero is at 0.
+
+    Args:
+        scheme: what is quantized to.
+        below: (candidates,), the number of levels below zero.
+        sub: the number of sub-bins in each cell.
+    """
     if not scheme.is_float:
         return np.arange(scheme.size * sub + 1) / sub - 0.5, below.astype(np.float64)
     cells = cell_edges(FLOATS[scheme.dtype])
@@ -92,23 +123,42 @@ def relative_edges(scheme: Scheme, below: Integers, sub: int) -> tuple[Floats, F
 
 
 def cell_edges(levels: Floats) -> Floats:
-    """Between ascending levels, and beyond them: the end cells are as wide as if they were mirrored."""
+    """The edges of the cells of n ascending levels, (n + 1,).
+
+    They are the middles between neighbours; an outermost cell is as wide beyond its level as before it.
+
+    >>> cell_edges(np.array([0.0, 1.0, 3.0])).tolist()
+    [-0.5, 0.5, 2.0, 4.0]
+    """
     between = middles(levels)
     return np.concatenate([[2 * levels[0] - between[0]], between, [2 * levels[-1] - between[-1]]])
 
 
 def divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
-    """D(P‖Q) of each candidate, in nats: finite, at least 0, at most ln(sub).
+    """D(P‖Q) of each candidate, (candidates,), in nats: finite, at least 0, at most ln(sub).
 
-    P is the distribution of the values on the sub-bins, clipped ones in the outermost. Q spreads the mass of each cell
-    evenly over its occupied sub-bins. N·D = Σ c·ln c − Σ C·(ln C − ln Z), with c the values in a sub-bin, C those in
-    a cell and Z its occupied sub-bins.
+    P is the distribution of the values on the sub-bins; clipped values count in the outermost ones. Q spreads the
+    values of each cell evenly over its occupied sub-bins. For N values, with c of them in a sub-bin, C in a cell, and Z
+    occupied sub-bins in the cell, N·D = Σ c·ln c − Σ C·(ln C − ln Z).
+
+    Args:
+        sums: the prefix sums of the unit.
+        scheme: what it is quantized to.
+        scales: (candidates,), positive.
+        below: (candidates,), the number of levels below zero.
+        sub: the number of sub-bins in each cell.
     """
     return spread_within_cells(sub_bins(sums, scheme, scales, below, sub), sums.size, sub)
 
 
 def spread_within_cells(counts: Floats, size: float | Floats, sub: int) -> Floats:
-    """D(P‖Q) where ``counts`` (…, sub-bins and what is clipped at either end) are of ``size`` values, in nats."""
+    """D(P‖Q) of each row of counts, (candidates,), in nats.
+
+    Args:
+        counts: (candidates, levels · sub + 2), as ``sub_bins`` returns them; changed in place.
+        size: the number of values: of all rows, or (candidates,).
+        sub: the number of sub-bins in each cell.
+    """
     counts[:, 1] += counts[:, 0]
     counts[:, -2] += counts[:, -1]
     mass = counts[:, 1:-1]
@@ -122,7 +172,7 @@ def spread_within_cells(counts: Floats, size: float | Floats, sub: int) -> Float
 
 
 def cell_sums(parts: Floats) -> Floats:
-    """The mass of each cell, (candidates, cells), from that of its sub-bins on the last axis, added one by one."""
+    """The number of values in each cell, (candidates, cells): sub-bins, on the last axis, are added one by one."""
     found = parts[:, :, 0].copy()
     for part in range(1, parts.shape[2]):
         found += parts[:, :, part]

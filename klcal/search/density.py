@@ -1,7 +1,7 @@
-"""How a unit is searched, and how closely its scales are looked at: by how many pieces it has, and its format.
+"""How a unit is searched, and how many scales are tried, by the number of its pieces and by the format.
 
-The fewer values a unit has, the more jagged is its error in the scale, and the closer it has to be looked at.
-``tests/search/test_accuracy.py`` holds what comes of these numbers.
+The fewer values a unit has, the more jagged is its error as a function of the scale, and the more scales have to be
+tried. The numbers were found by measurement; ``tests/search/test_accuracy.py`` checks the accuracy that they give.
 """
 
 from __future__ import annotations
@@ -17,31 +17,36 @@ from klcal.sketches.distribution import Distribution
 
 __all__ = ["MAX_PIECES", "How", "density_of", "hows"]
 
-FEW_LEVELS = 32  # up to 5 bits: the roundings of some dozen values are few, too
-MAX_LEVELS = 1 << 10  # up to which buckets may count as points: the steps of more are narrower than buckets
+FEW_LEVELS = 32  # levels of 5 bits: with so few, even some dozen values can be rounded in few ways
+MAX_LEVELS = 1 << 10  # levels up to which buckets count as points: with more, a step is narrower than a bucket
 
 
 class How(IntEnum):
-    """The way in which a unit is searched."""
+    """The way in which a unit is searched.
 
-    ROUNDINGS = 0  # all ways in which its values can be rounded are tried
-    MINI = 1  # these five: value by value, less and less closely
+    ROUNDINGS tries every way in which the values can be rounded. MINI to LONG look at every value under each scale, at
+    fewer scales from one to the next. MIDDLES does so with the middles of buckets. BUCKETS uses prefix sums.
+    """
+
+    ROUNDINGS = 0
+    MINI = 1
     TINY = 2
     SHORT = 3
     MEDIUM = 4
     LONG = 5
-    MIDDLES = 6  # as if all values of a bucket were in its middle
-    BUCKETS = 7  # by prefix sums
+    MIDDLES = 6
+    BUCKETS = 7
 
 
 MAX_PIECES = {How.ROUNDINGS: 8, How.MINI: 24, How.TINY: 64, How.SHORT: 1024, How.MEDIUM: 3072, How.LONG: 8192}
-"""Distinct values of a unit, or buckets, up to which it is searched so. Measured: 8 values have 2,000 roundings at 8
-bits, 24 have 400 at 5; beyond 8,192 pieces, a look-up for each of 255 edges between levels is faster than at each."""
-SEEDS = {How.MEDIUM: 8, How.LONG: 3, How.MIDDLES: 3}  # scales taken from a first look at some of the values
+"""The largest number of pieces (distinct values or buckets) for each way. Measured: 8 values can be rounded in some
+2,000 ways at 8 bits, 24 values in 400 at 5 bits. Beyond 8,192 pieces it is faster to look up the prefix sums at each of
+255 edges between levels than to look at each piece."""
+SEEDS = {How.MEDIUM: 8, How.LONG: 3, How.MIDDLES: 3}  # the best scales that are taken over from a first, thinned look
 
 
 def hows(distribution: Distribution, scheme: Scheme) -> npt.NDArray[np.int64]:
-    """How each unit is searched."""
+    """The way in which each unit is searched, (units,): members of ``How`` as int64."""
     ends = np.array(list(MAX_PIECES.values()))
     how = np.searchsorted(ends, distribution.pieces)
     if scheme.size <= FEW_LEVELS:
@@ -53,7 +58,12 @@ def hows(distribution: Distribution, scheme: Scheme) -> npt.NDArray[np.int64]:
 
 
 def density_of(scheme: Scheme, how: int) -> Density:
-    """How closely the scales of such units are looked at."""
+    """The density of the scales that are tried for units that are searched in one way.
+
+    Args:
+        scheme: what they are quantized to.
+        how: a member of ``How``.
+    """
     if how == How.ROUNDINGS:
         return density_of(scheme, How.MINI)._replace(few=True)
     if scheme.scale_format == "e8m0":
@@ -62,7 +72,7 @@ def density_of(scheme: Scheme, how: int) -> Density:
     if how == How.BUCKETS:
         coarse = 32 if scheme.is_float else 16 if has_few_levels else 8
         return Density(coarse=coarse, fine=(6, 4), refinements=0, by_buckets=True)
-    if scheme.is_float and not has_few_levels:  # whose error repeats with each octave, in steps of its mantissa
+    if scheme.is_float and not has_few_levels:  # the error of a float format repeats with each octave
         return Density(coarse=64, fine=(3, 2), starts=2, seeds=SEEDS.get(How(how), 0))
     if scheme.size <= FEW_LEVELS // 8:
         return Density(coarse=32, fine=(4,), starts=4, refinements=2)

@@ -1,7 +1,7 @@
-"""The work of a CUDA device on units that were counted there: which kernels run on them, in which memory.
+"""The search on a CUDA device, for units that were counted there: the kernels that run, and their memory.
 
-A kernel is compiled for a case: for how many threads work on a unit, how units are looked at, and what they are
-quantized to. Units of one way of searching go together.
+A kernel is compiled for a case: the number of threads that work on a unit, the way in which units are searched, and the
+scheme. All units that are searched in one way go into one launch.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ __all__ = ["VANISHED", "Summary", "Work"]
 
 SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources
-TEAM, BLOCK_TEAM = 32, 256  # threads that work on a unit: of up to so many pieces as a warp is enough for, and of more
-MOST_OF_WARP = How.SHORT  # the last way of searching for which that is so
+TEAM, BLOCK_TEAM = 32, 256  # threads that work on a unit: a warp for short units, a block for longer ones
+MOST_OF_WARP = How.SHORT  # the last way of searching that is for a warp
 RESIDENT = {32: 2, 256: 3}  # blocks on a multiprocessor, by the threads of a team: measured
 LEAST_SHARED = 46 << 10  # bytes of shared memory that a block needs at least
-MEMORY = 512 << 20  # bytes of the device that all teams work in, at most
-WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # that a team begins with, and for each piece
+MEMORY = 512 << 20  # bytes of device memory for all teams together, at most
+WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # memory of a warp, of a block; and for each piece
 BIN_BYTES = 48  # and for each sub-bin
-OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # of them near a warp; more would leave the cache too little
+OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a warp; more would shrink the cache
 WAYS = len(How)
 COUNTERS = 6
-VANISHED = 7  # a status of source/outcomes.h: the scale was chosen, and is 0 as it is deployed
+VANISHED = 7  # a status of source/outcomes.h: a scale was chosen, and its format rounds it to 0
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 
 
 class _Place:
-    """A device, for structures that are kept."""
+    """The memory of a device: implements ``klcal.search.structures.Place``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def put(self, array: Array) -> tuple[int, Any]:
-        """The address of a copy there, and the copy."""
+        """The address of a copy of the array there, and the copy, which the caller keeps alive."""
         import torch
 
         there = torch.from_numpy(np.array(array, order="C")).to(self.name)
@@ -72,18 +72,18 @@ def _place(name: str) -> _Place:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the host has to know of all units together."""
+    """Numbers over all units, which the host needs to launch the search."""
 
-    searched: list[int]  # units of each way of searching
-    pieces: list[int]  # the most of one of them
-    values: list[int]
-    others: int  # units that need no search
-    unknown: int  # of these, which the host has to look at
-    counted: list[bool]  # whether each counter is not 0 somewhere
+    searched: list[int]  # (WAYS,): the number of units that are searched in each way
+    pieces: list[int]  # (WAYS,): the largest number of pieces of one of them
+    values: list[int]  # (WAYS,): the largest number of values of one of them
+    others: int  # the number of units that need no search
+    unknown: int  # the number of these that the host has to decide on
+    counted: list[bool]  # (COUNTERS,): whether a counter is above 0 in some unit
 
     @staticmethod
     def of(numbers: Sequence[int]) -> Summary:
-        """From what ``prepare_units`` wrote."""
+        """The summary from the numbers that the kernel ``prepare_units`` wrote."""
         searched, pieces, values = (list(numbers[i * WAYS : (i + 1) * WAYS]) for i in range(3))
         others, unknown, *counted = numbers[3 * WAYS :]
         return Summary(searched, pieces, values, others, unknown, [bool(each) for each in counted])
@@ -91,13 +91,16 @@ class Summary:
 
 @dataclass
 class Work:
-    """All that is on the device, of some units."""
+    """The search for some units on the device, and all of its tensors.
 
-    found: CountedUnits
+    A scheme has up to three kinds, the narrowest first: see ``klcal.search.device_structures.kinds_of``.
+    """
+
+    found: CountedUnits  # the units
     settings: Settings
-    floats: dict[str, torch.Tensor] = field(init=False)
-    integers: dict[str, torch.Tensor] = field(init=False)
-    bytes: dict[str, torch.Tensor] = field(init=False)
+    floats: dict[str, torch.Tensor] = field(init=False)  # float64 (units,); "full" and "scale": (kinds, units)
+    integers: dict[str, torch.Tensor] = field(init=False)  # int64 (units,); "full_below" and "below": (kinds, units)
+    bytes: dict[str, torch.Tensor] = field(init=False)  # uint8 (units,)
 
     def __post_init__(self) -> None:
         keys, units = self.found.counts.keys, self.found.numbers.size
@@ -124,11 +127,11 @@ class Work:
 
     @property
     def launcher(self) -> Launcher:
-        """What runs the kernels."""
+        """Runs the kernels."""
         return self.found.launcher
 
     def _put_structures(self) -> None:
-        """All that kernels are told of these units, in one copy."""
+        """Copies all arguments of kernels that depend on these units to the device, at once."""
         counts, f, i, b = self.found.counts, self.floats, self.integers, self.bytes
         extremes = counts.minimum.data_ptr(), counts.maximum.data_ptr()
         keys = counts.keys.data_ptr(), counts.counts.data_ptr(), counts.starts.data_ptr(), counts.ends.data_ptr()
@@ -162,6 +165,7 @@ class Work:
         self.addresses, self.kept = self._put(structures)
 
     def _put(self, structures: dict[str, ctypes.Structure]) -> tuple[dict[str, int], torch.Tensor]:
+        """The addresses of structures on the device, by name, and the tensor that holds them all."""
         import torch
 
         whole = torch.frombuffer(bytearray(b"".join(map(bytes, structures.values()))), dtype=torch.uint8)
@@ -173,11 +177,11 @@ class Work:
         return addresses, there
 
     def _each_unit(self, name: str, *arguments: int) -> None:
-        """Runs a kernel that has a thread for each unit."""
+        """Queues a kernel that has a thread for each unit."""
         self.launcher.launch(OUTCOMES, name, -(-self.units // THREADS), THREADS, 1 << 10, *arguments)
 
     def prepare(self) -> Summary:
-        """What is known of the units before they are searched; waits for the device."""
+        """Finds the status of each unit and the way in which to search it. Waits for the device."""
         summary = self.integers["tops"].new_zeros(3 * WAYS + 2 + COUNTERS)
         told = self.addresses["sketches"], self.asked.address, self.addresses["prepared"], summary.data_ptr()
         self._each_unit("prepare_units", *told)
@@ -185,7 +189,12 @@ class Work:
         return Summary.of(numbers.tolist())
 
     def search(self, summary: Summary, factor: int) -> bool:
-        """Whether all units were searched and judged: there was enough memory, of so many times what is usual."""
+        """Searches all units and computes their figures; False if a unit needed more memory. Waits for the device.
+
+        Args:
+            summary: from ``prepare``.
+            factor: the memory of each team, as a multiple of what is usual.
+        """
         lefts = []
         if isinstance(self.settings.method, MinMax):
             self.floats["scale"][-1].copy_(self.floats["full"][-1])
@@ -200,22 +209,23 @@ class Work:
         return not lefts or not int(sum(left[0] for left in lefts))
 
     def _held(self, told: Kept) -> Kept:
-        """What kernels are told, which is kept until all of them are done, however many others ask meanwhile."""
+        """The arguments of kernels, kept alive until all of them are done, even if a cache drops them meanwhile."""
         self.held.append(told)
         return told
 
     def _ways(self, summary: Summary) -> list[How]:
+        """The ways in which some unit is searched."""
         return [how for how in How if summary.searched[how]]
 
     def _teams(self, summary: Summary) -> Iterator[list[How]]:
-        """The ways of which the units are judged by teams of one size."""
+        """The ways of searching, grouped by the size of the team that works on a unit."""
         ways = self._ways(summary)
         for some in ([how for how in ways if how <= MOST_OF_WARP], [how for how in ways if how > MOST_OF_WARP]):
             if some:
                 yield some
 
     def _searched(self, kind: int, how: How, summary: Summary, factor: int) -> torch.Tensor:
-        """Searches the units of a way, for one kind of zero point; what is left of them."""
+        """Queues the search of all units of a way, for one kind of the scheme; returns what ``_run`` does."""
         scheme, last = self.kinds[kind], kind + 1 == len(self.kinds)
         method = self.settings.method
         sub, weight = 1, 1.0
@@ -231,7 +241,7 @@ class Work:
         return self._run("search_units", [how], told, macros, summary, scheme.size * sub, factor)
 
     def _judged(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:
-        """What the quantizers of some units do."""
+        """Queues the computation of the figures of all units of some ways; returns what ``_run`` does."""
         scheme = self.settings.scheme
         how = self._held(on_place(scheme, None, figures_alone(self.sub), self.place))
         told = how.address, self.addresses["units"], self.addresses["chosen"]
@@ -248,7 +258,11 @@ class Work:
         bins: int,
         factor: int,
     ) -> torch.Tensor:
-        """Runs a kernel that has a team for each unit of some ways; how many units had no room, and which."""
+        """Queues a kernel that has a team for each unit of some ways.
+
+        Returns:
+            int64 (1 + n,), on the device: the number of units that had too little memory, and their numbers.
+        """
         import torch
 
         n = sum(summary.searched[how] for how in ways)
@@ -275,7 +289,7 @@ class Work:
         return left
 
     def _numbers(self, ways: list[How]) -> torch.Tensor:
-        """The units of some ways that have to be searched."""
+        """The numbers of the units of some ways that have to be searched, int64, on the device."""
         import torch
 
         status, how = self.bytes["status"], self.bytes["how"]

@@ -1,4 +1,8 @@
-"""D(P‖Q) of quantizers for many units, on the sub-bins that follow each."""
+"""D(P‖Q) of quantizers for many units.
+
+P is the distribution of the values of a unit on sub-bins, into which the cells of the quantizer are divided; Q spreads
+the values of each cell evenly over its occupied sub-bins. See ``klcal.search.candidate_costs``.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,17 @@ Integers = npt.NDArray[np.int64]
 
 
 def divergences(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers, sub: int) -> Floats:
-    """D(P‖Q) of some quantizers for each unit, in nats: finite, at least 0, at most ln(sub).
+    """D(P‖Q) of n quantizers for each unit, (units, n), in nats: finite, at least 0, at most ln(sub).
 
-    Units whose values are known exactly count points; the others are cut at the edges of their sub-bins, see
-    ``klcal.search.candidate_costs.divergences``.
+    Values that are known exactly are counted in their sub-bin. Buckets are divided at the edges of sub-bins, by prefix
+    sums: see ``klcal.search.candidate_costs.divergences``.
 
     Args:
         distribution: of units that have values.
         scheme: what they are quantized to.
         scale: (units, n), positive.
-        below: (units, n): levels below zero.
-        sub: into how many sub-bins each cell is cut.
+        below: (units, n), the number of levels below zero.
+        sub: the number of equal sub-bins in each cell.
     """
     found = np.zeros(scale.shape)
     exact = np.flatnonzero(distribution.exact)
@@ -43,7 +47,10 @@ def divergences(distribution: Distribution, scheme: Scheme, scale: Floats, below
 
 
 def _of_points(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers, sub: int) -> Floats:
-    """Points ascend, and so do the sub-bins that they fall into: each of these is a run of points."""
+    """D(P‖Q), (units,), of one quantizer for each unit, whose values are known exactly.
+
+    Points ascend, so those of one sub-bin are a run of neighbours, and so are the sub-bins of one cell.
+    """
     each = distribution.pieces
     cell, within = _places(distribution.values / np.repeat(scale, each), np.repeat(below, each), scheme)
     part = np.clip(np.floor(within * sub), 0.0, sub - 1.0)
@@ -59,13 +66,13 @@ def _of_points(distribution: Distribution, scheme: Scheme, scale: Floats, below:
 
 
 def _run_sums(counts: Floats, begins: Integers) -> Floats:
-    """The sum of each run, one after the other."""
+    """The sum of the counts, (n,), of each run; the runs begin at ``begins``. Terms are added one after the other."""
     run = np.repeat(np.arange(begins.size), np.diff(begins, append=counts.size))
     return placed_sums(run, counts, begins.size)
 
 
 def _run_begins(places: Floats, first: Integers) -> Integers:
-    """Where a place differs from the one before it, or a unit begins."""
+    """The indices at which a place, (n,), differs from the one before it, or at which a unit begins (``first``)."""
     is_new = np.empty(places.size, bool)
     np.not_equal(places[1:], places[:-1], out=is_new[1:])
     is_new[first] = True
@@ -73,7 +80,15 @@ def _run_begins(places: Floats, first: Integers) -> Integers:
 
 
 def _places(steps: Floats, below: Integers, scheme: Scheme) -> tuple[Floats, Floats]:
-    """The cell of each value, from that of the lowest level on, and where it lies in it: 0 to 1, or beyond its ends."""
+    """The cell of each value, (n,), and the position of the value in it, (n,).
+
+    Cells are numbered from the lowest level on. A position runs from 0 to 1, and beyond for clipped values.
+
+    Args:
+        steps: (n,), values divided by the scale.
+        below: (n,), the number of levels below zero.
+        scheme: what they are quantized to.
+    """
     if not scheme.is_float:
         level = np.clip(np.rint(steps), -below, scheme.size - 1 - below)
         return level + below, steps - level + 0.5

@@ -1,7 +1,7 @@
-"""What a quantizer for each unit does to its values, for the table: its error, what it clips, what becomes 0.
+"""The exact costs of one quantizer for each unit, for the table: squared error, clipped values, values that become 0.
 
-The search compares many candidates; this looks at one for each unit, piece by piece, where nothing cancels, with the
-scale as printed.
+The search computes the error of many candidates as the difference of large sums. Here it is added up piece by piece, so
+that no digits cancel, and with the scale as it is printed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-THIN = 1e-6  # relative width of a piece below which its integral has no digits left: it is a point then
+THIN = 1e-6  # relative width of a piece below which its integral has no digits left: it counts as a point
 
 
 class ExactCosts(NamedTuple):
-    """Sums over the nonzero values of each unit: (units,)."""
+    """Sums over the nonzero values of each unit: (units,) each."""
 
     squared_error: Floats  # Σ(x − x̂)²
-    clipped: Floats  # values that round beyond the lowest or the highest level
-    rounded_to_zero: Floats  # values that become 0
+    clipped: Floats  # the number of values that round beyond the lowest or the highest level
+    rounded_to_zero: Floats  # the number of values that become 0
 
 
 def exact_costs(distribution: Distribution, scheme: Scheme, scale: Floats, below: Integers) -> ExactCosts:
-    """What a quantizer for each unit costs; values inside an interval count as uniform.
+    """The costs of one quantizer for each unit. Values inside an interval count as uniform.
 
     Args:
         distribution: of the units.
         scheme: what they are quantized to.
         scale: (units,), positive.
-        below: (units,): levels below zero.
+        below: (units,), the number of levels below zero.
     """
     under, above = level_ends(below, scheme)
     if distribution.exact.all() and not scheme.is_float:
@@ -59,7 +59,7 @@ def exact_costs(distribution: Distribution, scheme: Scheme, scale: Floats, below
 
 
 def _of_points(distribution: Distribution, scale: Floats, under: Floats, above: Floats) -> ExactCosts:
-    """``exact_costs`` of integers, where values are known exactly."""
+    """``exact_costs`` for integers and units whose values are known exactly."""
     each = distribution.pieces
     steps = distribution.values / np.repeat(scale, each)
     level = np.rint(steps)
@@ -71,13 +71,13 @@ def _of_points(distribution: Distribution, scale: Floats, under: Floats, above: 
 
 
 def _side(start: Floats, end: Floats, levels: Floats, last: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean squared error, share clipped and share that becomes 0 of magnitudes in [start, end], in steps.
+    """For each piece: the mean squared error in squared steps, the clipped share, and the share that becomes 0.
 
     Args:
-        start: inner ends of pieces of one sign.
-        end: outer ends; the same for points.
-        levels: magnitudes of the levels of that sign from zero on.
-        last: the highest one in use, for each piece.
+        start: (pieces,), inner ends of pieces of one sign, in steps (units of the scale).
+        end: (pieces,), outer ends, in steps; equal to ``start`` for points.
+        levels: (levels,), magnitudes of the levels of that sign, ascending from 0, in steps.
+        last: (pieces,), the largest level in use.
     """
     is_point = end - start <= THIN * end
     if not is_point.any():
@@ -91,7 +91,7 @@ def _side(start: Floats, end: Floats, levels: Floats, last: Floats) -> tuple[Flo
 
 
 def _points(steps: Floats, levels: Floats, last: Floats) -> tuple[Floats, Bools, Bools]:
-    """``_side`` of points: ties go to the even level."""
+    """``_side`` of points, (pieces,). Ties go to the even level."""
     if _are_even(levels):
         level = np.rint(steps)
         beyond: Bools = level > last
@@ -105,14 +105,14 @@ def _points(steps: Floats, levels: Floats, last: Floats) -> tuple[Floats, Bools,
 
 
 def _is_beyond(steps: Floats, levels: Floats) -> Bools:
-    """Whether values round beyond the last of some uneven levels, if these went on as they end."""
+    """Whether values would round beyond the last level, if another one followed at the same distance as the last."""
     limit = levels[-1] + (levels[-1] - levels[-2]) / 2
     beyond: Bools = steps >= limit if levels.size % 2 == 0 else steps > limit
     return beyond
 
 
 def _intervals(start: Floats, end: Floats, levels: Floats, last: Floats) -> tuple[Floats, Floats, Floats]:
-    """``_side`` of values that are spread evenly."""
+    """``_side`` of intervals, over which values are spread evenly."""
     width = end - start
     limit = last + (0.5 if _are_even(levels) else (levels[-1] - levels[-2]) / 2)
     error = (integral(end, levels, last) - integral(start, levels, last)) / width
@@ -122,11 +122,21 @@ def _intervals(start: Floats, end: Floats, levels: Floats, last: Floats) -> tupl
 
 
 def _are_even(levels: Floats) -> bool:
-    return bool(levels[-1] == levels.size - 1)  # they ascend from zero; those of no float format are the integers
+    """Whether levels that ascend from 0 are the integers 0, 1, 2, …; those of float formats never are."""
+    return bool(levels[-1] == levels.size - 1)
 
 
 def integral(steps: Floats, levels: Floats, last: Floats) -> Floats:
-    """∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use."""
+    """∫₀ᵘ (t − r(t))² dt for each u, where r(t) is the level nearest to t, or the last level in use.
+
+    Args:
+        steps: (n,), the upper ends u.
+        levels: (levels,), ascending from 0.
+        last: (n,), the largest level in use; float formats use all of them.
+
+    >>> integral(np.array([0.5, 2.0]), np.arange(3.0), np.array([2.0, 1.0])).round(6).tolist()
+    [0.041667, 0.416667]
+    """
     if _are_even(levels):  # every whole cell adds 1/12
         cell = np.minimum(np.floor(steps + 0.5), last)
         return (cell / 4 + _cube(steps - cell)) / 3

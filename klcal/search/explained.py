@@ -1,7 +1,7 @@
-"""Why a unit has the scale it has: what candidates lose, and what other methods would choose.
+"""The explanation of a scale: the loss of other candidates, and the choices of other methods.
 
-Every cost is that of the search itself: the squared error of ``klcal.search.candidate_costs``, the divergences of
-``klcal.search.divergences`` and ``klcal.search.classic``. Figures of what is chosen are those of the table.
+Losses are computed by the functions of the search: the squared error by ``klcal.search.candidate_costs``, divergences
+by ``klcal.search.divergences`` and ``klcal.search.classic``. The figures of choices are computed as in the table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from klcal.search.figures import figures
 from klcal.search.methods import BINS, KL, MSE, WEIGHT, KLClassic, Method, MinMax, Percentile
 from klcal.search.settings import Settings
 from klcal.search.shapes import histogram_of, levels_of, octaves_of
-from klcal.sketches.distribution import Distribution, without_outermost
+from klcal.sketches.distribution import Distribution
+from klcal.sketches.pieces import without_outermost
 from klcal.sketches.sketch import Sketch
 from klcal.tables.explanation import Alternative, Curve, Detail, Explanation, Nearby, Without
 from klcal.tables.outcomes import OK, Outcomes, row_of
@@ -40,26 +41,26 @@ __all__ = ["explained"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-POINTS: dict[Detail, int] = {"plots": 24, "all": 80}  # of the curve: what fits in a figure of a page, in a terminal
-REACH = 3.0  # octaves from the choice that the curve has at most on either side, but for what methods choose
-MARGINS = np.array([-0.5, 0.5])  # octaves beyond the smallest and the largest scale that a method chooses
-CHANGES = (-0.05, -0.01, 0.01, 0.05)  # of the scale
-SHARES = (1e-4, 1e-3)  # of the nonzero values: the outermost, without which the unit is calibrated again
-BINS_AT_ONCE = 1 << 20  # sub-bins of some candidates: 8 MB for each array of them
+POINTS: dict[Detail, int] = {"plots": 24, "all": 80}  # of the curve: for a figure on a page, and for a terminal
+REACH = 3.0  # octaves at most between the choice and either end of the curve; choices of methods may lie beyond
+MARGINS = np.array([-0.5, 0.5])  # octaves of the curve beyond the smallest and the largest scale of a method
+CHANGES = (-0.05, -0.01, 0.01, 0.05)  # relative changes of the scale
+SHARES = (1e-4, 1e-3)  # shares of the nonzero values, the outermost ones, that are left out to calibrate again
+BINS_AT_ONCE = 1 << 20  # sub-bins of the candidates that are computed together: 8 MB for each array
 OF_ROW = ("scale", "zero_point", "low", "high", "mse", "sqnr_db", "clipped", "rounded_to_zero")
 KEPT_BYTES = 31 << 20
-"""Memory that is asked for and given back: from then on glibc keeps so much, in place of getting new pages for every
-array of some megabytes, which takes half of the time."""
+"""Bytes that are allocated and freed at once. From then on glibc keeps as much memory, and does not ask the system for
+new pages for every array of some megabytes, which took half of the time."""
 
 
 def explained(found: Sketch, settings: Settings, outcomes: Outcomes, detail: Detail) -> Explanation:
-    """Of the only unit of a sketch.
+    """The explanation of the only unit of a sketch.
 
     Args:
-        found: its sketch.
-        settings: how it was calibrated.
-        outcomes: what came of that.
-        detail: how much is wanted.
+        found: the sketch, of one unit.
+        settings: by which it was calibrated.
+        outcomes: of that calibration.
+        detail: how much is explained: histograms only, or also curves and the choices of other methods.
     """
     seen = Explanation(histogram=histogram_of(found), octaves=octaves_of(found))
     if detail not in POINTS or outcomes.status[0] != OK:
@@ -89,38 +90,38 @@ def _called(work: Callable[[], Any]) -> Any:
     return work()
 
 
-# --- what scales cost
+# --- the costs of scales
 
 
 class _Choice(NamedTuple):
-    """What a method chooses."""
+    """The choice of a method for a unit."""
 
     method: str
-    quantizer: Choices  # of one unit
+    quantizer: Choices  # (1,), of one unit
 
 
 class _Costs(NamedTuple):
-    """Of some candidates: (candidates,)."""
+    """The costs of candidates: (candidates,) each."""
 
-    divergence: Floats  # NaN where no cell is cut
-    distortion: Floats  # NaN where the least error is none
-    loss: Floats
+    divergence: Floats  # D(P‖Q) in nats; NaN if cells are not divided into sub-bins
+    distortion: Floats  # weight · MSE / (2 · MSE*), MSE* being the minimum; NaN if that is 0
+    loss: Floats  # what the method minimises
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Unit:
-    """The unit, and what its candidates cost."""
+    """A unit that has a scale, and the costs of its candidates."""
 
     settings: Settings
     outcomes: Outcomes
-    plain: Distribution  # in which values count alike: the figures' one
-    decides: Distribution  # in which they count by their importance: the search's one
-    spans: Spans
-    minimum: Choices  # of least squared error: what `mse` chooses
+    plain: Distribution  # every value counts the same: for the figures
+    decides: Distribution  # values count by their importance: for the search
+    spans: Spans  # the widest range that a candidate may cover
+    minimum: Choices  # (1,): the choice of `mse`, which has the minimum of squared error
 
     @staticmethod
     def of(found: Sketch, settings: Settings, outcomes: Outcomes) -> _Unit:
-        """Of a sketch of one unit that has a scale."""
+        """The unit of a sketch with one unit, which was calibrated with these settings."""
         plain = Distribution.of(found)
         decides = plain if found.weights is None else Distribution.weighted(found)
         spans = Spans.of(decides, settings.bounds)
@@ -135,12 +136,12 @@ class _Unit:
 
     @property
     def scheme(self) -> Scheme:
-        """What it is quantized to."""
+        """The scheme that the unit is quantized to."""
         return self.settings.scheme
 
     @property
     def objective(self) -> str | None:
-        """What the method minimises; None where it follows a rule."""
+        """The name of the loss that the method minimises here; None if it follows a rule, as percentile does."""
         method = self.settings.method
         if isinstance(method, KL):
             decides = sub_bins(self.settings) > 1 and self.decides.number[0] >= least_values(self.settings)
@@ -149,24 +150,24 @@ class _Unit:
 
     @property
     def weight(self) -> float:
-        """Of the distortion."""
+        """The weight of the squared error in the loss of `kl`."""
         return float(getattr(self.settings.method, "weight", WEIGHT))
 
     @property
     def least_error(self) -> float:
-        """Σ(x − x̂)² of the candidate of least error; 0 where it is rounding noise."""
+        """The minimum of Σ(x − x̂)² over candidates; 0 if it is rounding noise."""
         error = float(self._errors(_deployed(self.minimum, self.settings))[0])
         return error if error > NO_ERROR * float(self.decides.energy[0]) else 0.0
 
     def _errors(self, some: Choices) -> Floats:
-        """Σ(x − x̂)² of some candidates."""
+        """Σ(x − x̂)² of candidates, (candidates,)."""
         error = squared_errors(self.decides.prefix_sums(0), self.scheme, some.scale)
         option = np.argmax(self.scheme.belows == some.below[:, None], axis=1)
         errors: Floats = error[np.arange(option.size), option] * self.decides.size[0]
         return errors
 
     def costs(self, some: Choices) -> _Costs:
-        """What some candidates lose."""
+        """The costs of candidates, (candidates,)."""
         sub, least = sub_bins(self.settings), self.least_error
         error = self._errors(some)
         distortion = self.weight * error / (2 * least) if least else np.full(error.size, np.nan)
@@ -181,6 +182,7 @@ class _Unit:
         return _Costs(divergence, distortion, loss)
 
     def _classic(self, some: Choices) -> Floats:
+        """D(P‖Q) of `kl-classic` for candidates, (candidates,), in nats."""
         sub, sums = sub_bins(self.settings), self.decides.prefix_sums(0)
         rows = max(1, BINS_AT_ONCE // (self.scheme.size * sub))
         parts = [some.select(slice(first, first + rows)) for first in range(0, some.scale.size, rows)]
@@ -188,12 +190,12 @@ class _Unit:
 
     @property
     def chosen(self) -> _Choice:
-        """What was chosen."""
+        """The choice in the table."""
         quantizer = Choices(np.abs(self.outcomes.scale), self.outcomes.below.astype(np.int64))
         return _Choice(str(self.settings.method), quantizer)
 
     def choice(self, method: Method) -> _Choice:
-        """What another method would choose; the scale is 0 where its format has none."""
+        """The choice of another method; its scale is 0 if the format of scales has no such scale."""
         if isinstance(method, KLClassic):
             also = [self._of(each) for each in method.others]
             found = method.among(self.decides, self.scheme, self.spans, also)
@@ -202,7 +204,7 @@ class _Unit:
         return _Choice(str(method), _deployed(found, self.settings))
 
     def _of(self, method: Method) -> Choices:
-        """What a method chooses, before it is deployed. What is known is not searched again."""
+        """The choice of a method, before it is deployed. Choices that are known are not searched again."""
         if method == MSE():
             return self.minimum
         if method == self.settings.method and self.scheme.scale_format == "float32":
@@ -210,7 +212,12 @@ class _Unit:
         return method(self.decides, self.scheme, self.spans)
 
     def curve(self, choices: Sequence[_Choice], points: int) -> Curve:
-        """What candidates lose over the scales that matter, those of the methods among them."""
+        """The costs of candidates over the scale, from below the smallest to above the largest choice of a method.
+
+        Args:
+            choices: of the methods; the first one is in the table. Their scales are points of the curve.
+            points: the number of other points.
+        """
         chosen = choices[0].quantizer
         own = _together([each.quantizer for each in choices])
         middle, ends = np.log2(chosen.scale[0]), np.log2([own.scale.min(), own.scale.max()])
@@ -230,7 +237,7 @@ class _Unit:
         )
 
     def _rows(self, some: Choices) -> list[Row]:
-        """The rows that the table would have for some quantizers."""
+        """The rows that the table would have for quantizers, (n,), of this unit."""
         scheme, number = self.scheme, some.scale.size
         copies = Distribution.of(self.plain.sketch.take(np.zeros(number, np.int64)))
         found = figures(copies, scheme, sub_bins(self.settings), some.scale, some.below)
@@ -241,7 +248,7 @@ class _Unit:
         return [row_of(one, scheme, "", None) for one in each]
 
     def compared(self, choices: Sequence[_Choice]) -> tuple[tuple[Alternative, ...], tuple[Nearby, ...]]:
-        """What choices cost, and scales near the first of them, with its zero point."""
+        """The costs of choices, and the costs of scales close to that of the first choice, with its zero point."""
         chosen = choices[0].quantizer
         scale = (chosen.scale[0] * (1 + np.array(CHANGES))).astype(np.float32).astype(np.float64)
         near = Choices(scale, np.repeat(chosen.below, scale.size))
@@ -260,7 +267,7 @@ class _Unit:
 
 
 def _deployed(choices: Choices, settings: Settings) -> Choices:
-    """Choices with the scales that are deployed; 0 where the format has none."""
+    """Choices with their scales rounded to the format of scales; 0 if it has no such scale."""
     return Choices(rounded_scales(choices.scale, choices.below, settings.scheme), choices.below)
 
 
@@ -269,28 +276,32 @@ def _together(choices: Sequence[Choices]) -> Choices:
 
 
 def _known(column: Floats) -> tuple[float | None, ...]:
-    """None for what is infinite or undefined."""
+    """The numbers of a column, (n,); None for one that is infinite or undefined."""
     return tuple(each if np.isfinite(each) else None for each in column.tolist())
 
 
 def _others(method: Method, detail: Detail) -> list[Method]:
-    """The methods that a choice is compared with."""
+    """The methods whose choices are compared with that of ``method``."""
     bins = getattr(method, "bins", BINS)
     known: list[Method] = [KLClassic(bins=bins)] if detail == "all" else []
     known += [KL(bins=bins), MSE(), MinMax(), Percentile(99.99)]
     return [each for each in known if each != method and not (isinstance(each, KL) and isinstance(method, KL))]
 
 
-# --- what the outermost values cost
+# --- the cost of the outermost values
 
 
 def _numbers_left_out(nonzero: int) -> list[tuple[int, float]]:
-    """How many of so many values are left out, and which share of them that is about; each number once."""
+    """The numbers of values to leave out, each with the share in ``SHARES`` that it stands for.
+
+    >>> _numbers_left_out(20_000), _numbers_left_out(10)
+    ([(2, 0.0001), (20, 0.001)], [(1, 0.0001)])
+    """
     return sorted({max(1, round(share * nonzero)): share for share in SHARES[::-1]}.items())
 
 
 def _without(unit: _Unit, count: int, share: float) -> Without:
-    """What would be chosen, and lost, without so many of the outermost values."""
+    """The choice, and its SQNR, for the unit without ``count`` of its outermost values."""
     settings = unit.settings
     rest = without_outermost(unit.plain.sketch, count)
     outcomes = outcomes_of(rest, settings)

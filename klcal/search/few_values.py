@@ -1,7 +1,8 @@
-"""The best quantizer of up to some values: the optimum itself, by trying each way in which they can be rounded.
+"""The best quantizer of a few values: the exact optimum, found by trying every way in which they can be rounded.
 
-As a scale falls, a value moves to the next level where it passes the middle between two. Between two such points, of
-all values, every value keeps its level, and the best scale is that of least squares, as far as it lies between them.
+As the scale falls, a value moves to the next level where it passes the middle between two levels. The scales at which
+some value does so divide all scales into intervals. Within an interval every value keeps its level q, and the scale of
+least squared error is Σxq / Σq², or the end of the interval that is nearest to it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ __all__ = ["MAX_MIDDLES", "best_of_few", "middles_of"]
 
 Floats = npt.NDArray[np.float64]
 
-MAX_MIDDLES = 256  # between levels; of formats with more, the last ones, which the largest value passes
-OCTAVES = 4  # of scales below the full one that are tried; one octave above it
+MAX_MIDDLES = 256  # middles between levels that are looked at; of formats with more, the outermost ones
+OCTAVES = 4  # octaves of scales below the full scale that are tried; above it, one octave is
 
 
 def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats, slack: float) -> Candidates:
-    """One candidate for each way in which the values of each unit can be rounded, and the full scale."""
+    """A candidate for each way in which the values of a unit can be rounded, and the full scale: (units, n).
+
+    Args:
+        costs: of units with few values.
+        scheme: what they are quantized to.
+        full: (units,), the scale that covers the whole range of each unit.
+        slack: candidates are wanted whose squared error is at most ``slack`` times the minimum.
+    """
     middles = middles_of(scheme)
     points = np.abs(costs.values)[:, :, None] * costs.power[:, None, None] / middles
     widest = judged(costs, scheme, full[:, None])
@@ -43,7 +51,10 @@ def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats, slack: float) -
 
 
 def _smallest_scale(costs: PointCosts, scheme: Scheme, limit: Floats) -> Floats:
-    """A scale of each unit, (units, 1), below which clipping alone costs more than a limit, however it is rounded."""
+    """A scale for each unit, (units, 1): with a smaller one, clipping alone costs more than the error ``limit``.
+
+    Limits are (units, 1). The bound leaves room for the rounding of scales to their format.
+    """
     root, kept = np.sqrt(limit), 1 - 2 * ABOVE[scheme.scale_format]
     low, high = costs.min[:, None], costs.max[:, None]
     if scheme.kind == "affine":
@@ -55,6 +66,6 @@ def _smallest_scale(costs: PointCosts, scheme: Scheme, limit: Floats) -> Floats:
 
 
 def middles_of(scheme: Scheme) -> Floats:
-    """Magnitudes between the neighbouring levels of either side, in steps."""
+    """The middles between neighbouring levels of either sign, in units of the scale: (n,), ascending, distinct."""
     sides = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
     return np.unique(np.concatenate([(side[1:] + side[:-1]) / 2 for side in sides]))[-MAX_MIDDLES:]

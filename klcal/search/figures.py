@@ -1,4 +1,4 @@
-"""The figures of the table: what a quantizer for each unit does to its values."""
+"""The figures of the table: what the chosen quantizer of each unit does to the values of the unit."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Integers = npt.NDArray[np.int64]
 
 
 class Figures(NamedTuple):
-    """Of each unit: (units,)."""
+    """The figures of each unit, over its nonzero finite values: (units,) each."""
 
-    kl: Floats  # D(P‖Q) in nats; NaN where no cell is cut
+    kl: Floats  # D(P‖Q) in nats; NaN if cells are not divided into sub-bins
     squared_error: Floats  # Σ(x − x̂)²
     energy: Floats  # Σx²
-    clipped: Floats  # values that round beyond the lowest or the highest level
-    rounded_to_zero: Floats  # values that become 0
+    clipped: Floats  # the number of values that round beyond the lowest or the highest level
+    rounded_to_zero: Floats  # the number of values that become 0
 
 
 def figures(distribution: Distribution, scheme: Scheme, sub: int, scale: Floats, below: Integers) -> Figures:
-    """What a quantizer for each unit does to its nonzero values.
+    """The figures of one quantizer for each unit.
 
     Args:
         distribution: of the units.
-        scheme: what they are quantized to.
-        sub: into how many sub-bins each cell is cut for D.
+        scheme: the number format and the kind of zero point.
+        sub: the number of equal sub-bins in each cell, for D(P‖Q). With 1, D is not defined.
         scale: (units,), positive.
-        below: (units,): levels below zero.
+        below: (units,), the number of levels below zero.
     """
     if library() is not None:
         return Figures(*compiled_figures(distribution, scheme, figures_alone(sub), scale, below))

@@ -1,7 +1,7 @@
-"""What is chosen for units that were counted on a CUDA device, and what it costs: searched and judged there.
+"""The quantizers of units that were counted on a CUDA device, chosen and judged there.
 
-The kernels are the CPU's own text (``source/search.h``, ``figures.h``, ``outcomes.h``), so the answer is the same to
-the bit. What a device does not do, ``is_searched_there`` says.
+The kernels are the source text of the CPU (``source/search.h``, ``figures.h``, ``outcomes.h``), so the answer is the
+same to the bit. ``is_searched_there`` says for which methods a device does so.
 """
 
 from __future__ import annotations
@@ -21,35 +21,39 @@ from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 
 __all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
 
-GROWTH = 4  # times as much memory as is usual, where that was too little for a unit
+GROWTH = 4  # factor by which a team gets more memory, if a unit needed more than is usual
 MOST_GROWTH = GROWTH**4
-UNKNOWN = 6  # a status of source/outcomes.h: the host has to look at it
+UNKNOWN = 6  # a status of source/outcomes.h: the host has to decide on this unit
 
 
 def is_searched_there(settings: Settings) -> bool:
-    """Whether a device chooses so; else it counts, and the CPU chooses of the sketches."""
+    """Whether a device can search by the method. If not, the device counts, and the CPU searches the sketches."""
     return type(settings.method) in (KL, MSE, MinMax)
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
-    """The least and the greatest value of all units, and zero."""
+    """The lowest and the highest finite value of all units, zero included. Waits for the device."""
     lows = [float(each.counts.minimum.min()) for each in counted]
     highs = [float(each.counts.maximum.max()) for each in counted]
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
 def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
-    """What is chosen for each unit, and what it costs: by the device if it can, else of the sketches by the CPU."""
+    """The outcome of each unit: by the device if it can search by the method, else by the CPU from the sketches.
+
+    Raises:
+        InputError: the device has too little memory.
+    """
     if is_searched_there(settings):
         return _device_outcomes(found, settings)
     return outcomes_of(host_sketch(found), settings)
 
 
 def _device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
-    """What is chosen for each unit, and what it costs; the host waits three times.
+    """The outcome of each unit, by the device. The host waits for it three times.
 
     Raises:
-        InputError: a unit has no room on the device.
+        InputError: the device has too little memory for a unit.
     """
     work = Work(found, settings)
     summary = work.prepare()
@@ -62,7 +66,7 @@ def _device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
 
 
 def _outcomes(work: Work, summary: Summary) -> Outcomes:
-    """What the host is told; of units whose scale the format may not hold, what the host finds."""
+    """The outcomes, copied to the host. The host decides on units whose scale the format of scales may not hold."""
     counts = work.found.counts
     counted = [which for which, is_any in enumerate(summary.counted) if is_any]
     status, chosen, deployed, below, figures, minimum, maximum, some = fetched(
@@ -70,7 +74,7 @@ def _outcomes(work: Work, summary: Summary) -> Outcomes:
         *(work.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted]),
     )
     counters = dict(zip(counted, some, strict=True))
-    deployed, kl = deployed.copy(), figures[0].copy()  # which a row keeps, and not the pinned memory
+    deployed, kl = deployed.copy(), figures[0].copy()  # a row keeps these, and must not keep the pinned memory
     searched = (status == OK) | (status == VANISHED)
     status = np.where(status == VANISHED, UNDERFLOW, status)
     found = chosen_outcomes(

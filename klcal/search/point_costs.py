@@ -1,4 +1,4 @@
-"""What candidates cost units whose values are points: each value is looked at under each candidate."""
+"""The squared error of candidates for units whose values are points: every value is looked at under every candidate."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ ARITHMETIC = {
     "float8_e5m2": points.Floats(mantissa_bits=2, min_exponent=-14, max=57344.0),
     "float4_e2m1fn": points.Floats(mantissa_bits=1, min_exponent=0, max=6.0),
 }
-"""The formats whose values are rounded by arithmetic (OCP FP8, §5; OCP MX, §5.3.3); nf4 is looked up."""
-FEW_LEVELS = 16  # up to so many, each zero point is looked at where a unit has few values
+"""The formats whose values are rounded by arithmetic (OCP FP8, §5; OCP MX, §5.3.3). The levels of nf4 are looked up."""
+FEW_LEVELS = 16  # levels up to which every zero point is tried, for units with few values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PointCosts:
-    """The values of some units, ascending, as the kernels want them; costs are Σ(x − x̂)².
+    """The costs, Σ(x − x̂)², of candidates for some units: implements ``klcal.search.explore.Costs``.
 
-    Intervals count as points at their middle: what is chosen so is near the best, and its cost is told by
+    Buckets count as points at their middle. The choice is then close to the best, and the table has its exact cost, by
     ``klcal.search.exact_costs``.
     """
 
     scheme: Scheme
     spans: Spans
-    values: Values  # (units, n), in units of ``power``
-    counts: Values | None  # None where all are 1
-    power: Floats  # (units,): a power of two, which makes the largest magnitude one from 1 to 2
-    min: Floats  # (units,): the least value, 0 if none is negative
-    max: Floats
-    size: Floats  # (units,): how many values there are
-    every_zero_point: bool = False
+    values: Values  # (units, n), float32 or float64: ascending, divided by ``power``, padded with zeros
+    counts: Values | None  # (units, n): how often each value occurs, 0 for padding; None if each occurs once
+    power: Floats  # (units,): a power of two; divided by it, the largest magnitude is in [1, 2)
+    min: Floats  # (units,): the lowest value, 0 if none is negative
+    max: Floats  # (units,): the highest value, 0 if none is positive
+    size: Floats  # (units,): the number of values
+    every_zero_point: bool = False  # whether every zero point of an affine scheme is tried
 
     @staticmethod
     def of(distribution: Distribution, scheme: Scheme, spans: Spans, *, few: bool = False) -> PointCosts:
-        """All units of a distribution; ``few`` values are looked at more precisely, and under more zero points."""
+        """The costs for all units of a distribution; with ``few``, in float64 and up to 4 bits for every zero point."""
         return PointCosts._of(distribution, distribution.points, scheme, spans, few)
 
     @staticmethod
     def of_some(distribution: Distribution, scheme: Scheme, spans: Spans) -> PointCosts:
-        """The same of some values of each unit, for a first look."""
+        """The costs of some values of each unit, for a first look: see ``Distribution.thinned``."""
         return PointCosts._of(distribution, distribution.thinned(), scheme, spans, few=False)
 
     @staticmethod
@@ -85,7 +85,7 @@ class PointCosts:
         )
 
     def select(self, units: Bools) -> PointCosts:
-        """Some of the units."""
+        """The costs for the units of a mask, (units,)."""
         if units.all():
             return self
         return replace(
@@ -101,7 +101,7 @@ class PointCosts:
 
     @cached_property
     def gap(self) -> Floats:
-        """The least distance of two values of each unit, or of one from 0."""
+        """(units,): the smallest distance between two values of a unit, or between a value and 0."""
         values = np.sort(self.values, axis=1)  # with the padding, which is 0
         steps = np.diff(values, axis=1)
         least = np.where(steps > 0, steps, np.inf).min(axis=1, initial=np.inf)
@@ -110,7 +110,7 @@ class PointCosts:
         return gap
 
     def rounding(self, below: Integers) -> points.Rounding:
-        """How values are rounded where so many levels lie below zero: (units, candidates)."""
+        """The rounding of candidates with ``below``, (units, candidates), levels below zero."""
         if self.scheme.is_float:
             known = ARITHMETIC.get(self.scheme.dtype)
             return known or points.Levels(FLOATS[self.scheme.dtype].astype(self.values.dtype))
@@ -125,12 +125,12 @@ class PointCosts:
         return points.squared_errors(self.values, self.counts, steps, self.rounding(below)) * scale**2
 
     def refined(self, scale: Floats, below: Integers) -> Floats:
-        """The scales of least error where values keep the levels that they are rounded to."""
+        """(units, candidates): the best scales if every value keeps the level that it is rounded to (least squares)."""
         power = self.power[:, None]
         return points.least_squares(self.values, self.counts, scale / power, self.rounding(below)) * power
 
     def least_errors(self, scale: Floats) -> tuple[Integers, Floats]:
-        """The best number of levels below zero for each scale, (units, candidates), and its Σ(x − x̂)²."""
+        """The best number of levels below zero for each scale, and its Σ(x − x̂)²: (units, candidates) each."""
         best, least = np.zeros(scale.shape, np.int64), np.full(scale.shape, np.inf)
         for number, below in enumerate(self._belows(scale)):
             error = self.errors(scale, below)
@@ -139,7 +139,7 @@ class PointCosts:
         return best, least
 
     def _belows(self, scale: Floats) -> Iterator[Integers]:
-        """Numbers of levels below zero that are looked at for each scale; of equal ones the first is taken."""
+        """The numbers of levels below zero that are tried, (units, candidates) each. The first of equal ones wins."""
         if self.scheme.kind != "affine":
             yield from (np.full(scale.shape, below) for below in self.scheme.belows)
         elif self.every_zero_point:
@@ -153,9 +153,10 @@ class PointCosts:
             yield np.minimum(balanced + 1, last)
 
     def _balanced(self, scale: Floats) -> Integers:
-        """The most levels below zero with which no more is cut off above than below: Σ excess, by bisection.
+        """The largest number of levels below zero with which Σ excess above is at most Σ excess below, by bisection.
 
-        What is cut off at both ends together, squared, is convex in the zero point, and this is where it is least.
+        The excess of a clipped value is its distance from the range. The sum of squared excesses is convex in the zero
+        point, and its derivative is the difference of the two sums: so this is where clipping costs least.
         """
         low, high = np.zeros(scale.shape, np.int64), np.full(scale.shape, self.scheme.size)
         while (high - low > 1).any():
@@ -166,7 +167,7 @@ class PointCosts:
         return low
 
     def _excess_above(self, end: Floats) -> Floats:
-        """Σ(x − end)₊ for each end > 0: (units, candidates)."""
+        """Σ(x − end)₊ over the values of a unit, for ends > 0 of shape (units, candidates)."""
         values, number, total = self._tails
         place = _first_above(values, end)
         row = np.arange(len(values))[:, None]
@@ -180,7 +181,7 @@ class PointCosts:
 
     @cached_property
     def _tails(self) -> tuple[Values, Floats, Floats]:
-        """The positive values, ascending, behind zeros; and Σ1 and Σx from each of them on: (units, n + 1)."""
+        """The positive values, ascending behind zeros, (units, n); Σ1 and Σx from each of them on, (units, n + 1)."""
         counts = np.ones(self.values.shape) if self.counts is None else self.counts.astype(np.float64)
         order = np.argsort(np.maximum(self.values, 0.0), axis=1, kind="stable")
         values = np.take_along_axis(np.maximum(self.values, 0.0), order, axis=1)
@@ -192,9 +193,14 @@ class PointCosts:
 
 
 def _first_above(values: Values, ends: Floats) -> Integers:
-    """The place of the first of some ascending values ≥ 0, (units, n), beyond each end, (units, candidates).
+    """The index of the first value beyond each end: (units, candidates).
 
-    Float32 patterns ascend as the values do: so those of all units, each behind its number, are searched at once.
+    Float32 patterns of values ≥ 0 ascend as the values do. So the patterns of all units, each with the number of its
+    unit in front, are searched at once.
+
+    Args:
+        values: (units, n), ascending, at least 0.
+        ends: (units, candidates).
     """
     units, size = values.shape
     if values.dtype == np.float64:  # a few values

@@ -1,4 +1,4 @@
-"""How a tensor is calibrated: what every part of the work is told."""
+"""The settings by which a tensor is calibrated. Every part of the work gets them as one value."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ Nonfinite = Literal["fail", "ignore"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for a tensor.
+    """The settings of a tensor.
+
+    Attributes:
+        method: chooses the quantizers.
+        scheme: the number format, the kind of zero point, and the format of the scales.
+        bounds: the widest range, (low, high) around zero, that a quantizer may cover; None for no limit.
+        nonfinite: "fail" to give a tensor with NaN or infinities no scale, "ignore" to leave these values out.
+        detail: how much of the answer is explained.
+        unit: the number of the only unit to calibrate and explain; None for all units.
 
     Raises:
-        UsageError: the bounds are no range around zero, or it is not said what becomes of NaN.
+        UsageError: the bounds do not contain zero, or another setting has no such value.
     """
 
     method: Method
     scheme: Scheme
-    bounds: tuple[float, float] | None = None  # the widest range that a candidate may keep
-    nonfinite: Nonfinite = "fail"  # what becomes of a tensor with NaN or infinity
-    detail: Detail = "none"  # how much of the answer is explained
-    unit: int | None = None  # the only one that is calibrated and explained, by its number
+    bounds: tuple[float, float] | None = None
+    nonfinite: Nonfinite = "fail"
+    detail: Detail = "none"
+    unit: int | None = None
 
     def __post_init__(self) -> None:
         if self.bounds is not None:

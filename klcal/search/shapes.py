@@ -1,4 +1,4 @@
-"""How values are distributed, and where the levels lie among them: sketches to the plain values that plots show."""
+"""Histograms and levels as plain Python values, for plots, from sketches and schemes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["histogram", "histogram_of", "histograms", "levels_of", "octaves_of"]
 
 Integers = npt.NDArray[np.int64]
 
-MOST_LEVELS = 256  # that are listed: more lie closer than any plot can show
-BIAS = 127  # of a float32's exponent
+MOST_LEVELS = 256  # levels that are listed at most: more lie closer than a plot can show
+BIAS = 127  # of a float32 exponent
 
 
 def histogram_of(found: Sketch) -> Histogram | None:
-    """That of all finite values of a sketch, of whatever units; None where there are none."""
+    """The histogram of all finite values of a sketch, over all of its units; None if there are none."""
     return histogram(float(found.min.min(initial=np.inf)), float(found.max.max(initial=-np.inf)), binned(found))
 
 
 def histograms(found: Sketch) -> list[Histogram | None]:
-    """That of each unit."""
+    """The histogram of each unit of a sketch; None for a unit without finite values."""
     columns = found.min.tolist(), found.max.tolist(), binned_each(found)
     return [histogram(*each) for each in zip(*columns, strict=True)]
 
 
 def histogram(low: float, high: float, counts: Integers) -> Histogram | None:
-    """That of some counts; None where there are no ends."""
+    """The histogram with these counts, (bins,), in equal bins from ``low`` to ``high``; None if ``low`` > ``high``."""
     return Histogram(low=low, high=high, counts=tuple(counts.tolist())) if low <= high else None
 
 
 def octaves_of(found: Sketch) -> Octaves | None:
-    """Its nonzero finite values by magnitude; None where there are none."""
+    """The number of nonzero finite values of a sketch in each octave of magnitude; None if there are none."""
     counts = by_exponent(found)
     some = np.flatnonzero(counts)
     if not some.size:
@@ -46,7 +46,7 @@ def octaves_of(found: Sketch) -> Octaves | None:
 
 
 def levels_of(scheme: Scheme, chosen: Alternative) -> tuple[float, ...] | None:
-    """What the codes stand for, ascending; None where there are too many to tell them apart."""
+    """The values that the codes of a quantizer stand for, ascending; None if there are more than ``MOST_LEVELS``."""
     if scheme.size > MOST_LEVELS:
         return None
     if scheme.is_float:

@@ -1,12 +1,14 @@
-"""A sketch of values that come in batches, on a CPU or on CUDA devices."""
+"""The sketch of a tensor that comes in batches, on a CPU or on CUDA devices."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from klcal.quantizers.rounding import is_tensor
+from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import checked_tensor, is_tensor, sketch
+from klcal.sketches.values import sketch
 
 if TYPE_CHECKING:
     from klcal.sketches.values import Values
@@ -15,10 +17,10 @@ __all__ = ["Accumulator"]
 
 
 class Accumulator:
-    """Count batches as one tensor. Values on a CUDA device are counted there, without waiting for it.
+    """Counts batches as one tensor. Batches on a CUDA device are counted there.
 
-    Only ``sketch`` waits for the device: so batches can be added in the middle of a forward pass. The memory that it
-    takes is the same whatever is added: at most 4.4 MB for each dtype on each device.
+    ``add`` does not wait for the device, so batches can be added in the middle of a forward pass; ``sketch`` does wait.
+    On a device it takes at most 4.4 MB for each dtype, however many batches are added.
 
     >>> batches = Accumulator()
     >>> batches.add([1.0, 2.0])
@@ -32,10 +34,10 @@ class Accumulator:
         self._on_devices: dict[tuple[Any, Any, Any], DeviceCounter] = {}  # by device, dtype and layout
 
     def add(self, values: Values | Sketch) -> None:
-        """Count more values: anything that ``klcal.sketch`` takes.
+        """Counts the values of a batch: anything that ``klcal.sketch`` takes, of any shape.
 
         Raises:
-            UsageError: the values are not floating point; their device cannot be used.
+            UsageError: the values are not floating point, or their device cannot be used.
             InputError: a tensor in a file cannot be calibrated, or is damaged.
         """
         if not is_tensor(values) or not values.is_cuda:
@@ -47,5 +49,5 @@ class Accumulator:
         self._on_devices[place].add(values)
 
     def sketch(self) -> Sketch:
-        """The sketch of everything so far; more may be added later."""
+        """The sketch of all batches so far, as one unit. More batches may be added later."""
         return sum((each.sketch() for each in self._on_devices.values()), self._held)

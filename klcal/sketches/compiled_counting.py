@@ -1,7 +1,7 @@
-"""Counters by the compiled kernel: the same sketches as NumPy's in ``counting``, to the bit.
+"""Counters that use the compiled kernel. Their sketches are those of ``numpy_counting``, to the bit.
 
-Float values are counted whole until there are more than a few, what comes then in a table of their keys. Everything
-else follows from the law of sketches: that of all values is the sum of those of the parts.
+Values of float32 and float64 are counted whole until there are more than a few distinct ones. From then on, values are
+counted by their bucket, in a table. The sketch of all values is the sum of both, as the law of sketches says.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from klcal.sketches.sketch import COUNTERS, Sketch
 
 __all__ = ["CompiledCounter", "LargeFloats", "LargePatterns", "sketch_of_floats"]
 
-SMALL = 1 << 13  # values that are kept, and sorted if no more come: a table is faster from here on (0.3 ms)
-FLUSH = 1 << 30  # values of a part: no uint32 count of it can overflow
+SMALL = 1 << 13  # values up to which they are held and sorted: beyond, a table is faster (0.3 ms)
+FLUSH = 1 << 30  # values of one part at most: no uint32 count in it can overflow
 SHIFT = PATTERN_BITS - MANTISSA_BITS  # bits of a float32 pattern below its key
 BELOW_KEY = (1 << SHIFT) - 1
 
@@ -41,26 +41,26 @@ Array = npt.NDArray[Any]
 
 
 class Part(Protocol):
-    """Some values on their way to a sketch, as flat arrays: at most ``FLUSH`` where the kernel counts."""
+    """Counts some of the values of a unit: at most ``FLUSH`` of them, if the kernel counts."""
 
     def add(self, block: Array) -> None:
-        """Count values more."""
+        """Counts the values of a flat, contiguous array in storage form."""
 
     def sketch(self) -> Sketch:
-        """What all of them were. Nothing is counted after that."""
+        """The sketch of all values that were added. The part must not be used after that."""
 
 
 class CompiledCounter:
-    """A ``Counter`` in parts.
+    """A ``Counter`` of any number of values, which it counts in parts.
 
     Args:
-        small: begins a part that needs no table: for all of the values, if they are few.
-        large: begins a part in the kernel.
+        small: makes a part that needs no table, for at most ``SMALL`` values in all.
+        large: makes a part that counts in the kernel.
     """
 
     def __init__(self, small: Callable[[], Part], large: Callable[[], Part]) -> None:
         self.small, self.large = small, large
-        self.before: Sketch | None = None  # of the parts that are complete
+        self.before: Sketch | None = None  # the sum of the parts that are complete
         self._begin()
 
     def _begin(self) -> None:
@@ -69,7 +69,7 @@ class CompiledCounter:
         self.part: Part | None = None
 
     def add(self, block: Array) -> None:
-        """Count values more, of any number."""
+        """Counts the values of a flat array of any size, in storage form."""
         for start in range(0, block.size, FLUSH):
             self._add(np.ascontiguousarray(block[start : start + FLUSH]))
 
@@ -79,7 +79,7 @@ class CompiledCounter:
             self._begin()
         self.size += block.size
         if self.size <= SMALL:
-            self.held.append(block.copy())  # which is only valid until the next one comes
+            self.held.append(block.copy())  # the caller may overwrite the array
             return
         if self.part is None:
             self.part = self.large()
@@ -88,7 +88,7 @@ class CompiledCounter:
         self.held.clear()
 
     def sketch(self) -> Sketch:
-        """What all of them were."""
+        """The sketch of all values that were added."""
         part = self.part or self.small()
         if self.held:
             part.add(np.concatenate(self.held))
@@ -97,7 +97,7 @@ class CompiledCounter:
 
 
 class LargeFloats:
-    """A part of float32, and of float64 as that."""
+    """A ``Part`` of float32 values, or of float64 values rounded to float32."""
 
     def __init__(self, resolution: Resolution) -> None:
         self.resolution = resolution
@@ -105,12 +105,12 @@ class LargeFloats:
         self.seen = none_seen()
 
     def add(self, block: Array) -> None:
-        """Count values more."""
+        """Counts the values of a flat, contiguous array of float32 or float64."""
         assert self.tables is not None
         count_floats(block, self.tables, self.seen)
 
     def sketch(self) -> Sketch:
-        """What all of them were; the tables are another part's then."""
+        """The sketch of all values that were added. It gives the tables back, for another part to use."""
         tables, self.tables = self.tables, None
         assert tables is not None
         if is_few(tables):
@@ -120,6 +120,7 @@ class LargeFloats:
 
 
 def _by_name(seen: Integers) -> dict[str, int]:
+    """What the kernel has seen, (FIELDS,), by the names in ``klcal.kernels.counting.FIELDS``."""
     return dict(zip(FIELDS, seen.tolist(), strict=True))
 
 
@@ -129,11 +130,11 @@ def sketch_of_floats(
     seen: dict[str, int],
     resolution: Resolution,
 ) -> Sketch:
-    """The sketch of values of which some were counted whole and the others, if there are any, in buckets.
+    """The sketch of one unit, of which the first values were counted whole and any others in buckets.
 
     Args:
-        few: patterns, ascending, and how often each was counted.
-        buckets: keys, ascending, and how many values fell into each; None where all values were counted whole.
+        few: patterns (n,), ascending, and how often each was counted whole, (n,).
+        buckets: 19-bit keys (m,), ascending, and the number of other values in each, (m,); None if there are none.
         seen: the ``klcal.kernels.counting.FIELDS``.
         resolution: of the sketch.
     """
@@ -146,6 +147,7 @@ def sketch_of_floats(
 
 
 def _sketch_of_buckets(buckets: Patterns, counts: Numbers, seen: dict[str, int], resolution: Resolution) -> Sketch:
+    """The sketch of one unit from the patterns at which its buckets begin, (n,), and their counts, (n,)."""
     minimum, maximum = _extremes(seen)
     return counted_buckets(
         buckets,
@@ -159,7 +161,7 @@ def _sketch_of_buckets(buckets: Patterns, counts: Numbers, seen: dict[str, int],
 
 
 def _extremes(seen: dict[str, int]) -> tuple[float, float]:
-    """The least and the greatest value but 0, of what was seen; (inf, -inf) for none."""
+    """The lowest and the highest nonzero value that was counted in buckets; (inf, -inf) if there is none."""
     positive, negative = seen["top"] > 0, seen["bottom"] > SIGN
     if not positive and not negative:
         return np.inf, -np.inf
@@ -170,17 +172,22 @@ def _extremes(seen: dict[str, int]) -> tuple[float, float]:
 
 
 class LargePatterns:
-    """A part of 16- or 8-bit floats: their bit patterns; ``values`` is what each of them stands for."""
+    """A ``Part`` of 16- or 8-bit floats, which counts their bit patterns.
+
+    Args:
+        values: (2¹⁶,) or (256,), the float32 value of each bit pattern.
+        resolution: of the sketch.
+    """
 
     def __init__(self, values: npt.NDArray[np.float32], resolution: Resolution) -> None:
         self.values, self.resolution = values, resolution
         self.table = pattern_table(values.size)
 
     def add(self, block: Array) -> None:
-        """Count values more."""
+        """Counts the values of a flat, contiguous array of two or one bytes each."""
         count_patterns(block, self.table)
 
     def sketch(self) -> Sketch:
-        """What all of them were; the tables are empty then."""
+        """The sketch of all values that were added. It empties the table."""
         patterns, counts = pattern_counts(self.table)
         return counted_values(self.values[patterns], counts, self.resolution)

@@ -1,4 +1,4 @@
-"""From what was counted, patterns or buckets, to a sketch: the one place where either becomes canonical."""
+"""Counts of patterns or of buckets become a sketch. Every counter ends here, so equal values have equal sketches."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def counted_patterns(
     weights: Weights | None = None,
     **known: Any,
 ) -> Sketch:
-    """The sketch of units whose distinct values are known, whatever these are.
+    """The sketch of units whose distinct values are known; these may be few or many, zero, NaN or infinite.
 
     Args:
-        patterns: of float32, distinct and ascending within each unit.
-        counts: how often each of them occurs.
-        starts: (units + 1,), where the patterns of each unit begin and end.
+        patterns: (patterns,), uint32: of float32, distinct and ascending within each unit.
+        counts: (patterns,), how often each of them occurs.
+        starts: (units + 1,), int64: where the patterns of each unit begin and end.
         resolution: of the sketch.
-        weights: of the values of each pattern together, if these have any.
-        **known: other numbers of the units, such as ``overflowed``, if there is something to count.
+        weights: (3, patterns), of the values of each pattern together, if they have weights: see ``Sketch.weights``.
+        **known: other fields of the sketch, (units,), such as ``overflowed``; 0 without.
     """
     found = replace(Sketch.empty(starts.size - 1, resolution), **known)
     special = is_special(patterns)
@@ -62,7 +62,17 @@ def counted_patterns(
 
 
 def counted_values(values: npt.NDArray[np.float32], counts: Numbers, resolution: Resolution) -> Sketch:
-    """The sketch of one unit, of values in any order, of which some may be equal, and of how often each occurs."""
+    """The sketch of one unit.
+
+    Args:
+        values: (n,), in any order; several may be equal.
+        counts: (n,), how often each of them occurs.
+        resolution: of the sketch.
+
+    >>> found = counted_values(np.float32([2.0, -1.0, 2.0]), np.array([1, 5, 3]), TENSOR)
+    >>> found.keys.view(np.float32).tolist(), found.counts.tolist()
+    ([2.0, -1.0], [4, 5])
+    """
     patterns = values.view(np.uint32)
     order = np.argsort(patterns)
     found = summed(patterns[order], counts[order], np.array([0, patterns.size]))  # all NaN have one pattern
@@ -70,6 +80,7 @@ def counted_values(values: npt.NDArray[np.float32], counts: Numbers, resolution:
 
 
 def _sums(unit: Integers, counts: Numbers, units: int) -> Integers:
+    """The sum of the counts of each unit, (units,)."""
     sums = np.zeros(units, np.int64)
     np.add.at(sums, unit, counts)
     return sums
@@ -79,11 +90,11 @@ def counted_buckets(keys: Patterns, counts: Numbers, *, exact: bool, resolution:
     """The sketch of one unit with more than a few distinct values, from buckets of ``MANTISSA_BITS``.
 
     Args:
-        keys: (buckets,), the patterns at which they begin, ascending.
-        counts: how many values each has.
-        exact: whether all of these are equal to the key.
+        keys: (buckets,), uint32: the patterns at which they begin, ascending.
+        counts: (buckets,), the number of values in each.
+        exact: whether every value is equal to the key of its bucket.
         resolution: of the sketch.
-        **known: the other numbers of the unit; a counter that is missing is 0.
+        **known: ``minimum``, ``maximum``, and the ``COUNTERS`` that are not 0.
     """
     numbers: dict[str, Any] = {name: np.array([known.pop(name, 0)], np.int64) for name in COUNTERS}
     numbers |= {name: np.array([value], np.float64) for name, value in known.items()}

@@ -1,6 +1,6 @@
-"""The same sketch, counted on a CUDA device: nothing waits for the device before the sketch is read.
+"""Sketches counted on a CUDA device. The host waits for the device only when a sketch is read.
 
-Only integers come out, so the order in which a device's threads add them is of no consequence.
+Only integers are added, so the order in which the threads of a device do so does not change the sketch.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 ALL = "cuda:all"
-COPIED = 1 << 26  # values of a tensor with gaps that are copied at a time
+COPIED = 1 << 26  # values of a non-contiguous tensor that are copied at a time
 
 
 def usable_device(name: str) -> str:
-    """The device of a name, where it can be used; "auto" is the CPU: what lies on a device is counted there anyhow.
+    """The device with this name, after checking that it can be used. "auto" is the CPU; tensors on a device stay there.
 
     Raises:
-        UsageError: there is no such device here, or not what reaches it.
+        UsageError: there is no such device here, or torch or the driver cannot use it.
     """
     if name == ALL:
         raise UsageError("a tensor is counted on one device", "use auto, cpu, cuda or cuda:N")
@@ -50,10 +50,10 @@ def usable_device(name: str) -> str:
 
 
 def usable_devices(name: str) -> tuple[str, ...]:
-    """The CUDA devices of a name, where they can be used: none for "auto" and "cpu", all there are for "cuda:all".
+    """The CUDA devices with this name, after checking that they can be used: none for "auto" and "cpu".
 
     Raises:
-        UsageError: there is no such device here, or not what reaches it.
+        UsageError: there is no such device here, or torch or the driver cannot use it.
     """
     if name in ("auto", "cpu"):
         return ()
@@ -76,19 +76,19 @@ def _number_of_devices(name: str) -> int:
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
     except ImportError:
         raise UsageError(f"--device {name} needs torch", "pip install 'klcal[cuda]'") from None
-    except Exception:  # OSError, RuntimeError, …: a library or the driver is missing, or another one than torch's
+    except Exception:  # OSError, RuntimeError, …: a library or the driver is missing, or of another version
         what = f"torch cannot reach {name!r}: its installation or the driver is broken"
         raise UsageError(what, CPU_INSTEAD) from None
 
 
 def _found(devices: int) -> str:
-    """What torch finds; where it is nothing, why."""
+    """The devices that torch finds, in words; the reason if it finds none."""
     import torch
 
     if not devices and torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     try:
-        torch.cuda.init()  # which tells what `is_available` keeps to itself
+        torch.cuda.init()  # its error has the reason, which `is_available` does not tell
     except Exception as error:
         if "too old" in str(error):
             return f"the NVIDIA driver is too old for torch {torch.__version__} with CUDA {torch.version.cuda}"
@@ -99,7 +99,7 @@ def count_on_device(tensor: torch.Tensor, dtype: str, device: str) -> Sketch:
     """The sketch of a tensor as one unit, counted on a CUDA device.
 
     Raises:
-        InputError: there is no room on the device, or it stopped working; it is never counted elsewhere instead.
+        InputError: the device has too little memory, or failed. The tensor is not counted elsewhere instead.
     """
     with stopped_devices(device):
         found = DeviceCounter(dtype, device)
@@ -109,10 +109,10 @@ def count_on_device(tensor: torch.Tensor, dtype: str, device: str) -> Sketch:
 
 @contextmanager
 def stopped_devices(name: str) -> Iterator[None]:
-    """What a device, its driver or the run-time compiler raise, in our words.
+    """A context in which errors of a device, its driver or the run-time compiler become klcal's errors.
 
     Raises:
-        InputError: there is no room on the device, or it does not work, or no longer.
+        InputError: the device has too little memory, or failed.
     """
     try:
         yield
@@ -126,13 +126,13 @@ def stopped_devices(name: str) -> Iterator[None]:
 
 
 class DeviceCounter:
-    """Counts tensors on a device, as ``klcal.sketches.counting.Counter`` does arrays; only ``sketch`` waits for it.
+    """Counts tensors on a device as one unit: a ``klcal.sketches.counting.Counter``. Only ``sketch`` waits for it.
 
     Args:
         dtype: of the tensors.
-        device: of them.
+        device: on which they are.
         resolution: of the sketch.
-        launcher: what runs the kernels; by default the device itself.
+        launcher: runs the kernels; by default the device itself.
     """
 
     def __init__(
@@ -146,19 +146,26 @@ class DeviceCounter:
         self.order = Order(self.state)
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Count values more: of any shape and strides."""
+        """Counts the values of a tensor of any shape and strides."""
         self.order.before_adding()
         for values, times in _contiguous(tensor.detach()):
             count(values, self.dtype, self.state, self.launcher, self.resolution.few, times)
 
     def sketch(self) -> Sketch:
-        """What all of them were."""
+        """The sketch of all values that were added."""
         self.order.before_reading()
         return sketch_counted(self.state, self.dtype, self.resolution)
 
 
 def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TENSOR) -> Sketch:
-    """The sketch of what a device counted; waits for it, unless the state was copied from there."""
+    """The sketch of the values that a device counted.
+
+    Args:
+        state: from ``klcal.kernels.cuda_counting.none_counted``, or a copy of it on the host. Reading a state on
+            the device waits for it.
+        dtype: of the values.
+        resolution: of the sketch.
+    """
     found = taken(state, dtype)
     if FLOAT_DTYPES[dtype] is np.uint8:
         return counted_values(pattern_values(dtype)[found.keys], found.key_counts, resolution)
@@ -167,7 +174,7 @@ def sketch_counted(state: torch.Tensor, dtype: str, resolution: Resolution = TEN
 
 
 class Order:
-    """What may come before what, where several of torch's streams add to one tensor; none of them waits on the host."""
+    """The order of work if several of torch's streams add to one tensor. Streams wait for each other, not the host."""
 
     def __init__(self, state: torch.Tensor) -> None:
         import torch
@@ -180,7 +187,7 @@ class Order:
             self.others: set[torch.cuda.Stream] = set()
 
     def before_adding(self) -> None:
-        """The current stream waits until the tensor is there."""
+        """Makes the current stream wait until the tensor is there."""
         import torch
 
         if not self.is_on_device:
@@ -191,7 +198,7 @@ class Order:
             self.others.add(current)
 
     def before_reading(self) -> None:
-        """The current stream waits for all that add."""
+        """Makes the current stream wait for all streams that have added."""
         import torch
 
         if not self.is_on_device:
@@ -202,7 +209,7 @@ class Order:
 
 
 def _contiguous(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
-    """The values in contiguous pieces, in any order, and how often each stands in the tensor."""
+    """The values of a tensor in contiguous pieces, in any order, and how often each occurs in the tensor."""
     repeated = [axis for axis, stride in enumerate(tensor.stride()) if stride == 0 and tensor.shape[axis] > 1]
     times = prod(tensor.shape[axis] for axis in repeated)
     for axis in repeated:

@@ -1,7 +1,7 @@
-"""Values go from files to a CUDA device: read to pinned memory, while what was read before is copied and counted.
+"""Values read from files to a CUDA device: through pinned memory, while earlier values are copied and counted.
 
-The host waits only where it needs memory that is still copied from, and for a sketch when that is asked for: so the
-next tensor is read meanwhile. What a feed takes of either memory is the same for all tensors, see ``ROOMS``.
+The host waits only for memory that is still being copied from, and for a sketch when it is asked for. So the next
+tensor is read meanwhile. The memory of a feed, on both sides, is the same for all tensors: see ``ROOMS``.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 __all__ = ["SLAB", "Feed", "Lane", "Waiting", "fits_device"]
 
-ROOMS = 3  # one is read to, one is copied from, one is ready for whichever is faster
+ROOMS = 3  # one is read to, one is copied from, and one is ready for the faster of the two
 ROOM_BYTES = 1 << 22  # a copy of 80 µs, against 10 of beginning it; as much as a reader reads at once
 SLAB = 1 << 24  # values of a tensor with units that are on the device at a time: their keys and counts are 128 MiB
-MOST_IN_SLAB = 1 << 27  # where more are needed for a unit, as for a column, the CPU counts: 256 MiB of bfloat16
+MOST_IN_SLAB = 1 << 27  # values: if a unit, such as a column, needs more, the CPU counts: 256 MiB of bfloat16
 
 
 class Waiting(Protocol):
-    """Something that was begun, as a ``torch.cuda.Event``."""
+    """Work that was begun, such as a ``torch.cuda.Event``."""
 
     def synchronize(self) -> None:
         """Waits for its end."""
 
 
 class Lane:
-    """A stream of its own on a device: what is begun in it happens in that order, while the host goes on."""
+    """A stream of a device: work that is begun in it is done in order, while the host goes on."""
 
-    launcher: Launcher | None = None  # of kernels; the device itself
+    launcher: Launcher | None = None  # runs kernels; by default the device itself
 
     def __init__(self, device: str) -> None:
         import torch
@@ -57,39 +57,39 @@ class Lane:
         self.stream = torch.cuda.Stream(self.device)
 
     def follow(self) -> None:
-        """Lets all that comes wait for what torch's current stream has to do."""
+        """Makes all later work wait for the work of torch's current stream."""
         import torch
 
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def entered(self) -> AbstractContextManager[object]:
-        """In which whatever is begun in this thread is begun here."""
+        """A context in which this thread begins all work on the device in this stream."""
         import torch
 
         entered: AbstractContextManager[object] = torch.cuda.stream(self.stream)
         return entered
 
     def on_device(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Memory of the device."""
+        """New memory on the device."""
         import torch
 
         return torch.empty(size, dtype=dtype, device=self.device)
 
     def pinned(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Memory of the host, from and to which the device copies while that goes on."""
+        """New pinned memory of the host, from and to which the device copies while the host goes on."""
         import torch
 
         return torch.empty(size, dtype=dtype, pin_memory=True)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> Waiting:
-        """Begins to copy, between pinned memory and the device."""
+        """Begins a copy between pinned memory and the device."""
         target.copy_(source, non_blocking=True)
         copied: Waiting = self.stream.record_event()
         return copied
 
 
 class Room:
-    """Pinned bytes, and as many on the device, to which they are copied."""
+    """Pinned bytes, and the same number of bytes on the device, to which they are copied."""
 
     def __init__(self, lane: Lane) -> None:
         import torch
@@ -100,22 +100,22 @@ class Room:
         self.copied: Waiting | None = None
 
     def free(self) -> memoryview:
-        """The pinned bytes, once no copy needs them; what is on the device is written over in its turn."""
+        """The pinned bytes, after waiting for the last copy from them. Bytes on the device are overwritten in order."""
         if self.copied is not None:
             self.copied.synchronize()
         return memoryview(self.host.numpy())
 
     def sent(self, nbytes: int, dtype: str) -> torch.Tensor:
-        """The first bytes as values on the device, where they will be when what is begun next has its turn."""
+        """The first bytes as values on the device. They are there before later work of the stream begins."""
         import torch
 
         there = self.there[:nbytes]
         self.copied = self.lane.copy(there, self.host[:nbytes])
-        return there.view(getattr(torch, dtype, torch.uint8))  # of which torch has no single float4
+        return there.view(getattr(torch, dtype, torch.uint8))  # torch has no type for one float4
 
 
 class Feed:
-    """What one thread reads for a device, tensor by tensor; of ``ROOMS`` pieces of ``ROOM_BYTES`` in either memory.
+    """A thread's way to a device: tensors are read one by one, through ``ROOMS`` rooms of ``ROOM_BYTES``.
 
     Args:
         device: its name.
@@ -127,27 +127,27 @@ class Feed:
 
     @cached_property
     def lane(self) -> Lane:
-        """Where everything happens."""
+        """The stream of the feed."""
         return Lane(self.device)
 
     @cached_property
     def rooms(self) -> Iterator[Room]:
-        """In turns."""
+        """The rooms, in turns."""
         return cycle([Room(self.lane) for _ in range(ROOMS)])
 
     def count(self, parts: Iterable[Stretch], dtype: str, resolution: Resolution = TENSOR) -> Callable[[], Sketch]:
         """Reads some parts of a tensor, and begins to count them.
 
         Args:
-            parts: are read when this returns.
+            parts: they have been read when this returns.
             dtype: of the values.
             resolution: of the sketch.
 
         Returns:
-            What waits for the device and gives the sketch; from any thread.
+            A function that waits for the device and returns the sketch. Any thread may call it.
 
         Raises:
-            InputError: the file is damaged; there is no room on the device, or it does not work.
+            InputError: the file is damaged, or the device has too little memory or failed.
         """
         with stopped_devices(self.device), self.lane.entered():
             begun = [(self._begun(same, dtype, resolution), times) for times, same in groupby(parts, _repeats)]
@@ -155,12 +155,12 @@ class Feed:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Within, what this thread begins on the device is begun here; what goes wrong there is told in our words."""
+        """A context in which this thread works in the stream of the feed, and errors of the device become klcal's."""
         with stopped_devices(self.device), self.lane.entered():
             yield
 
     def units(self, parts: Iterable[Stretch], dtype: str, layout: Layout) -> Iterator[CountedUnits]:
-        """Reads a tensor, and counts its units, some at a time; within ``entered``.
+        """Reads a tensor, and counts its units, some at a time. It has to be used within ``entered``.
 
         Args:
             parts: all of the tensor, in the order of the layout.
@@ -181,7 +181,7 @@ class Feed:
             yield from counted_on_device(tensor, dtype, layout.tiles, own, launcher, at_once=SLAB)
 
     def stop(self) -> None:
-        """Whatever is being read need not be."""
+        """Stops reading, since nobody waits for the result any more."""
         self.is_stopped = True
 
     def _begun(self, parts: Iterable[Stretch], dtype: str, resolution: Resolution) -> Callable[[], Sketch]:
@@ -200,7 +200,7 @@ class Feed:
         return wait
 
     def _joined(self, pieces: Iterable[torch.Tensor], layout: Layout) -> Iterator[torch.Tensor]:
-        """The values in slabs; each is there until the next is asked for."""
+        """The values in slabs. Each is valid until the next one is asked for."""
         axis, rows, values = _slab(layout)
         left, used, slab = layout.shape[axis] * values, 0, None
         size = min(rows * values, left)
@@ -217,7 +217,7 @@ class Feed:
                     size = min(size, left)
 
     def _sent(self, part: Stretch, dtype: str) -> Iterator[torch.Tensor]:
-        """The values of a part on the device: each piece for what is begun in the lane before the next is asked for."""
+        """The values of a part in pieces on the device, each for work that is begun before the next is asked for."""
         free = self._free()
         for chunk in part.chunks_in(free) if isinstance(part, Placeable) else _placed(part.chunks(), free):
             yield self.room.sent(chunk.nbytes, dtype)
@@ -230,13 +230,13 @@ class Feed:
 
 
 def fits_device(layout: Layout) -> bool:
-    """Whether units are counted on a device: not where one has too many values, or all are needed for any of them."""
+    """Whether units are counted on a device: not if a unit, or the values that have to be held for it, are too many."""
     _, rows, values = _slab(layout)
     return prod(layout.tiles) <= MOST and rows * values <= MOST_IN_SLAB
 
 
 def _slab(layout: Layout) -> tuple[int, int, int]:
-    """What is on the device at a time: along which axis, the slowest, how many rows, and the values of each."""
+    """The slab that is on the device at a time: the slowest axis, its rows along it, and the values of a row."""
     axis = next((each for each in layout.order if layout.shape[each] > 1), layout.order[0])
     values = prod(layout.shape) // layout.shape[axis]
     tile = layout.tiles[axis]

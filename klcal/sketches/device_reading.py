@@ -1,4 +1,4 @@
-"""Values come from a CUDA device: while some are worked on, the next are copied to pinned memory, ten times as fast."""
+"""Values read from a CUDA device: the next chunks are copied to pinned memory while one is worked on."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def device_chunks(tensor: torch.Tensor, dtype: str) -> Iterator[npt.NDArray[Any]
 
     Args:
         tensor: on a CUDA device.
-        dtype: of it; arrays are in storage form: ``klcal.sketches.counting.FLOAT_DTYPES``.
+        dtype: of the tensor. Arrays are in storage form: see ``klcal.sketches.counting.FLOAT_DTYPES``.
 
     Raises:
-        InputError: the device does not work, or no longer.
+        InputError: the device failed.
     """
     import torch
 
@@ -53,6 +53,7 @@ def device_chunks(tensor: torch.Tensor, dtype: str) -> Iterator[npt.NDArray[Any]
 
 
 def _ready(name: str, room: torch.Tensor, copied: Waiting, dtype: str) -> npt.NDArray[Any]:
+    """The values in a room, after waiting for the copy to it."""
     with stopped_devices(name):
         copied.synchronize()
     found: npt.NDArray[Any] = room.numpy().view(np.dtype(FLOAT_DTYPES[dtype]))

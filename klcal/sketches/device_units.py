@@ -1,6 +1,6 @@
-"""Channels, groups and blocks of a tensor that lies on a CUDA device, some at a time: counted there.
+"""Channels, groups and blocks of a tensor on a CUDA device, counted there, some at a time.
 
-What was counted stays there for the search; on the host it is the same ``Sketch`` that the CPU counts.
+The counts stay on the device for the search. Copied to the host, they are the ``Sketch`` that the CPU would count.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ AT_ONCE = 1 << 26  # values counted and searched together: their keys and counts
 class CountedUnits:
     """Some units of a tensor, counted on a device."""
 
-    numbers: Integers  # (units,): which ones they are, in the order of the tensor's own axes
-    counts: UnitCounts
-    size: int  # of each
-    resolution: Resolution
-    launcher: Launcher
+    numbers: Integers  # (units,): their numbers, along the tensor's own axes, the first axis slowest
+    counts: UnitCounts  # on the device
+    size: int  # the number of values of each unit
+    resolution: Resolution  # of the sketches
+    launcher: Launcher  # runs the kernels
 
 
 def all_units(layout: Layout) -> Integers:
@@ -56,15 +56,15 @@ def counted_on_device(
     at_once: int = AT_ONCE,
     resolution: Resolution = UNITS,
 ) -> Iterator[CountedUnits]:
-    """Counts the units of a tensor, or of a part of one, some at a time; nothing waits for the device.
+    """Counts the units of a tensor, or of a part of one, some at a time, without waiting for the device.
 
     Args:
         tensor: on the device, of any strides.
-        dtype: of it.
-        tiles: values of a unit along each of its axes.
-        numbers: of the units, along each axis.
-        launcher: what runs the kernels.
-        at_once: values that are counted together.
+        dtype: of its values.
+        tiles: the number of values of a unit along each axis.
+        numbers: of the units, an array with the same axes.
+        launcher: runs the kernels.
+        at_once: the number of values that are counted together.
         resolution: of the sketches.
     """
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
@@ -78,7 +78,7 @@ def counted_on_device(
 
 
 class _Stretch(NamedTuple):
-    """Some units along an axis, all of one size."""
+    """Neighbouring units along an axis, all of one size."""
 
     first: int  # of the units
     units: int
@@ -86,12 +86,12 @@ class _Stretch(NamedTuple):
     tile: int
 
     def part(self, first: int, units: int) -> _Stretch:
-        """Some of them."""
+        """The ``units`` units from the unit ``first`` on."""
         return _Stretch(self.first + first, units, self.begin + first * self.tile, self.tile)
 
 
 def _stretches(extent: int, tile: int) -> list[_Stretch]:
-    """The units along an axis: those of full size, and what is left."""
+    """The units along an axis: those of full size, then the smaller one at the end, if there is one."""
     whole, rest = divmod(extent, tile)
     found = [_Stretch(0, whole, 0, tile), _Stretch(whole, 1, whole * tile, rest)]
     return [each for each in found if each.units and each.tile]
@@ -100,7 +100,7 @@ def _stretches(extent: int, tile: int) -> list[_Stretch]:
 def _blocks(
     tensor: torch.Tensor, numbers: Integers, axes: tuple[_Stretch, ...], at_once: int
 ) -> Iterator[tuple[Integers, torch.Tensor]]:
-    """Units of one size along each axis, not too many at a time: their numbers, and their values (units, of each)."""
+    """Units of one size along each axis, some at a time: their numbers (units,), and their values (units, size)."""
     axis = max(range(len(axes)), key=lambda i: axes[i].units)
     longest = axes[axis]
     values = prod(each.units * each.tile for each in axes) // longest.units
@@ -113,6 +113,7 @@ def _blocks(
 
 
 def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...], units: int) -> torch.Tensor:
+    """The values of units, (units, size), contiguous."""
     for axis, each in enumerate(axes):
         tensor = tensor.narrow(axis, each.begin, each.units * each.tile)
     split = tensor.reshape([side for each in axes for side in (each.units, each.tile)])
@@ -122,7 +123,7 @@ def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...], units: i
 
 
 def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
-    """Tensors as arrays of the host, which waits once: by pinned memory, to which a device copies ten times as fast."""
+    """Tensors as arrays of the host, which waits once. They are copied to pinned memory, which is ten times as fast."""
     import torch
 
     if not tensors[0].is_cuda:
@@ -135,11 +136,11 @@ def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
 
 
 def host_sketch(found: CountedUnits, units: Integers | None = None) -> Sketch:
-    """The sketch of units, or of some of them by their places, on the host.
+    """The sketch of units on the host.
 
     Args:
         found: the units.
-        units: which of them; None for all.
+        units: (n,), the indices of those to copy; None for all.
     """
     import torch
 
@@ -167,7 +168,7 @@ def host_sketch(found: CountedUnits, units: Integers | None = None) -> Sketch:
 
 
 def _places(starts: torch.Tensor, pieces: torch.Tensor) -> torch.Tensor:
-    """Where the keys of all units lie, one unit behind the other."""
+    """The places of the keys of all units, one unit behind the other."""
     import torch
 
     ends = pieces.cumsum(0)

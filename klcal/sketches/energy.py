@@ -1,7 +1,8 @@
-"""The mean square of each input column of a weight, kept as a sketch: written, merged and read as all are.
+"""Recorded importance: the sum of squares of each input column of a weight, kept as a sketch.
 
-A column's squares are added up as integers, each in units of a power of 4 (``klcal.kernels.energy``). A sketch can say
-that: so many values of the magnitude 2^k have the same sum of squares.
+The squares of a column are added up as integers, in units of powers of 4 (``klcal.kernels.energy``): n units of 4^k are
+stored as n values of the magnitude 2^k, which have the same sum of squares. So recorded importance is written, merged
+and read like any sketch.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIX", "Energy", "energy_sketch", "importance_of"]
 
 SUFFIX = ".importance"
-"""What the name of a weight is followed by, in a file of sketches."""
+"""In a file of sketches, the importance of the weight NAME has the name NAME.importance."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Energy:
-    """Adds up the squares of the columns of batches: 528 bytes a column; those on a CUDA device there.
+    """Adds up the squares of the columns of batches, in 528 bytes a column; on a CUDA device if the batches are there.
 
-    Any order of any batches gives the same; a square is 0.1 % off at most.
+    The result does not depend on the order of the batches. Each square is at most 0.1 % off.
 
     >>> energy = Energy(2)
     >>> energy.add(np.array([[[1.0], [2.0]], [[3.0], [0.0]]], np.float32))
@@ -46,9 +47,9 @@ class Energy:
     [[10.0, 4.0]]
 
     Args:
-        columns: how many.
-        device: where they lie; None for the CPU.
-        launcher: what runs the kernels there; by default the device itself.
+        columns: their number.
+        device: where the batches are; None for the CPU.
+        launcher: runs the kernels of the device; by default the device itself.
     """
 
     def __init__(self, columns: int, device: torch.device | None = None, launcher: Launcher | None = None) -> None:
@@ -61,13 +62,18 @@ class Energy:
 
     @staticmethod
     def of(sums: npt.NDArray[np.int64]) -> Energy:
-        """With what ``numbers`` gave."""
+        """The sums of another ``Energy``, on the CPU: ``sums`` is what its ``numbers`` returned, (columns, WIDTH)."""
         found = Energy(len(sums))
         found._sums += sums
         return found
 
     def add(self, values: npt.NDArray[np.float32] | torch.Tensor) -> None:
-        """Values, (outer, columns, run), contiguous: an array, or a tensor on the device, for which nothing waits."""
+        """Adds the squares of a batch.
+
+        Args:
+            values: (outer, columns, run), contiguous: an array, or a tensor on the device. The call does not wait for
+                the device.
+        """
         if isinstance(values, np.ndarray):
             add_energy(values, self._sums)
             return
@@ -76,7 +82,7 @@ class Energy:
         cuda_energy.add_energy(values, self._there, self._launcher)
 
     def numbers(self) -> npt.NDArray[np.int64]:
-        """What was added so far, (columns, WIDTH); waits for the device."""
+        """The sums so far, (columns, WIDTH), as ``klcal.kernels.energy`` lays them out. Waits for the device."""
         if self._there is None:
             return self._sums
         self._order.before_reading()
@@ -85,10 +91,10 @@ class Energy:
 
 
 def energy_sketch(sums: npt.NDArray[np.int64]) -> Sketch:
-    """As many powers of 2 as have the squares of each column together: a unit for each.
+    """The sums as a sketch with a unit for each column: its values are powers of 2 with the same sum of squares.
 
     Args:
-        sums: (columns, WIDTH), of one ``Energy`` or several.
+        sums: (columns, WIDTH), the sums of one ``Energy``, or those of several, added.
     """
     columns = len(sums)
     column, cell = np.nonzero(sums[:, :CELLS])
@@ -109,14 +115,17 @@ def energy_sketch(sums: npt.NDArray[np.int64]) -> Sketch:
 
 
 def importance_of(energy: Sketch, shape: tuple[int, ...]) -> Floats:
-    """The sum of squares of the input that each value of a weight meets, with 1 for axes along which it is the same.
+    """The importance of a weight: for each value, the sum of squares of the inputs that it is multiplied with.
 
     Args:
-        energy: what was recorded, a unit for each input column.
+        energy: what was recorded, a unit for each input column: see ``energy_sketch``.
         shape: of the weight: [outputs, inputs] of a linear layer, [outputs, inputs / groups, ...] of a convolution.
 
+    Returns:
+        float64, with the axes of the weight. The extent is 1 along axes on which the importance does not depend.
+
     Raises:
-        UsageError: the weight has another number of inputs, or some of these were infinite or NaN.
+        UsageError: the weight has another number of inputs, or some inputs were infinite or NaN.
     """
     wrong = np.flatnonzero(energy.nonfinite)
     if wrong.size:

@@ -1,4 +1,7 @@
-"""Values kept whole, as long as there are few of them: their patterns, sorted, and how often each occurs."""
+"""Counts of distinct values in NumPy, as long as there are few of them.
+
+The compiled kernel does the same for itself: see ``FloatTables`` in ``klcal.kernels.counting``.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,35 @@ from klcal.sketches.sketch import Sketch
 
 __all__ = ["Few", "distinct"]
 
-ZEROS = 2  # patterns that are 0, and no value among the few
+ZEROS = 2  # patterns of 0.0 and -0.0, which do not count against the limit
 
 
 class Few:
-    """Distinct patterns and how often each occurred, as long as there are few of them."""
+    """The distinct float32 patterns of finite values so far, ascending, and how often each occurred.
+
+    >>> few = Few(2)
+    >>> few.add(np.float32([1.0, 2.0, 2.0]).view(np.uint32)), few.add(np.float32([3.0]).view(np.uint32))
+    (True, False)
+    >>> few.counts.tolist()
+    [1, 2]
+    """
 
     def __init__(self, few: int) -> None:
         self.few = few
         self.patterns, self.counts = np.empty(0, np.uint32), np.empty(0, np.int32)
 
     def add(self, bits: Patterns) -> bool:
-        """Counts patterns of finite values; where these would be more than a few, counts none and is False."""
-        some = bits[: 2 * self.few]  # of ordinary data, enough to see it
+        """Counts the patterns of finite values, (n,), and returns True.
+
+        Returns False, and counts none of them, if there would be more than ``few`` distinct nonzero values.
+        """
+        some = bits[: 2 * self.few]  # enough to see it in ordinary data
         if some.size < bits.size and distinct(some)[0].size > self.few + ZEROS:
             return False
         return self.add_distinct(*distinct(bits))
 
     def add_distinct(self, patterns: Patterns, counts: Numbers) -> bool:
-        """The same, of patterns that ascend."""
+        """As ``add``, for distinct patterns (n,) that ascend, and how often each occurs, (n,)."""
         both, summed_counts = np.concatenate([self.patterns, patterns]), np.concatenate([self.counts, counts])
         order = np.argsort(both, kind="stable")
         both, summed_counts, _ = summed(both[order], summed_counts[order], np.array([0, both.size]))
@@ -38,10 +51,10 @@ class Few:
         return True
 
     def sketch(self, resolution: Resolution) -> Sketch:
-        """Of what was counted."""
+        """The sketch, of one unit, of all values that were counted."""
         return counted_patterns(self.patterns, self.counts, np.array([0, self.patterns.size]), resolution)
 
 
 def distinct(bits: Patterns) -> tuple[Patterns, Numbers]:
-    """The patterns that occur, ascending, and how often each does: as np.unique, in half the time."""
+    """The distinct patterns of (n,), ascending, and how often each occurs. As np.unique, in half the time."""
     return runs(np.sort(bits), np.array([0, bits.size]))[:2]

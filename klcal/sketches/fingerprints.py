@@ -1,4 +1,7 @@
-"""What tells one input from another: a hash of its values as they pass by to be counted."""
+"""Fingerprints of inputs: a hash of the values of a tensor, taken while they are read to be counted.
+
+Two files with the same fingerprint hold the same input twice, which a calibration set should not.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from klcal.sketches.stretch import Stretch
 
 __all__ = ["watched"]
 
-MARK_BYTES = 16  # two of a billion are alike with a chance below 1e-20
-END_BYTES = 1 << 12  # of the first chunk that are hashed themselves; of all others their sum
+MARK_BYTES = 16  # of a fingerprint: among a billion inputs, two collide with a chance below 1e-20
+END_BYTES = 1 << 12  # bytes at the start that are hashed themselves; all bytes enter by the sum of their words
 WORD = 8  # bytes
 
 
 @dataclass
 class _Watched:
-    """A stretch of values, whose fingerprint joins others once it has been read."""
+    """A stretch that adds its fingerprint to ``found`` when all of its values have been read."""
 
     of: Stretch
     dtype: str
@@ -32,7 +35,7 @@ class _Watched:
         return self.of.repeats
 
     def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """The values; of each chunk the sum of its words costs a tenth of counting it."""
+        """The values of the stretch. Adding up the words of a chunk takes a tenth of the time of counting it."""
         total, words, nbytes, first, start = 0, 0, 0, 0, b""
         for chunk in self.of.chunks():
             data = np.ascontiguousarray(chunk).view(np.uint8)
@@ -44,16 +47,21 @@ class _Watched:
             words += whole.size
             nbytes += data.size
             yield chunk
-        if total % (1 << 64) != first * words % (1 << 64):  # else all words are one: a mask, or a constant
+        if total % (1 << 64) != first * words % (1 << 64):  # equal if all words are the same: a mask, or a constant
             mark = blake2b(f"{self.dtype} {nbytes} {total % (1 << 64)}".encode(), digest_size=MARK_BYTES)
             mark.update(start)
             self.found.add(mark.digest())
 
 
 def watched(part: Stretch, dtype: str, found: set[bytes]) -> Stretch:
-    """The same stretch of values; that it was read adds its fingerprint to those that were found.
+    """A stretch with the same values, which adds its fingerprint to a set once it has been read.
 
-    It is one of the values in their order, as they are stored. A stretch in which all values are one has none: there
-    are many such masks and constants, and they are no less different inputs.
+    The fingerprint depends on the stored values and on their order. A stretch of equal values has no fingerprint:
+    different inputs may well have the same mask or constant.
+
+    Args:
+        part: the stretch.
+        dtype: of its values.
+        found: the fingerprints so far, 16 bytes each; changed in place.
     """
     return _Watched(part, dtype, found)

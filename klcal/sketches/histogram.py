@@ -1,6 +1,7 @@
-"""How values are distributed, for the eye: in bins of one width, and by octaves. Counts are whole numbers, and exact.
+"""Histograms for people: in bins of equal width, and by octaves (powers of two).
 
-A bucket of a sketch counts as its middle, which is at most 0.4 % from any value in it: far less than a bin is wide.
+All values of a bucket are counted at the middle of the bucket, which is at most 0.4 % from any of them. A bin is far
+wider than that. Counts are whole numbers.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from klcal.sketches.sketch import Sketch
 
 __all__ = ["BINS", "EXPONENTS", "Tally", "binned", "binned_each", "by_exponent"]
 
-BINS = 128  # as many as fit beside an axis on a wide terminal; a power of two, so that neighbours can be merged
+BINS = 128  # they fit beside an axis on a wide terminal; a power of two, so that neighbours can be merged
 EXPONENTS = 256  # of float32: 127 is that of 1
-KEPT_BITS = 9  # of mantissa, of values that many units have together: 0.1 % of a value, in 2 MB of counts
+KEPT_BITS = 9  # mantissa bits of a ``Tally``: a step of 0.2 % of a value, in 2 MB of counts
 DROPPED = np.uint32(PATTERN_BITS - KEPT_BITS)
 
 
 def binned(found: Sketch, bins: int = BINS) -> Integers:
-    """How many finite values of a sketch, of whatever units, lie in each bin from the least to the greatest: (bins,).
+    """The number of finite values in each bin, over all units of a sketch together: (bins,), int64.
+
+    The bins divide the range from the lowest to the highest value, zeros included. A sketch of equal values has all of
+    them in the middle bin; a sketch without finite values has zeros in every bin.
 
     >>> from klcal.sketches.values import sketch
     >>> binned(sketch([0.0, 0.25, 1.0, 4.0]), 4).tolist()
@@ -34,7 +38,7 @@ def binned(found: Sketch, bins: int = BINS) -> Integers:
 
 
 def binned_each(found: Sketch, bins: int = BINS) -> Integers:
-    """The same of each unit, from its own least to its own greatest value: (units, bins)."""
+    """The number of finite values of each unit in each bin of its own range: (units, bins), int64."""
     ends = found.min, found.max
     place = _places(_middles(found), *ends, bins, found.pieces)
     place += np.repeat(np.arange(found.units) * bins, found.pieces)
@@ -45,12 +49,17 @@ def binned_each(found: Sketch, bins: int = BINS) -> Integers:
 
 
 def by_exponent(found: Sketch) -> Integers:
-    """How many nonzero finite values have each exponent, as float32 has it: (EXPONENTS,)."""
+    """The number of nonzero finite values with each biased float32 exponent, over all units: (EXPONENTS,), int64.
+
+    >>> from klcal.sketches.values import sketch
+    >>> by_exponent(sketch([0.0, 1.0, -1.5, 2.0]))[126:130].tolist()
+    [0, 2, 1, 0]
+    """
     return _counted((found.keys & ~SIGN) >> np.uint32(PATTERN_BITS), found.counts, EXPONENTS)
 
 
 class Tally:
-    """Counts the values of many units together, some units at a time; several threads may add at once."""
+    """The histogram of many sketches together, which are added one by one. Several threads may add at once."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(1 << (32 - int(DROPPED)), np.int64)
@@ -58,7 +67,7 @@ class Tally:
         self.lock = Lock()
 
     def add(self, found: Sketch) -> None:
-        """Those of some units more."""
+        """Counts the values of all units of a sketch."""
         counts = _counted(found.keys >> DROPPED, found.counts, self.counts.size)
         with self.lock:
             self.counts += counts
@@ -67,13 +76,14 @@ class Tally:
             self.high = max(self.high, float(found.max.max(initial=-np.inf)))
 
     def binned(self, bins: int = BINS) -> Integers:
-        """Of all that were added: (bins,)."""
+        """The number of values in each bin, over all sketches that were added: (bins,), int64. See ``binned``."""
         some = np.flatnonzero(self.counts)
         keys = (some.astype(np.uint32) << DROPPED) + (np.uint32(1) << DROPPED >> np.uint32(1))
         return _binned(_values(keys), self.counts[some], self.zeros, (self.low, self.high), bins)
 
 
 def _binned(values: Floats, counts: Numbers, zeros: int, ends: tuple[float, float], bins: int) -> Integers:
+    """As ``binned``, of values (pieces,) with their counts (pieces,), some zeros, and the lowest and highest value."""
     if not ends[0] <= ends[1]:
         return np.zeros(bins, np.int64)
     place = _places(np.append(values, 0.0), np.array([ends[0]]), np.array([ends[1]]), bins, values.size + 1)
@@ -81,7 +91,15 @@ def _binned(values: Floats, counts: Numbers, zeros: int, ends: tuple[float, floa
 
 
 def _places(values: Floats, low: Floats, high: Floats, bins: int, each: Integers | int) -> Integers:
-    """The bin of each value, ``each`` of which stand for a unit; a constant is in the middle one."""
+    """The bin of each value, (values,), int64.
+
+    Args:
+        values: of one unit behind the other.
+        low: (units,), where the first bin of each unit begins.
+        high: (units,), where the last one ends; if it is ``low``, all values are in the middle bin.
+        bins: their number.
+        each: the number of values of each unit, (units,), or of all.
+    """
     known = low < high
     factor = np.where(known, bins, 0.0) / np.where(known, high - low, 1.0)
     values = values - np.repeat(np.where(known, low, 0.0), each)
@@ -91,12 +109,12 @@ def _places(values: Floats, low: Floats, high: Floats, bins: int, each: Integers
 
 
 def _counted(places: npt.NDArray[np.integer[Any]], counts: Numbers, size: int) -> Integers:
-    """How many there are at each place; float64 sums are exact below 2**53."""
+    """The sum of the counts at each place, (size,): float64 sums of whole numbers are exact below 2⁵³."""
     return np.rint(np.bincount(places, counts, size)).astype(np.int64)
 
 
 def _middles(found: Sketch) -> Floats:
-    """The value of each piece, or the middle of its bucket."""
+    """The value of each piece of a sketch, (pieces,), or the middle of its bucket."""
     exact = found.exact
     if exact.all():
         return _values(found.keys)

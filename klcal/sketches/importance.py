@@ -1,7 +1,8 @@
-"""How much each value of a tensor counts in the choice: its importance, as integers in the order of the values.
+"""Importance: how much each value of a tensor counts when its quantizer is chosen.
 
-An importance is relative: within a unit, only its ratios matter. The largest of a unit becomes 2⁴⁰, and what is above 0
-stays above 0. So weights are known before the data are read, and they add up exactly, in any order.
+Within a unit only the ratios of importances matter. So they become integer weights: the largest importance of a unit
+has the weight 2⁴⁰, and an importance above 0 has a weight of at least 1. Weights are known before the data are read,
+and integers add up exactly, in any order.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ from klcal.sketches.patterns import Floats, Integers, Weights
 __all__ = ["HEAVIEST", "Importance", "check_shape", "checked_importance", "joined_weights", "split_weights"]
 
 HEAVIEST = 2.0**40  # the largest weight: ratios are kept to 12 digits
-PART = 20  # bits of a weight in each of its two parts: 2⁴² of them add up in an int64
+PART = 20  # bits of the lower part of a weight: 2⁴² parts add up in an int64
 
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """The weights of a tensor's values, which come in some order."""
+    """The weights of a tensor's values."""
 
-    weights: Integers  # of the tensor's axes in the order of the values; those of columns are repeated
-    heaviest: Floats  # (units,), in the order of the values: the largest importance of each
+    weights: Integers  # the tensor's axes, in the order in which values are read; a view that repeats shared weights
+    heaviest: Floats  # (units,), the largest importance of each unit, units in the order in which values are read
 
     @staticmethod
     def of(importance: Floats, shape: tuple[int, ...], order: tuple[int, ...], place: Layout | None) -> Importance:
         """The weights of a tensor.
 
         Args:
-            importance: of the shape of the tensor, with or without its rows, or (columns,): see ``checked_importance``;
-                or with 1 for axes along which it is the same.
+            importance: float64, of a shape that ``checked_importance`` allows, or with extent 1 along axes on which it
+                does not depend; finite and at least 0.
             shape: of the tensor.
-            order: of its axes in its values, the slowest first; those of extent 1 may be missing, nothing means C's.
-            place: where its units lie; None for one.
+            order: its axes in the order in which values are read, the slowest first. Axes of extent 1 may be missing;
+                an empty tuple is C order.
+            place: the layout of its units; None if the tensor is one unit.
         """
         tiles = shape if place is None else place.tiles
         aligned = _aligned(importance, shape)
@@ -54,23 +56,26 @@ class Importance:
         return Importance(np.broadcast_to(weights.astype(np.int64), shape).transpose(full), in_order)
 
     def at(self, start: int, count: int) -> Integers:
-        """The weights of so many values from a position on."""
+        """The weights of ``count`` values from the position ``start`` on, (count,)."""
         return self.weights.flat[start : start + count]
 
 
 def split_weights(weights: Integers) -> Weights:
-    """Weights of single values in the form that adds up: two parts, and whether there is any."""
+    """The weights of single values, (n,), as rows that can be added without overflow, (3, n).
+
+    The rows are the upper part, the lower 20 bits, and 1 for a weight above 0.
+    """
     return np.stack([weights >> PART, weights & ((1 << PART) - 1), weights > 0])
 
 
 def joined_weights(weights: Weights) -> Floats:
-    """What the values of each piece weigh together."""
+    """The total weight of each piece, (pieces,), float64, from rows (3, pieces)."""
     found: Floats = weights[0] * 2.0**PART + weights[1]
     return found
 
 
 def check_shape(importance: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Raises UsageError unless an importance of this shape has weights for a tensor: see ``checked_importance``."""
+    """Raises UsageError if an importance of this shape does not fit a tensor: see ``checked_importance``."""
     if importance not in (shape, shape[-1:], _without_rows(shape)):
         columns = f"{list(shape[-1:])}, a weight for each column, or " if len(shape) > 1 else ""
         columns += f"{list(_without_rows(shape))}, for each column of each matrix, or " if len(shape) > 2 else ""
@@ -79,10 +84,10 @@ def check_shape(importance: tuple[int, ...], shape: tuple[int, ...]) -> None:
 
 
 def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> Floats:
-    """The importance of a tensor as float64.
+    """The importance of a tensor as float64, in its own shape.
 
-    It has a weight for each column, which is an index of the last axis; or for each column of each matrix, where there
-    are many in one tensor, as the experts of a layer; or for each value.
+    There are three shapes for a tensor [..., rows, columns]: [columns], a weight for each column; [..., columns], one
+    for each column of each matrix, such as the experts of a layer; and [..., rows, columns], one for each value.
 
     Raises:
         UsageError: it has another shape, or weights that are negative or not finite.
@@ -99,12 +104,12 @@ def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> 
 
 
 def _without_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what all rows of a matrix, which are the last axis but one, have in common."""
+    """A shape without its last axis but one, which has the rows of a matrix."""
     return shape[:-2] + shape[-1:]
 
 
 def _aligned(importance: Floats, shape: tuple[int, ...]) -> Floats:
-    """An importance with as many axes as the tensor, of extent 1 where it is the same all along."""
+    """An importance with as many axes as the tensor; an axis that it lacked has extent 1."""
     if importance.ndim == len(shape):
         return importance
     if importance.shape == _without_rows(shape):
@@ -113,7 +118,7 @@ def _aligned(importance: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 def _largest(aligned: Floats, tiles: tuple[int, ...]) -> Floats:
-    """The largest importance of each unit, of which a stretch of ``tiles`` along each axis is one."""
+    """The largest importance of each unit. A unit has ``tiles`` neighbours along each axis; extents of 1 stay."""
     for axis, (extent, tile) in enumerate(zip(aligned.shape, tiles, strict=True)):
         if extent > 1 and tile > 1:
             aligned = np.maximum.reduceat(aligned, np.arange(0, extent, tile), axis=axis)
@@ -121,7 +126,7 @@ def _largest(aligned: Floats, tiles: tuple[int, ...]) -> Floats:
 
 
 def _repeated(of_units: Floats, tiles: tuple[int, ...], shape: tuple[int, ...]) -> Floats:
-    """The other way round: something of each unit for each importance."""
+    """The inverse of ``_largest``: an array of units, repeated for each importance of a unit."""
     for axis, (extent, tile) in enumerate(zip(shape, tiles, strict=True)):
         if 1 < of_units.shape[axis] < extent:  # a single one broadcasts
             of_units = np.repeat(of_units, tile, axis=axis).take(np.arange(extent), axis=axis)

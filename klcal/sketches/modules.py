@@ -1,4 +1,4 @@
-"""The modules of a torch model: which are meant, the tensors of their calls, and what meets their weights."""
+"""The modules of a torch model: which are recorded, the tensors of their calls, and the columns of their inputs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from math import prod
 from typing import TYPE_CHECKING, TypeGuard
 
 from klcal.errors import KlcalError, UsageError
-from klcal.sketches.values import is_tensor
+from klcal.quantizers.rounding import is_tensor
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["columns_of", "is_float", "modules_of", "naming", "tensors_in"]
 
-NEAREST = 3  # names shown where a glob matches none
+NEAREST = 3  # similar names in the error about a glob that matches nothing
 
 
 def modules_of(model: torch.nn.Module, wanted: tuple[str | type, ...]) -> dict[str, torch.nn.Module]:
-    """The modules that are wanted, by name; a module that has several names by the first."""
+    """The selected modules, by name; a module with several names has the first one.
+
+    Args:
+        model: a torch model that was not compiled.
+        wanted: globs of names, and types; empty for all modules without children that have parameters.
+
+    Raises:
+        UsageError: the model is compiled, or a glob or a type matches no module.
+    """
     named = dict(model.named_modules(remove_duplicate=False))
     for each in named.values():
         if hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None:
@@ -54,10 +62,10 @@ def _is_meant(name: str, module: torch.nn.Module, wanted: str | type) -> bool:
 
 
 def tensors_in(value: object) -> Iterator[tuple[str, torch.Tensor]]:
-    """The floating-point tensors of what a module is given or gives, with what follows their name.
+    """The floating-point tensors in the inputs or outputs of a module, each with the suffix of its name.
 
-    Nothing follows the only one; else the place of each, or its key, and so on in what holds others: tuples, lists,
-    mappings and dataclasses.
+    The suffix of a single tensor is empty. Else it has the index or the key of the tensor, and so on in nested tuples,
+    lists, mappings and dataclasses.
 
     >>> list(tensors_in((1, {"mask": None}))), list(tensors_in([]))
     ([], [])
@@ -72,7 +80,7 @@ def tensors_in(value: object) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _places(value: object) -> dict[str, object]:
-    """What something holds, by places or keys."""
+    """The items of a container, by their indices or keys; empty for other objects."""
     if isinstance(value, Mapping):
         return {str(key): value[key] for key in value}
     if isinstance(value, tuple | list):
@@ -83,14 +91,14 @@ def _places(value: object) -> dict[str, object]:
 
 
 def is_float(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether it is a tensor of floating-point values."""
+    """Whether an object is a tensor of floating-point values."""
     return is_tensor(value) and value.is_floating_point()
 
 
 def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
     """The input of a linear layer or a convolution as (outer, columns, run), contiguous; None for any other module.
 
-    A column is what meets one index of axis 1 of the weight.
+    A column has the inputs that are multiplied with one index of axis 1 of the weight.
     """
     from torch import nn
 
@@ -110,7 +118,7 @@ def columns_of(module: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor | 
 
 
 class naming:  # called as a function: a context manager made of one would take 2 us
-    """What goes wrong in the middle of a forward pass is told with its name."""
+    """A context in which errors, in the middle of a forward pass, get the name of the module or tensor."""
 
     def __init__(self, name: str) -> None:
         self.name = name

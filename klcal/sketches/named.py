@@ -1,4 +1,4 @@
-"""Sketches with what a table says of their tensors; and as plain arrays, of which files are made."""
+"""Sketches with the name, dtype and shape of their tensor, and sketches as plain arrays, which files hold."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from klcal.sketches.sketch import COUNTERS, Sketch, settled
 __all__ = ["KEPT", "Arrays", "Named", "alike", "arrays_of", "checked_resolution", "sketch_of"]
 
 KEPT = ("pieces", *COUNTERS, "exact")  # the rows of the array "numbers"
-EXTREMES = ("heaviest", "minimum", "maximum")  # those of "extremes"
-MOST_COUNTED = np.float64(1 << 62)  # of all counts and weights of a unit: sums of two such still fit in 64 bits
+EXTREMES = ("heaviest", "minimum", "maximum")  # the rows of the array "extremes"
+MOST_COUNTED = np.float64(1 << 62)  # bound on the sum of all counts, or of all weights: two such sums fit in 64 bits
 DAMAGED = "write it again with klcal sketch"
 SAME = "sketch both alike, or give the tensors other names"
 
@@ -28,20 +28,29 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Named:
-    """The sketch of a tensor, or of several batches of it."""
+    """The sketch of a tensor, or of several batches of it.
+
+    Attributes:
+        name: of the tensor.
+        dtype: of its values: see ``klcal.sketches.counting.FLOAT_DTYPES``.
+        shape: of each batch; None if they differ, or if it is not known.
+        sketch: of all batches together.
+        batches: their number.
+        aliases: other names of the tensor, sorted.
+    """
 
     name: str
     dtype: str
-    shape: Shape | None  # of each batch; None where they differ, or nothing is known of it
+    shape: Shape | None
     sketch: Sketch
     batches: int = 1
-    aliases: tuple[str, ...] = ()  # sorted
+    aliases: tuple[str, ...] = ()
 
     def __add__(self, other: Named) -> Named:
-        """Both together: associative and commutative, to the bit. Finer buckets are joined to be the other's.
+        """All batches of both: associative and commutative, to the bit. The finer of two resolutions is coarsened.
 
         Raises:
-            InputError: they are not of one tensor: another dtype, other units, or other importance.
+            InputError: dtypes, units or importance differ, so they are not of one tensor; or counts exceed 64 bits.
         """
         if self.dtype != other.dtype:
             raise InputError(f"one is {self.dtype}, the other {other.dtype}", SAME)
@@ -62,7 +71,7 @@ class Named:
 
 
 def alike(one: Sketch, other: Sketch) -> tuple[Sketch, Sketch]:
-    """Both in the resolution of the coarser one, where they differ."""
+    """Both sketches, coarsened to the same mantissa bits if their resolutions differ."""
     if one.resolution == other.resolution:
         return one, other
     bits = min(one.resolution.mantissa_bits, other.resolution.mantissa_bits)
@@ -70,9 +79,11 @@ def alike(one: Sketch, other: Sketch) -> tuple[Sketch, Sketch]:
 
 
 def arrays_of(found: Sketch) -> Arrays:
-    """All numbers of a sketch: ``numbers`` are the rows ``KEPT``, ``extremes`` the rows ``EXTREMES``, a unit a column.
+    """All numbers of a sketch as little-endian arrays, the wide items first, so that a file can align them.
 
-    Wide items come first, so that each array begins where its items may.
+    Returns:
+        ``numbers``, int64 (len(KEPT), units); ``extremes``, float64 (len(EXTREMES), units); ``weights``, int64
+        (3, pieces), if there are any; ``counts``, int32 or int64 (pieces,); ``keys``, uint32 (pieces,).
     """
     numbers = np.array([getattr(found, name) for name in KEPT], "<i8")
     arrays: Arrays = {"numbers": numbers, "extremes": np.array([getattr(found, name) for name in EXTREMES], "<f8")}
@@ -84,10 +95,15 @@ def arrays_of(found: Sketch) -> Arrays:
 
 
 def sketch_of(arrays: Arrays, resolution: Resolution, grid: Grid | None) -> Sketch:
-    """The sketch that some arrays are.
+    """The inverse of ``arrays_of``: the sketch of some arrays, which may come from a damaged or hostile file.
+
+    Args:
+        arrays: as ``arrays_of`` returns them.
+        resolution: of the sketch.
+        grid: of the sketch; None for one unit.
 
     Raises:
-        InputError: they are those of none.
+        InputError: there is no sketch with these numbers.
     """
     units = 1 if grid is None else prod(grid.shape)
     keys, counts, weights = arrays["keys"], arrays["counts"], arrays.get("weights")
@@ -121,6 +137,7 @@ def sketch_of(arrays: Arrays, resolution: Resolution, grid: Grid | None) -> Sket
 def _check_counts(
     counts: npt.NDArray[Any], weights: npt.NDArray[Any] | None, numbers: Arrays, starts: npt.NDArray[np.int64]
 ) -> None:
+    """Refuses counts and weights below 0, and sums that 64 bits cannot hold."""
     _require(counts.min(initial=1) >= 1, "it counts a value less than once")
     _require(weights is None or weights.min(initial=0) >= 0, "a weight is below 0")
     most = counts.sum(dtype=np.float64) + sum(numbers[name].sum(dtype=np.float64) for name in COUNTERS)
@@ -131,7 +148,7 @@ def _check_counts(
 
 
 def _check_keys(found: Sketch) -> None:
-    """Refuses keys that no counting gives, and extremes that are not those of the keys."""
+    """Refuses keys that no counter returns, and extremes that do not fit the keys."""
     _require(not is_special(found.keys).any(), "a key is that of zero, an infinity or NaN")
     ascending = found.keys[1:] > found.keys[:-1]
     ascending[found.starts[1:-1][(found.starts[1:-1] > 0) & (found.starts[1:-1] < found.keys.size)] - 1] = True
@@ -154,10 +171,10 @@ def _check_keys(found: Sketch) -> None:
 
 
 def checked_resolution(mantissa_bits: object, least_bits: object, few: object) -> Resolution:
-    """The resolution of three numbers.
+    """The ``Resolution`` with these three numbers, as a file has them.
 
     Raises:
-        InputError: there is no such one.
+        InputError: they are not whole numbers, or out of range.
     """
     if not (type(mantissa_bits) is int and type(least_bits) is int and type(few) is int):
         raise InputError("its resolution is not three whole numbers", DAMAGED)

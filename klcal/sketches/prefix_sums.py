@@ -1,9 +1,10 @@
-"""The distribution of one unit as prefix sums, which answer in constant time.
+"""The distribution of one unit as prefix sums: the values within or beyond any magnitude, without a loop over them.
 
-Every objective of the search is a sum, over the cells of a candidate quantizer, of two functions of a point e of the
-line: the mass between zero and e, and the excess E(x − e)₊ beyond it. Both are tabulated at the edges of the buckets.
-In between, inside a bucket, values count as uniform, so that mass is linear and excess quadratic. Each sign has its own
-tables, which run outward from zero, so that a far outlier of one sign takes no digits from the other.
+Every objective of the search is a sum over the cells of a candidate quantizer, and needs two functions of a magnitude
+e: the number of values up to e, and the excess Σ (|x| − e)₊ of the values beyond it. Both are tabulated at the edges of
+the buckets. Values inside a bucket count as uniform, so between two edges the number is linear in e and the excess
+quadratic. Each sign has its own tables, which run outward from zero: so a far outlier of one sign does not cost the
+other sign digits. ``klcal.search.candidate_costs`` has the formulas of the objectives.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 Pieces: TypeAlias = "tuple[Floats, Floats, Floats]"
-"""Intervals of magnitudes, points where they have no width, and how many values lie in each: inner, outer, counts."""
+"""The pieces of one sign, ascending by magnitude: where each begins, where it ends, and how many values it has.
+
+Three arrays (pieces,): inner, outer, counts. A piece with inner == outer is a point.
+"""
 
 SHIFT = 52 - MANTISSA_BITS  # bits of a float64 below the key of its bucket
-MIN_EDGE = 2.0**-149  # the least float32: where the bucket that begins at zero is tabulated
+MIN_EDGE = 2.0**-149  # the smallest float32 above 0: where the bucket that begins at zero is tabulated
 
 
 class Side(Protocol):
@@ -33,19 +37,19 @@ class Side(Protocol):
 
     @property
     def extreme(self) -> float:
-        """The outermost; 0 if there are no values."""
+        """The largest magnitude; 0 if there are no values."""
 
     @property
     def size(self) -> float:
-        """How many there are."""
+        """The number of values."""
 
     def excess_beyond(self, points: Floats) -> Floats:
-        """Σ (|x| − e)₊ over the values of this sign, for each magnitude e ≥ 0."""
+        """Σ (|x| − e)₊ over the values of this sign, for each magnitude e ≥ 0 of ``points``, of any shape."""
 
     def mass_within(self, points: Floats) -> Floats:
-        """How many values of this sign have a magnitude of at most e, for each e ≥ 0.
+        """The number of values of this sign up to each magnitude e ≥ 0 of ``points``, of any shape.
 
-        Where no value lies between two points, their masses are equal to the last bit.
+        Where no value lies between two points, their results are equal to the last bit.
         """
 
 
@@ -54,17 +58,17 @@ class PrefixSums:
     """The nonzero finite values of one unit. Exact zeros are an atom that every quantizer represents."""
 
     sides: tuple[Side, Side]  # the positive and the negative values
-    size: float  # how many values there are
+    size: float  # the number of values
     energy: float  # Σ x²
 
     @staticmethod
     def of(positive: Pieces, negative: Pieces, size: float, energy: float) -> PrefixSums:
-        """Those of the pieces of either sign, ascending by magnitude."""
+        """The prefix sums of a unit, from its pieces: three arrays for either sign, ascending by magnitude."""
         return PrefixSums(sides=(_side(*positive), _side(*negative)), size=size, energy=energy)
 
 
 def _side(inner: Floats, outer: Floats, counts: Floats) -> Side:
-    """The tables of one sign: of points that lie within buckets by a search, of buckets by their keys."""
+    """The tables of one sign: by bisection if some point lies inside a bucket, else by bits, which is faster."""
     inner, outer = np.maximum(inner, MIN_EDGE), np.maximum(outer, MIN_EDGE)
     begins_inside = inner.view(np.int64) & ((1 << SHIFT) - 1)
     if np.array_equal(inner, outer) and begins_inside.any():
@@ -74,15 +78,15 @@ def _side(inner: Floats, outer: Floats, counts: Floats) -> Side:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _PointSide:
-    """Points, found by a search."""
+    """The values of one sign as n points."""
 
-    magnitudes: Floats  # ascending
-    within: Floats  # (n + 1,): how many values lie below each, and all
-    beyond: Floats  # (n + 1,): Σ x from each on, and 0
+    magnitudes: Floats  # (n,), ascending
+    within: Floats  # (n + 1,): the number of values before each point; last, of all
+    beyond: Floats  # (n + 1,): Σ |x| over each point and all behind it; last, 0
 
     @staticmethod
     def of(magnitudes: Floats, counts: Floats) -> _PointSide:
-        """Those of some ascending magnitudes."""
+        """The tables of n ascending magnitudes and how often each occurs."""
         beyond = np.append(_sums_from_outside(counts * magnitudes), 0.0)
         return _PointSide(magnitudes=magnitudes, within=np.append(0.0, counts.cumsum()), beyond=beyond)
 
@@ -105,24 +109,25 @@ class _PointSide:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _BucketSide:
-    """The tables of one sign: a row for each occupied bucket, for each gap behind one, and first for what lies before.
+    """The values of one sign as n buckets: tables of 2n + 1 rows.
 
-    A bucket is found from the bits of a float64, without a search: its leading mantissa bits are those of the float32
-    that the bucket was keyed by, and ``row`` says whose it is. A bucket of fewer bits has several such keys.
+    Row 0 is the stretch before the first bucket, row 2i − 1 is bucket i, row 2i the gap behind it. A row is found
+    without a search: the leading bits of a float64 are an index of ``row``, because a bucket consists of all numbers
+    with the same leading mantissa bits. A bucket that is keyed by fewer bits has several such indices.
     """
 
-    base: int  # the first key of ``row``: the leading bits of a float64, before all buckets
-    row: npt.NDArray[np.int32]
-    edge: Floats  # (rows,), as what follows: where the values of the bucket, or the gap, begin
-    excess: tuple[Floats, Floats, Floats]  # coefficients in the distance from the edge
-    mass: tuple[Floats, Floats]
-    least: float  # the innermost magnitude, where it lies inside its bucket; else 0
-    extreme: float
-    size: float
+    base: int  # the leading bits that ``row`` starts at, just before those of the first bucket
+    row: npt.NDArray[np.int32]  # the row of each index
+    edge: Floats  # (rows,): the magnitude at which the bucket or the gap begins
+    excess: tuple[Floats, Floats, Floats]  # (rows,) each: the excess is c₀ + c₁d + c₂d² at a distance d from the edge
+    mass: tuple[Floats, Floats]  # (rows,) each: the number of values is c₀ + c₁d
+    least: float  # the smallest magnitude, if it lies inside its bucket; else 0
+    extreme: float  # the largest magnitude
+    size: float  # the number of values
 
     @staticmethod
     def of_nothing() -> _BucketSide:
-        """Of no values."""
+        """The tables of no values."""
         none = np.zeros(1)
         row = np.zeros(1, np.int32)
         return _BucketSide(
@@ -131,7 +136,7 @@ class _BucketSide:
 
     @staticmethod
     def of(inner: Floats, outer: Floats, counts: Floats) -> _BucketSide:
-        """The tables of some ascending buckets."""
+        """The tables of n ≥ 1 buckets that ascend: arrays (n,), as ``Pieces``."""
         first = inner.view(np.int64) >> SHIFT
         last = np.maximum(first, (outer.view(np.int64) - 1) >> SHIFT)
         base = int(first[0]) - 1
@@ -164,7 +169,7 @@ class _BucketSide:
         )
 
     def _find(self, points: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
-        """The row of each point and the distance from where it begins."""
+        """The row of each point, and the distance of the point from the edge of its row."""
         key = (points.view(np.int64) >> SHIFT) - self.base
         row = self.row.take(np.clip(key, 0, self.row.size - 1, out=key))
         if self.least:
@@ -183,12 +188,12 @@ class _BucketSide:
 
 
 def _interleaved(first: float, buckets: npt.NDArray[Any], gaps: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Something of the row before all buckets, of each bucket, and of the gap behind it."""
+    """A column of the tables, (2n + 1,): the entry of row 0, then those of each bucket and of the gap behind it."""
     rows = np.empty(2 * buckets.size + 1, buckets.dtype)
     rows[0], rows[1::2], rows[2::2] = first, buckets, gaps
     return rows
 
 
 def _sums_from_outside(values: Floats) -> Floats:
-    """For each bucket the sum over it and all beyond it."""
+    """For each value the sum of it and all behind it. The largest magnitudes, the rarest values, are added first."""
     return values[::-1].cumsum()[::-1]

@@ -1,4 +1,4 @@
-"""What the processes of ``torch.distributed`` have, summed: in a tree, so that none holds more than two of them."""
+"""Sums over the processes of ``torch.distributed``: in a tree, so that a process holds at most two summands."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Held = TypeVar("Held")
 class Counts(NamedTuple):
     """What a process has counted."""
 
-    sketches: dict[str, tuple[str, Sketch]]  # with the dtypes of the values, by name
-    sums: dict[str, npt.NDArray[np.int64]]  # of squares
+    sketches: dict[str, tuple[str, Sketch]]  # the dtype and the sketch of each tensor, by its name
+    sums: dict[str, npt.NDArray[np.int64]]  # the sums of squares of columns, by the name of the weight: see Energy
 
     def added(self, other: Counts) -> Counts:
-        """Both together.
+        """The counts of both processes together. A tensor of two dtypes becomes float32.
 
         Raises:
-            KlcalError: those of a name do not add.
+            KlcalError: the sketches or the sums of one name cannot be added. The message has the name.
         """
         sketches, sums = dict(self.sketches), dict(self.sums)
         for name, (dtype, found) in other.sketches.items():
@@ -49,16 +49,16 @@ def _same_columns(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> n
 
 
 def summed(own: Held, add: Callable[[Held, Held], Held], group: torch.distributed.ProcessGroup | None = None) -> Held:
-    """The sum of what all processes of a group have, which all of them get; every one has to call it.
+    """The sum over all processes of a group, on each of them. Every process of the group has to call this.
 
     Args:
-        own: of this process; it has to be picklable.
-        add: adds two of them.
+        own: the summand of this process; picklable.
+        add: adds two summands.
         group: of processes; None for all.
 
     Raises:
-        UsageError: there are no such processes.
-        KlcalError: two could not be added; all processes raise it.
+        UsageError: torch.distributed is not running.
+        KlcalError: two summands could not be added. All processes raise it, so that none is left waiting.
     """
     import torch.distributed as dist
 
@@ -88,7 +88,7 @@ def summed(own: Held, add: Callable[[Held, Held], Held], group: torch.distribute
 def _added(
     one: Held | KlcalError, other: Held | KlcalError | None, add: Callable[[Held, Held], Held]
 ) -> Held | KlcalError:
-    """The sum, or why there is none: others wait for either."""
+    """The sum, or the error that prevents it: the other processes wait for one of the two."""
     if isinstance(one, KlcalError):
         return one
     if isinstance(other, KlcalError):

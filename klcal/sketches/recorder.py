@@ -14,20 +14,22 @@ from klcal.errors import UsageError
 from klcal.kernels.threads import at_most_threads, cores
 from klcal.quantizers.granularity import Per, PerChannel, PerTensor, parse_per
 from klcal.quantizers.layout import layout
+from klcal.quantizers.rounding import is_tensor
 from klcal.sketches.accumulator import Accumulator
+from klcal.sketches.arrays import array_chunks, stored_array
 from klcal.sketches.energy import SUFFIX, Energy, energy_sketch
 from klcal.sketches.modules import columns_of, is_float, modules_of, naming, tensors_in
 from klcal.sketches.patterns import Resolution
 from klcal.sketches.processes import Counts, summed
 from klcal.sketches.sketch import Sketch
-from klcal.sketches.values import Units, array_chunks, is_tensor, sketch, sketch_of_units, stored_array
+from klcal.sketches.values import Units, sketch, sketch_of_units
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-    from klcal.sketches.values import Held
+    from klcal.sketches.arrays import Held
 
 __all__ = ["CHANNELS", "Recording", "record"]
 

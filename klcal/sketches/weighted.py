@@ -1,7 +1,7 @@
-"""Sketches of values that have a weight each: of a tensor, and of its units.
+"""Sketches of values that have weights, because an importance is given: of a tensor, and of its units.
 
-Values are counted as those without weights, and then the weights of each key are added up: by the compiled kernel, or
-by NumPy, which sorts the values together with their weights.
+Values are counted as they are without weights. Then the weights of equal keys are added up: by the compiled kernel, or
+by NumPy, which sorts the values together with their weights. Values are read in blocks, whose sketches are added.
 """
 
 from __future__ import annotations
@@ -17,25 +17,17 @@ import numpy.typing as npt
 from klcal.kernels.library import library
 from klcal.kernels.units import unit_weights
 from klcal.quantizers.layout import Layout
-from klcal.sketches.by_unit import (
-    BLOCK,
-    MOST_UNITS,
-    brought_together,
-    byte_patterns,
-    compiled_sketch,
-    filled,
-    less_rounded,
-    rounded_away,
-)
+from klcal.sketches.by_unit import BLOCK, MOST_UNITS, brought_together, filled
 from klcal.sketches.counted import counted_patterns
 from klcal.sketches.counting import values_of
 from klcal.sketches.importance import Importance, split_weights
 from klcal.sketches.patterns import TENSOR, UNITS, Floats, Integers, Resolution, runs, summed_weights
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.sorted_units import byte_patterns, compiled_sketch, less_rounded, rounded_away
 
 __all__ = ["weighted_sketch", "weighted_unit_sketches"]
 
-WIDE_BLOCK = 1 << 22  # values brought together at a time, where those of a unit lie apart: some 200 MB with weights
+WIDE_BLOCK = 1 << 22  # values held at most if those of a unit lie apart: some 200 MB with their weights
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +35,14 @@ Array = npt.NDArray[Any]
 def weighted_sketch(
     chunks: Iterable[Array], dtype: str, importance: Importance, resolution: Resolution = TENSOR
 ) -> Sketch:
-    """The sketch of a tensor as one unit, each of whose values has a weight."""
+    """The sketch of a tensor as one unit.
+
+    Args:
+        chunks: the values as flat arrays, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        dtype: of the values.
+        importance: the weights of the values, in the same order.
+        resolution: of the sketch.
+    """
     found = Sketch.empty(1, resolution)
     position = 0
     for block in filled(chunks, repeat(BLOCK)):
@@ -56,7 +55,15 @@ def weighted_sketch(
 def weighted_unit_sketches(
     chunks: Iterable[Array], dtype: str, layout: Layout, importance: Importance, resolution: Resolution = UNITS
 ) -> Iterator[Sketch]:
-    """The same of consecutive units, in the order of the values: see ``klcal.sketches.by_unit.unit_sketches``."""
+    """Sketches of consecutive units, in the order of the values; together they have every unit once.
+
+    Args:
+        chunks: the values as flat arrays, in storage form.
+        dtype: of the values.
+        layout: says to which unit each value belongs.
+        importance: the weights of the values, in the same order.
+        resolution: of the sketches.
+    """
     together = _complete if layout.ordered else _scattered
     yield from together(chunks, dtype, layout, resolution, importance)
 
@@ -64,9 +71,9 @@ def weighted_unit_sketches(
 def _complete(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
 ) -> Iterator[Sketch]:
-    """Of units that lie together."""
+    """``weighted_unit_sketches`` of units that lie one behind the other."""
     position = 0
-    begun: Sketch | None = None  # the unit that the last block did not finish
+    begun: Sketch | None = None  # the sketch of a unit that the last block did not finish
     for block in filled(chunks, repeat(BLOCK)):
         begins, unit = layout.runs(position, block.size)
         starts, weights = np.append(begins, block.size), importance.at(position, block.size)
@@ -83,7 +90,7 @@ def _complete(
 def _scattered(
     chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
 ) -> Iterator[Sketch]:
-    """Of units whose values lie apart: many are brought together before they are counted, a few units at a time."""
+    """``weighted_unit_sketches`` of units whose values lie apart: those of a block are sorted by unit, then counted."""
     width = min(MOST_UNITS, max(1, BLOCK * layout.rows // WIDE_BLOCK))
     firsts = range(0, layout.rows, width)
     found = [Sketch.empty(min(width, layout.rows - first), resolution) for first in firsts]
@@ -104,7 +111,16 @@ def _scattered(
 def _counted(
     block: Array, weights: Integers, dtype: str, starts: Integers, heaviest: Floats, resolution: Resolution
 ) -> Sketch:
-    """The sketch of units whose values stand one unit behind the other; weights are relative to their heaviest."""
+    """The sketch of units whose values stand one unit behind the other.
+
+    Args:
+        block: the values, (n,), in storage form.
+        weights: (n,), int64: the weight of each value, relative to the heaviest of its unit.
+        dtype: of the values.
+        starts: (units + 1,), where the values of each unit begin and end.
+        heaviest: (units,), the largest importance of each unit.
+        resolution: of the sketch.
+    """
     if library():
         counted = compiled_sketch(block, dtype, starts, resolution)
         keys = counted.keys, counted.starts

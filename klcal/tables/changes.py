@@ -1,4 +1,4 @@
-"""One tensor in two tables: what it was in the baseline, and is now."""
+"""One tensor in two tables: its row in the baseline and its row now."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Change:
 
     @cached_property
     def status(self) -> Kind:
-        """What became of the tensor, in the words of comparisons: P is the baseline."""
+        """The status of the change, as in comparisons, with the baseline as P."""
         if self.now is None:
             return "missing"
         if self.was is None:
             return "extra"
         return "changed" if self.changed or self.units_changed else "same"
 
-    failed, cause = False, None  # reading a table cannot fail here; its rows say what failed when it was made
+    failed, cause = False, None  # reading a table cannot fail here; rows have the failures of their calibration
 
     @property
     def reason(self) -> str | None:
@@ -151,7 +151,7 @@ class Change:
         return unit, float(moved[unit])
 
     def values(self) -> dict[str, object]:
-        """The fields of the JSON: which differ, what they were and what they are."""
+        """The fields of the JSON: those that differ, with their old and new values."""
         changed = [*self.changed, *(["units"] if self.units_changed else [])]
         found: dict[str, object] = {"name": self.name, "source": self.source, "status": self.status}
         found |= {"reason": self.reason, "changed": changed}

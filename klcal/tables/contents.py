@@ -1,4 +1,4 @@
-"""One tensor of a file as plain Python values: what its header says, and statistics of its values."""
+"""One tensor of a file as plain Python values: the fields of its header, and statistics of its values."""
 
 from __future__ import annotations
 

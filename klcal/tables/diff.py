@@ -1,4 +1,4 @@
-"""What changed between two tables."""
+"""The changes between two tables."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def diff(was: Table, now: Table, baseline: str, compared: str) -> Table:
 
     Args:
         was: the baseline.
-        now: what is compared with it.
-        baseline: what the one is called,
-        compared: and the other.
+        now: the table that is compared with it.
+        baseline: the name of the baseline.
+        compared: the name of the other table.
 
     Raises:
         UsageError: two rows of a table are of one tensor.
@@ -38,7 +38,7 @@ def diff(was: Table, now: Table, baseline: str, compared: str) -> Table:
 
 
 def is_judged(change: Change) -> bool:
-    """Whether the baseline has an answer for at least one tensor of now."""
+    """Whether the baseline has a scale for at least one tensor of the other table."""
     return change.was is not None and change.now is not None and change.was.status in ("ok", "zero")
 
 

@@ -1,4 +1,4 @@
-"""One pair of tensors in plain Python values."""
+"""A comparison of two tensors as plain Python values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["Difference"]
 class Difference:
     """Two tensors, P and Q. A number that does not apply, or is infinite, is null in the formats for machines.
 
-    Divergences are on common bins (``klcal.divergence.samples.common_bins``), in the unit of the base; they are lower
-    bounds where bins of one side alone were merged, and ``note`` says so. Only ``kl`` of a copy that a table makes is
-    what calibration calls ``kl``, measured again. ``wasserstein`` is in the unit of the values. Figures element by
-    element (``cosine``, ``max_abs_diff``, ``mse``, ``sqnr_db``) need equal shapes, and a cosine two sides that are not
-    all zeros; else ``note`` says why it is not there. Two equal tensors of zeros are ``zero``.
+    Divergences are on common bins (``klcal.divergence.samples.common_bins``), in the unit of the base. They are lower
+    bounds if bins with values of one side only were merged, and ``note`` then says so. If Q is the copy of P that a
+    table quantizes, ``kl`` is on the cells of the quantizer instead, as in calibration. ``wasserstein`` is in the unit
+    of the values. Figures element by element (``cosine``, ``max_abs_diff``, ``mse``, ``sqnr_db``) need equal shapes,
+    and a cosine two sides that are not all zeros; ``note`` says why one is missing. Two equal tensors of zeros have the
+    status ``zero``.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Why a tensor has the scale it has, in plain values: what its values are like, what other scales cost.
+"""An explanation of a scale as plain values: the distribution of the tensor, and the costs of other scales.
 
-Every number that a plot shows is here; whatever draws it computes nothing.
+Every number that a plot shows is here; the code that draws a plot computes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """The finite values in bins of one width from the least to the greatest of them, zeros included.
+    """The numbers of finite values in bins of equal width, from the lowest to the highest value, zeros included.
 
     >>> Histogram(low=0.0, high=4.0, counts=(3, 0, 1, 2)).merged(2)
     Histogram(low=0.0, high=4.0, counts=(3, 3))
@@ -39,7 +39,7 @@ class Histogram:
     counts: tuple[int, ...]
 
     def merged(self, bins: int) -> Histogram:
-        """The same in fewer bins; their number divides that of the bins that there are."""
+        """The histogram with fewer bins, whose number divides the present one."""
         each = len(self.counts) // bins
         counts = tuple(sum(self.counts[i : i + each]) for i in range(0, len(self.counts), each))
         return Histogram(low=self.low, high=self.high, counts=counts)
@@ -55,11 +55,11 @@ class Octaves:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What candidates lose, by rising scale; each has the zero point that is best for it, chosen ones have their own.
+    """The loss of candidates, by rising scale, each with its best zero point; choices of methods have their own.
 
-    ``loss`` is what the method minimises: for ``kl`` the sum of ``divergence`` and ``distortion``, for ``mse`` the
-    ``distortion``, for ``kl-classic`` the divergence of the literature. Methods that minimise nothing have the loss of
-    ``kl``. A number is None where it is infinite or undefined.
+    The method minimises ``loss``: for ``kl`` the sum of ``divergence`` and ``distortion``, for ``mse`` the
+    ``distortion``, for ``kl-classic`` the divergence of the literature. For methods that minimise nothing it is the
+    loss of ``kl``. A number that is infinite or undefined is None.
     """
 
     scale: tuple[float, ...]
@@ -72,7 +72,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Alternative:
-    """What a method chooses, and what that costs; figures as in a row."""
+    """The choice of a method, and its costs; figures as in a row."""
 
     method: str
     scale: float
@@ -90,7 +90,7 @@ class Alternative:
 
 @dataclass(frozen=True, kw_only=True)
 class Nearby:
-    """What a scale costs that is not quite the one that was chosen, with its zero point."""
+    """The costs of a scale close to the choice, with the zero point of the choice."""
 
     change: float  # relative, of the scale
     loss: float | None
@@ -100,11 +100,11 @@ class Nearby:
 
 @dataclass(frozen=True, kw_only=True)
 class Without:
-    """What would be chosen, and lost, if the values of greatest magnitude were not there."""
+    """The choice, and its costs, without the values of largest magnitude."""
 
     share: float  # of the nonzero values
     count: int
-    beyond: float  # the greatest magnitude that is left
+    beyond: float  # the largest magnitude that is left
     scale: float | None
     zero_point: int | None
     sqnr_db: float | None  # of the values that are left, with that scale
@@ -113,12 +113,12 @@ class Without:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Of a tensor, a channel or a group. What was not asked for, or cannot be, is None or empty."""
+    """The explanation of a tensor, a channel or a group. Parts that are not there are None or empty."""
 
     histogram: Histogram | None = None
     octaves: Octaves | None = None
-    levels: tuple[float, ...] | None = None  # the values that a code stands for, where they are not too many
-    objective: str | None = None  # what was minimised: kl, mse, kl-classic; None: the method follows a rule
+    levels: tuple[float, ...] | None = None  # the values of the codes, if there are not too many
+    objective: str | None = None  # the minimised loss: kl, mse, kl-classic; None if the method follows a rule
     weight: float | None = None  # of the distortion
     curve: Curve | None = None
     methods: tuple[Alternative, ...] = ()  # the choice first
@@ -127,5 +127,5 @@ class Explanation:
 
     @property
     def others(self) -> Iterator[Alternative]:
-        """What methods choose that were not asked for."""
+        """The choices of all methods except the one that was asked for."""
         return iter(self.methods[1:])

@@ -1,4 +1,4 @@
-"""Findings of a gate in plain values."""
+"""Findings of a gate as plain values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""JSON Schemas (draft 2020-12) of what klcal writes, made of the classes of the answer and of what their fields mean.
+"""JSON Schemas (draft 2020-12) of the files that klcal writes, made from the classes and the meanings of fields.
 
-A consumer that validates keeps working where a later version adds a field: none forbids further ones.
+No schema forbids further fields, so a consumer that validates keeps working when a later version adds a field.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ NULL: Schema = {"type": "null"}
 
 
 def schema_of_class(owner: type, **others: Schema) -> Schema:
-    """An object with the fields of a class.
+    """The schema of an object with the fields of a class.
 
     Args:
         owner: a dataclass.
-        others: what some fields are where their types do not say it.
+        others: the schemas of fields whose types do not tell it.
     """
     hints = get_type_hints(owner)
     known = [each.name for each in fields(owner) if each.compare]  # the others are no fields of the answer
@@ -71,7 +71,7 @@ def schema_of_class(owner: type, **others: Schema) -> Schema:
 
 
 def _object(of: str, properties: Mapping[str, Schema], required: tuple[str, ...] | None = None) -> Schema:
-    """An object, all of whose fields are there unless it is said which are."""
+    """The schema of an object; ``required`` are the fields that are always there, by default all of them."""
     described = {
         name: {"description": meaning(of, name), **_limited(name, schema)} for name, schema in properties.items()
     }
@@ -86,7 +86,7 @@ def _limited(name: str, schema: Schema) -> Schema:
 
 
 def _of_type(hint: Any) -> Schema:
-    """What JSON has of a Python type.
+    """The schema of the JSON of a Python type.
 
     >>> _of_type(int | None), _of_type(tuple[int, ...])
     ({'type': ['integer', 'null']}, {'type': 'array', 'items': {'type': 'integer'}})

@@ -1,4 +1,4 @@
-"""Rows with a range and no scale, as in files of ranges: their scale follows from the integers of the other row."""
+"""Rows that have a range and no scale, as files of ranges do: their scale follows from the integers of another row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 2.0**-21  # relative: a few units in the last place of float32, the p
 
 
 def with_scales(change: Change) -> Change:
-    """Two rows; one that lacks a scale gets it from its range and the integers of the other."""
+    """The change, where a row without a scale gets one: from its range, and the integers of the other row."""
     was, now = change.was, change.now
     if was is None or now is None or not (_has_range_alone(was) or _has_range_alone(now)):
         return change

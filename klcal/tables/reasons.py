@@ -1,4 +1,4 @@
-"""Why a tensor has no scale, in words, and what to do."""
+"""The reasons why a tensor has no scale, in words, with the next step."""
 
 from __future__ import annotations
 

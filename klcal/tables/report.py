@@ -1,4 +1,4 @@
-"""A report as plain values: a table of scales, a summary of it, and what changed since another one."""
+"""A report as plain values: a table of scales, its summary, and the changes since another table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Report", "Sizes", "Summary"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the tensors that have scales: of their values before, and of codes and scales after."""
+    """Sizes of the tensors that have scales: of their values before, and of codes and scales after quantization."""
 
     values: int
     bits_before: int
@@ -23,7 +23,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Summary:
-    """What comes first."""
+    """The summary, which comes first on the page."""
 
     statuses: Mapping[str, int]  # how many tensors there are of each
     worst: Row | None
@@ -40,6 +40,6 @@ class Report:
 
     table: Table
     summary: Summary
-    baseline: str | None = None  # what it was compared with
+    baseline: str | None = None  # the name of the table that it was compared with
     changes: Mapping[tuple[str, str], Change] = field(default_factory=dict)  # of rows, by source and name
     missing: tuple[Change, ...] = ()  # of tensors that only the baseline has

@@ -1,4 +1,4 @@
-"""One tensor of the answer in plain values."""
+"""One tensor of a table as plain Python values."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ OF_ALL_UNITS = (
 class Row:
     """One tensor. A field that does not apply is None: there are no plausible defaults.
 
-    A row says by itself how to quantize: ``target`` with ``qmin`` and ``qmax``, ``scale`` and ``zero_point``. Where
-    channels, groups or blocks have a scale each, those of the row are None, as ``low`` and ``high`` are, and ``units``
-    has them. ``low`` and ``high`` are the range that the quantized values can stand for.
+    A row has everything that quantizing needs: ``target`` with ``qmin`` and ``qmax``, ``scale`` and ``zero_point``. If
+    channels, groups or blocks have their own scales, these are in ``units``, and ``scale``, ``zero_point``, ``low`` and
+    ``high`` of the row are None. ``low`` and ``high`` are the ends of the range of quantized values.
 
     Figures are of the whole tensor, over all finite values, zeros included, for the scale as printed: ``mse``,
     ``sqnr_db`` and ``clipped`` (the share of values that round beyond qmin or qmax); ``rounded_to_zero`` is the share
     of nonzero values that become 0. ``kl`` is D(P‖Q) on the sub-bins of the chosen scale, in nats, over the nonzero
-    values; that of several units is the mean of theirs, each by its number of nonzero values.
+    values; with several units it is their mean, weighted by their numbers of nonzero values.
 
-    ``name`` and ``source`` are empty for values that were handed in by Python. Lists and a mapping, as JSON has them,
-    are taken for ``shape``, ``aliases`` and ``units``.
+    ``name`` and ``source`` are empty for values in memory. ``shape`` and ``aliases`` may be lists, and ``units`` a
+    mapping, as JSON has them.
     """
 
     name: str = ""
@@ -47,7 +47,7 @@ class Row:
     status: Status
     reason: str | None = None
     cause: Cause | None = None  # of a failure
-    note: str | None = None  # what was done differently from the request, and why; several notes are joined by "; "
+    note: str | None = None  # differences from the request, and their reasons; several notes are joined by "; "
     target: str | None = None  # the number format that values are quantized to
     scheme: str | None = None
     method: str | None = None
@@ -74,7 +74,7 @@ class Row:
     clipped: float | None = None
     rounded_to_zero: float | None = None
     aliases: tuple[str, ...] = ()  # further names of the same data (tied weights)
-    unit: int | None = None  # the number of the unit, if the row stands for one
+    unit: int | None = None  # the number of the unit, if the row is of one unit
     units: Units | None = None
     explanation: Explanation | None = field(
         default=None, compare=False
@@ -104,7 +104,7 @@ class Row:
         return f"Row({shown})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The row in a notebook, as HTML."""
         found: str = import_module("klcal.writers.html").of_row(self)
         return found
 

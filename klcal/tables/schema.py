@@ -1,7 +1,8 @@
-"""The names of the answer's fields and of its versions: what the command line knows without a table.
+"""The names of fields and the versions of schemas: all that the command line needs to know without a table.
 
-A field is only ever added; a change of what one means makes a new version. ``klcal.table/1``, which 0.1.0 wrote, had
-lists in a row where channels or groups have a scale each; it is still read.
+Fields are only ever added. If the meaning of a field changes, the version of the schema does. Version
+``klcal.table/1``, which 0.1.0 wrote, had lists in a row if channels or groups have their own scales; it can still be
+read.
 """
 
 from __future__ import annotations

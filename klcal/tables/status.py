@@ -1,4 +1,4 @@
-"""Whether a tensor has a scale."""
+"""The status of a row: whether the tensor has a scale."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The answer: one row per tensor, or per pair of tensors, and everything that went wrong beside them.
+"""A table: one row for each tensor, or pair of tensors, and all errors and warnings.
 
-Everything left of the tables computes, everything right of them formats.
+All modules before a table compute; all modules after it format.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FileError:
 
 @dataclass(frozen=True)
 class Config:
-    """What was asked for, resolved: str(method), never "auto". Each row says what held for its tensor."""
+    """The settings of the request, resolved: str(method), never "auto". Each row has the settings of its own tensor."""
 
     method: str
     dtype: str
@@ -103,7 +103,7 @@ class Table:
     errors: tuple[FileError, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: int = 0  # rows left out, because only the first were wanted
-    findings: tuple[Finding, ...] = ()  # what a gate stopped at
+    findings: tuple[Finding, ...] = ()  # the findings of a gate
     judged: bool = True  # of changes: whether anything could be compared
     columns: tuple[str, ...] = ()  # that people get to see, by their names; nothing for the usual ones
 

@@ -1,4 +1,4 @@
-"""A tensor quantized by a row of a table, to be written: codes, chunk by chunk, scales and zero points."""
+"""The codes of a tensor that is quantized by a row, chunk by chunk, with its scales and zero points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from klcal.quantizers.rounding import ByUnit, one_for_all, restored, rounding_of
 from klcal.quantizers.scheme import Scheme
 from klcal.readers.description import Chunk, Description
 from klcal.sketches.counting import values_of
-from klcal.sketches.values import REPEATED, stored_chunks
+from klcal.sketches.stored import REPEATED, stored_chunks
 from klcal.tables.rows import Row
 from klcal.tables.units import Units
 
@@ -33,7 +33,7 @@ Integers = npt.NDArray[np.int64]
 def in_c_order(tensor: Description) -> Iterator[Chunk]:
     """The values of a tensor, as its ``parts`` have them, in the order of its own axes.
 
-    A tensor that is stored in another order, as a transposed view is, is held as a whole for that.
+    A tensor that is stored in another order, such as a transposed view, is held as a whole.
 
     Raises:
         InputError: a value of it stands for several elements, or the file is damaged.
@@ -67,7 +67,7 @@ class Codes:
 
     @staticmethod
     def of(tensor: Description, row: Row, told: Callable[[int], None] = _nobody) -> Codes:
-        """Those of a tensor whose row is "ok" or "zero".
+        """The codes of a tensor whose row is "ok" or "zero".
 
         Raises:
             UsageError: the row does not quantize all of this tensor.
@@ -115,7 +115,7 @@ class Codes:
 
     @property
     def _numbers(self) -> Units | None:
-        """Of each unit; None where there is one scale."""
+        """The scales and zero points of units; None if there is one scale."""
         filled = self.filled
         rounding_of(filled)
         if filled.units is None or 0 in self.tensor.shape:
@@ -127,17 +127,17 @@ class Codes:
         return filled.units
 
     def pieces(self) -> Iterator[npt.NDArray[Any]]:
-        """Its codes, flat, in C order, some at a time: int64, or the uint8 patterns of a float format.
+        """The codes of the tensor as flat arrays in C order: int64, or the uint8 patterns of a float format.
 
         Raises:
-            InputError: the file is damaged, or holds what has no code.
+            InputError: the file is damaged, or has a value without a code, such as NaN.
         """
         target = rounding_of(self.filled).target
         for codes, _, _ in self._quantized(in_c_order(self.tensor), ()):
             yield codes if target is None else PATTERNS[target][codes]
 
     def in_rows(self, columns: int) -> Iterator[npt.NDArray[Any]]:
-        """The same codes in whole rows: (rows, columns).
+        """The codes in whole rows: arrays (rows, columns).
 
         Raises:
             InputError: as ``pieces``.
@@ -151,7 +151,7 @@ class Codes:
                 yield some[:whole].reshape(-1, columns)
 
     def restored(self) -> Iterator[Singles]:
-        """The values of its codes, flat, in the order of storage, some at a time.
+        """The values of the codes as flat arrays, in the order in which the tensor is stored.
 
         Raises:
             InputError: as ``pieces``; a value that stands for several elements has one code if there is one scale.
@@ -196,7 +196,7 @@ class Codes:
 
     @property
     def zero_points(self) -> Integers | None:
-        """The same of zero points; None for a floating-point format."""
+        """The zero points, in the shape of the scales; None for a floating-point format."""
         row = self.filled
         points = row.zero_point if row.units is None else row.units.zero_point
         return None if points is None else self._shaped(points).astype(np.int64)

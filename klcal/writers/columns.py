@@ -1,4 +1,4 @@
-"""The columns that people get to see of each kind of table: their titles, what is in a cell, which go first."""
+"""The columns of each kind of table for people: titles, contents of cells, and which are dropped first."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _worst_sqnr(row: Row) -> str:
 
 
 def _scale_of(change: Change, row: Row) -> str:
-    """That of the row, or of the unit whose scale moved most."""
+    """The scale of a row, or of its unit whose scale moved most."""
     unit = change.unit
     scale = row.scale if row.units is None else None if unit is None else float(row.units.scale[unit])
     return for_people(scale, SCALE_DIGITS)
@@ -242,7 +242,7 @@ FIELDS |= {"zeros %": "zeros", "histogram": HISTOGRAM, "values": "numel", "bytes
 
 
 def key_of(title: str) -> str:
-    """What a column is called where it is chosen: as the field of the JSON, where there is one.
+    """The name of a column for ``--columns``: that of the field in the JSON, if there is one.
 
     >>> key_of("SQNR dB"), key_of("to zero %"), key_of("zero point")
     ('sqnr_db', 'rounded_to_zero', 'zero_point')

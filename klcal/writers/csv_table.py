@@ -1,4 +1,4 @@
-"""CSV for spreadsheets: names that would be formulas there get a leading apostrophe."""
+"""CSV for spreadsheets: a name that a spreadsheet would run as a formula gets a leading apostrophe."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A directory that appears as a whole or not at all; a second run goes on where the first was stopped.
+"""A directory that appears as a whole or not at all. A second run continues where the first one stopped.
 
-Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which gets its name when all of them are there.
-WORK says what is being made of what: the same work finds what was finished.
+Files are written to a hidden directory beside it, ``.NAME.klcal-WORK``, which is renamed when all of them are complete.
+WORK identifies the inputs and the settings, so that the same work finds the files that were finished.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from klcal.writers.file import reason, sync
 
 __all__ = ["NewDirectory", "new_directory"]
 
-OWN = ".klcal"  # what is known of the work, until it is done
+OWN = ".klcal"  # the file with the state of the work, until it is done
 DONE = "done.json"
 
 
@@ -31,7 +31,7 @@ class NewDirectory:
     """A directory that is being made."""
 
     path: Path
-    done: dict[str, Any] = field(default_factory=dict)  # of each finished file what was returned, as JSON has it
+    done: dict[str, Any] = field(default_factory=dict)  # the result of each finished file, as JSON
     made: set[str] = field(default_factory=set)  # small files that were made
 
     @property
@@ -40,7 +40,7 @@ class NewDirectory:
         return self.path / OWN
 
     def write(self, name: str, write: Callable[[BinaryIO], Any]) -> Any:
-        """Has a file written, unless that is done, and gives what was returned for it."""
+        """Writes a file by ``write``, unless it was written before, and returns the result of ``write``."""
         if name not in self.done:
             found = _write(self.path / name, write)
             self.done[name] = found
@@ -54,7 +54,7 @@ class NewDirectory:
         self.made.add(name)
 
     def copy(self, name: str, source: str) -> None:
-        """Copies a file, what a link leads to, in any case; but not over one that was written.
+        """Copies a file, following links, except over a file that was written.
 
         Raises:
             InputError: it cannot be read.

@@ -1,4 +1,4 @@
-"""An explanation as JSON: every number that the plots show, and the sentences."""
+"""An explanation as JSON: every number of the plots, and the sentences."""
 
 from __future__ import annotations
 

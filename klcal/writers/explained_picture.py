@@ -1,4 +1,4 @@
-"""An explanation as a picture, PNG or SVG, by matplotlib: the same numbers as the JSON, and nothing computed."""
+"""An explanation as a picture, PNG or SVG, by matplotlib, from the numbers that the JSON has."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write(table: Table, out: TextIO, *, format_: str) -> None:
     assert isinstance(row, Row)
     held = io.BytesIO()
     with rc_context(STABLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of names; boxes stand for them
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in names: a box is drawn
         figure(row).savefig(
             held, format=format_, dpi=DPI, metadata={"Date": None} if format_ == "svg" else {"Software": None}
         )

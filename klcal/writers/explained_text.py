@@ -1,4 +1,4 @@
-"""An explanation as text: plots of characters that fit the width, tables, and a few sentences."""
+"""An explanation as text: plots made of characters, as wide as the terminal, tables, and a few sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from klcal.writers.words import sentences
 __all__ = ["lines", "write"]
 
 INDENT = "  "
-LEAST_WIDTH = 24  # of plots: what is narrower shows nothing
+LEAST_WIDTH = 24  # columns of a plot at least: a narrower one shows nothing
 ROWS, FEW_ROWS = 8, 5  # of a plot
 CURVE_ROWS = 12
 TOP = 2.5  # of the curve: times the loss of the choice
@@ -39,7 +39,7 @@ def write(table: Table, out: TextIO) -> None:
 
 
 def lines(row: Row, width: int) -> Iterator[str]:
-    """The lines of one explanation, none of them wider than that, if it is at least LEAST_WIDTH."""
+    """The lines of one explanation, at most ``width`` columns wide, or LEAST_WIDTH if that is more."""
     width = max(width, LEAST_WIDTH)
     yield from _heading(row, width)
     known = row.explanation
@@ -145,7 +145,7 @@ def _octaves(of: Octaves, chosen: Alternative | None, levels: Sequence[float] | 
         yield from _wrapped(f"{INDENT}{said}", width)
 
 
-# --- what scales cost
+# --- the costs of scales
 
 
 def _curve(known: Explanation, curve: Curve, width: int) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _curve(known: Explanation, curve: Curve, width: int) -> Iterator[str]:
 
 
 def _parts(known: Explanation, curve: Curve) -> tuple[float, list[float], list[float]]:
-    """The height of the plot, and of each candidate the two parts of what it loses."""
+    """The height of the plot, and the two parts of the loss of each candidate."""
     divergence, distortion, loss = (
         [math.inf if each is None else each for each in column]
         for column in (curve.divergence, curve.distortion, curve.loss)
@@ -223,7 +223,7 @@ def _methods(known: Explanation, width: int) -> Iterator[str]:
 
 
 def _nearby(known: Explanation, width: int) -> Iterator[str]:
-    """What scales near the choice cost, and what would be chosen without the outermost values."""
+    """The costs of scales near the choice, and the choices without the outermost values."""
     chosen = known.methods[0]
     rows = []
     for near in known.nearby:
@@ -238,7 +238,7 @@ def _nearby(known: Explanation, width: int) -> Iterator[str]:
 
 
 def _loss(loss: float | None, known: Explanation) -> str:
-    """That of the literature is infinite where a value loses its support."""
+    """The loss as text. That of `kl-classic` is infinite if a value loses its support."""
     return "inf" if loss is None and known.objective == "kl-classic" else for_people(loss)
 
 

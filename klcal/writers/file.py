@@ -1,4 +1,4 @@
-"""A table to a file that is either the old one or the whole new one."""
+"""A table in a file, which is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def is_special(output: str) -> bool:
 
 
 def check_is_here(output: str) -> None:
-    """Refuses an address.
+    """Refuses an output that is an address.
 
     Raises:
         UsageError: says what to do.
@@ -135,7 +135,7 @@ def replacement(output: str, inputs: Sequence[str]) -> Iterator[Replacement]:
 
 
 def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
-    """The mode of the file that will be replaced; None if there is none. Refuse files that must not be replaced."""
+    """The mode of the file that will be replaced; None if there is none. Refuses to replace inputs and tensor files."""
     try:
         found = target.stat()
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _check(output: str, target: Path, inputs: Sequence[str]) -> int | None:
 
 
 def _paths(given: str) -> list[str]:
-    """The files that an input stands for: it may be a pattern that the shell did not expand."""
+    """The files that an input leads to: it may be a pattern that the shell did not expand."""
     from klcal.readers.listing import matching_paths
 
     with contextlib.suppress(InputError):

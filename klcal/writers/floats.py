@@ -1,4 +1,4 @@
-"""Numbers to text: for machines the shortest that loses nothing, for people a few digits."""
+"""Numbers as text: for machines the shortest text that loses nothing, for people a few digits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["are_float32", "for_people", "printed", "shortest"]
 
 Floats = npt.NDArray[np.float64]
 
-LEAST = 2.0**-126  # the least normal float32: below it, digits of a float64 would be lost
-GREATEST = (2 - 2.0**-23) * 2.0**127  # the greatest float32
+LEAST = 2.0**-126  # the smallest normal float32: below it, digits of a float64 would be lost
+GREATEST = (2 - 2.0**-23) * 2.0**127  # the largest float32
 TEXT = "U16"  # holds any float32: -1.2345678e-38 has 14 characters
-DIGITS = 4  # what a person compares at a glance
+DIGITS = 4  # digits that a person compares at a glance
 
 
 def shortest(value: float) -> float | None:
@@ -34,7 +34,7 @@ def shortest(value: float) -> float | None:
 
 
 def printed(values: Floats) -> Floats:
-    """``shortest`` of each value, twice as fast as one by one; NaN stands for no value."""
+    """``shortest`` of each value, twice as fast as one by one. NaN means that there is no value."""
     size = np.abs(values)
     normal = (size >= LEAST) & (size <= GREATEST)
     found = np.where(np.isfinite(values), values, np.nan)
@@ -43,7 +43,7 @@ def printed(values: Floats) -> Floats:
 
 
 def are_float32(values: Floats) -> npt.NDArray[np.bool_]:
-    """Which values are printed as float32: NaN, zeros and what normal numbers reach."""
+    """Whether each value is printed as float32: NaN, zeros, and magnitudes of normal float32 numbers."""
     size = np.abs(values)
     found: npt.NDArray[np.bool_] = np.isnan(values) | (size == 0) | ((size >= LEAST) & (size <= GREATEST))
     return found

@@ -1,4 +1,4 @@
-"""A .gguf file, written from the front to the back: nothing is held but a piece of one tensor."""
+"""A .gguf file, written from front to back: only a piece of one tensor is held at a time."""
 
 from __future__ import annotations
 

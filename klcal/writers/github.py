@@ -1,6 +1,6 @@
-"""GitHub's workflow commands: each report is an annotation, where a job prints it.
+"""GitHub's workflow commands, printed in a job: each report becomes an annotation.
 
-Of a kind a step shows ten; the worst come first.
+A step shows ten annotations of a kind, so the worst come first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table in a notebook: HTML in which names are text. It is not a file format; Markdown is."""
+"""A table in a notebook, as HTML in which names are escaped. It is not a file format; Markdown is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBER, TEXT = ' style="text-align: right"', ' style="text-align: left"'
 
 
 def of_row(row: Row) -> str:
-    """A row as a table of one, and what its explanation says."""
+    """A row as a table of one row, and its explanation."""
     words = (row.method, row.target, row.scheme, row.per, row.scale_format)
     method, dtype, scheme, per, scale_format = (word or "" for word in words)
     table = Table(Config(method, dtype, scheme, per or "tensor", scale_format), (row,))
@@ -47,7 +47,7 @@ def fragment(table: Table) -> str:
 
 
 def _grid(titles: Iterable[str], rows: Sequence[tuple[str, ...]], aligned: Sequence[str], number: int) -> Iterator[str]:
-    """The first of so many rows, whose cells are markup."""
+    """A table of the first rows, of ``number`` rows in all; cells are markup."""
     yield "<table>"
     yield _line("th", map(_text, titles), aligned)
     yield from (_line("td", cells, aligned) for cells in rows[:ROWS])

@@ -1,4 +1,4 @@
-"""JSON, schema ``klcal.table/2``: one document, one tensor per line, so that two runs can be compared by eye."""
+"""JSON, schema `klcal.table/2`: one document, one line for each tensor, so that line-based diffs are readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines: one tensor a line, as in the JSON; the last line says what the tensors were computed with."""
+"""JSON lines: one line for each tensor, with the fields of the JSON. The last line has the configuration."""
 
 from __future__ import annotations
 

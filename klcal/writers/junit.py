@@ -1,6 +1,6 @@
-"""JUnit's XML, as GitLab, Jenkins and others show it: a test case for each tensor.
+"""JUnit XML, as GitLab, Jenkins and others show it: a test case for each tensor.
 
-ASCII, and without what changes from run to run: there are no times and no hosts in it.
+The file is ASCII, and has nothing that changes from run to run: no times and no host names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A GitHub table, for pull requests and job summaries."""
+"""A Markdown table for GitHub: for pull requests and job summaries."""
 
 from __future__ import annotations
 

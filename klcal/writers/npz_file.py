@@ -1,4 +1,4 @@
-"""A .npz file, written from the front to the back: nothing is held but a piece of one array."""
+"""A .npz file, written from front to back: only a piece of one array is held at a time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A .onnx file again, in which tensors are made by nodes: all else as it was, byte for byte.
+"""A copy of an .onnx file in which nodes make some of the tensors. Everything else stays, byte for byte.
 
-Data that lie beside the model are brought into it.
+Data in files beside the model are copied into the new file.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where in a file the fields are that may be replaced, each with where it begins."""
+    """The positions of the fields of a file that may be replaced."""
 
     graph: tuple[int, Field]
     ir_version: tuple[int, Field] | None
@@ -82,7 +82,7 @@ class Parts:
 
 
 def parts_of(file: RegularFile) -> Parts:
-    """Those of a model.
+    """The replaceable fields of a model.
 
     Raises:
         InputError: it is damaged.
@@ -134,12 +134,12 @@ def rewritten(
     Args:
         file: the model.
         parts: of it.
-        made: the tensors, with the nodes that stand for them, before all others.
-        stored: what is stored for them, and its type, as TensorProto.DataType counts.
+        made: the tensors, with the nodes that make them; these come before all other nodes.
+        stored: the tensors that are stored for them, and their types by the numbers of TensorProto.DataType.
         versions: of the format, and of ONNX's own operators.
 
     Raises:
-        InputError: data beside the model are not where it says.
+        InputError: data in a file beside the model are missing.
     """
     ir, opset = versions
     replaced = [each.name for each in made]
@@ -186,7 +186,7 @@ def _inside(messages: Messages, file: RegularFile, beside: Beside, name: str, be
 
 
 def _version(whole: Field, there: tuple[int, Field] | None, old: int, new: int, data: bytes) -> Iterator[Edit]:
-    """What says another version, in its place, or behind all else where nothing says one."""
+    """The edit that sets a version: in place of the old one, or at the end of the model if it has none."""
     if old != new:
         begin, end = (there[0], there[1].end) if there else (whole.end, whole.end)
         yield Edit(begin, end, (Piece.of(data),))

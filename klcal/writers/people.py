@@ -1,4 +1,4 @@
-"""A table for people: fewer columns, fewer digits, and tensors that were not calibrated apart."""
+"""A table for people: fewer columns and digits, and a separate list of tensors that were not calibrated."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def remarks(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def notes(table: Table) -> list[str]:
-    """What was done differently from the request, and for how many tensors; notes that differ in numbers are one."""
+    """The notes of rows, each with the number of tensors that have it; notes that differ only in numbers are joined."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for row in table.rows:
         for note in row.note.split("; ") if row.note else ():

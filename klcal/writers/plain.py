@@ -1,6 +1,7 @@
-"""Tab-separated text: a header, then always one line per row, for cut, awk and sort.
+"""Tab-separated text for cut, awk and sort: a header, then exactly one line for each row.
 
-Names are whole; control characters and the backslash in them are escaped, so no name holds a tab or a newline.
+Names are never shortened. Control characters and backslashes in them are escaped, so no name contains a tab or a
+newline.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["write"]
 
 
 def write(table: Table, out: TextIO) -> None:
-    """The fields of the JSON as columns; what is null there is empty here."""
+    """Writes the fields of the JSON as columns; null becomes an empty field."""
     names = table.fields
     out.write("\t".join(names) + "\n")
     out.writelines("\t".join(cells(row, names)) + "\n" for row in table.rows)

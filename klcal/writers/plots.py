@@ -1,6 +1,6 @@
-"""Plots of characters: heights as blocks, in as many columns as there are. Pure: numbers to lines of text.
+"""Plots made of characters: block characters for heights, in a given number of columns. Numbers in, lines out.
 
-All is drawn with blocks and lines that a terminal with UTF-8 has; ``as_ascii`` replaces them, one by one.
+Plots use block and line characters of UTF-8; ``as_ascii`` replaces them one by one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ASCII = str.maketrans(EIGHTHS + UPPER + LINES, " .:-=+*%#" + "o" + "|-||^x|~")
 
 
 def as_ascii(text: str) -> str:
-    """The same, where a terminal has ASCII alone."""
+    """The text in ASCII, for a terminal that has nothing else."""
     return text.translate(ASCII)
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A character for each count: the greatest is the highest, 0 is a space, and what is more than 0 shows.
+    """A character for each count: the largest count is the highest, 0 is a space, and any count above 0 is visible.
 
     >>> sparkline([0, 1, 50, 400, 200])
     ' ▁▁█▄'
@@ -33,7 +33,7 @@ def sparkline(counts: Sequence[int]) -> str:
 
 
 def logarithms(counts: Sequence[int]) -> list[float]:
-    """Heights from 0 to 1, of which equal steps are equal factors: 1 is half as high as the greatest is, or less.
+    """Heights from 0 to 1 on a logarithmic scale; a count of 1 is at most half as high as the largest one.
 
     >>> [round(height, 2) for height in logarithms([0, 1, 10, 1000])]
     [0.0, 0.1, 0.35, 1.0]
@@ -43,7 +43,7 @@ def logarithms(counts: Sequence[int]) -> list[float]:
 
 
 def bars(heights: Sequence[float], rows: int) -> list[str]:
-    """Lines from the top, so many; a height of 1 fills all of them, and what is above 0 shows.
+    """``rows`` lines, from the top. A height of 1 fills all of them, and any height above 0 is visible.
 
     >>> bars([0, 0.01, 0.5, 1], 2)
     ['   █', ' ▁██']
@@ -53,7 +53,7 @@ def bars(heights: Sequence[float], rows: int) -> list[str]:
 
 
 def stacked(lower: Sequence[float], upper: Sequence[float], rows: int) -> list[str]:
-    """The same of heights that consist of two parts, in whole characters; what is beyond 1 goes on above.
+    """``rows`` lines of heights with two parts, in whole characters. A height beyond 1 reaches the top line.
 
     >>> stacked([0.5, 0.25], [0.5, 0.25], 4)
     ['░ ', '░ ', '█░', '██']

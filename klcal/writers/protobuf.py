@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers, written: fields, and a message with some of its parts replaced."""
+"""The wire format of Protocol Buffers, written: fields, and a message with some parts replaced."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Edit", "Piece", "edited", "field", "header", "integer", "number", "p
 
 
 class Piece(NamedTuple):
-    """Some bytes of a file to come."""
+    """A piece of the file that will be written."""
 
     nbytes: int
-    data: Callable[[], Iterable[Any]]  # what has a buffer
+    data: Callable[[], Iterable[Any]]  # objects with a buffer
 
     @staticmethod
     def of(data: bytes) -> Piece:
@@ -85,7 +85,7 @@ def placed(messages: Messages, message: Field) -> Iterator[tuple[int, Field]]:
 
 
 def edited(file: RegularFile, message: Field, edits: Iterable[Edit]) -> Iterator[Piece]:
-    """A message again: all that is not replaced as it lies in the file.
+    """A message with some parts replaced; all other bytes are copied from the file.
 
     Args:
         file: where it lies.

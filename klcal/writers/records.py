@@ -1,4 +1,4 @@
-"""A row as the fields of the schema: what the machine formats share."""
+"""A row as a mapping of the schema's fields, which all formats for machines share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A report as one page of HTML: style, script and data are in it, and nothing is fetched.
+"""A report as one HTML page, with its style, script and data inside: it fetches nothing.
 
-The policy of the page allows this one style and this one script, by their hashes, and no request at all. What is from
-files is in the data alone, as JSON that cannot end its element; the script makes text of it, never markup.
+The content security policy of the page allows this one style and this one script, by their hashes, and no request at
+all. Texts from files are only in the data, as JSON that cannot end its element, and the script inserts them as text,
+never as markup.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["document", "write"]
 
 SCRIPTS = ("1_elements.js", "2_figures.js", "3_rows.js", "4_page.js")
 HIDDEN = ("units", "unit", "explanation")  # fields of a row that the data have in another form
-SHOWN_BINS = 32  # of the histogram of each tensor: what a cell of the table can show
+SHOWN_BINS = 32  # bins of the histogram in a cell of the table
 SHOWN_CELLS = 64  # of the strip of a tensor's units
 FIGURES = ("status", "target", "scheme", "per", *CHANGE_FIELDS)  # of the baseline's row
 NOTHING: tuple[object, ...] = (None, (), [], {}, "")
@@ -89,7 +90,7 @@ def _title(report: Report) -> str:
 
 
 def _summary(report: Report) -> Iterator[str]:
-    """What can be said without a script: terms and what they are."""
+    """The summary as terms and values, which the page shows without a script."""
     of = report.summary
     total = sum(of.statuses.values())
     counts = ", ".join(f"{count} {status}" for status, count in of.statuses.items())
@@ -123,12 +124,12 @@ def _term(term: str, value: str, more: str) -> str:
 
 
 def document(report: Report) -> dict[str, Any]:
-    """What the page has in it, as plain values: ``klcal.report/1``."""
+    """The data of the page, as plain values: ``klcal.report/1``."""
     of_all = summary(report.table)
     rows = [_row(row, report.changes.get((row.source, row.name))) for row in report.table.rows if isinstance(row, Row)]
     rows += map(_missing, report.missing)
     for place, row in enumerate(sorted(rows, key=lambda row: (in_order(row["name"]), in_order(row["source"])))):
-        row["place"] = place  # by name, numbers in names by their value: what a browser would take long for
+        row["place"] = place  # the place by name, with numbers by value, which a browser would take long to find
     return {
         "schema": REPORT,
         "tool": of_all["tool"],
@@ -171,7 +172,7 @@ NAMES = tuple(field.name for field in fields(Row) if field.name not in HIDDEN)
 
 
 def _row(row: Row, change: Change | None = None) -> dict[str, Any]:
-    """The fields of a row that say something, and what its figures show."""
+    """The fields of a row that are not null, and the data of its figures."""
     found: dict[str, Any] = _said(record(row, NAMES)) | {"name": row.name, "source": row.source}
     found |= _label(row.name)
     if row.failed:
@@ -199,7 +200,7 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _label(name: str) -> dict[str, str]:
-    """What is shown in place of a name that would act."""
+    """The text that is shown for a name with control characters."""
     shown = escape(name)
     return {} if shown == name else {"label": shown}
 

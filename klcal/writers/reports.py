@@ -1,4 +1,4 @@
-"""Parts of the formats for CI: findings and failures of any table, as one-line texts."""
+"""The lines of the formats for CI: findings and failures of any table, one line each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from klcal.tables.table import Changes, Table
 
 __all__ = ["FAILED", "Report", "place", "reports"]
 
-FAILED = "failed"  # the rule of what could not be calibrated or compared, or not be read
+FAILED = "failed"  # the rule of tensors and files that could not be read, calibrated or compared
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Report:
 
     @property
     def whole(self) -> str:
-        """With the tensor's name, and that of its file where a report stands elsewhere."""
+        """The text with the name of the tensor, and with that of its file."""
         return ": ".join(each for each in (self.source, self.name, self.text) if each)
 
 
 def reports(table: Table) -> Iterator[Report]:
-    """All there is to tell: findings in their order, then what failed and is not told by one."""
+    """All reports: findings in their order, then failures that no finding is about."""
     for each in table.findings:
         yield Report(each.source, each.name, each.rule, each.text, each)
     told = {(each.source, each.name) for each in table.findings if each.rule == "status"}

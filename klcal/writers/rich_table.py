@@ -1,8 +1,8 @@
-"""The table for a terminal. The only writer that knows Rich; names enter it as Text, never as markup.
+"""A table in a terminal, by Rich, which only this writer imports. Names enter as Text, never as markup.
 
-On a terminal it fits the width: names lose what all have in common and their middle, as long as they stay different,
-then columns go. Anywhere else it is as wide as it
-needs to be and nothing is left out. Lines are laid out here, as Rich's own tables take a second per 1000 rows.
+In a terminal the table fits the width: names lose their common parts and their middle, as long as they stay different,
+and then columns are dropped. Elsewhere it is as wide as it has to be, and nothing is left out. Lines are laid out here,
+because Rich's own tables take a second per 1000 rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAP = 2  # between columns
 NAME_WIDTH = 18  # names may shrink to this before a column has to go
 NAME_SHARE = 3  # beside a reason, a name gets at most one part in this many of the width; so does a file's name
 SOURCE_WIDTH = 8  # which a file's name may have in any case
-REASON_WIDTH = 12  # what a wrapped reason gets at least
+REASON_WIDTH = 12  # the minimum width of a wrapped reason
 CELL_CHARACTERS = 1 << 10  # more than any name has that people give; a longer one would pad every row to its length
 LINES_AT_ONCE = 1 << 8  # Rich keeps several copies of its output, and slows down as it grows
 

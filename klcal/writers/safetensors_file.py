@@ -1,4 +1,4 @@
-"""A .safetensors file, written from the front to the back: nothing is held but a piece of one tensor."""
+"""A .safetensors file, written from front to back: only a piece of one tensor is held at a time."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Stored:
     dtype: str  # as in ``Announced``; for a .gguf, its reader's name
     shape: tuple[int, ...]
     nbytes: int
-    pieces: Callable[[], Iterable[Any]]  # what has a buffer: bytes, arrays
+    pieces: Callable[[], Iterable[Any]]  # objects with a buffer: bytes, arrays
 
     def data(self) -> Iterator[Any]:
         """The pieces of the tensor; an error in them gets its name.
 
         Raises:
-            InputError: the input is damaged, or cannot be written so.
+            InputError: the input is damaged, or cannot be written in this form.
             OutputError: at the end, if these were not as many bytes as were announced.
         """
         written = 0

@@ -1,10 +1,10 @@
-"""Binary tables: a .safetensors file that has what the JSON has, the numbers of units as arrays.
+"""Binary tables: a .safetensors file with the contents of the JSON, and the numbers of units as arrays.
 
-Its metadata are ``schema`` and ``table``: the JSON, whose units lack their arrays. An array is called by source, name
-and field (``klcal.tables.schema.unit_key``) and has the shape of the units: ``scale`` is float32; ``zero_point`` int32,
-and 0 where a unit has no scale; ``status``, where units differ in it, uint8, a place in
-``klcal.tables.status.UNIT_STATUSES``; the others are float32, or float64 where float32 would lose more than the JSON
-does. The header is made first, then arrays follow piece by piece: nothing is held but the table itself.
+The metadata have two entries: ``schema``, and ``table``, the JSON without the arrays of its units. An array is named by
+source, name and field (``klcal.tables.schema.unit_key``) and has the shape of the units. ``scale`` is float32.
+``zero_point`` is int32, and 0 for a unit without a scale. ``status``, if units differ in it, is uint8: an index of
+``klcal.tables.status.UNIT_STATUSES``. The others are float32, or float64 if float32 would lose more than the JSON does.
+The header is written first, and the arrays follow piece by piece, so nothing is held in memory except the table itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Array:
     values: npt.NDArray[Any]
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes."""
+        """The bytes of the array."""
         for start in range(0, self.values.size, UNITS_AT_ONCE):
             some = self.values[start : start + UNITS_AT_ONCE]
             if self.kind == "U8":

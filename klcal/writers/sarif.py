@@ -1,4 +1,4 @@
-"""SARIF 2.1.0, which code scanning takes: a result for each report, a rule for each that was met."""
+"""SARIF 2.1.0, for code scanning: a result for each report, and a rule for each rule that was met."""
 
 from __future__ import annotations
 

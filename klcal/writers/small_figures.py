@@ -1,4 +1,4 @@
-"""Small figures as inline SVG, for notebooks: bars of counts, and of the SQNR of units. Numbers in, markup out."""
+"""Small figures as inline SVG, for notebooks: bars of counts, and of the SQNR of units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["bars", "figure_of"]
 WIDTH, HEIGHT = 96, 20  # pixels: a line of a table is as high
 BINS = 32  # bars of a histogram
 CELLS = 48  # bars of units, at most: each the worst of some neighbours
-LEAST = 0.1  # of the height, of what is there
+LEAST = 0.1  # of the height: the minimum of a bar that is not empty
 
 
 def figure_of(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""A file without a name, beside another one, to which several processes append: nothing of it outlives them."""
+"""A file without a name, to which several processes append. It disappears with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream can show: how wide it is, and whether it has more signs than ASCII."""
+"""The abilities of an output stream: its width, and whether it can show more than ASCII."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ UNLIMITED = 1 << 12  # columns: wider than any row of such cells
 
 
 def width_of(out: TextIO, elsewhere: int = UNLIMITED) -> int:
-    """What ``COLUMNS`` says, else what the terminal does: a dumb one too, which Rich does not ask.
+    """The width by ``COLUMNS``, or else that of the terminal; a dumb terminal is asked too, which Rich does not do.
 
     Args:
         out: where the text goes.
-        elsewhere: for what is no terminal.
+        elsewhere: the width if ``out`` is not a terminal.
     """
     said = os.environ.get("COLUMNS", "")
     if said.isascii() and said.isdigit() and int(said[:DIGITS_READ]) > 0:

@@ -1,4 +1,4 @@
-"""Names are data: what a file calls its tensors must not act on a terminal or in a line of text."""
+"""Names of tensors as safe text: they come from files, and must not act on a terminal or in a line of text."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _escaped(char: str) -> str:
 
 
 def shorten(text: str, width: int, measure: Callable[[str], int] = len, head: float = 0.5) -> str:
-    """The text with its middle left out where it is wider than ``width``: both ends of a name tell much.
+    """The text, without its middle if it is wider than ``width``: both ends of a name are informative.
 
     Args:
         text: any.
-        width: of the result, at most.
-        measure: how wide a text is, at least 1 for each character.
+        width: the maximum width of the result.
+        measure: returns the width of a text, at least 1 for each character.
         head: the share of the room that the beginning gets.
 
     >>> shorten("model.layers.0.self_attn.q_proj.weight", 21)
@@ -70,13 +70,13 @@ def _fitting(chars: Iterable[str], width: int, measure: Callable[[str], int]) ->
 
 
 HEADS = (0.5, 0.0, 0.25, 0.75, 1.0)  # shares that the beginning of a name may get; the first is the most pleasant
-PART = re.compile(r"[^./:]+[./:]*|[./:]+")  # what names are made of: "layers.", "0.", "weight"
+PART = re.compile(r"[^./:]+[./:]*|[./:]+")  # the parts of names: "layers.", "0.", "weight"
 
 
 def told_apart(names: Sequence[str], width: int, measure: Callable[[str], int] = len) -> list[str]:
-    """Names shortened to a width, so that different ones stay different as far as it allows.
+    """Names shortened to a width; different names stay different, if the width allows it.
 
-    Of what all have in common at their ends as little as suffices is left out first, then a part of each.
+    Parts that all names have in common at their ends are left out first, as few as suffice; then the middles of names.
 
     >>> told_apart([f"model.layers.{i}.mlp.gate.weight" for i in (0, 10)], 20)
     ['…0.mlp.gate.weight', '…10.mlp.gate.weight']
@@ -111,7 +111,7 @@ def _shortened(names: list[str], width: int, measure: Callable[[str], int]) -> I
 
 
 def _without_common(names: list[str], width: int, measure: Callable[[str], int]) -> list[str]:
-    """Names without as many of the parts that all begin or end with as do not fit; at least one is left of each."""
+    """Names without common first and last parts, as many of these as do not fit. At least one part is left of each."""
     parts = [PART.findall(name) for name in names]
     first = parts[0] if len(parts) > 1 else []
     before = _in_common(parts)

@@ -1,4 +1,4 @@
-"""What an explanation says in words: a few sentences, each of them true of its numbers."""
+"""An explanation in words: a few sentences, each of them derived from its numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["FLAT_DB", "sentences"]
 
 FLAT_DB = 0.1  # of SQNR: a difference that no network shows
 SHARP_DB = 1.0
-OUTLIERS_DB = 3.0  # half a bit: what few values take from all others
+OUTLIERS_DB = 3.0  # half a bit: the loss of all other values from which outliers are mentioned
 CHANGE = 0.05  # of the scale, by which its flatness is judged
 
 
 def sentences(row: Row) -> list[str]:
-    """Of the row of a tensor, a channel or a group that was explained."""
+    """The sentences about the row of a tensor, a channel or a group that was explained."""
     if row.status != "ok":
         return [f"It has no scale, status {row.status}: {row.reason}."]
     known = row.explanation
@@ -65,7 +65,7 @@ def _compared(chosen: Alternative, others: Sequence[Alternative]) -> str:
 
 
 def _flatness(chosen: Alternative, nearby: Sequence[Nearby]) -> str:
-    """What a scale costs that is not quite the one."""
+    """The sentence about the costs of scales close to the choice."""
     if chosen.sqnr_db is None or not nearby:
         return ""
     lost = {each.change: chosen.sqnr_db - each.sqnr_db for each in nearby if each.sqnr_db is not None}
@@ -83,7 +83,7 @@ def _flatness(chosen: Alternative, nearby: Sequence[Nearby]) -> str:
 
 
 def _outliers(chosen: Alternative, without: Sequence[Without]) -> Iterator[str]:
-    """What the outermost values cost."""
+    """The sentence about the cost of the outermost values."""
     if not without or chosen.sqnr_db is None:
         return
     most = without[-1]

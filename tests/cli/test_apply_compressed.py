@@ -14,7 +14,7 @@ import safetensors.numpy
 import klcal as library
 from klcal.readers import read
 from klcal.readers.regular import RegularFile
-from klcal.sketches.values import stored_values
+from klcal.sketches.stored import stored_values
 from tests.support.command import klcal
 from tests.support.lazy import torch
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import klcal as library
-from klcal.sketches.values import stored_values
+from klcal.sketches.stored import stored_values
 from tests.support.command import SAMPLES, klcal
 
 DTYPES = {"Q8_0": "int8", "Q4_0": "int4", "Q4_1": "uint4", "MXFP4": "float4_e2m1fn"}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from klcal.kernels.added import added
 from klcal.sketches import sketch as sketches
-from klcal.sketches.by_unit import _counted
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.sorted_units import sorted_sketch
 from tests.support.kernels import IS_COMPILED, both
 
 pytestmark = IS_COMPILED
@@ -29,7 +29,7 @@ def drawn(seed: int, sizes: list[int], resolution: Resolution, octaves: float) -
     values = (rng.standard_normal(size) * 2.0 ** (octaves * rng.standard_normal(size))).astype(np.float32)
     values = np.where(rng.random(size) < 0.3, np.rint(values), values)
     values[rng.random(size) < 0.01] = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32))
-    return _counted(values, "float32", np.append(0, np.cumsum(sizes)), resolution)
+    return sorted_sketch(values, "float32", np.append(0, np.cumsum(sizes)), resolution)
 
 
 SIZES = st.lists(st.tuples(*[st.one_of(st.integers(0, 40), st.just(300))] * 2), min_size=1, max_size=20)

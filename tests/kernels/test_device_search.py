@@ -24,8 +24,8 @@ from klcal.search import density, device_work, methods, on_device
 from klcal.search.density import How
 from klcal.search.settings import Settings
 from klcal.sketches import device_units
+from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
-from klcal.sketches.values import checked_tensor
 from tests.kernels.test_compiled import EXTREMES, requests
 from tests.support.devices import Shim, real_device
 from tests.support.kernels import IS_COMPILED, differing

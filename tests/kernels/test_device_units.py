@@ -13,10 +13,10 @@ from klcal.kernels import cuda_units
 from klcal.kernels.cuda import SOURCE, kernels, source_text
 from klcal.kernels.cuda_units import MOST_BITS, TILE_BITS, UnitCounts, count_units
 from klcal.kernels.units import COUNTERS
-from klcal.sketches.by_unit import _counted
 from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
+from klcal.sketches.sorted_units import sorted_sketch
 from tests.kernels.test_units import LAWS, ORDERS, SEEDS, stored
 from tests.support.devices import Shim, as_tensor, never_waiting, real_device
 from tests.support.kernels import KERNELS, kernel
@@ -68,7 +68,7 @@ def agree(values: np.ndarray, dtype: str, size, resolution: Resolution, device: 
     starts = starts_of([size] * (values.size // size)) if isinstance(size, int) else size
     for name in KERNELS:
         with kernel(name):
-            if found != _counted(values, dtype, starts, resolution):
+            if found != sorted_sketch(values, dtype, starts, resolution):
                 return False
     return True
 
@@ -225,7 +225,7 @@ def test_a_device_that_miscounts_is_noticed(twin):
     values = LAWS["half zeros"](np.random.default_rng(0), 4000)
     values[:2] = 0.0, -0.0
     with kernel("numpy"):
-        expected = _counted(values, "float32", starts_of([2000, 2000]), resolution)
+        expected = sorted_sketch(values, "float32", starts_of([2000, 2000]), resolution)
     found = counted(values, "float32", 2000, resolution)
     assert sketch_of(found, resolution) == expected
     TWINS[twin](found)

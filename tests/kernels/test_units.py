@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from klcal.kernels import units
 from klcal.kernels.library import address
 from klcal.kernels.units import Counted, counted_units
-from klcal.sketches import by_unit
+from klcal.sketches import by_unit, sorted_units
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.patterns import TENSOR, UNITS, Resolution
 from klcal.sketches.sketch import Sketch
@@ -96,7 +96,7 @@ def same(one: Sketch, other: Sketch) -> bool:
 def by_both(values: np.ndarray, dtype: str, sizes: list[int], resolution: Resolution) -> tuple[Sketch, Sketch]:
     """What each kernel counts."""
     starts = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    return both(lambda: by_unit._counted(values, dtype, starts, resolution))
+    return both(lambda: sorted_units.sorted_sketch(values, dtype, starts, resolution))
 
 
 # --- units that lie one behind the other
@@ -227,7 +227,7 @@ def zeros_of_one_sign(found: Counted) -> Counted:
 def test_a_kernel_that_miscounts_is_noticed(twin, monkeypatch):
     values = np.array([0.0, -0.0, 1.5, -2.0] * 40, np.float32)
     assert same(*by_both(values, "float32", [80, 80], UNITS))
-    monkeypatch.setattr(by_unit, "counted_units", lambda *args, **more: twin(counted_units(*args, **more)))
+    monkeypatch.setattr(sorted_units, "counted_units", lambda *args, **more: twin(counted_units(*args, **more)))
     assert not same(*by_both(values, "float32", [80, 80], UNITS))
 
 
@@ -235,7 +235,7 @@ def test_a_kernel_that_cuts_otherwise_is_noticed(monkeypatch):
     values = LAWS["normal"](np.random.default_rng(0), 5000)
     kept = (UNITS.few, UNITS.mantissa_bits, UNITS.mantissa_bits)
     monkeypatch.setattr(
-        by_unit, "counted_units", lambda v, d, s, _, *args, **more: counted_units(v, d, s, kept, *args, **more)
+        sorted_units, "counted_units", lambda v, d, s, _, *args, **more: counted_units(v, d, s, kept, *args, **more)
     )
     assert not same(*by_both(values, "float32", [5000], UNITS))
 

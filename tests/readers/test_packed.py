@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 
 from klcal.readers import read
-from klcal.sketches.values import stored_values
+from klcal.sketches.stored import stored_values
 
 WORDS = np.array([[0x76543210, 0xFEDCBA98, 0x76543210, 0xFEDCBA98]] * 3, np.uint32).view(np.int32)
 GOOD = {

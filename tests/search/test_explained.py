@@ -13,7 +13,7 @@ from klcal.calibration import calibrate, calibrate_sketch
 from klcal.quantizers.scheme import Scheme
 from klcal.search.methods import parse
 from klcal.search.settings import Settings
-from klcal.sketches.distribution import without_outermost
+from klcal.sketches.pieces import without_outermost
 from klcal.sketches.values import sketch
 from klcal.tables.explanation import Explanation
 from klcal.tables.rows import Row

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup
 from klcal.quantizers.layout import layout
-from klcal.sketches import by_unit
+from klcal.sketches import by_unit, sorted_units
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import count
 from klcal.sketches.patterns import UNITS, Resolution
@@ -54,8 +54,9 @@ def test_float64_over_and_underflows_in_the_unit_it_belongs_to(values, per):
 def test_the_answer_does_not_depend_on_where_the_values_were_cut(values, per, chunk, block, resolution):
     expected = whole(values, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK", "SORTED_ALONE"):
+        for name in ("BLOCK", "WIDE_BLOCK", "COUNTER_BLOCK"):
             patch.setattr(by_unit, name, block)
+        patch.setattr(sorted_units, "SORTED_ALONE", block)
         assert whole(values, per, chunk=chunk, resolution=resolution) == expected
         for name in ("LONG", "COMPILED_LONG"):
             patch.setattr(by_unit, name, 1)  # each counted as a tensor is
@@ -161,6 +162,6 @@ def test_a_sort_that_mixes_neighbours_is_noticed(monkeypatch):
     values = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
     expected = one_by_one(list(values), Resolution(few=0))
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) == expected
-    monkeypatch.setattr(by_unit, "library", lambda: None)
-    monkeypatch.setattr(by_unit, "_sort_each", lambda patterns, _: patterns.sort())
+    monkeypatch.setattr(sorted_units, "library", lambda: None)
+    monkeypatch.setattr(sorted_units, "_sort_each", lambda patterns, _: patterns.sort())
     assert whole(values, PerChannel(0), resolution=Resolution(few=0)) != expected

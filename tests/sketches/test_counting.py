@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klcal.errors import UsageError
-from klcal.sketches import counting
+from klcal.sketches import numpy_counting
 from klcal.sketches.counting import FLOAT_DTYPES, count
 from klcal.sketches.device_counting import usable_device, usable_devices
 from klcal.sketches.patterns import FEW, TENSOR, Resolution
@@ -133,9 +133,9 @@ def test_how_the_work_is_blocked_does_not_matter(chunks, block, resolution):
     whole = counted([np.concatenate([np.empty(0, np.float32), *chunks])], resolution=resolution)
     patch = pytest.MonkeyPatch()
     with patch.context() as settings:
-        settings.setattr(counting, "BLOCK", block)
-        settings.setattr(counting, "SMALL", block // 2)
-        settings.setattr(counting, "FLUSH", 2 * block)
+        settings.setattr(numpy_counting, "BLOCK", block)
+        settings.setattr(numpy_counting, "SMALL", block // 2)
+        settings.setattr(numpy_counting, "FLUSH", 2 * block)
         assert counted(chunks, resolution=resolution) == whole
 
 
@@ -164,15 +164,16 @@ def test_few_values_in_much_data_are_whole_and_one_rare_stranger_after_another_i
 
 def test_the_small_table_is_emptied_before_it_overflows(monkeypatch):
     """With int32 counters that are never emptied, 2³² values of one kind would come to 0."""
-    monkeypatch.setattr(counting, "FLUSH", np.iinfo(np.int32).max)
-    tally = counting._Tally(4)
+    monkeypatch.setattr(numpy_counting, "FLUSH", np.iinfo(np.int32).max)
+    tally = numpy_counting._Tally(4)
     keys = np.ones(1 << 20, np.intp)
     tally.add(keys)
     tally.table[1] = np.iinfo(np.int32).max - 5  # as if so many had been added
     tally.pending = int(tally.table[1])
     tally.add(keys)
     assert tally.buckets()[1].tolist() == [np.iinfo(np.int32).max - 5 + (1 << 20)]
-    assert np.iinfo(np.int32).max < counting.FLUSH + counting.BLOCK  # the limit that this test sets is the real one
+    # the limit that this test sets is the real one
+    assert np.iinfo(np.int32).max < numpy_counting.FLUSH + numpy_counting.BLOCK
 
 
 def test_more_values_than_a_float32_can_count():

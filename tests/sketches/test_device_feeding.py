@@ -14,7 +14,7 @@ from klcal.readers.regular import open_regular, spans
 from klcal.sketches import device_feeding
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import ROOMS, Feed, Room
-from klcal.sketches.values import sketch_parts
+from klcal.sketches.stored import sketch_parts
 from tests.support.devices import idle_devices, real_device
 from tests.support.lazy import torch
 

@@ -7,7 +7,7 @@ import pytest
 
 import klcal
 from klcal.sketches import device_reading
-from klcal.sketches.values import stored_array
+from klcal.sketches.arrays import stored_array
 from tests.support.devices import TORCH_DTYPES, Idle, real_device
 from tests.support.kernels import differing
 from tests.support.lazy import torch

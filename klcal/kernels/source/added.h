@@ -1,18 +1,19 @@
-/* Sketches of the same units, added: two ascending rows of keys become one, and are cut where they are many. */
+/* Addition of sketches: the ascending keys of two sketches of a unit are merged, and cut if there are many. */
 #ifndef KLCAL_ADDED_H
 #define KLCAL_ADDED_H
 
 #include "common.h"
 #include "runs.h"
 
-/* Keys of some pieces of a sketch, and how often each occurs. */
+/* Keys of pieces of a sketch, and their counts. */
 struct pieces {
     const uint32_t *keys;
     const int32_t *counts;
     int64_t size;
 };
 
-/* Both, ascending; how many they are. Without a branch on keys, because nobody could guess which one is less. */
+/* Merges two ascending lists of keys, and returns the number of keys. There is no branch on keys: it would be guessed wrong
+   half of the time. */
 INLINE int64_t merged(struct pieces one, struct pieces other, uint32_t *restrict keys, int32_t *restrict counts,
                       int64_t *greatest)
 {
@@ -35,7 +36,7 @@ INLINE int64_t merged(struct pieces one, struct pieces other, uint32_t *restrict
     return at + left;
 }
 
-/* Equal keys that stand side by side become one, in place; how many are left. */
+/* Joins equal keys side by side, in place, and returns the number of distinct ones. */
 INLINE int64_t joined(uint32_t *keys, int32_t *counts, int64_t size, int64_t *greatest)
 {
     int64_t at = 0, most = *greatest, count = 0;
@@ -53,12 +54,12 @@ INLINE int64_t joined(uint32_t *keys, int32_t *counts, int64_t size, int64_t *gr
     return at;
 }
 
-/* Adds sketches of some units, from `first` to `last`.
+/* Adds two sketches, for the units from `first` to `last`.
  *
  * Keys and counts are written from starts[first] + more_starts[first] on, without gaps between units. `tops` are the
- * exponents of each unit's largest magnitude; `exact` says what it was in both, and then what it is of the sum.
+ * exponents of each unit's largest magnitude; `exact` is that of both at first, and that of the sum afterwards.
  *
- * Returns how many keys there are; −1 where a count exceeds int32.
+ * Returns the number of keys; −1 if a count exceeds int32.
  */
 PUBLIC VARIANTS int64_t klcal_added(const uint32_t *keys, const int32_t *counts, const int64_t *starts,
                                     const uint32_t *more_keys, const int32_t *more_counts, const int64_t *more_starts,

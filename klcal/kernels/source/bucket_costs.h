@@ -1,19 +1,19 @@
-/* What candidates cost a unit that is looked at by its buckets, and which are allowed. */
+/* The squared error of candidates for a unit of many buckets, and the numbers of levels below zero that are allowed. */
 #ifndef KLCAL_BUCKET_COSTS_H
 #define KLCAL_BUCKET_COSTS_H
 
 #include "values.h"
 
-/* What is being worked on, for some candidates. */
+/* Scratch arrays for some candidates. */
 typedef struct {
     double wanted[AT_ONCE], known[AT_ONCE], better[AT_ONCE], same[AT_ONCE], also[AT_ONCE], squares[2 * AT_ONCE];
     double few_inverse[AT_ONCE];
     int64_t belows[AT_ONCE], other[AT_ONCE], places[AT_ONCE];
     float inverse[AT_ONCE], low[AT_ONCE], high[AT_ONCE], sums[2 * AT_ONCE];
-    double *parts; /* of the levels of either sign: what each saves */
+    double *parts; /* the reduction of the error by each level of either sign */
 } Desk;
 
-/* --- which numbers of levels below zero are allowed */
+/* --- numbers of levels below zero that are allowed */
 
 INLINE double clamped(double value, double low, double high) {
     value = value > low ? value : low;
@@ -54,7 +54,7 @@ static int is_valid(const Costs *costs, double scale, int64_t below) {
 
 /* --- errors by prefix sums */
 
-/* By how much each level of one sign reduces the squared error; their sum in lanes. */
+/* The reduction of the squared error by each level of one sign. Returns their sum, in lanes. */
 static double saved_by(const Side *side, const double *levels, int64_t n, double scale, double *parts) {
     EACH(i, n) {
         double part = 0, inner = i ? levels[i - 1] : 0;
@@ -70,8 +70,8 @@ INLINE double remaining(const PrefixSums *sums, double saved) {
     return (left > 0 ? left : 0) / sums->size;
 }
 
-/* Of the numbers of levels below zero from one to another, the best, and its mean squared error; of equal ones the first,
-   of a signed scheme the last. */
+/* The best of the numbers of levels below zero in a range, and its mean squared error. Of equal ones the first is taken, or
+   the last for a signed scheme. */
 static int64_t best_below(const PrefixSums *sums, const Scheme *scheme, int64_t fewest, int64_t most, const double *parts,
                           double *least) {
     const double *under = parts + scheme->size;
@@ -87,7 +87,7 @@ static int64_t best_below(const PrefixSums *sums, const Scheme *scheme, int64_t 
     return KIND(scheme) == SIGNED ? most - best.place : fewest + best.place;
 }
 
-/* The best number of levels below zero for a scale, and its error; of a given number where it is not negative. */
+/* The best number of levels below zero for a scale, and its error; or the error of a given number that is not negative. */
 APART void bucket_error(const Costs *costs, double scale, int64_t wanted, Desk *desk, int64_t *below, double *error) {
     const Scheme *scheme = costs->scheme;
     const PrefixSums *sums = costs->sums;

@@ -1,5 +1,5 @@
-/* What all parts of the kernel need. Plain C11 without Python in it; GCC and Clang, x86-64 and aarch64. What runs on a GPU
-   is CUDA C++ too. */
+/* Common parts of the kernel. It is plain C11 without Python, for GCC and Clang, on x86-64 and aarch64. The code that also
+   runs on a GPU is valid CUDA C++, too. */
 #ifndef KLCAL_COMMON_H
 #define KLCAL_COMMON_H
 
@@ -32,11 +32,11 @@ typedef unsigned long long uint64_t;
 #include <string.h>
 
 #define PUBLIC __attribute__((visibility("default")))
-/* Helpers of a function with variants are inlined into each, or else they would be compiled for the oldest machine. */
+/* Helpers of a function with variants are inlined into each of them. Otherwise they would be compiled for the oldest CPU. */
 #define INLINE static inline __attribute__((always_inline))
 #define APART static
 
-#if defined(__clang__) && !defined(KLCAL_ONE_VARIANT) /* it cannot export a function with variants under its own name */
+#if defined(__clang__) && !defined(KLCAL_ONE_VARIANT) /* Clang cannot export a function with variants under its own name */
 #define KLCAL_ONE_VARIANT
 #endif
 

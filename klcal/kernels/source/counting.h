@@ -1,5 +1,5 @@
-/* How often each float32 key, or each 16- or 8-bit pattern, occurs in an array: klcal/sketches/counting.py says the same
-   in NumPy. Nothing is kept between calls but what the caller hands in, so threads may count on tables of their own. */
+/* How often each float32 key, or each 16- or 8-bit pattern, occurs in an array. klcal/sketches/numpy_counting.py does the
+   same in NumPy. All state is in arrays of the caller, so several threads may count, each in its own tables. */
 #ifndef KLCAL_COUNTING_H
 #define KLCAL_COUNTING_H
 
@@ -16,8 +16,8 @@
 /* The distinct patterns, as long as there are few, lie in bins of two; (2^number_bits, 2) patterns stand before
    (2^number_bits, 2, FLOAT_WAYS) counts: side by side, a count that is written would delay the next pattern that is read.
    Both of a bin are compared, for a branch between them is often guessed wrong; of 4,000 values in 2¹⁵ bins, one in
-   400 is elsewhere than in its own. Patterns are inverted, so that 0, of an empty place, is a NaN. After the counts stand
-   the places that are taken, in the order in which they were. */
+   400 is elsewhere than in its own. Patterns are inverted, so that 0, the mark of an empty place, is a NaN. Behind the
+   counts is the list of the places that are taken, in the order in which they were. */
 #define GOLDEN 0x9e3779b1u /* 2³² over the golden ratio: multiples of it lie far apart */
 
 typedef double __attribute__((aligned(1), may_alias)) Double;
@@ -26,7 +26,7 @@ typedef uint16_t __attribute__((aligned(1), may_alias)) Short;
 
 typedef struct {
     int64_t number_bits; /* there are 2^number_bits bins */
-    int64_t limit, distinct; /* most values there may be, and how many there are; zeros do not count */
+    int64_t limit, distinct; /* the limit of distinct values, and their number; zeros do not count */
     int64_t in_use;
     int64_t taken; /* places */
 } Few;
@@ -54,7 +54,7 @@ INLINE void rounded_singles(const Double *values, int64_t size, uint32_t *single
     seen->zeros -= overflowed;
 }
 
-/* Where an inverted pattern has its place, perhaps a new one; -1 where it is one too many. */
+/* The place of an inverted pattern, perhaps a new one; -1 if there would be too many distinct values. */
 static int64_t place_of(uint32_t *bins, uint32_t inverted, Few *few) {
     uint32_t last = (2u << few->number_bits) - 1, place = ((inverted * GOLDEN) >> (32 - few->number_bits)) * 2;
     while (bins[place] && bins[place] != inverted) place = (place + 1) & last;
@@ -67,8 +67,8 @@ static int64_t place_of(uint32_t *bins, uint32_t inverted, Few *few) {
     return place;
 }
 
-/* Finite patterns, at most BLOCK, counted among the few: how many were, until there was one too many. All are found
-   before any is counted: a sum that waits for one before it then holds up nothing else. */
+/* Counts finite patterns, at most BLOCK, in the bins. Returns how many were counted before there were too many distinct
+   values. All places are found before any is counted: a sum that waits for an earlier one then delays nothing else. */
 INLINE int64_t counted_few(const Bits *bits, int64_t size, uint32_t *bins, Few *few) {
     uint32_t shift = 32 - (uint32_t)few->number_bits, places[BLOCK], elsewhere = 0;
     uint32_t *counts = counts_of(bins, few);
@@ -142,7 +142,8 @@ PUBLIC VARIANTS void klcal_count_bytes(const uint8_t *values, int64_t size, uint
     for (; i < size; i++) table[values[i] * BYTE_WAYS]++;
 }
 
-/* The keys from first to last that occur, and how often each does; the table forgets them. How many there are. */
+/* Takes the counts of the keys from first to last out of the table. Returns how many keys occur; these are written with
+   their counts. */
 INLINE int64_t taken(uint32_t *table, int64_t ways, int64_t first, int64_t last, int64_t *keys, int64_t *counts) {
     int64_t found = 0;
     for (int64_t start = first; start < last; start += 16) { /* most keys of an ordinary tensor do not occur */
@@ -168,7 +169,7 @@ PUBLIC VARIANTS int64_t klcal_take_counts(uint32_t *table, int64_t ways, int64_t
     return taken(table, ways, first, last, keys, counts);
 }
 
-/* The pattern among the few at a place, and how often it occurs; the bins forget it. */
+/* Takes the pattern at a place of the bins, and its count, out of the bins. */
 INLINE uint32_t taken_few(uint32_t *bins, const Few *few, uint32_t place, uint32_t *times) {
     uint32_t *counts = counts_of(bins, few) + (uint64_t)place * FLOAT_WAYS, pattern = ~bins[place];
     *times = 0;
@@ -185,7 +186,8 @@ INLINE void none_of_few(Few *few) {
     few->in_use = 1;
 }
 
-/* What is among the few, each a pattern above and its count below, in any order; how many there are. */
+/* Takes all patterns out of the bins, in any order, each with its count: the pattern is the upper half of a word, the
+   count the lower one. Returns how many there are. */
 PUBLIC int64_t klcal_take_few(uint32_t *bins, Few *few, uint64_t *pairs) {
     int64_t found = few->taken;
     for (int64_t i = 0; i < found; i++) {
@@ -196,10 +198,10 @@ PUBLIC int64_t klcal_take_few(uint32_t *bins, Few *few, uint64_t *pairs) {
     return found;
 }
 
-/* All values in buckets, where there are more than a few: those that were counted whole join the table.
+/* Takes the counts of buckets out of the table, after moving the values of the bins to it.
 
-   Zeros are added to those that were seen. Counts fit where there were fewer than 2³¹ values. Returns how many buckets
-   there are: the patterns at which they begin, ascending. The table and the bins are empty then. */
+   Zeros are added to those in `seen`. Counts fit in 31 bits if there were fewer than 2³¹ values. Returns the number of
+   buckets; writes the patterns at which they begin, ascending, and their counts. Table and bins are empty afterwards. */
 PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *table, Seen *seen, uint32_t *buckets,
                                            int32_t *counts) {
     int64_t found = 0;

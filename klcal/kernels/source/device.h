@@ -1,6 +1,6 @@
-/* What runs on a GPU is one text: compiled there at run time, and by the tests as plain C, where loops take the place of
-   threads. So it is written in phases: what EACH_THREAD does needs nothing of other threads, and SYNC ends a phase. A loop
-   would not notice that a SYNC is missing: so the tests also have threads that take turns only there. */
+/* Code for a GPU is compiled at run time, and by the tests as plain C, with loops in place of threads. So it is written in
+   phases: within EACH_THREAD a thread needs no results of others, and SYNC ends a phase. A loop would not notice a missing
+   SYNC, so the tests also run it with threads that take turns only at a SYNC. */
 #ifndef KLCAL_DEVICE_H
 #define KLCAL_DEVICE_H
 
@@ -17,11 +17,11 @@
 #define ALIGNED16 __align__(16)
 #define EACH_THREAD(thread) for (int thread = (int)threadIdx.x, once = 1; once; once = 0)
 #define SYNC __syncthreads()
-#define SYNC_WARP __syncwarp() /* where a phase needs nothing of other warps' threads */
+#define SYNC_WARP __syncwarp() /* at the end of a phase whose results are used within the warp only */
 #define BLOCK ((int64_t)blockIdx.x)
 #define BLOCKS ((int64_t)gridDim.x)
 
-extern __shared__ __align__(16) uint32_t shared[]; /* of a block, as much as the launch says */
+extern __shared__ __align__(16) uint32_t shared[]; /* shared memory of a block; the launch gives its size */
 
 INLINE void add(uint32_t *to, uint32_t number) { atomicAdd(to, number); }
 INLINE uint32_t added(uint32_t *to, uint32_t number) { return atomicAdd(to, number); }
@@ -35,19 +35,19 @@ INLINE void lower(uint32_t *to, uint32_t number) { atomicMin(to, number); }
 INLINE void set_bits(uint32_t *to, uint32_t bits) { atomicOr(to, bits); }
 INLINE void raise_long(int64_t *to, int64_t number) { atomicMax(to, number); }
 INLINE void set_bits_long(int64_t *to, int64_t bits) { atomicOr((uint64_t *)to, (uint64_t)bits); }
-/* What stood there, where that was 0 and is replaced, else as it is. */
+/* Replaces a 0, and returns the old contents. */
 INLINE uint32_t claimed(uint32_t *place, uint32_t by) { return atomicCAS(place, 0u, by); }
 INLINE uint32_t now(const uint32_t *from) { return *(const volatile uint32_t *)from; }
 INLINE int64_t now_long(const int64_t *from) { return *(const volatile int64_t *)from; }
 
-/* Of all threads of a warp; one of them, for which the second holds, tells the others' results. */
+/* Over all threads of a warp; one of them, for which the second argument is true, has the result of all. */
 INLINE uint32_t warp_sum(uint32_t number) { return __reduce_add_sync(0xffffffffu, number); }
 INLINE int32_t warp_most_signed(int32_t number) { return __reduce_max_sync(0xffffffffu, number); }
 INLINE uint32_t warp_most(uint32_t number) { return __reduce_max_sync(0xffffffffu, number); }
 INLINE uint32_t warp_least(uint32_t number) { return __reduce_min_sync(0xffffffffu, number); }
 INLINE uint32_t warp_bits(uint32_t bits) { return __reduce_or_sync(0xffffffffu, bits); }
 INLINE int tells(int thread) { return thread % 32 == 0; }
-/* The sum of what the threads before have, of a warp. */
+/* The sum over the threads of a warp before this one. */
 INLINE uint32_t warp_before(int thread, uint32_t number) {
     uint32_t sum = number;
     for (int by = 1; by < 32; by *= 2) {
@@ -57,7 +57,7 @@ INLINE uint32_t warp_before(int thread, uint32_t number) {
     return sum - number;
 }
 
-/* Adds to a counter in which many threads may meet: once for all of a warp where all of them do. */
+/* Adds to a counter that many threads may use at once: once for a whole warp if all of its threads do. */
 INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
     uint32_t active = __activemask();
     int is_one = 0;
@@ -66,7 +66,7 @@ INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) {
     else if (__ffs((int)active) - 1 == (int)(threadIdx.x % 32)) atomicAdd(counters + place, number * __popc(active));
 }
 
-/* What the thread of a warp has whose number differs in one bit. */
+/* The value of the thread of the warp whose number differs in one bit. */
 INLINE float swapped_float(float number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
 INLINE double swapped_double(double number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
 INLINE int64_t swapped_long(int64_t number, int by) { return __shfl_xor_sync(0xffffffffu, number, by); }
@@ -124,6 +124,6 @@ INLINE void add_together(uint32_t *counters, uint32_t place, uint32_t number) { 
 
 typedef struct ALIGNED16 {
     uint32_t words[4];
-} Vector; /* what a thread loads at once */
+} Vector; /* the bytes that a thread loads at once */
 
 #endif

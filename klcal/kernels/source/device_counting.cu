@@ -1,22 +1,22 @@
-/* How often each float32 pattern, or each bucket of them, occurs in a tensor that lies on a GPU: what counting.h does on a
-   CPU. Only integers come out, so the order in which threads add them is of no consequence.
+/* How often each float32 pattern, or each bucket, occurs in a tensor on a GPU. counting.h does so on a CPU. Only integers
+   are added, so the order in which threads do so does not matter.
 
-   A block of threads counts a stretch of the values in its own memory, and adds what it has to a table that all share: whole
-   patterns as long as these are few, else in buckets, those of the octaves that most values lie in. Where the patterns
-   turn out to be too many, the block forgets them and counts its stretch again. */
+   A block of threads counts a stretch of the values in shared memory, and then adds its counts to a table of all blocks. It
+   counts whole patterns while there are few of them. If there turn out to be too many, it counts its stretch again, by
+   buckets: in shared memory those of the octaves in which most values lie. */
 #include "device_seen.h"
 #include "device_stretch.h"
 
 #define GOLDEN 0x9e3779b1u       /* 2³² over the golden ratio: multiples of it lie far apart */
-#define OWN_PLACES_BITS 13       /* of the patterns that a block knows; 64 KiB of its memory */
+#define OWN_PLACES_BITS 13       /* places for the patterns of a block; 64 KiB of shared memory */
 #define OWN_PLACES (1u << OWN_PLACES_BITS)
-#define ALL_PLACES_BITS 14       /* of the patterns that all know: four times as many as may be told apart */
+#define ALL_PLACES_BITS 14       /* places for the patterns of all blocks: four times the limit of distinct ones */
 #define ALL_PLACES (1u << ALL_PLACES_BITS)
 #define EXPONENTS 256
 
 /* --- whole patterns */
 
-/* Counts a pattern among those that the block knows, or marks that there are too many. */
+/* Counts a pattern in the table of the block, or marks that there are too many. */
 INLINE void count_whole(uint32_t *patterns, uint32_t *counts, uint32_t *many, uint32_t *distinct, uint32_t few,
                         uint32_t pattern, uint32_t number) {
     uint32_t inverted = ~pattern, place = inverted * GOLDEN >> (32 - OWN_PLACES_BITS);
@@ -36,7 +36,7 @@ INLINE void count_whole(uint32_t *patterns, uint32_t *counts, uint32_t *many, ui
     else add_together(counts, place, number);
 }
 
-/* Adds the count of a pattern to those that all know; to its bucket where there are too many. */
+/* Adds the count of a pattern to the table of all blocks, or to its bucket if there are too many patterns. */
 INLINE void add_whole(const Counted *all, int shift, uint32_t pattern, int64_t count) {
     uint32_t inverted = ~pattern, place = inverted * GOLDEN >> (32 - ALL_PLACES_BITS);
     for (; !now_long(all->seen + MANY); place = (place + 1) & (ALL_PLACES - 1)) {
@@ -57,9 +57,9 @@ INLINE void add_whole(const Counted *all, int shift, uint32_t pattern, int64_t c
     extend_all(all->seen, pattern, pattern, pattern & MAGNITUDE, pattern);
 }
 
-/* --- what a block counts in */
+/* --- the counters of a block */
 
-/* What a block keeps in the memory that its threads share: of patterns, or of buckets. */
+/* The shared memory of a block: counters of patterns, or of buckets. */
 typedef struct {
     Seen seen;
     uint32_t many, distinct, stop, base;
@@ -87,7 +87,7 @@ INLINE void see_whole(Block *block, uint32_t *patterns, uint32_t few, uint32_t p
         count_whole(patterns, patterns + OWN_PLACES, &block->many, &block->distinct, few, pattern, number);
 }
 
-/* Counts whole patterns; whether there were no more than a few, as far as this block can tell. */
+/* Counts whole patterns. Returns whether there were only a few, as far as this block can tell. */
 INLINE int counted_whole(const Stretch *some, const Counted *all, Block *block, uint32_t *patterns, int kind, int shift) {
     const int each = VECTOR / width_of(kind);
     uint32_t few = all->few < 0x7fffffff ? (uint32_t)all->few : 0x7fffffffu;
@@ -140,7 +140,7 @@ INLINE int counted_whole(const Stretch *some, const Counted *all, Block *block, 
 
 /* --- buckets */
 
-/* A value in its bucket: of the block, where that is near, else of all. ``span`` keys of either sign are near. */
+/* Counts a value in its bucket: in shared memory for ``span`` keys of either sign, else in the table of all blocks. */
 INLINE void see_bucket(const Counted *all, uint32_t *window, uint32_t base, uint32_t span, int shift, uint32_t pattern,
                        uint32_t number, Seen *own) {
     if (!is_value(pattern, number, own)) return;
@@ -151,7 +151,7 @@ INLINE void see_bucket(const Counted *all, uint32_t *window, uint32_t base, uint
     else add_together(window, place + (pattern >> 31) * span, number);
 }
 
-/* The octaves that most of the first values lie in, so many as there is room for. */
+/* The octaves in which most of the first values lie, as many as there is room for. */
 INLINE void choose_octaves(const Stretch *some, Block *block, int kind, int octaves) {
     const int each = VECTOR / width_of(kind);
     EACH_THREAD(thread) {
@@ -211,7 +211,7 @@ INLINE void count_in_buckets(const Stretch *some, const Counted *all, Block *blo
 
 /* --- the kernels, one for each form of values
 
-   few: 0 where the buckets tell all values apart. */
+   few: 0 if every value has a bucket of its own. */
 INLINE void count_values(const uint8_t *values, int64_t size, Counted all, int octaves, int kind, int shift, int has_few) {
     Block *block = (Block *)shared;
     uint32_t *counters = shared + BLOCK_WORDS;

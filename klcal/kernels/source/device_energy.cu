@@ -1,13 +1,13 @@
-/* Squares of values, added up by columns as integers: those of energy.h, to the last one. */
+/* Squares of values, added up by columns as integers: the same sums as in energy.h. */
 #include "device.h"
 #include "device_patterns.h"
 #include "squares.h"
 
 #define LANES 32  /* of a warp */
-#define WINDOW 4  /* cells that a thread adds up itself: that of its first value, one above, and those below */
+#define WINDOW 4  /* cells whose sums a thread keeps: that of its first value, one above, and those below */
 #define ROWS 32   /* of a column that a thread adds up, where neighbours have columns of their own */
 
-/* What one thread has of a column. */
+/* The sums of a thread for a column. */
 typedef struct {
     int64_t sums[WINDOW];
     uint32_t top, any;

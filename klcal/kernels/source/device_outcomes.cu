@@ -1,11 +1,12 @@
-/* What is known of units before they are searched on a GPU, and what becomes of their scales: a thread for each unit. */
+/* The state of units before they are searched on a GPU, and their deployed scales: a thread for each unit. */
 #define TEAM 32
 #define THREADS 256
 #define RESIDENT 4
 #include "outcomes.h"
 
-/* What the host has to know of all units together: how many of each way there are that have to be searched, the most pieces
-   and values of one of them, how many need no search, how many are unknown, and which counters are not 0. */
+/* Numbers over all units for the host: for each way of searching, the number of units, and the largest numbers of pieces and
+   of values of one of them; then the numbers of units that need no search and that are unknown; and the counters that are
+   above 0. */
 enum { SEARCHED, PIECES = SEARCHED + WAYS, VALUES = PIECES + WAYS, OTHERS = VALUES + WAYS, UNKNOWNS, ANY, SUMMARY = ANY + COUNTERS };
 
 static void sum_up(const Sketches *from, const Prepared *to, int64_t unit, uint32_t *block) {

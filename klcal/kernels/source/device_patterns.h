@@ -1,4 +1,4 @@
-/* Values of any storage form to the patterns of the float32 that they are, or round to: on a GPU, one at a time. */
+/* Values in storage form become float32 patterns, on a GPU, one at a time. */
 #ifndef KLCAL_DEVICE_PATTERNS_H
 #define KLCAL_DEVICE_PATTERNS_H
 
@@ -11,7 +11,7 @@
 
 enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BYTES }; /* as in patterns.h */
 
-/* A float64 as float32: whether it is finite and becomes infinite, or is not 0 and becomes that. */
+/* A float64 as float32, and whether a finite value became infinite, or a nonzero one 0. */
 typedef struct {
     uint32_t pattern, is_beyond, is_to_zero;
 } Rounded;

@@ -1,31 +1,31 @@
-/* Sorted patterns of units to their sketches: what runs.h does on a CPU, for all units of a tile at once. */
+/* The sorted patterns of units become their sketches, for all units of a tile at once. runs.h does so on a CPU. */
 #ifndef KLCAL_DEVICE_RUNS_H
 #define KLCAL_DEVICE_RUNS_H
 
 #include "device_patterns.h"
 #include "device_tile.h"
 
-#define FINE_OCTAVES 2 /* below the largest magnitude, at full precision, as in runs.h */
+#define FINE_OCTAVES 2 /* octaves of full precision below the largest magnitude, as in runs.h */
 
 /* The order of klcal.kernels.units.COUNTERS. */
 enum { ZEROS, NANS, NEG_INF, POS_INF, OVERFLOWED, UNDERFLOWED };
 
-/* Where values are. */
+/* The values of units. */
 typedef struct {
     const uint8_t *values;
     int64_t kind;
-    const uint32_t *table;  /* what each byte stands for; else not used */
+    const uint32_t *table;  /* the pattern of each byte, for values of one byte */
     const int64_t *starts;  /* of the units, and where the last one ends */
-    const int64_t *listed;  /* which of them are meant; 0 where all are */
-    int64_t some;           /* units that are meant */
+    const int64_t *listed;  /* the numbers of the selected units; 0 if all are selected */
+    int64_t some;           /* the number of selected units */
 } Source;
 
-/* What a unit with more than a few distinct values keeps of them: see Resolution in klcal/sketches/patterns.py. */
+/* The bits that a unit with more than a few distinct values keeps: see Resolution in klcal/sketches/patterns.py. */
 typedef struct {
     int64_t few, mantissa_bits, least_bits;
 } Kept;
 
-/* What is written: keys and counts from the start of each unit on. */
+/* The output: keys and counts from the start of each unit on. */
 typedef struct {
     uint32_t *keys;
     int32_t *counts;
@@ -36,7 +36,7 @@ typedef struct {
     int64_t stride;
 } Sketch;
 
-/* The unit at some place of those that are meant; -1 where there is none. */
+/* The unit at a place among those that are selected; -1 if there is none. */
 INLINE int64_t unit_at(const Source *from, int64_t place) {
     return place >= from->some ? -1 : from->listed ? from->listed[place] : place;
 }
@@ -45,14 +45,14 @@ INLINE int64_t unit_of(const Source *from, const Tile *tile, uint32_t slot) {
     return unit_at(from, BLOCK * tile->units + (slot >> tile->bits));
 }
 
-/* --- what is in a unit */
+/* --- the contents of a unit */
 
 /* A pattern of a tile, or of a unit that was sorted elsewhere: as int32, so with the sign turned. */
 INLINE uint32_t sorted_at(const uint32_t *sorted, uint32_t at, int is_tile) {
     return is_tile ? sorted[place_of(at)] : sorted[at] ^ SIGN;
 }
 
-/* How many of `size` sorted patterns from `first` on are less than what begins at a bound. */
+/* The number of the `size` sorted patterns from `first` on that lie before a bound. */
 INLINE uint32_t bound_of(const uint32_t *sorted, uint32_t first, uint32_t size, int bound, int is_tile) {
     uint32_t key = (bound & 4 ? SIGN : 0) + (bound % 4 == 0 ? 1 : bound % 4 == 3 ? SIGN : INFINITE + (bound % 4 == 2));
     uint32_t found = 0;
@@ -68,7 +68,7 @@ INLINE void count_special(const Sketch *to, int number, int64_t unit, int64_t co
     if (count) add_long(to->numbers + number * to->stride + unit, count);
 }
 
-/* Writes what the bounds of a unit say; the exponent of its largest magnitude. */
+/* Writes the numbers that follow from the bounds of a unit. Returns the exponent of its largest magnitude. */
 INLINE uint32_t describe(const Sketch *to, int64_t unit, int64_t size, const int64_t *bounds, const uint32_t *sorted,
                          uint32_t first, int is_tile) {
     int is_above = bounds[POS_INFS] > bounds[POSITIVE], is_below = bounds[NEG_INFS] > bounds[NEGATIVE];
@@ -183,7 +183,7 @@ INLINE void write_runs(const Source *from, const Tile *tile, const Sketch *to, i
         }
     }
     SYNC;
-    int side_bits = tile->bits < THREAD_BITS ? tile->bits : THREAD_BITS; /* threads that take a unit together */
+    int side_bits = tile->bits < THREAD_BITS ? tile->bits : THREAD_BITS; /* threads that share a unit */
     EACH_THREAD(thread) {
         for (uint32_t place = (uint32_t)thread >> side_bits; place < tile->units; place += THREADS >> side_bits) {
             uint32_t first = place << tile->bits, runs = runs_in(tile, place), run = (uint32_t)thread & ((1u << side_bits) - 1);

@@ -1,7 +1,7 @@
 /* The search and the figures of units on a GPU: the CPU's own text, a team of threads for each unit.
 
    A kernel is compiled for a case: TEAM threads work on a unit, all units are LOOKED_AT alike, and so on: see
-   klcal/kernels/cuda_search.py, which names them. */
+   klcal/search/device_work.py, which names them. */
 #ifndef TEAM
 #define TEAM 32
 #endif

@@ -1,4 +1,4 @@
-/* What is seen of values beside how often each occurs: by a thread, by a block of them, by all. */
+/* Facts about the values beside their counts, collected by a thread, by a block, and by all blocks. */
 #ifndef KLCAL_DEVICE_SEEN_H
 #define KLCAL_DEVICE_SEEN_H
 
@@ -12,24 +12,24 @@
 enum { ZEROS, NANS, NEG_INF, POS_INF, OVERFLOWED, UNDERFLOWED, TOP, BOTTOM, NEAREST, BITS, MANY, DISTINCT, FIELDS };
 #define SUMS 6 /* the first fields are sums */
 
-/* What a thread knows, or a block together. */
+/* The facts of a thread, or of a block. */
 typedef struct {
     uint32_t sums[SUMS];
     uint32_t top, bottom, nearest, bits;
 } Seen;
 
-/* What all blocks add to. */
+/* The state that all blocks add to. */
 typedef struct {
     int64_t *seen;
     uint32_t *patterns; /* (ALL_PLACES,), inverted: 0, of an empty place, is no value */
     int64_t *counts;    /* (ALL_PLACES,) */
     int64_t *table;     /* of keys, which are patterns without their last ``shift`` bits */
-    int64_t few, times; /* patterns that may be told apart; how often each value stands in the tensor */
+    int64_t few, times; /* the limit of distinct patterns; how often each value counts */
 } Counted;
 
-/* --- from what is stored to float32 patterns */
+/* --- stored values to float32 patterns */
 
-/* Rounded to float32; 0 for finite values beyond it, which are counted as that and not as zeros. */
+/* The value rounded to float32; 0 for finite values beyond float32, which are counted as overflowed and not as zeros. */
 INLINE uint32_t pattern_of_double(uint32_t low, uint32_t high, Seen *seen) {
     Rounded each = rounded((uint64_t)high << 32 | low);
     seen->sums[OVERFLOWED] += each.is_beyond;
@@ -57,7 +57,7 @@ INLINE int are_one(const Vector *from, int kind, uint32_t *found, Seen *seen) {
     return !differ;
 }
 
-/* --- what is seen of a value */
+/* --- facts about a value */
 
 INLINE Seen none_seen(void) {
     Seen seen;
@@ -67,7 +67,7 @@ INLINE Seen none_seen(void) {
     return seen;
 }
 
-/* Whether a pattern is finite and not 0; else it is counted so many times. */
+/* Whether a pattern is finite and not 0. If not, it is counted in its own counter. */
 INLINE int is_value(uint32_t pattern, uint32_t times, Seen *seen) {
     uint32_t magnitude = pattern & MAGNITUDE;
     if (magnitude - 1 < INFINITE - 1) return 1;
@@ -86,7 +86,7 @@ INLINE void extend(Seen *seen, uint32_t pattern) {
     seen->bits |= pattern;
 }
 
-/* Adds what a thread has seen to what its block has. */
+/* Adds the facts of a thread to those of its block. */
 INLINE void join(Seen *block, const Seen *own, int thread) {
     uint32_t any = 0;
     for (int i = 0; i < SUMS; i++) any |= own->sums[i];
@@ -114,7 +114,7 @@ INLINE void extend_all(int64_t *seen, uint32_t top, uint32_t bottom, uint32_t ne
     set_bits_long(seen + BITS, bits);
 }
 
-/* Adds what a block has seen to what all have. */
+/* Adds the facts of a block to the state. */
 INLINE void join_all(const Counted *all, const Seen *block, int thread) {
     if (thread < SUMS && block->sums[thread]) /* a sum of zeros may be negative: of values that are no zeros */
         add_long(all->seen + thread, (int32_t)block->sums[thread] * all->times);

@@ -1,10 +1,10 @@
-/* The values that a block of threads counts: whole vectors, and at either end of a tensor what is less than one. */
+/* The values that a block of threads counts: whole vectors, and the single values at both ends of a tensor. */
 #ifndef KLCAL_DEVICE_STRETCH_H
 #define KLCAL_DEVICE_STRETCH_H
 
 #include "device_seen.h"
 
-/* The values of a block: whole vectors, and what lies before and behind all vectors, one at a time. */
+/* The values of a block: whole vectors, and single values before and behind all vectors. */
 typedef struct {
     const Vector *vectors;
     const uint8_t *before, *behind;

@@ -1,4 +1,4 @@
-/* What a block of threads has in its own memory: a tile, the patterns of some units. And how it sorts them all at once.
+/* A tile: the patterns of some units in the shared memory of a block, which sorts all of them at once.
 
    The network is Batcher's bitonic one in the form that only ever moves the smaller pattern up, as in lanes.h. A thread
    takes eight patterns to its registers, for three levels at a time: so these need one journey to memory. */
@@ -13,10 +13,10 @@
 #define LEAST_BITS 13              /* of the slots of a tile: as many as all threads have at once */
 #define NEAR_BITS 5                /* levels of 2⁵ ⋅ OWN patterns and less stay within those of one warp */
 
-/* Where in a sorted unit what begins; zeros come first. And the exponent of its largest magnitude. */
+/* The places in a sorted unit at which kinds of values begin, zeros first; and the exponent of its largest magnitude. */
 enum { POSITIVE, POS_INFS, POS_NANS, NEG_ZEROS, NEGATIVE, NEG_INFS, NEG_NANS, TOP, BOUNDS };
 
-/* What a block has in the memory that its threads share: klcal/kernels/cuda_units.py knows its size. */
+/* The shared memory of a block. klcal/kernels/cuda_units.py computes its size. */
 typedef struct {
     uint32_t *patterns; /* (slots,), where place_of says */
     uint16_t *begins;   /* (slots,): of the runs of each unit, from its first slot on */

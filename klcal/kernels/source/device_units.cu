@@ -1,11 +1,11 @@
-/* The distinct patterns of many units, ascending, and how often each occurs: what units.h does on a CPU.
+/* The distinct patterns of many units, ascending, and how often each occurs. units.h does so on a CPU.
 
    A block of threads sorts the patterns of some units in its own memory, each padded to a power of two. Then the runs of
-   equal patterns are numbered, by a sum over the threads before, and written in order. Units that are too long for that
-   were sorted elsewhere: a block takes a part of them after the other. */
+   equal patterns are numbered, by a sum over the threads before, and written in order. Units that are too long for a
+   block were sorted before; a block goes through such a unit part by part. */
 #include "device_runs.h"
 
-#define PADDING 0xffffffffu /* the greatest of all, and a NaN */
+#define PADDING 0xffffffffu /* the largest pattern, a NaN */
 
 /* --- values to patterns */
 
@@ -16,7 +16,7 @@ INLINE uint64_t stored_at(const uint8_t *values, int64_t at, int kind) {
     return kind == BYTES ? values[at] : ((const uint16_t *)values)[at];
 }
 
-/* The pattern that they stand for; what float32 does not hold is counted. */
+/* The float32 pattern of a value; values that float32 does not hold are counted. */
 INLINE uint32_t pattern_of(const Source *from, uint64_t bits, int64_t unit, const Sketch *to, int kind) {
     if (kind == FLOAT32) return (uint32_t)bits;
     if (kind == FLOAT16) return pattern_of_half((uint32_t)bits);
@@ -74,7 +74,7 @@ INLINE void find_bounds(const Source *from, const Tile *tile, const Sketch *to) 
     }
 }
 
-/* Cuts the values of units that have too many distinct ones; whether there were any. */
+/* Cuts the values of units that have too many distinct ones. Returns whether there were any. */
 INLINE int cut_many(const Source *from, const Tile *tile, const Sketch *to, const Kept *kept) {
     EACH_THREAD(thread) {
         for (uint32_t place = (uint32_t)thread; place < tile->units; place += THREADS)
@@ -125,9 +125,9 @@ INLINE void count_tile(const Source *from, const Sketch *to, const Kept *kept, i
     }
 }
 
-/* --- units that do not, sorted elsewhere */
+/* --- units that do not fit, which were sorted before */
 
-/* What stands at a place of a sorted unit, cut where it has too many distinct values. */
+/* The pattern at a place of a sorted unit, cut if the unit has too many distinct values. */
 INLINE uint32_t long_at(const Tile *tile, const uint32_t *sorted, uint32_t at, const Kept *kept, int is_cut) {
     uint32_t pattern = sorted_at(sorted, at, 0);
     int is_value = (at >= tile->whole[POSITIVE] && at < tile->whole[POS_INFS]) ||
@@ -152,7 +152,7 @@ INLINE void load_sorted(const Tile *tile, const uint32_t *sorted, uint32_t first
     SYNC;
 }
 
-/* Counts the runs of a unit, and writes them; how many there are. */
+/* Counts the runs of a unit, and writes them. Returns their number. */
 INLINE int64_t count_long(const Source *from, const Tile *tile, const Sketch *to, const Kept *kept, int is_cut,
                           int is_written) {
     int64_t unit = BLOCK, begin = from->starts[unit], runs = 0;

@@ -1,12 +1,12 @@
-/* Sorts patterns by their digits, the last first: of those that differ, and in the same time whatever they are. */
+/* Sorts patterns by their digits, the last one first (radix sort), in a time that does not depend on the patterns. */
 #ifndef KLCAL_DIGITS_H
 #define KLCAL_DIGITS_H
 
 #include "common.h"
 
 #define DIGIT_BITS 11        /* three digits are a pattern; a table of 8 KiB */
-#define SHORT_DIGIT_BITS 8   /* where clearing and scanning such a table takes longer than one more pass */
-#define SHORT 2048           /* patterns up to which it does */
+#define SHORT_DIGIT_BITS 8   /* for few patterns: one more pass is faster than clearing and scanning a large table */
+#define SHORT 2048           /* the limit of few */
 
 /* One pass, by `bits` bits from `shift` on. */
 INLINE void by_digit(const uint32_t *restrict from, uint32_t *restrict to, int64_t size, int shift, int bits)
@@ -23,7 +23,7 @@ INLINE void by_digit(const uint32_t *restrict from, uint32_t *restrict to, int64
     for (int64_t i = 0; i < size; i++) to[place[from[i] >> shift & mask]++] = from[i];
 }
 
-/* Sorts; where the result is, of the two. */
+/* Sorts, and returns the one of two arrays that has the result. */
 INLINE uint32_t *by_digits(uint32_t *keys, uint32_t *other, int64_t size)
 {
     uint32_t differ = 0;

@@ -1,7 +1,7 @@
-/* Squares of values, added up by columns as integers: klcal/kernels/energy.py says the same in NumPy, to the bit.
+/* Squares of values, added up by columns as integers: klcal/kernels/energy.py does the same in NumPy, to the bit.
 
    A value is m · 2^e with m of ENERGY_BITS bits. Its square is added to the cell of its column and of e / 4, in units of
-   the square of the least value of that cell: so any order of any batches gives the same. */
+   the square of the smallest value of that cell. So the sum does not depend on the order of batches. */
 #ifndef KLCAL_ENERGY_H
 #define KLCAL_ENERGY_H
 
@@ -20,7 +20,7 @@ typedef uint64_t WideLanes __attribute__((vector_size(8 * ENERGY_LANES)));
 #define OCTAVES_OF(magnitudes) EITHER((magnitudes) >> 23 != 0, (magnitudes) >> 23, ONES)
 #define ONES ((Lanes){1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})
 
-/* As square_of, of what is finite. */
+/* As square_of, for finite values. */
 #define SQUARES_OF(squares, magnitudes)                                                                                \
     Lanes octaves = OCTAVES_OF(magnitudes);                                                                            \
     Lanes kept = ((magnitudes) & 0x7fffffu) | ((Lanes)((magnitudes) >> 23 != 0) & 0x800000u);                          \

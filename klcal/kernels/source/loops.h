@@ -7,7 +7,7 @@
 typedef float Eight __attribute__((vector_size(32), may_alias));
 typedef float Four __attribute__((vector_size(16), may_alias));
 
-/* Adds the upper half of the lanes to the lower one, until one is left; a power of two of them, at least 16. */
+/* Adds the upper half of the lanes to the lower one, until one is left. Their number is a power of two, at least 16. */
 INLINE float tree(float *lanes, int64_t size) {
     for (int64_t half = size / 2; half >= 16; half /= 2)
         for (int64_t i = 0; i < half; i++) lanes[i] += lanes[i + half];

@@ -1,4 +1,4 @@
-/* Memory that grows, and is used again for the next unit: the system's, or what a team of a GPU was given. */
+/* Memory that grows, and is used again for the next unit: of the system, or of a team on a GPU. */
 #ifndef KLCAL_MEMORY_H
 #define KLCAL_MEMORY_H
 
@@ -15,7 +15,7 @@ typedef struct {
 
 #define ROUNDED_TO 16 /* bytes */
 
-/* From the front of what is near, else of what is far. All of it is given back when the next unit begins. */
+/* Takes memory from the front of the near, or else of the far. All of it is given back when the next unit begins. */
 static void *taken(size_t bytes) {
     Team *team = this_team();
     char **next = bytes <= (size_t)(team->near_end - team->near) ? &team->near : &team->far;
@@ -41,8 +41,7 @@ static void release_memory(Memory *memory) {
 
 #endif
 
-/* Other memory, of so many bytes at least, to which those that are known are copied: int64 or float64; the old where there
-   is none. */
+/* A larger array of int64 or float64, to which the present items are copied; the old one if there is no memory. */
 static int renew(Memory *memory, size_t known, size_t bytes) {
     Memory larger = {taken(with_reserve(bytes)), with_reserve(bytes)};
     if (!larger.start) return 0;
@@ -52,7 +51,7 @@ static int renew(Memory *memory, size_t known, size_t bytes) {
     return 1;
 }
 
-/* Gives back what was taken last of all: a team has little memory near. */
+/* Gives back the memory that was taken last: a team has little near memory. */
 static void give_back(Memory *memory) {
 #ifdef TEAM
     Team *team = this_team();
@@ -67,7 +66,7 @@ static void give_back(Memory *memory) {
 #endif
 }
 
-/* Room for so many bytes, whatever was there is lost; null where there is none. */
+/* An array of at least that many bytes; its old contents are lost. Null if there is no memory. */
 static void *room(Memory *memory, size_t bytes) {
     MEET;
     if (ALONE && bytes > memory->bytes) {
@@ -79,7 +78,7 @@ static void *room(Memory *memory, size_t bytes) {
     return memory->start;
 }
 
-/* The same, but what was there, of so many bytes, is kept; null, and it is still there, where there is no more. */
+/* The same, but the old contents are kept. Null, and the old contents stay, if there is no memory. */
 static void *more_room(Memory *memory, size_t known, size_t bytes) {
     MEET;
     if (ALONE && bytes > memory->bytes) renew(memory, known, 2 * bytes > LEAST_ROOM ? 2 * bytes : LEAST_ROOM);

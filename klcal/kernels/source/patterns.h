@@ -1,21 +1,21 @@
-/* Values of any storage form to the patterns of the float32 that they are, or round to. */
+/* Values in storage form become float32 patterns; float64 is rounded. */
 #ifndef KLCAL_PATTERNS_H
 #define KLCAL_PATTERNS_H
 
 #include "common.h"
 
 #define SIGN 0x80000000u      /* the pattern of -0.0 */
-#define INFINITE 0x7F800000u  /* of +inf; those of NaN are greater */
-#define GREATEST 0xFFFFFFFFu  /* of all, and a NaN */
+#define INFINITE 0x7F800000u  /* the pattern of +inf; those of NaN are larger */
+#define GREATEST 0xFFFFFFFFu  /* the largest pattern, a NaN */
 #define PATTERN_BITS 23       /* of the mantissa */
 #define HALF_SHIFT 13         /* bits of mantissa that float16 lacks */
-#define HALF_BIAS (112u << PATTERN_BITS)  /* what its exponents lack */
+#define HALF_BIAS (112u << PATTERN_BITS)  /* the difference of the exponents' biases */
 #define HALF_INFINITE 0x7C00u
-#define HALF_NORMAL 0x0400u   /* its least normal value */
-#define HALF_STEP 0x1p-24f    /* its least value */
+#define HALF_NORMAL 0x0400u   /* its smallest normal value */
+#define HALF_STEP 0x1p-24f    /* its smallest value */
 #define DOUBLE_INFINITE 0x7FF0000000000000u
 
-/* What values are stored as; klcal/kernels/units.py knows the same numbers. */
+/* Storage forms; klcal/kernels/units.py has the same numbers. */
 enum kind { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BYTES };
 static const int64_t WIDTHS[] = {4, 8, 2, 2, 1};
 
@@ -23,7 +23,7 @@ typedef uint16_t __attribute__((aligned(1), may_alias)) stored16;
 typedef uint32_t __attribute__((aligned(1), may_alias)) stored32;
 typedef double __attribute__((aligned(1), may_alias)) stored64;
 
-/* Finite float64 values that are beyond float32, or too near to 0 for it. */
+/* Counts of finite float64 values that are beyond float32, or too near to 0 for it. */
 struct rounded {
     int64_t below, above, to_zero;
 };

@@ -1,6 +1,6 @@
-/* The pieces of a unit, ascending by value: klcal/sketches/distribution.py says the same in NumPy, to the bit.
+/* The pieces of a unit, ascending by value. klcal/sketches/distribution.py and pieces.py do the same in NumPy, to the bit.
 
-   A piece is an interval of magnitudes, a point where it has no width, and how many values lie in it. */
+   A piece is an interval of magnitudes, or a point, and the number of values in it. */
 #ifndef KLCAL_PIECES_H
 #define KLCAL_PIECES_H
 
@@ -12,7 +12,7 @@
 
 enum { INT32, INT64, FLOAT64 };
 
-/* Sketches of some units: see klcal.sketches.sketch.Sketch. */
+/* The sketches of units: see klcal.sketches.sketch.Sketch. */
 typedef struct {
     const uint32_t *keys;
     const void *counts;
@@ -20,9 +20,9 @@ typedef struct {
     const uint8_t *exact;
     const double *minimum, *maximum; /* of the values that are not zero */
     const int64_t *tops;             /* the exponents by which buckets were cut */
-    const double *number;            /* of values, whatever they weigh */
+    const double *number;            /* the number of values, whatever they weigh */
     int64_t type_of_counts;
-    int64_t fewest_dropped, most_dropped; /* bits of a pattern that its bucket lacks, in the largest octaves and below */
+    int64_t fewest_dropped, most_dropped; /* bits that are dropped from patterns in the largest octaves, and at most */
     int64_t fine_octaves;
 } Units;
 
@@ -47,7 +47,7 @@ INLINE double count_of(const Units *units, int64_t i) {
     return ((const double *)units->counts)[i];
 }
 
-/* Where a bucket begins and ends: within the extremes of its sign, a point in its middle where it is subnormal. */
+/* The ends of a bucket, within the extremes of its sign; a subnormal one is a point in its middle. */
 static void interval_of(const Units *units, uint32_t key, double minimum, double maximum, int64_t top, double *inner,
                         double *outer) {
     int64_t dropped = units->most_dropped;
@@ -81,7 +81,7 @@ VARIANTS static void load_counts(const int32_t *counts, int64_t n, int backward,
     EACH(i, n) found[i] = counts[backward ? n - 1 - i : i];
 }
 
-/* Pieces from ``from`` on, which are the keys from ``first`` on, in the other order where they are negative. */
+/* Writes pieces from ``from`` on, for the keys from ``first`` on; negative ones in reverse order. */
 static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t from, int64_t first, int64_t n,
                       int backward) {
     double *inner = pieces->inner + from, *outer = pieces->outer + from, *values = pieces->values + from;
@@ -102,7 +102,7 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
     }
 }
 
-/* How many keys of a unit are of positive values: they ascend, and those without the sign come first. */
+/* The number of keys of positive values of a unit: keys ascend, and those without the sign bit come first. */
 static int64_t positive_keys(const uint32_t *keys, int64_t size) {
 #ifdef TEAM
     int64_t number = 0;
@@ -119,7 +119,7 @@ static int64_t positive_keys(const uint32_t *keys, int64_t size) {
 #endif
 }
 
-/* The pieces of one unit; 0 where there is no memory. */
+/* The pieces of a unit. Returns 0 if there is no memory. */
 static int load(Pieces *pieces, const Units *units, int64_t unit) {
     int64_t first = units->starts[unit], size = units->ends[unit] - first;
     int exact = units->exact[unit];
@@ -155,7 +155,7 @@ INLINE double energy_of_point(double value, double count) { return count * (valu
 
 #ifndef TEAM
 
-/* How many values there are, and their Σ x²: sums in lanes. */
+/* The number of values, and Σ x²: sums in lanes. */
 VARIANTS static void totals_of(const double *restrict inner, const double *restrict outer,
                                const double *restrict counts, int64_t n, double *total, double *energy) {
     double number[SUM_LANES] = {0}, squares[SUM_LANES] = {0};

@@ -1,15 +1,15 @@
-/* The distribution of one unit as prefix sums: klcal/sketches/prefix_sums.py says the same in NumPy, to the bit. */
+/* The distribution of one unit as prefix sums. klcal/sketches/prefix_sums.py does the same in NumPy, to the bit. */
 #ifndef KLCAL_PREFIX_SUMS_H
 #define KLCAL_PREFIX_SUMS_H
 
 #include "pieces.h"
 
 #define SHIFT 42          /* bits of a float64 below the key of a bucket with 10 bits of mantissa */
-#define MIN_EDGE 0x1p-149 /* the least float32: where the bucket that begins at zero is tabulated */
+#define MIN_EDGE 0x1p-149 /* the smallest float32 above 0: where the bucket that begins at zero is tabulated */
 
 /* The values of one sign, as magnitudes. */
 typedef struct {
-    int64_t size_of_row, rows, base; /* 0 rows for points, which are found by a search, and for nothing */
+    int64_t size_of_row, rows, base; /* 0 for points, which are found by bisection, and if there are no values */
     int32_t *row;
     double *edge, *excess[3], *mass[2]; /* coefficients in the distance from the edge */
     int64_t points;
@@ -59,7 +59,7 @@ static int points_of_side(Side *side, const double *inner, const double *counts,
     return 1;
 }
 
-/* Keys that a bucket begins and ends in. */
+/* The keys at both ends of a bucket. */
 INLINE int64_t first_key(const double *inner, int64_t i) { return bits_of(inner[i]) >> SHIFT; }
 
 INLINE int64_t last_key(const double *inner, const double *outer, int64_t i) {
@@ -73,7 +73,7 @@ INLINE int64_t keys_behind(const double *inner, const double *outer, int64_t i, 
     return keys > 0 ? keys : 0;
 }
 
-/* Where the keys of each bucket begin in the table of rows; how many there are in all. */
+/* The place of the first key of each bucket in the table of rows. Returns the number of keys. */
 static int64_t place_keys(const double *inner, const double *outer, int64_t size, int32_t *places) {
     int64_t keys = 1;
     ALL_TOGETHER(i, size) {
@@ -106,7 +106,7 @@ INLINE void fill_rows(Side *side, const double *inner, const double *outer, cons
     side->excess[2][at + 1] = side->mass[1][at + 1] = 0;
 }
 
-/* A row for each occupied bucket, for each gap behind one, and first for what lies before. */
+/* A row for the stretch before all buckets, then for each occupied bucket and for the gap behind it. */
 static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size) {
     int64_t rows = 2 * size + 1, base = first_key(inner, 0) - 1;
     double *memory = (double *)room(&side->memory, 7 * (size_t)rows * sizeof(double));
@@ -172,7 +172,7 @@ static int side_of(Side *side, double *inner, double *outer, const double *count
     return buckets_of_side(side, inner, outer, counts, size);
 }
 
-/* The prefix sums of a unit; 0 where there is no memory. */
+/* The prefix sums of a unit. Returns 0 if there is no memory. */
 static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, double energy) {
     int64_t all = pieces->size, negative = pieces->negative;
     double *memory = (double *)room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
@@ -193,7 +193,7 @@ static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, doub
            side_of(&sums->sides[1], inner + positive, outer + positive, counts + positive, negative);
 }
 
-/* How many magnitudes are at most so large. */
+/* The number of magnitudes up to a bound. */
 INLINE int64_t points_within(const Side *side, double point) {
     int64_t low = 0, high = side->points;
     while (low < high) {
@@ -224,7 +224,7 @@ static double excess_beyond(const Side *side, double point) {
     return side->excess[0][row] + distance * (side->excess[1][row] + distance * side->excess[2][row]);
 }
 
-/* How many values of this sign have a magnitude of at most e ≥ 0. */
+/* The number of values of this sign with a magnitude up to e ≥ 0. */
 static double mass_within(const Side *side, double point) {
     if (side->points) return side->within[points_within(side, point)];
     if (!side->rows || point >= side->extreme) return side->size;

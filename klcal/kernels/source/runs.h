@@ -1,21 +1,22 @@
-/* Sorted patterns of a unit to its sketch: what is special is counted, equal ones are, and many are cut. */
+/* The sorted patterns of a unit become its sketch: zeros, NaN and infinities are counted apart, equal patterns are joined,
+   and patterns are cut if there are many. */
 #ifndef KLCAL_RUNS_H
 #define KLCAL_RUNS_H
 
 #include "common.h"
 #include "patterns.h"
 
-#define AT_ONCE 16      /* patterns looked at together: if all differ, there is nothing to count */
-#define FINE_OCTAVES 2  /* below the largest magnitude, at full precision, as klcal/sketches/patterns.py has it */
+#define AT_ONCE 16      /* patterns that are compared together: if all differ, nothing has to be joined */
+#define FINE_OCTAVES 2  /* octaves of full precision below the largest magnitude, as in klcal/sketches/patterns.py */
 
 enum counter { ZEROS, NANS, NEG_INFS, POS_INFS, OVERFLOWED, UNDERFLOWED };
 
-/* What a unit with more than `few` distinct values keeps of them: see Resolution in klcal/sketches/patterns.py. */
+/* The bits that a unit with more than `few` distinct values keeps: see Resolution in klcal/sketches/patterns.py. */
 struct resolution {
     int64_t few, mantissa_bits, least_bits;
 };
 
-/* The sketch of some units, where it is to be written. Keys and counts of all follow one another without a gap. */
+/* The arrays to which the sketch of units is written. Keys and counts of all units follow one another without gaps. */
 struct sketch {
     uint32_t *keys;
     int32_t *counts;
@@ -26,7 +27,7 @@ struct sketch {
     uint8_t *exact;
 };
 
-/* How many of some sorted patterns are less than a key. */
+/* The number of sorted patterns below a key. */
 INLINE int64_t less(const uint32_t *sorted, int64_t size, uint32_t key)
 {
     int64_t found = 0;
@@ -45,7 +46,7 @@ INLINE double value_of(uint32_t pattern)
     return value;
 }
 
-/* Runs of equal patterns, written from `at` on; where they end. What lies behind the last pattern may be read. */
+/* Writes runs of equal patterns from `at` on, and returns their end. Memory behind the last pattern may be read. */
 INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch *to, int64_t at)
 {
     uint32_t *restrict keys = to->keys;
@@ -56,7 +57,7 @@ INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch
         int32_t here = size - i < AT_ONCE ? (int32_t)(size - i) : AT_ONCE, equal = 0;
         int32_t pairs = size - i > AT_ONCE ? AT_ONCE : here - 1;
         for (int32_t k = 0; k < AT_ONCE; k++) equal |= (some[k] == some[k + 1]) & (k < pairs);
-        if (!equal && at + AT_ONCE <= end) { /* what is too much will be overwritten */
+        if (!equal && at + AT_ONCE <= end) { /* surplus places will be overwritten */
             memcpy(keys + at, some, AT_ONCE * sizeof *keys);
             for (int64_t k = 0; k < AT_ONCE; k++) counts[at + k] = 1;
             counts[at] = (int32_t)(i + 1 - begin);
@@ -75,7 +76,7 @@ INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch
     return at;
 }
 
-/* How many different ones there are. */
+/* The number of distinct patterns. */
 INLINE int64_t distinct(const uint32_t *sorted, int64_t size)
 {
     int32_t turns = 0;
@@ -105,7 +106,7 @@ INLINE int cut(uint32_t *sorted, int64_t size, int32_t top, const struct resolut
     return !lost;
 }
 
-/* The special patterns of one sign are left out of [first, last), which are sorted; `counted` are infinite. */
+/* Removes the special patterns of one sign from the sorted range [first, last), and counts them. */
 INLINE void leave_out(const uint32_t *sorted, int64_t *first, int64_t *last, uint32_t sign, struct sketch *to,
                       int64_t unit, enum counter infinite)
 {
@@ -124,7 +125,7 @@ INLINE void leave_out(const uint32_t *sorted, int64_t *first, int64_t *last, uin
     }
 }
 
-/* The sketch of a unit, its keys from `at` on; where they end. */
+/* Writes the sketch of a unit, its keys from `at` on, and returns their end. */
 INLINE int64_t unit_sketch(uint32_t *sorted, int64_t size, const struct resolution *kept, struct sketch *to, int64_t unit,
                            int64_t at)
 {

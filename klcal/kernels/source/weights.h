@@ -1,4 +1,4 @@
-/* What the values of each key of a unit weigh together: klcal/sketches/weighted.py says the same in NumPy.
+/* The total weights of the values of each key of a unit. klcal/sketches/weighted.py does the same in NumPy.
  *
  * A key is where its bucket begins, so a value belongs to the last key that is not above its pattern.
  */
@@ -10,12 +10,12 @@
 #define WEIGHT_PART 20 /* bits of a weight in its lower part, as klcal/sketches/importance.py has it */
 #define SOUGHT 16      /* patterns looked up at once: their loads overlap */
 
-/* Sums of weights in two parts, and how many weights are above 0. */
+/* Sums of weights, in two parts, and the number of weights above 0. */
 struct weighed {
     int64_t *upper, *lower, *number;
 };
 
-/* The place of the last of `n` ascending keys that is not above each pattern; 0 where all are above it. */
+/* For each pattern the place of the last of `n` ascending keys that is not above it; 0 if all are. */
 INLINE void places_of(const uint32_t *restrict patterns, const uint32_t *restrict keys, int32_t n, int32_t *restrict place)
 {
     for (int32_t k = 0; k < SOUGHT; k++) place[k] = 0;
@@ -23,7 +23,7 @@ INLINE void places_of(const uint32_t *restrict patterns, const uint32_t *restric
         for (int32_t k = 0; k < SOUGHT; k++) place[k] += keys[place[k] + left / 2] <= patterns[k] ? left / 2 : 0;
 }
 
-/* Adds the weights of a unit's values to its keys. Behind the patterns there is room for SOUGHT more. */
+/* Adds the weights of a unit's values to its keys. There must be room for SOUGHT more patterns behind the last one. */
 INLINE void weigh(uint32_t *restrict patterns, const int64_t *restrict weights, int64_t size, const uint32_t *restrict keys,
                   int64_t n, struct weighed to)
 {
@@ -45,7 +45,7 @@ INLINE void weigh(uint32_t *restrict patterns, const int64_t *restrict weights, 
 /* The weights of the units from `first` to `last`, which stand one behind the other and were counted before.
  *
  * `begins` are where the keys of each unit begin, and end; `weighed` are 3 rows of `pieces`, all 0 at first.
- * Returns how many units were weighed; -1 where there is no memory.
+ * Returns the number of units; -1 if there is no memory.
  */
 PUBLIC VARIANTS int64_t klcal_unit_weights(const char *values, int64_t kind, const uint32_t *table, const int64_t *starts,
                                            const int64_t *weights, int64_t first, int64_t last, const uint32_t *keys,

@@ -35,10 +35,10 @@ class Array:
     shape: tuple[Any, ...]
     fortran_order: bool
     data: Bytes
-    state: tuple[Any, ...]  # what says so
+    state: tuple[Any, ...]  # the state that has the shape, the dtype and the bytes
 
     def header(self) -> Header:
-        """Its header, checked.
+        """The header of the array, checked.
 
         Raises:
             InputError: its shape and its bytes do not belong together.

@@ -1,7 +1,7 @@
-"""The names that a pickled checkpoint may use, and what each of them would make, described: nothing is called.
+"""The names that a pickled checkpoint may use, and a description of what each would make. Nothing is called.
 
-They are those that ``torch.load(weights_only=True)`` knows (torch 2.13, ``_weights_only_unpickler.py``), less the
-constructors that allocate. Any other name is foreign: it stands for itself, and so does what it would make.
+The names are those that ``torch.load(weights_only=True)`` allows (torch 2.13, ``_weights_only_unpickler.py``), without
+the constructors that allocate. Any other name is foreign, and so is everything that it would make.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from klcal.readers.pt.values import (
 __all__ = ["OPTIMIZER_STATE", "find_global", "is_known", "reduce", "refused_global"]
 
 OPTIMIZER_STATE = "optimizer state is not calibrated"
-MAX_RANK = 64  # dimensions: as many as NumPy and torch's operators take
+MAX_RANK = 64  # axes: the limit of NumPy and of torch's operators
 MAX_ATTRIBUTES = 1000  # of one tensor: real ones have a handful
 MAKERS = ("copy_reg._reconstructor", "copy_reg.__newobj_ex__")  # their first argument is the class
 
@@ -68,7 +68,7 @@ def refused_global(name: str) -> InputError:
 def reduce(target: Any, args: Any) -> Any:
     """A description of the result of ``target(*args)``.
 
-    What an unknown function makes is foreign, and so is what a known one makes of foreign objects.
+    The result of an unknown function is foreign, and so is that of a known one with foreign arguments.
     """
     if isinstance(target, Foreign):
         return Foreign(_made_by(target.name, args), [args])
@@ -111,7 +111,7 @@ def _tensor_v3(
 
 
 def _finished(tensor: Tensor, grad: Any, hooks: Any, metadata: Any = None) -> Tensor:
-    """The tensor, once what torch sets on it afterwards is seen to change none of its values."""
+    """The tensor, after checking that the attributes that torch sets afterwards do not change its values."""
     if type(grad) is not bool or not (hooks is None or (isinstance(hooks, dict) and not hooks)):
         raise malformed("_rebuild_tensor_v2")
     if grad and not tensor.dtype.startswith(("float", "bfloat", "complex")):
@@ -192,7 +192,7 @@ def _subclass(kind: Any, dtype: Any, size: Any, *_: Any) -> Tensor:
 
 
 def _of_class(kind: Any, dtype: str, shape: Any) -> Tensor:
-    """A tensor of a class that is not torch's own: only its code knows what the values are."""
+    """A tensor of a class that is not torch's: only the code of the class knows its values."""
     name = kind.name if isinstance(kind, Global | Foreign) else "another class"
     advice = SUBCLASS_ADVICE.get(name.rpartition(".")[2], "save a plain tensor, as tensor.dequantize() may give")
     return _unsupported(dtype, shape, f"it is a tensor subclass ({shown(name)}); {advice}")

@@ -1,6 +1,7 @@
-"""PyTorch files: what ``torch.save`` wrote, as a zip archive or in the form from before torch 1.6.
+"""PyTorch files, as `torch.save` writes them: zip archives, or the form from before torch 1.6.
 
-The pickle inside says which tensors there are, and where; nothing of it is run, and torch is not needed.
+The pickle inside says which tensors there are, and where their bytes lie. Nothing in it is run, and torch is not
+needed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MEMBER_OPERATIONS = 50  # more for each tensor's data in the archive
 BYTES_PER_OPERATION = 256  # of tensor data, for each operation of the pickle: large models may have long lists
 SMALL_PICKLE = 1000  # operations of those that hold a number
 SMALL_MEMBER_BYTES = 64  # byteorder and version hold a word
-MAX_NUMEL = (1 << 63) - 1  # what an int64 counter holds
+MAX_NUMEL = (1 << 63) - 1  # the largest int64
 DAMAGED = "download or save the file again"
 AS_FLOAT = "save it as float32"
 
@@ -183,7 +184,7 @@ def _open_legacy(file: RegularFile) -> _Checkpoint:
 def _legacy_members(
     file: RegularFile, position: int, keys: list[str], storages: dict[str, Storage]
 ) -> dict[str, Member]:
-    """Where each storage lies, up to the first that is damaged: it hides where the next begins."""
+    """The position of each storage, up to the first damaged one, behind which no position is known."""
     members: dict[str, Member] = {}
     for key in keys:
         if key not in storages:
@@ -269,7 +270,7 @@ def _with_raw(
 
 
 def _place(checkpoint: _Checkpoint, tensor: Tensor, storage: Storage) -> tuple[Member, int]:
-    """Where a tensor's first value lies: a member, and bytes from its start.
+    """The position of the first value of a tensor: a member, and the number of bytes from its start.
 
     Raises:
         InputError: If the tensor is not inside its storage, or that not in the file. All sizes are

@@ -1,4 +1,4 @@
-"""Foreign objects of a pickle, which only other people's code could make: they are named, and left alone."""
+"""Foreign objects of a pickle, which only code of other packages could make: they are named, and skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["refuse_foreign_alone", "with_foreign"]
 
 NAMED = 2  # objects in a warning
 NAME_CHARACTERS = 40  # of each: its name, and its class
-EXACT = ("int", "uint", "bool", "bits")  # what the dtypes begin with that nobody calibrates
+EXACT = ("int", "uint", "bool", "bits")  # the beginnings of dtypes that are not calibrated
 
 
 def refuse_foreign_alone(named: Sequence[Named]) -> None:

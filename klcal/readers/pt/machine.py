@@ -30,7 +30,7 @@ __all__ = ["MAX_PICKLE_BYTES", "interpret"]
 
 MAX_PICKLE_BYTES = 1 << 26  # bytes of one pickle: a real one has about 120 per tensor
 MAX_OPERATIONS = 4_500_000  # of one pickle: 43 for each of 100,000 parameters; each can leave 90 bytes behind
-STORAGE_WORK = 50  # what a tensor with a storage of its own may take
+STORAGE_WORK = 50  # operations that a tensor with its own storage may take
 GLOBAL_WORK = 8  # operations that take as long as finding one name; a pickle names each function once
 MAX_ARGUMENTS = 16  # that a call may have for nothing: one tuple can be passed over and over
 FOREIGN_WORK = 2  # operations: the memory that a foreign object takes

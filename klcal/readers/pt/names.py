@@ -1,7 +1,7 @@
-"""The names of what stands in nested dictionaries, lists and tuples: ``model.layer.weight``.
+"""The names of tensors in nested dictionaries, lists and tuples: `model.layer.weight`.
 
-A checkpoint can contain itself, or one list 2**60 times over: every container is entered once, under
-the first path that leads to it, and there is no recursion.
+A checkpoint can contain itself, or contain one list 2**60 times. So every container is entered once, under the first
+path that leads to it, and without recursion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_NAME_CHARACTERS = 1 << 24  # of all names together: 160 for each of 100,000 
 
 MODEL_KEYS = frozenset({"ema", "model", "model_ema", "model_state", "model_state_dict", "module", "network"})
 MODEL_KEYS |= {"state_dict", "state_dict_ema"}
-TRAINING_KEYS = ("lr_scheduler", "optim", "rng", "scaler", "scheduler")  # and what begins with them
+TRAINING_KEYS = ("lr_scheduler", "optim", "rng", "scaler", "scheduler")  # and keys that begin with these
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def named_values(root: Any, name: str) -> list[Named]:
 
 
 def _parts(root: Any) -> tuple[Any, Any]:
-    """The model, and what belongs to its training."""
+    """The parts of a checkpoint: the model, and the state of its training."""
     if not isinstance(root, dict):
         return root, {}
     if _is_optimizer(root):
@@ -101,7 +101,7 @@ def _parts(root: Any) -> tuple[Any, Any]:
 
 
 def _is_optimizer(value: Any) -> bool:
-    """Whether it is what ``optimizer.state_dict()`` gives, whatever it is called."""
+    """Whether a value has the form of ``optimizer.state_dict()``, under any name."""
     if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
         return False
     return isinstance(value["state"], dict) and isinstance(value["param_groups"], (list, tuple))

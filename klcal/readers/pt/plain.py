@@ -44,14 +44,14 @@ def ordered_dict(pairs: Any = ()) -> StateDict:
 
 
 def counter(counts: Any = None) -> dict[Any, Any]:
-    """A ``Counter``: a dictionary of what is counted."""
+    """A ``Counter``: a dictionary of items and their counts."""
     if counts is not None and not isinstance(counts, dict):
         raise malformed("collections.Counter")
     return dict(counts or {})
 
 
 def default_dict(*_: Any) -> dict[Any, Any]:
-    """SETITEMS fills it; what a missing key would be is never asked."""
+    """A ``defaultdict``, which SETITEMS fills. Its factory is never called."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""A pickle cut into its operations by ``pickletools``, which runs none of them, and what is said of a refused one."""
+"""A pickle cut into its operations by `pickletools`, which runs none of them; and messages about refused ones."""
 
 from __future__ import annotations
 

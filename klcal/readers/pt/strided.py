@@ -109,7 +109,7 @@ class StridedSpan:
         yield chunk[:filled]
 
     def _blocks(self, dtype: np.dtype[Any], limit: int) -> Iterator[Chunk]:
-        """Arrays of at most ``limit`` values, each from one stretch of at most as many elements."""
+        """Arrays of at most ``limit`` values, each from a stretch of at most ``limit`` elements."""
         outer, steps, inner = _split(self.dims, limit)
         size, stride = outer[-1] if outer else (1, 1)
         for base in _offsets(outer[:-1]):
@@ -141,7 +141,7 @@ def _split(dims: tuple[Dim, ...], limit: int) -> tuple[tuple[Dim, ...], int, tup
 
 
 def _offsets(dims: tuple[Dim, ...]) -> Iterator[int]:
-    """Where the elements of some dims begin. ``itertools.product`` would hold every range in memory."""
+    """The offsets of all elements of some axes. ``itertools.product`` would hold every range in memory."""
     if not dims:
         yield 0
         return

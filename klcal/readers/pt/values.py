@@ -79,7 +79,7 @@ class Bytes:
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """An unknown name, or what calling it would make. Nothing is called, so nobody knows what that is."""
+    """An unknown name, or the result of calling it, which is not known because nothing is called."""
 
     name: str
     contents: list[Any] = field(default_factory=list)  # its arguments, then its state and items

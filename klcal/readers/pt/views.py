@@ -1,4 +1,4 @@
-"""How much all tensors of a file may have read together, whatever they claim."""
+"""A limit on the bytes that all views of one file together may have read again, whatever they claim."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def form_of(name: str) -> Form:
     """A form by its name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no form of that name.
     """
     if name not in FORMS:
         raise UsageError(f"there is no form {name!r}", f"use --to with one of {', '.join(FORMS)}")

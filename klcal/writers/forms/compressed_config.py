@@ -1,4 +1,4 @@
-"""``quantization_config``: what the config.json of a compressed-tensors checkpoint says of its tensors."""
+"""`quantization_config`, the part of config.json that describes a compressed-tensors checkpoint."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Place: TypeAlias = Units | Grid
 
 @dataclass(frozen=True)
 class Inputs:
-    """What quantizes the inputs of a module where it runs: one scale for all, known before."""
+    """The static quantizer of a module's inputs: one scale, which is known before the model runs."""
 
     type: Literal["int", "float"]
     symmetric: bool
 
     @staticmethod
     def of(row: Row) -> Inputs:
-        """Those of a row that was calibrated on dumped inputs.
+        """The quantizer of inputs from a row that was calibrated on recorded inputs.
 
         Raises:
             UsageError: the format has no such quantizer.
@@ -59,7 +59,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Storage:
-    """How the weight of a module is stored: its format, and what quantized it, as ``QuantizationArgs`` has it."""
+    """The form in which the weight of a module is stored, and its quantizer in the words of ``QuantizationArgs``."""
 
     format: str
     num_bits: int
@@ -73,24 +73,24 @@ class Storage:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the weight, without what does not apply."""
+        """The ``QuantizationArgs`` of the weight, without those that do not apply."""
         others = ("format", "inputs")
         fields = {name: value for name, value in vars(self).items() if name not in others and value is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def storage_of(scheme: Scheme, units: Place | None, shape: tuple[int, ...], inputs: Inputs | None = None) -> Storage:
-    """How codes of a scheme are stored.
+    """The form in which codes of a scheme are stored.
 
-    Integers that need no zero point are packed, whatever their width: it is the format that all readers have for
-    weights alone. With zero points, codes of 8 bits in channels are stored as they are, which more readers take; and so
-    are all codes of 8 bits where inputs are quantized too.
+    Integers without zero points are packed, whatever their width: all readers have that format for weights alone. With
+    zero points, 8-bit codes of channels are stored one by one, which more readers accept. So are all 8-bit codes if
+    inputs are quantized, too.
 
     Args:
-        scheme: what the weight was quantized to.
-        units: what of it has a scale of its own; None for one scale.
+        scheme: of the weight.
+        units: the units with their own scales; None for one scale.
         shape: [out, in].
-        inputs: what quantizes the inputs; None for nothing.
+        inputs: the quantizer of the inputs; None if they stay float.
 
     Raises:
         UsageError: the format has no such quantizer.
@@ -127,7 +127,7 @@ def _of_weight(scheme: Scheme, units: Place | None, shape: tuple[int, ...]) -> S
 
 
 def _strategy(units: Place | None, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """The name of what gets a scale, and its size: of a group, or of a block."""
+    """The strategy, by its name in compressed-tensors, and the size of a group or of a block."""
     if units is None:
         return "tensor", None
     if isinstance(units.size, tuple):
@@ -153,7 +153,7 @@ def _float4(scheme: Scheme, strategy: str, size: Any) -> Storage:
 
 
 def _bits(scheme: Scheme) -> int | None:
-    """Of an integer format that can be stored."""
+    """The number of bits of an integer format that can be stored."""
     match = re.fullmatch(r"u?int(\d+)", scheme.dtype)
     return int(match[1]) if match and int(match[1]) <= MOST_BITS else None
 
@@ -162,7 +162,7 @@ def quantization_config(quantized: Mapping[str, Storage], others: Iterable[str])
     """The entry of a model.
 
     Args:
-        quantized: how each module is stored, by its name: at least one.
+        quantized: the storage of each module, by its name; at least one.
         others: names of the modules that are not quantized and may be Linear.
     """
     members: dict[Storage, list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Which tensors of a model become compressed-tensors, and how where it is not said: by what its config.json says."""
+"""The tensors of a model to write as compressed-tensors, and the defaults for them, both by its config.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["CONFIG", "KEY", "WEIGHT", "config_in", "scale_dtype", "takes", "usua
 CONFIG, KEY = "config.json", "quantization_config"
 AGAIN = "download or save it again"
 MOST_BYTES = 1 << 24  # of a config.json: those of large models have a few thousand
-WEIGHT = ".weight"  # what the parameter of a Linear is called
+WEIGHT = ".weight"  # the end of the name of a Linear's weight
 EMBEDDINGS = ("*embed*", "*wte.*", "*wpe.*", "*shared.weight", "*attention_bias*")
 ROUTERS = ("*.gate.weight", "*expert_gate.weight", "*router*")
 SPARED = (*EMBEDDINGS, *ROUTERS, "*lm_head*")
@@ -33,7 +33,7 @@ FLOAT4 = "float4_e2m1fn"
 NV_UNIT, MX_UNIT = "group:16", "group:32"
 
 
-# --- what is quantized, and how, unless it is said
+# --- defaults: which tensors are quantized, and how
 
 
 def takes(tensor: Description, include: Sequence[str]) -> bool:
@@ -44,13 +44,13 @@ def takes(tensor: Description, include: Sequence[str]) -> bool:
 
 
 def usual(directory: str | None, tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a calibration, of which some are given: each of the others by the number format.
+    """The options of a calibration. Options that are not given follow from the number format.
 
-    int4 in groups of 128, integers of 8 bits and float8 in channels, float4 as MXFP4; every integer there is around a
-    zero point of 0; scales as the model's dtype has them.
+    int4 has groups of 128, 8-bit integers and float8 have channels, float4 becomes MXFP4. Integers have all levels
+    around the zero point 0. Scales have the dtype of the model.
 
     Raises:
-        UsageError: the model has no usable config.json, or is none that this form is for.
+        UsageError: the model has no usable config.json, or is of a kind that this form does not support.
     """
     config = config_in(directory)
     own = next((scale_dtype(config, tensor) for tensor in tensors), "float32")
@@ -72,14 +72,14 @@ def _usual_unit(dtype: str) -> str:
     return "channel" if dtype.endswith("int8") or dtype.startswith("float8") else "group:128"
 
 
-# --- what the model says of itself
+# --- the model's config.json
 
 
 def config_in(directory: str | None) -> dict[str, Any]:
-    """Its config.json.
+    """The config.json of a model.
 
     Raises:
-        UsageError: there is none, or it is of a model that this form is not for.
+        UsageError: there is none, or it describes a model that this form does not support.
     """
     if directory is None:
         raise UsageError("compressed-tensors is a directory with a config.json", "give the directory of the model")
@@ -105,7 +105,7 @@ def config_in(directory: str | None) -> dict[str, Any]:
 
 
 def scale_dtype(config: Mapping[str, Any], tensor: Description) -> str:
-    """What scales are held in: the dtype that the model is loaded with, else that of the weight."""
+    """The dtype of scales: the one in which the model is loaded, or else that of the weight."""
     texts = config, config.get("text_config") or {}
     said = (each.get(key) for each in texts if isinstance(each, dict) for key in ("dtype", "torch_dtype"))
     found = next((each for each in said if isinstance(each, str)), tensor.dtype)

@@ -1,4 +1,4 @@
-"""compressed-tensors: a checkpoint directory for transformers, vLLM and others, as its config.json says.
+"""compressed-tensors: a checkpoint directory that transformers, vLLM and others load.
 
 For a module M of [out, in] weights, ``x̂ = (code − zero point) · scale``:
 
@@ -63,14 +63,14 @@ MIXED = "packed zero points beside weights that are stored otherwise: transforme
 IN_BFLOAT16 = "transformers computes float4 weights in bfloat16 alone: load the model with dtype=torch.bfloat16"
 
 
-# --- what is checked before anything is written
+# --- checks before anything is written
 
 
 def check(model: Model) -> list[str]:
-    """What is to be warned of.
+    """Checks that all tensors can be stored, and returns warnings.
 
     Raises:
-        UsageError: a tensor cannot be stored so that it is loaded as the table says; names it.
+        UsageError: a tensor cannot be stored so that a reader restores the values of the table; the message names it.
     """
     config = config_in(model.directory)
     quantized = [(file, each, each.codes) for file in model.files for each in file.tensors if each.codes is not None]
@@ -153,10 +153,10 @@ def _storage(each: Assigned, codes: Codes) -> Storage:
 
 
 def _tensors_of(each: Assigned, codes: Codes, name: str, config: Mapping[str, Any]) -> Iterator[Stored]:
-    """What a weight of some name becomes.
+    """The tensors that a weight becomes.
 
     Raises:
-        UsageError: it cannot be stored so, or its scales would be rounded.
+        UsageError: it cannot be stored in this form, or its scales would be rounded.
     """
     as_ = _storage(each, codes)
     if each.input is not None:
@@ -175,7 +175,7 @@ def _tensors_of(each: Assigned, codes: Codes, name: str, config: Mapping[str, An
 
 def _plain(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
     """Codes of 8 bits, one each."""
-    shift = _lowest(codes, as_) + (1 << MOST_BITS - 1)  # what makes signed codes of unsigned ones
+    shift = _lowest(codes, as_) + (1 << MOST_BITS - 1)  # turns unsigned codes into signed ones
     if not as_.symmetric:
         yield of_array(f"{name}_zero_point", (_points(codes) - shift).astype(np.int8))
     kind, dtype = ("F8_E4M3", np.uint8) if as_.format == FLOAT else ("I8", np.int8)
@@ -202,13 +202,13 @@ def _packed(codes: Codes, as_: Storage, name: str) -> Iterator[Stored]:
 
 
 def _packed_pieces(codes: Codes, bits: int, lowest: int) -> Iterator[Any]:
-    """The bytes of whole rows, as many as there are codes for."""
+    """The bytes of the whole rows in some codes."""
     for rows in codes.in_rows(codes.tensor.shape[1]):
         yield np.ascontiguousarray(packed(rows - lowest, bits)).data
 
 
 def _lowest(codes: Codes, as_: Storage) -> int:
-    """The code of which all bits are 0 when it is packed."""
+    """The code whose bits are all 0 when it is packed."""
     is_signed = as_.type == "int" and not codes.scheme.dtype.startswith("u")
     return -(1 << as_.num_bits - 1) if is_signed else 0
 
@@ -221,7 +221,7 @@ def _points(codes: Codes) -> npt.NDArray[np.int64]:
 
 
 def _input(row: Row, module: str, dtype: str) -> Iterator[Stored]:
-    """What quantizes the inputs of a module."""
+    """The tensors of the quantizer of a module's inputs."""
     yield _scale(f"{module}.input_scale", np.array([row.scale], np.float32), dtype)
     if row.scheme == "affine":
         shift = 1 << MOST_BITS - 1 if row.target == "uint8" else 0
@@ -250,7 +250,7 @@ def _scale(name: str, scales: npt.NDArray[np.float32], dtype: str) -> Stored:
 
 
 def _relative(codes: Codes) -> tuple[Codes, npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Codes by the scales that will run, which are quotients; the patterns of float8 scales, and what divides them."""
+    """Codes by the scales that will be used, which are quotients; the patterns of float8 scales, and their divisor."""
     row = codes.filled
     assert row.units is not None
     assert codes.row.units is not None

@@ -1,7 +1,7 @@
-"""The input again, in which the values of quantized tensors are what their codes stand for.
+"""A copy of the input in which the values of quantized tensors are restored from their codes.
 
-The file is copied, and the values replaced where they lie: same format, names and dtypes, and everything else in it as
-it was. So it works for every format whose values lie in the file as they are.
+The file is copied, and the values of tensors are replaced in place: format, names, dtypes and everything else stay the
+same. It works for every format in which values lie in the file uncompressed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from klcal.writers.forms.form import Form, TensorFile
 __all__ = ["FORM"]
 
 CONVERT = "save the model as .safetensors, or as .npy or .pt with each tensor contiguous and a clone"
-BFLOAT16_HALF = np.uint32(0x7FFF)  # with the last bit that stays: what rounds the lower 16 bits to even
+BFLOAT16_HALF = np.uint32(0x7FFF)  # added with the last kept bit, it rounds the lower 16 bits half to even
 
 
 def _write(file: TensorFile, out: BinaryIO) -> None:
@@ -50,10 +50,10 @@ def _write(file: TensorFile, out: BinaryIO) -> None:
 
 
 def _spans(tensor: Description, path: str) -> list[FileSpan]:
-    """Where the values of a tensor lie, one behind the other.
+    """The ranges of bytes in which the values of a tensor lie.
 
     Raises:
-        InputError: they do not lie so.
+        InputError: the values are compressed, or not contiguous.
     """
     parts = [part for part in tensor.parts if not isinstance(part, CrcCheck)]
     spans = [span for part in parts if (span := _together(part))]
@@ -73,10 +73,10 @@ def _together(part: Part) -> FileSpan | None:
 
 
 def _check_apart(file: TensorFile) -> None:
-    """Refuses values that belong to two tensors, of which one is quantized.
+    """Refuses values that belong to two tensors if one of them is quantized.
 
     Raises:
-        InputError: names both.
+        InputError: two tensors share values; the message names both.
     """
     ranges = [
         (*found, each.tensor.name, each.codes is not None)
@@ -93,7 +93,7 @@ def _check_apart(file: TensorFile) -> None:
 
 
 def _range(part: Part, path: str) -> tuple[int, int] | None:
-    """From the first to the last byte of some values, where they lie in a file as they are."""
+    """The range of bytes of a part, if its values lie in the file uncompressed."""
     if not isinstance(part, FileSpan | StridedSpan) or part.file.path != path:
         return None
     if isinstance(part, FileSpan):
@@ -122,7 +122,7 @@ def _stored(values: npt.NDArray[np.float32], tensor: Description) -> Any:
     """The bytes of some values in a tensor's own dtype: rounded to the nearest, ties to even.
 
     Raises:
-        InputError: one is beyond the dtype, or it is none that can be written.
+        InputError: a value is beyond the range of the dtype, or the dtype cannot be written.
     """
     (storage,) = {part.storage for part in tensor.parts if isinstance(part, FileSpan | StridedSpan)}
     order, dtype = np.dtype(storage).byteorder, tensor.dtype

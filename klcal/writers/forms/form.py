@@ -1,4 +1,4 @@
-"""What a form is: a way to write the tensors of a model that a table quantizes."""
+"""The common interface of forms: a form is a way to write the quantized tensors of a model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["Assigned", "Form", "Model", "TensorFile"]
 
 
 class Assigned(NamedTuple):
-    """A tensor of a file, and what quantizes it."""
+    """A tensor of a file, and the row that quantizes it."""
 
     tensor: Description
     codes: Codes | None  # None where it is kept as it is
-    input: Row | None = None  # what quantizes the inputs of its module, where the table knows
+    input: Row | None = None  # the row of the inputs of its module, if the table has one
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its names."""
+        """All names of the tensor."""
         return self.tensor.name, *self.tensor.aliases
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file, be it a shard, and what becomes of its tensors."""
+    """A file of a model, perhaps a shard, and its tensors with their rows."""
 
     name: str  # relative to the model's directory, or the file's own
     path: str
@@ -76,10 +76,10 @@ def _same_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write the tensors of a model; of each file a file.
+    """A way to write the tensors of a model; each file becomes a file.
 
-    ``write`` writes a file and returns the bytes of each tensor in it, by name, of which the index of a sharded
-    checkpoint is made; or None where the index stays as it is. Whatever it raises, nothing of the model will be there.
+    ``write`` writes a file and returns the number of bytes of each tensor in it, by name, for the index of a sharded
+    checkpoint; or None if the index does not change. If it raises an error, nothing of the model is left.
     """
 
     write: Callable[[TensorFile, BinaryIO], Mapping[str, int] | None]
@@ -91,4 +91,4 @@ class Form:
     """The options of a calibration for a model in some directory: its tensors that are wanted, and those given."""
     fits: Callable[[Description, Scheme, Grid | None], object] = _fits
     """Raises UsageError, before anything is calibrated, if no quantizer of a scheme and these units can be written."""
-    inputs: bool = False  # whether it holds what quantizes the inputs of modules
+    inputs: bool = False  # whether the form can store quantizers of inputs

@@ -1,4 +1,4 @@
-"""GGUF again, what llama.cpp runs: tensors become blocks of 32 codes, all else is carried along byte for byte.
+"""A GGUF model for llama.cpp: tensors become blocks of 32 codes, and all else is copied byte for byte.
 
     Q8_0   int8, symmetric      Q4_1   uint4, affine
     Q4_0   int4, symmetric      MXFP4  float4_e2m1fn, scales e8m0
@@ -61,7 +61,7 @@ SPARED = (
 """Names of matrices that llama.cpp never quantizes: they are small, and matter."""
 
 
-# --- what is quantized, and how, unless it is said
+# --- defaults: which tensors are quantized, and how
 
 
 def takes(tensor: Description, include: Sequence[str]) -> bool:
@@ -81,12 +81,12 @@ def _is_even(tensor: Description) -> bool:
 
 
 def usual(_directory: str | None, tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a calibration, of which some are given: each of the others by the number format.
+    """The options of a calibration. Options that are not given follow from the number format.
 
-    int8; of whatever number format the others are, embedding and output are int8, unless a rule names them.
+    The default is int8. Embedding and output are int8 with any other format, too, unless a rule names them.
 
     Raises:
-        UsageError: a number format is that of no block.
+        UsageError: no type of blocks has the number format.
     """
     dtype = rules_of("dtype", given.get("dtype", ()), "int8", DTYPES, str)
     if other := [each for each in dtype.values if each not in BLOCK_OF]:
@@ -120,7 +120,7 @@ def _with(rules: Rules[str], names: Iterable[str], value: str) -> dict[str, str]
     return dict([*first, *((name, value) for name in names if not _matches(rules, name)), last])
 
 
-# --- what is checked before anything is written
+# --- checks before anything is written
 
 
 def renamed(name: str) -> str:
@@ -136,10 +136,10 @@ def renamed(name: str) -> str:
 
 
 def check(model: Model) -> list[str]:
-    """What is to be warned of.
+    """Checks that all tensors can be stored, and returns warnings.
 
     Raises:
-        UsageError: a tensor cannot be stored so; names it.
+        UsageError: a tensor cannot be stored in this form; the message names it.
     """
     for file in model.files:
         for each in file.tensors:
@@ -174,7 +174,7 @@ def fits(tensor: Description, scheme: Scheme, units: Units | Grid | None) -> str
     """The type of the blocks that hold a tensor.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no type of blocks can hold it.
     """
     kind, columns = BLOCK_OF.get(scheme.dtype, ""), tensor.shape[-1]
     if not kind or (scheme.kind == "affine") != (kind == "Q4_1"):

@@ -1,7 +1,7 @@
-"""The arrays of ``plain`` in a .npz file.
+"""The arrays of the form `plain`, in a .npz file.
 
-NumPy has no bfloat16 and no float8: such tensors, where they are kept, become float32, which holds them; float8 codes
-are uint8, places in NAME_levels, as those of float4 are.
+NumPy has no bfloat16 and no float8. Tensors of these types that are kept become float32, which holds their values;
+codes of float8 are uint8 indices into NAME_levels, as those of float4 are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ONNX again: weights as integers and DequantizeLinear, all else byte for byte.
+"""An ONNX model with weights as integers and DequantizeLinear nodes; all else is copied byte for byte.
 
 The node gives the weight under its old name, so what takes it stays as it is. For a weight W there are
 
@@ -48,7 +48,7 @@ QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 EXCLUDE = "leave it out: --exclude"
 
 
-# --- what is checked before anything is written
+# --- checks before anything is written
 
 
 def renamed(name: str) -> str:
@@ -79,10 +79,10 @@ def fits(tensor: Description, scheme: Scheme, units: Units | Grid | None) -> str
 
 
 def check(model: Model) -> list[str]:
-    """What is to be warned of.
+    """Checks that all tensors can be stored, and returns warnings.
 
     Raises:
-        UsageError: a tensor cannot be stored so; names it.
+        UsageError: a tensor cannot be stored in this form; the message names it.
     """
     return [warning for file in model.files for warning in _told(file)]
 
@@ -138,7 +138,7 @@ def _check_data(file: TensorFile, parts: Parts) -> None:
 
 
 def _check_size(source: str, pieces: Iterable[Piece]) -> None:
-    """Refuses what no message can hold."""
+    """Refuses a model that would exceed the size of a protobuf message."""
     total = size(pieces)
     if total > MOST_BYTES:
         what = f"{source}: it would have {total:,} bytes; protobuf allows {MOST_BYTES:,}"
@@ -187,7 +187,7 @@ def _nbytes(values: int, storage: str) -> int:
 
 
 def _replaced(codes: Codes, unused: Callable[[str], str]) -> tuple[list[Made], list[tuple[Stored, int]]]:
-    """The nodes that make a tensor, under each of its names, and what they take."""
+    """The nodes that make a tensor under each of its names, and the tensors that they take."""
     name, storage, shape = codes.tensor.name, str(storage_of(codes.scheme.dtype)), codes.tensor.shape
     scales, points, units = _scales(codes), codes.zero_points, codes.row.units
     inputs = [unused(f"{name}_quantized"), unused(f"{name}_scale")]

@@ -1,9 +1,9 @@
-"""ONNX with activations quantized too: ONNX Runtime's ``quantize_static`` places QuantizeLinear and DequantizeLinear.
+"""ONNX with quantized activations: ONNX Runtime's `quantize_static` places QuantizeLinear and DequantizeLinear.
 
-It decides where they go and quantizes the biases: to int32, with the scale of the input times that of the
-weight. All other scales and zero points are handed to it as overrides. It also wants a range for every activation;
-here all of them are the same, and no scale may come of them: so whoever calls this compares what was placed with what
-was handed in.
+ONNX Runtime decides where the nodes go, and quantizes the biases: to int32, with the scale of the input times that of
+the weight. All other scales and zero points are passed to it as overrides. It also demands a range for every
+activation. All of them are the same here, and no scale may be computed from them: so the caller has to compare the
+scales in the result with those that were passed in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Static", "check_runtime", "quantized"]
 INSTALL = "pip install 'klcal[onnxruntime]'"
 FIRST = (1, 27)  # version of ONNX Runtime that reads ranges from a file
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
-SCALE = "_scale"  # what ONNX Runtime appends to the name of a tensor
+SCALE = "_scale"  # the suffix that ONNX Runtime appends to the name of a tensor
 CACHE, OUTPUT = "cache.json", "quantized.onnx"
 DEBUG = "check the model with onnx.checker; KLCAL_DEBUG=1 shows where"
 
@@ -66,15 +66,15 @@ def check_runtime() -> None:
 def quantized(
     path: str, tensors: Tensors, operators: frozenset[str], *, dtype: str, opset: int, keeps_rectifiers: bool
 ) -> Static:
-    """A model, quantized by the scales of some rows.
+    """The bytes of a model, quantized by ONNX Runtime with the scales of rows.
 
     Args:
         path: of a ``.onnx``.
         tensors: its activations and weights, by the names that they have in it.
-        operators: which may be quantized, each by the name of its first output.
+        operators: those that may be quantized, each by the name of its first output.
         dtype: of its floats: float32 or float16.
         opset: the version of ONNX's operators that the scales need: an older model is raised to it.
-        keeps_rectifiers: whether a Relu or Clip stays that the integers of its output could stand for.
+        keeps_rectifiers: whether a Relu or Clip stays even if clipping to integers could replace it.
 
     Raises:
         OutputError: ONNX Runtime fails.
@@ -112,11 +112,11 @@ def quantized(
         raise OutputError(what, DEBUG) from error
 
 
-# --- what it is handed
+# --- arguments of ONNX Runtime
 
 
 def _raise(model: Any, opset: int) -> None:
-    """It would do so, too, but not for 4 bits."""
+    """Raises the opset of a model. ONNX Runtime would do so itself, but not for 4 bits."""
     (own,) = (each for each in model.opset_import if each.domain in ONNX)
     if own.version < opset:
         own.version = opset
@@ -143,7 +143,7 @@ def _named(graph: Any, operators: frozenset[str]) -> list[str]:
 
 
 def _ranges(graph: Any) -> str:
-    """The same for all activations: none is looked at."""
+    """A range for each activation, the same for all: ONNX Runtime demands ranges, and does not use them."""
     names = dict.fromkeys(
         [*(each.name for each in graph.input), *(name for each in graph.node for name in each.output)]
     )
@@ -167,7 +167,7 @@ def _override(row: Row, dtype: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """It warns of what is meant to be so, by the logger of all."""
+    """A context without the warnings of ONNX Runtime about the settings that are used here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -176,7 +176,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-# --- what it made
+# --- the quantized model
 
 
 def _placed(graph: Any, theirs: Collection[str]) -> dict[str, Numbers]:

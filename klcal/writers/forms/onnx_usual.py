@@ -1,4 +1,4 @@
-"""What ``--to onnx`` quantizes of a model, and how, unless it is said."""
+"""The defaults of `--to onnx`: the tensors of a model that it quantizes, and how."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from klcal.readers.description import Description
 __all__ = ["DTYPE", "SCALES", "storage_of", "takes", "usual"]
 
 SCALES = ("float32", "float16", "bfloat16")  # types that DequantizeLinear gives: those of its scales
-GROUP = 128  # inputs of a block, where the weight of a MatMul or Gemm has so many
+GROUP = 128  # inputs of a block, if the weight of a MatMul or Gemm has at least that number
 DTYPE = "use int2 to int16, uint2 to uint16, float8_e4m3fn or float8_e5m2"
 
 
 def storage_of(dtype: str) -> str | None:
-    """The type in which codes are stored; None where there is none.
+    """The type in which codes are stored; None if ONNX has none for the format.
 
     >>> storage_of("int5"), storage_of("uint4"), storage_of("float4_e2m1fn")
     ('int8', 'uint4', None)
@@ -40,10 +40,10 @@ def takes(tensor: Description, include: Sequence[str]) -> bool:
 
 
 def usual(_directory: str | None, tensors: Iterable[Description], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a calibration, of which some are given: each of the others by the number format.
+    """The options of a calibration. Options that are not given follow from the number format.
 
-    int8, a scale for each output; 4 bits in blocks along the inputs. Units without an axis lie along that of the
-    outputs, groups along that of the inputs, as the operator has them that takes the tensor.
+    The default is int8 with a scale for each output; 4 bits have blocks along the inputs. Units without an axis lie
+    along the outputs of the operator that takes the tensor, groups along its inputs.
 
     Raises:
         UsageError: DequantizeLinear has no such number format.
@@ -98,7 +98,7 @@ def _usual_unit(dtype: str, tensor: Description) -> Per:
 
 
 def _by_name(rules: Rules[Any], tensors: Iterable[Description], wanted: Callable[[Description], Any]) -> dict[str, Any]:
-    """Rules by which each tensor has what is wanted for it: what most of them want that no glob matches is for all."""
+    """Rules that give each tensor its wanted value. What most of the unmatched tensors want is the default."""
     values = {each.name: (wanted(each), each) for each in tensors}
     *first, last = rules.pairs
     globs = Rules((*first, (ALL, None)))

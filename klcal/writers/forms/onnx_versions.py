@@ -1,4 +1,4 @@
-"""Which version of ONNX's operators a quantized weight needs, and whether a model can be raised to it."""
+"""The version of ONNX's operators that a quantized weight needs, and whether a model can be raised to it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ OLDEST = 13
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 CHANGED: Mapping[str, tuple[int, str]] = {
     **{f"Reduce{each}": (18, "") for each in REDUCTIONS},  # axes became an input
-    "AveragePool": (19, "ceil_mode"),  # what lies behind the padding no longer counts
+    "AveragePool": (19, "ceil_mode"),  # values behind the padding no longer count
     "DFT": (20, ""),  # the axis became an input
     "GridSample": (20, ""),  # modes have other names
     "GroupNormalization": (21, ""),  # a scale for each channel, no longer for each group
-    "RoiAlign": (16, ""),  # half a pixel is subtracted unless it is said
+    "RoiAlign": (16, ""),  # half a pixel is subtracted by default
     "Split": (18, ""),  # equal parts have to be asked for
 }
 """Operators that are not what they were since a version after ``OLDEST`` up to 21; some only with an attribute.
@@ -38,11 +38,11 @@ All others of these versions take more types, or attributes whose default is wha
 
 
 def wanted_opset(storage: str, dtype: str, unit: str) -> int:
-    """The least version of ONNX's operators in which DequantizeLinear does something.
+    """The first version of ONNX's operators in which DequantizeLinear supports a combination of types.
 
     Args:
         storage: the type of the codes.
-        dtype: of the scales and of what it gives.
+        dtype: of the scales and of the output.
         unit: "tensor", "channel" or "block".
 
     >>> wanted_opset("int8", "float32", "channel"), wanted_opset("int4", "float32", "tensor")
@@ -54,13 +54,13 @@ def wanted_opset(storage: str, dtype: str, unit: str) -> int:
 
 
 def opset_of(row: Row, dtype: str) -> int:
-    """The same of what a row quantizes to, in a model whose floats are of a type."""
+    """The first version of ONNX's operators that supports the quantizer of a row, if floats have the type ``dtype``."""
     unit = "tensor" if row.units is None else "channel" if row.units.size is None else "block"
     return wanted_opset(str(storage_of(row.target or "")), dtype, unit)
 
 
 def ir_of(opset: int) -> int:
-    """The least version of the format that has a version of the operators: one of ``wanted_opset``."""
+    """The first version of the file format that has a version of the operators: one of ``wanted_opset``."""
     return IR[opset]
 
 
@@ -84,13 +84,13 @@ def check_version(what: str, parts: Parts, nodes: Iterable[Node], wanted: int) -
     """Refuses a model that cannot be raised to a version of ONNX's operators.
 
     Args:
-        what: needs it, for people.
+        what: the thing that needs the version, for messages.
         parts: of the model.
         nodes: of its graph.
         wanted: the version.
 
     Raises:
-        UsageError: says why.
+        UsageError: an operator of the model would change.
     """
     why = "functions that go by it" if parts.has_functions else changed(nodes, parts.version, wanted)
     if wanted > parts.version and why:

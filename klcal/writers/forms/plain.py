@@ -1,4 +1,4 @@
-"""Plain integers, scales and zero points: what a table stands for, in arrays that any program reads.
+"""Plain integers, scales and zero points, in arrays that any program can read.
 
 For a tensor NAME of the table, quantized as ``x̂ = (NAME − NAME_zero_point) · NAME_scale``:
 
@@ -61,7 +61,7 @@ def kept(tensor: Description, name: str) -> Stored:
 
 
 def _bits_of_bytes(tensor: Description) -> int:
-    """Of a dtype that only .safetensors knows; 0 where it is another format's."""
+    """The number of bits of all values, for a dtype that only .safetensors has; 0 for any other dtype."""
     spans = [part for part in tensor.raw if isinstance(part, FileSpan) and part.storage == BYTES]
     return 8 * sum(span.nbytes for span in spans) if len(spans) == len(tensor.raw) else 0
 
@@ -72,7 +72,7 @@ def little_endian(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[Any]:
 
 
 def plain(codes: Codes, name: str, *, numpy: bool = False) -> Iterator[Stored]:
-    """What becomes of a tensor under one of its names; of what ``numpy`` has no dtype for, places in levels."""
+    """The arrays of a tensor, under one of its names. With ``numpy``, formats that NumPy lacks become indices."""
     storage = _storage(codes)
     target = codes.scheme.dtype
     kind = KIND_OF[target] if target.startswith("float8") and not numpy else NUMPY_KINDS[storage.str[1:]]
@@ -109,7 +109,7 @@ def write_plain(file: TensorFile, out: BinaryIO) -> dict[str, int]:
 
 
 def metadata_of_file(path: str) -> dict[str, str]:
-    """What the header of a .safetensors file says beside its tensors; of any other file nothing."""
+    """The metadata in the header of a .safetensors file; nothing for any other file."""
     return metadata_of(open_regular(path)) if path.lower().endswith(".safetensors") else {}
 
 

@@ -1,7 +1,8 @@
-"""AIMET's encodings, for Qualcomm's toolchains, in the three versions that its loader takes.
+"""AIMET's encodings, for Qualcomm's toolchains, in the three versions that its loader accepts.
 
-Up to 1.0.0 the grid is ``(q + offset) · scale`` with q from 0 to 2^bits − 1, so that the offset is what the least
-integer stands for, in steps: −128 for a symmetric int8, −100 for a uint8 with zero point 100. 2.0.0 has ONNX's.
+Up to version 1.0.0 the grid is ``(q + offset) · scale`` with q from 0 to 2^bits − 1. So the offset is the value of the
+lowest integer, in steps: −128 for a symmetric int8, −100 for a uint8 with zero point 100. Version 2.0.0 has the
+convention of ONNX.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _entry_2(row: Row) -> dict[str, Any]:
 
 
 def version_1(tensors: Tensors) -> str:
-    """Two lists, with offsets."""
+    """Version 1.0.0: two lists, with offsets."""
     lists = (
         f'"{key}_encodings": [\n  {lined((json.dumps(_entry_1(row)) for row in rows), "  ")}]'
         for key, rows in zip(("activation", "param"), tensors, strict=True)
@@ -80,7 +81,7 @@ def _entry_1(row: Row) -> dict[str, Any]:
 
 
 def version_0(tensors: Tensors) -> str:
-    """Two objects by name, with scale, offset and the range, which its readers use."""
+    """Version 0.6.1: two objects by name, with scale, offset and the range, which its readers use."""
     objects = (
         f'"{key}_encodings": {{\n  {lined((member(row.name, _entries_0(row)) for row in rows), "  ")}}}'
         for key, rows in zip(("activation", "param"), tensors, strict=True)

@@ -1,8 +1,9 @@
-"""LiteRT: the calibration results of ai-edge-quantizer, which takes ranges of activations, and of weights too.
+"""LiteRT: the calibration results of ai-edge-quantizer, which are ranges of activations and of weights.
 
-It computes scales from ranges, in float64, so that from exact products the table's come out. Activations of 8 bits have
-a zero point and use all integers, so that their range is that of the type; those of 16 bits and weights have none, and
-the greatest integer stands for the greater magnitude.
+The quantizer computes scales from ranges, in float64, so exact products of the table's scales give the same scales
+again. Activations of 8 bits have a zero point and use all integers, so their range is that of the whole type.
+Activations of 16 bits, and weights, have no zero point: the highest integer stands for the larger magnitude of the
+range.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _off_centre(row: Row, is_weight: bool) -> str | None:
 
 
 def _widened(row: Row, is_weight: bool) -> str | None:
-    """What LiteRT does to very small ranges."""
+    """A message if a range is so small that LiteRT widens it; else None."""
     low, high = _ends(row, is_weight)
     least = np.min(high if _is_centred(row, is_weight) else high - low)
     return f"LiteRT widens its range to {LEAST_RANGE:g}, and so its scale" if least < LEAST_RANGE else None

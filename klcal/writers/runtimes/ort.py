@@ -1,7 +1,7 @@
-"""ONNX Runtime: overrides of scale and zero point, which its own command line reads; and its calibration cache.
+"""ONNX Runtime: overrides of scales and zero points for its command line, and its calibration cache.
 
-Overrides hold scales as they are. The cache holds ranges of activations, in float32, from which ONNX Runtime computes
-scale and zero point again: a scale may come out one unit in the last place off, and is said to.
+Overrides hold scales exactly. The cache holds ranges of activations, in float32, from which ONNX Runtime computes scale
+and zero point again. Such a scale may differ by one unit in the last place, and a message then says so.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def cache(tensors: Tensors) -> str:
 
 
 def _computed(row: Row) -> str | None:
-    """What ONNX Runtime makes of the range, if that differs from the table."""
+    """A message if ONNX Runtime computes another scale or zero point from the range; else None."""
     low, high = (np.float64(each.astype(np.float32)[0]) for each in ends(row))
     whole = full_range(row)
     scale = (high - low) / (whole[-1] - whole[0])

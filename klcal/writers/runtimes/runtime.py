@@ -1,7 +1,7 @@
-"""Runtimes: what their files can hold, what they do differently, and pieces that several files share.
+"""The common interface of runtimes: what their files can hold, and what the runtimes do differently.
 
-A runtime quantizes floats itself, by the scale and zero point that it is given, to all integers of a type; so what a
-table says of a narrower range is lost, and said to be.
+A runtime quantizes floats itself, to all integers of a type, by the scale and zero point that it is given. So a
+narrower range of integers in a table is lost, and a message says so.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-LEAST_SCALE = 2.0**-149  # the least float32 above 0
-GREATEST_SCALE = (2 - 2.0**-23) * 2.0**127  # the greatest
-WHOLE, CHANNEL, GROUP = "tensor", "channel", "group"  # what has a scale of its own
+LEAST_SCALE = 2.0**-149  # the smallest float32 above 0
+GREATEST_SCALE = (2 - 2.0**-23) * 2.0**127  # the largest one
+WHOLE, CHANNEL, GROUP = "tensor", "channel", "group"  # units
 
 
 class Tensors(NamedTuple):
@@ -71,22 +71,22 @@ class Runtime:
     write: Callable[[Tensors], str]  # to the text of the file
     activations: frozenset[str]  # the number formats that activations may have; none where it holds no activations
     weights: frozenset[str]
-    no_weights: str = ""  # why it holds none, and what to do
+    no_weights: str = ""  # why it holds no weights, and the next step
     units: frozenset[str] = frozenset({WHOLE, CHANNEL})  # of weights; activations have one scale
-    coarser: str = "calibrate it per channel or tensor"  # what to do about other units
+    coarser: str = "calibrate it per channel or tensor"  # the next step for other units
     has_axis: bool = True  # whether it says along which axis channels lie; else the operator does
-    rectifier: str = ""  # what to do where it drops a Relu or Clip, as if the range of integers did the same
+    rectifier: str = ""  # the next step if it drops a Relu or Clip because of the range of integers
     needs_fused: bool = False  # whether outputs have to be there that are quantized after a Relu or Clip
     one_dtype: bool = False  # of all activations, and one of all weights
-    is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the least integer is left out
+    is_narrow: Callable[[Row, bool], bool] = lambda _row, _is_weight: False  # whether the lowest integer is left out
     problem: Callable[[Row, bool], str | None] = _nothing  # why it cannot hold a row that is fine otherwise
-    change: Callable[[Row, bool], str | None] = _nothing  # what the runtime does differently with a row's numbers
-    advice: Callable[[Tensors], str | None] = _no_advice  # what else the runtime has to be told
-    lacking: str = ""  # what becomes of tensors of the model that it has no scale for
+    change: Callable[[Row, bool], str | None] = _nothing  # a difference between runtime and row
+    advice: Callable[[Tensors], str | None] = _no_advice  # settings that the runtime needs besides
+    lacking: str = ""  # how it treats tensors of the model without a scale
 
 
 def problem(runtime: Runtime, row: Row, is_weight: bool) -> str | None:
-    """Why the file cannot hold a row, and what to do; None where it can."""
+    """Why the file cannot hold a row, and the next step; None if it can."""
     if not row.name or not (row.name.isascii() or _is_utf8(row.name)):
         return "its name cannot be written to a file; rename it, or exclude it"
     if row.status != "ok":
@@ -114,7 +114,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _bad_number(row: Row) -> str | None:
-    """What is wrong with a row's scales and zero points."""
+    """The error in the scales and zero points of a row; None if there is none."""
     whole = full_range(row)
     if row.units is None:
         return _bad(row, row.scale, row.zero_point or 0, whole)
@@ -128,7 +128,7 @@ def _bad_number(row: Row) -> str | None:
 
 
 def _bad(row: Row, scale: float | None, point: float, whole: range, at: str = "", why: str = "") -> str | None:
-    """What is wrong with one scale and zero point; ``at`` names the unit, ``why`` its status."""
+    """The error in one scale and zero point; ``at`` names the unit, ``why`` is its status."""
     if scale is None or math.isnan(scale):
         return f"there is no scale{at}{why}; exclude it, or calibrate it per tensor"
     if not LEAST_SCALE <= scale <= GREATEST_SCALE:
@@ -140,7 +140,7 @@ def _bad(row: Row, scale: float | None, point: float, whole: range, at: str = ""
 
 
 def changes(runtime: Runtime, row: Row, is_weight: bool) -> Iterator[str]:
-    """What the runtime does differently from the table, for a row that the file can hold."""
+    """The differences between the runtime and the table, in words, for a row that the file can hold."""
     whole = full_range(row)
     least = whole[0] + runtime.is_narrow(row, is_weight)
     clipped = row.clipped != 0  # nothing that is not known to be within the range
@@ -162,7 +162,7 @@ def _in_order(formats: Iterable[str]) -> list[str]:
 
 
 def full_range(row: Row) -> range:
-    """All integers of the type that a row quantizes to."""
+    """All integers of the type that a row quantizes to, as a range."""
     return _integers(row.target or "")
 
 
@@ -172,7 +172,7 @@ def _integers(target: str) -> range:
 
 
 def scales(row: Row) -> Floats:
-    """Of the row, or of each of its units, as a table has them: float32."""
+    """The scales of a row or of its units, float32, as a table has them."""
     return np.array([np.nan if row.scale is None else row.scale]) if row.units is None else row.units.scale
 
 
@@ -205,7 +205,7 @@ def shortest_list(values: Floats) -> list[float]:
 
 
 def lined(items: Iterable[str], indent: str = " ") -> str:
-    """Some texts of JSON as the inside of an object or a list, one on each line."""
+    """Texts of JSON as the contents of an object or a list, one on each line."""
     return f",\n{indent}".join(items)
 
 

@@ -1,7 +1,7 @@
-"""TensorRT up to 10: the calibration cache, a line of text for each activation.
+"""The calibration cache of TensorRT up to version 10: a line of text for each activation.
 
-A line is the name and the scale, as the eight hexadecimal digits of a float32, most significant first. There are no
-zero points, and no scales of weights, which TensorRT chooses.
+A line has the name and the scale, as the eight hexadecimal digits of a float32, most significant digit first. There are
+no zero points, and no scales of weights, which TensorRT chooses itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from klcal.writers.runtimes.runtime import Runtime, Tensors, scales
 __all__ = ["CACHE", "FIRST_LINE"]
 
 FIRST_LINE = "TRT-8601-EntropyCalibration2"  # a version and the calibrator; readers skip it
-PARTS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|: |^\s|\s$")  # what ends a line or a name, to some reader
+PARTS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|: |^\s|\s$")  # ends of lines or names, to some reader
 
 
 def cache(tensors: Tensors) -> str:
