@@ -28,7 +28,7 @@ LANES = 16  # units sorted at once
 MOST_IN_LANES = 1 << 15  # values of such a unit, as in source/units.h
 TABLE_BITS = 5  # of mantissa, at most, of which units are counted in tables, as in source/tables.h
 MOST = (1 << 31) - 1  # values of a unit: its counts are int32
-NEARLY_FULL = 0.75  # share of an array in use, above which its parts are moved together: new memory takes 3 times as long
+NEARLY_FULL = 0.75  # share of an array, from which on its parts are moved together: new memory takes 3 times as long
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def unit_weights(
 
 
 def _gathered(pieces: Array, parts: list[slice]) -> Array:
-    """Parts of an array behind one another: moved within it where they nearly fill it, else in an array of their own."""
+    """Parts of an array behind one another: moved within it where they nearly fill it, else in a new array."""
     size = sum(part.stop - part.start for part in parts)
     if size < NEARLY_FULL * pieces.size:
         return np.concatenate([pieces[part] for part in parts])

@@ -136,7 +136,7 @@ def _best(error: Floats, number: int) -> Integers:
 
 
 def _valleys(ladder: Candidates) -> Candidates:
-    """The same candidates, in order of their scales, but the error of those that a neighbour is better than is infinite."""
+    """The candidates of a ladder; where a neighbour has a smaller error, the error is infinite."""
     error = np.pad(ladder.error, ((0, 0), (1, 1)), constant_values=np.inf)
     is_valley = (ladder.error < error[:, :-2]) & (ladder.error <= error[:, 2:])
     return ladder._replace(error=np.where(is_valley, ladder.error, np.inf))
@@ -156,9 +156,10 @@ def judged(costs: Costs, scheme: Scheme, scales: Floats) -> Candidates:
 def _coarse(
     costs: Costs, scheme: Scheme, full: Floats, density: Density, slack: float
 ) -> tuple[Candidates, Candidates]:
-    """Scales that suit a unit's values, and a ladder of scales that descends until clipping alone costs more than the best.
+    """Scales that suit the values of a unit, and a ladder of scales.
 
-    The ladder begins at the full scale or, where no range was asked for, an octave above it, where levels go unused.
+    The ladder descends until clipping alone costs more than the best candidate. It begins at the full scale or, where no
+    range was asked for, an octave above it, where levels go unused.
     """
     first = first_ratios(scheme, density)
     beside = judged(costs, scheme, _beside(costs, scheme, full, first))
@@ -178,9 +179,9 @@ def _coarse(
 
 
 def _beside(costs: Costs, scheme: Scheme, full: Floats, first: FirstRatios) -> Floats:
-    """Scales that cut the range, or the least distance of two values, into whole steps: ends and lattices have no error.
+    """Scales that cut the range, or the smallest distance of two values, into whole steps.
 
-    Those of floats put the outermost value on a level.
+    So ends and lattices have no error. Those of float formats put the outermost value on a level.
     """
     end, full = np.maximum(costs.max, -costs.min)[:, None], full[:, None]
     if scheme.is_float:

@@ -51,6 +51,8 @@ def laplace(*shape: int) -> np.ndarray:
     [
         ((2, 12), {"dtype": "int8", "method": "mse"}),
         ((2, 300), {"dtype": "uint4"}),
+        ((20, 100), {"dtype": "int4", "method": "mse"}),
+        ((6, 100), {"dtype": "uint4", "method": "mse"}),
         ((2, 2_000), {"dtype": "int8", "method": "kl:bins=300"}),
         ((1, 30_000), {"dtype": "int8"}),
         ((1, 300_000), {"dtype": "uint8"}),

@@ -96,7 +96,7 @@ PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t firs
     }
     if (few < FEWEST_TOGETHER) few = others = 0;
     else few = NEWEST(klcal_figures_together)(how, units, order, others, each);
-    int64_t done = few + figures_of_each(how, units, order + others, n - others, each);
+    int64_t done = few + (others < n ? figures_of_each(how, units, order + others, n - others, each) : 0);
     free(order);
     return done;
 }
