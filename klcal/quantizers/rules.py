@@ -27,6 +27,8 @@ class Rules(Generic[Value]):
 
     def of(self, names: Iterable[str]) -> Value:
         """The value for a tensor with these names."""
+        if len(self.pairs) == 1:  # as it is for most: then there is nothing to match
+            return self.pairs[0][1]
         known = list(names)
         matching = (value for glob, value in self.pairs if any(fnmatchcase(name, glob) for name in known))
         return next(matching, self.pairs[-1][1])

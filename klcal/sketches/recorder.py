@@ -265,7 +265,7 @@ class Recording:
             UsageError: there can be no such file.
             OutputError: it could not be written after all.
         """
-        import_module("klcal.sketching").save_sketches(path, self.sketches, self._dtypes)
+        import_module("klcal.api.sketch_files").save_sketches(path, self.sketches, self._dtypes)
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self._found)} tensors>"
