@@ -74,8 +74,8 @@ class LevelScheme(ctypes.Structure):
     """The levels of a scheme: ``Scheme`` in source/values.h.
 
     ``above`` and ``below`` point to the magnitudes of the levels of either sign, ascending, without zero; ``aboves``
-    and ``belows`` are their numbers. ``zero`` is the number of levels below zero of the symmetric kinds. ``under_end`` and
-    ``above_end`` are the largest magnitudes of any candidate, and ``widest`` is the largest distance of two
+    and ``belows`` are their numbers. ``zero`` is the number of levels below zero of the symmetric kinds. ``under_end``
+    and ``above_end`` are the largest magnitudes of any candidate, and ``widest`` is the largest distance of two
     neighbouring levels, in steps.
     """
 
@@ -131,8 +131,8 @@ class Units(ctypes.Structure):
     """Sketches of some units: ``Units`` in source/pieces.h.
 
     ``keys`` (uint32) and ``counts`` have an item for each piece; those of a unit lie from ``starts`` to ``ends``
-    (int64). The others have an item for each unit: ``exact`` (bool), ``minimum`` and ``maximum`` of the nonzero values, ``tops``
-    (int64), the exponents from which buckets get coarser, and ``number``, the number of values.
+    (int64). The others have an item for each unit: ``exact`` (bool), ``minimum`` and ``maximum`` of the nonzero values,
+    ``tops`` (int64), the exponents from which buckets get coarser, and ``number``, the number of values.
     """
 
     _fields_ = [
