@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from posixpath import dirname
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from klcal.errors import InputError, OutputError, UsageError
 from klcal.kernels.threads import limited
@@ -31,19 +31,13 @@ TURNS = 32  # that a worker has, where there is work for more: a task costs the 
 AHEAD = 2048  # items that are begun before an answer is waited for: as many as busy 1,000 workers
 FOLDERS = 64  # of which a file is looked at by each worker: one that lacks a disk lacks all of it
 TIMEOUT = "10s"  # in which a scheduler answers, or starts
+REACH = 2  # seconds in which a worker answers this process, if it ever does
 HEARTBEAT = 10  # seconds in which a cluster has to have a worker
 VERSIONS = "install the same version of klcal on all machines: pip install 'klcal[dask]'"
 SEEN = "all workers have to have the files under the same absolute paths"
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-
-class _Begun(NamedTuple):
-    """A group whose work is begun."""
-
-    items: Sequence[Any]
-    outcome: Any  # the future of it
 
 
 class Cluster:
@@ -88,61 +82,57 @@ class Cluster:
         told: Callable[[Item], None] | None = None,
     ) -> Iterator[Iterator[Outcome | InputError]]:
         """As ``Workers`` has it. Outcomes are joined on workers; a group is told of when all of it is done."""
-        found = self._outcomes(partial(limited, work, 1), join, groups, told)
+        most = max(1, sum(map(len, groups)) // (TURNS * self.jobs))
+        found = self._outcomes(_Work(partial(limited, work, 1), join, most), groups, told)
         with closing(found):
             yield found
 
     def _outcomes(
-        self,
-        work: Callable[[Item], Outcome],
-        join: Callable[[Sequence[Outcome]], Outcome],
-        groups: Sequence[Sequence[Item]],
-        told: Callable[[Item], None] | None,
-    ) -> Generator[Outcome]:
-        begun: deque[_Begun] = deque()
-        waiting, most = 0, max(1, sum(map(len, groups)) // (TURNS * self.jobs))
-        left = iter(groups)
+        self, work: _Work, groups: Sequence[Sequence[Any]], told: Callable[[Any], None] | None
+    ) -> Generator[Any]:
+        begun: deque[tuple[_Batch, Any]] = deque()
+        waiting, left = 0, _batches(groups, work.most)
         try:
             while True:
-                while waiting <= AHEAD and (group := next(left, None)) is not None:
-                    begun.append(_Begun(group, self._begin(work, join, group, most)))
-                    waiting += len(group)
+                while waiting <= AHEAD and (batch := next(left, None)) is not None:
+                    begun.append((batch, self._begin(work, batch)))
+                    waiting += sum(map(len, batch))
                 if not begun:
                     return
-                items, future = begun.popleft()
-                outcome = self._result(future)
-                waiting -= len(items)
-                for item in items if told is not None else ():
-                    told(item)  # type: ignore[misc]  # it is one
-                yield outcome
+                batch, future = begun.popleft()
+                for group, outcome in zip(batch, self._results(work, batch, future), strict=True):
+                    waiting -= len(group)
+                    for item in group if told is not None else ():
+                        told(item)  # type: ignore[misc]  # it is one
+                    yield outcome
         finally:
             with suppress(Exception):  # where the scheduler is gone, so is its work
-                self._client.cancel([each.outcome for each in begun])
+                self._client.cancel([future for _, future in begun])
 
-    def _begin(
-        self,
-        work: Callable[[Item], Outcome],
-        join: Callable[[Sequence[Outcome]], Outcome],
-        group: Sequence[Item],
-        most: int,
-    ) -> Any:
+    def _begin(self, work: _Work, batch: _Batch) -> Any:
+        """The future of the outcomes of a batch; the items of a large group are joined in a tree."""
         with self._there():
-            several = [group[first : first + most] for first in range(0, len(group), most)]
-            futures = [self._client.submit(_all_of, work, join, some, pure=False) for some in several]
+            if len(batch) > 1 or len(batch[0]) <= work.most:
+                return self._client.submit(_outcomes_of, work, batch, pure=False)
+            (group,) = batch
+            several = [group[first : first + work.most] for first in range(0, len(group), work.most)]
+            futures = [self._client.submit(_outcomes_of, work, [some], pure=False) for some in several]
             while len(futures) > 1:
                 parts = [futures[first : first + FAN] for first in range(0, len(futures), FAN)]
-                futures = [self._client.submit(join, part, pure=False) for part in parts]
+                futures = [self._client.submit(_joined, work, part, pure=False) for part in parts]
             return futures[0]
 
-    def _result(self, future: Any) -> Any:
+    def _results(self, work: _Work, batch: _Batch, future: Any) -> list[Any]:
+        """The outcome of each group; where workers died with some together, one of these alone is to blame."""
         from distributed import KilledWorker
 
-        with self._there():
-            try:
-                return future.result()
-            except KilledWorker:
-                what = "the workers that counted it died, one after the other"
-                return InputError(what, "look at their logs; give them more memory")
+        with self._there(), suppress(KilledWorker):
+            found: list[Any] = future.result()
+            return found
+        if len(batch) > 1:
+            return [self._results(work, [group], self._begin(work, [group]))[0] for group in batch]
+        what = "the workers that counted it died, one after the other"
+        return [InputError(what, "look at their logs; give them more memory")]
 
     @contextmanager
     def _there(self) -> Iterator[None]:
@@ -160,11 +150,47 @@ class Cluster:
             raise OutputError(what, "start it and run again") from None
 
 
-def _all_of(
-    work: Callable[[Item], Outcome], join: Callable[[Sequence[Outcome]], Outcome], items: Sequence[Item]
-) -> Outcome:
-    found = [work(item) for item in items]
-    return join(found) if len(found) > 1 else found[0]
+class _Work(NamedTuple):
+    """What is done with items; workers get it."""
+
+    one: Callable[[Any], Any]
+    join: Callable[[Sequence[Any]], Any]
+    most: int  # items that a worker takes at once
+
+
+_Batch: TypeAlias = Sequence[Sequence[Any]]
+"""Groups that are begun together."""
+
+
+def _batches(groups: Iterable[Sequence[Any]], most: int) -> Iterator[_Batch]:
+    """Neighbouring groups of one item each, so many at a time; any other group alone.
+
+    >>> [*_batches(["a", "b", "c", "dd", "e"], 2)]
+    [['a', 'b'], ['c'], ['dd'], ['e']]
+    """
+    batch: list[Sequence[Any]] = []
+    for group in groups:
+        if batch and (len(group) > 1 or len(batch) == most):
+            yield batch
+            batch = []
+        batch.append(group)
+        if len(group) > 1:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _outcomes_of(work: _Work, batch: _Batch) -> list[Any]:
+    """The outcome of each group."""
+    each = ([work.one(item) for item in group] for group in batch)
+    return [found[0] if len(found) == 1 else work.join(found) for found in each]
+
+
+def _joined(work: _Work, parts: Sequence[list[Any]]) -> list[Any]:
+    """The outcome of a group, of which each part has one."""
+    found = [outcome for (outcome,) in parts]
+    return [found[0] if len(found) == 1 else work.join(found)]
 
 
 def _differences(files: Sequence[RegularFile]) -> list[str]:
@@ -203,6 +229,7 @@ def cluster_at(address: str, jobs: int = 1) -> Iterator[Cluster]:
             raise UsageError(f"there is no scheduler at {address!r}", hint) from None
         try:
             _check_workers(client, address)
+            client.direct_to_workers = _reached(client)
             yield Cluster(client, address)
         finally:
             with suppress(Exception):  # it may be gone
@@ -244,6 +271,21 @@ def _check_workers(client: Any, address: str) -> None:
         if version != ours:
             has = f"klcal {version}" if isinstance(version, str) else "no klcal"
             raise UsageError(f"the worker {worker} has {has}, this is {ours}", VERSIONS)
+
+
+def _reached(client: Any) -> bool:
+    """Whether this process can ask a worker itself. If so, no answer passes through the scheduler, which all share."""
+    from distributed.comm import connect
+
+    async def reach(address: str) -> None:
+        comm = await connect(address, timeout=REACH, **client.connection_args)
+        await comm.close()
+
+    try:
+        client.sync(reach, next(iter(client.scheduler_info()["workers"])))
+    except (OSError, StopIteration):  # it is behind a wall, or has just died
+        return False
+    return True
 
 
 def _version() -> str:

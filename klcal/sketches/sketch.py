@@ -195,6 +195,8 @@ class Sketch(SketchFields):
 
     def repeat(self, times: int) -> Sketch:
         """The sum of ``times`` copies of the sketch: that of a tensor in which each value occurs ``times`` as often."""
+        if times == 1:
+            return self
         if not times:
             return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}

@@ -176,6 +176,8 @@ def model(tmp_path, monkeypatch):
     """Some tensors, of which one is cut into parts, one is damaged, and some are small; named as from their folder."""
     monkeypatch.setattr(regular, "PART_BYTES", 1 << 14)
     monkeypatch.setattr("klcal.pipeline.tasks.PART_BYTES", 1 << 14)
+    monkeypatch.setattr("klcal.pipeline.tasks.SMALL_BYTES", 1 << 9)
+    monkeypatch.setattr(cluster, "TURNS", 2)  # so that some tensors travel together
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "model"
     folder.mkdir()
@@ -330,9 +332,21 @@ def test_a_tensor_that_kills_its_workers_is_an_error_and_the_rest_is_calibrated(
             silence_logs=logging.CRITICAL + 1,
         ) as found,
     ):
-        table = klcal.calibrate_files(["a.npy", "b.npy"], scheduler=found.scheduler_address)
-    assert [row.status for row in table.rows] == ["ok", "failed"]
-    assert table.rows[1].reason.startswith("the workers that counted it died, one after the other; look at their logs")
+        for turns in (32, 1):  # each tensor alone, or both together
+            monkeypatch.setattr(cluster, "TURNS", turns)
+            table = klcal.calibrate_files(["a.npy", "b.npy"], scheduler=found.scheduler_address)
+            assert [row.status for row in table.rows] == ["ok", "failed"]
+            assert table.rows[1].reason.startswith("the workers that counted it died, one after the other; look at the")
+
+
+def test_answers_come_through_a_scheduler_where_no_worker_can_be_reached(model, local, monkeypatch):
+    monkeypatch.setattr(cluster, "REACH", 1e-9)
+    with cluster.cluster_at(local) as found:
+        assert not found._client.direct_to_workers
+    assert text_of(klcal.calibrate_files(model, scheduler=local)) == text_of(klcal.calibrate_files(model))
+    monkeypatch.undo()
+    with cluster.cluster_at(local) as found:
+        assert found._client.direct_to_workers
 
 
 def test_no_scheduler_is_wrong_usage(batches, tmp_path, monkeypatch):
