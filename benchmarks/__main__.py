@@ -7,7 +7,7 @@ from importlib import import_module
 
 NAMES = (
     *("startup", "search", "counting", "units", "kernels", "channels", "comparison", "quality", "memory", "tables"),
-    *("pooling", "recording", "explaining", "clusters", "cuda"),
+    *("pooling", "sketching", "recording", "explaining", "clusters", "cuda"),
 )
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_a_row_as_plain_values_quantizes_alike(per, dtype):
     assert again.to_dict() == row.to_dict()
 
 
-def test_what_a_file_does_wrong_raises_nothing(here):
+def test_a_bad_file_raises_no_exception(here):
     Path("bad.npy").write_text("text")
     table = klcal.calibrate_files(["bad.npy", "absent.npy", "m.safetensors"])
     assert [error.source for error in table.errors] == ["absent.npy", "bad.npy"]

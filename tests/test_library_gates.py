@@ -80,7 +80,7 @@ def test_a_wrong_argument_is_an_error_that_says_it_whole(here, call, told):
     assert str(raised.value) == told
 
 
-def test_what_cannot_be_judged_does_not_pass(here):
+def test_a_check_that_cannot_judge_does_not_pass(here):
     safetensors.numpy.save_file({"other": normal(9)}, "other.safetensors")
     with pytest.raises(klcal.InputError) as raised:
         klcal.check("other.safetensors", "t.json")

@@ -25,7 +25,7 @@ def test_the_reference_is_not_stale():
     assert not stale(FOLDER), "run: make reference"
 
 
-def test_what_is_stale_missing_or_too_much_is_noticed(tmp_path):
+def test_stale_missing_and_surplus_pages_are_found(tmp_path):
     for name, text in PAGES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -1,4 +1,4 @@
-"""``klcal apply``: from a model to the quantized model."""
+"""``klcal apply``: quantizes a model and writes it."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def apply(
 
 
 def _function(activations: str | None) -> Callable[..., Applied]:
-    """What quantizes weights alone, or activations too."""
+    """The function that quantizes: for weights, or with ``--activations`` for weights and activations."""
     if activations is None:
         from klcal.pipeline.apply import apply_files
 
@@ -200,6 +200,6 @@ def _function(activations: str | None) -> Callable[..., Applied]:
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """How the model is calibrated, by the options that were given: as ``Request.parse`` has them."""
+    """The options for the calibration that were given, as keywords of ``Request.parse``."""
     bounds = given.pop("range", None)
     return {"device": "auto", "bounds": bounds, **given}

@@ -121,7 +121,7 @@ def calibrate(
     texts_only = "it has the units of a tensor together, not on lines as --units asks for" if units else ""
     outputs = choose_outputs(format_, output, texts_only=texts_only)
 
-    from klcal.pipeline.calibrate import calibrate_files  # after what can be wrong with the command line
+    from klcal.pipeline.calibrate import calibrate_files  # only now: mistakes in the command line are reported at once
 
     usable_devices(device)
     with destinations(outputs, [*paths, *([] if importance is None else [importance])]) as deliver:
@@ -146,7 +146,7 @@ def calibrate(
 
 
 def _shown(table: Table, units: bool, sort: str | None, top: int | None) -> Table:
-    """The rows that were asked for. What is judged is the whole table."""
+    """The rows to show. ``--fail-on`` judges the whole table."""
     table = table.expanded() if units else table
     table = table if sort is None else table.worst_first(sort)
     return table if top is None else table.top(top)

@@ -122,7 +122,7 @@ def compare(
     texts_only = "it is for scales, not for comparisons"
     outputs = choose_outputs(format_, output, texts_only=texts_only)
 
-    from klcal.pipeline.compare import compare_files  # after what can be wrong with the command line
+    from klcal.pipeline.compare import compare_files  # only now: mistakes in the command line are reported at once
 
     with destinations(outputs, [path for path in (p, q, table) if path is not None]) as deliver:
         with progress() as shown:

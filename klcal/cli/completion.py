@@ -19,12 +19,12 @@ from klcal.tables.schema import CHANGE_FIELDS, DIFFERENCE_FIELDS, NUMERIC_FIELDS
 __all__ = ["offer", "shortened"]
 
 Completer: TypeAlias = Callable[[Any], Iterable[str]]
-"""What is offered, by what is known of the command line so far."""
+"""The candidates for the current word, by the command line so far."""
 
 ACTING = re.compile(r"[^\w./@+-]", re.ASCII)  # characters that a shell, a glob, or bash's word breaks interpret
 WILD = set("*?[")  # of a pattern that a shell has yet to expand
 SECONDS = 1.0  # to read headers: who presses a key waits
-NAMES = 2000  # a shell lists that many in a moment
+NAMES = 2000  # a shell lists this number at once
 HELP = 70  # characters of the help text beside an offer
 ARGUMENTS = ("paths", "p", "q", "model", "tables", "file")  # that name files
 
@@ -125,7 +125,7 @@ def _names(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _within(names: Iterator[str]) -> Iterator[str]:
-    """The names, as many as there is time for."""
+    """The names that can be read in the given time."""
     end = time.monotonic() + SECONDS
     for number, name in enumerate(names):
         if number == NAMES or time.monotonic() > end:

@@ -41,7 +41,7 @@ SHORT_FOR_METHOD = ("bins",)  # in the file, a method says them itself
 ARGUMENTS = ("paths",)  # that a command's table may have
 TENSORS = "tensors"
 Shape: TypeAlias = Mapping[str, Any]
-"""What a value may be, as JSON Schema says it."""
+"""The JSON Schema of a value."""
 TEXT: Shape = {"type": "string"}
 TEXTS: Shape = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
 OF_TENSORS: Mapping[str, Shape] = {

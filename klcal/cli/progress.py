@@ -31,14 +31,14 @@ class Silent(AbstractContextManager["Silent"]):
     """Tells nobody anything."""
 
     def watch(self) -> Callable[[int], None] | None:
-        """Who is told of what is read of a task before it is done: nobody."""
+        """The watch for bytes of unfinished tasks: none."""
         return None
 
     def start(self, tensors: int, nbytes: int) -> None:
-        """This many tensors, of so many bytes, are about to be read."""
+        """The work begins: the number of tensors, and their bytes."""
 
     def advance(self, nbytes: int) -> None:
-        """So many further bytes were read."""
+        """More bytes were read."""
 
     def finish(self, name: str) -> None:
         """One tensor is done."""

@@ -1,4 +1,4 @@
-"""``klcal sketch``: what calibration has to know of tensors, in a small file."""
+"""``klcal sketch``: counts the values of tensors, and keeps the counts in a small file."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def sketch(
     batches = None if pool is None else Pool.parse(pool)
 
     from klcal.pipeline.gathered import Asked
-    from klcal.pipeline.sketch import sketch_files  # after what can be wrong with the command line
+    from klcal.pipeline.sketch import sketch_files  # only now: mistakes in the command line are reported at once
 
     asked = Asked(include or (), exclude or (), dequantize, batches)
     with progress() as shown:
@@ -111,7 +111,7 @@ def sketch(
 
 
 def written(output: str, tensors: int) -> str:
-    """What is told of a sketch file that was written."""
+    """The message about a sketch file that was written."""
     from klcal.cli.messages import line
 
     many = "1 tensor" if tensors == 1 else f"{tensors:,} tensors"
@@ -119,6 +119,6 @@ def written(output: str, tensors: int) -> str:
 
 
 def checked_output(output: str) -> None:
-    """Raises UsageError unless a sketch file may be called so."""
+    """Raises UsageError if a sketch file cannot have this name."""
     if not output.lower().endswith(".safetensors"):
         raise UsageError(f"a sketch file is a .safetensors file, '{output}' is none", "use --output NAME.safetensors")

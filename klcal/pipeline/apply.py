@@ -1,4 +1,4 @@
-"""A model and a table to the quantized model: the whole of it or nothing."""
+"""Quantizes a model by a table, and writes it: as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from klcal.writers.forms.form import Assigned, Form, Model, TensorFile
 __all__ = ["Applied", "apply_files", "request_for", "table_of"]
 
 KEPT = ("empty", "skipped")  # rows that need no scale: their tensors stay as they are
-WEIGHT, INPUT = ".weight", ".input"  # what names of weights and of dumped inputs have behind that of their module
+WEIGHT, INPUT = ".weight", ".input"  # ends of names: MODULE.weight, and MODULE.input for dumped inputs
 MORE = "calibrate the model again, or leave it out with --exclude"
-TABLE = "table.safetensors"  # what was calibrated, until the model is written
+TABLE = "table.safetensors"  # the calibrated table, kept until the model is written
 
 
 class Applied(NamedTuple):
-    """What was done."""
+    """The result of ``apply``: counts of tensors and bytes, warnings and errors."""
 
     quantized: int  # tensors
-    kept: int
-    nbytes: int  # of all files
+    kept: int  # tensors that were copied as they are
+    nbytes: int  # the size of all files
     warnings: tuple[str, ...]
-    errors: tuple[Remark, ...] = ()  # where there are any, nothing was written
-    activations: int = 0  # that are quantized beside them
+    errors: tuple[Remark, ...] = ()  # if there are any, nothing was written
+    activations: int = 0  # the number of quantized inputs of layers
 
     @property
     def headline(self) -> str:
-        """For people."""
+        """The result in a sentence, for people."""
         what = f"{self.quantized} {'weight' if self.activations else 'tensor'}{'s' * (self.quantized != 1)}"
         what += f" and {self.activations} activation{'s' * (self.activations != 1)}" if self.activations else ""
         return f"{what} quantized, {self.kept} kept as they were; {self.nbytes:,} bytes"
@@ -70,24 +70,24 @@ def apply_files(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Applied:
-    """Writes a model, quantized by a table, or as it is calibrated here.
+    """Write a model, quantized by a table, or calibrated first.
 
     Args:
         path: a file, a directory, or the index of a sharded checkpoint.
-        output: a file for a file, a directory for a directory; nothing of it is there before all of it is.
-        to: the form: see ``klcal.writers.forms``.
-        by: how the model is calibrated: what ``Request.parse`` takes, the form knowing the rest; or a table of it, or
-            the table's file.
-        include: globs, one of which a tensor's name has to match to be quantized.
-        exclude: globs, none of which it may match.
-        jobs: how many processes calibrate.
-        scheduler: of a Dask cluster that calibrates instead: see ``klcal.pipeline.mapping.workers_at``.
-        progress: is told how far calibrating is, and then writing.
+        output: the new file, or the new directory if the path is one. It appears only when it is complete.
+        to: the name of the form: see ``klcal.writers.forms``.
+        by: settings for the calibration, as keywords of ``Request.parse`` (the form has defaults for the others); or a
+            table, or the path of one.
+        include: patterns; only tensors whose names match one of them are quantized. No patterns: all tensors.
+        exclude: patterns; tensors whose names match one of them are not quantized.
+        jobs: the number of processes that calibrate.
+        scheduler: a Dask cluster that calibrates instead: see ``klcal.pipeline.mapping.workers_at``.
+        progress: told of the calibration, then of the writing.
 
     Raises:
-        UsageError: the output cannot be written, there is no such form, or the table is none.
-        InputError: nothing of the model can be used.
-        OutputError: the model, or a tensor of it, cannot be written so; nothing is.
+        UsageError: the output cannot be written, the form is unknown, or the file is not a table.
+        InputError: the model cannot be read.
+        OutputError: the model or one of its tensors cannot be written in this form. Then nothing is written.
     """
     files, taken = files_of(path), Taken(form_of(to), include, exclude)
     asked = request_for(files, taken, by) if isinstance(by, Mapping) else by
@@ -104,10 +104,10 @@ def apply_files(
 
 
 def request_for(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request:
-    """How the model is calibrated, by the options that were given and by the form.
+    """The settings for the calibration: the options that were given, and the defaults of the form.
 
     Raises:
-        UsageError: a tensor could not be written then: it is not calibrated for that.
+        UsageError: a tensor with these settings could not be written in the form. This is checked before calibrating.
     """
     wanted = [taken.of(file.source, each) for file in files.tensors for each in _described(files, file)]
     tensors = [each for each in wanted if each is not None]
@@ -123,12 +123,12 @@ def request_for(files: Files, taken: Taken, given: Mapping[str, Any]) -> Request
 
 
 def table_of(work: Work, calibrate: Callable[..., Table], kept: Path | None = None) -> Table:
-    """The table that was given, or that of the model.
+    """The table that was given, or the calibrated table of the model.
 
     Args:
-        work: what is asked for.
-        calibrate: ``calibrate_files``, told who works.
-        kept: the file that has the table of the model for another try, once it was calibrated.
+        work: the arguments.
+        calibrate: ``calibrate_files`` with the arguments for jobs, scheduler and progress.
+        kept: the file in which the calibrated table is kept, so that a second try need not calibrate again; or None.
     """
     by = work.by
     if isinstance(by, Request):
@@ -143,7 +143,7 @@ def table_of(work: Work, calibrate: Callable[..., Table], kept: Path | None = No
 
 
 def _applied(work: Work, table: Table, progress: Progress | None, write: Callable[[Model, _Meter], int]) -> Applied:
-    """Writes the model, quantized by a table."""
+    """Writes the model, quantized by a table, and returns the result."""
     meter = _Meter(progress)
     model, lacking = _assigned(work, table, meter)
     counts = Counter(each.codes is not None for file in model.files for each in file.tensors)
@@ -157,7 +157,7 @@ def _applied(work: Work, table: Table, progress: Progress | None, write: Callabl
 
 
 def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str]:
-    """Warnings where the table lacks tensors of the model, or has others."""
+    """Warnings if tensors of the model have no row in the table, or rows have no tensor."""
     if lacking:
         many = "s" * (lacking > 1)
         yield f"the table has no row for {lacking} floating-point tensor{many}: kept as they are"
@@ -171,11 +171,11 @@ def _unmet(work: Work, table: Table, model: Model, lacking: int) -> Iterator[str
 
 
 class _Meter:
-    """Tells how far the work is: by what is read of quantized tensors, and file by file."""
+    """Reports progress: the bytes of quantized tensors that were read, and finished files."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
-        self.told = 0  # bytes of the file that is being written
+        self.told = 0  # reported bytes of the file that is being written
 
     def start(self, model: Model) -> None:
         if self.progress is not None:
@@ -197,11 +197,11 @@ def _nbytes(file: TensorFile) -> int:
     return sum(part.nbytes for each in file.tensors for part in each.tensor.parts)
 
 
-# --- what becomes of each tensor
+# --- a quantizer for each tensor
 
 
 def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
-    """The model with a quantizer for each tensor that has one; and how many float tensors the table lacks."""
+    """The model with the quantizers of its tensors, and the number of floating-point tensors without a row."""
     quantizers = read_quantizers(table)
     described = [(file, _described(work.files, file)) for file in work.files.tensors]
     usable = sum(each.status == "ok" for _, tensors in described for each in tensors)
@@ -224,7 +224,7 @@ def _assigned(work: Work, table: Table, meter: _Meter) -> tuple[Model, int]:
 
 
 def _described(files: Files, file: TensorPath) -> list[Description]:
-    """The tensors of a file; one that cannot be read costs a directory its output."""
+    """The tensors of a file. If one file of a directory cannot be read, nothing is written."""
     try:
         return tensors_of(file)
     except InputError as error:
@@ -234,7 +234,7 @@ def _described(files: Files, file: TensorPath) -> list[Description]:
 
 @contextmanager
 def _named(*places: str) -> Iterator[None]:
-    """What is wrong with a tensor is told with its name: then nothing is written."""
+    """Adds the name of a file or a tensor to an error, which means that nothing is written."""
     try:
         yield
     except KlcalError as error:
@@ -251,7 +251,7 @@ def _write(form: Form, file: TensorFile, out: BinaryIO) -> Mapping[str, int] | N
 
 
 def _write_file(work: Work, replace: Callable[[Callable[[TextIO], None]], None], model: Model, meter: _Meter) -> int:
-    """A file for a file."""
+    """Writes a model that is one file, and returns its size in bytes."""
     (file,) = model.files
 
     def render(out: TextIO) -> None:
@@ -263,7 +263,7 @@ def _write_file(work: Work, replace: Callable[[Callable[[TextIO], None]], None],
 
 
 def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter) -> int:
-    """A directory for a directory."""
+    """Writes a model that is a directory, and returns the size of all files in bytes."""
     held: dict[str, Mapping[str, int] | None] = {}
     for file in model.files:
         name = work.form.renamed(file.name)
@@ -278,7 +278,13 @@ def _write_directory(work: Work, new: NewDirectory, model: Model, meter: _Meter)
 
 
 def _beside(work: Work, model: Model, held: Mapping[str, Mapping[str, int] | None]) -> dict[str, bytes]:
-    """The indexes of sharded checkpoints, and what the form has to say; ``held`` are the tensors of each new file."""
+    """Small files beside the model: indexes of sharded checkpoints, and the configuration of the form.
+
+    Args:
+        work: the arguments.
+        model: the model.
+        held: the tensors of each new file and their sizes, by the name of the file.
+    """
     form, made = work.form, dict(work.form.beside(model))
     for index in work.files.indexes:
         shards = [form.renamed(file.name) for file in work.files.tensors if file.index == index]

@@ -1,4 +1,4 @@
-"""Files to a table: the only module that sees both ends."""
+"""Calibrates files: reads and counts their tensors, and makes the table of their rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from klcal.tables.table import FileError, Table
 __all__ = ["calibrate_files"]
 
 BAD_BATCH: tuple[Status, ...] = ("failed", "nonfinite", "overflow")
-"""What a batch is that nothing can be pooled with: damaged, with NaN or infinities, or beyond float32."""
+"""The statuses of a batch that cannot be pooled: it is damaged, has NaN or infinities, or values beyond float32."""
 
 
 def calibrate_files(
@@ -56,24 +56,24 @@ def calibrate_files(
 
     Args:
         paths: files, directories, patterns, or "-" for standard input.
-        request: how they are calibrated.
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
-        dequantize: whether codes that have a scale beside them are calibrated as what they stand for.
-        pool: which of these tensors are batches of one.
-        takes: which tensors are calibrated of those that are wanted by their names; None for all.
-        jobs: how many processes read and count. The result does not depend on it.
-        scheduler: of a Dask cluster that does it instead: see ``klcal.pipeline.mapping.workers_at``.
-        progress: is told how far the work is.
-        told: is told what works, and why, before it begins.
+        request: the settings, by the names of tensors.
+        include: patterns; only tensors whose names match one of them are calibrated. No patterns: all tensors.
+        exclude: patterns; tensors whose names match one of them are not calibrated.
+        dequantize: restore codes to their values if their scale is in the same file.
+        pool: the rule by which tensors are batches of one tensor.
+        takes: a further test for tensors; None for none.
+        jobs: the number of processes that read and count. The result does not depend on it.
+        scheduler: a Dask cluster that does it instead: see ``klcal.pipeline.mapping.workers_at``.
+        progress: told of the work that is done.
+        told: called with the plan (cores or devices, and the reason) before the work begins.
 
     Returns:
-        A row for every tensor that was selected, and what went wrong. Nothing in a file makes this raise.
+        A row for every selected tensor, the errors of files, and warnings. A bad file does not raise an exception.
 
     Raises:
-        UsageError: a tensor lacks the axis whose channels or groups are asked for; the importance or the cluster
-            cannot be used; nothing was counted.
-        OutputError: the scheduler has gone away.
+        UsageError: a tensor does not have the axis of the channels or groups, or the importance or the cluster cannot
+            be used. Nothing was counted then.
+        OutputError: the scheduler of a cluster disappeared.
     """
     importance = None
     if request.importance is not None:
@@ -95,14 +95,14 @@ def calibrate_files(
 
 
 class _Wanted(NamedTuple):
-    """A tensor, and what its values weigh, if not all alike."""
+    """A tensor to calibrate, and its importance, if it has one."""
 
     tensor: Selected
     importance: Description | None = None
 
 
 def _left_out(rows: Iterable[Row]) -> Iterator[str]:
-    """A warning for each tensor of which only a part was calibrated."""
+    """A warning for each tensor of which only a part was calibrated: some of its batches failed."""
     for row in rows:
         refused = row.units is not None and row.units.status is not None and "nonfinite" in row.units.status
         if row.status in ("ok", "zero") and not refused and (left_out := nonfinite_counts(row)):
@@ -112,7 +112,7 @@ def _left_out(rows: Iterable[Row]) -> Iterator[str]:
 def _without_bad_batches(
     found: Iterable[tuple[_Wanted, Row]], request: Request, workers: Workers, errors: list[FileError]
 ) -> Iterator[Row]:
-    """The rows; those of pooled tensors that failed once more, less the batches that fail alone and join the errors."""
+    """The rows. Pooled tensors that failed are tried again without their bad batches, which are added to the errors."""
     spoiled: list[tuple[_Wanted, Row]] = []
     for wanted, row in found:
         if wanted.tensor.batches and row.failed and row.status != "unsupported":
@@ -177,12 +177,12 @@ def _rows(
     plan = plan_of(request.device, tasks, workers)
     if told is not None:
         told(plan)
-    if plan.devices:  # which take no parts of a tensor, nor several together
+    if plan.devices:  # a device takes whole tensors, one by one
         tasks = [Task((tensor,), True) for tensor in prepared]
     watch = None if progress is None else progress.watch()
     read = None if progress is None else lambda task: progress.advance(task.nbytes)
     with worked_on(tasks, plan, workers, watch, read) as found:
-        if progress is not None:  # after the workers were forked: a bar has a thread
+        if progress is not None:  # only after the workers were forked, because a progress bar has a thread
             progress.start(len(counted), sum(task.nbytes for task in tasks))
         for number, outcome in found:
             tensor = counted[number].tensor
@@ -193,7 +193,7 @@ def _rows(
 
 
 def _refused(wanted: _Wanted, request: Request) -> Row | None:
-    """The row of a tensor that is not counted, or cannot be as it is asked for."""
+    """The row of a tensor that cannot be counted, or not with the requested units or importance; None for others."""
     tensor, importance = wanted
     if tensor.description.status != "ok":
         return _uncounted(tensor)
@@ -227,9 +227,9 @@ def _row(tensor: Selected, outcome: Calibrated, settings: Settings, per: Rules[P
 
 
 def _uncounted(tensor: Selected) -> Row:
-    """The row of a tensor of which nothing is known but its description."""
+    """The row of a tensor whose values were not read: it has only the facts of its description."""
     description = tensor.description
-    known = bool(description.dtype) and description.shape_is_known  # else nothing said what it is
+    known = bool(description.dtype) and description.shape_is_known  # a damaged file may not say what it has
     return Row(
         name=description.name,
         source=tensor.source,

@@ -85,17 +85,17 @@ def check_files(
     Rows of the baseline that the globs leave out are not looked at. With a pool all are, since globs select batches.
 
     Args:
-        paths: of the files.
+        paths: files, directories or patterns.
         baseline: the table that was committed.
-        request: how they are calibrated.
-        called: the name of the baseline.
-        include: as for ``calibrate_files``, and so is all that follows.
-        exclude: globs.
-        dequantize: codes.
-        pool: batches.
-        jobs: processes.
-        progress: is told.
-        told: is told.
+        request: the settings.
+        called: the name of the baseline, for messages.
+        include: this and the following arguments are those of ``calibrate_files``.
+        exclude: patterns of names.
+        dequantize: restore codes to their values.
+        pool: the rule for batches.
+        jobs: the number of processes.
+        progress: told of the work that is done.
+        told: called with the plan before the work begins.
 
     Raises:
         UsageError: as ``calibrate_files``, or the settings of single tensors differ from the baseline.

@@ -1,4 +1,4 @@
-"""Two files or directories to a table of differences, or one and its copy that a table of scales quantizes."""
+"""Compares the tensors of two files or directories, or those of one with their copy quantized by a table of scales."""
 
 from __future__ import annotations
 
@@ -66,26 +66,26 @@ def compare_files(
 
     Args:
         p: a file, a directory, or the index of a sharded checkpoint: the reference.
-        q: what approximates it; None to take P itself, quantized by a table.
-        table: a table of scales, or its file, as JSON or binary.
+        q: the approximation; None for P itself, quantized by a table.
+        table: a table of scales, or the path of one, as JSON or binary.
         base: of the logarithms: "e" (nats), "2" (bits) or "10" (bans).
-        bins: at most so many common ones; by default ``klcal.divergence.samples.MASS_BINS``.
-        sort: the field that says what is worst.
-        strip_prefix: is taken off the names that begin with it, on either side.
-        include: globs, one of which a tensor's name has to match.
-        exclude: globs, none of which it may match.
-        dequantize: whether codes that have a scale beside them are compared as what they stand for.
-        pool: which tensors of a side are batches of one.
-        jobs: how many processes work. The result does not depend on it.
-        scheduler: of a Dask cluster that works instead: see ``klcal.pipeline.mapping.workers_at``.
-        progress: is told how far the work is.
+        bins: the largest number of common bins; by default ``klcal.divergence.samples.MASS_BINS``.
+        sort: the field by which rows are sorted.
+        strip_prefix: removed from names that begin with it, on both sides.
+        include: patterns; only tensors whose names match one of them are compared. No patterns: all tensors.
+        exclude: patterns; tensors whose names match one of them are not compared.
+        dequantize: restore codes to their values if their scale is in the same file.
+        pool: the rule by which tensors of a side are batches of one tensor.
+        jobs: the number of processes. The result does not depend on it.
+        scheduler: a Dask cluster that works instead: see ``klcal.pipeline.mapping.workers_at``.
+        progress: told of the work that is done.
 
     Returns:
-        A row for every tensor of either side, the worst first; divergences in the unit of ``base``.
+        A row for every tensor of either side, the worst first, with divergences in the unit of ``base``.
 
     Raises:
-        UsageError: an argument is not understood, the table is none, or the cluster cannot be used.
-        OutputError: the scheduler has gone away.
+        UsageError: an argument is not understood, the file is not a table, or the cluster cannot be used.
+        OutputError: the scheduler of a cluster disappeared.
     """
     if base not in [*BASES]:
         raise UsageError(f"unknown base {base!r}", f"use {', '.join(BASES)}")
@@ -107,7 +107,7 @@ def compare_files(
 
 
 class _Side(NamedTuple):
-    """The tensors of P or of Q, and the files that could not be read, all of which are ""."""
+    """The tensors of P or of Q, and its files that could not be read; "" stands for all of them."""
 
     tensors: list[Selected]
     lost: set[str]
@@ -118,7 +118,7 @@ class _Side(NamedTuple):
 
 
 def _pairs(sides: Sequence[_Side], quantizers: Quantizers | None, prefix: str) -> tuple[list[Pair], list[str]]:
-    """What is compared with what; and a hint, where nothing is."""
+    """The pairs of tensors to compare, and a hint if no tensor has a partner."""
     p, q = sides[0], sides[-1]
     names_p, names_q = ({name for each in side.tensors for name in names_of(each.description)} for side in (p, q))
     if quantizers is None:
@@ -133,7 +133,7 @@ def _pairs(sides: Sequence[_Side], quantizers: Quantizers | None, prefix: str) -
 
 
 def _quantized(tensor: Selected, quantizers: Quantizers, *, alone: bool) -> Pair:
-    """A tensor and what the table makes of it."""
+    """The pair of a tensor and its copy that the table quantizes."""
     if tensor.description.status != "ok":
         return Pair(tensor, None)
     row = quantizers.of(tensor, alone=alone)
@@ -215,7 +215,7 @@ def _failed(pair: Pair, error: InputError) -> Difference:
 
 
 def _bad_batches(pair: Pair) -> Iterator[str]:
-    """The first batch of each side that is damaged, or not finite."""
+    """The first batch of each side that is damaged, or has NaN or infinities."""
     for side in pair[:2]:
         for each in side.batches.members if side and side.batches else ():
             found = attempt(partial(sketch_parts, each.description.parts, each.description.dtype))
@@ -229,7 +229,7 @@ _EMPTY: dict[tuple[bool, bool], dict[str, Any]] = {
     (False, True): {"status": "extra", "reason": "P has no values"},
     (True, False): {"status": "missing", "reason": "Q has no values"},
 }
-"""What a pair is of which not both sides have values."""
+"""The fields of a row if a side has no values, by whether P and Q have some."""
 
 
 def _compared(request: _Request, pair: Pair) -> Difference:
@@ -260,7 +260,7 @@ def _compared(request: _Request, pair: Pair) -> Difference:
 
 
 def _counted(p: Description, q: Description) -> tuple[Sketch, Sketch, Elementwise | None]:
-    """Both sketches; and the sums over pairs of elements, where each lies where its partner does."""
+    """The sketches of both sides, and sums over pairs of elements; None for the sums if the shapes or orders differ."""
     if _is_sketch(p) or _is_sketch(q):
         a, b = (check_units(sketch_parts(each.parts, each.dtype), PerTensor(), ()) for each in (p, q))
         return *alike(a, b), None
@@ -276,7 +276,7 @@ def _is_sketch(description: Description) -> bool:
 
 
 def _nonfinite(found: Sketch) -> str:
-    """What is not finite of a sketch, in words: of a float64 beyond float32 it says so."""
+    """The values of a sketch that are not finite, in words for a message, float64 values beyond float32 among them."""
     above = int(found.pos_inf[0] + found.overflowed[0])
     return nonfinite_counts(Row(status="ok", nan=int(found.nan[0]), neg_inf=int(found.neg_inf[0]), pos_inf=above))
 

@@ -53,7 +53,7 @@ LIMITS = {
     "qmax": (1.0, 2.0**16 - 1),
     "cosine": (-1.0, 1.0),
 }
-"""Between what a number lies, whatever the tensor."""
+"""The bounds between which a field lies for every tensor."""
 
 
 class Met(NamedTuple):

@@ -31,7 +31,7 @@ def explain_file(
         request: how it is calibrated, and how much of that is explained.
         dequantize: whether codes with a scale in the same file are restored to their values.
         jobs: how many cores are used.
-        progress: is told how far the work is.
+        progress: told of the work that is done.
 
     Raises:
         UsageError: several tensors have the name; or there are several, and no name is given; or it has no such unit.

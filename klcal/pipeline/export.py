@@ -66,8 +66,8 @@ def export_tables(
         model: the ``.onnx`` that the file is for. It decides which names are right, and which are of weights.
         names: a file with exactly the names that the runtime needs, one on each line.
         rename: substitutions, ``s/old/new/``, for the names of the tables.
-        include: globs, one of which a name in a table has to match; none for all.
-        exclude: globs, none of which it may match.
+        include: patterns; only rows whose names match one of them are exported. No patterns: all rows.
+        exclude: patterns; rows whose names match one of them are not exported.
 
     Raises:
         UsageError: an argument is not understood, or a file of it cannot be read.

@@ -20,7 +20,7 @@ __all__ = ["Finished", "Marks", "finished_in"]
 SUFFIX, MARKS = ".sketch", ".json"  # of a sketch file, which searches skip, and of its fingerprints
 
 Marks: TypeAlias = Mapping[str, Collection[bytes]]
-"""Of each file the fingerprints of what was counted of it."""
+"""The fingerprints of the counted values of each file."""
 
 
 @dataclass(frozen=True)

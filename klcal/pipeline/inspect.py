@@ -41,7 +41,7 @@ def inspect_files(
         depth: tensors with this number of leading parts of their names in common share a row; numbers count as equal.
             None for a row for each.
         jobs: the number of processes.
-        progress: is told how far the work is.
+        progress: told of the work that is done.
     """
     found = gathered(paths, Asked(include, exclude))
     rows = list(map(_content, found.tensors))

@@ -1,7 +1,8 @@
-"""One way to hand out tasks: to processes of this machine, or to a cluster. Commands do not know which.
+"""One interface for all workers: processes of this machine, or a cluster. Commands do not depend on the kind.
 
-Outcomes come in the order of the tasks. Where several tasks belong together, as the portions of a tensor, their
-outcomes are joined. A join has to be associative, for it happens wherever two outcomes meet: here, or on a worker.
+Outcomes come in the order of the tasks. Tasks may form a group, as the portions of a tensor do: their outcomes are
+joined to one. Outcomes of neighbouring tasks are joined in any grouping, in this process or on a worker, so a join has
+to be associative.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from klcal.kernels.threads import limited
 
 __all__ = ["Processes", "Workers", "outcomes", "workers_at"]
 
-PARALLEL_SECONDS = 0.2  # estimated work from which starting processes pays
+PARALLEL_SECONDS = 0.2  # estimated work above which it pays to start processes
 STDIN = "-"
 
 Item = TypeVar("Item")
@@ -25,29 +26,32 @@ Outcome = TypeVar("Outcome")
 
 
 class Workers(Protocol):
-    """Whoever works on tasks."""
+    """Processes that work on tasks: ``Processes``, or ``klcal.pipeline.cluster.Cluster``."""
 
     @property
     def jobs(self) -> int:
-        """How many cores they have."""
+        """The number of cores that they may use, together."""
 
     @property
     def address(self) -> str | None:
-        """The scheduler of a cluster; None for this machine."""
+        """The address of the scheduler of a cluster; None for processes of this machine."""
 
     def shared(self, tasks: int, seconds: float) -> tuple[int, int]:
-        """How many tasks are worked on at a time, and on how many threads each.
+        """Divide the cores among tasks.
 
         Args:
-            tasks: how many there are.
-            seconds: an estimate of their work on one core.
+            tasks: the number of tasks.
+            seconds: an estimate of all their work on one core.
+
+        Returns:
+            The number of tasks at a time, and the number of threads for each.
         """
 
     def see(self, paths: Iterable[str]) -> None:
-        """Check that the workers have the files of these paths.
+        """Check that all workers can read the files with these paths.
 
         Raises:
-            UsageError: one has not.
+            UsageError: a worker cannot read one of them, or reads another file there.
         """
 
     def joined(
@@ -58,37 +62,38 @@ class Workers(Protocol):
         seconds: float,
         told: Callable[[Item], None] | None = None,
     ) -> AbstractContextManager[Iterator[Outcome | InputError]]:
-        """The outcome of each group, in their order, while the context lasts.
+        """The outcome of each group, in the order of the groups. The iterator is valid within the context.
 
         Args:
-            work: is called with an item, in another process. It, the items and the outcomes have to be picklable.
-            join: makes one outcome of at least two neighbouring ones. It is associative.
-            groups: at least one item each.
+            work: called with an item, possibly in another process. The function, the items and the outcomes have to be
+                picklable.
+            join: makes one outcome from two or more neighbouring ones of a group. It has to be associative.
+            groups: the items; each group has at least one.
             seconds: an estimate of all work on one core.
-            told: is told in this process of each item that is done.
+            told: called in this process with each item that is done.
 
         Yields:
-            Outcomes; an InputError for a group whose workers were killed again and again.
+            An iterator over the outcomes; an InputError in place of a group whose workers were killed again and again.
 
         Raises:
-            OutputError: while outcomes are taken: the scheduler has gone away.
+            OutputError: from the iterator, if the scheduler of a cluster disappears.
         """
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes of this machine, as many as pay: none for little work, which this process does."""
+    """Processes of this machine, at most ``jobs``. Little work is done in this process, without starting others."""
 
-    jobs: int  # processes at most; threads where there are fewer tasks
+    jobs: int  # the number of cores: with fewer tasks than cores, each task has several threads
     address: None = None
 
     def shared(self, tasks: int, seconds: float) -> tuple[int, int]:
-        """How many processes work, and on how many threads each."""
+        """The number of processes, and of threads in each."""
         processes = max(1, min(self.jobs, tasks)) if seconds > PARALLEL_SECONDS else 1
         return processes, max(1, self.jobs // processes)
 
     def see(self, paths: Iterable[str]) -> None:
-        """They see what this process sees."""
+        """Nothing to check: processes of this machine read the same files."""
 
     @contextmanager
     def joined(
@@ -99,7 +104,7 @@ class Processes:
         seconds: float,
         told: Callable[[Item], None] | None = None,
     ) -> Iterator[Iterator[Outcome | InputError]]:
-        """As ``Workers`` has it. Outcomes are joined here, one by one: no more than two of a group are held."""
+        """See ``Workers.joined``. Outcomes are joined in this process, one by one, so at most two are held."""
         items = [item for group in groups for item in group]
         processes, threads = self.shared(len(items), seconds)
         by_threads = partial(limited, work, threads)

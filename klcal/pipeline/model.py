@@ -39,7 +39,7 @@ class Files:
 
     paths: tuple[str, ...]  # the paths for calibration
     tensors: tuple[TensorPath, ...]
-    directory: str | None = None  # None where it is a single file
+    directory: str | None = None  # None if the model is a single file
     others: tuple[str, ...] = ()  # relative to the directory: files that are copied
     indexes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def files_of(path: str) -> Files:
     """The files of a model. The path is a file, a directory, the index of a sharded checkpoint, or a shard of a GGUF.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the path is none of these.
         InputError: it cannot be used.
     """
     if path == "-":

@@ -1,4 +1,4 @@
-"""The pieces that are counted separately, tensors or portions of them, and how their sketches are joined."""
+"""Counts tensors for ``klcal sketch``: in pieces, which are tensors or portions of them, whose sketches are joined."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 class Counted(NamedTuple):
     """A tensor, or a portion of one, and the fingerprints of its inputs."""
 
-    sketch: Named | Laid  # laid aside where that is all of a tensor: workers do that
+    sketch: Named | Laid  # if it is of a whole tensor and there is a spool, the worker has written it to disk
     marks: Marks
 
 
@@ -57,14 +57,14 @@ Outcome: TypeAlias = "Counted | InputError"
 def counted(
     wanted: Sequence[Wanted], workers: Workers, spool: Spool | None = None, progress: Progress | None = None
 ) -> Iterator[tuple[Wanted, Outcome]]:
-    """What comes of each tensor; one that is large is counted in portions, small ones several at a time.
+    """Each tensor with its sketch or an error. Large tensors are counted in portions, small ones several at a time.
 
     Args:
         wanted: the tensors.
-        workers: who counts.
-        spool: where processes of this machine lay what they counted; a cluster does not have it. None to have all
-            sketches.
-        progress: is told how far the work is.
+        workers: processes of this machine, or a cluster.
+        spool: the temporary directory to which processes of this machine write sketches; workers of a cluster return
+            them instead. None to have all sketches in memory.
+        progress: told of the bytes that are done.
     """
     groups = [*_groups([*_pieces(each)] for each in wanted)]
     bundles = [bundle for group in groups for bundle in group]
@@ -85,9 +85,9 @@ def counted(
 
 
 class _Whole(NamedTuple):
-    """What a sketch file says of a tensor beside its sketch."""
+    """The facts about a tensor that a sketch file has beside its sketch."""
 
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...] | None  # None if the batches have different shapes
     batches: int
     aliases: tuple[str, ...]
 
@@ -100,7 +100,7 @@ class _Whole(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """What is counted on its own: a tensor, or a portion of one."""
+    """A tensor, or a portion of one, that is counted separately."""
 
     name: str
     dtype: str
@@ -108,16 +108,16 @@ class _Piece(NamedTuple):
     sources: Sequence[str]  # of each part: the file that it is in
     layout: Layout | None
     weighed: Weighed | None
-    whole: _Whole | None  # where it is all of the tensor
+    whole: _Whole | None  # if it is a whole tensor
 
     @property
     def nbytes(self) -> int:
-        """Of its values, as they are stored."""
+        """The bytes of its values in the file."""
         return sum(part.nbytes for part in self.parts)
 
 
 def _pieces(wanted: Wanted) -> Iterator[_Piece]:
-    """Portions of a tensor with one unit, the places of one with several; all of any other."""
+    """The pieces of a tensor: portions if it has one unit; the places if its units lie in several; else all of it."""
     tensor, places, weighed = wanted
     name, dtype, parts = tensor.description.name, tensor.description.dtype, tensor.description.parts
     whole = _Whole.of(tensor)
@@ -136,9 +136,9 @@ def _pieces(wanted: Wanted) -> Iterator[_Piece]:
 
 
 _Bundle: TypeAlias = tuple["_Piece", ...]
-"""What a worker takes at once."""
+"""The pieces that a worker gets in one message."""
 _Group: TypeAlias = list[_Bundle]
-"""Some tensors of a piece each, together; or the pieces of one tensor, each alone."""
+"""One bundle of several small tensors, each in one piece; or the pieces of one tensor, each in its own bundle."""
 
 
 def _nbytes(bundle: _Bundle) -> int:

@@ -1,4 +1,4 @@
-"""Files to a sketch file: what is counted of their tensors, one after the other."""
+"""Counts the tensors of files, and writes their sketches to one sketch file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Failure", "Sketched", "sketch_files"]
 
 
 class Failure(NamedTuple):
-    """A tensor, or a whole file, that is not in the answer."""
+    """A tensor, or a whole file, that could not be counted."""
 
     source: str
     name: str
@@ -40,7 +40,7 @@ class Failure(NamedTuple):
 
 
 class Sketched(NamedTuple):
-    """What was written, and what was not."""
+    """The result of ``sketch_files``: the number of tensors that were written, failures and warnings."""
 
     tensors: int
     failures: tuple[Failure, ...]
@@ -59,23 +59,24 @@ def sketch_files(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Sketched:
-    """Counts the tensors of some files, and writes their sketches; no file where there are none.
+    """Count the tensors of some files, and write their sketches. If there are none, no file is written.
 
     Args:
         paths: files, directories, patterns, or "-" for standard input.
-        output: the file to write, all of it or nothing. What failed is not in it.
-        asked: which tensors.
-        per: what gets a scale of its own, by the names of tensors.
-        importance: a file of weights, by the names of tensors.
-        jobs: how many processes count. The bytes of the file do not depend on it.
-        scheduler: of a Dask cluster that counts instead: see ``klcal.pipeline.mapping.workers_at``.
-        resume: whether what is done is kept, until all is, in a folder called as the output and ``.part``.
-        progress: is told how far the work is.
+        output: the file to write, as a whole or not at all. It does not have the tensors that failed.
+        asked: the selection of tensors.
+        per: the units that are counted separately, by the names of tensors.
+        importance: a file with weights, by the names of tensors.
+        jobs: the number of processes that count. The bytes of the file do not depend on it.
+        scheduler: a Dask cluster that counts instead: see ``klcal.pipeline.mapping.workers_at``.
+        resume: keep finished tensors in the folder OUTPUT.part until the file is written, and use those of an earlier
+            run.
+        progress: told of the work that is done.
 
     Raises:
-        UsageError: two tensors have one name; one lacks the axis whose channels or groups are asked for; the
-            importance or the output cannot be used; what is resumed was another run; there is no such cluster.
-        OutputError: it could not be written after all, or the cluster has gone away.
+        UsageError: two tensors have the same name; one does not have the axis of the channels or groups; the
+            importance, the output or the cluster cannot be used; or the run to resume had other arguments.
+        OutputError: the file could not be written, or the scheduler of a cluster disappeared.
     """
     weights = None if importance is None else read_importance(importance)
     found = _found(gathered(paths, asked), per, weights)
@@ -93,7 +94,7 @@ def sketch_files(
     return Sketched(written, tuple(sorted(found.failures)), tuple(found.warnings))
 
 
-# --- what is wanted
+# --- the selected tensors
 
 
 class _Found(NamedTuple):
@@ -122,7 +123,7 @@ def _failure(tensor: Selected, reason: str, cause: Cause = "data") -> Failure:
 
 
 def _check(tensors: Iterable[Selected]) -> None:
-    """Refuses what has no place in a sketch file, before anything is read."""
+    """Refuses tensors that a sketch file cannot hold, before any values are read."""
     first: dict[str, str] = {}
     for source, each, *_ in tensors:
         if each.name in first:
@@ -149,7 +150,7 @@ def _wanted(
 
 
 def _identity(wanted: Wanted) -> bytes:
-    """Of a tensor, the files that it is in as they are now, and how it is sketched."""
+    """A hash of a tensor: of its description, of the state of its files, and of the way in which it is counted."""
     text = repr((wanted.tensor.source, wanted.tensor.description, wanted.places, wanted.weighed))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -159,7 +160,7 @@ def _identity(wanted: Wanted) -> bytes:
 
 @dataclass
 class _Work:
-    """Sketches tensors; it lives for one call. What fails joins the failures, what was counted the marks."""
+    """The work of one call: counts tensors, and collects failures and the fingerprints (marks) of counted values."""
 
     workers: Workers
     failures: list[Failure]
@@ -167,7 +168,7 @@ class _Work:
     progress: Progress | None
 
     def sketches(self, by: Mapping[bytes, Wanted], finished: Finished | None, spool: Spool) -> Iterator[Named | Laid]:
-        """All tensors, by their identities; those that are finished are read, not counted again."""
+        """The sketches of all tensors in ``by``. Finished ones are read from the folder and not counted again."""
         before = {identity for identity in by if finished is not None and identity in finished}
         names = {id(each): identity for identity, each in by.items()}
         left = [each for identity, each in by.items() if identity not in before]
@@ -186,7 +187,7 @@ class _Work:
         return done.sketch
 
     def _counted(self, wanted: Sequence[Wanted], spool: Spool | None) -> Iterator[tuple[Wanted, Counted]]:
-        """The tensors, as they are done: of a pooled one, without the batches that fail alone."""
+        """The tensors in the order in which they are done. A pooled tensor is counted without its bad batches."""
         spoiled = []
         for each, outcome in counted(wanted, self.workers, spool, self.progress):
             if not isinstance(outcome, InputError):
@@ -200,7 +201,7 @@ class _Work:
             yield from self._counted(mended, spool)
 
     def _mended(self, spoiled: Wanted, fault: InputError) -> Wanted | None:
-        """A pooled tensor less the batches that fail alone; None where nothing is left."""
+        """A pooled tensor without its bad batches; None if no batch is left, or none alone is bad."""
         assert spoiled.tensor.batches is not None
         members, good = spoiled.tensor.batches.members, []
         alone = [Wanted(member, _places_like(spoiled, member)) for member in members]

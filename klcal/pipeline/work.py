@@ -1,4 +1,4 @@
-"""What ``apply`` is asked for: whether it can be written, and a name by which the same work is known."""
+"""The arguments of ``apply`` as a ``Work``, the check of its output, and a name that tells one work from another."""
 
 from __future__ import annotations
 
@@ -29,55 +29,56 @@ DIGITS = 16  # of a hash that tells pieces of work apart
 
 
 class Taken(NamedTuple):
-    """Which tensors are quantized, if they can be."""
+    """The choice of tensors to quantize: those that the form can hold and the patterns select."""
 
     form: Form
     include: Sequence[str]
     exclude: Sequence[str]
 
     def takes(self, tensor: Description) -> bool:
-        """Whether the form does."""
+        """Whether the form can hold this tensor quantized."""
         return self.form.takes(tensor, self.include)
 
     def of(self, source: str, tensor: Description) -> Selected | None:
-        """A tensor, under the name by which it is wanted; None if it is not, or cannot be calibrated."""
+        """A tensor of a file, to be calibrated; None if it is not selected, or cannot be calibrated."""
         found = selected([Selected(source, tensor)], self.include, self.exclude) if self.takes(tensor) else []
         return found[0] if found and tensor.status == "ok" else None
 
 
 @dataclass(frozen=True)
 class Work:
-    """A model, and what is to be made of it."""
+    """A model, and the way in which it is quantized and written."""
 
     files: Files
-    output: str
-    to: str
-    by: Request | str | Table
-    include: tuple[str, ...]
+    output: str  # the path of the new file or directory
+    to: str  # the name of the form
+    by: Request | str | Table  # settings to calibrate with; or a table, or the path of one
+    include: tuple[str, ...]  # patterns of names
     exclude: tuple[str, ...]
 
     @property
     def inputs(self) -> list[str]:
-        """All files that are read."""
+        """The paths of all files that are read: those of the model, and a table or an importance."""
         given = self.by.importance if isinstance(self.by, Request) else self.by
         return [*(each.path for each in self.files.tensors), *([given] if isinstance(given, str) else [])]
 
     @property
     def form(self) -> Form:
-        """How it is written."""
+        """The form in which it is written."""
         return form_of(self.to)
 
     @property
     def taken(self) -> Taken:
-        """What of it is quantized."""
+        """The choice of tensors to quantize."""
         return Taken(self.form, self.include, self.exclude)
 
 
 def check_output(work: Work) -> None:
-    """Refuses an output that is, holds or lies in the model, or is there, and files that would be one.
+    """Check that the output can be written, and does not touch the model.
 
     Raises:
-        UsageError: says what to do.
+        UsageError: two files of the model would have the same name; or the output is a stream, lies in the model or
+            contains it, is not empty, or its parent does not exist.
     """
     names = Counter(work.form.renamed(file.name) for file in work.files.tensors)
     if twice := [name for name, times in names.items() if times > 1]:
@@ -99,7 +100,7 @@ def check_output(work: Work) -> None:
 
 
 def name_of(work: Work) -> str:
-    """Digits that are the same for the same work on the same files alone."""
+    """A name, 16 hexadecimal digits, that differs if anything differs: arguments, files, or the version of klcal."""
     by = work.by
     what: object = json.dumps(by.to_dict()) if isinstance(by, Table) else by
     if isinstance(by, Request):
@@ -117,7 +118,7 @@ def name_of(work: Work) -> str:
 
 
 def _state(path: str) -> tuple[str, int, int | str]:
-    """A file as it is now: its size, and when it was written; that it is absent is said by who reads it."""
+    """The state of a file: its path, its size and its time. A missing file is no error here, but where it is read."""
     try:
         found = open_regular(path)
     except InputError:

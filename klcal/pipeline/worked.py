@@ -1,4 +1,8 @@
-"""What comes of tasks: sketches of parts, rows of tensors, counted by cores, by devices, or on a cluster."""
+"""Works on tasks: counts the tensors and calibrates them, on cores, on devices, or on a cluster.
+
+A task has one or more small tensors, one large tensor, or a part of one. A whole tensor gives a row; parts give
+sketches, which are added, and the caller calibrates the sum.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ from klcal.tables.rows import Row
 __all__ = ["Calibrated", "worked_on"]
 
 Calibrated: TypeAlias = Sketch | Row | InputError
-"""What comes of a tensor, or of a part of one."""
+"""The outcome for a tensor: its row, or its sketch if it was counted in parts, or an error."""
 
 
 @contextmanager
@@ -44,14 +48,14 @@ def worked_on(
     watch: Watch | None = None,
     told: Callable[[Task], None] | None = None,
 ) -> Iterator[Iterator[tuple[int, Calibrated]]]:
-    """The number of each tensor and what comes of it, in the order of the tasks: of parts the sum of their sketches.
+    """The number of each tensor and its outcome, in the order of the tasks. The iterator is valid within the context.
 
     Args:
-        tasks: the parts of a tensor lie one behind the other.
-        plan: what works on them.
-        workers: of this machine, or a cluster.
-        watch: is told of bytes of unfinished tasks, by processes of this machine.
-        told: is told of each task that is done.
+        tasks: the parts of a tensor have to be neighbours.
+        plan: the devices to use, if any, and the number of threads.
+        workers: processes of this machine, or a cluster; not used if the plan has devices.
+        watch: called with numbers of bytes that were read of unfinished tasks; only on this machine.
+        told: called with each task that is done.
     """
     if not plan.devices:
         groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.tensors[0].number)]
@@ -67,14 +71,14 @@ def worked_on(
 
 
 def _numbered(group: Sequence[Task], outcome: list[Calibrated] | InputError) -> Iterator[tuple[int, Calibrated]]:
-    """The outcome of a group, tensor by tensor; where all of it was lost, the same error for each."""
+    """The outcome of a group, tensor by tensor. If the whole group failed, each tensor has the same error."""
     tensors = group[0].tensors
     several = [outcome] * len(tensors) if isinstance(outcome, InputError) else outcome
     return ((tensor.number, each) for tensor, each in zip(tensors, several, strict=True))
 
 
 def _summed(of_parts: Sequence[list[Calibrated]]) -> list[Calibrated]:
-    """What comes of several parts of a tensor: the sum of their sketches, or the first error."""
+    """The outcome of some neighbouring parts of a tensor: the sum of their sketches, or the first error."""
     total: Calibrated | None = None
     for (each,) in of_parts:
         if not isinstance(each, Sketch):
@@ -87,7 +91,8 @@ def _summed(of_parts: Sequence[list[Calibrated]]) -> list[Calibrated]:
 
 
 Begun: TypeAlias = Callable[[], Sketch] | Row | InputError
-"""What gives the sketch of a tensor with a single scale; the row of one with several."""
+"""A tensor that a device has begun to count: a function that waits for its sketch; the row of one with several units;
+or an error."""
 
 
 def _begun(feed: Feed, tensor: Tensor) -> Begun:
@@ -102,7 +107,7 @@ def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
 
 
 def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, task: Task) -> list[Calibrated]:
-    """Calibrates the next that a device counts; what is left to the CPU is counted here, too."""
+    """The outcome of a task with devices: waits for the device, or counts on the CPU if the tensor does not suit it."""
     if not task.tensors[0].fits_device:
         outcome = _run(task)
     else:
@@ -114,7 +119,7 @@ def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, tas
 
 
 def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
-    """Counts each tensor of a task and, where all of it is there, calibrates."""
+    """Counts each tensor of a task, and calibrates it unless the task has only a part of it."""
     if len(task.tensors) > 1:
         return _run_together(task.tensors)
     return [attempt(partial(_run_alone, tensor, task.whole, watch)) for tensor in task.tensors]
@@ -126,7 +131,7 @@ def _run_alone(tensor: Tensor, whole: bool, watch: Watch | None) -> Sketch | Row
 
 
 def _run_together(tensors: Sequence[Tensor]) -> list[Calibrated]:
-    """Small tensors, to be searched alike: those of one dtype are counted and searched together."""
+    """The rows of small tensors with the same settings. Those of one dtype are counted and searched together."""
     outcomes: dict[int, Calibrated] = {}
     read: dict[str, dict[int, npt.NDArray[Any]]] = {}
     for place, tensor in enumerate(tensors):
@@ -141,7 +146,7 @@ def _run_together(tensors: Sequence[Tensor]) -> list[Calibrated]:
 
 
 def _rows_of(settings: Settings, dtype: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Calibrated]:
-    """The rows of some tensors; one by one where that fails: none costs the others theirs."""
+    """The rows of some tensors. If this fails, they are tried one by one, so that one error does not affect others."""
     rows = attempt(lambda: calibrate_tensors(sketch_each(arrays, dtype), settings))
     if not isinstance(rows, InputError):
         return [*rows]
@@ -150,18 +155,19 @@ def _rows_of(settings: Settings, dtype: str, arrays: Sequence[npt.NDArray[Any]])
 
 def _values(tensor: Tensor) -> npt.NDArray[Any]:
     """All values of a small tensor, in storage form."""
-    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # which are valid until the next is asked for
+    chunks = [chunk.copy() for chunk in stored_chunks(tensor.parts)]  # a chunk is valid only until the next is read
     return np.concatenate(chunks) if chunks else np.empty(0, FLOAT_DTYPES[tensor.dtype])
 
 
 def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
+    """The sketch of a tensor or a part of it; the row of one with several units, whose sketches are not kept."""
     if len(tensor.places) > 1:
         apart = (Units(stored_chunks(parts), tensor.dtype, place, None) for _, parts, place in tensor.places)
         return reduce(add, map(sketch_of_units, apart))
     place = tensor.places[0].layout if tensor.places else None
     weights = None if tensor.weighed is None else tensor.weighed.weights(place)
     if place is not None:
-        chunks = _watched(stored_chunks(tensor.parts), watch)  # a task of any size, in which much happens
+        chunks = _watched(stored_chunks(tensor.parts), watch)  # a tensor of any size is one task, so progress is shown
         return calibrate_units(chunks, tensor.dtype, place, tensor.settings, weights)
     if weights is not None:
         return weighted_sketch(stored_chunks(tensor.parts), tensor.dtype, weights)
@@ -170,7 +176,7 @@ def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
 
 
 def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterator[npt.NDArray[Any]]:
-    """The same chunks, told of as each is done with; at the end the task is told of, not they."""
+    """The same chunks. ``watch`` gets the bytes of each; in the end their negative sum, as the task is done."""
     if watch is None:
         yield from chunks
         return

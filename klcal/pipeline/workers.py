@@ -1,7 +1,7 @@
-"""Work on several cores: processes, because counting in NumPy holds the interpreter's lock.
+"""Work on several cores, by processes: threads would wait for the interpreter's lock while NumPy counts.
 
-Results come in the order of the work, so nothing depends on which worker was faster. There is no thread and no
-queue in this process, so that workers can be killed at any moment without a trace.
+Outcomes come in the order of the tasks, so nothing depends on the speed of a worker. This process uses no thread and no
+queue, so workers can be killed at any moment, and nothing is left over.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
 if sys.platform == "linux":
-    CONTEXT = multiprocessing.get_context("fork")  # 10 ms against 200
-else:  # where forking is not safe
+    CONTEXT = multiprocessing.get_context("fork")  # 10 ms; "spawn" takes 200 ms
+else:  # fork is not safe on other systems
     CONTEXT = multiprocessing.get_context("spawn")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TALLIED = 512  # places: two of fewer processes with neighbouring numbers never share one
-AHEAD = 2  # batches that a worker has at once: it need not wait for this process
+TALLIED = 512  # places of a tally: up to 512 processes with neighbouring numbers have different places
+AHEAD = 2  # batches that a worker has at once, so that it does not wait for this process
 
 
 class Tally:
-    """A number that this process and its workers add to; whoever reads it sees them all.
+    """A total to which this process and its workers add numbers.
 
-    Each process has a place of its own, so none waits for another. Workers have it by being forked.
+    Each process adds in its own place in shared memory, so none waits for another. Forked workers share the memory.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """What all have added."""
+        """The sum of the numbers that all processes have added."""
         return sum(self._places)
 
 
@@ -57,23 +57,23 @@ class Tally:
 def workers(
     function: Callable[[Task], Outcome], tasks: Sequence[Task], jobs: int, *, at_once: int = 1
 ) -> Iterator[Iterator[Outcome]]:
-    """The outcomes of all tasks, in their order, worked on by ``jobs`` processes.
+    """The outcomes of all tasks, in their order, by ``jobs`` processes. The iterator is valid within the context.
 
-    Where workers are killed, as by a machine that is out of memory, or cannot be started, the others do their work,
-    at last this process itself.
+    If workers are killed, for example because memory is short, or cannot be started, the others do their work; if none
+    is left, this process does it.
 
     Args:
-        function: is called in a worker, so it has to be picklable, as have the tasks and outcomes. If it raises, the
-            worker is lost, and this process meets the exception when it does the rest.
-        tasks: what to call it with.
-        jobs: how many processes.
-        at_once: tasks handed to a worker together; many small ones travel better in company.
+        function: called with a task, in a worker. The function, the tasks and the outcomes have to be picklable. If it
+            raises an exception, the worker ends; this process repeats the task, and the exception occurs here.
+        tasks: the arguments.
+        jobs: the number of processes.
+        at_once: the number of tasks in a message to a worker; more than one pays for small tasks.
     """
     stop_threads()
     processes = []
     pipes = []
     try:
-        with suppress(OSError), _uninterrupted():  # there may be no room for another process
+        with suppress(OSError), _uninterrupted():  # the system may refuse another process
             for _ in range(jobs):
                 ours, theirs = CONTEXT.Pipe()
                 process = CONTEXT.Process(target=_work, args=(theirs, function, tasks, at_once), daemon=True)
@@ -93,7 +93,7 @@ def workers(
 def _outcomes(
     pipes: Sequence[Connection], function: Callable[[Task], Outcome], tasks: Sequence[Task], at_once: int
 ) -> Iterator[Outcome]:
-    """Hands out batches, named by the number of their first task, and gives their outcomes back in order."""
+    """Hands out batches, and yields their outcomes in order. A batch is named by the number of its first task."""
     batches = range(0, len(tasks), at_once)
     waiting = deque(batches)
     working: dict[Connection, deque[int]] = {pipe: deque() for pipe in pipes}
@@ -105,7 +105,7 @@ def _outcomes(
             for pipe in cast(list[Connection], wait(working)) if working else ():
                 try:
                     outcomes = pipe.recv()
-                except (EOFError, OSError):  # it was killed
+                except (EOFError, OSError):  # the worker was killed
                     waiting.extendleft(reversed(working.pop(pipe)))
                 else:
                     done[working[pipe].popleft()] = outcomes
@@ -117,7 +117,7 @@ def _outcomes(
 
 
 def _hand_out(waiting: deque[int], working: dict[Connection, deque[int]], pipe: Connection) -> None:
-    with suppress(OSError):  # it was killed: what it has got is found to be lost when it is waited for
+    with suppress(OSError):  # the worker was killed: ``_outcomes`` notices when it waits, and takes its batches back
         while waiting and len(working[pipe]) < AHEAD:
             pipe.send(waiting[0])
             working[pipe].append(waiting.popleft())
@@ -127,7 +127,7 @@ def _hand_out(waiting: deque[int], working: dict[Connection, deque[int]], pipe: 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Signals wait: a process that is being forked has this one's handlers, until ``_prepare``."""
+    """Delays signals: a process that was just forked has the handlers of this one, until ``_prepare``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -136,7 +136,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _work(pipe: Connection, function: Callable[[Task], Outcome], tasks: Sequence[Task], at_once: int) -> None:
-    """What a worker does, to the end of the pipe."""
+    """The work of a worker, until the pipe is closed."""
     _prepare()
     with suppress(Exception):
         while True:
@@ -145,7 +145,7 @@ def _work(pipe: Connection, function: Callable[[Task], Outcome], tasks: Sequence
 
 
 def _prepare() -> None:
-    """Workers leave interrupts to their parent, and do not outlive it."""
+    """Makes a worker ignore signals, which the parent handles, and end with its parent."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

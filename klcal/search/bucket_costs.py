@@ -1,4 +1,9 @@
-"""The squared error of candidates for a unit of many buckets: prefix sums are looked up at each edge between levels."""
+"""The squared error of candidates for a unit of many buckets, from prefix sums.
+
+The error is Σx² less what each level saves, which depends on the number and the sum of the values beyond an edge (the
+formula is in ``klcal.search.candidate_costs.squared_errors``). So a candidate costs a look-up for each level, however
+many buckets there are.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +49,10 @@ class BucketCosts:
 
     @property
     def gap(self) -> Floats:
-        """(1,): the range, in place of the smallest distance of two values, which means nothing for so many values."""
+        """(1,): the range, in place of the smallest distance of two values.
+
+        The search tries scales that divide this distance. Among so many values it would be almost 0.
+        """
         return self.max - self.min
 
     def select(self, units: npt.NDArray[np.bool_]) -> BucketCosts:
@@ -71,6 +79,6 @@ class BucketCosts:
         return found
 
     def refined(self, scale: Floats, below: Integers) -> Floats:
-        """The scales themselves: for so many values, a step of least squares improves nothing."""
+        """The scales themselves: a step of least squares would improve nothing for so many values."""
         del below
         return scale

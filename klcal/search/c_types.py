@@ -1,4 +1,8 @@
-"""The structures of ``klcal/kernels/source``: what a search is told, and where it writes what it finds."""
+"""The types of the C structures in ``klcal/kernels/source`` that a search reads and writes.
+
+Fields have the names, the types and the order of the C declarations. ``klcal.search.structures`` fills them.
+``POINTER`` fields point to contiguous arrays: of float64, if nothing else is said.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,25 @@ __all__ = [
     "fields_of",
 ]
 
-MAX_LEVELS = 16  # of a format that is looked up
-MAX_FINE = 3
+MAX_LEVELS = 16  # magnitudes of a format whose levels are compared one by one, as in source/points.h
+MAX_FINE = 3  # rounds of fine scales, as in source/candidates.h
 
 DOUBLE, INT, POINTER = ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
 Fields: TypeAlias = "list[tuple[str, Any]]"
 
 
 def fields_of(kind: Any, names: str) -> Fields:
-    """Fields of one kind, by their names."""
+    """Fields of one C type, from their names with spaces between."""
     return [(name, kind) for name in names.split()]
 
 
 class Rounding(ctypes.Structure):
-    """How values become levels."""
+    """Rounding to levels: ``Rounding`` in source/points.h.
+
+    ``kind`` is INTEGERS, FLOATS or LEVELS. Of FLOATS, ``normal`` is the smallest normal number, ``ulp`` the distance of
+    neighbouring levels relative to their power of two, and ``max`` the largest level. Of LEVELS, ``level`` and
+    ``middle`` are the levels and the middles between them in float32, ``few_level`` and ``few_middle`` in float64.
+    """
 
     _fields_ = [
         ("kind", INT),
@@ -49,7 +58,11 @@ class Rounding(ctypes.Structure):
 
 
 class ScaleFormat(ctypes.Structure):
-    """The format of scales."""
+    """The format of scales: ``ScaleFormat`` in source/numbers.h.
+
+    ``max`` and ``least`` are its largest and its smallest positive number, and ``limit`` is the largest scale that the
+    scheme allows.
+    """
 
     _fields_ = [
         *fields_of(INT, "is_float32 mantissa_bits min_exponent"),
@@ -58,7 +71,13 @@ class ScaleFormat(ctypes.Structure):
 
 
 class LevelScheme(ctypes.Structure):
-    """The levels of a scheme: Scheme in source/values.h."""
+    """The levels of a scheme: ``Scheme`` in source/values.h.
+
+    ``above`` and ``below`` point to the magnitudes of the levels of either sign, ascending, without zero; ``aboves``
+    and ``belows`` are their numbers. ``zero`` is the number of levels below zero of the symmetric kinds. ``under_end``
+    and ``above_end`` are the largest magnitudes of any candidate, and ``widest`` is the largest distance of two
+    neighbouring levels, in steps.
+    """
 
     _fields_ = [
         *fields_of(INT, "kind size zero is_float"),
@@ -71,19 +90,27 @@ class LevelScheme(ctypes.Structure):
 
 
 class Ratios(ctypes.Structure):
-    """Numbers one behind the other."""
+    """An array of float64 and its size."""
 
     _fields_ = [("ratio", POINTER), ("size", INT)]
 
 
 class Bins(ctypes.Structure):
-    """The sub-bins of a divergence."""
+    """The sub-bins of a divergence: ``Bins`` in source/divergence.h.
+
+    ``sub`` is their number in each cell. ``edges`` are the edges of the cells of a floating-point format, in steps;
+    ``relative`` are the edges of all sub-bins, in steps from the lowest level. ``logarithms`` is a table for ``log``.
+    """
 
     _fields_ = [("sub", INT), ("edges", POINTER), ("relative", POINTER), ("logarithms", Ratios)]
 
 
 class Search(ctypes.Structure):
-    """How units are searched."""
+    """The settings of a search: ``Search`` in source/candidates.h.
+
+    They are the fields of ``klcal.search.explore.Density`` and ``klcal.search.structures.Loss``, and the ratios that
+    ``klcal.search.explore.first_ratios`` computes.
+    """
 
     _fields_ = [
         ("scheme", LevelScheme),
@@ -101,7 +128,12 @@ class Search(ctypes.Structure):
 
 
 class Units(ctypes.Structure):
-    """Sketches of some units."""
+    """Sketches of some units: ``Units`` in source/pieces.h.
+
+    ``keys`` (uint32) and ``counts`` have an item for each piece; those of a unit lie from ``starts`` to ``ends``
+    (int64). The others have an item for each unit: ``exact`` (bool), ``minimum`` and ``maximum`` of the nonzero values,
+    ``tops`` (int64), the exponents from which buckets get coarser, and ``number``, the number of values.
+    """
 
     _fields_ = [
         *fields_of(POINTER, "keys counts starts ends exact minimum maximum tops number"),
@@ -110,13 +142,19 @@ class Units(ctypes.Structure):
 
 
 class Wanted(ctypes.Structure):
-    """What is known of each unit, and where to write what is chosen for it."""
+    """The input of a search and its output, ``scale`` and ``below``: ``Wanted`` in source/search.h.
+
+    All arrays have the shape (units,): ``bounded`` is bool; ``full_below``, ``plain_below`` and ``below`` are int64.
+    """
 
     _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
 
 
 class Classic(ctypes.Structure):
-    """The candidates of `kl-classic`: source/classic.h."""
+    """The candidates of `kl-classic`: ``Classic`` in source/classic.h.
+
+    ``scale`` and ``below`` (int64) have the shape (others, units).
+    """
 
     _fields_ = [
         *fields_of(Ratios, "grid around"),
@@ -126,6 +164,10 @@ class Classic(ctypes.Structure):
 
 
 class Chosen(ctypes.Structure):
-    """Quantizers, of which each unit has one, and where to write what they do."""
+    """A quantizer for each unit, and its figures: ``Chosen`` in source/figures.h.
+
+    ``above`` and ``below_zero`` are the magnitudes of the levels of either sign, from zero on. ``scale`` and ``below``
+    (int64) have the shape (units,); the figures are written to ``found``, (units, FIGURES).
+    """
 
     _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows")]

@@ -1,4 +1,7 @@
-"""What units are searched for on a device, in the words of C: ``klcal/kernels/source/outcomes.h``."""
+"""The C structures for the calibration of units on a device, as ``klcal/kernels/source/outcomes.h`` declares them.
+
+Their pointers are addresses in the memory of the device. ``klcal.search.device_work`` uses them.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,16 @@ from klcal.search.units import NARROWER
 
 __all__ = ["MOST_KINDS", "Asked", "Deployed", "Kept", "Prepared", "Sketches", "asked_of", "kinds_of", "on_place"]
 
-MOST_KINDS = 3
+MOST_KINDS = 3  # kinds of schemes that are searched for one scheme, as in source/outcomes.h: see ``kinds_of``
 
 
 class Sketches(ctypes.Structure):
-    """Sketches of units."""
+    """Sketches of units, each value with a count of 1.
+
+    ``counters`` is (counters, units), int64: zeros, NaN, −inf, inf, overflowed and underflowed values. The others are
+    (units,): ``starts`` and ``ends`` of the keys and ``sizes`` are int64, ``minimum`` and ``maximum`` of the nonzero
+    values are float64, ``exact`` is bool. If ``sizes`` is null, all units have ``size`` values.
+    """
 
     _fields_ = [
         *fields_of(POINTER, "starts ends sizes counters minimum maximum exact"),
@@ -32,7 +40,12 @@ class Sketches(ctypes.Structure):
 
 
 class Asked(ctypes.Structure):
-    """How they are calibrated."""
+    """The settings of a calibration.
+
+    ``kinds`` points to a ``Search`` for each kind, the narrowest first; the last is the scheme that was asked for.
+    ``low`` and ``high`` are the bounds, if ``has_bounds``. ``least_held`` and ``most_held`` are the smallest and the
+    largest scale that the format of scales holds, relative to its global scale.
+    """
 
     _fields_ = [
         ("kinds", POINTER * MOST_KINDS),
@@ -42,19 +55,26 @@ class Asked(ctypes.Structure):
 
 
 class Prepared(ctypes.Structure):
-    """What is known of each before it is searched."""
+    """Numbers of each unit that are computed before the search.
+
+    All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units).
+    """
 
     _fields_ = fields_of(POINTER, "status how bounded low high number tops full full_below")
 
 
 class Deployed(ctypes.Structure):
-    """What becomes of the scale of each."""
+    """The scale of each unit after the search, (units,), float64.
+
+    ``known`` is the scale for its figures: 1 if the chosen one became 0. ``deployed`` is the scale of the table, which
+    is negative if the scheme is signed and the unit needs it.
+    """
 
     _fields_ = fields_of(POINTER, "known deployed")
 
 
 def kinds_of(scheme: Scheme) -> list[Scheme]:
-    """The scheme, and before it the narrower kinds of which each level is one of the next: the narrowest first."""
+    """The narrower kinds of a scheme and the scheme itself, the narrowest first: see ``NARROWER``."""
     found = [scheme]
     while found[0].kind in NARROWER:
         found.insert(0, replace(scheme, kind=NARROWER[found[0].kind]))
@@ -62,7 +82,7 @@ def kinds_of(scheme: Scheme) -> list[Scheme]:
 
 
 class Kept(NamedTuple):
-    """An address, and what has to be kept as long as it is used."""
+    """An address, and the owners of the memory: it is valid as long as they live."""
 
     address: int
     kept: Sequence[Any]
@@ -70,7 +90,7 @@ class Kept(NamedTuple):
 
 @lru_cache(maxsize=64)
 def on_place(scheme: Scheme, density: Any, loss: Any, place: Place) -> Kept:
-    """How units are searched, wholly there: see ``search_of``."""
+    """The settings of a search, with the structure itself in that place: see ``search_of``."""
     words = search_of(scheme, density, loss, place)
     where, kept = place.put(_bytes(words.structure))
     return Kept(where, (*words.kept, kept))
@@ -78,7 +98,15 @@ def on_place(scheme: Scheme, density: Any, loss: Any, place: Place) -> Kept:
 
 @lru_cache(maxsize=64)
 def asked_of(scheme: Scheme, bounds: tuple[float, float] | None, nonfinite: str, sub: int, place: Place) -> Kept:
-    """The settings, there."""
+    """The settings of a calibration as ``Asked``, in that place.
+
+    Args:
+        scheme: the one that is asked for; its narrower kinds are searched too.
+        bounds: the range that no candidate may exceed, or None.
+        nonfinite: "fail" if a unit with NaN or infinities has no scale.
+        sub: sub-bins of each cell, for the divergence among the figures.
+        place: the memory of its arrays.
+    """
     kinds = [on_place(each, None, figures_alone(sub), place) for each in kinds_of(scheme)]
     low, high = bounds or (0.0, 0.0)
     name = scheme.scale_format

@@ -1,6 +1,8 @@
-"""What is searched, in the words of C: the structures of ``klcal/kernels/source/search.h`` and ``figures.h``.
+"""The C structures for a search: scheme, density, loss and units, as ``klcal/kernels/source`` declares them.
 
-What they hold is told where the same is in NumPy.
+``klcal.search.c_types`` declares the types. This module fills them, from the Python objects that mean the same: a
+``Scheme``, a ``Density``, a ``Loss``, a ``Distribution``. A structure has pointers to arrays, so the arrays are kept
+with it (``Structure``). They lie in the memory of the CPU or of a device (``Place``).
 """
 
 from __future__ import annotations
@@ -61,40 +63,49 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)
+INTEGERS, ARITHMETIC_FLOATS, LEVELS = range(3)  # ways to round, as in source/points.h: see ``rounding_kind``
+# numbers of the kinds of schemes, as in source/values.h
 KINDS = {"symmetric": 0, "symmetric-full": 0, "symmetric-signed": 1, "affine": 2}
+# numbers of the types of counts, as in source/pieces.h
 COUNTS = {np.dtype(np.int32): 0, np.dtype(np.int64): 1, np.dtype(np.float64): 2}
 FIGURES = 5  # D, Σ(x − x̂)², Σx², values clipped, values that become 0
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised: D(P‖Q) + weight · MSE / (2 · MSE*), and which divergences are computed for it."""
+    """The loss D(P‖Q) + weight · MSE / (2 · MSE*), and the candidates for which D is computed.
 
-    sub: int
+    D costs much more than the error, so it is computed for few candidates. MSE* is the smallest MSE of all candidates.
+    """
+
+    sub: int  # sub-bins of each cell, for D; 1: the loss is the MSE alone
     weight: float
-    enough: int  # values from which D decides
-    slack: float  # candidates are wanted whose error is up to so many times the least
-    same: float  # relative difference of equal errors
-    evenly: int
-    between: int
-    thoroughly: bool
-    near: tuple[float, ...]  # ratios
+    enough: int  # a unit with fewer values is searched by the MSE alone
+    slack: float  # candidates are kept if their error is at most this times the smallest
+    same: float  # errors that differ by less than this, relatively, count as equal
+    evenly: int  # candidates for D, spread evenly by the rank of their error
+    between: int  # candidates for D, at equal distances between the smallest and the largest scale that can win
+    thoroughly: bool  # further candidates for D are scales that divide the range into whole steps
+    near: tuple[float, ...]  # candidates for D around the best so far: ratios of their scales to its scale
 
 
 def figures_alone(sub: int) -> Loss:
-    """What figures take of it: into how many sub-bins each cell is cut."""
+    """A loss for figures, which need only ``sub``, the number of sub-bins of each cell. The rest is unused."""
     return Loss(sub, 1.0, 0, 1.0, 0.0, 0, 0, False, ())
 
 
 class Place(Protocol):
-    """Where the arrays lie that a structure points to: the memory of the CPU, or of a device."""
+    """The memory for the arrays of a structure: that of the CPU, or of a device."""
 
     def put(self, array: npt.NDArray[Any]) -> tuple[int, Any]:
-        """The address of an array there, which holds as long as the other thing is kept."""
+        """Copies an array there if necessary.
+
+        Returns:
+            Its address, and an object that owns the memory: the address is valid as long as this object lives.
+        """
 
     def __hash__(self) -> int:
-        """What is kept there is found again by it."""
+        """A place is part of a key: structures are cached for each place."""
 
 
 class _Host:
@@ -107,7 +118,7 @@ HOST: Place = _Host()
 
 
 class _Words:
-    """A scheme, a density and a loss as C has them, and the arrays that these point to."""
+    """Fills a ``Search`` from a scheme, a density and a loss; ``kept`` owns the arrays to which it points."""
 
     def __init__(self, scheme: Scheme, density: Density | None, loss: Loss, place: Place) -> None:
         self.place = place
@@ -165,12 +176,16 @@ class _Words:
 
 
 def scheme_kind(scheme: Scheme) -> int:
-    """Which zero points it may have, as in source/values.h."""
+    """The number of a kind of schemes in source/values.h: it decides the allowed zero points."""
     return KINDS[scheme.kind]
 
 
 def rounding_kind(scheme: Scheme) -> int:
-    """How values are rounded to the levels of a scheme, as in source/points.h."""
+    """The way to round to the levels of a scheme, as in source/points.h.
+
+    INTEGERS round to whole steps. ARITHMETIC_FLOATS are floating-point formats that a few operations round to. LEVELS
+    are formats with so few levels that these are compared one by one.
+    """
     if not scheme.is_float:
         return INTEGERS
     return ARITHMETIC_FLOATS if scheme.dtype in ARITHMETIC else LEVELS
@@ -207,35 +222,45 @@ def _scale_format(scheme: Scheme) -> ScaleFormat:
 
 
 class ClassicGrid(NamedTuple):
-    """Which candidates `kl-classic` looks at."""
+    """The candidates that `kl-classic` tries."""
 
-    ratios: Floats  # (scales,), descending: to the full scale
-    around: Floats  # (scales,), descending: to a scale that is looked at finely
-    shift: int  # zero points from one to the next
+    ratios: Floats  # (scales,), descending: of the coarse scales to the scale that covers the range
+    around: Floats  # (scales,), descending: of the fine scales to a coarse one around which they lie
+    shift: int  # distance of the zero points that are tried with each coarse scale of an affine scheme
 
 
 class Structure(NamedTuple):
-    """What C is told, and the arrays that it points to."""
+    """A C structure, and the owners of the arrays to which it points."""
 
     structure: ctypes.Structure
     kept: Sequence[Any]
 
     @staticmethod
     def of(kind: type[ctypes.Structure], arrays: Iterable[npt.NDArray[Any] | None], *numbers: int) -> Structure:
-        """A structure of pointers, and of numbers after these."""
+        """A structure whose first fields point to arrays, null for None, and whose other fields are numbers."""
         kept = [None if each is None else np.ascontiguousarray(each) for each in arrays]
         return Structure(kind(*(None if each is None else address(each) for each in kept), *numbers), kept)
 
 
 @lru_cache(maxsize=64)
 def search_of(scheme: Scheme, density: Density | None, loss: Loss, place: Place = HOST) -> Structure:
-    """How units are searched; without a density, only what their figures take."""
+    """The settings of a search as a ``Search``, cached.
+
+    Args:
+        scheme: the levels, the kind, and the format of scales.
+        density: the number of scales to try; None for figures, which need only the scheme and the sub-bins.
+        loss: what is minimized.
+        place: the memory of its arrays.
+    """
     words = _Words(scheme, density, loss, place)
     return Structure(words.search, words.kept)
 
 
 def units_of(distribution: Distribution) -> Structure:
-    """The units."""
+    """The sketches of a distribution as ``Units``: patterns, counts, and numbers of each unit.
+
+    The counts are those of the sketch, as int32 or int64, or with an importance the weights, as float64.
+    """
     sketch = distribution.sketch
     counts = sketch.counts if distribution.weights is None else distribution.weights
     starts = np.ascontiguousarray(sketch.starts)
@@ -244,25 +269,35 @@ def units_of(distribution: Distribution) -> Structure:
 
 
 def kept_bits(resolution: Resolution) -> tuple[int, int, int]:
-    """The fewest and the most bits that a bucket lacks of a pattern, and the octaves in which it lacks the fewest."""
+    """How finely patterns are kept in buckets, as source/pieces.h needs it.
+
+    Returns:
+        The fewest and the most low bits that buckets drop from a pattern, and the number of octaves, from the largest
+        magnitude down, in which they drop the fewest.
+    """
     return PATTERN_BITS - resolution.mantissa_bits, PATTERN_BITS - resolution.least_bits, FINE_OCTAVES
 
 
 def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices | None, found: Choices) -> Structure:
-    """What is known of each unit, and where to write what is chosen for it.
+    """The input and the output of a search as ``Wanted``. All arrays have the shape (units,).
 
     Args:
-        spans: the widest range of each unit.
-        full: the quantizer that covers it.
-        narrow: (units,): the scales that a narrower kind has found, or None.
-        plain: what is chosen where all values weigh alike, or None.
-        found: (units,), contiguous.
+        spans: the widest range that a candidate may keep.
+        full: the quantizer that covers the span.
+        narrow: further candidates: the scales that the search of a narrower kind chose (``NARROWER``), or None.
+        plain: further candidates: the choice without an importance, or None.
+        found: contiguous arrays, to which the search writes its choice.
     """
     return Structure.of(Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
 
 
 def classic_of(grid: ClassicGrid, also: Sequence[Choices]) -> Structure:
-    """The candidates of `kl-classic`: those of a grid, and others that are known, each for all units."""
+    """The candidates of `kl-classic` as ``Classic``.
+
+    Args:
+        grid: those that are computed for each unit.
+        also: further ones, at least one, with arrays of shape (units,).
+    """
     scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
     kept = [np.ascontiguousarray(each) for each in (grid.ratios, grid.around, scale, below)]
     ratios = [Ratios(address(each), each.size) for each in kept[:2]]
@@ -271,6 +306,13 @@ def classic_of(grid: ClassicGrid, also: Sequence[Choices]) -> Structure:
 
 
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:
-    """Quantizers, of which each unit has one, and where to write what they do: (units, FIGURES)."""
+    """The input and the output of ``klcal_figures`` as ``Chosen``.
+
+    Args:
+        scheme: the levels.
+        scale: (units,): positive float64.
+        below: (units,): the number of levels below zero, int64.
+        found: (units, FIGURES), float64, contiguous: to which the figures are written.
+    """
     levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
     return Structure.of(Chosen, (*levels, scale, below, found), *(side.size for side in levels))

@@ -65,8 +65,7 @@ def record(
         of: "inputs" or "outputs" of the modules. A tensor is called ``MODULE.input`` or ``MODULE.output``; of several,
             ``MODULE.input.1``, ``MODULE.input.mask``, ``MODULE.output.1.0`` by their places and keys in tuples, lists,
             mappings and dataclasses. What is no float tensor is left out.
-        per: "tensor"; or "channel:AXIS", of which the sketch is coarser: 2 KB for each (``CHANNELS``). Its counting
-            takes a fifth of a forward pass on two cores at batch 8 (docs/performance.md).
+        per: "tensor"; or "channel:AXIS", of which the sketch is coarser: 2 KB for each (``CHANNELS``).
         importance: whether to keep the mean square of each input column of linear layers and convolutions too, for
             ``klcal calibrate --importance``: 528 bytes each, 0.1 % off at most. Infinities and NaN among the inputs
             make it unusable, and are told then.

@@ -296,7 +296,7 @@ def test_axe_finds_nothing(opened, folder, width, height, scheme):
     assert len(found.response["passes"]) > 20
 
 
-def test_axe_finds_what_is_wrong(opened, folder):
+def test_axe_finds_a_mistake(opened, folder):
     """The broken twin of the test before."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test-browser installs axe")
     page = opened(folder / "r.html", bypass_csp=True)
@@ -355,7 +355,7 @@ def make_table(file: Path, folder: Path) -> Path:
     return folder / "t.json"
 
 
-def test_the_policy_refuses_what_is_not_the_page(browser, folder):
+def test_the_policy_refuses_other_scripts_and_addresses(browser, folder):
     page = browser.new_context().new_page()
     page.goto((folder / "r.html").as_uri())
     policy = page.locator("meta[http-equiv]").get_attribute("content")

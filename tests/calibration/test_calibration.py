@@ -176,12 +176,12 @@ def test_arguments_that_are_not_understood(options, message):
         ([1, 2], "int64 values are not calibrated"),
     ],
 )
-def test_what_is_no_array_of_floats(values, message):
+def test_arrays_that_are_not_floats_are_refused(values, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         calibrate(values)
 
 
-def test_what_is_no_dense_tensor():
+def test_tensors_that_are_not_dense_are_refused():
     with pytest.raises(UsageError, match=r"of the layout torch\.sparse_coo; hand in a dense one"):
         calibrate(torch.eye(3).to_sparse())
     with pytest.raises(UsageError, match="a meta tensor, without values"):

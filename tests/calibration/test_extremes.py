@@ -63,7 +63,7 @@ def test_values_far_beyond_a_scale_format_raise_no_warning():
             assert row.status == "overflow"
 
 
-def test_a_unit_whose_scale_its_format_lacks_is_told_from_one_that_would_like_a_wider_scale():
+def test_a_scale_outside_its_format_is_distinguished_from_a_wish_for_a_wider_scale():
     values = np.stack([normal(64), normal(64) * np.float32(1e10)])
     row = klcal.calibrate(values, dtype="int8", per="channel", scale_format="float16")
     assert row.units.status.tolist() == ["ok", "overflow"]

@@ -229,7 +229,7 @@ def test_a_wider_scheme_has_no_greater_weighted_error(values, data):
         check_no_worse(values, weights, wide, narrow)
 
 
-def test_the_weighted_error_is_near_the_least_of_a_dense_search():
+def test_the_weighted_error_is_near_the_smallest_of_a_dense_search():
     excess = []
     for values in samples(40, seed=5, least=16, most=2_000).values():
         weights = energies(values.size)

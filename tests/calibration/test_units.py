@@ -93,7 +93,7 @@ def test_a_stack_of_experts_is_the_experts_one_by_one():
     assert "experts" in row.note
 
 
-def test_what_has_one_axis_has_one_scale_and_says_so():
+def test_a_tensor_with_one_axis_has_one_scale_and_a_note():
     row = klcal.calibrate(matrix()[0], dtype="int8", method="mse", per="channel")
     assert isinstance(row.scale, float)
     assert "single axis" in row.note
@@ -314,7 +314,7 @@ def test_no_values_have_no_units():
 
 
 @pytest.mark.parametrize("wrong", [PerChannel, None, 3])
-def test_what_is_no_unit_is_a_usage_error(wrong):
+def test_an_invalid_unit_is_a_usage_error(wrong):
     with pytest.raises(UsageError, match="unit"):
         klcal.calibrate(matrix(), per=wrong)
 

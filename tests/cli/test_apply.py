@@ -116,7 +116,7 @@ def test_codes_and_scales_are_those_of_the_reference_rounding(options):
         np.testing.assert_array_equal(restored("q.safetensors", "w"), expected)
 
 
-def test_what_is_not_quantized_is_as_it_was():
+def test_tensors_that_are_not_quantized_are_unchanged():
     others = {
         "half": np.arange(6, dtype=np.float16),
         "brain": np.arange(6).astype(ml_dtypes.bfloat16),
@@ -290,7 +290,7 @@ def test_an_expanded_view_is_refused_by_name():
     assert left() == {"m.pt"}
 
 
-def test_what_cannot_be_copied_is_refused_by_name():
+def test_a_file_that_cannot_be_copied_is_refused_by_name():
     np.savez("m.npz", w=VALUES, c=np.zeros(3, np.complex128))
     found = klcal("apply", "m.npz", "--to", "safetensors", "-o", "q.safetensors")
     assert found.code == 4
@@ -349,7 +349,7 @@ def test_a_second_try_goes_on_where_the_first_was_stopped(to, monkeypatch):
     assert not hidden()
 
 
-def test_what_was_half_done_is_not_taken_up_once_the_model_has_changed(monkeypatch):
+def test_an_interrupted_run_is_not_continued_if_the_model_has_changed(monkeypatch):
     root = checkpoint("m")
     with monkeypatch.context() as context:
         counted(context, fails_at=2)
@@ -422,7 +422,7 @@ def test_a_file_is_never_written_over_a_model_nor_to_a_stream(output):
         (("cut.safetensors", "--to", "fake", "-o", "q"), 3, "cut.safetensors"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(arguments, code, words):
+def test_errors_are_reported_and_nothing_is_written(arguments, code, words):
     path = save("m.safetensors", w=VALUES)
     Path("cut.safetensors").write_bytes(Path(path).read_bytes()[:-1])
     before = left()

@@ -120,7 +120,7 @@ SCALE_FORMATS = {"MXFP4": "e8m0", "NVFP4": "float8_e4m3fn"}
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_written_reads_back_as_what_the_table_stands_for(case, dtype) -> None:
+def test_the_written_model_reads_back_as_the_quantized_values(case, dtype) -> None:
     originals = model(stored=np.float32 if dtype == "float32" else ml_dtypes.bfloat16, dtype=dtype)
     words = dict(zip(("--dtype", "--scheme", "--per"), CASES[case], strict=True))
     options = [word for pair in words.items() for word in pair]
@@ -177,7 +177,7 @@ def test_the_library_writes_the_same() -> None:
         assert Path("by_library", path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_is_not_quantized_is_carried_along() -> None:
+def test_tensors_that_are_not_quantized_are_copied() -> None:
     originals = model()
     Path("base", "tokenizer.json").write_text("{}")
     found = tensors(apply("--per", "group:32"))
@@ -375,7 +375,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_loaded_is_refused_with_the_way_out(case) -> None:
+def test_a_model_that_could_not_be_loaded_is_refused_with_the_next_step(case) -> None:
     changes, options, what, hint = REFUSED[case]
     changes = dict(changes)
     remove = changes.pop("remove", None)

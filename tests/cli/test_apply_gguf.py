@@ -315,7 +315,7 @@ def test_blocks_of_other_types_are_carried_along():
         ("its scales are no e8m0, as MXFP4 has them", {"--dtype": "float4_e2m1fn", "--scale-format": "float16"}),
     ],
 )
-def test_what_no_block_holds_is_refused_with_what_is_to_be_typed(what, options):
+def test_a_tensor_that_does_not_fit_blocks_is_refused_with_the_option_to_use(what, options):
     """Before anything is calibrated, which would end in another error; and of a table."""
     words = [word for pair in options.items() for word in pair]
     if "scales" not in what:

@@ -141,7 +141,7 @@ def test_a_model_that_would_be_another_one_is_not_raised(more, opset, what):
     apply("--per", "tensor")
 
 
-def test_what_is_no_operator_of_onnx_does_not_matter():
+def test_operators_of_other_domains_are_ignored():
     more = node("ReduceMean", "x", more=held(7, "com.microsoft")) + node("AveragePool", "x")
     save(weight("w", values()), more=MATMUL + more, opset=13)
     apply("--dtype", "int4")
@@ -201,12 +201,12 @@ def test_an_input_of_the_graph_is_one_no_longer():
         ("DequantizeLinear has no blocks along two axes; use --per channel", ("--per", "block:2,2")),
     ],
 )
-def test_what_the_node_does_not_take_is_refused_before_anything_is_calibrated(what, options):
+def test_settings_that_the_node_does_not_take_are_refused_before_calibrating(what, options):
     save(weight("w", np.full((4, 6), np.nan, np.float32)))
     refused(what, *options)
 
 
-def test_other_things_that_are_refused():
+def test_other_models_and_settings_that_are_refused():
     save(weight("w", values(dtype=np.float64), F64))
     refused("w: DequantizeLinear gives no float64; leave it out: --exclude")
     save(weight("w", values()), more=node("QuantizeLinear", "w", "s"))
@@ -261,7 +261,7 @@ def test_tied_weights_are_stored_once_and_made_twice():
     assert attribute("axis", 1) in data
 
 
-def test_what_no_message_can_hold_is_refused(monkeypatch):
+def test_a_model_that_no_protobuf_message_can_hold_is_refused(monkeypatch):
     save(weight("w", values()))
     apply()
     size = Path("out.onnx").stat().st_size

@@ -56,7 +56,7 @@ def test_one_run_covers_a_checkpoint_with_a_rule_for_each_kind(here):
         assert found[name]["note"] == FEW, "nobody asked for channels of it"
 
 
-def test_what_has_one_axis_falls_back_to_one_scale_and_says_so_where_people_and_programs_look(here):
+def test_a_tensor_with_one_axis_gets_one_scale_and_a_note_in_table_and_json(here):
     safetensors.numpy.save_file({"fc.weight": matrix(), "fc.bias": normal(8)}, "m.safetensors")
     bias = calibrated("m.safetensors", "--per", "channel")["fc.bias"]
     assert isinstance(bias["scale"], float)
@@ -83,7 +83,7 @@ def test_a_rule_that_no_tensor_matches_is_warned_of(here):
         ("group:9,0", "m.npy: m: per group:9,0: axis 0 of the shape [8, 96] has 8 values, fewer than a group"),
     ],
 )
-def test_a_unit_that_a_tensor_has_not_is_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
+def test_units_that_a_tensor_does_not_have_are_a_usage_error_before_anything_is_counted(here, monkeypatch, unit, told):
     np.save("m.npy", matrix())
     monkeypatch.setattr("klcal.pipeline.worked._counted", None)
     result = klcal("calibrate", "m.npy", "--per", unit, "--output", "scales.json")

@@ -110,7 +110,7 @@ def test_a_tensor_that_is_gone_new_or_of_another_shape(here):
     ids=" ".join,
 )
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
-def test_what_did_not_change_passes_and_update_leaves_every_byte(here, options, suffix):
+def test_an_unchanged_model_passes_and_update_changes_no_byte(here, options, suffix):
     baseline = f"base.{suffix}"
     Path("base.json").unlink()
     assert klcal("calibrate", "m.safetensors", *options, "-o", baseline).code == 0
@@ -189,7 +189,7 @@ def test_a_table_of_version_1_is_refused_by_its_name(here):
 # --- update
 
 
-def test_update_changes_the_lines_of_what_changed_alone(here):
+def test_update_changes_only_the_lines_of_changed_tensors(here):
     save(b=np.float32(1.5) * ARRAYS["b"])
     was = Path("base.json").read_text().splitlines()
     result = klcal("check", "m.safetensors", "--baseline", "base.json", "--update")

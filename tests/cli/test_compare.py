@@ -151,7 +151,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path, monkeypatch, jobs):
     assert [row.js for row in found.rows] == sorted((row.js for row in found.rows), reverse=True)
 
 
-def test_what_has_no_partner_or_no_figures_is_listed(tmp_path):
+def test_tensors_without_a_partner_or_figures_are_listed(tmp_path):
     w = normal(50)
     p = saved(tmp_path / "a.safetensors", w=w, only=w, n=np.arange(3), nan=np.float32([1, math.nan]), e=w[:0], s=w)
     q = saved(tmp_path / "b.safetensors", w=w, new=w, n=np.arange(3), nan=w[:2], e=w[:0], s=w[:40])
@@ -202,7 +202,7 @@ def test_directories_are_matched_file_by_file(tmp_path):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "float8_e4m3fn", "float4_e2m1fn", "nf4"])
 @settings(max_examples=3)
 @given(values=tensors(400))
-def test_what_calibration_promised_is_what_a_comparison_measures(tmp_path_factory, dtype, values):
+def test_a_comparison_measures_the_figures_of_the_calibration(tmp_path_factory, dtype, values):
     """Re-measured on the tensors, element by element; exactly, where buckets hold the values exactly."""
     folder = tmp_path_factory.mktemp("promise")
     exact = (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
@@ -317,7 +317,7 @@ def test_a_miss_says_what_differs(tmp_path):
 @pytest.mark.parametrize(
     "text", ["{}", "[]", "x", '{"schema": "klcal.table/1"}', '{"schema": "other", "tensors": []}', ""]
 )
-def test_what_is_no_table_is_a_usage_error(tmp_path, text):
+def test_a_file_that_is_not_a_table_is_a_usage_error(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UsageError, match="the table"):
         compare_files(saved(tmp_path / "a.safetensors", w=normal(3)), None, table=str(tmp_path / "t.json"))

@@ -381,7 +381,7 @@ def test_a_variable_that_is_misspelt_is_reported_and_one_of_somebody_else_is_not
     assert klcal("inspect", "m.safetensors", "--quiet").messages == []
 
 
-def test_what_is_wrong_with_the_values_together_says_where_they_are_from(here, monkeypatch):
+def test_an_error_of_a_combination_of_values_names_their_origins(here, monkeypatch):
     configure('dtype = "int1"')
     monkeypatch.setenv("KLCAL_PER", "channel")
     message = klcal("calibrate", "m.safetensors").messages[0]

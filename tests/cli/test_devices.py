@@ -57,7 +57,7 @@ def test_channels_are_searched_there_too_to_the_answer_of_the_cpu(device, name, 
     assert (result.code, result.err, result.out == expected[UNITS]) == (0, "", True)
 
 
-def test_what_a_device_does_not_count_is_said_and_the_answer_is_the_same(device, monkeypatch, expected):
+def test_tensors_that_a_device_does_not_count_are_reported_and_the_answer_is_the_same(device, monkeypatch, expected):
     monkeypatch.setattr(device_feeding, "MOST_IN_SLAB", 100)
     result = klcal("calibrate", SAMPLES, "--device", "cuda:all", "--format", "json", "--per", UNITS)
     assert (result.code, result.out == expected[UNITS]) == (0, True)
@@ -243,7 +243,7 @@ def test_who_leaves_early_leaves_no_thread_behind(idle):
     assert threading.active_count() == before
 
 
-def test_what_raises_in_a_thread_is_raised_here(idle):
+def test_an_exception_in_a_thread_is_raised_in_the_caller(idle):
     def broken(_, item):
         raise ZeroDivisionError
 

@@ -91,7 +91,7 @@ def test_where_the_reader_went_away_nothing_is_said(here):
     assert (result.code, result.err) == (141, "")
 
 
-def test_an_input_is_not_overwritten_and_what_cannot_be_judged_replaces_no_file(here):
+def test_an_input_is_not_overwritten_and_a_failed_diff_replaces_no_file(here):
     assert "is one of the inputs" in one_message(klcal("diff", "was.json", "is.json", "-o", "is.json"))
     Path("kept.json").write_text("kept")
     Path("other.json").write_text(Path("was.json").read_text().replace('"name": "', '"name": "x.'))
@@ -103,7 +103,7 @@ def test_an_input_is_not_overwritten_and_what_cannot_be_judged_replaces_no_file(
 
 
 @pytest.mark.parametrize("to", ["ort", "ort-cache", "litert", "aimet-2.0.0", "aimet-1.0.0", "aimet-0.6.1"])
-def test_what_was_exported_is_the_same_and_what_was_exported_of_another_is_not(here, to):
+def test_an_export_equals_its_table_and_differs_from_another(here, to):
     klcal("export", "was.json", "--to", to, "-o", "x")
     assert klcal("diff", "was.json", "x").code == klcal("diff", "x", "was.json").code == 0
     result = klcal("diff", "x", "is.json")
@@ -183,7 +183,7 @@ def test_a_tensor_that_has_no_scale_any_more_is_a_finding_of_every_condition():
     assert found(was, now) == ["status was ok, is nonfinite: 3 NaN; save it again"], "and nothing twice"
 
 
-def test_what_a_format_has_none_of_is_not_asked_for_by_us_and_cannot_be_tried_by_the_user():
+def test_a_field_that_a_format_lacks_is_not_tried_by_default_and_fails_if_it_is_asked_for():
     was, now = (ok("w", target="float8_e4m3fn", zero_point=None, scale=each) for each in (1.0, 1.01))
     assert found(was, now) == []
     for field in ("zero_point", "global_scale"):
@@ -219,7 +219,7 @@ def test_a_unit_that_lost_its_scale_is_found():
 
 
 @pytest.mark.parametrize("status", ["skipped", "empty"])
-def test_nobody_misses_the_scale_of_what_needs_none(status):
+def test_a_tensor_that_needs_no_scale_is_not_missing(status):
     other = Table.of(CONFIG, [ok("w"), lost("counter", status)])
     for was, now in ((other, Table.of(CONFIG, [ok("w")])), (Table.of(CONFIG, [ok("w")]), other)):
         changes = diff(was, now, "a", "b")
@@ -227,7 +227,7 @@ def test_nobody_misses_the_scale_of_what_needs_none(status):
         assert changes.config.missing + changes.config.extra == 1  # it is told all the same
 
 
-def test_what_neither_table_has_is_no_finding_of_ours_and_one_of_the_user_s():
+def test_a_field_that_neither_table_has_is_a_finding_only_if_it_is_asked_for():
     older = ok("w", mse=None, sqnr_db=None, kl=None, clipped=None)
     assert found(older, older) == []
     assert "cannot be tried: it was and it is not in the table" in found(older, older, "d.sqnr_db < -0.5")[0]

@@ -83,7 +83,7 @@ def test_the_only_tensor_needs_no_name():
         (["ids"], 3, "1 skipped"),
     ],
 )
-def test_what_cannot_be_explained_is_said(model, arguments, code, said):
+def test_a_tensor_that_cannot_be_explained_is_reported(model, arguments, code, said):
     result = command("explain", model, *arguments)
     assert result.code == code
     assert said in one_message(result)

@@ -121,7 +121,7 @@ def test_the_library_does_the_same(onnx_model):
         library.export(table, "ort", os.devnull)
 
 
-def test_skipped_tensors_are_nobodys_and_a_table_of_them_alone_is_none():
+def test_skipped_tensors_are_not_exported_and_a_table_of_only_such_is_an_error():
     skipped = replace(ACTIVATIONS[0], name="shape", status="skipped", reason="integers", scale=None, zero_point=None)
     save("more.json", *ACTIVATIONS, skipped)
     assert '"shape"' not in klcal("export", "more.json", "--to", "ort").out
@@ -220,7 +220,7 @@ def test_weights_of_another_file_than_the_model_are_reported(onnx_model):
     assert "BatchNorm" not in klcal("export", same, "--to", "ort", "--model", onnx_model).err
 
 
-def test_what_a_table_lacks_is_reported():
+def test_tensors_that_a_table_lacks_are_reported():
     table = library.load_table("acts.json")
     replace(table, errors=(FileError("broken.npy", "cut short"),)).write("less.json")
     assert "a table has nothing of 'broken.npy'" in klcal("export", "less.json", "--to", "ort").err
@@ -247,7 +247,7 @@ NO_SUBSTITUTIONS = ["", "s", "s/a", "s/a/b", "s/a/b/c/", "s/a/b/x", "y/a/b/", "s
 
 
 @pytest.mark.parametrize("text", NO_SUBSTITUTIONS)
-def test_what_is_no_substitution_is_wrong_usage(text):
+def test_an_invalid_substitution_is_a_usage_error(text):
     assert "the substitution" in refused("acts.json", "--rename", text, code=2)
 
 

@@ -156,13 +156,13 @@ def test_a_share_may_be_written_in_percent():
         ("sqnr_db < 20%", "sqnr_db is no share"),
     ],
 )
-def test_what_no_value_can_meet_is_wrong_usage(condition, told):
+def test_a_condition_that_no_value_can_meet_is_a_usage_error(condition, told):
     result = klcal_process("calibrate", "good.npy", "--fail-on", condition)
     assert result.code == 2
     assert told in one_message(result)
 
 
-def test_what_no_comparison_can_meet_is_wrong_usage():
+def test_a_condition_that_no_comparison_can_meet_is_a_usage_error():
     for options in (
         ["cosine < -1"],
         ["cosine > 1"],

@@ -176,7 +176,7 @@ def test_tied_weights_have_the_importance_of_any_of_their_names(here):
 # --- names and shapes
 
 
-def test_what_is_left_over_on_either_side_is_a_warning(saved):
+def test_tensors_without_importance_and_importance_without_tensors_are_warnings(saved):
     np.savez("energy.npz", **{"a.weight": WEIGHTS["a.weight"]}, **{f"blk.{i}": np.ones(3) for i in range(5)})
     result = klcal("calibrate", "m.safetensors", "--importance", "energy.npz", *INT4, "--format", "json")
     assert result.code == 0

@@ -68,7 +68,7 @@ def test_an_outlier_is_reported(tmp_path):
     assert rows(tmp_path / "x.npy", "--stats")[1]["x"]["outlier"] == 50
 
 
-def test_what_is_alike_is_one_row(model):
+def test_tensors_that_are_alike_are_one_row(model):
     _, found = rows(model, "--depth", "2")
     assert list(found) == ["ids", "layers.*.*", "odd"]
     assert (found["layers.*.*"]["tensors"], found["layers.*.*"]["numel"]) == (11, 132)

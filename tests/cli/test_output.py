@@ -93,7 +93,7 @@ def test_binary_is_refused_where_only_text_can_be(here):
     assert files() == ["x.npy"]
 
 
-def test_a_table_among_models_is_told_from_them(here):
+def test_a_table_among_models_is_recognized(here):
     assert klcal("calibrate", "x.npy", "-o", "x.safetensors").code == 0
     result = klcal("calibrate", ".", "--format", "json")
     assert result.code == 4
@@ -125,7 +125,7 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_read(here, name)
 
 
 @unprivileged
-def test_what_may_not_be_written_is_refused(here):
+def test_a_path_that_cannot_be_written_is_refused(here):
     Path("locked").mkdir(mode=0o500)
     Path("old.json").write_text("old")
     Path("old.json").chmod(0o400)
@@ -281,7 +281,7 @@ def test_a_full_device_is_reported_and_stays_a_device(here):
     assert stat.S_ISCHR(FULL.stat().st_mode)
 
 
-def test_what_goes_to_dev_null_goes_nowhere(here):
+def test_output_to_dev_null_leaves_no_file(here):
     result = klcal("calibrate", "x.npy", "-o", os.devnull)
     assert (result.code, result.out, result.err) == (0, "", "")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)

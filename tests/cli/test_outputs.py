@@ -55,7 +55,7 @@ def test_one_output_has_the_format_that_is_asked_for_whatever_it_is_called(here)
         (["-o", "a.json", "-o", "x.npy"], "x.npy"),
     ],
 )
-def test_what_cannot_be_written_is_reported_and_nothing_is(here, words, message):
+def test_an_output_that_cannot_be_written_is_reported_and_none_is_written(here, words, message):
     was = sorted(path.name for path in here.iterdir())
     result = klcal_process(*CALIBRATE, *words)
     assert result.code == 2

@@ -182,7 +182,7 @@ def test_integers_alone_are_skipped_as_one(acts):
     assert (row["status"], row["dtype"], row["shape"], row["numel"]) == ("skipped", "int64", [12], 12)
 
 
-def test_importance_is_that_of_what_is_pooled(acts):
+def test_a_pooled_tensor_has_its_importance(acts):
     weights = np.linspace(0.1, 4, 4, dtype=np.float32)
     np.savez("energy.npz", conv1=weights)
     result = pooled(acts / "conv1", "--importance", "energy.npz")
@@ -236,7 +236,7 @@ def test_arrays_behind_each_other_are_batches(acts):
         (b"\0" * 20_000, "array 2, at byte 384: it is not a .npy file"),
     ],
 )
-def test_what_else_stands_behind_an_array_is_refused(acts, behind, what):
+def test_other_bytes_behind_an_array_are_refused(acts, behind, what):
     result = piped((acts / "conv1/batch_000.npy").read_bytes() + behind, "--pool", "name")
     assert result.code == ExitCode.NOTHING_USABLE
     assert what in one_message(result)

@@ -43,7 +43,7 @@ class Told:
         self.name = name
 
 
-def test_a_large_tensor_is_told_of_chunk_by_chunk_and_its_end_as_a_whole(tmp_path):
+def test_the_progress_of_a_large_tensor_moves_with_each_chunk(tmp_path):
     np.save(tmp_path / "w.npy", normal(5 << 20).reshape(1 << 10, 5 << 10))  # 20 MiB: 5 chunks
     told = Told()
     request = Request.parse(dtype="int8", method="minmax", per="channel")
@@ -52,7 +52,7 @@ def test_a_large_tensor_is_told_of_chunk_by_chunk_and_its_end_as_a_whole(tmp_pat
     assert told.watched == [*[4 << 20] * 5, -(20 << 20)]
 
 
-def test_a_tensor_that_fails_leaves_nothing_told():
+def test_a_tensor_that_fails_leaves_no_progress_behind():
     def broken():
         yield np.zeros(8, np.float32)
         raise ValueError("cut short")
@@ -82,7 +82,7 @@ def test_a_tally_has_what_all_processes_added():
     assert tally.total == 5 + 3 + 7 + 100 + 200_000
 
 
-def test_what_was_read_never_becomes_less():
+def test_progress_never_goes_back():
     lines = Lines()
     tally = lines.watch() or Tally()
     lines._tally = tally

@@ -161,7 +161,7 @@ def test_a_file_is_read_with_at_most_a_hundredth_more_bytes_than_its_tensors_hav
     assert server.sent <= 1.01 * big["w1"].nbytes
 
 
-def test_what_is_fetched_at_once_is_no_more_than_is_read(server, monkeypatch):
+def test_a_request_fetches_no_more_than_is_read(server, monkeypatch):
     """Pieces of a tensor come together, up to its end."""
     monkeypatch.setattr(remote, "FETCHED", 1000)
     same("calibrate", "--jobs", "1", at=server.address, path="m.safetensors")

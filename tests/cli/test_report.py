@@ -204,7 +204,7 @@ def test_names_end_no_element(name, tmp_path):
     assert page.texts["script"] == plain.texts["script"]
 
 
-def test_what_is_shown_of_a_name_is_printable(tmp_path):
+def test_names_are_shown_with_printable_characters(tmp_path):
     document = json.loads(klcal("calibrate", SAMPLES / "minilm_l0_ffn_in.npy", "--format", "json").out)
     document["tensors"][0]["name"] = "a\x1b[31m\u202e"
     (tmp_path / "t.json").write_text(json.dumps(document))
@@ -225,7 +225,7 @@ def test_what_is_shown_of_a_name_is_printable(tmp_path):
         (["m.npz", "--include", "nothing"], 3, "matches no tensor"),
     ],
 )
-def test_what_cannot_be_is_said(model, monkeypatch, arguments, code, said):
+def test_impossible_requests_are_reported(model, monkeypatch, arguments, code, said):
     monkeypatch.chdir(model.parent)
     result = klcal("report", *arguments)
     assert result.code == code
@@ -251,14 +251,14 @@ def test_an_answer_without_a_scale_replaces_no_page(tmp_path):
 
 
 @with_full
-def test_a_full_disk_is_told(model):
+def test_a_full_disk_is_reported(model):
     with FULL.open("w") as full:
         result = klcal_process("report", model, stdout=full)
     assert result.code == 4
     assert "no space left" in one_message(result)
 
 
-def test_what_is_configured_for_tensors_is_not_for_tables(model, tmp_path, monkeypatch):
+def test_settings_for_tensors_do_not_apply_to_tables(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "klcal.toml").write_text('dtype = "int4"\n')
     assert page_of(model).data["config"]["dtype"] == "int4"

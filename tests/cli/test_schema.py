@@ -116,7 +116,7 @@ def metadata(path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SCHEMA_NAMES)
-def test_what_is_written_is_what_the_schema_says(outputs, name):
+def test_written_json_conforms_to_the_schema(outputs, name):
     check = validator(name)
     assert outputs[name]
     for document in outputs[name]:

@@ -37,7 +37,7 @@ def names(*arguments: str) -> list[str]:
     return [tensor["name"] for tensor in result.document["tensors"]]
 
 
-def test_the_worst_comes_first_and_what_has_no_such_number_last(model):
+def test_the_worst_row_comes_first_and_rows_without_the_number_last(model):
     assert names(model) == ["layers.1.w", "layers.2.w", "layers.10.w", "n", "z"], "numbers by their value"
     assert names(model, "--sort", "sqnr_db") == ["layers.2.w", "layers.10.w", "layers.1.w", "n", "z"]
     assert names(model, "--sort", "mse") == ["layers.2.w", "layers.10.w", "layers.1.w", "n", "z"]
@@ -52,7 +52,7 @@ def test_the_worst_channels_of_all_tensors(model):
     assert first["sqnr_db"] < second["sqnr_db"]
 
 
-def test_what_is_left_out_is_said_and_judged(model):
+def test_rows_that_are_left_out_are_counted_and_judged(model):
     asked = ("calibrate", model, "--dtype", "int4", "--sort", "name", "--top", "1")
     assert klcal(*asked).code == 2, "by a name they are sorted anyway"
     asked = ("calibrate", model, "--dtype", "int4", "--top", "1")

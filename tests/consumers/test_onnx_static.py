@@ -145,7 +145,7 @@ def test_wrong_numbers_would_be_found(network):
 # --- names
 
 
-def test_what_is_quantized_without_a_scale_is_an_error(network):
+def test_a_quantized_tensor_without_a_scale_is_an_error(network):
     calibrate(("--exclude", "relu_out", "--exclude", "y"))
     said = by_tables(code=4)
     assert "klcal: error: 'relu_out', 'y' (2 tensors): ONNX Runtime quantizes it, and it has no scale" in said

@@ -225,7 +225,7 @@ def one_scale_less(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("change", [other_axis, halves, one_scale_less])
-def test_what_is_written_wrongly_is_found(change):
+def test_a_wrongly_written_model_is_found(change):
     broken(change)
 
 

@@ -210,7 +210,7 @@ NORMAL, WIDER = stats.norm.pdf, stats.norm(0, 2).pdf
         (lambda _: math.inf, NORMAL, {}, "the density p is inf at"),
     ],
 )
-def test_what_is_no_density_is_named(p, q, options, message):
+def test_an_invalid_density_is_named(p, q, options, message):
     with pytest.raises(NotADistribution, match=message):
         kl_density(p, q, **options)
 

@@ -225,7 +225,7 @@ def test_these_are_metrics(of, three):
 
 
 @pytest.mark.parametrize("of", [js, kl, jeffreys, cross_entropy])
-def test_the_check_of_metrics_refuses_what_is_none(of):
+def test_the_check_of_metrics_refuses_functions_that_are_not_metrics(of):
     refused(check_metric, of, np.array([0.9, 0.1]), np.array([0.5, 0.5]), np.array([0.1, 0.9]))
 
 
@@ -459,7 +459,7 @@ def test_narrow_types_are_laws_where_their_sums_are_1():
         (np.float32([0.1, 0.9]), "p is not a probability distribution: it sums to 0.99999"),
     ],
 )
-def test_what_is_not_a_distribution_is_named(p, message):
+def test_an_invalid_distribution_is_named(p, message):
     with pytest.raises(NotADistribution, match=message):
         kl(p, [0.5, 0.5])
     with pytest.raises(NotADistribution, match=message.replace(" p ", " q ").replace("p is", "q is", 1)):
@@ -480,12 +480,12 @@ def test_what_is_not_a_distribution_is_named(p, message):
         ([1], None, "q is not an array of real numbers"),
     ],
 )
-def test_what_does_not_fit_is_refused(p, q, message):
+def test_shapes_that_do_not_fit_are_refused(p, q, message):
     with pytest.raises(UsageError, match=message):
         kl(p, q)
 
 
-def test_what_is_no_dense_tensor_of_real_numbers_is_refused():
+def test_sparse_and_complex_tensors_are_refused():
     for q in (torch.ones(1, dtype=torch.complex64), torch.ones(1).to_sparse(), torch.ones(1, device="meta")):
         with pytest.raises(UsageError, match="q is not an array of real numbers"):
             kl([1], q)

@@ -269,7 +269,7 @@ def test_sketches_of_different_widths_meet_at_the_coarser():
         sketch_bins(fine, coarse, 4)
 
 
-def test_what_is_no_sample_is_refused():
+def test_invalid_samples_are_refused():
     for binned in (even_bins, mass_bins):
         with pytest.raises(UsageError, match="0 bins hold nothing; use 1 or more"):
             binned(sketch([1.0]), sketch([1.0]), 0)

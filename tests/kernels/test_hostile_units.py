@@ -109,7 +109,7 @@ def test_a_unit_of_as_many_values_as_can_be_counted():
     ("scale_format", "least"), [("float32", 2.0**-149), ("bfloat16", 2.0**-133), ("float16", 2.0**-24)]
 )
 @pytest.mark.parametrize("share", [0.51, 0.8, 1.2])
-def test_scales_about_the_least_of_their_format_are_found_by_both(dtype, scale_format, least, share):
+def test_both_kernels_find_scales_near_the_smallest_of_their_format(dtype, scale_format, least, share):
     """Some candidates underflow and those beside them do not: no zero point may be guessed from one to the next."""
     size = 256 if dtype == "uint8" else 65536
     values = np.linspace(-0.3, 0.7, 60) * (share * least * (size - 1))

@@ -87,7 +87,7 @@ def test_a_step_becomes_the_level_of_the_definition(rounding, levels, dtype, dat
 
 @pytest.mark.parametrize("name", ["int4", "int8", *ARITHMETIC])
 @DTYPES
-def test_a_tie_becomes_the_even_level_and_what_is_beyond_the_end(name, dtype):
+def test_a_tie_becomes_the_even_level_and_a_value_outside_the_last_level(name, dtype):
     rounding, levels = ROUNDINGS[name]
     middles = [(a + b) / 2 for a, b in pairwise(levels)]
     check_rounded(rounding, levels, dtype, [*middles, 1e30, -1e30])

@@ -240,7 +240,7 @@ def test_a_kernel_that_cuts_otherwise_is_noticed(monkeypatch):
     assert not same(*by_both(values, "float32", [5000], UNITS))
 
 
-def test_what_is_kept_of_few_values_does_not_hold_on_to_the_room_for_many():
+def test_a_small_result_does_not_keep_the_memory_for_many_values():
     found = by_both(np.zeros(100_000, np.float32), "float32", [50_000, 50_000], UNITS)[0]
     assert found.keys.base is None or found.keys.base.size < 100
     assert found.zeros.tolist() == [50_000, 50_000]

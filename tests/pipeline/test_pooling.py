@@ -141,7 +141,7 @@ NAMES = [
 @pytest.mark.parametrize(
     ("pool", "files", "expected"), NAMES, ids=[f"{n}-{pool}" for n, (pool, *_) in enumerate(NAMES)]
 )
-def test_what_is_pooled_is_called(tmp_path, pool, files, expected):
+def test_a_pooled_tensor_has_the_name_of_its_pool(tmp_path, pool, files, expected):
     for number, file in enumerate(files):
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)

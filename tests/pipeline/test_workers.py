@@ -93,7 +93,7 @@ def test_where_all_workers_are_killed_this_process_does_the_work():
         assert list(found) == list(map(square, range(1, 100)))
 
 
-def test_what_is_wrong_in_a_worker_comes_up_here_at_its_place(capfd):
+def test_an_exception_in_a_worker_is_raised_at_the_place_of_its_task(capfd):
     with workers(fails_at_three, range(9), 2) as found:
         assert [next(found) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(LookupError, match="three"):

@@ -155,7 +155,7 @@ def test_units_that_take_turns_are_complete_after_a_slab(tensor):
         (PerBlock(128, 128), (3, 130, 100), Grid(PerBlock(128, 128), (1, 2), (128, 128), (3, 2, 1))),
     ],
 )
-def test_the_grid_says_which_units_there_are(per, shape, grid):
+def test_the_grid_lists_the_units(per, shape, grid):
     for order in permutations(range(len(shape))):
         assert layout(per, shape, order).grid == grid
     assert layout(per_at(grid.axis, grid.size), shape).grid == grid, "as a table keeps it"
@@ -181,7 +181,7 @@ def test_channels_are_those_of_the_first_axis_but_in_a_stack_of_experts():
 
 @pytest.mark.parametrize("shape", [(), (7,)])
 @pytest.mark.parametrize("per", [PerChannel(), PerChannel(3), PerGroup(9), PerBlock(9, 9)])
-def test_what_has_one_axis_has_one_scale(per, shape):
+def test_a_tensor_with_one_axis_has_one_scale(per, shape):
     assert layout(per, shape) is None
     assert layout(PerTensor(), (3, 4)) is None
 

@@ -42,7 +42,7 @@ def test_arrays_and_tensors_are_quantized_alike(values, scale, zero_point):
         assert dequantize(integers, by).dtype == np.float32
 
 
-def test_halves_are_rounded_to_even_and_what_is_beyond_is_clipped():
+def test_ties_are_rounded_to_even_and_values_outside_the_range_are_clipped():
     by = Qparams(1.0, 0, -8, 7)
     assert quantize([0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, np.inf], by).tolist() == [0, 2, 2, 0, -2, 7, -8, 7]
 
@@ -68,7 +68,7 @@ def test_zero_is_exact_and_the_integers_stand_for_the_levels_of_the_choice(schem
 
 @pytest.mark.parametrize("scheme", SCHEMES, **ids)
 @pytest.mark.parametrize("scale", [0.1, 3e38, 1e-45, 1e-46])
-def test_one_and_many_are_deployed_alike(scheme, scale):
+def test_one_scale_and_an_array_of_scales_are_deployed_alike(scheme, scale):
     below = np.array(options(scheme))
     scales = np.full(below.size, scale)
     each = [qparams(scale, int(option), scheme) for option in below]
@@ -128,7 +128,7 @@ def test_min_max_of_four_bits_by_hand(kind, low, high, scale, ends, per):
     assert (row.qmin, row.qmax) == (-7 if kind == "symmetric" else -8, 7)
 
 
-def test_a_negative_scale_represents_what_a_positive_one_of_the_same_size_clips():
+def test_a_negative_scale_represents_the_value_that_a_positive_one_clips():
     values = np.float32([-1.75, -0.5, 0.25, 2.0])
     row = calibrate(values, dtype="int4", scheme="symmetric-signed", method="mse")
     assert (row.scale, row.mse, row.clipped) == (-0.25, 0.0, 0.0)

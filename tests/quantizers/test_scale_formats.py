@@ -79,7 +79,7 @@ def test_each_scale_may_have_a_global_scale_of_its_own():
 
 
 @given(full=st.floats(1e-30, 1e30))
-def test_the_global_scale_gives_the_greatest_float8_to_the_scale_that_covers_the_tensor(full):
+def test_the_scale_that_covers_the_tensor_becomes_the_largest_float8(full):
     found = global_scale_of(full)
     assert found == np.float32(found)
     assert 448 * found >= full > 448 * float(np.nextafter(np.float32(found), np.float32(0)))
@@ -90,7 +90,7 @@ def test_the_global_scale_gives_the_greatest_float8_to_the_scale_that_covers_the
 
 
 @pytest.mark.parametrize("scale_format", SCALE_FORMATS)
-def test_a_format_holds_what_lies_between_its_smallest_and_its_greatest_number(scale_format):
+def test_a_format_holds_numbers_between_its_smallest_and_its_largest(scale_format):
     least, greatest = LEAST[scale_format], GREATEST[scale_format]
     inside = np.exp2(np.linspace(np.log2(least), np.log2(greatest), 101))
     assert not held([least, greatest, *np.clip(inside, least, greatest)], scale_format).any()
@@ -99,7 +99,7 @@ def test_a_format_holds_what_lies_between_its_smallest_and_its_greatest_number(s
 
 @pytest.mark.parametrize("scale_format", SCALE_FORMATS)
 @given(data=st.data())
-def test_what_is_held_is_rounded_by_no_more_than_half_a_step_or_lies_within_the_format(scale_format, data):
+def test_rounding_to_a_format_moves_a_scale_by_at_most_half_a_step(scale_format, data):
     least, greatest = LEAST[scale_format], GREATEST[scale_format]
     end = data.draw(st.sampled_from([least, greatest]))
     wanted = end * data.draw(st.floats(0.25, 4))
@@ -163,7 +163,7 @@ def test_a_channel_that_has_no_scale_costs_the_others_nothing():
     assert np.array_equal(row.units.scale, expected, equal_nan=True)
 
 
-def test_where_one_outlier_alone_needs_a_greater_scale_than_there_is_the_rest_is_calibrated():
+def test_if_an_outlier_needs_a_scale_beyond_the_format_the_other_values_are_calibrated():
     """Min-max asks for 78,740, which is beyond float16; the percentile asks for a scale within it."""
     values = np.append(np.linspace(-8e6, 8e6, 10_001), 1e7).astype(np.float32)
     options = {"dtype": "int8", "scale_format": "float16"}

@@ -93,7 +93,7 @@ def test_a_pickle_is_interpreted_under_no_other_name(folder, suffix):
         ("größer als 5 GB: siehe Ordner\n".encode(), "it is a text file; klcal reads"),
     ],
 )
-def test_what_is_often_saved_in_place_of_a_model_is_named(folder, data, says, suffix):
+def test_files_that_are_often_mistaken_for_models_are_named(folder, data, says, suffix):
     with pytest.raises(InputError, match=f"(?s){says}"):
         describe(file_of(folder, data, suffix), "x")
 

@@ -82,7 +82,7 @@ def test_sound_files_are_read_as_the_library_reads_them(folder, version, align):
     assert found[4].reason == "int32 values are not calibrated"
 
 
-def test_what_the_library_wrote_is_read(folder):
+def test_files_that_the_gguf_library_wrote_are_read(folder):
     path = folder / "written.gguf"
     writer = library.GGUFWriter(path, "llama")
     writer.add_token_list(["a", "bc", ""])
@@ -128,7 +128,7 @@ def test_no_tensors_and_no_dimensions(folder):
     assert (found.shape, values(found)) == ((), struct.pack("<f", 3.0))
 
 
-def test_what_an_importance_matrix_holds_is_no_weight(folder):
+def test_the_arrays_of_an_importance_matrix_are_not_weights(folder):
     file = file_of(folder, gguf.gguf(keys=[key("general.type", TEXT, text("imatrix"))]))
     found = describe(file)
     assert {(each.status, each.reason) for each in found} == {
@@ -217,7 +217,7 @@ def test_damage_is_refused_or_yields_what_the_library_would_read(folder, data):
 
 @settings(max_examples=300)
 @given(damaged(gguf.gguf({"a": of(np.float32([1, 2])), "b": of(np.float16([3]))}, [alignment(64)], align=64)))
-def test_damage_of_what_matters_is_refused_or_yields_what_the_library_would_read(folder, data):
+def test_a_damaged_file_is_refused_or_read_as_the_gguf_library_reads_it(folder, data):
     check_agreement(file_of(folder, data, ".gguf"))
 
 
@@ -239,7 +239,7 @@ def test_the_agreement_checker_can_fail(folder):
 
 
 @pytest.mark.parametrize(("data", "message"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_hostile_is_refused_before_anything_is_allocated(folder, data, message):
+def test_hostile_files_are_refused_before_memory_is_allocated(folder, data, message):
     file = file_of(folder, data)
     tracemalloc.start()
     try:

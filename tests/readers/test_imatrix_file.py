@@ -110,7 +110,7 @@ def head(*numbers: int, name: bytes = b"") -> bytes:
     ],
     ids=range(13),
 )
-def test_what_is_hostile_is_refused_before_anything_is_allocated(folder, data, message):
+def test_hostile_files_are_refused_before_memory_is_allocated(folder, data, message):
     file = file_of(folder, data)
     tracemalloc.start()
     try:

@@ -116,7 +116,7 @@ def test_whole_numbers_are_skipped(dtype):
     ],
     ids=lambda value: str(getattr(value, "dtype", value)),
 )
-def test_what_cannot_be_calibrated_says_why(tmp_path, array, reason):
+def test_an_array_that_cannot_be_calibrated_has_a_reason(tmp_path, array, reason):
     (tmp_path / "x.npy").write_bytes(saved(array))
     (found,) = describe(open_regular(str(tmp_path / "x.npy")), "x")
     assert found.status == "unsupported"

@@ -133,7 +133,7 @@ def test_whole_numbers_and_floats_stand_side_by_side(folder):
     ids=lambda value: str(getattr(value, "dtype", value)),
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_what_cannot_be_calibrated_costs_only_itself(folder, array, reason, compressed):
+def test_an_array_that_cannot_be_calibrated_does_not_affect_the_others(folder, array, reason, compressed):
     bad, good = describe(file_of(folder, saved(compressed, bad=array, good=np.ones(3))), "x")
     assert (bad.name, bad.status, bad.parts) == ("bad", "unsupported", ())
     assert reason in bad.reason

@@ -172,7 +172,7 @@ def test_the_agreement_checker_can_fail(folder):
 
 
 @given(st.data())
-def test_what_is_taken_of_a_damaged_model_is_what_onnx_takes(folder, data):
+def test_of_a_damaged_model_the_tensors_are_read_that_onnx_reads(folder, data):
     onnx = pytest.importorskip("onnx", reason="the oracle, package onnx, is not installed")
     from google.protobuf.message import DecodeError
 

@@ -257,7 +257,7 @@ def test_codes_that_share_their_data_are_one_tensor_of_one_scale(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
-def test_what_dynamic_quantization_leaves_is_known_by_its_names(tmp_path, onnx, dtype):
+def test_tensors_of_dynamic_quantization_are_known_by_their_names(tmp_path, onnx, dtype):
     """MatMulInteger has no scale: a Mul behind it has."""
     end = "_quantized_scale" if dtype == "int32" else "_scale"
     initializers = [("w_quantized", np.ones((4, 4), dtype)), (f"w{end}", scales(4)), ("b", scales(4))]

@@ -277,7 +277,7 @@ def test_codes_and_scales_are_skipped_and_said(tmp_path, case):
         "l.attention.kv_cache_scaling_factor",
     ],
 )
-def test_scales_of_what_goes_through_are_no_weights(tmp_path, name):
+def test_scales_of_activations_are_not_weights(tmp_path, name):
     """Where nothing else is quantized; a vector of that name may be a weight."""
     for shape, status in (((), "skipped"), ((1,), "skipped"), ((8,), "ok")):
         found = read(save(tmp_path / "m.safetensors", {name: zeros(*shape), "l.weight": np.ones((8, 8), np.float32)}))
@@ -350,7 +350,7 @@ def test_packed_float4_beside_its_scale_is_codes(tmp_path):
         {"w": bytes_of(8), "w_scale": zeros(1)},
     ],
 )
-def test_what_has_no_partner_stays_what_it_is(tmp_path, tensors):
+def test_a_tensor_without_a_partner_is_not_taken_for_codes(tmp_path, tensors):
     found = read(save(tmp_path / "m.safetensors", tensors))
     for name, each in tensors.items():
         assert (found[name].status == "ok") == (each.dtype.kind not in "iu"), name
@@ -543,7 +543,7 @@ def test_int8_has_scales_of_any_float_and_zero_points(tmp_path, dtype):
         {"w_scale": uniform(6, 1), "w_scale_2": uniform(1)},
     ],
 )
-def test_what_does_not_fit_stays_skipped(tmp_path, more):
+def test_codes_whose_scales_do_not_fit_stay_skipped(tmp_path, more):
     path = save(tmp_path / "m.safetensors", {"w": zeros(6, 10, dtype=FLOAT8), **more})
     found = read(path)["w"]
     assert found.dequantized is None
@@ -621,7 +621,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz", "pt"])
 @pytest.mark.parametrize("case", WRITTEN)
-def test_what_apply_wrote_is_codes_in_any_container(tmp_path, case, suffix):
+def test_files_that_apply_wrote_have_codes_in_any_container(tmp_path, case, suffix):
     arrays, expected = WRITTEN[case]
     path = tmp_path / f"m.{suffix}"
     if suffix == "safetensors":

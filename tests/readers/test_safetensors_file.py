@@ -180,7 +180,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_what_the_library_refuses_is_refused(data):
+def test_files_that_the_safetensors_library_refuses_are_refused(data):
     assert loaded(data) is None
     with pytest.raises(InputError):
         parsed(data)
@@ -195,7 +195,7 @@ STRICTER = {
 
 
 @pytest.mark.parametrize("header", STRICTER.values(), ids=STRICTER)
-def test_what_two_readers_could_take_differently_is_refused(header):
+def test_ambiguous_headers_are_refused(header):
     assert loaded(file_of(header, bytes(4))) is not None
     with pytest.raises(InputError):
         parsed(file_of(header, bytes(4)))

@@ -72,7 +72,7 @@ def test_numpy_and_safetensors_read_it(tmp_path, monkeypatch):
     }
 
 
-def test_what_is_there_and_no_sketch_file_is_not_replaced(tmp_path):
+def test_an_existing_file_that_is_not_a_sketch_file_is_not_replaced(tmp_path):
     from safetensors.numpy import save_file
 
     path = tmp_path / "model.safetensors"

@@ -56,7 +56,7 @@ def test_a_shard_that_is_missing_or_damaged_is_said_and_costs_itself(here, lost)
         assert sorted(each["status"] for each in found.tensors.values()) == ["failed", "ok", "ok"]
 
 
-def test_what_no_shard_has_is_an_error_of_the_model(here):
+def test_a_tensor_that_no_shard_has_is_an_error_of_the_model(here):
     shard(1, 1).write_bytes(b"GGUF")
     found = command("calibrate", shard(1, 1))
     assert found.code == 3

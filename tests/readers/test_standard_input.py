@@ -81,7 +81,7 @@ def test_a_copy_leaves_no_file_behind(folder):
     assert set(folder.iterdir()) == before
 
 
-def test_what_is_larger_than_memory_should_be_is_copied_in_pieces(folder):
+def test_large_standard_input_is_copied_in_pieces(folder):
     with (folder / "large").open("wb") as out:
         out.truncate(100 << 20)
     assert run('cat large | "$PY" -c "$READ"', folder) == f"{100 << 20} 0 True"
@@ -191,7 +191,7 @@ def test_another_process_can_read_the_copy(pipe):
     assert done.stdout == "100\n"
 
 
-def test_the_check_of_what_arrives_can_fail(folder):
+def test_the_check_of_standard_input_can_fail(folder):
     assert run('head -c 299 data | "$PY" -c "$READ"', folder) != "300 300 True"
 
 

@@ -69,7 +69,7 @@ def test_divergences_are_those_of_the_definition(scheme, values, sub, seed):
 
 @settings(max_examples=8)
 @given(values=tensors(12), sub=st.sampled_from([2, 5]))
-def test_the_least_loss_is_that_of_looking_at_all_candidates(values, sub):
+def test_the_search_finds_the_smallest_loss_of_all_candidates(values, sub):
     unit, levels = Unit.of(values), Levels.of("uint2", "affine")
     scales = brute_force.grid(unit, levels)[::60]
     candidates = brute_force.search(unit, levels, scales)
@@ -93,7 +93,7 @@ def test_no_candidate_of_a_dense_search_is_better_than_the_optimum(scheme, value
     assert dense <= 3 * best + 1e-4 * unit.energy / unit.size  # and the grid lies near it
 
 
-def test_the_full_scale_is_the_least_that_clips_nothing():
+def test_the_full_scale_is_the_smallest_that_clips_nothing():
     unit = Unit.of([-3.0, 1.0, 7.0])
     assert brute_force.full_scale(unit, Levels.of("int4", "symmetric")) == 1.0
     assert brute_force.full_scale(unit, Levels.of("int4", "symmetric-full")) == 1.0
@@ -131,7 +131,7 @@ def test_the_references_rounding_of_integers_is_half_even(x):
         assert slow.is_clipped(x, 1.0, slow.integers(16, below)) == (not -below <= round(x) <= 15 - below)
 
 
-def test_what_the_reference_counts_of_values():
+def test_the_reference_gives_known_numbers():
     values, levels = [0.0, 0.2, -0.5, 0.5, 7.5, 7.6, -9.0], slow.integers(15, 7)
     assert slow.count_rounded_to_zero(values, 1.0, levels) == 3
     assert slow.count_clipped(values, 1.0, levels) == 3  # 7.5 would round to 8

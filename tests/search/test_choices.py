@@ -34,7 +34,7 @@ def span(low: float, high: float, bounded: bool = False) -> Spans:
 
 @ALL
 @given(ends=ENDS)
-def test_the_full_choice_covers_the_range_with_the_least_scale_that_does(asked, ends):
+def test_the_full_choice_has_the_smallest_scale_that_covers_the_range(asked, ends):
     scheme = Scheme.parse(*asked)
     choice = full_choices(scheme, span(*ends))
     scale = float(choice.scale[0])
@@ -58,7 +58,7 @@ def test_in_a_narrower_format_it_is_the_next_scale_that_covers_the_range(scale_f
     assert scales_of(narrow, np.array([found])) == found
 
 
-def test_spans_are_the_values_zero_and_what_bounds_leave_of_them():
+def test_spans_have_zero_and_the_values_within_the_bounds():
     distribution = Distribution.of(sketch(np.float32([2.0, 3.0])))
 
     class Ends(NamedTuple):

@@ -168,7 +168,7 @@ def unit_of(values, number, *, dtype, per, scale_format) -> Row:
     return calibrate_sketch(sketch(values, per=per), settings)
 
 
-def test_importance_decides_what_is_chosen_and_what_candidates_lose():
+def test_importance_changes_the_choice_and_the_losses_of_candidates():
     rng = np.random.default_rng(2)
     values, importance = rng.standard_normal((64, 32)).astype(np.float32), rng.uniform(0.01, 10, 32)
     row, found = explained(values, dtype="int4", importance=importance)
@@ -178,7 +178,7 @@ def test_importance_decides_what_is_chosen_and_what_candidates_lose():
     assert found.methods[0].mse == row.mse
 
 
-def test_what_has_no_scale_has_no_curve():
+def test_a_tensor_without_a_scale_has_no_curve():
     for values in ([0.0, 0.0], [math.nan, 1.0], []):
         row = calibrate(np.array(values, np.float32), detail="all")
         assert row.explanation.curve is None

@@ -132,7 +132,7 @@ def test_many_values_are_counted_the_same_in_every_way():
         assert not found.exact.all() or mine.size <= 4500
 
 
-def test_resolution_is_full_in_the_two_greatest_octaves_and_never_below_bfloat16s():
+def test_resolution_is_full_in_the_two_largest_octaves_and_never_below_bfloat16s():
     octave = 1 + np.arange(1024, dtype=np.float32) / 1024
     values = np.concatenate([octave * np.float32(2.0**-k) for k in range(8)])[None]
     keys = whole(values, PerChannel(0)).keys >> 23

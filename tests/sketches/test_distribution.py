@@ -170,7 +170,7 @@ def test_quantiles_of_points_are_those_of_sorted_values(values, share):
 
 
 @given(FULL, st.floats(0.01, 1))
-def test_a_quantile_of_intervals_is_the_least_magnitude_that_keeps_its_share(values, share):
+def test_a_quantile_of_intervals_is_the_smallest_magnitude_that_keeps_its_share(values, share):
     found = one_by_one(values, CUT)
     distribution = Distribution.of(found)
     rank = share * distribution.size

@@ -34,7 +34,7 @@ def test_no_finite_value_is_lost(values):
     assert by_exponent(found).sum() == np.count_nonzero(values)
 
 
-def test_what_is_not_finite_is_not_counted():
+def test_nan_and_infinities_are_not_counted():
     found = sketch(np.array([np.nan, np.inf, -np.inf, 1, 2], np.float32))
     assert binned(found, 2).tolist() == [1, 1]
 

@@ -187,7 +187,7 @@ def test_sketches_with_weights_are_a_commutative_monoid(drawn, resolution):
     assert (one + two).coarsen(3) == one.coarsen(3) + two.coarsen(3)
 
 
-def test_the_check_rejects_weights_that_forget_what_they_are_relative_to():
+def test_the_check_rejects_weights_that_lose_their_reference():
     def forgetful(values, weights):
         return replace(klcal.sketch(values, importance=weights), heaviest=np.zeros(1))
 
@@ -206,7 +206,7 @@ def test_batches_of_activations_add_up(per):
     assert found == klcal.sketch(np.concatenate(batches), per=per, importance=importance)
 
 
-def test_what_has_weights_and_what_has_none_do_not_add():
+def test_sketches_with_and_without_weights_do_not_add():
     with_weights, without = klcal.sketch([1.0], importance=[1.0]), klcal.sketch([1.0])
     for one, other in ((with_weights, without), (without, with_weights)):
         with pytest.raises(UsageError, match="with weights and one without"):
@@ -285,7 +285,7 @@ def test_an_importance_that_does_not_fit_matrices_says_what_would():
         checked_importance(np.ones((3, 4)), (2, 3, 4))
 
 
-def test_importance_is_what_numpy_and_torch_hold():
+def test_importance_may_be_an_array_of_numpy_or_torch():
     values = np.float32([[1, 2], [3, 4]])
     expected = klcal.sketch(values, importance=[1.0, 2.0])
     half = torch.tensor([1, 2], dtype=torch.bfloat16)

@@ -64,7 +64,7 @@ def test_the_sum_of_processes_is_what_one_records(tmp_path, processes, per):
     ]
 
 
-def test_what_does_not_add_is_told_by_every_process_and_none_waits(tmp_path):
+def test_every_process_reports_sketches_that_do_not_add_and_none_waits(tmp_path):
     found = run(tmp_path, 2, "channel:1", "other")
     assert [each.returncode for each in found] == [3, 3]
     assert all(each.told.startswith("0.input: sketches of 8 units (channel:1) and of 3 units") for each in found)

@@ -102,7 +102,7 @@ def test_the_checks_reject_a_sketch_that_forgets_its_extremes():
         check_homomorphism(forgetful, np.float32([3, 1]), np.float32([2]))
 
 
-def test_the_checks_reject_a_sketch_that_keeps_whole_what_is_few_in_each_batch(monkeypatch):
+def test_the_checks_reject_a_sketch_that_is_exact_because_each_batch_has_few_values(monkeypatch):
     """Few must be judged of the union: at whose resolution is then known."""
     a, b = np.float32([1.0001, 1.0002]), np.float32([1.0003, 1000])
     narrow = Resolution(few=2)
@@ -125,7 +125,7 @@ def test_the_checks_reject_buckets_that_do_not_follow_the_largest_magnitude(monk
 
 
 @given(A, RESOLUTIONS)
-def test_what_is_exact_is_the_multiset_of_its_values(a, resolution):
+def test_an_exact_sketch_is_the_multiset_of_its_values(a, resolution):
     found = of(a, resolution)
     kept = np.sort(a[np.isfinite(a) & (a != 0)])
     held = np.sort(np.repeat(found.keys.view(np.float32), found.counts))
@@ -250,7 +250,7 @@ def test_bfloat16_is_lossless_as_tensor_and_as_channel_beyond_the_few():
     assert replace(channel, resolution=tensor.resolution, grid=None) == tensor
 
 
-def test_what_has_one_axis_or_no_values_is_one_unit():
+def test_a_tensor_with_one_axis_or_no_values_is_one_unit():
     assert klcal.sketch([1.0, 2.0], per="channel") == klcal.sketch([1.0, 2.0])
     assert klcal.sketch(np.empty((3, 0), np.float32), per="channel") == Sketch.empty()
 

@@ -115,7 +115,7 @@ def test_channels_along_another_axis_are_other_ones_and_lost_ones_are_no_other_o
     assert found.changed == ("status",)
 
 
-def test_what_older_tables_do_not_say_is_no_change():
+def test_a_field_that_an_older_table_lacks_is_no_change():
     assert changes(table(ok("a", per=None, scale_format=None)), table(ok("a"))) == []
 
 
@@ -168,7 +168,7 @@ def exported(name: str, **known: Any) -> Row:
     return Row(name=name, status="ok", **known)
 
 
-def test_what_a_file_of_scales_cannot_say_is_no_change():
+def test_a_field_that_an_exported_file_cannot_hold_is_no_change():
     whole = table(ok("a"), lost("counter", "skipped"), lost("none", "empty"))
     bare = Table.of(
         Config("", "", "", "", ""), [exported("a", scale=0.01, zero_point=128, target="uint8", qmin=0, qmax=255)]

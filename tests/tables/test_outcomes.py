@@ -154,7 +154,7 @@ def test_what_lies_on_the_levels_is_off_by_rounding_noise_and_nothing_else_is(st
         assert ((shift * values.astype(float)) ** 2).sum() > ROUNDING_NOISE * energy
 
 
-def test_what_float64_loses_is_a_note():
+def test_a_loss_from_float64_to_float32_is_a_note():
     row = one(overflowed=2, underflowed=5)
     assert row.note == ("2 values beyond float32 were left out; 5 values that are 0 as float32 were counted as 0")
     assert row.numel == 12

@@ -67,7 +67,7 @@ def test_another_order_than_the_tensor_s_is_noticed():
     assert not np.array_equal(np.concatenate([*in_c_order(wrong)]), VALUES.ravel())
 
 
-def test_what_repeats_has_one_scale_or_none():
+def test_a_repeated_weight_has_one_scale_or_none():
     repeated = stored(VALUES, None)
     with pytest.raises(InputError, match="several elements"):
         list(in_c_order(repeated))
@@ -107,7 +107,7 @@ def test_the_row_of_another_tensor_is_refused():
         Codes.of(stored(VALUES, ()), klcal.calibrate(np.array([np.nan], np.float32)))
 
 
-def test_nan_and_what_was_zero_have_no_code():
+def test_nan_and_values_of_a_row_of_zeros_have_no_code():
     row = klcal.calibrate(VALUES)
     with pytest.raises(InputError, match="NaN"):
         list(Codes.of(stored(np.where(VALUES > 2, np.nan, VALUES), ()), row).pieces())

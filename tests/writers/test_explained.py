@@ -110,7 +110,7 @@ def test_names_do_not_act(name):
     assert all(char.isprintable() or char == "\n" for char in text)
 
 
-def test_what_failed_says_why():
+def test_a_failed_explanation_shows_the_reason():
     row = Row(name="w", status="nonfinite", reason="1 NaN among 9 values", dtype="float32", shape=(9,))
     assert sentences(row) == ["It has no scale, status nonfinite: 1 NaN among 9 values."]
     assert document(row)["words"] == sentences(row)
@@ -147,7 +147,7 @@ def test_stacked_parts_end_where_they_should():
     assert ["".join(line[column] for line in drawn) for column in (0, 1)] == [" ░░█", "   ░"]
 
 
-def test_sparklines_show_what_is_there():
+def test_sparklines_show_the_counts():
     assert sparkline([0, 0]) == "  "
     assert sparkline([]) == ""
     assert sparkline([1, 10**9]) == "▁█"

@@ -21,7 +21,7 @@ def test_a_field_is_what_is_read():
     assert field(5 << 3 | BYTES, "é" * 200) == protobuf.held(5, "é" * 200)
 
 
-def test_what_is_replaced_inserted_or_left_out(tmp_path):
+def test_fields_are_replaced_inserted_and_left_out(tmp_path):
     """Fields of every kind, of which any may go; at both ends of the message, and between."""
     parts = [protobuf.number(1, 300), protobuf.held(2, "two"), b"\x1d1234", protobuf.held(4, ""), b"\x29" + bytes(8)]
     path = tmp_path / "m"

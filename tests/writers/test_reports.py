@@ -177,7 +177,7 @@ def test_a_report_is_sarif_whatever_is_found(table):
     assert problems(json.loads(written("sarif", table))) == []
 
 
-def test_what_code_scanning_needs_is_there():
+def test_a_sarif_report_has_all_that_code_scanning_needs():
     document = json.loads(written("sarif"))
     assert document["version"] == "2.1.0"
     (run,) = document["runs"]

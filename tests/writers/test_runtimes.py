@@ -202,7 +202,7 @@ def whole(row: Row) -> tuple[float, float]:
 
 @pytest.mark.parametrize("to", FORMATS)
 @given(st.data())
-def test_what_is_written_is_read_back(to, data):
+def test_written_scales_are_read_back(to, data):
     row = data.draw(rows(signed=to == "tensorrt-cache"))
     assert problem(runtime_of(to), row, False) is None
     (back,) = parse_runtime(runtime_of(to).write(Tensors((row,), ())).encode(), to)
@@ -328,13 +328,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("to", "row", "is_weight", "why"), REFUSED)
-def test_what_a_format_cannot_hold_is_refused(to, row, is_weight, why):
+def test_a_row_that_the_format_cannot_hold_is_refused(to, row, is_weight, why):
     with pytest.raises(AssertionError, match=why):
         raise AssertionError(problem(runtime_of(to), row, is_weight))
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_it_can_hold_is_not(to):
+def test_a_row_that_the_format_can_hold_is_accepted(to):
     for is_weight, given_rows in enumerate(of(to)):
         assert not any(problem(runtime_of(to), row, bool(is_weight)) for row in given_rows)
 

@@ -48,7 +48,7 @@ def test_processes_append_each_its_own(tmp_path, monkeypatch, start):
         assert list(tmp_path.iterdir()) == []  # it has no name
 
 
-def test_what_is_longer_than_a_piece_is_read_in_several(tmp_path, monkeypatch):
+def test_a_sketch_longer_than_a_piece_is_read_in_several_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 3)
     with Spool(str(tmp_path / "x")) as spool:
         spool.append([b"before"])
@@ -56,7 +56,7 @@ def test_what_is_longer_than_a_piece_is_read_in_several(tmp_path, monkeypatch):
         assert list(spool.read(begin, 8)) == [b"abc", b"def", b"gh"]
 
 
-def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "no space left on device")
 

@@ -1,28 +1,30 @@
-/* From float32 patterns to keys, their upper bits, and these counted in a table: of tensors, and of units with few buckets. */
+/* The keys of float32 patterns, which are their upper bits, and their counts in a table: for tensors, and units with few
+   buckets. */
 #ifndef KLCAL_KEYS_H
 #define KLCAL_KEYS_H
 
 #include "common.h"
 #include "patterns.h"
 
-#define SPARE 32          /* places after the keys where zeros are counted, in turn: one place would wait for itself */
-/* Values looked at before they are counted. In passes of min + max, on Zen 5, 64, 96, 128, 192, 320 of them take 1.8, 1.6,
-   1.5, 1.6, 3.3 with AVX-512, and the first four 1.8, 1.5, 2.1, 3.3 with AVX2: few vectors of keys wait to be read. */
+#define SPARE 32 /* places behind the keys that count zeros in turn: additions to one place would wait for each other */
+/* The number of values whose keys are computed before they are counted. In passes of min + max, on Zen 5, 64, 96, 128, 192,
+   320 of them take 1.8, 1.6, 1.5, 1.6, 3.3 with AVX-512, and the first four 1.8, 1.5, 2.1, 3.3 with AVX2: few vectors of
+   keys wait to be read. */
 #define BLOCK 96
-#define MAGNITUDE (~SIGN) /* of a pattern: all but its sign */
+#define MAGNITUDE (~SIGN) /* all bits of a pattern except the sign */
 
-/* Tables side by side, taken in turn: equal values that follow each other do not wait for each other's sum. */
+/* Tables that are used in turn, so that equal neighbouring values do not wait for each other's addition. */
 #define FLOAT_WAYS 2
 
-typedef uint32_t __attribute__((aligned(1), may_alias)) Bits; /* a pattern, wherever it lies */
+typedef uint32_t __attribute__((aligned(1), may_alias)) Bits; /* a pattern at any address */
 
-/* What the values were beside their keys; kernels/counting.py names the fields in this order. */
+/* Facts about the values that their keys do not have; kernels/counting.py names the fields in this order. */
 typedef struct {
-    int64_t zeros; /* less what was replaced by a zero: those themselves are counted as values are */
+    int64_t zeros; /* minus the values that were replaced by zeros; the zeros themselves are counted like values */
     int64_t nan, neg_inf, pos_inf, overflowed, underflowed;
-    int64_t top, bottom; /* greatest pattern as a signed and as an unsigned number: of either sign, if there is one */
-    int64_t nearest;     /* least magnitude but 0 */
-    int64_t bits;        /* all bits that are set in any pattern; these four are of values in buckets */
+    int64_t top, bottom; /* largest pattern as a signed and as an unsigned number: the largest magnitude of either sign */
+    int64_t nearest;     /* smallest nonzero magnitude */
+    int64_t bits;        /* all bits that are set in any pattern; these four fields are about values in buckets */
 } Seen;
 
 INLINE int has_nonfinite(const Bits *bits, int64_t size) {
@@ -34,7 +36,7 @@ INLINE int has_nonfinite(const Bits *bits, int64_t size) {
     return most >= INFINITE;
 }
 
-/* The values with zeros for those that are not finite, which are counted. */
+/* Copies the values, with zeros for those that are not finite, and counts these. */
 INLINE void without_nonfinite(const Bits *bits, int64_t size, uint32_t *finite, Seen *seen) {
     uint32_t nan = 0, negative = 0, positive = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -50,12 +52,12 @@ INLINE void without_nonfinite(const Bits *bits, int64_t size, uint32_t *finite, 
     seen->zeros -= (int64_t)nan + negative + positive;
 }
 
-/* The keys of finite patterns, which lack the lowest bits; places in SPARE for zeros; and what else is known of them. */
+/* The keys of finite patterns, without the lowest bits; for zeros, places in SPARE. Updates the facts about them. */
 INLINE void keys_of(const Bits *bits, int64_t size, uint32_t shift, uint32_t *keys, Seen *seen) {
     int32_t top = 0;
     uint32_t bottom = 0, nearest = UINT32_MAX, any = 0;
     for (int64_t i = 0; i < size; i++) {
-        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE, before = magnitude - 1; /* of a zero the greatest */
+        uint32_t pattern = bits[i], magnitude = pattern & MAGNITUDE, before = magnitude - 1; /* of a zero the largest */
         top = (int32_t)pattern > top ? (int32_t)pattern : top;
         bottom = pattern > bottom ? pattern : bottom;
         nearest = before < nearest ? before : nearest;

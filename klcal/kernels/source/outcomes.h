@@ -1,42 +1,42 @@
-/* What is known of a unit before it is searched, and what becomes of its scale after: klcal/search/chosen.py and choices.py
-   say the same in NumPy, to the bit. */
+/* The range and the status of a unit before the search, and its deployed scale after it. klcal/search/chosen.py and
+   choices.py compute the same in NumPy, to the bit. */
 #ifndef KLCAL_OUTCOMES_H
 #define KLCAL_OUTCOMES_H
 
 #include "candidates.h"
 
-#define MOST_KINDS 3 /* of zero points, each narrower than the next */
+#define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
 
-/* As klcal.tables.outcomes has them; and of units whose scale the format may not hold, which the host looks at, and of those
-   whose scale was chosen, and is 0 as it is deployed. */
+/* The statuses of klcal.tables.outcomes, and two more: UNKNOWN if the format may not hold the scale (the host decides), and
+   VANISHED if the chosen scale is 0 when it is deployed. */
 enum { OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW, UNKNOWN, VANISHED };
 
 /* The ways in which units are searched: klcal.search.density.How. */
 enum { ROUNDINGS, MINI, TINY, SHORT, MEDIUM, LONG, MIDDLES, BUCKETS, WAYS };
-#define FEW_SEARCHED 32    /* levels up to which the roundings of some dozen values are few */
-#define MIDDLES_SEARCHED 1024 /* levels up to which buckets may count as points */
+#define FEW_SEARCHED 32    /* levels up to which some dozen values can be rounded in only a few ways */
+#define MIDDLES_SEARCHED 1024 /* levels up to which a bucket may be treated as one point */
 
 enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OVERFLOWED, COUNTED_UNDERFLOWED, COUNTERS };
 
-/* Sketches of units, of which each value counts once. */
+/* Sketches of units, each value with a count of 1. */
 typedef struct {
     const int64_t *starts, *ends;     /* of their keys */
-    const int64_t *sizes;             /* how many values they have; null where all have as many */
+    const int64_t *sizes;             /* numbers of values; null if all units have `size` */
     const int64_t *counters;          /* (COUNTERS, units) */
-    const double *minimum, *maximum;  /* of the values that are not zero */
+    const double *minimum, *maximum;  /* of the nonzero values */
     const uint8_t *exact;
     int64_t units, size;
 } Sketches;
 
-/* How they are calibrated. */
+/* The settings of a calibration. */
 typedef struct {
-    const Search *kinds[MOST_KINDS]; /* the narrowest first; the last is what is asked for */
+    const Search *kinds[MOST_KINDS]; /* the narrowest first; the last is the requested one */
     int64_t number_of_kinds, nonfinite_fails, has_bounds;
     double low, high;               /* the bounds */
-    double least_held, most_held;   /* scales that the format holds, relative to its global scale */
+    double least_held, most_held;   /* the range of scales that the format holds, relative to its global scale */
 } Asked;
 
-/* What is known of each unit before it is searched: (units,), and of each kind, (MOST_KINDS, units). */
+/* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). */
 typedef struct {
     uint8_t *status, *how, *bounded;
     double *low, *high, *number;
@@ -45,7 +45,7 @@ typedef struct {
     int64_t *full_below;
 } Prepared;
 
-/* The quantizer that covers a span; ``free`` is its scale before it is one of its format. */
+/* The quantizer that covers a span. ``free`` is its scale before it is rounded to the format of scales. */
 static double full_choice(const Scheme *scheme, double low, double high, double *free, int64_t *below) {
     double last = (double)(scheme->size - 1), scale;
     if (scheme->kind == AFFINE) scale = (high - low) / last;
@@ -83,7 +83,7 @@ INLINE int64_t counter(const Sketches *from, int which, int64_t unit) { return f
 
 INLINE int64_t values_of_unit(const Sketches *from, int64_t unit) { return from->sizes ? from->sizes[unit] : from->size; }
 
-/* Finite values that are not zero. */
+/* The number of nonzero finite values. */
 static int64_t nonzero_of(const Sketches *from, int64_t unit) {
     int64_t number = values_of_unit(from, unit);
     for (int which = 0; which < COUNTED_UNDERFLOWED; which++) number -= counter(from, which, unit);
@@ -101,7 +101,7 @@ static int status_of(const Sketches *from, const Asked *asked, int64_t unit, int
     return counter(from, COUNTED_UNDERFLOWED, unit) > 0 ? UNDERFLOW : ZERO;
 }
 
-/* The biased exponent of the largest magnitude, as float32 has it. */
+/* The biased float32 exponent of the largest magnitude. */
 static int64_t top_of(double minimum, double maximum) {
     double least = -minimum, greatest = maximum > least ? maximum : least;
     union { float value; uint32_t bits; } each = {(float)greatest};
@@ -140,12 +140,12 @@ static void prepare_unit(const Sketches *from, const Asked *asked, const Prepare
     to->status[unit] = (uint8_t)status;
 }
 
-/* What is written of each unit in the end: (units,). */
+/* The results for each unit: (units,). */
 typedef struct {
-    double *known, *deployed; /* the scale that its figures are of; and as it is written down */
+    double *known, *deployed; /* the scale for its figures; the scale of the table */
 } Deployed;
 
-/* The scale as it is deployed, of a unit that was searched. */
+/* The deployed scale of a unit that was searched, and its status. */
 static void deploy_unit(const Asked *asked, const double *scale, const int64_t *below, uint8_t *status, const Deployed *to,
                         int64_t unit) {
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;

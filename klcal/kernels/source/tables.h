@@ -1,6 +1,6 @@
-/* Units counted in tables of their buckets, where a sketch has few of these: sorting their values would take thrice as long.
+/* Counts the values of a unit in a table of buckets, if a sketch has few buckets: sorting would take three times as long.
 
-   Only for units with many distinct values: those of few are kept whole, and sorted. */
+   Only for units with many distinct values; if they are few, they are sorted and kept whole. */
 #ifndef KLCAL_TABLES_H
 #define KLCAL_TABLES_H
 
@@ -9,23 +9,23 @@
 #include "lanes.h"
 #include "runs.h"
 
-#define TABLE_BITS 5                          /* of mantissa, at most, of which tables are: 128 KiB, few of which are used */
+#define TABLE_BITS 5                          /* the most mantissa bits of keys: a table has 128 KiB, mostly unused */
 #define TABLE_SHIFT (PATTERN_BITS - TABLE_BITS)
 #define TABLE_KEYS (1 << (32 - TABLE_SHIFT))
-#define OCTAVE (1 << TABLE_BITS)              /* keys of one */
+#define OCTAVE (1 << TABLE_BITS)              /* keys of an octave */
 #define TABLE_SIZE ((TABLE_KEYS + SPARE) * FLOAT_WAYS)
-#define MARK_BITS 11                          /* of the places of marks: 320 values have 295 */
+#define MARK_BITS 11                          /* log2 of the number of marks: 320 distinct values set some 295 */
 #define MARKS (1 << MARK_BITS)
-#define MARK_FACTOR 0x9e3779b1u               /* 2³² over the golden ratio: multiples of it lie far apart */
-#define MARKED_AT_ONCE 320                    /* values between two looks at the marks */
+#define MARK_FACTOR 0x9e3779b1u               /* 2³² over the golden ratio: its multiples modulo 2³² are far apart */
+#define MARKED_AT_ONCE 320                    /* values that are marked before the marks are counted */
 
-/* Where a unit is counted. All is 0 before and after, but for what was seen. */
+/* The table for one unit. All counts are 0 before and after. */
 struct table {
-    uint32_t *counts; /* TABLE_SIZE of them */
+    uint32_t *counts; /* TABLE_SIZE counts */
     Seen seen;
 };
 
-/* Marks values, until they are certain to be more than a few: others may share a mark, but none has two. Whether they are. */
+/* Whether a unit surely has more than `few` distinct values. Each value sets one mark; different values may share one. */
 INLINE int mark(const Bits *bits, int64_t size, int64_t few, uint8_t *marks)
 {
     for (int64_t start = 0; start < size; start += MARKED_AT_ONCE) {
@@ -34,17 +34,17 @@ INLINE int mark(const Bits *bits, int64_t size, int64_t few, uint8_t *marks)
             uint32_t pattern = (bits[i] & MAGNITUDE) < INFINITE ? bits[i] : 0;
             marks[(pattern * MARK_FACTOR) >> (32 - MARK_BITS)] = 1;
         }
-        uint8_t sums[LANES] = {0}; /* of at most 255 each */
+        uint8_t sums[LANES] = {0}; /* each at most 255 */
         int64_t found = 0;
         for (int64_t i = 0; i < MARKS; i += LANES)
             for (int64_t lane = 0; lane < LANES; lane++) sums[lane] += marks[i + lane];
         for (int64_t lane = 0; lane < LANES; lane++) found += sums[lane];
-        if (found > few + 2) return 1; /* two zeros are no values */
+        if (found > few + 2) return 1; /* 0 and −0 do not count as values */
     }
     return 0;
 }
 
-/* Counts values of a unit. */
+/* Counts some values of a unit. */
 INLINE void count_in_table(const Bits *bits, int64_t size, struct table *table)
 {
     uint32_t finite[BLOCK], keys[BLOCK];
@@ -60,7 +60,7 @@ INLINE void count_in_table(const Bits *bits, int64_t size, struct table *table)
     }
 }
 
-/* The buckets of an octave, written from `at` on; where they end. The table forgets them. */
+/* Writes the buckets of an octave from `at` on, clears their counts, and returns the place behind the last. */
 INLINE int64_t take_octave(struct table *table, uint32_t octave, uint32_t dropped, struct sketch *to, int64_t at,
                            uint32_t *lost)
 {
@@ -68,7 +68,7 @@ INLINE int64_t take_octave(struct table *table, uint32_t octave, uint32_t droppe
     for (int64_t i = 0; i < OCTAVE; i++) total += sums[i] = here[i * FLOAT_WAYS] + here[i * FLOAT_WAYS + 1];
     if (!total) return at;
     memset(here, 0, OCTAVE * FLOAT_WAYS * sizeof *here);
-    if (dropped >= PATTERN_BITS) { /* one bucket, as most octaves are */
+    if (dropped >= PATTERN_BITS) { /* the octave is one bucket, as most are */
         *lost |= total - sums[0];
         sums[0] = total;
         width = 1;
@@ -88,7 +88,8 @@ INLINE int64_t take_octave(struct table *table, uint32_t octave, uint32_t droppe
     return at;
 }
 
-/* The sketch of the unit that was counted, its keys from `at` on; where they end. Many of its values are distinct. */
+/* Writes the sketch of the counted unit, with keys from `at` on, and returns the place behind the last. The unit has many
+   distinct values. */
 INLINE int64_t take_table(struct table *table, const struct resolution *kept, struct sketch *to, int64_t unit, int64_t at)
 {
     const Seen *seen = &table->seen;
@@ -108,7 +109,7 @@ INLINE int64_t take_table(struct table *table, const struct resolution *kept, st
     to->maximum[unit] = positive ? value_of(tops[0]) : negative ? value_of(least | SIGN) : -HUGE_VAL;
     for (uint32_t sign = 0; sign < 2; sign++) {
         if (!(sign ? negative : positive)) continue;
-        uint32_t last = (tops[sign] & MAGNITUDE) >> PATTERN_BITS; /* and from the least magnitude of either sign */
+        uint32_t last = (tops[sign] & MAGNITUDE) >> PATTERN_BITS; /* from the smallest magnitude of either sign */
         for (uint32_t octave = least >> PATTERN_BITS; octave <= last; octave++) {
             uint32_t dropped = (uint32_t)dropped_bits(top - (int32_t)octave, kept);
             at = take_octave(table, sign << 8 | octave, dropped, to, at, &lost);

@@ -170,7 +170,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_what_has_no_scale_costs_only_itself(folder, kind):
+def test_an_object_without_a_scale_does_not_affect_the_others(folder, kind):
     make, says = UNSUPPORTED[kind]
     for legacy in (False, True):
         odd, good = describe(file_of(folder, saved({"odd": quietly(make), "good": ramp(3)}, legacy)), "x")

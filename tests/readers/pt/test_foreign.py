@@ -186,7 +186,7 @@ def test_no_object_costs_a_tensor(folder, kind, place, legacy):
         assert not said
 
 
-def test_what_holds_tensors_is_a_row_that_says_what_to_do(folder):
+def test_an_object_that_holds_tensors_is_a_row_with_the_next_step(folder):
     layer = torch.nn.Linear(2, 2)
     state = {"net": layer, "model": weights(), "args": argparse.Namespace(rate=0.1)}
     found = describe(file_of(folder, saved(state)), "x")

@@ -242,7 +242,7 @@ def test_values_of_the_old_form_that_are_missing_are_not_made_up(folder):
     ],
     ids=["list", "dict", "tuple in list", "billion laughs"],
 )
-def test_what_contains_itself_or_one_thing_often_is_walked_once(folder, value):
+def test_an_object_that_contains_itself_or_repeats_is_visited_once(folder, value):
     (found,) = describe(file_of(folder, checkpoint(value, FLOAT * 4)), "x")
     assert found.status == "ok"
     assert len(found.name) < 300

@@ -72,7 +72,7 @@ def test_one_container_in_two_places_is_named_by_the_first():
 
 @pytest.mark.parametrize("model", ["model", "state_dict", "model_state_dict", "module", "ema"])
 @pytest.mark.parametrize("training", ["optimizer", "optimizer_states", "lr_schedulers", "rng_state", "scaler"])
-def test_what_stands_beside_a_model_and_belongs_to_its_training_comes_last_and_is_marked(model, training):
+def test_training_state_beside_a_model_comes_last_and_is_marked(model, training):
     root = {training: [tensor()], "extra": tensor(), model: {"optimizer": tensor()}}
     found = [(each.name, each.training) for each in named_values(root, "x")]
     assert found == [("extra", False), (f"{model}.optimizer", False), (f"{training}.0", True)]
