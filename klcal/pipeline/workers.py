@@ -1,7 +1,7 @@
 """Work on several cores: processes, because counting in NumPy holds the interpreter's lock.
 
-Results come in the order of the work, so nothing depends on which worker was faster. There is no thread and no
-queue in this process, so that workers can be killed at any moment without a trace.
+Outcomes come in the order of the tasks, so nothing depends on the speed of a worker. This process has no thread and no
+queue for them, so a worker can be killed at any moment without a trace.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ AHEAD = 2  # batches that a worker has at once: it need not wait for this proces
 
 
 class Tally:
-    """A number that this process and its workers add to; whoever reads it sees them all.
+    """A number that this process and its workers add to. Each of them sees the sum.
 
-    Each process has a place of its own, so none waits for another. Workers have it by being forked.
+    Each process has a place of its own, so none waits for another. Workers get it when they are forked.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """What all have added."""
+        """The sum of all that was added."""
         return sum(self._places)
 
 
@@ -59,15 +59,18 @@ def workers(
 ) -> Iterator[Iterator[Outcome]]:
     """The outcomes of all tasks, in their order, worked on by ``jobs`` processes.
 
-    Where workers are killed, as by a machine that is out of memory, or cannot be started, the others do their work,
-    at last this process itself.
+    Workers may be killed, as by a machine that is out of memory, or not start. Then the others do their work, and in
+    the end this process.
 
     Args:
-        function: is called in a worker, so it has to be picklable, as have the tasks and outcomes. If it raises, the
-            worker is lost, and this process meets the exception when it does the rest.
-        tasks: what to call it with.
+        function: is called in a worker. It, the tasks and the outcomes have to be picklable. If it raises, the worker
+            is lost, and this process meets the exception when it does the rest.
+        tasks: its arguments.
         jobs: how many processes.
-        at_once: tasks handed to a worker together; many small ones travel better in company.
+        at_once: tasks that a worker gets together; handing over many small ones costs less so.
+
+    Yields:
+        The outcomes, while the context lasts. At its end all workers are killed.
     """
     stop_threads()
     processes = []
