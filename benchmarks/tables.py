@@ -18,7 +18,7 @@ def peak():  # getrusage's counts what this process was before it became Python 
 WRITE = f"""
 import json, sys, time
 import numpy as np
-import klcal.files, klcal.writers.safetensors_table, klcal.writers.json_table
+import klcal.api.files, klcal.writers.safetensors_table, klcal.writers.json_table
 from klcal.tables.rows import Row
 from klcal.tables.table import Config, Table
 from klcal.tables.units import Units
@@ -35,10 +35,10 @@ print(json.dumps([time.perf_counter() - start, peak() - before]))
 """
 READ = f"""
 import json, sys, time
-import klcal.readers.table_file, klcal.files
+import klcal.readers.table_file, klcal.api.files
 {PEAK}
 before, start = peak(), time.perf_counter()
-table = klcal.files.load_table(sys.argv[1])
+table = klcal.api.files.load_table(sys.argv[1])
 own = sum(column.nbytes for row in table.rows for column in vars(row.units).values() if hasattr(column, "nbytes"))
 print(json.dumps([time.perf_counter() - start, peak() - before - own / 2**20]))
 """

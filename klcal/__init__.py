@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from klcal import divergence
+    from klcal.api.files import calibrate_files, compare, load_table
+    from klcal.api.gates import check, diff
+    from klcal.api.models import apply, export
+    from klcal.api.sketch_files import load_sketches, merge, save_sketches, sketch_files
     from klcal.calibration import calibrate, kl_divergence_calibration
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
-    from klcal.files import apply, calibrate_files, compare, export, load_table
-    from klcal.gates import check, diff
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
     from klcal.quantizers.rounding import dequantize, quantize
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from klcal.sketches.recorder import Recording, record
     from klcal.sketches.sketch import Sketch
     from klcal.sketches.values import sketch
-    from klcal.sketching import load_sketches, merge, save_sketches, sketch_files
     from klcal.tables.rows import Row
     from klcal.tables.table import Table
     from klcal.tables.units import Units
@@ -90,8 +91,9 @@ __all__ = [
 
 _HOMES = {
     "calibration": ("calibrate", "kl_divergence_calibration"),
-    "files": ("apply", "calibrate_files", "compare", "export", "load_table"),
-    "gates": ("check", "diff"),
+    "api.files": ("calibrate_files", "compare", "load_table"),
+    "api.models": ("apply", "export"),
+    "api.gates": ("check", "diff"),
     "errors": ("InputError", "KlcalError", "OutputError", "UsageError"),
     "quantizers.granularity": ("PerBlock", "PerChannel", "PerGroup", "PerTensor"),
     "search.methods": ("KL", "MSE", "KLClassic", "MinMax", "Percentile"),
@@ -102,7 +104,7 @@ _HOMES = {
     "sketches.recorder": ("Recording", "record"),
     "sketches.sketch": ("Sketch",),
     "sketches.values": ("sketch",),
-    "sketching": ("load_sketches", "merge", "save_sketches", "sketch_files"),
+    "api.sketch_files": ("load_sketches", "merge", "save_sketches", "sketch_files"),
     "tables.rows": ("Row",),
     "tables.table": ("Table",),
     "tables.units": ("Units",),

@@ -34,8 +34,9 @@ from klcal.sketches.sketch import Sketch
 from klcal.sketches.stored import Stored, counted_already
 from klcal.sketches.values import sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
+from klcal.tables.computed import row_of, rows_of
 from klcal.tables.explanation import Detail, Explanation
-from klcal.tables.outcomes import OK, Outcomes, joined, row_of
+from klcal.tables.outcomes import OK, Outcomes, joined
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
@@ -56,6 +57,7 @@ __all__ = [
 TENSOR = PerTensor()
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 def calibrate(
@@ -199,8 +201,7 @@ def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
     """The rows of some tensors, each a unit of a sketch, searched together: to the bit what each alone gives."""
     settings = replace(settings, scheme=settings.scheme.of_one_unit)
     outcomes = outcomes_of(found, settings)
-    alone = (outcomes.each(itemgetter(slice(unit, unit + 1))) for unit in range(found.units))
-    rows = [_row(each, settings, None, found.weights is not None) for each in alone]
+    rows = _rows(outcomes, settings, found.weights is not None)
     if settings.detail == "none":
         return rows
     return [
@@ -300,17 +301,36 @@ def _relative_to(settings: Settings, low: float, high: float) -> Settings:
 
 
 def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
+    """The row of a tensor, of the outcomes of its units; without a grid it is one unit."""
+    if grid is None:
+        return _rows(outcomes, settings, weighed)[0]
+    by_mse, is_idle = _otherwise(outcomes, settings, weighed)
+    idle = np.count_nonzero(is_idle)
+    note = _note(settings, bool(by_mse.any()), f" in {idle} of {is_idle.size} units" if idle else None)
+    return row_of(outcomes, settings.scheme, str(settings.method), grid, importance=weighed, note=note)
+
+
+def _rows(outcomes: Outcomes, settings: Settings, weighed: bool) -> list[Row]:
+    """The rows of tensors with one scale each: (tensors,)."""
+    otherwise = zip(*(each.tolist() for each in _otherwise(outcomes, settings, weighed)), strict=True)
+    notes = [_note(settings, by_mse, "" if is_idle else None) for by_mse, is_idle in otherwise]
+    return rows_of(outcomes, settings.scheme, str(settings.method), notes, importance=weighed)
+
+
+def _otherwise(outcomes: Outcomes, settings: Settings, weighed: bool) -> tuple[Bools, Bools]:
+    """(units,): which were chosen by mse, as D does not decide; and which without importance, as nothing weighs."""
     ok = outcomes.status == OK
-    by_mse = False
+    by_mse = np.zeros(ok.size, bool)
     if isinstance(settings.method, KL) and sub_bins(settings) > 1:
-        decide = np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero)
-        by_mse = bool((ok & (decide < least_values(settings))).any())
-    note = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
-    idle = np.count_nonzero(ok & (outcomes.weighed == 0)) if weighed else 0
-    where = "" if grid is None else f" in {idle} of {ok.size} units"
-    also = f"chosen without importance, which is 0 for all nonzero values{where}" if idle else None
-    notes = "; ".join(each for each in (note, also) if each) or None
-    return row_of(outcomes, settings.scheme, str(settings.method), grid, importance=weighed, note=notes)
+        by_mse = ok & (np.where(outcomes.weighed > 0, outcomes.weighed, outcomes.nonzero) < least_values(settings))
+    return by_mse, ok & (outcomes.weighed == 0) & weighed
+
+
+def _note(settings: Settings, by_mse: bool, idle: str | None) -> str | None:
+    """What was done otherwise than asked for; ``idle`` says in which units importance did nothing, if in any."""
+    few = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
+    also = None if idle is None else f"chosen without importance, which is 0 for all nonzero values{idle}"
+    return "; ".join(each for each in (few, also) if each) or None
 
 
 def kl_divergence_calibration(

@@ -147,8 +147,8 @@ def test_every_option_that_is_named_is_one():
         assert named <= known | OF_OTHERS, name
 
 
-OF_OTHERS = {"--help", "--version", "--schemafile", "--output-format", "--standalone", "--nproc-per-node"}
-"""Of typer, check-jsonschema, llama-imatrix, torchrun."""
+OF_OTHERS = {"--help", "--version", "--schemafile", "--output-format", "--standalone", "--nproc-per-node", "--nthreads"}
+"""Of typer, check-jsonschema, llama-imatrix, torchrun, dask."""
 
 
 def test_every_name_of_the_library_is_one():

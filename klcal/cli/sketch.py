@@ -75,7 +75,7 @@ def sketch(
     from klcal.cli.messages import capped, line, remark, say
     from klcal.cli.progress import progress
     from klcal.pipeline.pooling import Pool
-    from klcal.pipeline.request import units_by_name
+    from klcal.quantizers.rules import units_by_name
 
     checked_output(output)
     processes = options.processes(jobs, scheduler)

@@ -144,9 +144,12 @@ def unit_weights(
 
 
 def _gathered(pieces: Array, parts: list[slice]) -> Array:
-    """Parts of an array behind one another: itself where they fill it, else none of what lies between them."""
-    if sum(part.stop - part.start for part in parts) == pieces.size:
+    """Parts of an array behind one another: without a copy where they fill it, or one of them fills most of it."""
+    size = sum(part.stop - part.start for part in parts)
+    if size == pieces.size:
         return pieces
+    if len(parts) == 1 and 2 * size > pieces.size:
+        return pieces[parts[0]]
     return np.concatenate([pieces[part] for part in parts])
 
 

@@ -73,14 +73,18 @@ class _Key(NamedTuple):
 def pooled(
     tensors: Sequence[Selected], pool: Pool, errors: list[FileError], sources: Sequence[Source] = ()
 ) -> list[Selected]:
-    """The same tensors, those that belong together as one; those that do not fit join the errors.
-
-    Of all ``sources``, those that are among the errors already are counted as left out, where it is known of what.
+    """Tensors, those that belong together as one.
 
     By "dir", files of one directory belong together; by "stem", those whose stems differ in a number at their end; by
     "name", those whose tensor has the same name. Tensors that have names, as in a .npz, are pooled name by name.
     By a pattern, found in ``source/name`` (or in the source of a file whose tensor has no name), the group ``name``, or
     all groups with slashes between them, are what it becomes; where it is not found, a tensor stays as it is.
+
+    Args:
+        tensors: all that are wanted.
+        pool: by what they belong together.
+        errors: of files so far; batches that do not fit, as by their dtype, join them.
+        sources: all files that were given. Those among the errors are counted as left out, where it is known of what.
     """
     groups: dict[_Key, list[Selected]] = {}
     depths: dict[tuple[str, ...], int] = {}
@@ -103,7 +107,13 @@ def pooled(
 
 
 def _lost(sources: Iterable[Source], names: Collection[str], pool: Pool) -> Counter[tuple[object, ...]]:
-    """How many files of each place, or else of each key, could not be read."""
+    """How many files of each place, or else of each key, could not be read.
+
+    Args:
+        sources: all files.
+        names: of those that could not be read.
+        pool: by what tensors belong together.
+    """
     gone = (each for each in sources if each.name in names)
     keys = (_key(Selected(each.name, Description(stem(each.name), "", ()), each.path), pool)[0] for each in gone)
     return Counter(key.place or key for key in keys)
@@ -143,7 +153,7 @@ def _parts(folder: str) -> tuple[str, ...]:
 
 
 def _distinct_names(depths: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], str]:
-    """The last parts of each path, as many as it has to have in any case, and more until all differ."""
+    """The last parts of each path as a name: as many as its depth, and more until all names differ."""
     while True:
         names = {parts: "/".join(parts[-depth:]) for parts, depth in depths.items()}
         times = Counter(names.values())
@@ -159,7 +169,15 @@ def _distinct_names(depths: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ..
 
 
 def _pool_of(source: str, name: str, members: Sequence[Selected], errors: list[FileError], lost: int) -> Selected:
-    """The tensor that most members are batches of; the others join the errors, as those that were lost did."""
+    """The tensor whose batches most members are, by their dtype; the others join the errors.
+
+    Args:
+        source: of the tensor.
+        name: of the tensor.
+        members: what belongs together.
+        errors: of files and batches so far.
+        lost: how many files that belong to it could not be read.
+    """
     usable = [each for each in members if each.description.status == "ok"]
     if not usable:
         return _uncounted(source, name, members)
@@ -178,7 +196,7 @@ def _pool_of(source: str, name: str, members: Sequence[Selected], errors: list[F
 
 
 def _uncounted(source: str, name: str, members: Sequence[Selected]) -> Selected:
-    """The tensor of integers and what else is not calibrated: one row, which says why the first that fails does."""
+    """The tensor of members that are all not calibrated, integers for one: a row with the reason of the worst."""
     descriptions = [each.description for each in members]
     worst = next((each for each in descriptions if each.status in FAILURES), descriptions[0])
     whole = joined(source, name, members, 0)

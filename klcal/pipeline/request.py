@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
-from klcal.quantizers.granularity import UNIT_WORDS, Per, PerTensor, parse_per
-from klcal.quantizers.rules import Rules, rules_of
+from klcal.quantizers.granularity import Per, PerTensor
+from klcal.quantizers.rules import Rules, rules_of, units_by_name
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import DTYPES, KINDS, Scheme
 from klcal.search.methods import METHODS, Method, check_importance, has_cost, parse
@@ -16,7 +16,7 @@ from klcal.search.settings import Nonfinite, Settings
 from klcal.tables.explanation import Detail
 from klcal.tables.table import Config
 
-__all__ = ["ByName", "Request", "units_by_name"]
+__all__ = ["ByName", "Request"]
 
 Value = TypeVar("Value")
 ByName: TypeAlias = Value | str | Sequence[str] | Mapping[str, Value | str]
@@ -33,15 +33,6 @@ def _known_scheme(word: str) -> str:
 
 def _known_format(word: str) -> str:
     return Scheme.parse("int8", scale_format=word).scale_format
-
-
-def units_by_name(per: ByName[Per]) -> Rules[Per]:
-    """Rules for units, by the names of tensors.
-
-    Raises:
-        UsageError: a word is unknown.
-    """
-    return rules_of("unit", per, "tensor", UNIT_WORDS, parse_per)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from klcal.quantizers.layout import Layout
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Part
 from klcal.readers.description import PART_BYTES
-from klcal.search.settings import Settings
 from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_feeding import SLAB, fits_device
 from klcal.sketches.stored import counted_already
+
+if TYPE_CHECKING:
+    from klcal.search.settings import Settings  # klcal sketch has none, and need not load what searches
 
 __all__ = [
     "BYTE_SECONDS",

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.quantizers.scale_formats import FLOAT32_MAX, at_most
+from klcal.quantizers.scale_formats import FLOAT32_MAX, GREATEST, at_most
 from klcal.quantizers.scheme import Scheme
 
-__all__ = ["Qparams", "deployed_scales", "level_ends", "levels_below", "qparams", "rounded_scales", "zero_points"]
+__all__ = [
+    "Qparams",
+    "deployed_scales",
+    "level_ends",
+    "levels_below",
+    "qparams",
+    "rounded_scales",
+    "signed_scales",
+    "zero_points",
+]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -98,9 +107,13 @@ def rounded_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
     >>> rounded_scales(np.array([0.25, 1e-50]), np.array([8, 8]), Scheme("int4", "symmetric-full")).tolist()
     [0.25, 0.0]
     """
-    greatest = np.maximum(*level_ends(below, scheme))
     with np.errstate(over="ignore"):
         single = scales.astype(np.float32).astype(np.float64)
+    farthest = max(scheme.above[-1], scheme.below[-1])
+    held = min(FLOAT32_MAX / farthest, GREATEST[scheme.scale_format] * scheme.global_scale)
+    if single.max(initial=0.0) <= held / 2:  # none is limited: rounding down leaves more than half of a limit
+        return single
+    greatest = np.maximum(*level_ends(below, scheme))
     limit = at_most(FLOAT32_MAX / greatest, scheme.scale_format, scheme.global_scale)
     return np.minimum(single, limit.astype(np.float32))
 
@@ -118,7 +131,11 @@ def deployed_scales(scales: Floats, below: Integers, scheme: Scheme) -> Floats:
     Returns:
         float64, of the shape of ``scales``; exact in the scheme's format of scales.
     """
-    magnitudes = rounded_scales(scales, below, scheme)
+    return signed_scales(rounded_scales(scales, below, scheme), below, scheme)
+
+
+def signed_scales(magnitudes: Floats, below: Integers, scheme: Scheme) -> Floats:
+    """The same of scales that are rounded already."""
     if scheme.kind != "symmetric-signed":
         return magnitudes
     return np.where(below == scheme.zero, magnitudes, 0.0 - magnitudes)

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
 from klcal.errors import UsageError
+from klcal.quantizers.granularity import UNIT_WORDS, Per, parse_per
 
-__all__ = ["ALL", "Rules", "rules_of"]
+__all__ = ["ALL", "Rules", "rules_of", "units_by_name"]
 
 ALL = "*"  # matches all tensors that no other glob matches
 
@@ -26,6 +27,8 @@ class Rules(Generic[Value]):
 
     def of(self, names: Iterable[str]) -> Value:
         """The value for a tensor with these names."""
+        if len(self.pairs) == 1:  # as it is for most: then there is nothing to match
+            return self.pairs[0][1]
         known = list(names)
         matching = (value for glob, value in self.pairs if any(fnmatchcase(name, glob) for name in known))
         return next(matching, self.pairs[-1][1])
@@ -90,6 +93,21 @@ def rules_of(
         raise UsageError(f"the {name} is given twice for all tensors, as {twice}", "give it once, or as 'GLOB=VALUE'")
     pairs = [pair for pair in pairs if pair[0] != ALL]
     return Rules((*pairs, (ALL, everywhere[0] if everywhere else default))).each(parse)
+
+
+def units_by_name(per: object) -> Rules[Per]:
+    """What gets a scale of its own, by the names of tensors.
+
+    Args:
+        per: as ``given`` of ``rules_of``; nothing is "tensor".
+
+    Raises:
+        UsageError: a word is unknown, or two have no glob.
+
+    >>> str(units_by_name("*.weight=channel:0"))
+    '*.weight=channel:0; tensor'
+    """
+    return rules_of("unit", per, "tensor", UNIT_WORDS, parse_per)
 
 
 def _pair(given: object, words: Collection[str]) -> tuple[str, object]:

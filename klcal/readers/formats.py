@@ -12,7 +12,7 @@ from importlib import import_module
 from klcal.errors import InputError
 from klcal.readers.addresses import shown
 from klcal.readers.description import Description
-from klcal.readers.regular import RegularFile
+from klcal.readers.regular import HEAD_BYTES, RegularFile
 
 __all__ = [
     "GGUF",
@@ -61,7 +61,6 @@ NPY_BATCHES = reader_of("npy_file", "describe_batches")
 SUFFIXES = frozenset(READERS)
 PICKLED = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
-HEAD_BYTES = 512  # bytes of a file that are looked at: a tar archive has its magic at byte 257
 ZIP_NAME = slice(26, 28)  # of a zip's first header: the length of the first member's name
 ZIP_HEADER_BYTES = 30  # before that name
 PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # the protocols that torch has written
@@ -94,7 +93,7 @@ def describe(file: RegularFile, source: str, *, batches: bool = False) -> list[D
     Raises:
         InputError: If its format is not known, or nothing of it can be used.
     """
-    head = file.read(0, min(file.size, HEAD_BYTES))
+    head = file.beginning(HEAD_BYTES)
     if not head:
         raise InputError("the file is empty", "download or save it again")
     suffix = posixpath.splitext(shown(file.path))[1].lower()

@@ -20,6 +20,7 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.readers.description import Description, Part
 from klcal.readers.quoting import quoted
+from klcal.readers.regular import HEAD_BYTES as FIRST_BYTES
 from klcal.readers.regular import RegularFile, spans
 from klcal.tables.status import Status
 
@@ -93,9 +94,17 @@ def describe(file: RegularFile, name: str) -> list[Description]:
     Raises:
         InputError: If it is not a .npy file, is damaged, or is shorter than its header says.
     """
-    header = parse(file.read(0, min(file.size, HEAD_BYTES)), file.size)
+    header = parse(_head(file), file.size)
     parts = spans(file, header.offset, header.nbytes, header.storage)
     return [described(name, header, parts)]
+
+
+def _head(file: RegularFile) -> bytes:
+    """The bytes at the start that hold the header: mostly those that were read when the file was opened."""
+    head = file.beginning(FIRST_BYTES)
+    width = LENGTH_BYTES.get(head[6:8], 0)
+    end = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
+    return head if end <= len(head) else file.beginning(HEAD_BYTES)
 
 
 def describe_batches(file: RegularFile, name: str) -> list[Description]:

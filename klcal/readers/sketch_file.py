@@ -1,4 +1,8 @@
-"""Sketch files: what klcal counted of tensors, taken wherever tensors are. docs/sketch-format.md specifies them."""
+"""Sketch files: what klcal counted of tensors, taken wherever tensors are. docs/sketch-format.md specifies them.
+
+The header is checked when a file is described, the arrays of a tensor when its sketch is read. Whatever does not fit is
+an error: no sketch is taken that counting could not have given.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,7 @@ class SketchPart:
 
     @property
     def nbytes(self) -> int:
-        """Of its arrays."""
+        """Bytes of its arrays, which lie together."""
         return self.arrays[-1][1].end - self.arrays[0][1].begin
 
     @property
@@ -80,10 +84,13 @@ class SketchFile:
     inputs: tuple[str, ...]  # the fingerprints of what was counted
 
     def load(self, name: str) -> Named:
-        """A tensor of it.
+        """A tensor of the file, its sketch included.
+
+        Args:
+            name: of the tensor, one of ``tensors``.
 
         Raises:
-            InputError: it is damaged.
+            InputError: it is damaged, or the file has changed.
         """
         found = self.tensors[name]
         part = found.parts[0]
@@ -111,6 +118,15 @@ def descriptions(
     file: RegularFile, start: int, entries: tuple[Entry, ...], metadata: dict[str, str]
 ) -> list[Description]:
     """The tensors of a sketch file, from its header.
+
+    Args:
+        file: the file.
+        start: bytes before the data of its arrays.
+        entries: its arrays, each called by the number of its tensor, a dot and what it is.
+        metadata: of the header; ``sketches`` is a JSON document.
+
+    Returns:
+        A description of each tensor, of one part: a ``SketchPart``. An importance is skipped.
 
     Raises:
         InputError: its metadata are damaged, or do not fit its arrays.

@@ -106,11 +106,13 @@ def full_choices(scheme: Scheme, spans: Spans) -> Choices:
     for option in scheme.belows:
         under, above = level_ends(np.array(option), scheme)
         scales.append(np.maximum(spans.high / above, -spans.low / under))
-    place = np.argmin(np.stack(scales), axis=0)  # of equal ones the first: the positive sign
-    scale = np.min(np.stack(scales), axis=0)
+    scale, below = scales[0], np.full(scales[0].shape, scheme.belows[0])
+    if len(scales) > 1:
+        below = scheme.belows[np.argmin(np.stack(scales), axis=0)]  # of equal ones the first: the positive sign
+        scale = np.min(np.stack(scales), axis=0)
     if scheme.scale_format != "float32":
         scale = at_least(scale, scheme.scale_format, scheme.global_scale)
-    return Choices(scale, scheme.belows[place])
+    return Choices(scale, below)
 
 
 def greatest_scale(scheme: Scheme) -> float:

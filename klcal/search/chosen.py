@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcal.quantizers.qparams import deployed_scales, rounded_scales
+from klcal.quantizers.qparams import rounded_scales, signed_scales
 from klcal.quantizers.scale_formats import held
 from klcal.search.choices import Choices, Spans, full_choices
 from klcal.search.figures import figures
@@ -69,7 +69,7 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
     good = np.flatnonzero(status == OK)
     columns = np.full((len(CHOSEN), found.units), np.nan)
     if good.size:
-        status[good], columns[:, good] = _chosen(found.take(good), settings)
+        status[good], columns[:, good] = _chosen(found if good.size == found.units else found.take(good), settings)
     chosen: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
     return Outcomes(
         status=status,
@@ -156,7 +156,7 @@ def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:
     status = np.where(fits > 0, OVERFLOW, np.where((fits < 0) | (rounded == 0), UNDERFLOW, OK))
     known = np.where(rounded > 0, rounded, 1.0)
     costs = figures(distribution, scheme, sub_bins(settings), known, below)
-    return status, np.stack([wanted, deployed_scales(scale, below, scheme), below, *costs])
+    return status, np.stack([wanted, signed_scales(rounded, below, scheme), below, *costs])
 
 
 def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:

@@ -58,6 +58,16 @@ def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below:
     the occupied sub-bins of its cell. Where that leaves p > 0 = q, D is +inf: the support condition. Q keeps the total
     1 − c, as in ncnn and Caffe2: normalised, D would lose −ln(1 − c), and fall to 0 once all but one sub-bin is
     clipped.
+
+    Args:
+        sums: of one unit.
+        scheme: what it is quantized to.
+        scales: (candidates,), above 0.
+        below: (candidates,), levels below zero.
+        sub: into how many sub-bins each cell is cut.
+
+    Returns:
+        (candidates,), at least 0.
     """
     counts = sub_bins(sums, scheme, scales, below, sub)
     under, mass, over = counts[:, 0], counts[:, 1:-1], counts[:, -1]
@@ -77,7 +87,7 @@ def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Unit:
-    """What is searched."""
+    """What is searched: one unit."""
 
     sums: PrefixSums
     scheme: Scheme
@@ -121,7 +131,7 @@ def least_classic(
 
 @cache
 def classic_grid(scheme: Scheme) -> ClassicGrid:
-    """Which scales and zero points are looked at."""
+    """Which scales and zero points are looked at: of a symmetric scheme closely, of an affine one coarsely at first."""
     step = 1
     if not scheme.symmetric:
         step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP
@@ -165,7 +175,15 @@ def _joined(judged: list[_Judged]) -> _Judged:
 
 
 def _exhaust(unit: _Unit, best: float, grid: ClassicGrid) -> Iterator[_Judged]:
-    """The scales of the grid and every so many zero points, until the bound says stop."""
+    """The scales of the grid, descending, and every so many zero points, until the bound says stop.
+
+    Smaller scales clip more, so that once no candidate of a batch can win, none behind it can.
+
+    Args:
+        unit: what is searched.
+        best: the least D so far, in nats.
+        grid: which scales and zero points are looked at.
+    """
     for start in range(0, grid.ratios.size, BATCH):
         scales = _rounded(unit, unit.full * grid.ratios[start : start + BATCH])[::-1]
         allowed = _allowed(unit, scales)
@@ -190,7 +208,14 @@ def _allowed(unit: _Unit, scales: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _is_hopeful(unit: _Unit, scales: Floats, below: Integers, best: float) -> npt.NDArray[np.bool_]:
-    """Whether what each candidate keeps leaves a chance against a divergence: D ≥ −ln of its share."""
+    """Whether what each candidate keeps leaves a chance against a divergence in nats: D ≥ −ln of its share.
+
+    Args:
+        unit: what is searched.
+        scales: (candidates,).
+        below: (candidates,).
+        best: the least D so far.
+    """
     positive, negative = unit.sums.sides
     relative, zeros = relative_edges(unit.scheme, below, 1)
     low, high = ((relative[end] - zeros) * scales for end in (0, -1))
@@ -212,7 +237,7 @@ def _zoom(unit: _Unit, scale: float, below: int, grid: ClassicGrid) -> _Judged:
 
 
 def _rounded(unit: _Unit, scales: Floats) -> Floats:
-    """The scales of the format next to some scales, ascending: none above all of them and the full one."""
+    """The scales of the format next to some scales, (n,), ascending: none above all of them and the full one."""
     scale_format, shared = unit.scheme.scale_format, unit.scheme.global_scale
     if scale_format == "float32":  # which is finer than the steps between them: rounded once, at the end
         return np.unique(scales)

@@ -32,8 +32,9 @@ from klcal.search.shapes import histogram_of, levels_of, octaves_of
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.pieces import without_outermost
 from klcal.sketches.sketch import Sketch
+from klcal.tables.computed import row_of
 from klcal.tables.explanation import Alternative, Curve, Detail, Explanation, Nearby, Without
-from klcal.tables.outcomes import OK, Outcomes, row_of
+from klcal.tables.outcomes import OK, Outcomes
 from klcal.tables.rows import Row
 
 __all__ = ["explained"]

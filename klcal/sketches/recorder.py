@@ -54,9 +54,9 @@ def record(
                 model(batch)
         recorded.save("acts.safetensors")
 
-    Tensors are counted where they lie, and nothing waits for a device but reading the answer; channels are counted on
-    the CPU, which has to wait for one. Memory does not grow with the number of batches. A sketch does
-    not depend on how values came in batches, or on which thread brought them.
+    Tensors are counted where they lie. Only reading the answer waits for a device, save that channels are counted on
+    the CPU, which has to wait for their values. Memory does not grow with the number of batches. A sketch depends
+    neither on how values came in batches nor on the thread that brought them.
 
     Args:
         model: its modules are hooked, and unhooked at the end of the block, whatever happens.
@@ -65,7 +65,8 @@ def record(
         of: "inputs" or "outputs" of the modules. A tensor is called ``MODULE.input`` or ``MODULE.output``; of several,
             ``MODULE.input.1``, ``MODULE.input.mask``, ``MODULE.output.1.0`` by their places and keys in tuples, lists,
             mappings and dataclasses. What is no float tensor is left out.
-        per: "tensor"; or "channel:AXIS", of which the sketch is coarser: 2 KB for each (``CHANNELS``).
+        per: "tensor"; or "channel:AXIS", of which the sketch is coarser: 2 KB for each (``CHANNELS``). Its counting
+            takes a fifth of a forward pass on two cores at batch 8 (docs/performance.md).
         importance: whether to keep the mean square of each input column of linear layers and convolutions too, for
             ``klcal calibrate --importance``: 528 bytes each, 0.1 % off at most. Infinities and NaN among the inputs
             make it unusable, and are told then.
@@ -186,14 +187,23 @@ class Recording:
             self._found[name] = counted if before is None else before + counted
 
     def _counted(self, values: Held) -> Held | Sketch:
-        """The sketch of a batch; replicas in other threads wait for none. A device counts later, and nothing waits."""
+        """The sketch of a batch, counted outside the lock: replicas in other threads do not wait.
+
+        A tensor on a CUDA device is given back as it is: its ``Accumulator`` counts it there later.
+        """
         if self._per == PerTensor() and is_tensor(values) and values.is_cuda:
             return values
         with at_most_threads(cores() // 2):  # the model's own wait for work by going round in circles, for milliseconds
             return sketch(values) if self._per == PerTensor() else _by_channel(values, self._per)
 
     def _add_energy(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> None:
-        """The squares of what meets each column of a module's weight."""
+        """Adds the squares of what meets each column of a module's weight, if that has columns.
+
+        Args:
+            name: of the weight.
+            module: that is called.
+            tensor: its input.
+        """
         with naming(name):
             columns = columns_of(module, tensor)
             if columns is None:
@@ -216,7 +226,7 @@ class Recording:
         return found | {f"{name}{SUFFIX}": energy_sketch(each) for name, each in self._sums().items()}
 
     def _sums(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Of the squares that meet each weight."""
+        """Sums of the squares that meet each weight, (columns, WIDTH) each, of all devices and threads together."""
         sums: dict[str, npt.NDArray[np.int64]] = {}
         for (name, *_), energy in list(self._energies.items()):
             sums[name] = sums.get(name, 0) + energy.numbers()
@@ -256,7 +266,7 @@ class Recording:
             UsageError: there can be no such file.
             OutputError: it could not be written after all.
         """
-        import_module("klcal.sketching").save_sketches(path, self.sketches, self._dtypes)
+        import_module("klcal.api.sketch_files").save_sketches(path, self.sketches, self._dtypes)
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self._found)} tensors>"
@@ -272,6 +282,11 @@ def _dtype(values: Held) -> str:
 
 
 def _by_channel(values: Held, per: Per) -> Sketch:
+    """The sketch of a batch per channel, on the CPU, in the resolution ``CHANNELS``.
+
+    Raises:
+        UsageError: the values are not floating point, or have no such axis.
+    """
     array, dtype = stored_array(values)
     place = layout(per, array.shape)
     if place is None:

@@ -118,7 +118,7 @@ class Sketch(SketchFields):
             UsageError: the path cannot be written to, or the sketch has several units and no grid.
             OutputError: writing failed.
         """
-        import_module("klcal.sketching").save_sketches(path, {name: self}, dtype)
+        import_module("klcal.api.sketch_files").save_sketches(path, {name: self}, dtype)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Sketch:
@@ -127,7 +127,7 @@ class Sketch(SketchFields):
         Raises:
             InputError: the file is not a sketch file, is damaged, or has several sketches.
         """
-        found: dict[str, Sketch] = import_module("klcal.sketching").load_sketches(path)
+        found: dict[str, Sketch] = import_module("klcal.api.sketch_files").load_sketches(path)
         if len(found) != 1:
             raise InputError(f"the file has {len(found)} sketches, not one", "use klcal.load_sketches(path)[name]")
         return next(iter(found.values()))
@@ -195,6 +195,8 @@ class Sketch(SketchFields):
 
     def repeat(self, times: int) -> Sketch:
         """The sum of ``times`` copies of the sketch: that of a tensor in which each value occurs ``times`` as often."""
+        if times == 1:
+            return self
         if not times:
             return Sketch.empty(self.units, self.resolution, self.grid)
         counters = {name: getattr(self, name) * times for name in COUNTERS}

@@ -98,7 +98,8 @@ def sketch_parts(parts: Iterable[Stretch], dtype: str, device: str = "cpu") -> S
         return Feed(device).count(parts, dtype)()
     alike = groupby(parts, attrgetter("repeats"))
     sketches = (count(stored_chunks(some), dtype).repeat(repeats) for repeats, some in alike)
-    return sum(sketches, next(sketches, Sketch.empty()))  # adding to an empty one costs as much as to another
+    first = next(sketches, None)  # adding to an empty one costs as much as to another
+    return Sketch.empty() if first is None else sum(sketches, first)
 
 
 def counted_already(parts: Sequence[Stretch]) -> Callable[[], Sketch] | None:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -205,7 +205,13 @@ class Table:
 
 
 def _place(row: _AnyRow) -> tuple[OrderKey, OrderKey]:
-    return in_order(row.source), in_order(row.name)
+    return _order_of_source(row.source), in_order(row.name)
+
+
+@lru_cache(maxsize=64)
+def _order_of_source(source: str) -> OrderKey:
+    """The same for each of its tensors, of which there may be thousands."""
+    return in_order(source)
 
 
 def _badness(field: str, row: _AnyRow) -> tuple[bool, float, tuple[OrderKey, OrderKey], int]:

@@ -1,7 +1,8 @@
 """Sketch files: a .safetensors file of integers, specified in docs/sketch-format.md.
 
-Sketches come one by one and are laid aside beside the output; when all are there, the header is made and they follow in
-the order of their names. So memory is that of one sketch, and the bytes do not depend on the order they came in.
+Sketches come one by one, and are laid aside beside the output, in a file without a name. When all are there, the header
+is made, and they follow it in the order of their names. So memory is that of one sketch, and the bytes do not depend on
+the order in which sketches came.
 """
 
 from __future__ import annotations
@@ -85,12 +86,16 @@ def save(path: str, sketches: Sketches, inputs: Callable[[], Iterable[str]], rea
 
 
 def fingerprint(digests: Iterable[bytes]) -> str:
-    """Of what was counted together, whatever its order."""
+    """The fingerprint of what was counted together, whatever its order: 32 hexadecimal digits.
+
+    Args:
+        digests: of the parts, 16 bytes each.
+    """
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def digest(one: Named) -> bytes:
-    """Of a name, a dtype, a shape and counts."""
+    """The fingerprint of a tensor that was counted: of its name, dtype, shape and counts; 16 bytes."""
     found = hashlib.blake2b(json.dumps(_document(one), sort_keys=True).encode(), digest_size=DIGEST_BYTES)
     for array in arrays_of(one.sketch).values():
         found.update(array.tobytes())
@@ -117,7 +122,11 @@ def _grid(grid: Grid) -> dict[str, Any]:
 
 
 def lay(one: Named, spool: Spool) -> Laid:
-    """Lays a sketch aside.
+    """Lays a sketch aside, as its file will have it.
+
+    Args:
+        one: the sketch, with its name.
+        spool: where it is laid; several processes may lay sketches there.
 
     Raises:
         UsageError: it has several units and no grid.

@@ -54,6 +54,16 @@ def test_two_tables_are_compared_with_neither_torch_nor_rich(tmp_path):
     assert imported("diff", table, table) == {"numpy"}
 
 
+def test_values_are_counted_without_what_searches(tmp_path):
+    first = "atexit.register(lambda: os.write(1, repr(sorted(sys.modules)).encode()))"
+    words = ["sketch", str(SAMPLES / "mtcnn_pnet.pt"), "--pool", "name", "-o", str(tmp_path / "x.safetensors")]
+    command = [sys.executable, "-c", IMPORTED.replace("FIRST", first), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert "klcal.sketches.counting" in done.stdout
+    assert "klcal.search" not in done.stdout
+    assert "klcal.calibration" not in done.stdout
+
+
 def test_headers_are_looked_at_without_what_counts_and_searches():
     first = "atexit.register(lambda: os.write(1, repr(sorted(sys.modules)).encode()))"
     command = [sys.executable, "-c", IMPORTED.replace("FIRST", first), "inspect", str(SAMPLES / "mtcnn_pnet.pt")]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import klcal
 from klcal.errors import UsageError
+from klcal.kernels.threads import at_most_threads
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS, Scheme
@@ -112,6 +113,16 @@ def test_no_scale_of_the_whole_grid_has_a_lower_divergence(name, dtype):
         distribution.prefix_sums(0), scheme, scales, np.full(scales.size, below[0], np.int64), sub
     )
     assert loss[0] <= loss.min() * (1 + 1e-12)
+
+
+@IS_COMPILED
+def test_one_thread_and_three_choose_alike():
+    values = np.random.default_rng(8).laplace(size=(20, 2_000)).astype(np.float32)
+    rows = []
+    for number in (1, 3):
+        with at_most_threads(number):
+            rows.append(klcal.calibrate(values, dtype="uint4", method="kl-classic", per="channel"))
+    assert not differing(*rows)
 
 
 @IS_COMPILED

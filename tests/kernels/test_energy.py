@@ -28,7 +28,8 @@ def sums(found):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (40, 16, 1), (31, 37, 1), (3, 5, 16), (2, 3, 300), (7, 40, 2), (2, 4, 49), (0, 3, 5)]
+    "shape",
+    [(1, 1, 1), (40, 16, 1), (31, 37, 1), (3, 5, 16), (2, 3, 300), (7, 40, 2), (2, 4, 49), (0, 3, 5), (2, 2, 5000)],
 )
 @pytest.mark.parametrize("kind", ["normal", "half zeros", "all octaves", "special", "subnormal"])
 def test_the_kernel_does_as_numpy_whatever_the_shape(shape, kind):

@@ -1,6 +1,7 @@
 """A .npy is described as NumPy would load it, or refused in our own words."""
 
 import io
+import os
 import struct
 import warnings
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from klcal.errors import InputError
+from klcal.readers import formats
 from klcal.readers.npy_file import HEAD_BYTES, describe, describe_batches, parse
 from klcal.readers.regular import open_regular
 from tests.support.files import check_words, damaged
@@ -303,3 +305,20 @@ def test_the_agreement_checker_can_fail():
     other = parsed(saved(np.ones(3, np.float64)))
     with pytest.raises(AssertionError):
         check_agreement(data, lambda _: other)
+
+
+def test_a_file_is_opened_once_to_be_described(tmp_path, monkeypatch):
+    path, opened = tmp_path / "x.npy", list[str]()
+    np.save(path, np.ones(3, np.float32))
+    really = os.open
+    monkeypatch.setattr(os, "open", lambda name, *rest, **more: opened.append(name) or really(name, *rest, **more))
+    (found,) = formats.describe(open_regular(str(path)), "x.npy")
+    assert (found.shape, opened) == ((3,), [str(path)])
+
+
+def test_a_header_that_is_longer_than_what_is_looked_at_first_is_read(tmp_path):
+    path = tmp_path / "x.npy"
+    fields = [(f"a field with a long name {number}", "<f4") for number in range(60)]
+    np.save(path, np.zeros(2, fields))
+    (found,) = formats.describe(open_regular(str(path)), "x.npy")
+    assert (found.status, found.shape) == ("unsupported", (2,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from klcal.quantizers.granularity import Grid, PerChannel
 from klcal.quantizers.scheme import Scheme
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, ROUNDING_NOISE, UNDERFLOW, ZERO, Outcomes, row_of
+from klcal.tables.computed import ROUNDING_NOISE, row_of, rows_of
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined
 
 INT4 = Scheme.parse("int4", "symmetric-signed")
 
@@ -162,3 +165,38 @@ def test_the_global_scale_is_that_of_the_scheme():
     row = row_of(outcomes(2, status=[OK, OK], below=7), relative, "mse", grid(2, "of a stack"), note="few")
     assert (row.global_scale, row.units.zero_point, row.qmin, row.note) == (0.125, None, None, "few; of a stack")
     assert row.units.high.tolist() == [3.0, 3.0]
+
+
+def test_rows_of_tensors_are_made_together_and_each_is_what_it_is_alone():
+    """Ends of all kinds: no error, an infinite figure, no scale, values that were left out, a note and a reason."""
+    many = outcomes(
+        7,
+        status=[OK, OK, ZERO, NONFINITE, EMPTY, UNDERFLOW, OK],
+        squared_error=[0.0, 2.0, np.nan, np.nan, np.nan, np.nan, 1e-3],
+        kl=[np.nan, 0.1, np.nan, np.nan, np.nan, np.nan, 1 / 3],
+        rounded_to_zero=[0, 8, 0, 0, 0, 0, 1],
+        nonzero=[9, 9, 0, 3, 0, 2, 7],
+        finite=[10, 9, 4, 3, 0, 2, 7],
+        nan=[0, 0, 0, 2, 0, 0, 0],
+        overflowed=[0, 1, 0, 0, 0, 0, 0],
+        minimum=[-1, -1, 0, -1, np.inf, -1e-45, -1],
+        maximum=[1, 1, 0, 1, -np.inf, 1e-45, 1],
+    )
+    notes = [None, "few", None, None, None, None, "few"]
+    alone = [many.each(itemgetter(slice(number, number + 1))) for number in range(7)]
+    rows = rows_of(many, INT4, "mse", notes)
+    assert rows == [row_of(each, INT4, "mse", None, note=note) for each, note in zip(alone, notes, strict=True)]
+    assert [row.status for row in rows] == ["ok", "ok", "zero", "nonfinite", "empty", "underflow", "ok"]
+    assert [row.sqnr_db is None for row in rows] == [True, False, True, True, True, True, False]
+    assert (rows[0].kl, rows[2].scale, rows[2].zero_point, rows[4].min) == (None, None, None, None)
+    assert "few; 1 values beyond float32" in (rows[1].note or "")
+    assert "become 0" in (rows[1].note or "")
+    assert all((row.reason is None) == (row.status == "ok") for row in rows)
+
+
+def test_counters_that_are_zero_everywhere_are_joined_as_any_other():
+    one, other = outcomes(2, nan=[0, 0], zeros=[1, 0]), outcomes(3, nan=[0, 0, 0], zeros=[0, 0, 0])
+    found = joined([one, other])
+    assert found.nan.tolist() == [0] * 5
+    assert found.zeros.tolist() == [1, 0, 0, 0, 0]
+    assert found.nan.dtype == found.zeros.dtype == np.int64

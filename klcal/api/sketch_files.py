@@ -1,13 +1,13 @@
-"""The functions of the library for sketch files: what ``klcal sketch`` and ``klcal merge`` do, from Python."""
+"""The functions of the library for sketch files: the commands ``klcal sketch`` and ``klcal merge``, as functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from klcal.arguments import Path, count, globs, text
-from klcal.arguments import path as path_of
-from klcal.arguments import paths as paths_of
+from klcal.api.arguments import Path, count, globs, text
+from klcal.api.arguments import path as path_of
+from klcal.api.arguments import paths as paths_of
 
 if TYPE_CHECKING:
     from klcal.pipeline.merge import Merged
@@ -33,7 +33,7 @@ def sketch_files(
     scheduler: str | None = None,
     resume: bool = False,
 ) -> Sketched:
-    """Counts the tensors of some files, and keeps the counts alone, in a sketch file: as ``klcal sketch``.
+    """Count the values of tensors in files, and write the counts to a sketch file: as ``klcal sketch``.
 
     >>> import tempfile, numpy as np, klcal
     >>> folder = tempfile.mkdtemp()
@@ -48,25 +48,25 @@ def sketch_files(
     [1, 2]
 
     Args:
-        paths: files, directories, patterns; one, or several.
-        output: the sketch file, all of it or nothing.
-        per: the units that get a scale: as ``klcal.calibrate_files`` takes it.
-        importance: a file of weights, by the names of tensors.
-        include: globs, one of which a tensor's name has to match; none for all tensors.
-        exclude: globs, none of which it may match.
-        dequantize: whether codes that have a scale beside them are taken for what they stand for.
-        pool: which tensors are batches of one: "dir", "stem", "name" or a pattern, as for ``--pool``.
-        jobs: how many processes count; the file does not depend on it.
-        scheduler: the address of a Dask cluster that counts instead, or "local": as ``--scheduler`` has it.
+        paths: one path or several: files, directories, patterns.
+        output: the sketch file. It is written as a whole or not at all.
+        per: the units that get a scale, as for ``klcal.calibrate_files``.
+        importance: a file with the importance of each tensor, under the name of the tensor.
+        include: globs: only tensors whose name matches one of them are used; empty for all tensors.
+        exclude: globs: tensors whose name matches one of them are left out.
+        dequantize: whether codes with a scale in the same file are restored to their values.
+        pool: which tensors count as batches of one tensor: "dir", "stem", "name" or a pattern, as for ``--pool``.
+        jobs: the number of processes that count. The file does not depend on it.
+        scheduler: the address of a Dask cluster that counts instead, or "local": as for ``--scheduler``.
         resume: whether finished sketches are kept in the folder OUTPUT.part until all are there, and used again.
 
     Returns:
-        How many ``tensors`` were written; the ``failures``, each with its source, name and reason; ``warnings``. Where
-        there are no tensors, no file is written.
+        The number of ``tensors`` that were written; the ``failures``, each with its source, name and reason; and
+        ``warnings``. Without any tensor, no file is written.
 
     Raises:
-        UsageError: an argument is invalid, or a file of it cannot be used; two tensors have one name.
-        OutputError: the file could not be written after all.
+        UsageError: an argument is invalid, or one of the files cannot be used, or two tensors have the same name.
+        OutputError: writing failed.
     """
     from klcal.pipeline import sketch
     from klcal.pipeline.gathered import Asked
@@ -87,23 +87,23 @@ def sketch_files(
 
 
 def merge(parts: Path | Sequence[Path], output: Path, *, allow_duplicates: bool = False) -> Merged:
-    """Adds up the sketches of each tensor in some sketch files: as ``klcal merge``. See ``klcal.sketch_files``.
+    """Add up the sketches of each tensor in sketch files: as ``klcal merge``. See ``klcal.sketch_files``.
 
-    Exact: the file is the same, byte by byte, in any order and grouping.
+    Addition is exact: the file has the same bytes for any order and grouping of the parts.
 
     Args:
-        parts: sketch files, directories of them, patterns; one, or several.
-        output: the sketch file, all of it or nothing.
+        parts: one path or several: sketch files, directories of them, patterns.
+        output: the sketch file. It is written as a whole or not at all.
         allow_duplicates: whether the same input may be counted twice.
 
     Returns:
-        How many ``tensors`` were written, and ``notes`` on those whose resolutions differed.
+        The number of ``tensors`` that were written, and ``notes`` on those whose resolutions differed.
 
     Raises:
-        InputError: a part is not a sketch file, or is damaged; two parts have tensors that differ in dtype or units;
-            an input is in two of them.
+        InputError: a part is not a sketch file or is damaged, or a tensor has another dtype or other units in two
+            parts, or two parts have counted the same input.
         UsageError: an argument is invalid, or the output cannot be written.
-        OutputError: it could not be written after all.
+        OutputError: writing failed.
     """
     from klcal.pipeline.merge import merge_files
 
@@ -111,16 +111,16 @@ def merge(parts: Path | Sequence[Path], output: Path, *, allow_duplicates: bool 
 
 
 def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mapping[str, str] = "float32") -> None:
-    """Writes sketches to a file that ``klcal`` takes wherever it takes tensors, all of it or nothing.
+    """Write sketches to a file, as a whole or not at all. All functions for files take it in place of the tensors.
 
     Args:
         path: the file; its name should end in .safetensors.
         sketches: of tensors, by their names.
-        dtype: of the values that were counted; of each tensor, by its name, where they differ.
+        dtype: of the values that were counted: one for all tensors, or a mapping from names to dtypes.
 
     Raises:
-        UsageError: there can be no such file; a sketch has several units and no grid.
-        OutputError: it could not be written after all.
+        UsageError: the path cannot be written to, or a sketch has several units and no grid.
+        OutputError: writing failed.
     """
     from klcal.sketches.named import Named
     from klcal.writers.sketch_file import digest, fingerprint, save
@@ -132,10 +132,10 @@ def save_sketches(path: Path, sketches: Mapping[str, Sketch], dtype: str | Mappi
 
 
 def load_sketches(path: Path) -> dict[str, Sketch]:
-    """The sketches of a file, by the names of their tensors; they are what was saved, to the bit.
+    """Read the sketches of a file, by the names of their tensors. They equal the saved ones, to the bit.
 
     Raises:
-        InputError: it is not a sketch file, or is damaged.
+        InputError: the file is not a sketch file, or is damaged.
     """
     from klcal.readers.sketch_file import open_sketches
 

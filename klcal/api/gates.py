@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from klcal import arguments
-from klcal.arguments import Path
+from klcal.api import arguments
+from klcal.api.arguments import Path
 from klcal.errors import UsageError
 from klcal.tables.table import Table
 
