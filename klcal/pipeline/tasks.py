@@ -1,8 +1,8 @@
-"""What is counted together, and by what: large tensors in parts, small ones several at a time, on cores or devices.
+"""Which tensors are counted together, and by whom: large ones in parts, small ones several at a time.
 
-A large tensor is cut into tasks of bounded size, each of which is counted on its own, and the sketches are added; small
-tensors are one task together, and searched together. So memory is bounded by a chunk, and neither which worker did what
-nor which tensors stood beside each other can change the answer.
+A large tensor is cut into tasks of bounded size. Each is counted on its own, and the sketches are added. Small tensors
+are one task, and are searched together. So a chunk bounds the memory. The answer depends neither on the worker that a
+task came to, nor on the tensors beside it.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the l
 
 
 Watch: TypeAlias = Callable[[int], None]
-"""Is told, in whatever process, of how many bytes of unfinished tasks were read; what is done is taken off again."""
+"""Is told, in any process, how many bytes of unfinished tasks were read. Finished tasks take theirs off again."""
 
 
 class Progress(Protocol):
     """Is told how far the work is."""
 
     def watch(self) -> Watch | None:
-        """Who is told of what is read of a task before it is done, if anybody wants to know."""
+        """The function that is told of bytes of unfinished tasks; None if nobody wants to know."""
 
     def start(self, tensors: int, nbytes: int) -> None:
-        """So many tensors, of so many bytes together, are about to be read."""
+        """The work begins: how many tensors, and their bytes together."""
 
     def advance(self, nbytes: int) -> None:
-        """So many further bytes were read."""
+        """How many bytes more were read."""
 
     def finish(self, name: str) -> None:
         """The tensor of this name is done."""
@@ -76,22 +76,22 @@ class Progress(Protocol):
 class Tensor(NamedTuple):
     """Some parts of a tensor, or all of them."""
 
-    number: int
-    dtype: str
+    number: int  # of the tensor in its run, from 0
+    dtype: str  # of its values, as "bfloat16"
     parts: tuple[Part, ...]
-    settings: Settings
+    settings: Settings  # how it is searched
     places: tuple[Place, ...] = ()  # of channels, groups or blocks, if there are any
     weighed: Weighed | None = None  # as a whole, if it has an importance
     asked: tuple[Per, tuple[int, ...]] | None = None  # the units that a sketch shall have, and the shape it had
 
     @property
     def nbytes(self) -> int:
-        """Of its values, as they are stored."""
+        """The bytes of its values, as they are stored."""
         return sum(part.nbytes for part in self.parts)
 
     @property
     def values(self) -> float:
-        """How many these are."""
+        """How many values it has, by their bytes."""
         return self.nbytes / np.dtype(FLOAT_DTYPES[self.dtype]).itemsize
 
     @property
@@ -101,22 +101,22 @@ class Tensor(NamedTuple):
 
     @property
     def is_explained(self) -> bool:
-        """Whether it takes much longer than searching it, so that no other should wait for it; it is not too large."""
+        """Whether its explanation has plots: these take longer than the search, so no other tensor waits for it."""
         return self.settings.detail in ("plots", "all") and self.nbytes <= PART_BYTES
 
     @property
     def is_one_unit(self) -> bool:
-        """Whether it has a single scale, and all its values count alike."""
+        """Whether it has a single scale, and all of its values weigh the same."""
         return not self.places and self.weighed is None and not self.is_sketch
 
     @property
     def layout(self) -> Layout | None:
-        """Of its channels, groups or blocks, where these lie in one order."""
+        """The layout of its channels, groups or blocks; None where it has none, or several."""
         return self.places[0].layout if len(self.places) == 1 else None
 
     @property
     def fits_device(self) -> bool:
-        """Whether a device counts it; where scales are relative to the tensor's, all of its sketches have to fit."""
+        """Whether a device can count it. Where scales are relative to the tensor's, all of its sketches have to fit."""
         if self.layout is None or self.weighed is not None:
             return self.is_one_unit
         if self.settings.detail != "none" or self.settings.unit is not None:
@@ -126,14 +126,14 @@ class Tensor(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is counted together: a tensor, a part of one, or some small tensors."""
+    """A tensor, a part of one, or some small tensors: a worker counts them at once."""
 
     tensors: tuple[Tensor, ...]
-    whole: bool
+    whole: bool  # whether all parts of its tensors are there: then they are searched, too
 
     @property
     def nbytes(self) -> int:
-        """Of its tensors."""
+        """The bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
@@ -154,7 +154,7 @@ def tasks_of(tensors: Sequence[Tensor]) -> Iterator[Task]:
 
 
 def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
-    """What is counted on its own: neighbouring parts, as many as have the size of one together."""
+    """Neighbouring parts, of ``PART_BYTES`` together at most: they are counted on their own."""
     portion: list[Part] = []
     nbytes = 0
     for part in parts:
@@ -168,7 +168,7 @@ def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
 
 
 def estimate(task: Task) -> float:
-    """Seconds of work."""
+    """The seconds that a task takes on one core."""
     if not task.tensors[0].is_one_unit:
         return UNIT_VALUE_SECONDS * task.tensors[0].values
     each = EXPLAINED_SECONDS if task.tensors[0].is_explained else TENSOR_SECONDS
@@ -176,10 +176,15 @@ def estimate(task: Task) -> float:
 
 
 def plan_of(device: str, tasks: Sequence[Task], workers: Workers) -> Plan:
-    """What works on some tasks.
+    """Who works on some tasks: devices, processes or a cluster.
+
+    Args:
+        device: as ``--device`` has it: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
+        tasks: all of them.
+        workers: of this machine, or a cluster.
 
     Raises:
-        UsageError: the device cannot be used, or is one of this machine, and the work is elsewhere.
+        UsageError: there is no such device, or a cluster has the work.
     """
     seconds = sum(map(estimate, tasks))
     at_a_time, threads = workers.shared(len(tasks), seconds)

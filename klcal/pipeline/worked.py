@@ -1,8 +1,4 @@
-"""Works on tasks: counts the tensors and calibrates them, on cores, on devices, or on a cluster.
-
-A task has one or more small tensors, one large tensor, or a part of one. A whole tensor gives a row; parts give
-sketches, which are added, and the caller calibrates the sum.
-"""
+"""The outcomes of tasks: rows of tensors, and sketches of parts. Cores, devices or a cluster count them."""
 
 from __future__ import annotations
 
@@ -37,7 +33,7 @@ from klcal.tables.rows import Row
 __all__ = ["Calibrated", "worked_on"]
 
 Calibrated: TypeAlias = Sketch | Row | InputError
-"""The outcome for a tensor: its row, or its sketch if it was counted in parts, or an error."""
+"""The outcome of a tensor, or of a part of one."""
 
 
 @contextmanager
@@ -48,14 +44,19 @@ def worked_on(
     watch: Watch | None = None,
     told: Callable[[Task], None] | None = None,
 ) -> Iterator[Iterator[tuple[int, Calibrated]]]:
-    """The number of each tensor and its outcome, in the order of the tasks. The iterator is valid within the context.
+    """The number of each tensor and its outcome, in the order of the tasks, while the context lasts.
+
+    The outcome is a row, or an error. A tensor that was cut into parts has the sum of their sketches.
 
     Args:
-        tasks: the parts of a tensor have to be neighbours.
-        plan: the devices to use, if any, and the number of threads.
-        workers: processes of this machine, or a cluster; not used if the plan has devices.
-        watch: called with numbers of bytes that were read of unfinished tasks; only on this machine.
-        told: called with each task that is done.
+        tasks: the parts of a tensor lie one behind the other.
+        plan: who works on them.
+        workers: of this machine, or a cluster; not used where the plan has devices.
+        watch: processes of this machine tell it the bytes of unfinished tasks.
+        told: is told of each task that is done.
+
+    Raises:
+        OutputError: while outcomes are taken: the scheduler of a cluster has gone away.
     """
     if not plan.devices:
         groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.tensors[0].number)]
@@ -78,7 +79,7 @@ def _numbered(group: Sequence[Task], outcome: list[Calibrated] | InputError) -> 
 
 
 def _summed(of_parts: Sequence[list[Calibrated]]) -> list[Calibrated]:
-    """The outcome of some neighbouring parts of a tensor: the sum of their sketches, or the first error."""
+    """The sum of the sketches of several parts of a tensor, or the first error."""
     total: Calibrated | None = None
     for (each,) in of_parts:
         if not isinstance(each, Sketch):
@@ -91,8 +92,7 @@ def _summed(of_parts: Sequence[list[Calibrated]]) -> list[Calibrated]:
 
 
 Begun: TypeAlias = Callable[[], Sketch] | Row | InputError
-"""A tensor that a device has begun to count: a function that waits for its sketch; the row of one with several units;
-or an error."""
+"""A function that waits for the sketch of a tensor with a single scale; the row of one with several."""
 
 
 def _begun(feed: Feed, tensor: Tensor) -> Begun:
@@ -107,7 +107,7 @@ def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
 
 
 def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, task: Task) -> list[Calibrated]:
-    """The outcome of a task with devices: waits for the device, or counts on the CPU if the tensor does not suit it."""
+    """Calibrates the next tensor that a device counts. Tensors that fit no device are counted here."""
     if not task.tensors[0].fits_device:
         outcome = _run(task)
     else:
@@ -119,7 +119,7 @@ def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, tas
 
 
 def _run(task: Task, watch: Watch | None = None) -> list[Calibrated]:
-    """Counts each tensor of a task, and calibrates it unless the task has only a part of it."""
+    """Counts each tensor of a task, and calibrates those with all of their parts."""
     if len(task.tensors) > 1:
         return _run_together(task.tensors)
     return [attempt(partial(_run_alone, tensor, task.whole, watch)) for tensor in task.tensors]
@@ -176,7 +176,7 @@ def _counted(tensor: Tensor, watch: Watch | None) -> Sketch | Row:
 
 
 def _watched(chunks: Iterator[npt.NDArray[Any]], watch: Watch | None) -> Iterator[npt.NDArray[Any]]:
-    """The same chunks. ``watch`` gets the bytes of each; in the end their negative sum, as the task is done."""
+    """The same chunks; each is told of when it is done, and taken off at the end, when the task is told of."""
     if watch is None:
         yield from chunks
         return

@@ -1,7 +1,7 @@
 """Work on several cores, by processes: threads would wait for the interpreter's lock while NumPy counts.
 
-Outcomes come in the order of the tasks, so nothing depends on the speed of a worker. This process uses no thread and no
-queue, so workers can be killed at any moment, and nothing is left over.
+Outcomes come in the order of the tasks, so nothing depends on the speed of a worker. This process has no thread and no
+queue for them, so a worker can be killed at any moment without a trace.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ AHEAD = 2  # batches that a worker has at once, so that it does not wait for thi
 
 
 class Tally:
-    """A total to which this process and its workers add numbers.
+    """A number that this process and its workers add to. Each of them sees the sum.
 
-    Each process adds in its own place in shared memory, so none waits for another. Forked workers share the memory.
+    Each process has a place of its own, so none waits for another. Workers get it when they are forked.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """The sum of the numbers that all processes have added."""
+        """The sum of all that was added."""
         return sum(self._places)
 
 
@@ -59,15 +59,18 @@ def workers(
 ) -> Iterator[Iterator[Outcome]]:
     """The outcomes of all tasks, in their order, by ``jobs`` processes. The iterator is valid within the context.
 
-    If workers are killed, for example because memory is short, or cannot be started, the others do their work; if none
-    is left, this process does it.
+    Workers may be killed, as by a machine that is out of memory, or not start. Then the others do their work, and in
+    the end this process.
 
     Args:
-        function: called with a task, in a worker. The function, the tasks and the outcomes have to be picklable. If it
-            raises an exception, the worker ends; this process repeats the task, and the exception occurs here.
-        tasks: the arguments.
-        jobs: the number of processes.
-        at_once: the number of tasks in a message to a worker; more than one pays for small tasks.
+        function: is called in a worker. It, the tasks and the outcomes have to be picklable. If it raises, the worker
+            is lost, and this process meets the exception when it does the rest.
+        tasks: its arguments.
+        jobs: how many processes.
+        at_once: tasks that a worker gets together; handing over many small ones costs less so.
+
+    Yields:
+        The outcomes, while the context lasts. At its end all workers are killed.
     """
     stop_threads()
     processes = []
