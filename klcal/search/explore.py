@@ -158,7 +158,7 @@ def _coarse(
 ) -> tuple[Candidates, Candidates]:
     """Scales that suit the values of a unit, and a ladder of scales.
 
-    The ladder descends until clipping alone costs more than the best candidate. It begins at the full scale or, where no
+    The ladder descends until clipping alone costs more than the best candidate. It begins at the full scale or, if no
     range was asked for, an octave above it, where levels go unused.
     """
     first = first_ratios(scheme, density)

@@ -46,8 +46,9 @@ def best_of_few(costs: PointCosts, scheme: Scheme, full: Floats, slack: float) -
     below, _ = costs.least_errors(between)
     scales = costs.refined(between, below)
     scales = np.clip(scales, points[:, :-1], points[:, 1:])
-    scales = np.where(points[:, 1:] > points[:, :-1], scales, full[:, None])  # nothing lies between equal ones
-    return joined([widest, judged(costs, scheme, scales)])
+    is_one = points[:, 1:] > points[:, :-1]  # nothing lies between equal ones: that is no candidate, of any rank
+    found = judged(costs, scheme, np.where(is_one, scales, full[:, None]))
+    return joined([widest, found._replace(error=np.where(is_one, found.error, np.inf))])
 
 
 def _smallest_scale(costs: PointCosts, scheme: Scheme, limit: Floats) -> Floats:
