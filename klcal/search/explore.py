@@ -84,6 +84,12 @@ class Density(NamedTuple):
         """Ratios from 1 to 2."""
         return power_of_two(np.arange(self.coarse + 1) / self.coarse)
 
+    def on_whole_steps(self, steps: float) -> Floats:
+        """Ratios from 1 to 2, no more than cut a range of at most so many steps into each whole number of them."""
+        enough = 1 / np.log2(steps / (steps - 1)) if steps > 1 else 1.0
+        number = min(self.coarse, int(np.ceil(enough)))
+        return power_of_two(np.arange(number + 1) / number)
+
     @property
     def around(self) -> list[Floats]:
         """Ratios of fine scales to the best so far, of each closer look."""
@@ -210,7 +216,7 @@ def first_ratios(scheme: Scheme, density: Density) -> FirstRatios:
     ratios = steps / np.union1d(whole, nearest)
     if density.wider:
         ratios = np.union1d(ratios, density.wide)[::-1]
-    return FirstRatios(ratios, density.wide if scheme.kind == "affine" else nothing, nothing)
+    return FirstRatios(ratios, density.on_whole_steps(steps) if scheme.kind == "affine" else nothing, nothing)
 
 
 def _on_gap(gap: Floats, full: Floats) -> Floats:

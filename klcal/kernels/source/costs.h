@@ -65,6 +65,7 @@ INLINE double beyond_end(const Tail *tail, double end, int few) {
     single = below.value;
     const float *values = tail->values;
     int64_t left = tail->size;
+    if (!left || values[left - 1] <= single) return 0;
     while (left > COUNTED) {
         int64_t half = left / 2;
         values += -(int64_t)(values[half - 1] <= single) & half;

@@ -41,7 +41,11 @@ INLINE float rounded_integer(float step, float low, float high) {
     float kept = step < -low ? -low : step;
     kept = kept > high ? high : kept;
 #endif
+#if TOGETHER > 1 && (defined(__SSE4_1__) || defined(__aarch64__))
+    return rintf(kept); /* one instruction, where there is one: of a 0 it may be the other sign */
+#else
     return (kept + NEAREST) - NEAREST;
+#endif
 }
 
 INLINE float rounded_level(float step, const Rounding *rounding) {

@@ -103,13 +103,14 @@ static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int uni
     int64_t known = 0;
     EACH(i, size) known += sign * value_at(costs, unit, i) > 0;
     known = sum_of_team(known);
-    double *number = memory, *total = number + known + 1, *few = total + known + 1;
-    float *values = (float *)(few + known);
+    double *number = memory, *total = number + known + 1, *few = costs->few ? total + known + 1 : NULL;
+    double *behind = total + known + 1 + (few ? known : 0);
+    float *values = (float *)behind;
     EACH(i, known) {
         int64_t from = sign > 0 ? size - known + i : known - 1 - i;
         double value = sign * value_at(costs, unit, from), count = count_at(costs, unit, from);
         values[i] = (float)value;
-        few[i] = value;
+        if (few) few[i] = value;
         number[i] = count;
         total[i] = count * value;
     }
@@ -122,7 +123,7 @@ static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int uni
         tail->size = known;
         number[known] = total[known] = 0;
     }
-    return few + known + (known + BEHIND + 1) / 2;
+    return behind + (known + BEHIND + 1) / 2;
 }
 
 /* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
