@@ -94,7 +94,7 @@ def _fill(folder: Path) -> None:
 
 def _command(folder: str, scheduler: str) -> object:
     words = ("sketch", f"{folder}/acts", "--pool", "stem", "-o", f"{folder}/whole.safetensors")
-    return process(PYTHON, "-m", "klcal", "--quiet", *words, "--scheduler", scheduler)()
+    return process(PYTHON, "-m", "klcal", *words, "--quiet", "--scheduler", scheduler)()
 
 
 # --- clusters
