@@ -2,7 +2,7 @@
 #ifndef KLCAL_EXPLORE_H
 #define KLCAL_EXPLORE_H
 
-#include "candidates.h"
+#include "ranked.h"
 
 #define MAX_OCTAVES 24 /* deepest scale tried below the full range */
 

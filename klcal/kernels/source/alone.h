@@ -1,0 +1,165 @@
+/* What only a unit that is searched alone has: candidates that are judged by D, values in buckets, few values. */
+#ifndef KLCAL_ALONE_H
+#define KLCAL_ALONE_H
+
+#include "choice.h"
+
+#define NEAR 3
+#define BEYOND 0.05 /* steps by which many equal values at the end may pass a level */
+
+static double divergence(const Search *how, Scratch *scratch, double scale, int64_t below) {
+    const Pieces *pieces = &scratch->pieces;
+    double *memory = (double *)scratch->places.start;
+    if (pieces->exact)
+        return divergence_of_points(pieces, scratch->costs.total[0], &how->scheme, &how->bins, scale, below, memory);
+    return divergence_of_buckets(&scratch->sums, &how->scheme, &how->bins, scale, below, memory);
+}
+
+/* The losses of the candidates from one on: D and the price of the error; infinite where the error is. */
+static void losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t from, double price,
+                   double *loss) {
+    for (int64_t i = from; i < some->size; i++) {
+        double scale = some->scale[i] > 0 ? some->scale[i] : 1, error = some->error[i];
+        double nats = divergence(how, scratch, scale, some->below[i]);
+        if (ALONE) loss[i] = price * error + nats;
+    }
+    MEET;
+}
+
+/* Further scales on either side of one, and those next to it that divide the range. */
+static void judge_near(const Search *how, const Costs *costs, double scale, Desk *desk, Candidates *some) {
+    judge_around(costs, &scale, 1, how->near, desk, some);
+    if (!how->thoroughly) return;
+    double end = end_of(costs, 0);
+    EACH(i, 2 * (2 * NEAR + 1)) {
+        double steps = rint(end / scale) + (double)(i % (2 * NEAR + 1) - NEAR);
+        desk->wanted[i] = end / ((steps > 1 ? steps : 1) - (double)(i / (2 * NEAR + 1)) * BEYOND);
+    }
+    judge(costs, desk->wanted, 2 * (2 * NEAR + 1), desk, some);
+}
+
+/* Some of the candidates that can win, evenly by the rank of their error, and scales evenly between them. */
+static void judge_hopeful(const Search *how, Scratch *scratch, double price, double limit) {
+    const Candidates *found = &scratch->found;
+    Candidates *some = &scratch->some;
+    Desk *desk = &scratch->desk;
+    Placed low = {INFINITY, 0}, high = {0, 0};
+    int64_t hopeful = 0;
+    double *by = (double *)room(&scratch->losses, 2 * (size_t)(found->size + AT_ONCE) * sizeof(double));
+    if (!by) {
+        set_full(some);
+        return;
+    }
+    EACH(i, found->size) {
+        int can_win = price * found->error[i] <= limit;
+        by[i] = can_win ? found->error[i] : INFINITY;
+        if (!can_win) continue;
+        hopeful++;
+        low.value = found->scale[i] < low.value ? found->scale[i] : low.value;
+        high.value = -found->scale[i] < high.value ? -found->scale[i] : high.value;
+    }
+    hopeful = sum_of_team(hopeful), low = placed_of_team(low), high = placed_of_team(high);
+    int64_t *order = sorted(by, found->size, &scratch->order), last = hopeful > 1 ? hopeful - 1 : 0;
+    if (!order) {
+        set_full(some);
+        return;
+    }
+    EACH(i, how->evenly) {
+        double share = how->evenly > 1 ? (double)i * (1.0 / (double)(how->evenly - 1)) : 0;
+        if (i + 1 == how->evenly) share = 1;
+        desk->places[i] = order[(int64_t)(share * (double)last)];
+    }
+    MEET;
+    add_again(some, found, desk->places, 0, how->evenly);
+    double least = low.value, most = -high.value;
+    for (int64_t first = 0; first < how->between; first += AT_ONCE) {
+        int64_t n = how->between - first < AT_ONCE ? how->between - first : AT_ONCE;
+        EACH(i, n) desk->wanted[i] = least + (most - least) * ((double)(first + i) / (double)(how->between - 1));
+        judge(&scratch->costs, desk->wanted, n, desk, some);
+    }
+}
+
+/* The candidate of least D + weight · MSE / (2 · MSE*), of some whose MSE alone does not exceed what the best has. */
+static Choice least_divergent(const Search *how, Scratch *scratch, Choice start) {
+    const Candidates *found = &scratch->found;
+    Candidates *some = &scratch->some;
+    double error = found->error[first_least(found->error, found->size)], price = how->weight / (2 * error);
+    double most = price * error + divergence(how, scratch, start.scale, start.below);
+    set_size(some, 0);
+    add_known(some, &start.scale, &start.below, &error);
+    if (!some->is_full) judge_hopeful(how, scratch, price, most);
+    if (some->is_full) return start;
+    double *loss = (double *)room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
+    if (!loss) {
+        set_full(some);
+        return start;
+    }
+    losses(how, scratch, some, 0, price, loss);
+    int64_t known = some->size;
+    judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
+    if (some->is_full) return start;
+    losses(how, scratch, some, known, price, loss);
+    double limit = loss[first_least(loss, some->size)] * (1 + ROUNDING);
+    Choice chosen;
+    within(&limit, loss, some, &start.scale, &chosen);
+    return chosen;
+}
+
+/* Numbers that a divergence takes: of points, two for each and its sub-bin; of buckets, masses of sub-bins and cells, and
+   two of each edge. */
+static int room_for_divergence(const Search *how, const Pieces *pieces, Memory *places) {
+    int64_t number = how->scheme.size * how->bins.sub, points = 2 * pieces->size + pieces->size / 2 + 1;
+    int64_t numbers = pieces->exact ? points : number + 2 * how->scheme.size + 2 * (number + 1);
+    return room(places, (size_t)numbers * sizeof(double)) != NULL;
+}
+
+/* --- one unit after the other */
+
+/* Of a unit that is looked at by its buckets. */
+static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Scratch *scratch, double total) {
+    const Pieces *pieces = &scratch->pieces;
+    if (ALONE) {
+        costs->looked_at = BY_BUCKETS;
+        costs->scheme = &how->scheme;
+        costs->span = span;
+        costs->sums = &scratch->sums;
+        costs->few = NULL;
+        costs->min[0] = pieces->min;
+        costs->max[0] = pieces->max;
+        costs->total[0] = total;
+        costs->gap[0] = pieces->max - pieces->min;
+    }
+    MEET;
+}
+
+#ifdef UNDECIDED /* known to the compiler: no unit has enough values */
+#define DECIDES(how, number) ((void)(number), 0)
+#else
+#define DECIDES(how, number) ((how)->bins.sub > 1 && (number) >= (how)->enough)
+#endif
+
+static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
+    Pieces *pieces = &scratch->pieces;
+    Costs *costs = &scratch->costs;
+    if (!HAS_BUCKETS(how) && !room_for_values(costs, &how->scheme, units->ends[unit] - units->starts[unit]))
+        return 0; /* which stays, while other things are given back */
+    if (!load(pieces, units, unit)) return 0;
+    double total;
+    if (!totals(pieces, &scratch->order, &total, energy)) return 0;
+    int decides = DECIDES(how, units->number[unit]);
+    if (decides && !room_for_divergence(how, pieces, &scratch->places)) return 0;
+    if (!HAS_BUCKETS(how) && decides && !pieces->exact && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+    if (HAS_BUCKETS(how)) {
+        if (!prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+        fill_by_buckets(costs, how, span, scratch, total);
+        return 1;
+    }
+    Known known = {pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max, total};
+    if (!fill_costs(costs, &how->scheme, span, known)) return 0;
+    if (HAS_FEW(how) && !fill_few(costs, pieces->values, pieces->counts, pieces->size)) return 0;
+    if (how->seeds && !fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin)) return 0;
+    if (!decides && !how->seeds) give_back(&pieces->memory);
+    return 1;
+}
+
+#endif

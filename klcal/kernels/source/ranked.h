@@ -1,0 +1,175 @@
+/* The order of candidates: by scale or error, and the best of them. */
+#ifndef KLCAL_RANKED_H
+#define KLCAL_RANKED_H
+
+#include "candidates.h"
+
+#ifdef TEAM
+
+/* Sorts numbers by what they stand for: stable, for equal ones go by their number. Batcher's bitonic network in the form that
+   only ever moves the less one up, so that what is not there is as the greatest. */
+APART int64_t *sorted(const double *by, int64_t size, Memory *memory) {
+    int64_t *order = (int64_t *)room(memory, 2 * (size_t)(size + 1) * sizeof(int64_t));
+    if (!order) return 0;
+    Index n = (Index)size;
+    EACH(i, n) order[i] = i;
+    MEET;
+    for (int bits = 1; 1 << (bits - 1) < n; bits++) /* of a block that is sorted */
+        for (int level = bits - 1; level >= 0; level--) { /* the distance of what is compared is 2 to that */
+            EACH(i, (n + (1 << bits) - 1) >> bits << (bits - 1)) {
+                Index within = i & ((1 << level) - 1), low = i >> level << (level + 1) | within;
+                Index high = low + (1 << level); /* at first each is compared with its mirror image */
+                if (level == bits - 1) high = low - within + (1 << bits) - 1 - within;
+                if (high >= n) continue;
+                int64_t one = order[low], other = order[high];
+                if (by[one] > by[other] || (by[one] == by[other] && one > other)) {
+                    order[low] = other;
+                    order[high] = one;
+                }
+            }
+            MEET;
+        }
+    return order;
+}
+
+#else
+
+/* Sorts numbers by what they stand for: stable, by merging the runs that there are. */
+static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
+    int64_t *order = (int64_t *)room(memory, 3 * (size_t)(size + 1) * sizeof(int64_t));
+    if (!order) return NULL;
+    int64_t *other = order + size + 1, *begins = order + 2 * (size + 1), runs = 0;
+    for (int64_t i = 0; i < size;) {
+        int64_t end = i + 1;
+        begins[runs++] = i;
+        if (end < size && by[end] < by[i]) {
+            while (end < size && by[end] < by[end - 1]) end++;
+            for (int64_t j = i; j < end; j++) order[j] = end - 1 - (j - i);
+        } else {
+            while (end < size && by[end] >= by[end - 1]) end++;
+            for (int64_t j = i; j < end; j++) order[j] = j;
+        }
+        i = end;
+    }
+    while (runs > 1) {
+        int64_t left = 0;
+        for (int64_t run = 0; run < runs; run += 2) {
+            int64_t begin = begins[run], middle = run + 1 < runs ? begins[run + 1] : size;
+            int64_t end = run + 2 < runs ? begins[run + 2] : size, i = begin, j = middle;
+            for (int64_t to = begin; to < end; to++)
+                other[to] = j >= end || (i < middle && by[order[i]] <= by[order[j]]) ? order[i++] : order[j++];
+            begins[left++] = begin;
+        }
+        runs = left;
+        int64_t *swap = order;
+        order = other;
+        other = swap;
+    }
+    return order;
+}
+
+#endif
+
+#ifdef TEAM
+
+/* The places of the best candidates of each unit, (number, TOGETHER), of those from one place to another: the best first,
+   and the first of equal ones; of a ladder, only those that neither neighbour is better than. Where there are fewer, the
+   best stands for the others. */
+static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
+                   int64_t *places) {
+    int64_t known = 0, size = to - from;
+    double *depth = (double *)room(memory, (size_t)size * sizeof(double));
+    if (!depth) {
+        set_full(found);
+        size = 0;
+    }
+    EACH(i, size) {
+        const double *error = found->error + from + i;
+        double before = is_ladder && i ? error[-1] : INFINITY, after = is_ladder && i + 1 < size ? error[1] : INFINITY;
+        depth[i] = *error < before && *error <= after ? *error : INFINITY;
+    }
+    for (; known < number && size; known++) {
+        int64_t best = first_least(depth, size);
+        if (!(depth[best] < INFINITY)) break;
+        MEET;
+        if (ALONE) {
+            places[known] = from + best;
+            depth[best] = INFINITY;
+        }
+        MEET;
+    }
+    MEET;
+    if (!known && ALONE) places[0] = from;
+    MEET;
+    EACH(i, number) if (i >= (known ? known : 1)) places[i] = places[0];
+    MEET;
+}
+
+#else
+
+#define MAX_DOUBLE 0x1.fffffffffffffp1023
+#define MARKS 64 /* candidates that are marked at once: those that count are few, and are looked for without branches */
+
+/* Puts a candidate of a unit among the best so far, behind equal ones; how many are known then. */
+INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t known, int64_t number, int64_t *places) {
+    const double *error = found->error + unit;
+    double own = error[AT(i, 0)];
+    if (known == number && own >= error[AT(places[AT(known - 1, unit)], 0)]) return known;
+    int64_t at = known < number ? known++ : number - 1;
+    for (; at > 0 && own < error[AT(places[AT(at - 1, unit)], 0)]; at--) places[AT(at, unit)] = places[AT(at - 1, unit)];
+    places[AT(at, unit)] = i;
+    return known;
+}
+
+/* Marks those of some candidates, at most MARKS, whose loss is within a limit: a bit of each for every unit. */
+static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
+    EACH_UNIT(unit) marks[unit] = 0;
+    for (int64_t i = 0; i < n; i++)
+        {
+        const double *row = loss + AT(i, 0);
+        uint64_t mark = (uint64_t)1 << i;
+        EACH_UNIT(unit) marks[unit] |= -(uint64_t)(row[unit] <= limit[unit]) & mark;
+    }
+}
+
+/* Marks those of some errors, at most MARKS, that neither neighbour is less than, which lie before and behind them. */
+static void mark_valleys(const double *restrict error, int64_t n, const double *restrict before,
+                         const double *restrict after, uint64_t *restrict marks) {
+    EACH_UNIT(unit) marks[unit] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double *last = i ? error + AT(i - 1, 0) : before, *next = i + 1 < n ? error + AT(i + 1, 0) : after;
+        uint64_t mark = (uint64_t)1 << i;
+        EACH_UNIT(unit) {
+            double own = error[AT(i, unit)];
+            marks[unit] |= -(uint64_t)(own < last[unit]) & -(uint64_t)(own <= next[unit]) & mark;
+        }
+    }
+}
+
+/* See above. */
+static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
+                   int64_t *places) {
+    int64_t known[TOGETHER] = {0};
+    double most[TOGETHER], nothing[TOGETHER];
+    uint64_t marks[TOGETHER];
+    (void)memory;
+    EACH_UNIT(unit) nothing[unit] = INFINITY, most[unit] = MAX_DOUBLE;
+    for (int64_t first = from; first < to; first += MARKS) {
+        const double *error = found->error + AT(first, 0);
+        int64_t n = to - first < MARKS ? to - first : MARKS;
+        if (is_ladder)
+            mark_valleys(error, n, first > from ? error - TOGETHER : nothing, first + n < to ? error + AT(n, 0) : nothing, marks);
+        else mark_within(error, n, most, marks);
+        for (int unit = 0; unit < TOGETHER; unit++)
+            for (uint64_t left = marks[unit]; left; left &= left - 1)
+                known[unit] = put_among(found, first + __builtin_ctzll(left), unit, known[unit], number, places);
+    }
+    for (int unit = 0; unit < TOGETHER; unit++) {
+        if (!known[unit]) places[AT(known[unit]++, unit)] = from;
+        for (int64_t i = known[unit]; i < number; i++) places[AT(i, unit)] = places[AT(0, unit)];
+    }
+}
+
+#endif
+
+#endif
