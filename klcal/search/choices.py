@@ -108,9 +108,9 @@ def joined(parts: list[Candidates]) -> Candidates:
 def full_choices(scheme: Scheme, spans: Spans) -> Choices:
     """The quantizers that cover the spans (min-max), (units,).
 
-    The scale is the smallest one that does: exactly in float64 for float32 scales, which are rounded when they are
-    deployed; else the smallest number of the format. An affine zero point is rounded to the nearest integer, so one end
-    may lie up to half a step beyond the range.
+    The scale is the smallest one that does. It is a number of the format, but float32 scales are rounded later, when
+    they are deployed. An affine zero point is rounded to the nearest integer, so one end of the span may lie up to
+    half a step beyond the range.
 
     >>> spans = Spans(np.array([-1.0]), np.array([3.0]), np.array([False]))
     >>> full_choices(Scheme("uint2", "affine"), spans)
@@ -136,7 +136,7 @@ def full_choices(scheme: Scheme, spans: Spans) -> Choices:
 
 
 def greatest_scale(scheme: Scheme) -> float:
-    """The largest scale of a scheme's format with at most one end of the range beyond float32."""
+    """The largest scale of the format with which some number of levels below zero keeps the range within float32."""
     least_end = np.maximum(*level_ends(scheme.belows, scheme)).min()
     return float(at_most(FLOAT32_MAX / least_end, scheme.scale_format, scheme.global_scale))
 

@@ -75,7 +75,7 @@ class Density(NamedTuple):
     wider: bool = False  # whether scales above the full one need not divide the range into whole steps
     by_buckets: bool = False  # whether the error is computed by prefix sums, for units of many buckets
     few: bool = False  # whether every way in which the values can be rounded is tried as well
-    starts: int = 0  # the number of local minima of the ladder that are refined by least squares
+    starts: int = 0  # the number of local minima of the ladder (or of seeds) that are refined by least squares
     refinements: int = 1  # least-squares steps from the best scale, at the end
 
     @property
@@ -235,7 +235,7 @@ def first_ratios(scheme: Scheme, density: Density) -> FirstRatios:
 def _on_gap(gap: Floats, full: Floats) -> Floats:
     """Scales near the full one, (units, 4): whole multiples of the smallest distance of two values, or parts of it.
 
-    One of the multiples is a power of two, because the distances of binary floats are powers of two of each other.
+    One multiple is by a power of two, because the distances between binary floats differ by powers of two.
     """
     parts = gap / np.maximum(np.rint(gap / full) + np.arange(-1, 3), 1.0)
     times = np.maximum(np.ceil(full / gap), 1.0)

@@ -37,14 +37,14 @@ __all__ = ["NARROWER", "VALUES_PER_BIN", "least_loss", "loss_of"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-VALUES_PER_BIN = 4  # nonzero values per sub-bin, on average, from which D is used: with fewer, D is mostly noise
+VALUES_PER_BIN = 4  # nonzero values per sub-bin, on average, from which D is used: fewer say too little
 FEW_AT_ONCE = 16  # units of How.ROUNDINGS that are searched together: each has about 2,000 candidates
 # The number of candidates for which D is computed: (spread evenly by the rank of their error, at scales between them).
 DIVERGENCES = {How.MIDDLES: (2, 5)}
 MORE_DIVERGENCES = 8, 32  # for all other ways to search, where a divergence takes less time
 NEAR, NEAR_STEP = 3, 1 / 140  # scales tried on either side of the best, and their distance in octaves: 0.5 %
-# Many equal values at an end of the range may lie this far beyond the outermost level, in steps: in the sub-bins of
-# its cell they are then apart from other values.
+# Steps by which a level may lie beyond the outermost values. If many of these are equal, fewer others then share their
+# cell, because its inner edge is nearer to them.
 BEYOND = 0.05
 POINT_ROUNDING = 2.0**-20  # relative difference up to which two errors count as equal, if they are sums of float32
 NARROWER: dict[str, Kind] = {
@@ -77,7 +77,7 @@ def least_loss(distribution: Distribution, scheme: Scheme, spans: Spans, sub: in
     """
     full = full_choices(scheme, spans)
     narrow = None
-    if scheme.kind in NARROWER:  # its best MSE: the wider kind is then never worse
+    if scheme.kind in NARROWER:  # its MSE optimum is a candidate, so MSE* is never larger
         narrow = least_loss(distribution, replace(scheme, kind=NARROWER[scheme.kind]), spans, 1, 1.0).scale
     plain = None
     if distribution.unweighted is not None:
@@ -208,7 +208,7 @@ def _candidates(
 
 
 def _of_choices(costs: PointCosts | BucketCosts, choices: Choices) -> Candidates:
-    """Choices, (units,) each, as candidates, (units, 1). The zero point is searched again unless it is affine."""
+    """Choices, (units,) each, as candidates, (units, 1). The zero point is searched again, but not for affine ones."""
     scale, below = choices.scale[:, None], choices.below[:, None]
     if costs.scheme.kind != "affine":
         return judged(costs, costs.scheme, scale)
@@ -233,8 +233,7 @@ def _best(
     """The candidate with the smallest loss of each unit, (units,).
 
     The MSE optimum is found first, and kept where D does not decide: where the smallest error is rounding noise, where
-    the unit has too few values, and where ``loss.sub`` is 1.
-    Where no error is finite, ``full`` is chosen.
+    the unit has too few values, and where ``loss.sub`` is 1. Where no error is finite, ``full`` is chosen.
     """
     nothing = NO_ERROR * distribution.energy  # (units,): errors up to this are noise, and count as equal
     error = np.maximum(found.error, nothing[:, None])
@@ -308,8 +307,8 @@ def _between(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> 
 def _near(costs: PointCosts | BucketCosts, scale: Floats, loss: Loss) -> Floats:
     """Scales, (units, n), near ``scale``, (units, 1).
 
-    If ``loss.thoroughly``, those are among them that divide the larger end of the range into whole steps. There the
-    outermost values lie on a level, or ``BEYOND`` steps beyond one.
+    If ``loss.thoroughly``, those are among them that divide the larger end of the range into whole steps. There a
+    level lies on the outermost value, or ``BEYOND`` steps beyond it.
     """
     near = times(scale, np.array(loss.near))
     if not loss.thoroughly:

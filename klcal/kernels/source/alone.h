@@ -5,7 +5,7 @@
 #include "choice.h"
 
 #define NEAR 3
-#define BEYOND 0.05 /* steps by which the outermost values may lie beyond the outermost level: see klcal/search/units.py */
+#define BEYOND 0.05 /* steps by which a level may lie beyond the outermost value: see klcal/search/units.py */
 
 /* D(P‖Q) of one candidate, in nats. */
 static double divergence(const Search *how, Scratch *scratch, double scale, int64_t below) {
