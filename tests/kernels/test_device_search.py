@@ -143,9 +143,9 @@ def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
 def test_threads_that_do_not_wait_are_noticed(tmp_path):
     for path in SOURCE.glob("*.*"):
         (tmp_path / path.name).write_text(path.read_text())
-    text = (tmp_path / "candidates.h").read_text()
+    text = (tmp_path / "ranked.h").read_text()
     assert text.count("            MEET;\n        }\n    return order;") == 1
-    (tmp_path / "candidates.h").write_text(
+    (tmp_path / "ranked.h").write_text(
         text.replace("            MEET;\n        }\n    return order;", "        }\n    return order;")
     )
     tensor = torch.from_numpy(spoiled(10, 256))

@@ -2,9 +2,10 @@
 #ifndef KLCAL_SEARCH_H
 #define KLCAL_SEARCH_H
 
+#include "choice.h"
+
 #if TOGETHER > 1
 #include "loaded.h"
-#include "choice.h"
 #else
 #include "alone.h"
 #endif
