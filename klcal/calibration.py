@@ -1,4 +1,9 @@
-"""The whole chain on a page: values → sketch → distribution → choice → what it costs → a row of the table."""
+"""Calibration from end to end: values → sketch → distribution → choice → figures → a row of the table.
+
+``calibrate`` is the public entry. Values are a tensor with one scale (``calibrate_sketch``), several of these at once
+(``calibrate_tensors``), or a tensor whose channels, groups or blocks have scales, on the CPU (``calibrate_units``) or
+counted on a CUDA device (``calibrate_counted``).
+"""
 
 from __future__ import annotations
 
@@ -129,6 +134,7 @@ def calibrate(
 
 
 def _of_values(values: Values, per: Per, settings: Settings, importance: Values | None) -> Row:
+    """The row of values that are not a sketch: on their device if possible, else by units, else by one sketch."""
     there = units_there(values, per, importance)
     if there is not None and settings.detail == "none" and settings.unit is None:
         return _of_units_there(there, settings)
@@ -140,6 +146,10 @@ def _of_values(values: Values, per: Per, settings: Settings, importance: Values 
 
 
 def _of_units_there(there: There, settings: Settings) -> Row:
+    """The row of a tensor on a CUDA device, whose units are counted there.
+
+    The imports are here because they are of no use without a device.
+    """
     from klcal.sketches.device_units import all_units, counted_on_device
 
     tensor, dtype, place = there
@@ -150,13 +160,18 @@ def _of_units_there(there: There, settings: Settings) -> Row:
 
 
 def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings: Settings) -> Row:
-    """The row of a tensor whose units are counted on a CUDA device, some after the others.
+    """The row of a tensor whose units are counted on a CUDA device.
 
-    They are searched there too, where the method is kl, mse or minmax; else the CPU chooses of their sketches.
+    The device searches them too if the method is kl, mse or minmax; else the CPU searches their sketches.
+
+    Args:
+        counted: parts of the units, in any order, with their numbers; at least one part.
+        layout: the units of the tensor.
+        settings: how each unit is calibrated. The row has no explanation, whatever ``detail`` is.
     """
     from klcal.search.on_device import extremes_there, outcomes_there
 
-    if settings.scheme.is_relative:
+    if settings.scheme.is_relative:  # the global scale depends on all units, so none can be searched before
         counted = list(counted)
         settings = _relative_to(settings, *extremes_there(counted))
     parts = [(each.numbers, outcomes_there(each, settings)) for each in counted]
@@ -168,20 +183,22 @@ def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings:
 
 
 def _of_one(found: Sketch, asked: Per, settings: Settings) -> Row:
+    """The row of a sketch, with a note if units were asked for and the tensor has too few axes for them."""
     row = calibrate_sketch(found, settings)
     return noted(row, ONE_AXIS) if asked != TENSOR and found.grid is None and row.numel else row
 
 
 def noted(row: Row, note: str) -> Row:
-    """A row with a further note, before the others."""
+    """The row with one more note, in front of its own."""
     return replace(row, note=note if row.note is None else f"{note}; {row.note}")
 
 
 def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
-    """The row of a sketch: of a tensor, or of the units that its grid says.
+    """The row of a sketch: of a tensor with one scale, or of a tensor with the units of the sketch's grid.
 
     Raises:
-        UsageError: it has several units, and no grid says of what.
+        UsageError: the sketch has several units, but no grid.
+        InputError: ``settings.unit`` is out of range.
     """
     if found.grid is None and found.units != 1:
         raise UsageError(f"a sketch of {found.units} units without a grid", "calibrate them one by one: sketch[i:i+1]")
@@ -198,7 +215,10 @@ def calibrate_sketch(found: Sketch, settings: Settings) -> Row:
 
 
 def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
-    """The rows of some tensors, each a unit of a sketch, searched together: to the bit what each alone gives."""
+    """The rows of several tensors with one scale each: the units of a sketch.
+
+    They are searched together, which is faster for small tensors. Each row is the same to the bit as its unit's alone.
+    """
     settings = replace(settings, scheme=settings.scheme.of_one_unit)
     outcomes = outcomes_of(found, settings)
     rows = _rows(outcomes, settings, found.weights is not None)
@@ -210,7 +230,7 @@ def calibrate_tensors(found: Sketch, settings: Settings) -> list[Row]:
 
 
 def _explanations(found: Sketch, settings: Settings, outcomes: Outcomes) -> Iterator[Explanation]:
-    """Of each unit of a sketch, which are tensors."""
+    """The explanations of several tensors: the units of a sketch, in order."""
     if settings.detail == "histogram":
         yield from (Explanation(histogram=each) for each in histograms(found))
         return
@@ -220,10 +240,10 @@ def _explanations(found: Sketch, settings: Settings, outcomes: Outcomes) -> Iter
 
 
 def _unit(sketches: Iterable[Sketch], number: int) -> Sketch:
-    """One unit of a tensor, of which sketches have some each, in the order in which they come.
+    """The unit with a number, from the sketches of consecutive units of a tensor; later sketches are not made.
 
     Raises:
-        InputError: there are not so many.
+        InputError: the tensor has no unit with this number.
     """
     first = 0
     for found in sketches:
@@ -234,7 +254,7 @@ def _unit(sketches: Iterable[Sketch], number: int) -> Sketch:
 
 
 def _of_unit(found: Sketch, settings: Settings, grid: Grid | None) -> Row:
-    """The row of one unit of a tensor, explained."""
+    """The row of one unit of a tensor, with its explanation; ``grid`` is the one of the tensor."""
     outcomes = outcomes_of(found, settings)
     row = _row(outcomes, settings, None, found.weights is not None)
     per = row.per if grid is None else str(grid.per)
@@ -248,19 +268,23 @@ def calibrate_units(
     settings: Settings,
     importance: Importance | None = None,
 ) -> Row:
-    """The row of a tensor whose channels, groups or blocks have a scale each; a few of them are held at a time.
+    """The row of a tensor whose channels, groups or blocks have a scale each. Few of its units are in memory at a time.
 
     Args:
-        chunks: the values in the order of the layout, flat, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        chunks: the values as flat arrays, in storage form (``klcal.sketches.counting.FLOAT_DTYPES``), in the order of
+            the layout.
         dtype: of the values.
-        layout: which of them belong together.
+        layout: says to which unit each value belongs.
         settings: how each unit is calibrated.
-        importance: of the values, in their order.
+        importance: of the values, in their order; None if all count alike.
+
+    Raises:
+        InputError: ``settings.unit`` is out of range.
     """
     counts: Iterable[Count] = unit_counts(chunks, dtype, layout, fresh=threads() > 1)
     if importance is not None:
         counts = map(counted_before, weighted_unit_sketches(chunks, dtype, layout, importance))
-    if settings.scheme.is_relative:
+    if settings.scheme.is_relative:  # the global scale depends on all units, so their sketches are kept
         sketches = worked_ahead(lambda count: count(), counts)
         settings, counts = _relative(settings, sketches), map(counted_before, sketches)
     if settings.unit is not None:
@@ -275,7 +299,7 @@ def calibrate_units(
 
 
 def _counted_outcomes(settings: Settings, tally: Tally | None, count: Count) -> Outcomes:
-    """What comes of some units, which a tally counts."""
+    """The outcomes of the units that ``count`` counts; the tally, if there is one, counts their values too."""
     found = count()
     if tally is not None:
         tally.add(found)
@@ -283,7 +307,10 @@ def _counted_outcomes(settings: Settings, tally: Tally | None, count: Count) -> 
 
 
 def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
-    """The settings with the global scale of a tensor, where its units' scales are relative to one."""
+    """The settings with the global scale of a tensor, if the scales of its units are relative to one.
+
+    The global scale depends on the range of all units together; values of importance 0 do not count in it.
+    """
     scheme = settings.scheme
     if not scheme.is_relative:
         return settings
@@ -294,6 +321,7 @@ def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:
 
 
 def _relative_to(settings: Settings, low: float, high: float) -> Settings:
+    """The settings with the global scale of a tensor with values from low to high, low ≤ 0 ≤ high."""
     scheme = settings.scheme
     span = Spans(np.array([low]), np.array([high]), np.zeros(1, bool))
     full = float(full_choices(scheme.of_one_unit, span).scale[0]) if low < high else 0.0
@@ -301,7 +329,10 @@ def _relative_to(settings: Settings, low: float, high: float) -> Settings:
 
 
 def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: bool) -> Row:
-    """The row of a tensor, of the outcomes of its units; without a grid it is one unit."""
+    """The row of a tensor from the outcomes of its units, in order. Without a grid, the tensor is one unit.
+
+    ``weighed`` says whether there was an importance.
+    """
     if grid is None:
         return _rows(outcomes, settings, weighed)[0]
     by_mse, is_idle = _otherwise(outcomes, settings, weighed)
@@ -311,14 +342,18 @@ def _row(outcomes: Outcomes, settings: Settings, grid: Grid | None, weighed: boo
 
 
 def _rows(outcomes: Outcomes, settings: Settings, weighed: bool) -> list[Row]:
-    """The rows of tensors with one scale each: (tensors,)."""
+    """The rows of tensors with one scale each, from their outcomes, (tensors,)."""
     otherwise = zip(*(each.tolist() for each in _otherwise(outcomes, settings, weighed)), strict=True)
     notes = [_note(settings, by_mse, "" if is_idle else None) for by_mse, is_idle in otherwise]
     return rows_of(outcomes, settings.scheme, str(settings.method), notes, importance=weighed)
 
 
 def _otherwise(outcomes: Outcomes, settings: Settings, weighed: bool) -> tuple[Bools, Bools]:
-    """(units,): which were chosen by mse, as D does not decide; and which without importance, as nothing weighs."""
+    """The units that were chosen otherwise than asked for: two masks, (units,).
+
+    The first has the units that were chosen by MSE, because they have too few values for D; the second those that were
+    chosen without importance, because it is 0 for all their nonzero values.
+    """
     ok = outcomes.status == OK
     by_mse = np.zeros(ok.size, bool)
     if isinstance(settings.method, KL) and sub_bins(settings) > 1:
@@ -327,7 +362,10 @@ def _otherwise(outcomes: Outcomes, settings: Settings, weighed: bool) -> tuple[B
 
 
 def _note(settings: Settings, by_mse: bool, idle: str | None) -> str | None:
-    """What was done otherwise than asked for; ``idle`` says in which units importance did nothing, if in any."""
+    """The note on units that were chosen otherwise than asked for; None if there are none.
+
+    ``idle`` says, at the end of a sentence, in how many units the importance was ignored; None if in none.
+    """
     few = f"chosen by mse: fewer than {least_values(settings):,} nonzero values" if by_mse else None
     also = None if idle is None else f"chosen without importance, which is 0 for all nonzero values{idle}"
     return "; ".join(each for each in (few, also) if each) or None
@@ -336,16 +374,18 @@ def _note(settings: Settings, by_mse: bool, idle: str | None) -> str | None:
 def kl_divergence_calibration(
     tensor: Values, num_bins: int = 2048, min_val: float | None = None, max_val: float | None = None
 ) -> tuple[float, int]:
-    """Scale and zero point of uint8 quantization by `kl`: the published example's function, made right.
+    """The scale and the zero point of affine uint8 quantization by `kl`.
+
+    It has the name and the arguments of a published example, and computes D(P‖Q) correctly.
 
     Args:
         tensor: any shape, any floating dtype, NumPy or torch.
-        num_bins: over the kept range; 2048 are 8 per level.
-        min_val: the least value that a candidate may keep, at most 0; by default the tensor's.
-        max_val: the greatest, at least 0.
+        num_bins: the number of sub-bins over the kept range; 2048 are 8 for each level.
+        min_val: the lowest value that a candidate may keep, at most 0; by default the minimum of the tensor, or 0.
+        max_val: the highest value that a candidate may keep, at least 0; by default the maximum of the tensor, or 0.
 
     Raises:
-        UsageError: the bounds hold no zero.
+        UsageError: the bounds do not contain zero, or ``num_bins`` is out of range.
         InputError: the tensor has no scale: it is empty, all zeros, or not finite.
 
     >>> kl_divergence_calibration(np.linspace(-1, 1, 512))  # doctest: +ELLIPSIS

@@ -1,15 +1,16 @@
-"""What quantizing costs the values of many units, under many candidates: one pass over all of them for each function.
+"""The squared error and the least-squares scale of candidates, from every value of many units.
 
-Values are float32, or float64 where a few are fitted so well that float32 cannot tell how well. ``values`` and
-``counts`` are (units, values): the distinct values of each unit in ascending order and how often each occurs, padded
-with zeros that occur 0 times; ``counts`` is None where every value occurs once. Values are of a magnitude near 1: each
-unit's are multiplied by a power of two, which is exact.
-``scales`` are float64, (units, candidates), positive. A value is divided by a scale by multiplying with its inverse,
-rounded to the type of the values. Results are float64.
+``values`` and ``counts`` are (units, values): the distinct values of each unit, ascending, and how often each occurs,
+padded with zeros that occur 0 times. ``counts`` is None if every value occurs once. Both are float32, or float64 for
+units of few values, whose error may be too small for float32. The values of each unit are divided by a power of two,
+which is exact, so that their magnitudes are near 1.
 
-Sums are taken in one fixed order, so that they are the same to the bit wherever they are computed, whatever stands
-beside a unit and however far it is padded: value i is added to lane i mod 256, one after the other, and then the upper
-half of the lanes to the lower one, until one is left. Such a sum of 4,096 float32 is right to 10⁻⁶.
+``scales`` are float64, (units, candidates), positive. To divide values by a scale, they are multiplied by its inverse,
+rounded to their type. Results are float64, (units, candidates).
+
+Sums are taken in one fixed order: value i is added to lane i mod 256, one after the other. Then the upper half of the
+lanes is added to the lower half, until one lane is left. So a sum has the same bits on every machine, and does not
+depend on other units or on the padding. A sum of 4,096 float32 is right to 10⁻⁶.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 Values = npt.NDArray[np.floating[Any]]
 
-MAX_INVERSE = 1e30  # of a scale: values are near 1, so a smaller one is of no use, and 0 times infinity is none
-LANES = 256  # independent sums: a row of fewer costs NumPy more to begin than to add
-BLOCK = 1 << 16  # values · candidates looked at together: their two arrays of 256 KiB stay in a core's L2 cache
+# Maximum inverse of a scale: values are near 1, so smaller scales are useless, and 0 · inf must not occur.
+MAX_INVERSE = 1e30
+LANES = 256  # independent sums: with fewer, NumPy takes longer to begin a row than to add it
+BLOCK = 1 << 16  # values · candidates in one pass: the two scratch arrays, of 256 KiB each, stay in the L2 cache
 
 EXPONENTS: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): np.int32(0xFF << 23),
@@ -48,7 +50,7 @@ EXPONENTS: dict[np.dtype[Any], Any] = {
 
 @dataclass(frozen=True)
 class Integers:
-    """Whole steps from ``-low`` to ``high``: scalars, or arrays that broadcast to (units, candidates, 1)."""
+    """Whole numbers from ``-low`` to ``high``: scalars, or arrays that broadcast to (units, candidates, 1)."""
 
     low: float | Values
     high: float | Values
@@ -56,22 +58,22 @@ class Integers:
 
 @dataclass(frozen=True)
 class Floats:
-    """A floating-point format: the bits of its mantissa, the exponent of its least normal number, its maximum."""
+    """A floating-point format with subnormal numbers, symmetric about 0."""
 
-    mantissa_bits: int
-    min_exponent: int
-    max: float
+    mantissa_bits: int  # stored bits, without the leading one
+    min_exponent: int  # the exponent of the smallest normal number
+    max: float  # the largest number
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Any ascending levels; the nearest one changes at their middles."""
+    """Any levels: a value becomes the nearest one."""
 
-    levels: Values
+    levels: Values  # (levels,), ascending
 
     @property
     def middles(self) -> Values:
-        """Between each two neighbours."""
+        """The middles between neighbours, (levels - 1,)."""
         middles: Values = (self.levels[1:] + self.levels[:-1]) / 2
         return middles
 
@@ -80,7 +82,14 @@ Rounding: TypeAlias = Integers | Floats | Levels
 
 
 def rounded(steps: Values, rounding: Rounding, out: Values | None = None) -> Values:
-    """The nearest levels; ties to the even integer or code, what is beyond the ends becomes the end.
+    """The nearest levels, in the shape and the type of ``steps``. Values beyond an end become the end.
+
+    Ties go to the even integer or mantissa; of ``Levels``, to the lower one.
+
+    Args:
+        steps: values divided by a scale: float32 or float64.
+        rounding: the levels.
+        out: an array for the result, of the shape and the type of ``steps``; None for a new one.
 
     >>> rounded(np.float32([0.5, 1.5, 9.0]), Integers(7, 7)).tolist()
     [0.0, 2.0, 7.0]
@@ -88,12 +97,13 @@ def rounded(steps: Values, rounding: Rounding, out: Values | None = None) -> Val
     [0.0, 6.0, -6.0]
     """
     found: Values = np.empty_like(steps) if out is None else out
-    if isinstance(rounding, Levels):  # of nf4: no two middles are float64 values that data have
+    if isinstance(rounding, Levels):  # of nf4: data do not have values at its middles
         found[...] = rounding.levels[np.searchsorted(rounding.middles, steps)]
         return found
     if isinstance(rounding, Integers):
         np.rint(steps, out=found)
         return np.clip(found, np.negative(rounding.low), rounding.high, out=found)
+    # Between two powers of two, levels are multiples of a third one: divide by it (exact), round to integers, multiply.
     exponent = EXPONENTS[steps.dtype]
     unit = (steps.view(exponent.dtype) & exponent).view(steps.dtype)
     np.maximum(unit, 2.0**rounding.min_exponent, out=unit)
@@ -105,11 +115,14 @@ def rounded(steps: Values, rounding: Rounding, out: Values | None = None) -> Val
 
 
 def squared_errors(values: Values, counts: Values | None, scales: Array, rounding: Rounding) -> Array:
-    """Σ c·(x/s − q)², in squared steps: (units, candidates)."""
+    """Σ c·(x/s − q)² over the values x, with counts c, levels q and scales s: (units, candidates), in squared steps.
+
+    It is inf where it overflows.
+    """
     found = np.empty(scales.shape)
     for some, steps, level in _passes(values, scales, rounding):
         steps -= level
-        with np.errstate(over="ignore"):  # of a scale that is far too small, the error may be infinite
+        with np.errstate(over="ignore"):  # the scale may be far too small
             steps *= steps
             if counts is not None:
                 steps *= counts[:, None, :]
@@ -118,7 +131,11 @@ def squared_errors(values: Values, counts: Values | None, scales: Array, roundin
 
 
 def least_squares(values: Values, counts: Values | None, scales: Array, rounding: Rounding) -> Array:
-    """Σ c·x·q / Σ c·q²: the scale of least error where values keep their levels q; the scale itself if all are 0."""
+    """Σ c·x·q / Σ c·q²: (units, candidates), in units of the values.
+
+    This scale minimises Σ c·(x − s·q)² if every value x keeps its level q (linear least squares). If all levels are 0,
+    the result is the given scale.
+    """
     found = np.empty(scales.shape)
     for some, steps, level in _passes(values, scales, rounding):
         np.multiply(level, level, out=steps)
@@ -132,9 +149,10 @@ def least_squares(values: Values, counts: Values | None, scales: Array, rounding
 
 
 def _passes(values: Values, scales: Array, rounding: Rounding) -> Iterator[tuple[slice, Values, Values]]:
-    """Some candidates after the others: x / s, and the levels that these are rounded to, (units, some, values).
+    """For some candidates at a time: their slice, x / s, and the levels q, (units, some, values) each.
 
-    Both are scratch: new memory for each would cost more than the arithmetic, for the kernel has to clear it.
+    Both arrays are scratch, and the next pass overwrites them. New memory for each pass would take longer than the
+    arithmetic, because the system has to clear it.
     """
     units, candidates = scales.shape
     inverse = np.minimum(1 / scales, MAX_INVERSE).astype(values.dtype)[:, :, None]
@@ -149,14 +167,14 @@ def _passes(values: Values, scales: Array, rounding: Rounding) -> Iterator[tuple
 
 
 def _some(rounding: Rounding, candidates: slice) -> Rounding:
-    """The rounding of some candidates."""
+    """The rounding of a slice of the candidates."""
     if isinstance(rounding, Integers) and isinstance(rounding.low, np.ndarray):
         return Integers(rounding.low[:, candidates], rounding.high[:, candidates])  # type: ignore[index]  # arrays both, or neither
     return rounding
 
 
 def lane_sum(terms: Values) -> Array:
-    """The sum over the last axis, in the order that this module says; the terms are used up.
+    """The sums over the last axis, float64, in the order of this module. ``terms`` is overwritten.
 
     >>> float(lane_sum(np.arange(200, dtype=np.float32)[None])[0])
     19900.0

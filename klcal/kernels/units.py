@@ -1,6 +1,8 @@
-"""Values of many units, to the distinct float32 patterns of each and how often each occurs: the compiled kernel's part.
+"""The compiled kernel's part of sketching units: the distinct float32 patterns of each, and their numbers.
 
-Where there is none, NumPy does the same: ``klcal.sketches.by_unit``.
+A pattern has the bits of a float32 as a uint32: positive values ascend, then negative ones by magnitude. These
+functions need the compiled kernel. Without it NumPy does the same: ``klcal.sketches.sorted_units``, and with importance
+``klcal.sketches.weighted``.
 """
 
 from __future__ import annotations
@@ -23,25 +25,25 @@ Patterns = npt.NDArray[np.uint32]
 
 COUNTERS = ("zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
 KINDS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}  # as in source/patterns.h
-BYTES = 4  # the kind of all values that are one byte
-LANES = 16  # units sorted at once
-MOST_IN_LANES = 1 << 15  # values of such a unit, as in source/units.h
-TABLE_BITS = 5  # of mantissa, at most, of which units are counted in tables, as in source/tables.h
-MOST = (1 << 31) - 1  # values of a unit: its counts are int32
-NEARLY_FULL = 0.75  # share of an array, from which on its parts are moved together: new memory takes 3 times as long
+BYTES = 4  # the kind of all dtypes of one byte
+LANES = 16  # the number of units that are sorted at once, as in source/lanes.h
+MOST_IN_LANES = 1 << 15  # the maximum number of values of such a unit, as in source/units.h
+TABLE_BITS = 5  # the maximum number of mantissa bits for which units are counted in tables, as in source/tables.h
+MOST = (1 << 31) - 1  # the maximum number of values of a unit, because counts are int32
+NEARLY_FULL = 0.75  # share of an array from which its parts are moved within it: a new array takes 3 times as long
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What there is in some units."""
+    """The pieces and the numbers of some units: the fields of a ``klcal.sketches.sketch.Sketch``."""
 
-    keys: Patterns  # (pieces,): ascending within a unit
-    counts: npt.NDArray[np.int32]
-    starts: Integers  # (units + 1,)
-    counters: dict[str, Integers]  # (units,) each
-    minimum: npt.NDArray[np.float64]  # (units,): of finite values that are not zero; inf where there are none
-    maximum: npt.NDArray[np.float64]
-    exact: npt.NDArray[np.bool_]
+    keys: Patterns  # (pieces,): the patterns, or those of buckets, ascending within a unit
+    counts: npt.NDArray[np.int32]  # (pieces,): how often each occurs
+    starts: Integers  # (units + 1,): unit u has the pieces starts[u]:starts[u + 1]
+    counters: dict[str, Integers]  # the counters ``COUNTERS`` by name, (units,) each
+    minimum: npt.NDArray[np.float64]  # (units,): of finite nonzero values; inf if there are none
+    maximum: npt.NDArray[np.float64]  # (units,): of the same; -inf if there are none
+    exact: npt.NDArray[np.bool_]  # (units,): whether no pattern was cut
 
 
 def counted_units(
@@ -54,18 +56,18 @@ def counted_units(
     *,
     first: int = 0,
 ) -> Counted:
-    """Counts the values of units; the compiled kernel has to be there.
+    """Counts the values of units, by the compiled kernel.
 
     Args:
-        values: flat, in storage form.
-        dtype: of them: float32, float64, float16, bfloat16, or any of one byte.
-        starts: (units + 1,), where the units begin and end, each at most ``MOST`` values; ascending.
-        kept: more than how many distinct values of a unit are cut, and to how many mantissa bits: at its largest
-            magnitude, and at least.
-        bytes_as: (256,), the pattern that each byte stands for.
-        turns: of how many units, all of one size, so many values each take turns in ``values``; of no units where the
-            values of each lie together.
-        first: the unit in each turn that is the first of those counted.
+        values: (n,), in storage form (``klcal.sketches.counting.FLOAT_DTYPES``).
+        dtype: of the values: float32, float64, float16, bfloat16, or any dtype of one byte.
+        starts: (units + 1,), int64, ascending: where the units begin and end. A unit has at most ``MOST`` values.
+        kept: the fields of ``klcal.sketches.patterns.Resolution``: the maximum number of distinct values that are kept
+            whole; the mantissa bits of others near the largest magnitude of the unit; and the minimum of these bits.
+        bytes_as: (256,), the pattern of the value of each byte; for dtypes of one byte only.
+        turns: (columns, run): ``columns`` units of one size take turns in ``values``, with ``run`` values of each in a
+            turn. (0, 1) if the values of each unit lie together.
+        first: the number, in a turn, of the first unit that is counted.
 
     Raises:
         MemoryError: there is no room to sort in.
@@ -77,10 +79,12 @@ def counted_units(
     columns, run = turns
     flat = np.ascontiguousarray(values)
     begins = np.ascontiguousarray(starts - starts[0], np.int64)
+    # In bytes. With turns, the kernel finds the values by columns and run, and uses ``begins`` for sizes alone.
     offset = (first * run if columns else int(starts[0])) * flat.itemsize
     function = _klcal_units()
 
     def count(some: int, last: int) -> slice:
+        """The pieces of the units ``some`` to ``last``: they stand at the place of the first value, without gaps."""
         pieces = function(
             *(address(flat) + offset, KINDS.get(dtype, BYTES), None if bytes_as is None else address(bytes_as)),
             *(address(begins), columns, run, units, some, last, *kept),
@@ -110,18 +114,19 @@ def unit_weights(
     found: tuple[Patterns, Integers],
     bytes_as: Patterns | None = None,
 ) -> Integers:
-    """What the values of each key weigh together; the compiled kernel has to be there.
+    """The sums of the weights of the values of each key, by the compiled kernel.
 
     Args:
-        values: flat, in storage form; those of each unit stand together.
-        dtype: of them, as for ``counted_units``.
-        starts: (units + 1,), from 0 on, where the units begin and end.
-        weights: of the values, in their order.
-        found: the keys of the units, and where those of each begin and end: (units + 1,).
-        bytes_as: (256,), the pattern that each byte stands for.
+        values: (n,), in storage form; the values of each unit lie together.
+        dtype: of the values, as for ``counted_units``.
+        starts: (units + 1,), int64, contiguous, from 0 on: where the units begin and end.
+        weights: (n,), int64, the weight of each value, at least 0.
+        found: the keys, (pieces,), and where those of each unit begin and end, (units + 1,).
+        bytes_as: (256,), the pattern of the value of each byte; for dtypes of one byte only.
 
     Returns:
-        (3, pieces): the upper and the lower part of each sum, and how many weights are above 0.
+        (3, pieces), int64: the upper and the lower part of each sum (``klcal.sketches.importance.joined_weights`` joins
+        them), and the number of weights above 0.
 
     Raises:
         MemoryError: there is no room for the patterns of a unit.
@@ -145,7 +150,10 @@ def unit_weights(
 
 
 def _gathered(pieces: Array, parts: list[slice]) -> Array:
-    """Parts of an array behind one another: moved within it where they nearly fill it, else in a new array."""
+    """Parts of an array behind one another. They are moved within it if they nearly fill it, else copied to a new one.
+
+    Parts ascend and do not overlap, so moving one to the left overwrites none that is still to be moved.
+    """
     size = sum(part.stop - part.start for part in parts)
     if size < NEARLY_FULL * pieces.size:
         return np.concatenate([pieces[part] for part in parts])
@@ -158,6 +166,7 @@ def _gathered(pieces: Array, parts: list[slice]) -> Array:
 
 
 def _klcal_units() -> Any:
+    """The C function of ``counted_units``, with the types of its arguments."""
     function = compiled().klcal_units
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, integer, pointer, pointer, *[integer] * 8, *[pointer] * 5]
@@ -166,6 +175,7 @@ def _klcal_units() -> Any:
 
 
 def _klcal_unit_weights() -> Any:
+    """The C function of ``unit_weights``, with the types of its arguments."""
     function = compiled().klcal_unit_weights
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer, integer, pointer]

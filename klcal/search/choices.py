@@ -1,6 +1,8 @@
-"""Choices as arrays over units: the range that may be kept, the quantizer that covers it, and which of many is best.
+"""Choices of quantizers as arrays over units, and the rules that all searches share.
 
-A choice is a scale, always positive, and how many levels lie below zero; ``klcal.quantizers.qparams`` deploys it.
+A choice is a positive scale (float64) and the number of levels below zero (int64); ``klcal.quantizers.qparams`` turns
+it into a scale and a zero point. The rules: which range a candidate may keep, which quantizer covers a range, which
+candidates are valid, and which one is chosen among several of equal loss.
 """
 
 from __future__ import annotations
@@ -33,22 +35,31 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-ROUNDING = 1e-12  # relative difference of two losses below which they are the same
-NO_ERROR = 1e-12  # of the energy: a squared error at or below this is rounding noise of float32 values
-FLOAT32_STEP = 2.0**-23  # by which a scale may exceed the full one: it is rounded to float32
-HALF_STEP = 0.5 + 1e-9  # by which a range may exceed the span: the full range rounds its zero point by up to ½
+ROUNDING = 1e-12  # relative difference up to which two losses count as equal
+NO_ERROR = 1e-12  # share of the energy Σx²: a squared error up to this is rounding noise of float32 values
+FLOAT32_STEP = 2.0**-23  # relative: a scale may exceed its limit by this much, because it is rounded to float32
+HALF_STEP = 0.5 + 1e-9  # in steps: a range may exceed the span by this much, because its zero point is rounded
 
 
 class Spans(NamedTuple):
-    """The widest range of each unit that a candidate may keep: low ≤ 0 ≤ high, low < high; (units,)."""
+    """The widest range of each unit that a candidate may keep: (units,) each, in units of the values.
+
+    low ≤ 0 ≤ high, and low < high. Without bounds, it is the range of the values, and a wider one is allowed too.
+    """
 
     low: Floats
     high: Floats
-    bounded: Bools  # a range was asked for: no candidate may be wider
+    bounded: Bools  # whether bounds limit the range of this unit: no candidate may be wider
 
     @staticmethod
     def of(distribution: Distribution, bounds: tuple[float, float] | None) -> Spans:
-        """The range of each unit and zero, within the bounds; the bounds themselves if nothing lies within."""
+        """The range of the values of each unit, zero included, within the bounds.
+
+        Args:
+            distribution: of units that have nonzero values.
+            bounds: (low, high) with low ≤ 0 ≤ high and low < high; None if there are none. They are themselves the
+                span of a unit without values between them, other than zero.
+        """
         if bounds is None:
             return Spans(distribution.min, distribution.max, np.zeros(distribution.units, bool))
         low, high = np.maximum(distribution.min, bounds[0]), np.minimum(distribution.max, bounds[1])
@@ -57,45 +68,54 @@ class Spans(NamedTuple):
         return Spans(low, high, (low > distribution.min) | (high < distribution.max) | empty)
 
     def select(self, units: Integers | slice | Bools) -> Spans:
-        """Those of some units."""
+        """The spans of some units: by their numbers, a slice, or a mask."""
         return Spans(self.low[units], self.high[units], self.bounded[units])
 
 
 class Choices(NamedTuple):
-    """A quantizer for each unit: (units,)."""
+    """A quantizer for each unit: (units,) each."""
 
-    scale: Floats
-    below: Integers
+    scale: Floats  # above 0
+    below: Integers  # the number of levels below zero
 
     def select(self, units: Integers | slice | Bools) -> Choices:
-        """Those of some units."""
+        """The choices of some units: by their numbers, a slice, or a mask."""
         return Choices(self.scale[units], self.below[units])
 
 
 class Candidates(NamedTuple):
-    """Quantizers of each unit, as deployed, and Σ(x − x̂)² of its values; infinite where there is none: (units, n)."""
+    """Several quantizers for each unit, and their squared errors: (units, n) each. The error of invalid ones is inf."""
 
-    scale: Floats
-    below: Integers
-    error: Floats
+    scale: Floats  # as the format of scales has it; 0 where it underflows, and the error is then inf
+    below: Integers  # the number of levels below zero
+    error: Floats  # Σ(x − x̂)² over the values of the unit
 
     def select(self, units: Integers) -> Candidates:
-        """Those of some units."""
+        """The candidates of the units with these numbers."""
         return Candidates(self.scale[units], self.below[units], self.error[units])
 
     def take(self, columns: Integers) -> Candidates:
-        """Some of each unit: (units, some)."""
+        """Some candidates of each unit, (units, some), by their columns, (units, some)."""
         taken: list[Any] = [np.take_along_axis(column, columns, axis=1) for column in self]
         return Candidates(*taken)
 
 
 def joined(parts: list[Candidates]) -> Candidates:
-    """The candidates of all parts, of the same units."""
+    """The candidates of all parts side by side. All parts are of the same units; there is at least one."""
     return Candidates(*(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True)))
 
 
 def full_choices(scheme: Scheme, spans: Spans) -> Choices:
-    """The quantizers that cover the spans: min-max. The scale is the least of its format that does."""
+    """The quantizers that cover the spans (min-max), (units,).
+
+    The scale is the smallest one that does. It is a number of the format, but float32 scales are rounded later, when
+    they are deployed. An affine zero point is rounded to the nearest integer, so one end of the span may lie up to
+    half a step beyond the range.
+
+    >>> spans = Spans(np.array([-1.0]), np.array([3.0]), np.array([False]))
+    >>> full_choices(Scheme("uint2", "affine"), spans)
+    Choices(scale=array([1.33333333]), below=array([1]))
+    """
     if scheme.kind == "affine":
         scale = (spans.high - spans.low) / (scheme.size - 1)
         if scheme.scale_format != "float32":
@@ -105,10 +125,10 @@ def full_choices(scheme: Scheme, spans: Spans) -> Choices:
     scales = []
     for option in scheme.belows:
         under, above = level_ends(np.array(option), scheme)
-        scales.append(np.maximum(spans.high / above, -spans.low / under))
+        scales.append(np.maximum(spans.high / above, -spans.low / under))  # whichever end needs the larger one
     scale, below = scales[0], np.full(scales[0].shape, scheme.belows[0])
     if len(scales) > 1:
-        below = scheme.belows[np.argmin(np.stack(scales), axis=0)]  # of equal ones the first: the positive sign
+        below = scheme.belows[np.argmin(np.stack(scales), axis=0)]  # the first of equal ones: a positive sign
         scale = np.min(np.stack(scales), axis=0)
     if scheme.scale_format != "float32":
         scale = at_least(scale, scheme.scale_format, scheme.global_scale)
@@ -116,13 +136,17 @@ def full_choices(scheme: Scheme, spans: Spans) -> Choices:
 
 
 def greatest_scale(scheme: Scheme) -> float:
-    """The greatest scale that does not put both ends of the range beyond float32."""
+    """The largest scale of the format with which some number of levels below zero keeps the range within float32."""
     least_end = np.maximum(*level_ends(scheme.belows, scheme)).min()
     return float(at_most(FLOAT32_MAX / least_end, scheme.scale_format, scheme.global_scale))
 
 
 def scales_of(scheme: Scheme, scales: Floats) -> Floats:
-    """Scales as their format has them: the nearest, none with both ends beyond float32; 0 where they underflow."""
+    """The nearest scales of the format, float64 of the same shape: at most ``greatest_scale``, 0 where they underflow.
+
+    >>> scales_of(Scheme("int8", "symmetric", "e8m0"), np.array([0.3, 1e-50])).tolist()
+    [0.25, 0.0]
+    """
     limit = greatest_scale(scheme)
     if scheme.scale_format == "float32":
         return np.minimum(np.minimum(scales, FLOAT32_MAX).astype(np.float32).astype(np.float64), limit)
@@ -130,10 +154,12 @@ def scales_of(scheme: Scheme, scales: Floats) -> Floats:
 
 
 def valid(scheme: Scheme, scale: Floats, below: Integers, spans: Spans) -> Bools:
-    """Which candidates (units, n) may be chosen.
+    """Which candidates may be chosen: bool, (units, n).
 
-    Where a range was asked for, those that keep no more than it, but for the half step that rounding a zero point
-    costs. And none with an end beyond float32: its scale would be made smaller when it is deployed, and values clipped.
+    A candidate is valid if its scale is above 0 and no end of its range is beyond float32. (Its scale would be made
+    smaller when it is deployed, and values would be clipped.) Within bounds it must not keep more than they allow,
+    except for the half step by which a zero point is rounded.
+    ``scale`` and ``below`` are (units, n), the spans (units,).
     """
     under, above = level_ends(below, scheme)
     known = np.where(scale > 0, scale, 1.0)
@@ -148,14 +174,15 @@ def valid(scheme: Scheme, scale: Floats, below: Integers, spans: Spans) -> Bools
 
 
 def allowed_belows(scheme: Scheme, scale: Floats, spans: Spans) -> tuple[Integers, Integers]:
-    """The fewest and the most levels below zero of an affine scheme, for each scale, (units, n).
+    """The minimum and the maximum number of levels below zero of an affine scheme, for each scale: (units, n) each.
 
-    Where a range was asked for, those that keep no more than it, but for the half step that rounding a zero point
-    costs; where no number does, the one nearest to its low end. None has an end beyond float32.
+    No end of the range is beyond float32. Within bounds the range must not exceed them, except for the half step by
+    which a zero point is rounded; if no number of levels fulfils that, the one nearest to the low bound is allowed.
+    ``scale`` is (units, n) and above 0; the spans are (units,).
     """
     last = scheme.size - 1
     reach = np.minimum(np.floor(FLOAT32_MAX * (1 + FLOAT32_STEP) / scale), last).astype(np.int64)
-    lowest, highest = last - reach, reach  # beyond, an end is beyond float32
+    lowest, highest = last - reach, reach  # with fewer or more, an end is beyond float32
     if not spans.bounded.any():
         return lowest, highest
     low, high = -spans.low[:, None] / scale, spans.high[:, None] / scale
@@ -168,14 +195,24 @@ def allowed_belows(scheme: Scheme, scale: Floats, spans: Spans) -> tuple[Integer
 
 
 def least(loss: Floats, candidates: Candidates, full: Floats, rounding: float = ROUNDING) -> Choices:
-    """The candidate of least loss of each unit, (units, n).
+    """The candidate with the smallest loss of each unit, (units,).
 
-    Losses that are equal within rounding, a ratio, go to the largest scale up to the full one, else to the smallest
-    above it, then to more levels below zero.
+    Among equal losses the largest scale up to the full one wins: it clips least. Without such a scale the smallest one
+    above it wins. Among equal scales, more levels below zero win.
+
+    Args:
+        loss: (units, n), at least 0; inf for invalid candidates.
+        candidates: (units, n).
+        full: (units,), the scales that cover the range.
+        rounding: losses that exceed the smallest by at most this ratio count as equal to it.
+
+    >>> found = Candidates(np.array([[0.5, 1.0, 2.0]]), np.array([[8, 8, 8]]), np.array([[3.0, 3.0, 3.0]]))
+    >>> least(found.error, found, np.array([1.0]))
+    Choices(scale=array([1.]), below=array([8]))
     """
     scale, below = candidates.scale, candidates.below
     tied = loss <= loss.min(axis=1, keepdims=True) * (1 + rounding)
-    narrow = tied & (scale <= full[:, None] * (1 + ROUNDING))
+    narrow = tied & (scale <= full[:, None] * (1 + ROUNDING))  # no wider than the range
     largest = np.where(narrow, scale, -np.inf).max(axis=1)
     smallest = np.where(tied, scale, np.inf).min(axis=1)
     best = np.where(narrow.any(axis=1), largest, smallest)

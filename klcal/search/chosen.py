@@ -1,4 +1,8 @@
-"""What is chosen for units, and what it costs: sketches and settings → outcomes."""
+"""Sketches and settings → outcomes: the status of each unit, its quantizer, and the figures of this quantizer.
+
+The method chooses; ``klcal.search.figures`` computes what the choice costs. Large sketches are handled in stretches of
+units, so that memory is bounded. A CUDA device chooses by itself, and ``chosen_outcomes`` takes over its results.
+"""
 
 from __future__ import annotations
 
@@ -25,29 +29,33 @@ __all__ = ["chosen_outcomes", "least_values", "outcomes_of", "stretches", "sub_b
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-PIECES_AT_ONCE = 1 << 20  # of a distribution, looked at together: Python's own work vanishes, and memory is bounded
-UNITS_AT_ONCE = 1 << 16  # looked at together, where they have few pieces
+PIECES_AT_ONCE = 1 << 20  # pieces in a stretch of units: enough to hide Python's overhead, few enough for the memory
+UNITS_AT_ONCE = 1 << 16  # units in a stretch, where they have few pieces
 CHOSEN = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero")
-"""What is known of a unit that has a scale."""
+"""The columns of an outcome that only a unit with a scale has; NaN for all others."""
 
 
 def sub_bins(settings: Settings) -> int:
-    """Into how many parts each cell is cut, for D."""
+    """The number of sub-bins in each cell, for D: from the ``bins`` of the method, or the default number of them."""
     return sub_bins_per_cell(getattr(settings.method, "bins", BINS), settings.scheme.size)
 
 
 def least_values(settings: Settings) -> int:
-    """From how many nonzero values on D decides."""
+    """The number of nonzero values from which D is used in the choice: 4 for each sub-bin (``VALUES_PER_BIN``)."""
     return VALUES_PER_BIN * settings.scheme.size * sub_bins(settings)
 
 
 def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
-    """What is chosen for each unit of a sketch, and what it costs: some units at a time."""
+    """The outcomes of all units of a sketch, in its order.
+
+    Raises:
+        MemoryError: the compiled kernel found no room.
+    """
     return joined(_outcomes(some, settings) for some in stretches(found))
 
 
 def stretches(found: Sketch) -> Iterator[Sketch]:
-    """Some units after the others, of not too many pieces together."""
+    """A sketch in parts of consecutive units: at most ``PIECES_AT_ONCE`` pieces, or a single unit with more."""
     first = 0
     while first < found.units:
         end = int(np.searchsorted(found.starts, found.starts[first] + PIECES_AT_ONCE, side="right")) - 1
@@ -57,9 +65,10 @@ def stretches(found: Sketch) -> Iterator[Sketch]:
 
 
 def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
+    """The outcomes of some units, at once. A unit is searched only if its status allows a scale."""
     finite, nonzero = found.finite, found.nonzero
     fails = (settings.nonfinite == "fail") | (nonzero == 0)
-    status = np.full(found.units, OK)
+    status = np.full(found.units, OK)  # a later line has priority over an earlier one
     status[nonzero == 0] = ZERO
     status[(nonzero == 0) & (found.underflowed > 0)] = UNDERFLOW
     status[(found.overflowed > 0) & fails] = OVERFLOW
@@ -100,25 +109,28 @@ def chosen_outcomes(
     counters: dict[int, Integers],
     size: int,
 ) -> Outcomes:
-    """The outcomes of units that were searched and judged elsewhere.
+    """The outcomes of units that were searched elsewhere: on a device. All arrays are (units,), if not said otherwise.
+
+    Units have no importance there, and all of them have the same number of values.
 
     Args:
-        status: (units,), as all.
-        searched: which of them have a choice; of the others it may be anything.
-        chosen: the scales before they were rounded to their format.
-        deployed: and as they are written down.
-        below: levels below zero.
-        figures: (5, units): D, Σ(x − x̂)², Σx², values clipped, values that become 0.
-        minimum: of the values that are not zero; inf where there are none.
-        maximum: -inf where there are none.
-        counters: of ``klcal.sketches.sketch.COUNTERS``, by their places there; all others are 0.
-        size: values of each unit.
+        status: indices of ``klcal.tables.status.UNIT_STATUSES``, of any integer type.
+        searched: which units have a choice; the choices and figures of all others are ignored.
+        chosen: the scales before they are rounded to their format.
+        deployed: the scales as they are deployed; negative for an extra level above zero.
+        below: the number of levels below zero.
+        figures: five arrays: D in nats, Σ(x − x̂)², Σx², the number of values clipped, and of values that become 0.
+        minimum: of the nonzero finite values; inf where there are none.
+        maximum: of the same; -inf where there are none.
+        counters: int64 counters by their index in ``klcal.sketches.sketch.COUNTERS``; those left out are 0.
+        size: the number of values of each unit, zeros and NaN included.
     """
     none = np.zeros(status.size, np.int64)
     zeros, nan, neg_inf, pos_inf, overflowed, underflowed = (counters.get(i, none) for i in range(len(COUNTERS)))
+    # Values that are not nonzero and finite. "underflowed" is left out: "zeros" has these values too.
     left_out = [each for number, each in counters.items() if number < COUNTERS.index("underflowed")]
     nonzero = np.full(status.size, size) - sum(left_out, none)
-    if 0 in counters:
+    if 0 in counters:  # zeros: they count in the range of an outcome
         minimum = np.minimum(minimum, np.where(zeros > 0, 0.0, np.inf))
         maximum = np.maximum(maximum, np.where(zeros > 0, 0.0, -np.inf))
     columns = [chosen, deployed, below.astype(np.float64), *figures]
@@ -143,11 +155,11 @@ def chosen_outcomes(
 
 
 def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:
-    """The status of each unit that has values, and the columns of its outcome, ``chosen`` to ``rounded_to_zero``.
+    """The status, (units,), and the columns ``CHOSEN``, (8, units), of units with nonzero values.
 
-    Importance decides what is chosen; what it costs is told of all values alike.
+    An importance decides on the choice only. The figures count all values alike.
     """
-    distribution = Distribution.of(found)
+    distribution = Distribution.of(found)  # for the figures
     decides = distribution if found.weights is None else Distribution.weighted(found)
     scheme, spans = settings.scheme, Spans.of(decides, settings.bounds)
     scale, below = settings.method(decides, scheme, spans)
@@ -160,15 +172,19 @@ def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:
 
 
 def _wanted(distribution: Distribution, settings: Settings, spans: Spans, scale: Floats) -> tuple[Floats, Integers]:
-    """The scale that each unit would have as a float32, and whether its format holds that: 0, or −1 or 1 beyond it.
+    """The scales that units would have as float32, and whether the format of scales holds them: (units,) each.
 
-    What the format lacks is a status where neither the scale that is wanted nor the one that covers the range is held.
+    A unit overflows or underflows if the format holds neither its scale as a float32 nor the one that covers the range.
+    If it holds the latter, the choice within the format, ``scale``, stands.
+
+    Returns:
+        Scales, and for each unit 0 if the format holds it, −1 if it is too small, 1 if it is too large.
     """
     scheme = settings.scheme
     free = replace(scheme, scale_format="float32", global_scale=1.0)
     full = full_choices(free, spans).scale
     fits = held(full, scheme.scale_format, scheme.global_scale).astype(np.int64)
-    ends = np.flatnonzero(fits != 0)
+    ends = np.flatnonzero(fits != 0)  # few units or none: only these are searched a second time, with float32 scales
     wanted = scale.copy()
     if ends.size:
         chosen: Choices = settings.method(distribution.select(ends), free, spans.select(ends))

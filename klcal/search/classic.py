@@ -1,9 +1,10 @@
-"""The search of `kl-classic`: D(P‖Q) alone, which is not unimodal in the threshold.
+"""The search of `kl-classic`, which minimises D(P‖Q) alone.
 
-So it is exhaustive, inside an exact bound. Q lacks the share c of the values that are clipped, and by the log-sum
-inequality (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7) D ≥ −ln(1 − c). No candidate can win whose
-bound exceeds the D of the best. ``source/classic.h`` does the same in C, with a sharper bound: to the bit, because both
-leave out only what cannot win.
+This D has many local minima as a function of the threshold, so the search is exhaustive within an exact bound. Q lacks
+the share c of the values that are clipped, so D ≥ −ln(1 − c) by the log-sum inequality (Cover & Thomas, Elements of
+Information Theory, 2nd ed., §2.7). A candidate whose bound exceeds the smallest D so far cannot win, and is left out.
+``source/classic.h`` does the same in C, with a sharper bound. Both leave out only candidates that cannot win, so their
+results are the same to the bit.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ STEPS_PER_OCTAVE = 280  # scales of the grid: steps of 0.25 %
 MAX_OCTAVES = 12  # deepest scale tried below the full range; the bound stops far earlier
 BATCH = 16  # scales between two looks at the bound
 COARSE_STEP = 16  # fine steps between two scales of the coarse affine grid: 4 %
-FEW_LEVELS = 16  # up to so many, all zero points are tried at every …
-FEW_LEVELS_STEP = 4  # … fourth fine step: 1 %
-ZOOM_STEP = 2  # between those around the best of them: 0.5 %
-SHIFTS = 25  # zero points of the coarse affine grid per range: 4 %
-ZOOMS = 3  # best coarse affine candidates that are looked at finely
+FEW_LEVELS = 16  # affine schemes with up to 16 levels have a finer grid, with every zero point
+FEW_LEVELS_STEP = 4  # fine steps between two scales of this grid: 1 %
+ZOOM_STEP = 2  # fine steps between two scales near the best candidates of the grid: 0.5 %
+SHIFTS = 25  # zero points of the coarse affine grid: each moves the range by 4 % of its width
+ZOOMS = 3  # the best candidates of an affine grid, near which finer ones are tried
 
 
 class _Judged(NamedTuple):
-    """Candidates and their classic divergences in nats."""
+    """Candidates of one unit and their classic divergences in nats: (candidates,) each."""
 
     scale: Floats
     below: Integers
@@ -52,32 +53,35 @@ class _Judged(NamedTuple):
 
 
 def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below: Integers, sub: int) -> Floats:
-    """D(P‖Q) of the literature (Migacz, GTC 2017, S7310), in nats, on sub-bins that follow the candidate.
+    """D(P‖Q) as in the literature (Migacz, GTC 2017, S7310), in nats, on the sub-bins of each candidate.
 
-    The clipped mass is folded into the outermost sub-bins of P and left out of Q. Each level of Q is spread evenly over
-    the occupied sub-bins of its cell. Where that leaves p > 0 = q, D is +inf: the support condition. Q keeps the total
-    1 − c, as in ncnn and Caffe2: normalised, D would lose −ln(1 − c), and fall to 0 once all but one sub-bin is
-    clipped.
+    Clipped values are counted in the outermost sub-bins of P, and left out of Q. Q spreads the values of each cell
+    evenly over its occupied sub-bins. If a sub-bin then has p > 0 and q = 0, D is +inf (the support condition). Q is
+    not normalised: its total is 1 − c, as in ncnn and Caffe2. A normalised Q would lower D by −ln(1 − c), so that D
+    would fall to 0 if all values but those of one sub-bin were clipped.
+
+    For N values, with c of them in a sub-bin of P, and with C kept values and Z occupied sub-bins in its cell,
+    N·D = Σ c·ln c − Σ c·ln(C/Z).
 
     Args:
-        sums: of one unit.
+        sums: the prefix sums of one unit.
         scheme: what it is quantized to.
-        scales: (candidates,), above 0.
-        below: (candidates,), levels below zero.
-        sub: into how many sub-bins each cell is cut.
+        scales: (candidates,), positive.
+        below: (candidates,), the number of levels below zero.
+        sub: the number of sub-bins in each cell.
 
     Returns:
-        (candidates,), at least 0.
+        (candidates,), float64, at least 0.
     """
     counts = sub_bins(sums, scheme, scales, below, sub)
     under, mass, over = counts[:, 0], counts[:, 1:-1], counts[:, -1]
     parts = mass.reshape(scales.size, scheme.size, sub)
-    kept = cell_sums(parts)
+    kept = cell_sums(parts)  # (candidates, cells), without clipped values
     occupied = np.maximum(np.count_nonzero(parts, axis=2), 1)
     lacks_support = ((under > 0) & (mass[:, 0] == 0)) | ((over > 0) & (mass[:, -1] == 0))
     log_q = log(np.where(kept > 0, kept, 1.0)) - log(occupied)
     cells = kept.copy()
-    for end, clipped in ((0, under), (-1, over)):
+    for end, clipped in ((0, under), (-1, over)):  # ``mass`` becomes P; log_q keeps the cells of Q
         mass[:, end] += clipped
         cells[:, end] += clipped
     total = last_axis_sum(mass * log(np.where(mass > 0, mass, 1.0)))
@@ -87,36 +91,37 @@ def classic_divergences(sums: PrefixSums, scheme: Scheme, scales: Floats, below:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Unit:
-    """What is searched: one unit."""
+    """The unit that is searched, and the settings of its search."""
 
     sums: PrefixSums
     scheme: Scheme
-    spans: Spans  # of one unit; no candidate is wider
-    full: float  # the scale that covers it
-    sub: int
+    spans: Spans  # of this unit, (1,); no candidate is wider
+    full: float  # the scale that covers the span
+    sub: int  # the number of sub-bins in each cell
 
 
 def least_classic(
     distribution: Distribution, scheme: Scheme, spans: Spans, sub: int, also: Sequence[Choices]
 ) -> Choices:
-    """The candidate of least classic divergence of each unit, among a grid and those of ``also``.
+    """The candidate with the smallest classic divergence of each unit, (units,), of a grid and of ``also``.
 
-    Symmetric: every scale of the grid, as D is jagged. Affine: both ends at 4 % (1 % up to 4 bits), then finely around
-    the best of them; D has minima between those, so that a dense search may find some percent less.
+    A symmetric scheme has every scale of the grid as a candidate, in steps of 0.25 %, because D is jagged. An affine
+    scheme has both ends in steps of 4 % (1 % up to 4 bits), and finer ones near the best of these. D has minima between
+    them, so a dense search may find a D that is a few percent smaller.
 
     Args:
         distribution: of the units.
         scheme: what they are quantized to.
-        spans: (units,): the widest ranges that may be kept.
-        sub: into how many sub-bins each cell is cut.
-        also: further candidates, each for all units.
+        spans: (units,), the widest range that a candidate may keep.
+        sub: the number of sub-bins in each cell. With 1 there is no loss within a cell, so the whole range is kept.
+        also: further candidates, (units,) each.
 
     Raises:
-        MemoryError: there was no room in the compiled kernel.
+        MemoryError: the compiled kernel found no room.
     """
     full = full_choices(scheme, spans)
     if sub == 1:
-        return full  # nothing within a cell is seen, so only clipping costs
+        return full  # D counts clipping alone
     if library() is not None:
         return compiled_classic(distribution, scheme, classic_grid(scheme), sub, spans, full, also)
     found = []
@@ -131,7 +136,7 @@ def least_classic(
 
 @cache
 def classic_grid(scheme: Scheme) -> ClassicGrid:
-    """Which scales and zero points are looked at: of a symmetric scheme closely, of an affine one coarsely at first."""
+    """The scales and zero points that are tried for a scheme: fine for a symmetric one, coarse at first for affine."""
     step = 1
     if not scheme.symmetric:
         step = FEW_LEVELS_STEP if scheme.size <= FEW_LEVELS else COARSE_STEP
@@ -144,13 +149,16 @@ def classic_grid(scheme: Scheme) -> ClassicGrid:
 
 
 def _ratios(steps: Integers) -> Floats:
-    """Those of the scales of the logarithmic grid, some ``steps`` down, to the one where it begins."""
+    """2^(−steps / STEPS_PER_OCTAVE): the ratios, the ratio of each scale of the grid to its first one."""
     octaves, rest = np.divmod(-steps, STEPS_PER_OCTAVE)
     return np.ldexp(power_of_two(rest / STEPS_PER_OCTAVE), octaves)
 
 
 def _least_of_unit(unit: _Unit, also: Sequence[Choices]) -> Choices:
-    """The candidate of least divergence of one unit, of the grid and some others, the full one first."""
+    """The candidate with the smallest divergence of one unit, (1,): of the grid and of ``also``.
+
+    The first of ``also`` has the scale that covers the range, which decides among equal divergences (``least``).
+    """
     grid = classic_grid(unit.scheme)
     scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
     judged = [_judge(unit, scale, below)]
@@ -165,29 +173,32 @@ def _least_of_unit(unit: _Unit, also: Sequence[Choices]) -> Choices:
 
 
 def _judge(unit: _Unit, scale: Floats, below: Integers) -> _Judged:
+    """The candidates, (candidates,), with their divergences; there may be none."""
     if not scale.size:
         return _Judged(scale, below, scale)
     return _Judged(scale, below, classic_divergences(unit.sums, unit.scheme, scale, below, unit.sub))
 
 
 def _joined(judged: list[_Judged]) -> _Judged:
+    """All candidates of several lists, behind one another."""
     return _Judged(*(np.concatenate(column) for column in zip(*judged, strict=True)))
 
 
 def _exhaust(unit: _Unit, best: float, grid: ClassicGrid) -> Iterator[_Judged]:
-    """The scales of the grid, descending, and every so many zero points, until the bound says stop.
+    """The candidates of the grid by descending scale, in batches, until the bound excludes a whole batch.
 
-    Smaller scales clip more, so that once no candidate of a batch can win, none behind it can.
+    Smaller scales clip more. If no candidate of a batch can win, no later one can.
 
     Args:
-        unit: what is searched.
-        best: the least D so far, in nats.
-        grid: which scales and zero points are looked at.
+        unit: the unit that is searched.
+        best: the smallest D so far, in nats.
+        grid: the scales and zero points that are tried.
     """
     for start in range(0, grid.ratios.size, BATCH):
         scales = _rounded(unit, unit.full * grid.ratios[start : start + BATCH])[::-1]
         allowed = _allowed(unit, scales)
-        every_shift = allowed.cumsum(axis=1) % grid.shift == 1 % grid.shift  # of those allowed, from the first on
+        # Every shift-th of the allowed zero points, from the first on.
+        every_shift = allowed.cumsum(axis=1) % grid.shift == 1 % grid.shift
         rows, options = np.nonzero(allowed & every_shift)
         if not rows.size:  # their ends are beyond float32
             continue
@@ -201,20 +212,20 @@ def _exhaust(unit: _Unit, best: float, grid: ClassicGrid) -> Iterator[_Judged]:
 
 
 def _allowed(unit: _Unit, scales: Floats) -> npt.NDArray[np.bool_]:
-    """Which options may be chosen with which scales: (scales, options)."""
+    """Whether each number of levels below zero (``scheme.belows``) is valid with each scale: (scales, options)."""
     shape = scales.size, unit.scheme.belows.size
     scale, below = np.repeat(scales, shape[1]), np.tile(unit.scheme.belows, shape[0])
     return valid(unit.scheme, scale[None], below[None], unit.spans).reshape(shape)
 
 
 def _is_hopeful(unit: _Unit, scales: Floats, below: Integers, best: float) -> npt.NDArray[np.bool_]:
-    """Whether what each candidate keeps leaves a chance against a divergence in nats: D ≥ −ln of its share.
+    """Whether each candidate, (candidates,), can still win: D ≥ −ln(share of the values that it keeps).
 
     Args:
-        unit: what is searched.
-        scales: (candidates,).
-        below: (candidates,).
-        best: the least D so far.
+        unit: the unit that is searched.
+        scales: (candidates,), positive.
+        below: (candidates,), the number of levels below zero.
+        best: the smallest D so far, in nats.
     """
     positive, negative = unit.sums.sides
     relative, zeros = relative_edges(unit.scheme, below, 1)
@@ -227,7 +238,7 @@ def _is_hopeful(unit: _Unit, scales: Floats, below: Integers, best: float) -> np
 
 
 def _zoom(unit: _Unit, scale: float, below: int, grid: ClassicGrid) -> _Judged:
-    """Fine scales and every other zero point around a coarse affine candidate."""
+    """Finer candidates near a coarse affine one: scales, and every second zero point (and the two next to it)."""
     scales = scale * grid.around
     scales = _rounded(unit, scales[scales <= max(unit.full, scale)])[::-1]
     distance = np.abs(unit.scheme.belows - below)
@@ -237,9 +248,12 @@ def _zoom(unit: _Unit, scale: float, below: int, grid: ClassicGrid) -> _Judged:
 
 
 def _rounded(unit: _Unit, scales: Floats) -> Floats:
-    """The scales of the format next to some scales, (n,), ascending: none above all of them and the full one."""
+    """The scales of the format next to given ones, (n,): ascending, distinct, more or fewer than n.
+
+    None is above both the full scale and the largest given one.
+    """
     scale_format, shared = unit.scheme.scale_format, unit.scheme.global_scale
-    if scale_format == "float32":  # which is finer than the steps between them: rounded once, at the end
+    if scale_format == "float32":  # much finer than the grid: the choice alone is rounded
         return np.unique(scales)
     near = [rounding(scales, scale_format, shared) for rounding in (at_most, at_least, nearest_scale)]
     found = np.unique(np.concatenate(near))

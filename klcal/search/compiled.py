@@ -1,4 +1,9 @@
-"""The searches and the figures of units in C, on the CPU: on several threads where it pays."""
+"""The searches and the figures of units by the compiled kernel, on the CPU.
+
+Each function fills the C structures (``klcal.search.structures``), and calls the kernel for ranges of units, on several
+threads if there is enough work (``klcal.kernels.threads.spread``). Each thread writes its results to its own part of
+the output arrays. The kernel must be there: callers ask ``klcal.kernels.library.library`` first.
+"""
 
 from __future__ import annotations
 
@@ -37,22 +42,22 @@ INT, POINTER = ctypes.c_int64, ctypes.c_void_p
 def compiled_search(
     distribution: Distribution, numbers: Integers, scheme: Scheme, density: Density, loss: Loss, wanted: Structure
 ) -> None:
-    """Searches some units of a distribution, by their numbers, all alike; writes what is chosen to where it is wanted.
+    """Searches some units of a distribution, all in the same way, and writes the choices to the arrays of ``wanted``.
 
     Args:
         distribution: of all units.
-        numbers: of those that are searched.
+        numbers: (n,), int64, the numbers of the units that are searched.
         scheme: what they are quantized to.
-        density: how closely to look.
+        density: the number of scales that are tried.
         loss: what is minimised.
-        wanted: of all units: see ``klcal.search.structures.wanted_of``.
+        wanted: the input and the output of all units: see ``klcal.search.structures.wanted_of``.
 
     Raises:
-        MemoryError: there was no room.
+        MemoryError: the kernel found no room for its scratch arrays.
     """
     kernel = compiled()
     search, units = search_of(scheme, density, loss), units_of(distribution)
-    order = np.ascontiguousarray(numbers)
+    order = np.ascontiguousarray(numbers)  # kept until all threads are done: they get addresses within it
 
     def some(first: int, last: int) -> int:
         begin = POINTER(address(order) + first * order.itemsize)
@@ -72,10 +77,19 @@ def compiled_classic(
     full: Choices,
     also: Sequence[Choices],
 ) -> Choices:
-    """What `kl-classic` chooses for each unit: see ``klcal.search.classic.least_classic``.
+    """The choices of `kl-classic`, (units,): see ``klcal.search.classic.least_classic``.
+
+    Args:
+        distribution: of the units.
+        scheme: what they are quantized to.
+        grid: the scales and zero points that are tried.
+        sub: the number of sub-bins in each cell, at least 2.
+        spans: (units,), the widest range that a candidate may keep.
+        full: (units,), the quantizers that cover the spans; candidates too.
+        also: further candidates, (units,) each.
 
     Raises:
-        MemoryError: there was no room.
+        MemoryError: the kernel found no room for its scratch arrays.
     """
     kernel = compiled()
     found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
@@ -95,7 +109,18 @@ def compiled_classic(
 def compiled_figures(
     distribution: Distribution, scheme: Scheme, loss: Loss, scale: Floats, below: Integers
 ) -> tuple[Floats, ...]:
-    """D(P‖Q), Σ(x − x̂)², Σx², values clipped and values that become 0, of a quantizer for each unit: (units,) each."""
+    """The five figures of one quantizer for each unit, (units,) each, float64: see ``klcal.search.figures.Figures``.
+
+    Args:
+        distribution: of the units.
+        scheme: the levels.
+        loss: has the number of sub-bins in each cell; nothing else of it is used.
+        scale: (units,), positive.
+        below: (units,), int64, the number of levels below zero.
+
+    Raises:
+        MemoryError: the kernel found no room for its scratch arrays.
+    """
     kernel = compiled()
     found = np.empty((distribution.units, FIGURES))
     search, units = search_of(scheme, None, loss), units_of(distribution)
@@ -111,5 +136,6 @@ def compiled_figures(
 
 
 def _check(done: Iterable[int], wanted: int) -> None:
+    """Raises MemoryError if the threads finished fewer units than wanted: a thread stops if it finds no memory."""
     if sum(done) < wanted:
         raise MemoryError

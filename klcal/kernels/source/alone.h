@@ -1,12 +1,13 @@
-/* What only a unit that is searched alone has: candidates that are judged by D, values in buckets, few values. */
+/* The parts of a search that only a unit alone has: D of candidates, buckets, and every rounding of few values. */
 #ifndef KLCAL_ALONE_H
 #define KLCAL_ALONE_H
 
 #include "choice.h"
 
 #define NEAR 3
-#define BEYOND 0.05 /* steps by which many equal values at the end may pass a level */
+#define BEYOND 0.05 /* steps by which a level may lie beyond the outermost value: see klcal/search/units.py */
 
+/* D(P‖Q) of one candidate, in nats. */
 static double divergence(const Search *how, Scratch *scratch, double scale, int64_t below) {
     const Pieces *pieces = &scratch->pieces;
     double *memory = (double *)scratch->places.start;
@@ -15,7 +16,7 @@ static double divergence(const Search *how, Scratch *scratch, double scale, int6
     return divergence_of_buckets(&scratch->sums, &how->scheme, &how->bins, scale, below, memory);
 }
 
-/* The losses of the candidates from one on: D and the price of the error; infinite where the error is. */
+/* Writes the loss, D + price · error, of each candidate from number `from` on: inf for invalid ones. */
 static void losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t from, double price,
                    double *loss) {
     for (int64_t i = from; i < some->size; i++) {
@@ -26,7 +27,7 @@ static void losses(const Search *how, Scratch *scratch, const Candidates *some, 
     MEET;
 }
 
-/* Further scales on either side of one, and those next to it that divide the range. */
+/* Adds candidates with scales on either side of one, and with scales near it that divide the range into whole steps. */
 static void judge_near(const Search *how, const Costs *costs, double scale, Desk *desk, Candidates *some) {
     judge_around(costs, &scale, 1, how->near, desk, some);
     if (!how->thoroughly) return;
@@ -38,7 +39,8 @@ static void judge_near(const Search *how, const Costs *costs, double scale, Desk
     judge(costs, desk->wanted, 2 * (2 * NEAR + 1), desk, some);
 }
 
-/* Some of the candidates that can win, evenly by the rank of their error, and scales evenly between them. */
+/* Adds some of the candidates that can win (price · error ≤ limit), spread evenly by the rank of their error, and others
+   at equal distances from the smallest to the largest scale of these. */
 static void judge_hopeful(const Search *how, Scratch *scratch, double price, double limit) {
     const Candidates *found = &scratch->found;
     Candidates *some = &scratch->some;
@@ -79,7 +81,8 @@ static void judge_hopeful(const Search *how, Scratch *scratch, double price, dou
     }
 }
 
-/* The candidate of least D + weight · MSE / (2 · MSE*), of some whose MSE alone does not exceed what the best has. */
+/* The candidate with the smallest loss D + weight · MSE / (2 · MSE*), of some that can win: the second term alone is at
+   most the loss of `start`, the MSE optimum. */
 static Choice least_divergent(const Search *how, Scratch *scratch, Choice start) {
     const Candidates *found = &scratch->found;
     Candidates *some = &scratch->some;
@@ -105,8 +108,8 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     return chosen;
 }
 
-/* Numbers that a divergence takes: of points, two for each and its sub-bin; of buckets, masses of sub-bins and cells, and
-   two of each edge. */
+/* Memory for a divergence; 0 if there is none. Each point needs two numbers, and half of one for its sub-bin. Buckets
+   need the masses of sub-bins and cells, and two numbers for each edge. */
 static int room_for_divergence(const Search *how, const Pieces *pieces, Memory *places) {
     int64_t number = how->scheme.size * how->bins.sub, points = 2 * pieces->size + pieces->size / 2 + 1;
     int64_t numbers = pieces->exact ? points : number + 2 * how->scheme.size + 2 * (number + 1);
@@ -115,7 +118,7 @@ static int room_for_divergence(const Search *how, const Pieces *pieces, Memory *
 
 /* --- one unit after the other */
 
-/* Of a unit that is looked at by its buckets. */
+/* The costs of a unit that is searched by prefix sums over its buckets. */
 static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Scratch *scratch, double total) {
     const Pieces *pieces = &scratch->pieces;
     if (ALONE) {
@@ -132,17 +135,18 @@ static void fill_by_buckets(Costs *costs, const Search *how, Span span, const Sc
     MEET;
 }
 
-#ifdef UNDECIDED /* known to the compiler: no unit has enough values */
+#ifdef UNDECIDED /* the compiler knows that no unit has enough values for D */
 #define DECIDES(how, number) ((void)(number), 0)
 #else
 #define DECIDES(how, number) ((how)->bins.sub > 1 && (number) >= (how)->enough)
 #endif
 
+/* Loads a unit, and fills what its search needs: costs, sums, memory. Returns 0 if there is no memory. */
 static int prepare(const Search *how, const Units *units, int64_t unit, Span span, Scratch *scratch, double *energy) {
     Pieces *pieces = &scratch->pieces;
     Costs *costs = &scratch->costs;
     if (!HAS_BUCKETS(how) && !room_for_values(costs, &how->scheme, units->ends[unit] - units->starts[unit]))
-        return 0; /* which stays, while other things are given back */
+        return 0; /* first, because this memory is kept while other memory is given back */
     if (!load(pieces, units, unit)) return 0;
     double total;
     if (!totals(pieces, &scratch->order, &total, energy)) return 0;

@@ -1,4 +1,4 @@
-/* What is searched, and lists of candidate quantizers of a unit: klcal/search/explore.py says the same in NumPy. */
+/* The settings of a search, and lists of candidate quantizers of units: klcal/search/explore.py has the same in NumPy. */
 #ifndef KLCAL_CANDIDATES_H
 #define KLCAL_CANDIDATES_H
 
@@ -6,23 +6,23 @@
 
 #define MAX_FINE 3
 
-/* Ratios of scales. */
+/* Ratios of scales: (size,). */
 typedef struct {
     const double *ratio;
     int64_t size;
 } Ratios;
 
-/* How units are searched, all of a call alike: see klcal.search.density and klcal.search.units. */
+/* The settings of a search, for all units of a call: those of Density and Loss. klcal/search/structures.py fills them. */
 typedef struct {
     Scheme scheme;
     Bins bins;
     int64_t few, by_few_alone, by_buckets, starts, seeds, basins, refinements, rounds; /* rounds of fine scales */
     Ratios first, wider, coarse, fine[MAX_FINE], near;
-    Ratios middles; /* between neighbouring levels, of magnitudes: of few values, all ways to round them are tried */
-    const double *on_level; /* of a float format: where the outermost value may lie */
-    int64_t on_levels, lattice; /* whether scales that cut the least distance of two values are among the first */
-    double slack, weight, enough, same; /* same: relative difference of equal errors */
-    int64_t evenly, between, thoroughly; /* divergences that are computed */
+    Ratios middles; /* middles between neighbouring magnitudes of levels, to try all ways in which few values can be rounded */
+    const double *on_level; /* levels of a float format on which the outermost value is put */
+    int64_t on_levels, lattice; /* lattice: whether scales that divide the smallest distance of two values are tried */
+    double slack, weight, enough, same; /* same: relative difference up to which two errors count as equal */
+    int64_t evenly, between, thoroughly; /* the candidates for which D is computed */
 } Search;
 
 #ifdef LOOKED_AT
@@ -33,14 +33,16 @@ typedef struct {
 #define HAS_BUCKETS(how) (how)->by_buckets
 #endif
 
+/* Candidates of TOGETHER units: (size, TOGETHER) each. An error of inf marks an invalid one. */
 typedef struct {
-    double *scale, *error; /* (size, TOGETHER) */
-    int64_t *below;
+    double *scale, *error;
+    int64_t *below; /* levels below zero */
     int64_t size; /* candidates of each unit */
-    int is_full; /* there was no more memory */
+    int is_full; /* whether memory ran out: no more are added */
     Memory scales, errors, belows;
 } Candidates;
 
+/* The memory of a search, kept from one unit to the next. */
 typedef struct {
     Pieces pieces;
     PrefixSums sums;
@@ -50,7 +52,7 @@ typedef struct {
     Memory thin, parts, order, places, losses;
 } Scratch;
 
-/* Room for some more. */
+/* Makes room for more candidates; without memory, the list is full. */
 static void make_room(Candidates *found, int64_t more) {
     size_t one = TOGETHER * sizeof(double), known = (size_t)found->size * one, wanted = known + (size_t)more * one;
     if (wanted <= found->belows.bytes) return;
@@ -81,7 +83,7 @@ static void set_full(Candidates *found) {
     MEET;
 }
 
-/* Scales as their format has them. */
+/* Rounds n scales to their format. */
 static void scales_of(const double *scales, int64_t n, const ScaleFormat *format, double *found) {
     if (format->is_float32) {
         double limit = format->limit;
@@ -93,7 +95,7 @@ static void scales_of(const double *scales, int64_t n, const ScaleFormat *format
         EACH(i, n) found[i] = scale_of(scales[i], format);
 }
 
-/* Makes the error of candidates infinite that are not allowed. */
+/* Sets the errors of invalid candidates to inf. */
 static void drop_invalid(const Costs *costs, int64_t n, const double *restrict scale, const int64_t *restrict below,
                          double *restrict error) {
 #if TOGETHER > 1
@@ -112,7 +114,7 @@ static void drop_invalid(const Costs *costs, int64_t n, const double *restrict s
     }
 }
 
-/* Adds some scales of each unit, as their format has them, each with its best zero point. */
+/* Adds candidates with n scales of each unit, (n, TOGETHER), rounded to their format, each with its best zero point. */
 APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk, Candidates *found) {
     MEET;
     make_room(found, n);
@@ -131,7 +133,7 @@ APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk
     set_size(found, size + n);
 }
 
-/* Adds some that were judged before, by their numbers, or those from one on. */
+/* Adds n candidates with known errors: those with these numbers, or if there are none, from number `first` on. */
 static void add_again(Candidates *found, const Candidates *from, const int64_t *numbers, int64_t first, int64_t n) {
     MEET;
     make_room(found, n);
@@ -146,7 +148,7 @@ static void add_again(Candidates *found, const Candidates *from, const int64_t *
     set_size(found, size + n);
 }
 
-/* Adds one of each unit that was judged before. */
+/* Adds one candidate of each unit with a known error. */
 static void add_known(Candidates *found, double *scale, int64_t *below, double *error) {
     Candidates one = {scale, error, below, 1, 0, {0}, {0}, {0}};
     add_again(found, &one, 0, 0, 1);

@@ -1,17 +1,18 @@
-/* Which candidate of a unit is chosen, of some that lose as little as any. */
+/* The choice among candidates of equal loss: `least` of klcal/search/choices.py. */
 #ifndef KLCAL_CHOICE_H
 #define KLCAL_CHOICE_H
 
 #include "explore.h"
 
-#define ROUNDING 1e-12 /* relative difference of two losses below which they are the same */
+#define ROUNDING 1e-12 /* relative difference up to which two losses count as equal */
 
 typedef struct {
     double scale;
     int64_t below;
 } Choice;
 
-/* The largest scale up to the full one and the smallest above it, of some candidates of a unit. */
+/* The candidate with the largest scale up to the full one, and that with the smallest above it. Both are kept as minima:
+   the narrow one by its negative scale, and equal scales by the negative number of levels below zero. */
 typedef struct {
     Placed narrow, wide;
 } Ends;
@@ -24,8 +25,8 @@ INLINE void put_end(const Candidates *found, int64_t at, double full, Ends *ends
     else ends->wide = less(ends->wide, each);
 }
 
-/* A candidate of each unit whose loss is within a limit: that of the largest scale up to the full one, else of the smallest
-   above it, then the one of more levels below zero. */
+/* Chooses a candidate of each unit whose loss is at most its limit, (TOGETHER,): the one with the largest scale up to the
+   full one, else with the smallest above it; of equal scales, the one with more levels below zero. */
 static void within(const double *limit, const double *loss, const Candidates *found, const double *full, Choice *chosen) {
     Ends ends[TOGETHER];
     Placed none = {INFINITY, 0};

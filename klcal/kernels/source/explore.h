@@ -1,17 +1,17 @@
-/* Which scales are candidates of a unit: klcal/search/explore.py and few_values.py say the same in NumPy, for many at once. */
+/* The scales that are candidates of a unit: the same as klcal/search/explore.py and few_values.py, to the bit. */
 #ifndef KLCAL_EXPLORE_H
 #define KLCAL_EXPLORE_H
 
 #include "ranked.h"
 
-#define MAX_OCTAVES 24 /* deepest scale tried below the full range */
+#define MAX_OCTAVES 24 /* octaves below the full scale that are tried */
 
 /* The magnitude of the outermost value. */
 INLINE double end_of(const Costs *costs, int unit) {
     return costs->max[unit] > -costs->min[unit] ? costs->max[unit] : -costs->min[unit];
 }
 
-/* Judges the multiples of a scale of each unit by some ratios, and by a step. */
+/* Adds candidates with the scales scale · ratio · step for each ratio; scale is (TOGETHER,). */
 static void judge_around(const Costs *costs, const double *scale, double step, Ratios ratios, Desk *desk,
                          Candidates *found) {
     for (int64_t first = 0; first < ratios.size; first += AT_ONCE) {
@@ -21,7 +21,7 @@ static void judge_around(const Costs *costs, const double *scale, double step, R
     }
 }
 
-/* Scales about the full one that cut the least distance of two values, or are whole numbers of it. */
+/* Adds scales near the full one that are whole multiples of the smallest distance of two values, or parts of it. */
 static void judge_on_gap(const Costs *costs, double widest, Desk *desk, Candidates *found) {
     EACH_UNIT(unit) {
         double full = costs->span.full[unit], gap = costs->gap[unit], near = rint(gap / full), times = ceil(full / gap);
@@ -38,8 +38,8 @@ static void judge_on_gap(const Costs *costs, double widest, Desk *desk, Candidat
     judge(costs, desk->wanted, 4, desk, found);
 }
 
-/* Scales that suit a unit's values: those that cut its range, or the least distance of two values, into whole steps; of
-   floats, those that put the outermost value on a level. */
+/* Adds scales that divide the range of a unit, or the smallest distance of two values, into whole steps; for float
+   formats, scales that put the outermost value on a level. */
 static void judge_beside(const Costs *costs, const Search *how, Desk *desk, Candidates *found) {
     for (int64_t first = 0; first < how->on_levels; first += AT_ONCE) {
         int64_t some = how->on_levels - first < AT_ONCE ? how->on_levels - first : AT_ONCE;
@@ -58,7 +58,7 @@ static void judge_beside(const Costs *costs, const Search *how, Desk *desk, Cand
     }
 }
 
-/* Whether scales below the last one must clip so much that the unit loses more than a limit. */
+/* Whether smaller scales than the last one lose more than a limit, by clipping alone: see _is_too_small in explore.py. */
 INLINE int is_too_small(const Costs *costs, int unit, double scale, double error, double limit) {
     const Scheme *scheme = costs->scheme;
     double min = costs->min[unit], max = costs->max[unit];
@@ -77,8 +77,8 @@ INLINE int is_too_small(const Costs *costs, int unit, double scale, double error
     return (excess > clipped ? excess : clipped) > limit || scale == 0;
 }
 
-/* The ladder: scales from an octave above the full one, and all octaves below that can win, until clipping alone costs more
-   than the best. A unit that is left behind has no more candidates. */
+/* Adds the ladder: scales from an octave above the full one down, until clipping alone costs more than slack times the
+   smallest error. The ladder of a unit may end before others: the errors of its further candidates are then inf. */
 static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Candidates *found, Best *best) {
     int is_done[TOGETHER] = {0};
     double step = 1;
@@ -101,7 +101,7 @@ static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Cand
     }
 }
 
-/* Adds the scales of least squares of some candidates: (n, TOGETHER) places. */
+/* Adds candidates with the least-squares scales of others, by their places, (n, TOGETHER). */
 static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, Desk *desk, Candidates *found) {
     for (int64_t first = 0; first < n; first += AT_ONCE) {
         int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE;
@@ -118,7 +118,7 @@ static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, 
     }
 }
 
-/* The best of a first look, and the full scale, of all values. */
+/* Replaces the candidates of a first look by the best of them and the full scale, with the errors of all values. */
 static void judge_seeds(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     Desk *desk = &scratch->desk;
@@ -129,7 +129,7 @@ static void judge_seeds(const Search *how, Scratch *scratch) {
     judge(&scratch->costs, desk->wanted, 1 + how->seeds, desk, found);
 }
 
-/* Candidates, dense where the error is least; the best of them. */
+/* Finds the candidates, many where the error is small and few elsewhere; returns the best so far. */
 static Best explore(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs, *some = how->seeds ? &scratch->thinned : costs;
@@ -171,7 +171,7 @@ static Best explore(const Search *how, Scratch *scratch) {
 
 #if TOGETHER == 1
 
-/* A scale below which clipping alone costs more than a limit, whatever the format rounds it to. */
+/* A scale such that with smaller ones clipping alone costs more than a limit, however the format rounds them. */
 static double smallest_scale(const Costs *costs, double limit) {
     const Scheme *scheme = costs->scheme;
     double root = sqrt(limit), kept = 1 - 2 * scheme->format.above;
@@ -183,8 +183,8 @@ static double smallest_scale(const Costs *costs, double limit) {
     return (above > below ? above : below) * kept;
 }
 
-/* Where a few values pass the middle between two levels, ascending, as the scale falls; how many there are, 0 where there is
-   no memory. */
+/* The scales from first to last at which some value passes the middle between two levels, ascending, with both ends.
+   Returns their number; 0 if there is no memory. */
 static int64_t passings(const Search *how, Scratch *scratch, double first, double last, double **ascending) {
     const Costs *costs = &scratch->costs;
     int64_t middles = how->middles.size, all = scratch->pieces.size * middles, known = 1;
@@ -222,10 +222,10 @@ static int64_t passings(const Search *how, Scratch *scratch, double first, doubl
     return known;
 }
 
-/* Candidates of at most MOST_OF_FEW values: one for each way in which they can be rounded, and the full scale.
+/* Adds candidates of at most MOST_OF_FEW values: one for each way in which they can be rounded, and the full scale.
 
-   As a scale falls, a value moves to the next level where it passes the middle between two. Between two such points, of
-   all values, every value keeps its level, and the best scale is that of least squares, as far as it lies between. */
+   As the scale falls, a value moves to the next level where it passes the middle between two levels. Between two such
+   scales every value keeps its level, and the best scale is that of least squares, or the nearer end. */
 static void judge_few(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     const Costs *costs = &scratch->costs;

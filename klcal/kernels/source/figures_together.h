@@ -1,27 +1,29 @@
-/* What quantizers of few or even levels do to short units, side by side: figures.h and divergence.h have the same of one unit. */
+/* The figures of the quantizers of short units, side by side: for integer formats and floats of few levels. For one unit,
+   figures.h and divergence.h compute the same. */
 #ifndef KLCAL_FIGURES_TOGETHER_H
 #define KLCAL_FIGURES_TOGETHER_H
 
 #include "loaded.h"
 
-#define WORDS (LANES / MARKS) /* of marks, a bit for each value of a unit */
+#define WORDS (LANES / MARKS) /* words of marks for a unit: a bit for each value */
 
-/* Sums in lanes, and which values begin a cell, share their sub-bin with the one before, or occur more than once. */
+/* Sums in lanes, and marks of values: of those that begin a cell, that are in the same sub-bin as the value before, and
+   that occur more than once. */
 typedef struct {
     double error[SUM_LANES * TOGETHER], clipped[SUM_LANES * TOGETHER], lost[SUM_LANES * TOGETHER];
     uint64_t cells[WORDS * TOGETHER], shared[WORDS * TOGETHER], heavy[WORDS * TOGETHER];
 } Seen;
 
-/* The quantizer of each unit, and its levels where these are floats: magnitudes, and the middles between them. */
+/* The quantizer of each unit; for float formats also the magnitudes of the levels, and the middles between them. */
 typedef struct {
     double scale[TOGETHER], under[TOGETHER], above[TOGETHER], sub;
     int is_float;
     int64_t size, cells;
-    double level[MAX_LEVELS], middle[MAX_LEVELS], limit; /* from which on a magnitude is clipped */
+    double level[MAX_LEVELS], middle[MAX_LEVELS], limit; /* magnitudes from here on are clipped, in steps */
     const double *edges; /* of the cells */
 } Deployed;
 
-/* Adds what a row of values loses; the step and the level of each. */
+/* Adds the squared error (in steps), the clipped and the lost values of a row; writes the step and the level of each. */
 INLINE void add_row(const float *restrict values, const double *restrict count, const Deployed *restrict deployed,
                     double *restrict error, double *restrict clipped, double *restrict lost, double *restrict steps,
                     double *restrict levels) {
@@ -39,7 +41,7 @@ INLINE void add_row(const float *restrict values, const double *restrict count, 
     }
 }
 
-/* The same of floats, of which the levels of both signs are alike. */
+/* The same for float formats, whose levels are the same for both signs. */
 INLINE void add_row_of_floats(const float *restrict values, const double *restrict count, const Deployed *restrict deployed,
                               double *restrict error, double *restrict clipped, double *restrict lost,
                               double *restrict steps) {
@@ -61,7 +63,7 @@ INLINE void add_row_of_floats(const float *restrict values, const double *restri
     }
 }
 
-/* The cell of each value of a row, told by its lower edge, and the part of it that it falls into. */
+/* The cell of each value of a row, given by its lower edge, and the number of its sub-bin in the cell. */
 INLINE void places_of_row(const double *restrict steps, const Deployed *restrict deployed, double *restrict lower,
                           double *restrict parts) {
     double upper[TOGETHER], sub = deployed->sub;
@@ -81,7 +83,7 @@ INLINE void places_of_row(const double *restrict steps, const Deployed *restrict
     }
 }
 
-/* The part of its cell that each value of a row falls into. */
+/* The number of the sub-bin of each value of a row, from 0, in its cell: for integer formats. */
 INLINE void parts_of_row(const double *restrict steps, const double *restrict levels, double sub, double *restrict parts) {
     EACH_UNIT(unit) {
         double part = (steps[unit] - levels[unit] + 0.5) * sub;
@@ -96,7 +98,7 @@ INLINE void mark_equal(const double *restrict one, const double *restrict other,
     EACH_UNIT(unit) marks[unit] |= -(uint64_t)(one[unit] == other[unit]) & mark;
 }
 
-/* Sees all values of some units. */
+/* One pass over all values of TOGETHER units: sums their errors, and marks cells and sub-bins. */
 static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen) {
     double steps[TOGETHER], levels[2][TOGETHER], parts[2][TOGETHER], one[TOGETHER], count[TOGETHER];
     EACH_UNIT(unit) levels[1][unit] = parts[1][unit] = NAN, one[unit] = 1;
@@ -125,20 +127,21 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
     }
 }
 
-/* The marks of a unit of some size in a word; the values behind it are none of it. */
+/* The marks in a word of a unit of `size` values, without those of its padding. */
 INLINE uint64_t marks_of(const uint64_t *marks, int64_t word, int64_t size) {
     int64_t left = size - word * MARKS;
     return left <= 0 ? 0 : left < MARKS ? marks[AT(word, 0)] & (((uint64_t)1 << left) - 1) : marks[AT(word, 0)];
 }
 
-/* How many of the first values of a unit are marked. */
+/* The number of marks among the first values of a unit. */
 INLINE int64_t marked(const uint64_t *marks, int64_t first) {
     int64_t number = 0;
     for (int64_t word = 0; word * MARKS < first; word++) number += __builtin_popcountll(marks_of(marks, word, first));
     return number;
 }
 
-/* Σ c·ln c over the sub-bins of a unit: one of a single value adds nothing. */
+/* Σ c·ln c over the sub-bins of a unit, with c values each. A sub-bin with a single value adds 0, so only marked ones are
+   visited. */
 static double nats_of_bins(const uint64_t *shared, const uint64_t *heavy, const double *counts, int64_t size,
                            const Bins *bins) {
     double total = 0, mass = 1;
@@ -159,7 +162,7 @@ static double nats_of_bins(const uint64_t *shared, const uint64_t *heavy, const 
     return mass > 1 ? total + term_of_bin(mass, bins) : total;
 }
 
-/* Σ C·(ln C − ln o) over its cells. */
+/* Σ C·(ln C − ln o) over the cells of a unit, with C values and o occupied sub-bins each. */
 static double nats_of_cells(const uint64_t *cells, const uint64_t *shared, const double *counts, int64_t size,
                             const Bins *bins) {
     int64_t begins[LANES + 1], number = 0, before = 0;
@@ -178,7 +181,7 @@ static double nats_of_cells(const uint64_t *cells, const uint64_t *shared, const
     return even;
 }
 
-/* The quantizers of some units, by their numbers. */
+/* The quantizers of the units with these numbers, (TOGETHER,). */
 static void take_deployed(const Search *how, const Chosen *each, const int64_t *numbers, Deployed *deployed) {
     for (int unit = 0; unit < TOGETHER; unit++) {
         deployed->scale[unit] = each->scale[numbers[unit]];
@@ -197,7 +200,7 @@ static void take_deployed(const Search *how, const Chosen *each, const int64_t *
     deployed->limit = each->above[last] + (each->above[last] - each->above[last - 1]) / 2;
 }
 
-/* The figures of TOGETHER units, by their numbers; 0 where there was no memory. */
+/* Writes the figures of TOGETHER units, by their numbers; returns 0 if there is no memory. */
 static int figures_some(const Search *how, const Units *units, const int64_t *numbers, const Chosen *each,
                         Memory *memory) {
     Loaded loaded;
@@ -225,11 +228,11 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     return 1;
 }
 
-/* Those of some units, by their numbers; how many were done before memory ran out. */
+/* Writes the figures of n units, by their numbers; returns the number of units done before memory ran out. */
 static int64_t figures_all(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Chosen *each) {
     Memory memory = {NULL, 0};
     int64_t done = 0, some[TOGETHER];
-    while (done < n) { /* the last unit stands for those that are missing beside it */
+    while (done < n) { /* the last unit is repeated in lanes that would be empty */
         for (int unit = 0; unit < TOGETHER; unit++) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
         if (!figures_some(how, units, some, each, &memory)) break;
         done += n - done < TOGETHER ? n - done : TOGETHER;

@@ -1,10 +1,10 @@
-/* Units side by side, each in a lane: their values and counts, and what is known of them. */
+/* Loads units side by side, each in a lane: their values and counts, their sums, extremes and smallest distances. */
 #ifndef KLCAL_LOADED_H
 #define KLCAL_LOADED_H
 
 #include "values.h"
 
-/* How many rows there are: a power of two, so that the sums of all units add up in one order. */
+/* The number of rows for the largest unit: a power of two, so that the sums of all units are added in one order. */
 static int64_t rows_of(const Units *units, const int64_t *numbers) {
     int64_t rows = PADDING;
     for (int unit = 0; unit < TOGETHER; unit++)
@@ -22,7 +22,8 @@ static int occur_once(const Units *units, int64_t first, int64_t n) {
     return others == 0;
 }
 
-/* The patterns of a unit's values, ascending, in a row of its own; behind them zeros. */
+/* Writes the float32 patterns of a unit by ascending value, (rows,), padded with zeros. Its keys have the positive values
+   first, then the negative ones by rising magnitude. */
 static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t *restrict row) {
     int64_t first = units->starts[number], size = units->ends[number] - first;
     int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
@@ -32,7 +33,7 @@ static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t
     for (int64_t i = size; i < rows; i++) row[i] = 0;
 }
 
-/* Counts in the lane of a unit, in the same order. */
+/* Writes the counts of a unit to its lane, in the same order, padded with zeros. */
 static void lane_of_counts(const Units *units, int64_t number, int64_t rows, double *lane) {
     int64_t first = units->starts[number], size = units->ends[number] - first;
     int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
@@ -40,7 +41,7 @@ static void lane_of_counts(const Units *units, int64_t number, int64_t rows, dou
         lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
 }
 
-/* Rows of units become lanes of them: tiles of 16 by 16 are interleaved half and half, four times. */
+/* Transposes (TOGETHER, rows) to (rows, TOGETHER): tiles of 16 by 16, whose halves are interleaved four times. */
 static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restrict to) {
     for (int64_t first = 0; first < rows; first += TOGETHER) {
         uint32_t one[TOGETHER * TOGETHER], other[TOGETHER * TOGETHER], *tile = to + AT(first, 0);
@@ -54,7 +55,7 @@ static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restri
     }
 }
 
-/* The sum of some lanes of each unit. */
+/* The sum of each unit, (TOGETHER,), over its SUM_LANES lanes. */
 INLINE void sums_of_lanes(const double *lanes, double *sums) {
     for (int unit = 0; unit < TOGETHER; unit++) {
         double own[SUM_LANES];
@@ -63,7 +64,7 @@ INLINE void sums_of_lanes(const double *lanes, double *sums) {
     }
 }
 
-/* How many values there are, and their Σ x². */
+/* The number of values and Σ x² of each unit, (TOGETHER,) each. */
 static void totals_of_lanes(const float *restrict values, const double *restrict counts, int64_t rows,
                             double *restrict total, double *restrict energy) {
     double number[SUM_LANES * TOGETHER] = {0}, squares[SUM_LANES * TOGETHER] = {0};
@@ -79,7 +80,7 @@ static void totals_of_lanes(const float *restrict values, const double *restrict
     sums_of_lanes(squares, energy);
 }
 
-/* The least distance of two values of each unit, or of one from 0: see gap_of. The zeros behind them change nothing. */
+/* The smallest distance between two values of each unit, or between a value and 0: see gap_of. Padding does not count. */
 static void gaps_of_lanes(const float *restrict values, int64_t rows, double *gap) {
     uint32_t least[TOGETHER];
     EACH_UNIT(unit) least[unit] = UINT32_MAX;
@@ -96,12 +97,13 @@ static void gaps_of_lanes(const float *restrict values, int64_t rows, double *ga
         gap[unit] = least[unit] == UINT32_MAX ? INFINITY : float_of(least[unit] + 1);
 }
 
-/* Values as float32 near 1. */
+/* Multiplies the values of each unit by its power of two, so that they are near 1: exact. */
 static void scaled(float *values, int64_t rows, const double *inverse) {
     for (int64_t row = 0; row < rows; row++)
         EACH_UNIT(unit) values[AT(row, unit)] = (float)(values[AT(row, unit)] * inverse[unit]);
 }
 
+/* The values of each sign and the sums beyond each value, which affine schemes need; 0 if there is no memory. */
 static int fill_all_tails(Costs *costs, const Units *units, const int64_t *numbers) {
     size_t bytes = 0;
     for (int unit = 0; unit < TOGETHER; unit++)
@@ -115,15 +117,15 @@ static int fill_all_tails(Costs *costs, const Units *units, const int64_t *numbe
 /* The values of units side by side: (rows, TOGETHER). */
 typedef struct {
     int64_t rows;
-    float *values;  /* ascending, behind them zeros */
-    double *counts; /* null where all are 1 */
+    float *values;  /* ascending, padded with zeros */
+    double *counts; /* null if all are 1 */
     double total[TOGETHER], energy[TOGETHER]; /* Σ 1 and Σ x² */
 } Loaded;
 
-/* How many float32 they take, for so many rows. */
+/* The size of that memory for a number of rows, in float32. */
 static size_t floats_of(int64_t rows) { return 4 * (size_t)AT(rows, 0); }
 
-/* The values of units, by their numbers, in memory for so many rows. */
+/* Loads the units with these numbers, (TOGETHER,). `memory` has room for floats_of(rows); it stays in use. */
 static void load_lanes(Loaded *loaded, const Units *units, const int64_t *numbers, int64_t rows, float *memory) {
     double *counts = (double *)memory;
     uint32_t *patterns = (uint32_t *)(memory + 2 * AT(rows, 0));
@@ -141,7 +143,7 @@ static void load_lanes(Loaded *loaded, const Units *units, const int64_t *number
     totals_of_lanes(loaded->values, loaded->counts, rows, loaded->total, loaded->energy);
 }
 
-/* What is known of each unit but its values. */
+/* The extremes of each unit, 0 included, and the power of two that its values are divided by. */
 static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {
     for (int unit = 0; unit < TOGETHER; unit++) {
         double minimum = units->minimum[numbers[unit]], maximum = units->maximum[numbers[unit]];
@@ -154,7 +156,7 @@ static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbe
     }
 }
 
-/* All that a search takes, and Σ x² of each unit; 0 where there is no memory. */
+/* Fills the costs of TOGETHER units for a search, and Σ x² of each, (TOGETHER,); returns 0 if there is no memory. */
 static int load_together(Costs *costs, const Scheme *scheme, const Units *units, const int64_t *numbers, Span span,
                          double *energy) {
     Loaded loaded;

@@ -6,19 +6,20 @@
 
 #ifdef TEAM
 
-/* Sorts numbers by what they stand for: stable, for equal ones go by their number. Batcher's bitonic network in the form that
-   only ever moves the less one up, so that what is not there is as the greatest. */
+/* The order, (size,), that sorts `by` ascending; of equal values the first comes first. Null if there is no memory.
+   This is Batcher's bitonic network in the form that always moves the smaller value up. So sizes need not be powers of
+   two: missing values act as the largest. */
 APART int64_t *sorted(const double *by, int64_t size, Memory *memory) {
     int64_t *order = (int64_t *)room(memory, 2 * (size_t)(size + 1) * sizeof(int64_t));
     if (!order) return 0;
     Index n = (Index)size;
     EACH(i, n) order[i] = i;
     MEET;
-    for (int bits = 1; 1 << (bits - 1) < n; bits++) /* of a block that is sorted */
-        for (int level = bits - 1; level >= 0; level--) { /* the distance of what is compared is 2 to that */
+    for (int bits = 1; 1 << (bits - 1) < n; bits++) /* 2^bits: the size of a sorted block */
+        for (int level = bits - 1; level >= 0; level--) { /* 2^level: the distance of two values that are compared */
             EACH(i, (n + (1 << bits) - 1) >> bits << (bits - 1)) {
                 Index within = i & ((1 << level) - 1), low = i >> level << (level + 1) | within;
-                Index high = low + (1 << level); /* at first each is compared with its mirror image */
+                Index high = low + (1 << level); /* in the first step, with the mirror image in the block */
                 if (level == bits - 1) high = low - within + (1 << bits) - 1 - within;
                 if (high >= n) continue;
                 int64_t one = order[low], other = order[high];
@@ -34,7 +35,8 @@ APART int64_t *sorted(const double *by, int64_t size, Memory *memory) {
 
 #else
 
-/* Sorts numbers by what they stand for: stable, by merging the runs that there are. */
+/* The order, (size,), that sorts `by` ascending; of equal values the first comes first. Null if there is no memory.
+   Merges the ascending runs of the data; each descending run is turned round first. */
 static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
     int64_t *order = (int64_t *)room(memory, 3 * (size_t)(size + 1) * sizeof(int64_t));
     if (!order) return NULL;
@@ -72,9 +74,9 @@ static int64_t *sorted(const double *by, int64_t size, Memory *memory) {
 
 #ifdef TEAM
 
-/* The places of the best candidates of each unit, (number, TOGETHER), of those from one place to another: the best first,
-   and the first of equal ones; of a ladder, only those that neither neighbour is better than. Where there are fewer, the
-   best stands for the others. */
+/* Writes the places of the best candidates of each unit, (number, TOGETHER), by ascending error; equal ones in their
+   order. Candidates are those at from ≤ place < to; of a ladder, only its local minima. If there are fewer than `number`,
+   the best is repeated. */
 static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
                    int64_t *places) {
     int64_t known = 0, size = to - from;
@@ -108,9 +110,9 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
 #else
 
 #define MAX_DOUBLE 0x1.fffffffffffffp1023
-#define MARKS 64 /* candidates that are marked at once: those that count are few, and are looked for without branches */
+#define MARKS 64 /* candidates that are marked at once, without branches: few of them are then looked at */
 
-/* Puts a candidate of a unit among the best so far, behind equal ones; how many are known then. */
+/* Inserts a candidate of a unit among its best so far, behind equal ones; returns how many there are now. */
 INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t known, int64_t number, int64_t *places) {
     const double *error = found->error + unit;
     double own = error[AT(i, 0)];
@@ -121,7 +123,7 @@ INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t k
     return known;
 }
 
-/* Marks those of some candidates, at most MARKS, whose loss is within a limit: a bit of each for every unit. */
+/* Marks the candidates, n ≤ MARKS, whose loss is at most the limit of their unit: bit i of marks[unit]. */
 static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
     EACH_UNIT(unit) marks[unit] = 0;
     for (int64_t i = 0; i < n; i++)
@@ -132,7 +134,7 @@ static void mark_within(const double *restrict loss, int64_t n, const double *re
     }
 }
 
-/* Marks those of some errors, at most MARKS, that neither neighbour is less than, which lie before and behind them. */
+/* Marks the local minima of n ≤ MARKS errors; `before` and `after` are the errors on either side of them. */
 static void mark_valleys(const double *restrict error, int64_t n, const double *restrict before,
                          const double *restrict after, uint64_t *restrict marks) {
     EACH_UNIT(unit) marks[unit] = 0;
@@ -146,7 +148,7 @@ static void mark_valleys(const double *restrict error, int64_t n, const double *
     }
 }
 
-/* See above. */
+/* The same as above, for units side by side or alone on a CPU. */
 static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, int64_t number, Memory *memory,
                    int64_t *places) {
     int64_t known[TOGETHER] = {0};

@@ -1,24 +1,25 @@
-/* The loops of a CPU over the values of units side by side, each in a SIMD lane: see points.h. */
+/* The loops of points.h over the values of units side by side on a CPU, each unit in a SIMD lane. */
 #ifndef KLCAL_SIDE_BY_SIDE_H
 #define KLCAL_SIDE_BY_SIDE_H
 
 #include "points.h"
 
-#define EIGHTH 8 /* terms of a unit that are added in registers: a row, and those that lie an eighth further each */
+#define EIGHTH 8 /* terms of a unit that are added in registers: one of each eighth of the rows */
 
-/* Adds the upper half of eight terms to the lower one, until one is left. */
+/* The sum of eight terms: the upper half is added to the lower one, until one is left. */
 INLINE float sum_of_eight(const float *term) {
     return ((term[0] + term[4]) + (term[2] + term[6])) + ((term[1] + term[5]) + (term[3] + term[7]));
 }
 
-/* Adds the upper half of some rows to the lower one, until one is left. */
+/* The sums over rows, (TOGETHER,), in the same order; rows are overwritten. */
 INLINE void add_rows(float *restrict rows, int64_t size, float *restrict found) {
     for (int64_t half = size / 2; half > 0; half /= 2)
         for (int64_t i = 0; i < half * TOGETHER; i++) rows[i] += rows[i + half * TOGETHER];
     EACH_UNIT(unit) found[unit] = rows[unit];
 }
 
-/* Of one candidate of each unit: of a power of two of values, at most LANES. */
+/* The sums for one candidate of each unit: the squared error, or Σ c·q² and Σ c·x·q. `size` is a power of two, at most
+   LANES. */
 INLINE void sums_of_one(const float *restrict values, const float *restrict counts, int64_t size,
                         const float *restrict inverse, const float *restrict low, const float *restrict high, int kind,
                         const Rounding *rounding, int what, int counted, float *restrict found) {
@@ -41,7 +42,7 @@ INLINE void sums_of_one(const float *restrict values, const float *restrict coun
     if (what != ERROR) add_rows(products, rows, found + TOGETHER);
 }
 
-/* One function for each kind of rounding, because a choice within the loop would keep it from being vectorised. */
+/* One function for each kind of rounding: with a branch inside, the compiler would not vectorise the loop. */
 #define SUMS(name, kind, counted)                                                                                      \
     static void name(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,  \
                      const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {   \
