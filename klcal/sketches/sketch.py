@@ -206,7 +206,7 @@ class Sketch(SketchFields):
     def coarsen(self, mantissa_bits: int) -> Sketch:
         """The sketch that counting with fewer mantissa bits would give. Few distinct values are cut as well.
 
-        ``exact`` stays True for a unit of which no key loses a bit that is set.
+        ``exact`` stays True for a unit if none of its keys loses a bit that is set.
 
         Raises:
             UsageError: the sketch has fewer mantissa bits than that, or the number is negative.

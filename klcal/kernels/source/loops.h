@@ -59,13 +59,6 @@ INLINE void lane_sums(const float *restrict values, const float *restrict counts
             else lane_sums(values, counts, size, x, least, most, kind, rounding, SQUARES, counted, found + 2 * i);     \
         }                                                                                                            \
     }
-SUMS(sums_of_integers, INTEGERS, 0)
-SUMS(sums_of_counted_integers, INTEGERS, 1)
-SUMS(sums_of_floats, FLOATS, 0)
-SUMS(sums_of_counted_floats, FLOATS, 1)
-SUMS(sums_of_levels, LEVELS, 0)
-SUMS(sums_of_counted_levels, LEVELS, 1)
-#undef SUMS
 
 /* --- a few values */
 

@@ -111,6 +111,14 @@ INLINE double few_rounded(double step, double low, double high, int kind, const 
 #include "loops.h"
 #endif
 
+SUMS(sums_of_integers, INTEGERS, 0)
+SUMS(sums_of_counted_integers, INTEGERS, 1)
+SUMS(sums_of_floats, FLOATS, 0)
+SUMS(sums_of_counted_floats, FLOATS, 1)
+SUMS(sums_of_levels, LEVELS, 0)
+SUMS(sums_of_counted_levels, LEVELS, 1)
+#undef SUMS
+
 /* Sums of the units under some candidates; ``counts`` is null where every value occurs once. */
 static void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
                     const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {

@@ -55,12 +55,5 @@ INLINE void sums_of_one(const float *restrict values, const float *restrict coun
                             found + AT(2 * i, 0));                                                                    \
         }                                                                                                             \
     }
-SUMS(sums_of_integers, INTEGERS, 0)
-SUMS(sums_of_counted_integers, INTEGERS, 1)
-SUMS(sums_of_floats, FLOATS, 0)
-SUMS(sums_of_counted_floats, FLOATS, 1)
-SUMS(sums_of_levels, LEVELS, 0)
-SUMS(sums_of_counted_levels, LEVELS, 1)
-#undef SUMS
 
 #endif
