@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from klcal.kernels import points
 from klcal.quantizers.code_points import FLOATS
-from klcal.quantizers.scale_formats import FLOAT32_MAX
 from klcal.quantizers.scheme import Scheme
+from klcal.search.balance import Balance
 from klcal.search.choices import Spans, allowed_belows
 from klcal.sketches.distribution import Distribution, Points
 
@@ -148,68 +148,11 @@ class PointCosts:
                 yield np.clip(below, first, last)
         else:
             first, last = allowed_belows(self.scheme, scale, self.spans)
-            balanced = np.clip(self._balanced(scale / self.power[:, None]), first, last)
+            balanced = np.clip(self._balance.belows(self.scheme.size, scale / self.power[:, None]), first, last)
             yield balanced
             yield np.minimum(balanced + 1, last)
 
-    def _balanced(self, scale: Floats) -> Integers:
-        """The largest number of levels below zero with which Σ excess above is at most Σ excess below, by bisection.
-
-        The excess of a clipped value is its distance from the range. The sum of squared excesses is convex in the zero
-        point, and its derivative is the difference of the two sums: so this is where clipping costs least.
-        """
-        low, high = np.zeros(scale.shape, np.int64), np.full(scale.shape, self.scheme.size)
-        while (high - low > 1).any():
-            middle = (low + high) // 2
-            above = self._excess_above((self.scheme.size - 1 - middle + 0.5) * scale)
-            is_fine = above <= self._mirrored._excess_above((middle + 0.5) * scale)
-            low, high = np.where(is_fine, middle, low), np.where(is_fine, high, middle)
-        return low
-
-    def _excess_above(self, end: Floats) -> Floats:
-        """Σ(x − end)₊ over the values of a unit, for ends > 0 of shape (units, candidates)."""
-        values, number, total = self._tails
-        place = _first_above(values, end)
-        row = np.arange(len(values))[:, None]
-        excess: Floats = total[row, place] - end * number[row, place]
-        return excess
-
     @cached_property
-    def _mirrored(self) -> PointCosts:
-        """The units with the opposite sign."""
-        return replace(self, values=-self.values)
-
-    @cached_property
-    def _tails(self) -> tuple[Values, Floats, Floats]:
-        """The positive values, ascending behind zeros, (units, n); Σ1 and Σx from each of them on, (units, n + 1)."""
-        counts = np.ones(self.values.shape) if self.counts is None else self.counts.astype(np.float64)
-        order = np.argsort(np.maximum(self.values, 0.0), axis=1, kind="stable")
-        values = np.take_along_axis(np.maximum(self.values, 0.0), order, axis=1)
-        counts = np.where(values > 0, np.take_along_axis(counts, order, axis=1), 0.0)
-        nothing = np.zeros((len(values), 1))
-        number = np.concatenate([counts[:, ::-1].cumsum(axis=1)[:, ::-1], nothing], axis=1)
-        total = np.concatenate([(counts * values)[:, ::-1].cumsum(axis=1)[:, ::-1], nothing], axis=1)
-        return values, number, total
-
-
-def _first_above(values: Values, ends: Floats) -> Integers:
-    """The index of the first value beyond each end: (units, candidates).
-
-    Float32 patterns of values ≥ 0 ascend as the values do. So the patterns of all units, each with the number of its
-    unit in front, are searched at once.
-
-    Args:
-        values: (units, n), ascending, at least 0.
-        ends: (units, candidates).
-    """
-    units, size = values.shape
-    if values.dtype == np.float64:  # a few values
-        number: Integers = np.count_nonzero(values[:, None, :] <= ends[:, :, None], axis=2)
-        return number
-    single = np.minimum(ends, FLOAT32_MAX).astype(np.float32)
-    single = np.where(single > ends, np.nextafter(single, np.float32(0)), single)
-    row = np.arange(units, dtype=np.int64)[:, None]
-    keys, wanted = (each.view(np.uint32) + (row << 32) for each in (np.ascontiguousarray(values), single))
-    place = np.searchsorted(keys.ravel(), wanted.ravel(), side="right").reshape(ends.shape)
-    found: Integers = place - row * size
-    return found
+    def _balance(self) -> Balance:
+        """Where clipping costs least."""
+        return Balance.of(self.values, self.counts)

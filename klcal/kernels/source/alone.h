@@ -3,6 +3,7 @@
 #define KLCAL_ALONE_H
 
 #include "choice.h"
+#include "loaded_alone.h"
 
 #define NEAR 3
 #define BEYOND 0.05 /* steps by which a level may lie beyond the outermost value: see klcal/search/units.py */
@@ -161,6 +162,7 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     Known known = {pieces->values, pieces->counts, pieces->size, pieces->min, pieces->max, total};
     if (!fill_costs(costs, &how->scheme, span, known)) return 0;
     if (HAS_FEW(how) && !fill_few(costs, pieces->values, pieces->counts, pieces->size)) return 0;
+    if (!fill_ends(costs, pieces->size)) return 0;
     if (how->seeds && !fill_thinned(&scratch->thinned, costs, pieces, &scratch->thin)) return 0;
     if (!decides && !how->seeds) give_back(&pieces->memory);
     return 1;

@@ -2,7 +2,7 @@
 #ifndef KLCAL_COSTS_H
 #define KLCAL_COSTS_H
 
-#include "bucket_costs.h"
+#include "balance.h"
 
 /* --- errors of values */
 
@@ -52,70 +52,6 @@ APART void refined(const Costs *costs, const double *scale, const int64_t *below
 
 /* --- affine ones */
 
-/* Σ(x − end)₊ of the values beyond an end > 0. They are found without branches, which would be guessed wrong. */
-INLINE double beyond_end(const Tail *tail, double end, int few) {
-    if (few) {
-        int64_t place = 0;
-        for (int64_t i = 0; i < tail->size; i++) place += tail->few[i] <= end;
-        return tail->total[place] - end * tail->number[place];
-    }
-    float single = (float)(end < FLOAT32_MAX ? end : FLOAT32_MAX);
-    union { float value; uint32_t bits; } below = {single};
-    below.bits -= single > end; /* the next float32 */
-    single = below.value;
-    const float *values = tail->values;
-    int64_t left = tail->size;
-    if (!left || values[left - 1] <= single) return 0;
-    while (left > COUNTED) {
-        int64_t half = left / 2;
-        values += -(int64_t)(values[half - 1] <= single) & half;
-        left -= half;
-    }
-    int32_t within = 0;
-#ifdef TEAM
-    for (int32_t i = 0; i < (int32_t)left; i++) within += values[i] <= single;
-#else
-    int32_t counted = ((int32_t)left + BEHIND - 1) / BEHIND * BEHIND; /* what is counted too much is beyond the end */
-    for (int32_t i = 0; i < counted; i++) within += values[i] <= single;
-#endif
-    int64_t place = values - tail->values + within;
-    return tail->total[place] - end * tail->number[place];
-}
-
-VARIANTS static int is_fine(const Costs *costs, int unit, int64_t below, double scale) {
-    int few = IS_LOOKED_AT(costs, BY_FEW);
-    double above = beyond_end(&costs->above[unit], ((double)(costs->scheme->size - 1 - below) + 0.5) * scale, few);
-    return above <= beyond_end(&costs->below[unit], ((double)below + 0.5) * scale, few);
-}
-
-/* The most levels below zero with which no more is cut off above than below, looked for from a guess on. */
-static int64_t balanced(const Costs *costs, int unit, double scale, int64_t guess) {
-    int64_t low = 0, high = costs->scheme->size, step = 1;
-    if (guess > 0 && guess < high) {
-        if (is_fine(costs, unit, guess, scale)) {
-            low = guess;
-            while (low + step < high && is_fine(costs, unit, low + step, scale)) {
-                low += step;
-                step *= 2;
-            }
-            high = low + step < high ? low + step : high;
-        } else {
-            high = guess;
-            while (high - step > 0 && !is_fine(costs, unit, high - step, scale)) {
-                high -= step;
-                step *= 2;
-            }
-            low = high - step > 0 ? high - step : 0;
-        }
-    }
-    while (high - low > 1) {
-        int64_t middle = (low + high) / 2;
-        if (is_fine(costs, unit, middle, scale)) low = middle;
-        else high = middle;
-    }
-    return low;
-}
-
 /* The best of all numbers of levels below zero that are allowed; at most FEW_LEVELS of them. */
 static void least_of_every(const Costs *costs, double scale, Desk *desk, int64_t *below, double *error) {
     int64_t fewest, most;
@@ -142,19 +78,14 @@ static void guess_belows(const Costs *costs, const double *scale, int64_t n, int
         below[i] = scheme->zero;
         other[i] = scheme->zero - 1;
     }
-    EACH_UNIT(unit) {
-        double step = 0;
-        int64_t guess = -1;
-        if (KIND(scheme) == AFFINE) EACH(i, n) {
-            int64_t fewest, most, at = AT(i, unit);
-            allowed_belows(costs, unit, scale[at], &fewest, &most);
-            double near = (double)guess * step / scale[at]; /* beyond int64 where a scale underflowed, and 1 stands for it */
-            guess = guess >= 0 && near < (double)scheme->size ? (int64_t)near : -1;
-            guess = balanced(costs, unit, scale[at] * costs->inverse_power[unit], guess);
-            step = scale[at];
-            below[at] = guess < fewest ? fewest : guess > most ? most : guess;
-            other[at] = below[at] + 1 < most ? below[at] + 1 : most;
-        }
+    MEET;
+    if (KIND(scheme) != AFFINE) return;
+    balanced(costs, scale, n, below);
+    EACH(i, n) EACH_UNIT(unit) {
+        int64_t fewest, most, at = AT(i, unit), guess = below[at];
+        allowed_belows(costs, unit, scale[at], &fewest, &most);
+        below[at] = guess < fewest ? fewest : guess > most ? most : guess;
+        other[at] = below[at] + 1 < most ? below[at] + 1 : most;
     }
     MEET;
 }

@@ -2,7 +2,7 @@
 #ifndef KLCAL_LOADED_H
 #define KLCAL_LOADED_H
 
-#include "values.h"
+#include "balance.h"
 
 /* The number of rows for the largest unit: a power of two, so that the sums of all units are added in one order. */
 static int64_t rows_of(const Units *units, const int64_t *numbers) {
@@ -103,17 +103,6 @@ static void scaled(float *values, int64_t rows, const double *inverse) {
         EACH_UNIT(unit) values[AT(row, unit)] = (float)(values[AT(row, unit)] * inverse[unit]);
 }
 
-/* The values of each sign and the sums beyond each value, which affine schemes need; 0 if there is no memory. */
-static int fill_all_tails(Costs *costs, const Units *units, const int64_t *numbers) {
-    size_t bytes = 0;
-    for (int unit = 0; unit < TOGETHER; unit++)
-        bytes += bytes_of_tails(units->ends[numbers[unit]] - units->starts[numbers[unit]]);
-    double *tails = (double *)room(&costs->tails, bytes);
-    for (int unit = 0; unit < TOGETHER && tails; unit++)
-        tails = fill_tails_of(costs, unit, units->ends[numbers[unit]] - units->starts[numbers[unit]], tails);
-    return tails != NULL;
-}
-
 /* The values of units side by side: (rows, TOGETHER). */
 typedef struct {
     int64_t rows;
@@ -160,7 +149,7 @@ static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbe
 static int load_together(Costs *costs, const Scheme *scheme, const Units *units, const int64_t *numbers, Span span,
                          double *energy) {
     Loaded loaded;
-    int64_t rows = rows_of(units, numbers), all = AT(rows, 0);
+    int64_t sizes[TOGETHER], rows = rows_of(units, numbers), all = AT(rows, 0);
     float *memory = (float *)room(&costs->memory, (floats_of(rows) + (size_t)all) * sizeof(float)), *counts = NULL;
     if (!memory) return 0;
     load_lanes(&loaded, units, numbers, rows, memory);
@@ -172,7 +161,8 @@ static int load_together(Costs *costs, const Scheme *scheme, const Units *units,
     scaled(loaded.values, rows, costs->inverse_power);
     gaps_of_lanes(loaded.values, rows, costs->gap);
     EACH_UNIT(unit) costs->gap[unit] *= costs->power[unit];
-    return KIND(scheme) != AFFINE || fill_all_tails(costs, units, numbers);
+    for (int unit = 0; unit < TOGETHER; unit++) sizes[unit] = units->ends[numbers[unit]] - units->starts[numbers[unit]];
+    return KIND(scheme) != AFFINE || fill_balance(costs, sizes);
 }
 
 #endif

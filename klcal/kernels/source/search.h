@@ -165,8 +165,8 @@ static void release_candidates(Candidates *found) {
 }
 
 static void release(Scratch *scratch) {
-    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.tails, &scratch->costs.exact,
-                     &scratch->thinned.memory, &scratch->thinned.tails, &scratch->thin, &scratch->parts,
+    Memory *all[] = {&scratch->pieces.memory, &scratch->costs.memory, &scratch->costs.ends, &scratch->costs.exact,
+                     &scratch->thinned.memory, &scratch->thinned.ends, &scratch->thin, &scratch->parts,
                      &scratch->order, &scratch->places, &scratch->losses};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) release_memory(all[i]);
     release_sums(&scratch->sums);

@@ -14,11 +14,6 @@
 #define AT_ONCE 64
 #endif
 #define FEW_LEVELS 16    /* up to so many, each zero point is looked at where a unit has few values */
-#ifdef TEAM
-#define COUNTED 1
-#else
-#define COUNTED 64       /* values that are counted faster than searched */
-#endif
 #define HALF_STEP (0.5 + 1e-9)
 #define FLOAT32_STEP 0x1p-23
 #define OUTERMOST 32 /* pieces at either end that a first look sees all of */
@@ -54,12 +49,23 @@ typedef struct {
     int bounded[TOGETHER];
 } Span;
 
+/* One end of a range as it narrows: where it is, Σ excess beyond it, the number of values beyond, and its next value. */
 typedef struct {
-    int64_t size;
-    float *values;
-    double *few;            /* the same as float64 */
-    double *number, *total; /* of the values from each on, and their sum */
-} Tail;
+#ifdef TEAM
+    int64_t size; /* values of its sign; of each of them, outward ones first, and of 0 behind them: */
+    double *excess, *number;
+#else
+    double value[TOGETHER], excess[TOGETHER], number[TOGETHER];
+    int32_t next[TOGETHER];
+#endif
+} End;
+
+/* The ranges that cut off as much above as below: see balance.h. */
+typedef struct {
+    float *width, *low, *share; /* (rows, TOGETHER), by falling width */
+    int64_t rows, size;
+    End above, below;
+} Balance;
 
 typedef struct {
     const Scheme *scheme;
@@ -71,60 +77,11 @@ typedef struct {
     double *few, *few_counts; /* the same as float64, where there are a few; else null */
     int every_zero_point;
     double power[TOGETHER], inverse_power[TOGETHER], min[TOGETHER], max[TOGETHER], total[TOGETHER], gap[TOGETHER];
-    Tail above[TOGETHER], below[TOGETHER];
-    Memory memory, tails, exact;
+    Balance *balance; /* of affine schemes */
+    Memory memory, ends, exact;
 } Costs;
 
 /* --- the values of a unit */
-
-#ifdef TEAM
-#define BEHIND 0 /* values behind a tail that are counted with it, and are beyond any end */
-#else
-#define BEHIND 16
-#endif
-
-/* The bytes that the tails of so many values take: of both signs together. */
-static size_t bytes_of_tails(int64_t size) {
-    return ((size_t)(size + 5) / 2 + BEHIND + 3 * (size_t)(size + 4)) * sizeof(double);
-}
-
-/* One value of a unit, as float64 where there are few. */
-INLINE double value_at(const Costs *costs, int unit, int64_t i) {
-    return costs->few ? costs->few[i] : costs->values[AT(i, unit)];
-}
-
-INLINE double count_at(const Costs *costs, int unit, int64_t i) {
-    return costs->few ? costs->few_counts[i] : costs->counts ? costs->counts[AT(i, unit)] : 1;
-}
-
-/* The values of one sign, outward from zero, where all ascend; small ones of many may have become 0. What is left of the
-   memory. */
-static double *fill_tail(Tail *tail, double *memory, const Costs *costs, int unit, int64_t size, int sign) {
-    int64_t known = 0;
-    EACH(i, size) known += sign * value_at(costs, unit, i) > 0;
-    known = sum_of_team(known);
-    double *number = memory, *total = number + known + 1, *few = costs->few ? total + known + 1 : NULL;
-    double *behind = total + known + 1 + (few ? known : 0);
-    float *values = (float *)behind;
-    EACH(i, known) {
-        int64_t from = sign > 0 ? size - known + i : known - 1 - i;
-        double value = sign * value_at(costs, unit, from), count = count_at(costs, unit, from);
-        values[i] = (float)value;
-        if (few) few[i] = value;
-        number[i] = count;
-        total[i] = count * value;
-    }
-    EACH(i, BEHIND) values[known + i] = INFINITY;
-    if (ALONE) {
-        tail->values = values;
-        tail->few = few;
-        tail->number = number;
-        tail->total = total;
-        tail->size = known;
-        number[known] = total[known] = 0;
-    }
-    return behind + (known + BEHIND + 1) / 2;
-}
 
 /* The least distance of two values, or of one from 0: of positive floats the patterns ascend, too. */
 VARIANTS static double gap_of(const float *values, int64_t size) {
@@ -153,18 +110,6 @@ VARIANTS static int narrowed(const double *restrict values, const double *restri
         others += counts[i] != 1;
     }
     return sum_of_team(others) == 0;
-}
-
-/* Those of a unit, of so many values. */
-static double *fill_tails_of(Costs *costs, int unit, int64_t size, double *memory) {
-    const Tail *above = &costs->above[unit], *below = &costs->below[unit];
-    memory = fill_tail(&costs->above[unit], memory, costs, unit, size, 1);
-    memory = fill_tail(&costs->below[unit], memory, costs, unit, size, -1);
-    MEET;
-    Running all[] = {{above->total, above->size, 1}, {above->number, above->size, 1}, {below->total, below->size, 1},
-                     {below->number, below->size, 1}};
-    add_up(all, 4);
-    return memory;
 }
 
 /* What is known of the values of a unit. */
@@ -215,92 +160,5 @@ static void fill_common(Costs *costs, const Scheme *scheme, Span span, int64_t p
     }
     MEET;
 }
-
-#if TOGETHER == 1
-
-static int fill_tails(Costs *costs, int64_t size) {
-    double *tails = (double *)room(&costs->tails, bytes_of_tails(size));
-    if (tails) fill_tails_of(costs, 0, size, tails);
-    return tails != NULL;
-}
-
-/* Room for the values of a unit, as all loops want them. */
-static int room_for_values(Costs *costs, const Scheme *scheme, int64_t size) {
-    (void)scheme;
-    int is_affine = KIND(scheme) == AFFINE;
-    return room(&costs->memory, 2 * (size_t)padded_size(size) * sizeof(float)) != NULL &&
-           (!is_affine || room(&costs->tails, bytes_of_tails(size)) != NULL);
-}
-
-/* Values as the loops want them: (x, count) by rising value; 0 where there is no memory. */
-static int fill_costs(Costs *costs, const Scheme *scheme, Span span, Known known) {
-    int64_t padded = padded_size(known.size);
-    float *memory = (float *)room(&costs->memory, 2 * (size_t)padded * sizeof(float));
-    if (!memory) return 0;
-    int once = fill_unit(costs, 0, known, padded, memory, memory + padded);
-    fill_common(costs, scheme, span, padded, memory, once ? NULL : memory + padded);
-    return KIND(scheme) != AFFINE || fill_tails(costs, known.size);
-}
-
-/* The same of at most MOST_OF_FEW values, which are looked at more precisely, and under more zero points. */
-static int fill_few(Costs *costs, const double *values, const double *counts, int64_t size) {
-    int64_t padded = size <= 8 ? 8 : size <= 16 ? 16 : MOST_OF_FEW;
-    double *few = (double *)room(&costs->exact, 2 * (size_t)padded * sizeof(double)), inverse = costs->inverse_power[0];
-    if (!few) return 0;
-    EACH(i, padded) {
-        few[i] = i < size ? values[i] * inverse : 0;
-        few[padded + i] = i < size ? counts[i] : 0;
-    }
-    MEET;
-    double least = INFINITY;
-    for (int64_t i = 0; i < size; i++) { /* which are few: each thread looks at all */
-        double step = i ? few[i] - few[i - 1] : INFINITY, magnitude = fabs(few[i]);
-        if (magnitude > 0 && magnitude < least) least = magnitude;
-        if (step > 0 && step < least) least = step;
-    }
-    if (ALONE) {
-        costs->looked_at = BY_FEW;
-        costs->few = few;
-        costs->few_counts = few + padded;
-        costs->size = padded;
-        costs->every_zero_point = KIND(costs->scheme) == AFFINE && costs->scheme->size <= FEW_LEVELS;
-        costs->gap[0] = least * costs->power[0];
-    }
-    MEET;
-    return KIND(costs->scheme) != AFFINE || fill_tails(costs, size);
-}
-
-/* How many pieces a first look leaves of some: the outermost, and every eighth of the others for its neighbours. */
-INLINE int64_t thinned_size(int64_t size) {
-    int64_t inner = size - 2 * OUTERMOST;
-    return inner > 0 ? 2 * OUTERMOST + (inner + THINNING - 1) / THINNING : size;
-}
-
-/* The first piece of those that one of them stands for. */
-INLINE int64_t thinned_place(int64_t number, int64_t size) {
-    if (size <= 2 * OUTERMOST || number <= OUTERMOST) return number;
-    int64_t inner = OUTERMOST + (number - OUTERMOST) * THINNING, outer = number + size - thinned_size(size);
-    return number < thinned_size(size) - OUTERMOST ? inner : outer;
-}
-
-/* The same of some of the values, for a first look. */
-static int fill_thinned(Costs *costs, const Costs *all, const Pieces *pieces, Memory *memory) {
-    int64_t size = pieces->size, number = thinned_size(size);
-    double *values = (double *)room(memory, 2 * (size_t)size * sizeof(double));
-    if (!values) return 0;
-    double *counts = values + size;
-    EACH(i, number) {
-        int64_t begin = thinned_place(i, size), end = i + 1 < number ? thinned_place(i + 1, size) : size;
-        double count = 0;
-        for (int64_t j = begin; j < end; j++) count += pieces->counts[j];
-        values[i] = pieces->values[begin + (end - begin) / 2];
-        counts[i] = count;
-    }
-    MEET;
-    Known some = {values, counts, number, all->min[0], all->max[0], all->total[0]};
-    return fill_costs(costs, all->scheme, all->span, some);
-}
-
-#endif
 
 #endif
