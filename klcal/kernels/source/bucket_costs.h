@@ -8,7 +8,7 @@
 #define MAX_PLACES 32 /* candidates from which a search goes on */
 
 /* Scratch arrays for some candidates of each unit: (AT_ONCE, TOGETHER). */
-typedef struct {
+typedef struct LINED {
     double wanted[DESK], known[DESK], better[DESK], same[DESK], also[DESK], squares[2 * DESK];
     double few_inverse[DESK];
     int64_t belows[DESK], other[DESK], places[MAX_PLACES * TOGETHER];

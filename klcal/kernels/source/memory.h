@@ -30,7 +30,7 @@ static void release_memory(Memory *memory) { memory->bytes = 0; }
 
 #else
 
-static void *taken(size_t bytes) { return malloc(bytes); }
+static void *taken(size_t bytes) { return aligned_alloc(LINE, (bytes + LINE - 1) / LINE * LINE); }
 static size_t with_reserve(size_t bytes) { return bytes + bytes / 2; }
 
 static void release_memory(Memory *memory) {

@@ -34,7 +34,11 @@ INLINE Placed less(Placed one, Placed other) {
 
 #ifdef TEAM
 #include "device_team.h"
+#define LINED
 #else
+
+#define LINE 64 /* bytes of a cache line: a register of AVX-512 that two of them share is slow to load */
+#define LINED __attribute__((aligned(LINE)))
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
 #define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */

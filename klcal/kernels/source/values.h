@@ -61,7 +61,7 @@ typedef struct {
 } End;
 
 /* The ranges that cut off as much above as below: see balance.h. */
-typedef struct {
+typedef struct LINED {
     float *width, *low, *share; /* (rows, TOGETHER), by falling width */
     int64_t rows, size;
     End above, below;
