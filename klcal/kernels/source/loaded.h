@@ -12,21 +12,26 @@ static int64_t rows_of(const Units *units, const int64_t *numbers) {
     return rows;
 }
 
-/* Whether all counts of a unit are 1. */
-static int occur_once(const Units *units, int64_t first, int64_t n) {
-    int64_t others = 0;
-    if (units->type_of_counts == INT32)
-        for (int64_t i = 0; i < n; i++) others += ((const int32_t *)units->counts)[first + i] != 1;
-    else
-        for (int64_t i = 0; i < n; i++) others += count_of(units, first + i) != 1;
+/* Whether all counts of a unit are 1. Whole ones add up to the number of its values; weights are looked at one by one. */
+static int occur_once(const Units *units, int64_t number) {
+    int64_t first = units->starts[number], size = units->ends[number] - first, others = 0;
+    if (units->type_of_counts != FLOAT64) return units->number[number] == (double)size;
+    for (int64_t i = 0; i < size; i++) others += count_of(units, first + i) != 1;
     return others == 0;
+}
+
+/* How many keys of a short unit are those of positive values: the first ones. They are counted, without branches. */
+INLINE int64_t positive_ones(const uint32_t *keys, int64_t size) {
+    int32_t number = 0;
+    for (int32_t i = 0; i < (int32_t)size; i++) number += !(keys[i] & SIGN);
+    return number;
 }
 
 /* Writes the float32 patterns of a unit by ascending value, (rows,), padded with zeros. Its keys have the positive values
    first, then the negative ones by rising magnitude. */
 static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t *restrict row) {
     int64_t first = units->starts[number], size = units->ends[number] - first;
-    int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
+    int64_t positive = positive_ones(units->keys + first, size), negative = size - positive;
     const uint32_t *keys = units->keys + first;
     for (int64_t i = 0; i < negative; i++) row[i] = keys[size - 1 - i];
     for (int64_t i = 0; i < positive; i++) row[negative + i] = keys[i];
@@ -36,7 +41,7 @@ static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t
 /* Writes the counts of a unit to its lane, in the same order, padded with zeros. */
 static void lane_of_counts(const Units *units, int64_t number, int64_t rows, double *lane) {
     int64_t first = units->starts[number], size = units->ends[number] - first;
-    int64_t positive = positive_keys(units->keys + first, size), negative = size - positive;
+    int64_t positive = positive_ones(units->keys + first, size), negative = size - positive;
     for (int64_t i = 0; i < rows; i++)
         lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
 }
@@ -122,8 +127,7 @@ static void load_lanes(Loaded *loaded, const Units *units, const int64_t *number
     loaded->rows = rows;
     loaded->values = memory + 3 * AT(rows, 0);
     for (int unit = 0; unit < TOGETHER; unit++) {
-        int64_t first = units->starts[numbers[unit]];
-        once &= occur_once(units, first, units->ends[numbers[unit]] - first);
+        once &= occur_once(units, numbers[unit]);
         ascending(units, numbers[unit], rows, patterns + unit * rows);
     }
     turned(patterns, rows, (uint32_t *)loaded->values);

@@ -110,7 +110,8 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
 #else
 
 #define MAX_DOUBLE 0x1.fffffffffffffp1023
-#define MARKS 64 /* candidates that are marked at once, without branches: few of them are then looked at */
+#define MARKS 64 /* candidates that are marked at once, without branches: few of them are then looked at. The mark is doubled: if
+                    it were 1 << i, GCC would interleave two rows, and not vectorise them */
 
 /* Inserts a candidate of a unit among its best so far, behind equal ones; returns how many there are now. */
 INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t known, int64_t number, int64_t *places) {
@@ -125,11 +126,10 @@ INLINE int64_t put_among(const Candidates *found, int64_t i, int unit, int64_t k
 
 /* Marks the candidates, n ≤ MARKS, whose loss is at most the limit of their unit: bit i of marks[unit]. */
 static void mark_within(const double *restrict loss, int64_t n, const double *restrict limit, uint64_t *restrict marks) {
+    uint64_t mark = 1;
     EACH_UNIT(unit) marks[unit] = 0;
-    for (int64_t i = 0; i < n; i++)
-        {
+    for (int64_t i = 0; i < n; i++, mark *= 2) {
         const double *row = loss + AT(i, 0);
-        uint64_t mark = (uint64_t)1 << i;
         EACH_UNIT(unit) marks[unit] |= -(uint64_t)(row[unit] <= limit[unit]) & mark;
     }
 }
@@ -137,10 +137,10 @@ static void mark_within(const double *restrict loss, int64_t n, const double *re
 /* Marks the local minima of n ≤ MARKS errors; `before` and `after` are the errors on either side of them. */
 static void mark_valleys(const double *restrict error, int64_t n, const double *restrict before,
                          const double *restrict after, uint64_t *restrict marks) {
+    uint64_t mark = 1;
     EACH_UNIT(unit) marks[unit] = 0;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++, mark *= 2) {
         const double *last = i ? error + AT(i - 1, 0) : before, *next = i + 1 < n ? error + AT(i + 1, 0) : after;
-        uint64_t mark = (uint64_t)1 << i;
         EACH_UNIT(unit) {
             double own = error[AT(i, unit)];
             marks[unit] |= -(uint64_t)(own < last[unit]) & -(uint64_t)(own <= next[unit]) & mark;
