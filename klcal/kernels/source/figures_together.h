@@ -234,6 +234,7 @@ static int64_t figures_all(const Search *how, const Units *units, const int64_t 
     int64_t done = 0, some[TOGETHER];
     while (done < n) { /* the last unit is repeated in lanes that would be empty */
         for (int unit = 0; unit < TOGETHER; unit++) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
+        fetch_ahead(units, numbers + done + TOGETHER, n - done - TOGETHER < TOGETHER ? n - done - TOGETHER : TOGETHER);
         if (!figures_some(how, units, some, each, &memory)) break;
         done += n - done < TOGETHER ? n - done : TOGETHER;
     }

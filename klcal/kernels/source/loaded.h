@@ -136,6 +136,15 @@ static void load_lanes(Loaded *loaded, const Units *units, const int64_t *number
     totals_of_lanes(loaded->values, loaded->counts, rows, loaded->total, loaded->energy);
 }
 
+/* Fetches the keys of units that are loaded next, while others are searched. */
+static void fetch_ahead(const Units *units, const int64_t *numbers, int64_t n) {
+#ifdef __GNUC__
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t at = units->starts[numbers[i]]; at < units->ends[numbers[i]]; at += LINE / sizeof(uint32_t))
+            __builtin_prefetch(units->keys + at);
+#endif
+}
+
 /* The extremes of each unit, 0 included, and the power of two that its values are divided by. */
 static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {
     for (int unit = 0; unit < TOGETHER; unit++) {

@@ -182,6 +182,9 @@ static int64_t search_all(const Search *how, const Units *units, const int64_t *
     int is_begun = begin_search(how, &scratch);
     while (is_begun && done < n) { /* the last unit stands for those that are missing beside it */
         EACH_UNIT(unit) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
+#if TOGETHER > 1
+        fetch_ahead(units, numbers + done + TOGETHER, n - done - TOGETHER < TOGETHER ? n - done - TOGETHER : TOGETHER);
+#endif
         if (!search_some(how, units, some, each, &scratch)) break;
         done += n - done < TOGETHER ? n - done : TOGETHER;
     }
