@@ -118,7 +118,7 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
         }
         mark_equal(levels[now], levels[!now], mark, seen->cells + word);
         mark_equal(parts[now], parts[!now], mark, seen->shared + word);
-        mark_equal(counts, one, mark, seen->heavy + word);
+        if (loaded->counts) mark_equal(counts, one, mark, seen->heavy + word);
     }
     for (int64_t i = 0; i < WORDS * TOGETHER; i++) {
         seen->shared[i] &= seen->cells[i]; /* the same part of the same cell */
@@ -133,52 +133,53 @@ INLINE uint64_t marks_of(const uint64_t *marks, int64_t word, int64_t size) {
     return left <= 0 ? 0 : left < MARKS ? marks[AT(word, 0)] & (((uint64_t)1 << left) - 1) : marks[AT(word, 0)];
 }
 
-/* The number of marks among the first values of a unit. */
-INLINE int64_t marked(const uint64_t *marks, int64_t first) {
-    int64_t number = 0;
-    for (int64_t word = 0; word * MARKS < first; word++) number += __builtin_popcountll(marks_of(marks, word, first));
-    return number;
+/* The place of the last mark of a unit up to some place: there is one. */
+INLINE int64_t mark_before(const uint64_t *marks, int64_t place) {
+    int64_t word = place / MARKS;
+    uint64_t some = marks[AT(word, 0)] << (MARKS - 1 - place % MARKS);
+    for (; !some; place = word * MARKS + MARKS - 1) some = marks[AT(--word, 0)];
+    return place - __builtin_clzll(some);
 }
 
-/* Σ c·ln c over the sub-bins of a unit, with c values each. A sub-bin with a single value adds 0, so only marked ones are
+/* The place of the first mark of a unit from some place on, or its size if there is none. */
+INLINE int64_t mark_behind(const uint64_t *marks, int64_t place, int64_t size) {
+    uint64_t kept = ~(uint64_t)0 << place % MARKS;
+    for (int64_t word = place / MARKS; word * MARKS < size; word++, kept = ~(uint64_t)0) {
+        uint64_t some = marks_of(marks, word, size) & kept;
+        if (some) return word * MARKS + __builtin_ctzll(some);
+    }
+    return size;
+}
+
+/* N·D of a unit: Σ c·ln c over the sub-bins, with c values each, less Σ C·(ln C − ln o) over the cells, with C values and o
+   occupied sub-bins each. A sub-bin with a single value adds 0, and so does a cell of such ones: only marked values are
    visited. */
-static double nats_of_bins(const uint64_t *shared, const uint64_t *heavy, const double *counts, int64_t size,
-                           const Bins *bins) {
-    double total = 0, mass = 1;
-    int64_t last = -1;
+static double nats_of(const uint64_t *cells, const uint64_t *shared, const uint64_t *heavy, const double *counts,
+                      int64_t size, const Bins *bins) {
+    double total = 0, even = 0, mass = 1, more = 0;
+    int64_t last = -1, begin = 0, end = 0, joined = 0;
     for (int64_t word = 0; word * MARKS < size; word++) {
-        uint64_t both = marks_of(shared, word, size), all = both | marks_of(heavy, word, size);
-        for (uint64_t left = all; left; left &= left - 1) {
+        uint64_t both = marks_of(shared, word, size);
+        for (uint64_t left = both | marks_of(heavy, word, size); left; left &= left - 1) {
             int64_t place = word * MARKS + __builtin_ctzll(left);
             int is_shared = (both >> place % MARKS) & 1;
+            double count = counts ? counts[AT(place, 0)] : 1;
+            if (place >= end) {
+                if (end) even += term_of_cell((double)(end - begin) + more, (double)(end - begin - joined), bins);
+                begin = mark_before(cells, place), end = mark_behind(cells, place + 1, size);
+                joined = 0, more = 0;
+            }
             if (!is_shared || place - 1 != last) { /* else the last one was marked, too */
                 if (mass > 1) total += term_of_bin(mass, bins);
                 mass = is_shared; /* with the one before, which occurs once */
             }
-            mass += counts ? counts[AT(place, 0)] : 1;
+            mass += count, more += count - 1, joined += is_shared;
             last = place;
         }
     }
-    return mass > 1 ? total + term_of_bin(mass, bins) : total;
-}
-
-/* Σ C·(ln C − ln o) over the cells of a unit, with C values and o occupied sub-bins each. */
-static double nats_of_cells(const uint64_t *cells, const uint64_t *shared, const double *counts, int64_t size,
-                            const Bins *bins) {
-    int64_t begins[LANES + 1], number = 0, before = 0;
-    double even = 0;
-    for (int64_t word = 0; word * MARKS < size; word++)
-        for (uint64_t left = marks_of(cells, word, size); left; left &= left - 1)
-            begins[number++] = word * MARKS + __builtin_ctzll(left);
-    begins[number] = size;
-    for (int64_t i = 0; i < number; i++) {
-        int64_t until = marked(shared, begins[i + 1]), values = begins[i + 1] - begins[i];
-        double mass = (double)values;
-        for (int64_t j = begins[i]; j < begins[i + 1] && counts; j++) mass += counts[AT(j, 0)] - 1;
-        even += term_of_cell(mass, (double)(values - (until - before)), bins);
-        before = until;
-    }
-    return even;
+    if (mass > 1) total += term_of_bin(mass, bins);
+    if (end) even += term_of_cell((double)(end - begin) + more, (double)(end - begin - joined), bins);
+    return total - even;
 }
 
 /* The quantizers of the units with these numbers, (TOGETHER,). */
@@ -218,8 +219,8 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     for (int unit = 0; unit < TOGETHER; unit++) {
         const double *counts = loaded.counts ? loaded.counts + unit : NULL;
         int64_t size = units->ends[numbers[unit]] - units->starts[numbers[unit]];
-        double nats = nats_of_bins(seen.shared + unit, seen.heavy + unit, counts, size, &how->bins);
-        nats = (nats - nats_of_cells(seen.cells + unit, seen.shared + unit, counts, size, &how->bins)) / loaded.total[unit];
+        double nats = nats_of(seen.cells + unit, seen.shared + unit, seen.heavy + unit, counts, size, &how->bins);
+        nats /= loaded.total[unit];
         double all[FIGURES] = {nats > 0 ? nats : 0, error[unit] * (deployed.scale[unit] * deployed.scale[unit]),
                                loaded.energy[unit], clipped[unit], lost[unit]};
         if (how->bins.sub <= 1) all[0] = NAN;
