@@ -63,22 +63,31 @@ INLINE void add_row_of_floats(const float *restrict values, const double *restri
     }
 }
 
-/* The cell of each value of a row, given by its lower edge, and the number of its sub-bin in the cell. */
+/* The cell of each value of a row, given by its lower edge, and the number of its sub-bin in the cell. Cells are the same for
+   both signs; an edge belongs to the cell below it. */
 INLINE void places_of_row(const double *restrict steps, const Deployed *restrict deployed, double *restrict lower,
                           double *restrict parts) {
-    double upper[TOGETHER], sub = deployed->sub;
-    EACH_UNIT(unit) lower[unit] = deployed->edges[0], upper[unit] = deployed->edges[1];
-    for (int64_t i = 1; i < deployed->cells; i++) {
-        double edge = deployed->edges[i], next = deployed->edges[i + 1];
+    double inner[TOGETHER], outer[TOGETHER], magnitudes[TOGETHER], sub = deployed->sub;
+    const double *edges = deployed->edges + deployed->cells / 2; /* of the cell of 0, and beyond */
+    EACH_UNIT(unit) {
+        union { double value; uint64_t bits; } magnitude = {fabs(steps[unit])};
+        magnitude.bits += steps[unit] < 0; /* so that an edge is below it */
+        magnitudes[unit] = magnitude.value;
+        inner[unit] = edges[0], outer[unit] = edges[1];
+    }
+    for (int64_t i = 1; i <= deployed->cells / 2; i++) {
+        double edge = edges[i], next = edges[i + 1];
         EACH_UNIT(unit) {
-            lower[unit] = edge < steps[unit] ? edge : lower[unit];
-            upper[unit] = edge < steps[unit] ? next : upper[unit];
+            inner[unit] = edge < magnitudes[unit] ? edge : inner[unit];
+            outer[unit] = edge < magnitudes[unit] ? next : outer[unit];
         }
     }
     EACH_UNIT(unit) {
-        double part = (steps[unit] - lower[unit]) / (upper[unit] - lower[unit]) * sub;
+        double low = steps[unit] < 0 ? -outer[unit] : inner[unit], high = steps[unit] < 0 ? -inner[unit] : outer[unit];
+        double part = (steps[unit] - low) / (high - low) * sub;
         part = part < 0 ? 0 : part;
         part = part > sub - 1 ? sub - 1 : part;
+        lower[unit] = low;
         parts[unit] = (double)(int32_t)part;
     }
 }
