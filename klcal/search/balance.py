@@ -58,7 +58,7 @@ class Balance(NamedTuple):
 
     @staticmethod
     def of(values: Values, counts: Values | None) -> Balance:
-        """A row for each value that an end reaches as the range narrows. A range of more than all values ends at the highest.
+        """A row for each value that an end reaches as the range narrows. A wider range ends at the highest one.
 
         Args:
             values: (units, n), ascending, padded with zeros.

@@ -9,6 +9,7 @@ the scale changes. This is one half of a Lloyd step (Lloyd, Least squares quanti
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 UNUSED = 16  # the range is divided into each whole number of steps that leaves fewer levels than this unused
+RUNGS = 12  # scales of the ladder that are tried before it is asked whether it ends
 MAX_OCTAVES = 24  # octaves below the full scale that are tried: further down, even 10⁹ values clip too much
 
 
@@ -184,9 +186,9 @@ def _coarse(
     active = np.ones(full.size, bool)  # units whose ladder goes on
     best = np.minimum(beside.error.min(axis=1, initial=np.inf), parts[0].error.min(axis=1))
     ratios = density.octave
-    for octave in range(MAX_OCTAVES):
+    for octave, rung in product(range(MAX_OCTAVES), range(0, ratios.size, RUNGS)):
         some = costs.select(active)
-        found = judged(some, scheme, full[active, None] * ratios * 2.0**-octave)
+        found = judged(some, scheme, full[active, None] * ratios[rung : rung + RUNGS] * 2.0**-octave)
         parts.append(_scattered(found, active))
         best[active] = np.minimum(best[active], found.error.min(axis=1))
         active[active] = ~_is_too_small(some, scheme, found, slack * best[active])

@@ -4,6 +4,7 @@
 
 #include "ranked.h"
 
+#define RUNGS 12 /* scales of the ladder that are tried before it is asked whether it ends */
 #define MAX_OCTAVES 24 /* octaves below the full scale that are tried */
 
 /* The magnitude of the outermost value. */
@@ -77,28 +78,38 @@ INLINE int is_too_small(const Costs *costs, int unit, double scale, double error
     return (excess > clipped ? excess : clipped) > limit || scale == 0;
 }
 
+/* Adds some scales of the ladder. Whether it ends: smaller scales of each unit lose too much by clipping alone. */
+static int judge_rungs(const Costs *costs, const Search *how, double step, Ratios rungs, Desk *desk, Candidates *found,
+                       Best *best, int *is_done) {
+    int64_t done = 0;
+    judge_around(costs, costs->span.full, step, rungs, desk, found);
+    if (found->is_full) return 1;
+#if TOGETHER > 1
+    for (int64_t i = found->size - rungs.size; i < found->size; i++)
+        EACH_UNIT(unit) found->error[AT(i, unit)] = is_done[unit] ? INFINITY : found->error[AT(i, unit)];
+#endif
+    see(found->error, found->size, best);
+    EACH_UNIT(unit) {
+        int64_t last = AT(found->size - 1, unit);
+        double limit = how->slack * found->error[AT(best->place[unit], unit)];
+        is_done[unit] |= is_too_small(costs, unit, found->scale[last], found->error[last], limit);
+        done += is_done[unit];
+    }
+    return done == TOGETHER;
+}
+
 /* Adds the ladder: scales from an octave above the full one down, until clipping alone costs more than slack times the
    smallest error. The ladder of a unit may end before others: the errors of its further candidates are then inf. */
 static void judge_ladder(const Costs *costs, const Search *how, Desk *desk, Candidates *found, Best *best) {
     int is_done[TOGETHER] = {0};
     double step = 1;
     judge_around(costs, costs->span.full, 1, how->first, desk, found);
-    for (int octave = 0; octave < MAX_OCTAVES && !found->is_full; octave++, step /= 2) {
-        int64_t done = 0;
-        judge_around(costs, costs->span.full, step, how->coarse, desk, found);
-#if TOGETHER > 1
-        for (int64_t i = found->size - how->coarse.size; i < found->size; i++)
-            EACH_UNIT(unit) found->error[AT(i, unit)] = is_done[unit] ? INFINITY : found->error[AT(i, unit)];
-#endif
-        see(found->error, found->size, best);
-        EACH_UNIT(unit) {
-            int64_t last = AT(found->size - 1, unit);
-            double limit = how->slack * found->error[AT(best->place[unit], unit)];
-            is_done[unit] |= is_too_small(costs, unit, found->scale[last], found->error[last], limit);
-            done += is_done[unit];
+    for (int octave = 0; octave < MAX_OCTAVES; octave++, step /= 2)
+        for (int64_t first = 0; first < how->coarse.size; first += RUNGS) {
+            int64_t left = how->coarse.size - first;
+            Ratios rungs = {how->coarse.ratio + first, left < RUNGS ? left : RUNGS};
+            if (judge_rungs(costs, how, step, rungs, desk, found, best, is_done)) return;
         }
-        if (done == TOGETHER) return;
-    }
 }
 
 /* Adds candidates with the least-squares scales of others, by their places, (n, TOGETHER). */
