@@ -28,13 +28,14 @@ INLINE int64_t positive_ones(const uint32_t *keys, int64_t size) {
 }
 
 /* Writes the float32 patterns of a unit by ascending value, (rows,), padded with zeros. Its keys have the positive values
-   first, then the negative ones by rising magnitude. */
+   first, then the negative ones by rising magnitude. Units are mostly of one size: so a loop is as long as the unit, which
+   is guessed right, and there must be room for as many patterns behind the row. */
 static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t *restrict row) {
     int64_t first = units->starts[number], size = units->ends[number] - first;
-    int64_t positive = positive_ones(units->keys + first, size), negative = size - positive;
     const uint32_t *keys = units->keys + first;
-    for (int64_t i = 0; i < negative; i++) row[i] = keys[size - 1 - i];
-    for (int64_t i = 0; i < positive; i++) row[negative + i] = keys[i];
+    int64_t negative = size - positive_ones(keys, size);
+    for (int64_t i = 0; i < size; i++) row[i] = keys[size - 1 - i];
+    for (int64_t i = 0; i < size; i++) row[negative + i] = keys[i];
     for (int64_t i = size; i < rows; i++) row[i] = 0;
 }
 
@@ -126,7 +127,7 @@ static void load_lanes(Loaded *loaded, const Units *units, const int64_t *number
     int once = 1;
     loaded->rows = rows;
     loaded->values = memory + 3 * AT(rows, 0);
-    for (int unit = 0; unit < TOGETHER; unit++) {
+    for (int unit = 0; unit < TOGETHER; unit++) { /* one after the other: a row may reach into the next, and into the values */
         once &= occur_once(units, numbers[unit]);
         ascending(units, numbers[unit], rows, patterns + unit * rows);
     }
