@@ -8,6 +8,8 @@
 
 #include "bucket_costs.h"
 
+#define ALMOST_HALF 0.45f /* of a step: a value so near beyond a level is rounded to it, whatever float32 does to 16 bits */
+
 /* A value at the end of that sign, as a magnitude; 0 behind the last one. `at` is its place in (size, TOGETHER). */
 INLINE double value_at_end(const Costs *costs, int32_t at, int sign) {
     int32_t last = (int32_t)AT(costs->size, 0) - 1, near = at < 0 ? 0 : at > last ? last : at;
@@ -129,9 +131,11 @@ INLINE void rows_above(const Balance *balance, const float *width, int32_t *row)
 #endif
 }
 
-/* The most levels below zero with which no more is cut off above than below, (n, TOGETHER), for each scale. */
-static void balanced(const Costs *costs, const double *scale, int64_t n, int64_t *below) {
+/* The most levels below zero with which no more is cut off above than below, (n, TOGETHER), for each scale. Returns whether
+   a value may be cut off. */
+static int balanced(const Costs *costs, const double *scale, int64_t n, int64_t *below) {
     const Balance *balance = costs->balance;
+    int32_t cut = 0;
     float size = (float)costs->scheme->size;
     EACH(i, n) {
         float width[TOGETHER], step[TOGETHER];
@@ -150,9 +154,16 @@ static void balanced(const Costs *costs, const double *scale, int64_t n, int64_t
             float levels = low / step[unit] + 0.5f;
             levels = levels < size ? levels : size;
             levels = levels > 1 ? levels : 1;
-            below[AT(i, unit)] = (int32_t)levels - 1;
+            int32_t whole = (int32_t)levels - 1;
+            below[AT(i, unit)] = whole;
+            cut |= row[unit] | (((float)whole + ALMOST_HALF) * step[unit] < balance->low[unit]);
         }
     }
+#ifdef TEAM
+    return 1; /* of others, too */
+#else
+    return cut != 0;
+#endif
 }
 
 #endif

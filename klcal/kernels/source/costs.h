@@ -71,16 +71,17 @@ static void least_of_every(const Costs *costs, double scale, Desk *desk, int64_t
     MEET;
 }
 
-/* The numbers of levels below zero that may be best for each scale: two of them, or the same twice. */
-static void guess_belows(const Costs *costs, const double *scale, int64_t n, int64_t *below, int64_t *other) {
+/* The numbers of levels below zero that may be best for each scale: two of them, or the same twice. Returns whether the
+   other can be better: not where no value is cut off with the first, the most with which none is cut off above. */
+static int guess_belows(const Costs *costs, const double *scale, int64_t n, int64_t *below, int64_t *other) {
     const Scheme *scheme = costs->scheme;
     EACH(i, n * TOGETHER) {
         below[i] = scheme->zero;
         other[i] = scheme->zero - 1;
     }
     MEET;
-    if (KIND(scheme) != AFFINE) return;
-    balanced(costs, scale, n, below);
+    if (KIND(scheme) != AFFINE) return KIND(scheme) == SIGNED;
+    int is_cut = balanced(costs, scale, n, below);
     EACH(i, n) EACH_UNIT(unit) {
         int64_t fewest, most, at = AT(i, unit), guess = below[at];
         allowed_belows(costs, unit, scale[at], &fewest, &most);
@@ -88,6 +89,7 @@ static void guess_belows(const Costs *costs, const double *scale, int64_t n, int
         other[at] = below[at] + 1 < most ? below[at] + 1 : most;
     }
     MEET;
+    return is_cut;
 }
 
 /* The best number of levels below zero for each scale, of at most AT_ONCE, and its Σ(x − x̂)². */
@@ -100,9 +102,9 @@ APART void least_errors(const Costs *costs, const double *scale, int64_t n, Desk
         for (int64_t i = 0; i < n; i++) least_of_every(costs, scale[i], desk, &below[i], &error[i]);
         return;
     }
-    guess_belows(costs, scale, n, below, desk->other);
+    int is_other = guess_belows(costs, scale, n, below, desk->other);
     errors_of(costs, scale, below, n, desk, error);
-    if (KIND(costs->scheme) == FIXED) return;
+    if (!is_other) return;
     errors_of(costs, scale, desk->other, n, desk, desk->also);
     EACH(i, n * TOGETHER) {
         int is_better = desk->also[i] < error[i];

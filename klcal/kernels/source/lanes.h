@@ -7,12 +7,11 @@
 #ifndef KLCAL_LANES_H
 #define KLCAL_LANES_H
 
-#include "common.h"
+#include "turn.h"
 
 #define LANES 16       /* patterns in a row: one cache line, one register of AVX-512 */
 #define EIGHT 8        /* rows sorted in registers; a number of rows is a multiple of it */
 #define NEAR_ROWS 512  /* rows that are exchanged while they stay in the L1 cache: 32 KiB */
-#define TILE (LANES * LANES)
 
 #define EXCHANGE(a, b)                 \
     do {                               \
@@ -170,15 +169,5 @@ INLINE void sort_columns(uint32_t *restrict all, int64_t rows)
             for (int64_t first = low; first < stop; first += NEAR_ROWS)
                 near_levels(all, first, first + present(first, stop, NEAR_ROWS), NEAR_ROWS / 2);
         }
-}
-
-/* 16 × 16 patterns: columns become rows. Half and half are interleaved, four times. */
-INLINE void turn(const uint32_t *restrict tile, uint32_t *restrict to)
-{
-    uint32_t one[TILE], other[TILE];
-    for (int64_t i = 0; i < TILE / 2; i++) one[2 * i] = tile[i], one[2 * i + 1] = tile[TILE / 2 + i];
-    for (int64_t i = 0; i < TILE / 2; i++) other[2 * i] = one[i], other[2 * i + 1] = one[TILE / 2 + i];
-    for (int64_t i = 0; i < TILE / 2; i++) one[2 * i] = other[i], one[2 * i + 1] = other[TILE / 2 + i];
-    for (int64_t i = 0; i < TILE / 2; i++) to[2 * i] = one[i], to[2 * i + 1] = one[TILE / 2 + i];
 }
 #endif

@@ -3,6 +3,7 @@
 #define KLCAL_LOADED_H
 
 #include "balance.h"
+#include "turn.h"
 
 /* The number of rows for the largest unit: a power of two, so that the sums of all units are added in one order. */
 static int64_t rows_of(const Units *units, const int64_t *numbers) {
@@ -47,17 +48,13 @@ static void lane_of_counts(const Units *units, int64_t number, int64_t rows, dou
         lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
 }
 
-/* Transposes (TOGETHER, rows) to (rows, TOGETHER): tiles of 16 by 16, whose halves are interleaved four times. */
+/* Transposes (TOGETHER, rows) to (rows, TOGETHER). */
 static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restrict to) {
     for (int64_t first = 0; first < rows; first += TOGETHER) {
-        uint32_t one[TOGETHER * TOGETHER], other[TOGETHER * TOGETHER], *tile = to + AT(first, 0);
-        int half = TOGETHER * TOGETHER / 2;
+        uint32_t tile[TILE];
         for (int unit = 0; unit < TOGETHER; unit++)
-            for (int i = 0; i < TOGETHER; i++) other[AT(unit, i)] = from[unit * rows + first + i];
-        for (int i = 0; i < half; i++) one[2 * i] = other[i], one[2 * i + 1] = other[half + i];
-        for (int i = 0; i < half; i++) other[2 * i] = one[i], other[2 * i + 1] = one[half + i];
-        for (int i = 0; i < half; i++) one[2 * i] = other[i], one[2 * i + 1] = other[half + i];
-        for (int i = 0; i < half; i++) tile[2 * i] = one[i], tile[2 * i + 1] = one[half + i];
+            for (int i = 0; i < TOGETHER; i++) tile[AT(unit, i)] = from[unit * rows + first + i];
+        turn(tile, to + AT(first, 0));
     }
 }
 

@@ -84,24 +84,33 @@ typedef struct {
     int64_t place[TOGETHER], seen;
 } Best;
 
+#if TOGETHER > 1
+#define EIGHT_UNITS 8
+typedef double Doubles __attribute__((vector_size(8 * EIGHT_UNITS), may_alias));
+typedef int64_t Longs __attribute__((vector_size(8 * EIGHT_UNITS)));
+#endif
+
 /* Sees further ones, of (size, TOGETHER). */
 INLINE void see(const double *error, int64_t size, Best *best) {
 #if TOGETHER == 1
     int64_t place = best->seen + first_least(error + best->seen, size - best->seen);
     if (size > best->seen && (!best->seen || error[place] < error[best->place[0]])) best->place[0] = place;
 #else
-    double least[TOGETHER];
-    int64_t place[TOGETHER];
-    EACH_UNIT(unit) place[unit] = best->seen ? best->place[unit] : 0;
-    EACH_UNIT(unit) least[unit] = error[AT(place[unit], unit)];
-    for (int64_t i = best->seen; i < size; i++)
-        EACH_UNIT(unit) {
-            double each = error[AT(i, unit)];
-            int is_better = each < least[unit];
-            place[unit] = is_better ? i : place[unit];
-            least[unit] = is_better ? each : least[unit];
+    for (int first = 0; first < TOGETHER; first += EIGHT_UNITS) {
+        Doubles least;
+        Longs place;
+        for (int unit = 0; unit < EIGHT_UNITS; unit++) {
+            place[unit] = best->seen ? best->place[first + unit] : 0;
+            least[unit] = error[AT(place[unit], first + unit)];
         }
-    EACH_UNIT(unit) best->place[unit] = place[unit];
+        for (int64_t i = best->seen; i < size; i++) {
+            Doubles each = *(const Doubles *)(error + AT(i, first));
+            Longs is_better = each < least;
+            place = (is_better & i) | (~is_better & place);
+            least = (Doubles)((is_better & (Longs)each) | (~is_better & (Longs)least));
+        }
+        for (int unit = 0; unit < EIGHT_UNITS; unit++) best->place[first + unit] = place[unit];
+    }
 #endif
     best->seen = size;
 }
