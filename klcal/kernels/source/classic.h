@@ -415,7 +415,7 @@ static int prepare_classic(Searched *unit, const Units *units, int64_t number, S
     int64_t cells = unit->how->scheme.size, edges = cells * unit->how->bins.sub + 1;
     double total, energy;
     if (!load(pieces, units, number) || !totals(pieces, &scratch->order, &total, &energy)) return 0;
-    if (!prefix_sums(&scratch->sums, pieces, total, energy)) return 0;
+    if (!prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
     int64_t size = pieces->size, numbers = pieces->exact ? size + 1 + (size + 2) : 2 * edges + 3 * cells;
     double *memory = (double *)room(&scratch->places, (size_t)numbers * sizeof(double));
     if (!memory) return 0;
