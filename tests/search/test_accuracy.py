@@ -24,6 +24,7 @@ from tests.support.samples import DISTRIBUTIONS, Values, cut, rows_of, sample, s
 INTEGERS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8")
 UNITS = 40  # of each format and kind
 FEW = 8  # nonzero values, of which the optimum itself is found
+DOZENS = 24  # values of a group, with so few levels that all roundings might be tried
 SHORT = 1_000  # values of a unit, below which 6 to 8 bits are jagged
 NOISE = 1e-12  # of the energy: less is rounding
 VALUES_PER_BIN = 4  # with fewer, D does not decide
@@ -146,6 +147,30 @@ def test_of_few_values_the_optimum_itself_is_found(dtype, kind):
     units = samples(60, seed=14, most=FEW)
     row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, scheme=kind, method="mse", per="channel")
     check(squared_excesses(units, row, dtype, kind), Promise(1e-9, 1e-9, 1e-9))
+
+
+@pytest.mark.parametrize("kind", slow.KINDS)
+@pytest.mark.parametrize("dtype", ["int2", "int3", "int4", "int5"])
+def test_the_squared_error_of_groups_of_a_dozen_values_is_nearly_that_of_a_dense_search(dtype, kind):
+    units = samples(2 * UNITS, seed=18, least=FEW + 1, most=DOZENS)
+    row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, scheme=kind, method="mse", per="channel")
+    check(squared_excesses(units, row, dtype, kind), SMOOTH)
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "nf4"])
+def test_the_squared_error_of_a_dozen_values_in_floats_is_nearly_that_of_a_dense_search(dtype):
+    units = samples(2 * UNITS, seed=19, least=FEW + 1, most=DOZENS)
+    row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, method="mse", per="channel")
+    check(squared_excesses(units, row, dtype, "symmetric"), SMOOTH)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_a_lattice_of_a_dozen_values_that_repeat_is_fitted_to_the_last_bit(scheme):
+    rng = np.random.default_rng(20)
+    scales = np.exp(rng.standard_normal((200, 1))).astype(np.float32)
+    steps = np.clip(np.rint(3 * rng.standard_normal((200, 128))), -7, 7).astype(np.float32)
+    row = klcal.calibrate(scales * steps, dtype="int4", scheme=scheme, method="mse", per="channel")
+    assert np.all(row.units.mse <= 1e-14 * np.mean(np.square(scales * steps, dtype=np.float64), axis=1))
 
 
 @pytest.mark.parametrize("dtype", slow.FLOATS)
