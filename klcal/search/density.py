@@ -44,6 +44,9 @@ MAX_PIECES = {How.ROUNDINGS: 8, How.MINI: 24, How.TINY: 64, How.SHORT: 1024, How
 2,000 ways at 8 bits, 24 values in 400 at 5 bits. Beyond 8,192 pieces it is faster to look up the prefix sums at each of
 255 edges between levels than to look at each piece."""
 REPEATED = 1.25  # values for each distinct one, from which a lattice is likely: it is fitted to the last bit of float64
+MEETS_ALL = {"e8m0": 1, "float8_e4m3fn": 16}
+"""Scales in each octave so that rounding them meets every number of a format. Those of float8_e4m3fn are at least 1/16
+apart, relative to the larger one, and 16 scales in an octave are 1/24 apart."""
 SEEDS = {How.MEDIUM: 8, How.LONG: 3, How.MIDDLES: 3}  # the best scales that are taken over from a first, thinned look
 
 
@@ -69,8 +72,9 @@ def density_of(scheme: Scheme, how: int) -> Density:
     """
     if how == How.ROUNDINGS:
         return density_of(scheme, How.MINI)._replace(few=True)
-    if scheme.scale_format == "e8m0":
-        return Density(coarse=1, fine=(), refinements=0, by_buckets=how == How.BUCKETS)
+    if scheme.scale_format in MEETS_ALL:
+        coarse = MEETS_ALL[scheme.scale_format]
+        return Density(coarse=coarse, fine=(), refinements=0, wider=coarse > 1, by_buckets=how == How.BUCKETS)
     has_few_levels = scheme.size <= FEW_LEVELS
     if how == How.BUCKETS:
         coarse = 32 if scheme.is_float else 16 if has_few_levels else 8

@@ -26,6 +26,7 @@ UNITS = 40  # of each format and kind
 FEW = 8  # nonzero values, of which the optimum itself is found
 DOZENS = 24  # values of a group, with so few levels that all roundings might be tried
 SHORT = 1_000  # values of a unit, below which 6 to 8 bits are jagged
+SAME = 1e-3  # excess that float32 cannot tell from none: steps near 127 are off by 4e-6, of an error of 0.3 or less
 NOISE = 1e-12  # of the energy: less is rounding
 VALUES_PER_BIN = 4  # with fewer, D does not decide
 
@@ -162,6 +163,26 @@ def test_the_squared_error_of_a_dozen_values_in_floats_is_nearly_that_of_a_dense
     units = samples(2 * UNITS, seed=19, least=FEW + 1, most=DOZENS)
     row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, method="mse", per="channel")
     check(squared_excesses(units, row, dtype, "symmetric"), SMOOTH)
+
+
+KINDS_OF = {"float4_e2m1fn": "symmetric", "int4": "symmetric", "uint4": "affine", "int8": "symmetric"}
+
+
+@pytest.mark.parametrize(("dtype", "kind"), KINDS_OF.items(), ids=KINDS_OF)
+def test_of_all_scales_in_float8_the_best_is_found(dtype, kind):
+    """Of units of one tensor, whose ranges lie within one octave, so that each has numbers to choose from."""
+    rng, levels, found = np.random.default_rng(22), Levels.of(dtype, kind), {}
+    wild = {name: values for name, values in samples(2 * UNITS, seed=22, most=SHORT).items() if values.any()}
+    units = {name: np.float32(values / np.abs(values).max() * rng.uniform(1, 2)) for name, values in wild.items()}
+    asked = {"dtype": dtype, "scheme": scheme_of(dtype, kind), "method": "mse", "per": "channel"}
+    row = klcal.calibrate(rows_of([*units.values()]), scale_format="float8_e4m3fn", **asked)
+    known = np.array([number for number in slow.FLOATS["float8_e4m3fn"] if number > 0]) * row.global_scale
+    for number, (name, values) in enumerate(units.items()):
+        unit = Unit.of(values)
+        scale, listed = quantizer(row, dtype, number)
+        least, noise = brute_force.search(unit, levels, known).least, NOISE * unit.energy / unit.size
+        found[name] = excess(brute_force.error(unit, scale, np.array(listed)), least, noise)
+    assert max(found.values()) < SAME, found
 
 
 @pytest.mark.parametrize("scheme", ["symmetric", "affine"])
