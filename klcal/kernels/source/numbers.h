@@ -64,7 +64,7 @@ typedef struct {
 
 /* 2 to a power from −1022 to 1023. */
 INLINE double power_of_two(int64_t exponent) {
-    union { int64_t bits; double value; } each = {(exponent + 1023) << 52};
+    union { uint64_t bits; double value; } each = {(uint64_t)(exponent + 1023) << 52};
     return each.value;
 }
 
