@@ -30,12 +30,12 @@ static Balance *room_for_balance(Costs *costs, int64_t size) {
 }
 
 /* How often values occur beyond each value of an end, with it; and the terms of Σ excess where the end is there. */
-static void fill_numbers(const Costs *costs, const End *end, int sign) {
+static void fill_numbers_of_end(const Costs *costs, const End *end, int sign) {
     EACH(i, end->size + 1)
         end->number[i] = count_at_end(costs, place_at_end(costs->balance, i, sign), nth_at_end(costs, i, sign));
 }
 
-static void fill_excess(const Costs *costs, const End *end, int sign) {
+static void fill_excess_of_end(const Costs *costs, const End *end, int sign) {
     EACH(i, end->size + 1) {
         double step = i ? nth_at_end(costs, i - 1, sign) - nth_at_end(costs, i, sign) : 0;
         end->excess[i] = i ? end->number[i - 1] * step : 0;
@@ -85,10 +85,10 @@ static int fill_balance(Costs *costs, const int64_t *sizes) {
         below->number = above->number + positive + 1;
     }
     MEET;
-    fill_numbers(costs, above, 1), fill_numbers(costs, below, -1);
+    fill_numbers_of_end(costs, above, 1), fill_numbers_of_end(costs, below, -1);
     Running numbers[] = {{above->number, positive + 1, 0}, {below->number, negative + 1, 0}};
     add_up(numbers, 2);
-    fill_excess(costs, above, 1), fill_excess(costs, below, -1);
+    fill_excess_of_end(costs, above, 1), fill_excess_of_end(costs, below, -1);
     Running excess[] = {{above->excess, positive + 1, 0}, {below->excess, negative + 1, 0}};
     add_up(excess, 2);
     if (ALONE) {
