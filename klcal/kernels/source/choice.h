@@ -25,8 +25,8 @@ INLINE void put_ends(const Candidates *found, int64_t i, const double *loss, con
         double scale = found->scale[AT(i, unit)], own = -scale;
         int64_t place = -found->below[AT(i, unit)];
         int is_tied = loss[AT(i, unit)] <= limit[unit], is_narrow = scale <= full[unit] * (1 + ROUNDING);
-        own = is_tied & is_narrow ? own : INFINITY;
-        scale = is_tied & !is_narrow ? scale : INFINITY;
+        own = (is_tied & is_narrow) ? own : INFINITY;
+        scale = (is_tied & !is_narrow) ? scale : INFINITY;
         int is_larger = (own < ends->narrow[unit]) | ((own == ends->narrow[unit]) & (place < ends->narrow_place[unit]));
         int is_smaller = (scale < ends->wide[unit]) | ((scale == ends->wide[unit]) & (place < ends->wide_place[unit]));
         ends->narrow[unit] = is_larger ? own : ends->narrow[unit];

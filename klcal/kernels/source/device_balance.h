@@ -62,7 +62,8 @@ static void fill_rows_of_end(const Costs *costs, const End *one, const End *othe
         double moved = nth_at_end(costs, j, -sign) - (one->excess[i] - other->excess[j]) / other->number[j];
         moved = moved > least ? moved : least;
         double number = sign > 0 ? one->number[i] : other->number[j];
-        put_row(costs->balance, 1 + i + j, own + moved, sign > 0 ? moved : own, number / (one->number[i] + other->number[j]));
+        put_row(costs->balance, 1 + i + j, own + moved, sign > 0 ? moved : own,
+                number / (one->number[i] + other->number[j]));
     }
 }
 

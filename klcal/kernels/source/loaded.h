@@ -124,7 +124,7 @@ static void load_lanes(Loaded *loaded, const Units *units, const int64_t *number
     int once = 1;
     loaded->rows = rows;
     loaded->values = memory + 3 * AT(rows, 0);
-    for (int unit = 0; unit < TOGETHER; unit++) { /* one after the other: a row may reach into the next, and into the values */
+    for (int unit = 0; unit < TOGETHER; unit++) { /* in turn: a row may reach into the next, and the last into the values */
         once &= occur_once(units, numbers[unit]);
         ascending(units, numbers[unit], rows, patterns + unit * rows);
     }

@@ -52,7 +52,8 @@ static int fill_few(Costs *costs, const double *values, const double *counts, in
 
 /* Where clipping costs least, if it is asked for. */
 static int fill_ends(Costs *costs, int64_t size) {
-    return KIND(costs->scheme) != AFFINE || (IS_LOOKED_AT(costs, BY_FEW) && costs->every_zero_point) || fill_balance(costs, &size);
+    if (KIND(costs->scheme) != AFFINE || (IS_LOOKED_AT(costs, BY_FEW) && costs->every_zero_point)) return 1;
+    return fill_balance(costs, &size);
 }
 
 /* How many pieces a first look leaves of some: the outermost, and every eighth of the others for its neighbours. */
