@@ -205,11 +205,13 @@ PUBLIC int64_t klcal_take_few(uint32_t *bins, Few *few, uint64_t *pairs) {
    buckets; writes the patterns at which they begin, ascending, and their counts. Table and bins are empty afterwards. */
 PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *table, Seen *seen, uint32_t *buckets,
                                            int32_t *counts) {
+    uint32_t patterns[BLOCK], times[BLOCK], keys[BLOCK];
     int64_t found = 0;
-    for (int64_t i = 0; i < few->taken; i++) {
-        uint32_t times, key, pattern = taken_few(bins, few, places_of(bins, few)[i], &times);
-        keys_of(&pattern, 1, KEY_SHIFT, &key, seen);
-        table[(uint64_t)key * FLOAT_WAYS] += times;
+    for (int64_t start = 0; start < few->taken; start += BLOCK) {
+        int64_t some = few->taken - start < BLOCK ? few->taken - start : BLOCK;
+        for (int64_t i = 0; i < some; i++) patterns[i] = taken_few(bins, few, places_of(bins, few)[start + i], times + i);
+        keys_of(patterns, some, KEY_SHIFT, keys, seen);
+        for (int64_t i = 0; i < some; i++) table[(uint64_t)keys[i] * FLOAT_WAYS] += times[i];
     }
     none_of_few(few);
     for (int64_t i = KEYS * FLOAT_WAYS; i < (KEYS + SPARE) * FLOAT_WAYS; i++) {

@@ -14,6 +14,7 @@
 #define ENERGY_WINDOW 4 /* cells below the greatest that have sums of their own */
 
 typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
+typedef int32_t Signed __attribute__((vector_size(4 * ENERGY_LANES)));
 typedef uint64_t WideLanes __attribute__((vector_size(8 * ENERGY_LANES)));
 
 #define EITHER(mask, one, other) (((Lanes)(mask) & (one)) | (~(Lanes)(mask) & (other)))
@@ -66,7 +67,8 @@ INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride
         memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
         __builtin_prefetch(patterns + row * stride + ENERGY_LANES); /* rows may lie too far apart for the machine to guess */
         magnitudes &= ENERGY_MAGNITUDE;
-        mosts = EITHER(magnitudes > mosts, magnitudes, mosts);
+        Signed less = (Signed)(mosts - magnitudes); /* a comparison would make the next row wait for twice as long */
+        mosts -= (Lanes)(less & (less >> 31));
     }
     for (int64_t lane = 0; lane < ENERGY_LANES; lane++) most = mosts[lane] > most ? mosts[lane] : most;
     uint32_t top = cell_of(most), is_finite = most < ENERGY_INFINITE;
