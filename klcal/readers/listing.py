@@ -1,7 +1,7 @@
 """The contents of directories: tensor files at any depth, matches of a pattern, names similar to a mistyped one."""
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
-# ruff: noqa: PTH112, PTH116, PTH118, PTH119, PTH122, PTH208
+# ruff: noqa: PTH112, PTH116, PTH118, PTH119, PTH122
 
 from __future__ import annotations
 
