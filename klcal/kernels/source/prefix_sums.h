@@ -88,8 +88,8 @@ static int64_t place_keys(const double *inner, const double *outer, int64_t size
 
 #define SOME_KEYS 8 /* that are written whether there are so many or not: what follows overwrites the surplus */
 
-/* Writes the row of some keys, (begin, end); in their order. */
-INLINE void put_row(int32_t *row, int64_t begin, int64_t end, int32_t number) {
+/* Points the keys from begin to end at a row; in their order. */
+INLINE void put_keys(int32_t *row, int64_t begin, int64_t end, int32_t number) {
 #ifndef TEAM
     for (int i = 0; i < SOME_KEYS; i++) row[begin + i] = number;
     begin += SOME_KEYS;
@@ -161,8 +161,8 @@ static int buckets_of_side(Side *side, const double *inner, const double *outer,
     }
     EACH(i, size) {
         int64_t behind = places[i] + last_key(inner, outer, i) - first_key(inner, i) + 1;
-        put_row(row, places[i], behind, (int32_t)(2 * i + 1));
-        put_row(row, behind, places[i + 1], (int32_t)(2 * i + 2));
+        put_keys(row, places[i], behind, (int32_t)(2 * i + 1));
+        put_keys(row, behind, places[i + 1], (int32_t)(2 * i + 2));
     }
     fill_masses(inner, outer, counts, beyond, size, side->edge, side->mass[0], side->mass[1]);
     MEET;
