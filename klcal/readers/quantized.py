@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from math import prod
 
 from klcal.readers.description import Description
@@ -182,7 +182,7 @@ def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | Non
     return None
 
 
-@cache
+@lru_cache
 def _kinds_of(dtype: str) -> tuple[Kind, ...]:
     """The kinds whose codes may have a dtype: for most dtypes few."""
     return tuple(kind for kind in KINDS if not kind.dtypes or dtype in kind.dtypes)
