@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
 from klcal.quantizers.qparams import rounded_scales, signed_scales
 from klcal.quantizers.scale_formats import held
 from klcal.search.choices import Choices, Spans, full_choices
+from klcal.search.compiled_outcomes import compiled_outcomes, is_searched_in_c
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, sub_bins_per_cell
+from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
@@ -51,6 +54,8 @@ def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
     Raises:
         MemoryError: the compiled kernel found no room.
     """
+    if library() is not None and found.weights is None and is_searched_in_c(settings.method):
+        return _compiled_outcomes(found, settings)
     return joined(_outcomes(some, settings) for some in stretches(found))
 
 
@@ -94,6 +99,30 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
         pos_inf=found.pos_inf,
         overflowed=found.overflowed,
         underflowed=found.underflowed,
+    )
+
+
+def _compiled_outcomes(found: Sketch, settings: Settings) -> Outcomes:
+    """``outcomes_of`` by the compiled kernel. NumPy decides on units whose scale the format of scales may not hold."""
+    own = compiled_outcomes(found, settings, sub_bins(settings))
+    *columns, minimum, maximum = own.columns
+    status = np.where(own.status == VANISHED, UNDERFLOW, own.status)
+    chosen: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
+    unknown = np.flatnonzero(status == UNKNOWN)
+    if unknown.size:
+        others = joined(_outcomes(some, settings) for some in stretches(found.take(unknown)))
+        for name, column in (("status", status), *chosen.items()):
+            column[unknown] = getattr(others, name)
+    counters: dict[str, Any] = {name: getattr(found, name) for name in COUNTERS}
+    return Outcomes(
+        status=status,
+        **chosen,
+        nonzero=own.nonzero,
+        weighed=np.zeros(found.units, np.int64),
+        finite=own.nonzero + found.zeros if found.zeros.any() else own.nonzero,
+        minimum=minimum,
+        maximum=maximum,
+        **counters,
     )
 
 

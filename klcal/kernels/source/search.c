@@ -100,3 +100,5 @@ PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t firs
     free(order);
     return done;
 }
+
+#include "stretches.h"
