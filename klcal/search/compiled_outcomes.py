@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,23 +24,12 @@ from klcal.search.settings import Settings
 from klcal.search.structures import COUNTS, HOST, kept_bits
 from klcal.search.units import loss_of
 from klcal.sketches.sketch import COUNTERS, Sketch
+from klcal.tables.outcomes import FLOATS, Outcomes
 
-__all__ = ["COLUMNS", "Found", "compiled_outcomes", "is_searched_in_c"]
+__all__ = ["compiled_outcomes", "is_searched_in_c"]
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-COLUMNS = 10  # as in source/stretches.h: see ``Found``
 WAYS = len(How)
 NONE_MISSING = -1
-
-
-class Found(NamedTuple):
-    """The results of each unit, in the order of the sketch: (units,) each."""
-
-    status: npt.NDArray[np.uint8]  # as in source/outcomes.h
-    nonzero: Integers  # the number of finite nonzero values
-    columns: Floats  # (COLUMNS, units): the columns ``chosen`` to ``rounded_to_zero`` of Outcomes, minimum and maximum
 
 
 def is_searched_in_c(method: Method) -> bool:
@@ -81,22 +70,23 @@ def _searches(settings: Settings, sub: int) -> _Searches:
     return _Searches(settings, sub)
 
 
-def compiled_outcomes(found: Sketch, settings: Settings, sub: int) -> Found:
-    """The outcomes of all units of a sketch.
+def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcomes) -> None:
+    """The outcomes of all units of a sketch, but for their counters. A status may be ``UNKNOWN``.
 
     Args:
         found: a sketch without weights.
         settings: with a method for which ``is_searched_in_c``.
         sub: the number of sub-bins of each cell, for D among the figures.
+        place: to which they are written: a ``part`` of a ``Room``.
 
     Raises:
         MemoryError: the kernel found no room for its scratch arrays.
     """
     function = compiled().klcal_outcomes
-    by, units = _searches(settings, sub), found.units
+    by = _searches(settings, sub)
     counted, kept = _counted(found)
-    results = Found(np.empty(units, np.uint8), np.empty(units, np.int64), np.empty((COLUMNS, units)))
-    to = Results(address(results.columns), address(results.nonzero), address(results.status), units)
+    columns = (POINTER * len(FLOATS))(*(address(getattr(place, name)) for name in FLOATS))
+    to = Results(columns, address(place.nonzero), address(place.finite), address(place.status))
 
     def some(first: int, last: int) -> None:
         while first < last:
@@ -110,7 +100,6 @@ def compiled_outcomes(found: Sketch, settings: Settings, sub: int) -> Found:
 
     spread(some, found.pieces)
     del kept
-    return results
 
 
 def _counted(found: Sketch) -> tuple[Counted, list[npt.NDArray[Any]]]:

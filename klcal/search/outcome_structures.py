@@ -20,6 +20,7 @@ from klcal.quantizers.scheme import Scheme
 from klcal.search.c_types import DOUBLE, INT, POINTER, Units, fields_of
 from klcal.search.structures import Place, figures_alone, search_of
 from klcal.search.units import NARROWER
+from klcal.tables.outcomes import FLOATS
 
 __all__ = [
     "MOST_KINDS",
@@ -112,10 +113,10 @@ class Counted(ctypes.Structure):
 class Results(ctypes.Structure):
     """The results of ``klcal_outcomes``: ``Outcomes`` in source/stretches.h.
 
-    ``columns`` is float64, (columns, stride); ``nonzero`` (int64) and ``status`` (uint8) are (units,).
+    All are (units,): ``columns`` are of float64, ``nonzero`` and ``finite`` of int64, ``status`` is of uint8.
     """
 
-    _fields_ = [*fields_of(POINTER, "columns nonzero status"), ("stride", INT)]
+    _fields_ = [("columns", POINTER * len(FLOATS)), *fields_of(POINTER, "nonzero finite status")]
 
 
 def kinds_of(scheme: Scheme) -> list[Scheme]:

@@ -6,7 +6,7 @@
 #include "outcomes.h"
 
 #define STRETCH 512 /* units: 180 KiB of numbers about them, in half of the L2 cache */
-#define COLUMNS 10  /* the scale before it is rounded and as deployed, levels below zero, figures, minimum and maximum */
+#define COLUMNS (5 + FIGURES)
 
 /* How units are calibrated. */
 typedef struct {
@@ -23,12 +23,12 @@ typedef struct {
     const int64_t *counters[COUNTERS];
 } Counted;
 
-/* The results of units: (units,) each; the columns are (COLUMNS, stride). NaN if a unit was not searched. */
+/* The results of units, (units,) each: klcal.tables.outcomes.Outcomes. */
 typedef struct {
-    double *columns;
-    int64_t *nonzero; /* the number of finite nonzero values */
+    double *columns[COLUMNS]; /* the scale before it is rounded and as deployed, the levels below zero, the figures: NaN if a
+                                 unit was not searched; the minimum and the maximum with zeros */
+    int64_t *nonzero, *finite;
     uint8_t *status;
-    int64_t stride;
 } Outcomes;
 
 /* Numbers about the units of a stretch. */
@@ -110,17 +110,20 @@ static int judge_stretch(const Calibration *by, const Units *units, int64_t size
     return 1;
 }
 
-/* Writes the columns of a unit. */
+/* Writes the results of a unit. */
 static void write_unit(const Units *units, const Stretch *stretch, const double *scale, const int64_t *below, int64_t unit,
                        const Outcomes *to) {
     int is_searched = to->status[unit] == OK || to->status[unit] == VANISHED;
-    int has_zeros = stretch->counters[COUNTED_ZEROS * STRETCH + unit] > 0;
+    int64_t zeros = stretch->counters[COUNTED_ZEROS * STRETCH + unit];
     double minimum = units->minimum[unit], maximum = units->maximum[unit];
-    double all[COLUMNS - 2] = {scale[unit], stretch->deployed[unit], (double)below[unit]};
+    double all[COLUMNS] = {scale[unit], stretch->deployed[unit], (double)below[unit]};
     memcpy(all + 3, stretch->figures + FIGURES * unit, FIGURES * sizeof(double));
-    for (int i = 0; i < COLUMNS - 2; i++) to->columns[i * to->stride + unit] = is_searched ? all[i] : NAN;
-    to->columns[(COLUMNS - 2) * to->stride + unit] = has_zeros && minimum > 0 ? 0 : minimum;
-    to->columns[(COLUMNS - 1) * to->stride + unit] = has_zeros && maximum < 0 ? 0 : maximum;
+    for (int i = 0; i < 3 + FIGURES && !is_searched; i++) all[i] = NAN;
+    all[3 + FIGURES] = zeros && minimum > 0 ? 0 : minimum;
+    all[4 + FIGURES] = zeros && maximum < 0 ? 0 : maximum;
+    for (int i = 0; i < COLUMNS; i++) to->columns[i][unit] = all[i];
+    to->finite[unit] = to->nonzero[unit] + zeros;
+    if (to->status[unit] == VANISHED) to->status[unit] = UNDERFLOW;
 }
 
 /* The outcomes of a stretch from the first unit on; returns 0 if memory ran out, or if the search of a way is missing. */
@@ -150,7 +153,8 @@ static void move_on(int64_t number, Counted *from, Outcomes *to) {
     units->starts += number, units->ends += number, units->exact += number;
     units->minimum += number, units->maximum += number;
     for (int which = 0; which < COUNTERS; which++) from->counters[which] += number;
-    to->columns += number, to->nonzero += number, to->status += number;
+    for (int i = 0; i < COLUMNS; i++) to->columns[i] += number;
+    to->nonzero += number, to->finite += number, to->status += number;
 }
 
 /* The outcomes of the units from first to last. Returns the number of units done: less than all if memory ran out, or if
