@@ -20,8 +20,17 @@ from klcal.kernels.cuda_counting import Launcher
 from klcal.search.c_types import Chosen, Units, Wanted
 from klcal.search.chosen import sub_bins
 from klcal.search.density import How, density_of
-from klcal.search.outcome_structures import Deployed, Kept, Prepared, Sketches, asked_of, kinds_of, on_place
 from klcal.search.methods import KL, MinMax, sub_bins_per_cell
+from klcal.search.outcome_structures import (
+    VANISHED,
+    Deployed,
+    Kept,
+    Prepared,
+    Sketches,
+    asked_of,
+    kinds_of,
+    on_place,
+)
 from klcal.search.settings import Settings
 from klcal.search.structures import FIGURES, figures_alone, kept_bits, rounding_kind, scheme_kind
 from klcal.search.units import VALUES_PER_BIN, loss_of

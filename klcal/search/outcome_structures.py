@@ -1,4 +1,4 @@
-"""The C structures for the calibration of units, as ``outcomes.h`` and ``stretches.h`` in klcal/kernels/source have them.
+"""The C structures for the calibration of units: those of klcal/kernels/source/outcomes.h and stretches.h.
 
 ``klcal.search.compiled_outcomes`` uses them on the CPU. For ``klcal.search.device_work``, pointers are addresses in the
 memory of a device.
@@ -41,7 +41,7 @@ __all__ = [
 
 MOST_KINDS = 3  # kinds of schemes that are searched for one scheme, as in source/outcomes.h: see ``kinds_of``
 COUNTERS = 6  # see ``klcal.sketches.sketch.COUNTERS``
-# Further statuses of source/outcomes.h. UNKNOWN: the format may not hold the scale, and the caller has to decide on this
+# Further statuses of source/outcomes.h. UNKNOWN: the format may not hold the scale, and the caller has to decide on the
 # unit. VANISHED: a scale was chosen, and its format rounds it to 0.
 UNKNOWN, VANISHED = 6, 7
 

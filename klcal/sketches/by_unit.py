@@ -87,8 +87,8 @@ def unit_counts(
         dtype: of the values.
         layout: says to which unit each value belongs.
         resolution: of the sketches.
-        fresh: whether each function has its own copy of the values. If not, it has to be called before the next one is
-            asked for.
+        fresh: whether a function may be called at any time. If not, it has to be called before the next one is asked
+            for.
     """
     if layout.ordered:
         counted = _complete if layout.run < (COMPILED_LONG if library() else LONG) else _one_by_one
@@ -124,14 +124,14 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False
     """The values of flat arrays in blocks of the wanted sizes; the last one may be smaller.
 
     Args:
-        chunks: flat arrays of any size.
+        chunks: flat arrays of any size. Those of a sequence stay valid; one of an iterator until the next is taken.
         sizes: of the blocks; at least as many as there are blocks.
-        fresh: whether each block is a copy. If not, it is valid until the next one is asked for.
+        fresh: whether each block stays valid, if need be as a copy; else it is until the next one is asked for.
 
     >>> [block.tolist() for block in filled([np.arange(3), np.arange(4)], repeat(2), fresh=True)]
     [[0, 1], [2, 0], [1, 2], [3]]
     """
-    wanted = iter(sizes)
+    wanted, copies = iter(sizes), fresh and not isinstance(chunks, Sequence)
     size, used, held = next(wanted), 0, np.empty(0)
     for chunk in chunks:
         start = 0
@@ -144,7 +144,7 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False
             used += some.size
             if used == size:
                 whole = some.size == size
-                yield (some.copy() if fresh else some) if whole else held[:size]
+                yield (some.copy() if copies else some) if whole else held[:size]
                 held = held if whole or not fresh else np.empty(0)
                 size, used = next(wanted), 0
     if used:

@@ -170,8 +170,7 @@ def _figures(outcomes: Outcomes, ok: Bools, errors: Floats) -> dict[str, float |
         ok = counted = slice(None)  # type: ignore[assignment]  # which copies nothing
     finite = int(outcomes.finite[counted].sum())
     error, energy, clipped, lost = (
-        float(column[ok].sum())
-        for column in (errors, outcomes.energy, outcomes.clipped, outcomes.rounded_to_zero)
+        float(column[ok].sum()) for column in (errors, outcomes.energy, outcomes.clipped, outcomes.rounded_to_zero)
     )
     nonzero = outcomes.nonzero[ok]
     divergence = float((outcomes.kl[ok] * nonzero).sum() / nonzero.sum())
@@ -292,8 +291,8 @@ def _lost_note(outcomes: Outcomes, ok: Bools) -> str | None:
 
 def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None:
     """The reason of a row that is not ok, or that has units that are not."""
-    counts = np.bincount(outcomes.status, minlength=len(UNIT_STATUSES))
-    if (counts > 0).sum() > 1:
+    counts = [int(np.count_nonzero(outcomes.status == number)) for number in range(len(UNIT_STATUSES))]
+    if sum(count > 0 for count in counts) > 1:
         parts = ", ".join(f"{count} {name}" for name, count in zip(UNIT_STATUSES, counts, strict=True) if count)
         return f"of {outcomes.status.size} units: {parts}"
     if status == "ok":

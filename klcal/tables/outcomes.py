@@ -16,7 +16,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW = range(len(UNIT_STATUSES))
-FLOATS = ("chosen", "scale", "below", "kl", "squared_error", "energy", "clipped", "rounded_to_zero", "minimum", "maximum")
+FIGURES = ("kl", "squared_error", "energy", "clipped", "rounded_to_zero")
+FLOATS = ("chosen", "scale", "below", *FIGURES, "minimum", "maximum")
 NUMBERS = ("nonzero", "finite")
 COUNTERS = ("weighed", "zeros", "nan", "neg_inf", "pos_inf", "overflowed", "underflowed")
 """Fields of ``Outcomes`` that are 0 in most tensors."""
@@ -66,9 +67,9 @@ class Room:
     def __init__(self, units: int) -> None:
         floats, numbers = np.empty((len(FLOATS), units)), np.empty((len(NUMBERS), units), np.int64)
         columns: dict[str, Any] = dict(zip(FLOATS, floats, strict=True)) | dict(zip(NUMBERS, numbers, strict=True))
-        zeros = dict.fromkeys(COUNTERS, np.broadcast_to(np.int64(0), units))
-        self._outcomes = Outcomes(status=np.empty(units, np.uint8), **columns, **zeros)
-        self._counters: dict[str, Integers] = {}
+        columns |= dict.fromkeys(COUNTERS, np.broadcast_to(np.int64(0), units))
+        self._outcomes = Outcomes(status=np.empty(units, np.uint8), **columns)
+        self._counters: dict[str, Any] = {}  # those that are above 0 in some unit
 
     def part(self, first: int, last: int) -> Outcomes:
         """The place for the outcomes of the units ``first`` to ``last``: all but the counters may be written there."""
