@@ -151,10 +151,13 @@ static void deploy_unit(const Asked *asked, const double *scale, const int64_t *
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
     double under = scheme->is_float ? scheme->under_end : (double)below[unit];
     double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below[unit]);
-    double single = (double)(float)scale[unit], greatest = FLOAT32_MAX / (under > above ? under : above);
-    double limit = (double)(float)(at_most(greatest / scheme->format.global_scale, &scheme->format) *
-                                   scheme->format.global_scale);
-    double rounded = single < limit ? single : limit;
+    double rounded = (double)(float)scale[unit], greatest = FLOAT32_MAX / (under > above ? under : above);
+    double most = scheme->format.max * scheme->format.global_scale;
+    if (rounded > (greatest < most ? greatest : most) / 2) { /* else below the limit: a number loses less than its half */
+        double limit = (double)(float)(at_most(greatest / scheme->format.global_scale, &scheme->format) *
+                                       scheme->format.global_scale);
+        rounded = rounded < limit ? rounded : limit;
+    }
     status[unit] = rounded == 0 ? VANISHED : OK;
     to->known[unit] = rounded > 0 ? rounded : 1;
     to->deployed[unit] = scheme->kind == SIGNED && below[unit] != scheme->zero ? 0.0 - rounded : rounded;
