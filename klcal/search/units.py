@@ -40,8 +40,8 @@ Integers = npt.NDArray[np.int64]
 VALUES_PER_BIN = 4  # nonzero values per sub-bin, on average, from which D is used: fewer say too little
 FEW_AT_ONCE = 16  # units of How.ROUNDINGS that are searched together: each has about 2,000 candidates
 # The number of candidates for which D is computed: (spread evenly by the rank of their error, at scales between them).
-DIVERGENCES = {How.MIDDLES: (2, 5)}
-MORE_DIVERGENCES = 8, 32  # for all other ways to search, where a divergence takes less time
+DIVERGENCES = {How.MIDDLES: (0, 3)}
+MORE_DIVERGENCES = 8, 30  # for all other ways to search, where a divergence takes less time
 NEAR, NEAR_STEP = 3, 1 / 140  # scales tried on either side of the best, and their distance in octaves: 0.5 %
 # Steps by which a level may lie beyond the outermost values. If many of these are equal, fewer others then share their
 # cell, because its inner edge is nearer to them.
@@ -297,10 +297,10 @@ def _evenly(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> I
 
 
 def _between(found: Candidates, hopeful: npt.NDArray[np.bool_], number: int) -> Floats:
-    """Scales, (units, number), at equal distances from the smallest to the largest that can win, both included."""
+    """Scales, (units, number), at equal distances between the smallest and the largest that can win."""
     low = np.where(hopeful, found.scale, np.inf).min(axis=1, keepdims=True)
     high = np.where(hopeful, found.scale, 0.0).max(axis=1, keepdims=True)
-    scales: Floats = low + (high - low) * (np.arange(number) / (number - 1))
+    scales: Floats = low + (high - low) * (np.arange(1, number + 1) / (number + 1))
     return scales
 
 

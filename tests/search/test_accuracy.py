@@ -24,7 +24,9 @@ from tests.support.samples import DISTRIBUTIONS, Values, cut, rows_of, sample, s
 INTEGERS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8")
 UNITS = 40  # of each format and kind
 FEW = 8  # nonzero values, of which the optimum itself is found
+DOZENS = 24  # values of a group, with so few levels that all roundings might be tried
 SHORT = 1_000  # values of a unit, below which 6 to 8 bits are jagged
+SAME = 1e-3  # excess that float32 cannot tell from none: steps near 127 are off by 4e-6, of an error of 0.3 or less
 NOISE = 1e-12  # of the energy: less is rounding
 VALUES_PER_BIN = 4  # with fewer, D does not decide
 
@@ -146,6 +148,50 @@ def test_of_few_values_the_optimum_itself_is_found(dtype, kind):
     units = samples(60, seed=14, most=FEW)
     row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, scheme=kind, method="mse", per="channel")
     check(squared_excesses(units, row, dtype, kind), Promise(1e-9, 1e-9, 1e-9))
+
+
+@pytest.mark.parametrize("kind", slow.KINDS)
+@pytest.mark.parametrize("dtype", ["int2", "int3", "int4", "int5"])
+def test_the_squared_error_of_groups_of_a_dozen_values_is_nearly_that_of_a_dense_search(dtype, kind):
+    units = samples(2 * UNITS, seed=18, least=FEW + 1, most=DOZENS)
+    row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, scheme=kind, method="mse", per="channel")
+    check(squared_excesses(units, row, dtype, kind), SMOOTH)
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "nf4"])
+def test_the_squared_error_of_a_dozen_values_in_floats_is_nearly_that_of_a_dense_search(dtype):
+    units = samples(2 * UNITS, seed=19, least=FEW + 1, most=DOZENS)
+    row = klcal.calibrate(rows_of([*units.values()]), dtype=dtype, method="mse", per="channel")
+    check(squared_excesses(units, row, dtype, "symmetric"), SMOOTH)
+
+
+KINDS_OF = {"float4_e2m1fn": "symmetric", "int4": "symmetric", "uint4": "affine", "int8": "symmetric"}
+
+
+@pytest.mark.parametrize(("dtype", "kind"), KINDS_OF.items(), ids=KINDS_OF)
+def test_of_all_scales_in_float8_the_best_is_found(dtype, kind):
+    """Of units of one tensor, whose ranges lie within one octave, so that each has numbers to choose from."""
+    rng, levels, found = np.random.default_rng(22), Levels.of(dtype, kind), {}
+    wild = {name: values for name, values in samples(2 * UNITS, seed=22, most=SHORT).items() if values.any()}
+    units = {name: np.float32(values / np.abs(values).max() * rng.uniform(1, 2)) for name, values in wild.items()}
+    asked = {"dtype": dtype, "scheme": scheme_of(dtype, kind), "method": "mse", "per": "channel"}
+    row = klcal.calibrate(rows_of([*units.values()]), scale_format="float8_e4m3fn", **asked)
+    known = np.array([number for number in slow.FLOATS["float8_e4m3fn"] if number > 0]) * row.global_scale
+    for number, (name, values) in enumerate(units.items()):
+        unit = Unit.of(values)
+        scale, listed = quantizer(row, dtype, number)
+        least, noise = brute_force.search(unit, levels, known).least, NOISE * unit.energy / unit.size
+        found[name] = excess(brute_force.error(unit, scale, np.array(listed)), least, noise)
+    assert max(found.values()) < SAME, found
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_a_lattice_of_a_dozen_values_that_repeat_is_fitted_to_the_last_bit(scheme):
+    rng = np.random.default_rng(20)
+    scales = np.exp(rng.standard_normal((200, 1))).astype(np.float32)
+    steps = np.clip(np.rint(3 * rng.standard_normal((200, 128))), -7, 7).astype(np.float32)
+    row = klcal.calibrate(scales * steps, dtype="int4", scheme=scheme, method="mse", per="channel")
+    assert np.all(row.units.mse <= 1e-14 * np.mean(np.square(scales * steps, dtype=np.float64), axis=1))
 
 
 @pytest.mark.parametrize("dtype", slow.FLOATS)

@@ -16,15 +16,26 @@ static double divergence(const Search *how, Scratch *scratch, double scale, int6
     return divergence_of_buckets(&scratch->sums, &how->scheme, &how->bins, scale, below, memory);
 }
 
-/* Writes the loss, D + price · error, of each candidate from number `from` on: inf for invalid ones. */
-static void losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t from, double price,
-                   double *loss) {
-    for (int64_t i = from; i < some->size; i++) {
-        double scale = some->scale[i] > 0 ? some->scale[i] : 1, error = some->error[i];
-        double nats = divergence(how, scratch, scale, some->below[i]);
-        if (ALONE) loss[i] = price * error + nats;
+/* Writes the loss, D + price · error, of each candidate from number `known` > 0 on: inf where the second term alone exceeds
+   the least loss known. Returns 0 if there is no memory. */
+static int losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t known, double price, double *loss) {
+    int64_t n = some->size - known, last = known - 1;
+    double least = loss[first_least(loss, known)], latest = loss[last];
+    int64_t *order = sorted(some->error + known, n, &scratch->order);
+    if (!order) return 0;
+    EACH(i, n) loss[known + i] = INFINITY;
+    for (int64_t k = 0; k < n; k++) {
+        int64_t i = known + order[k];
+        double scale = some->scale[i] > 0 ? some->scale[i] : 1;
+        if (price * some->error[i] > least * (1 + ROUNDING)) break; /* so do all that follow */
+        if (some->scale[i] != some->scale[last] || some->below[i] != some->below[last])
+            latest = price * some->error[i] + divergence(how, scratch, scale, some->below[i]);
+        if (ALONE) loss[i] = latest;
+        least = latest < least ? latest : least;
+        last = i;
     }
     MEET;
+    return 1;
 }
 
 /* Adds candidates with scales on either side of one, and with scales near it that divide the range into whole steps. */
@@ -40,7 +51,7 @@ static void judge_near(const Search *how, const Costs *costs, double scale, Desk
 }
 
 /* Adds some of the candidates that can win (price · error ≤ limit), spread evenly by the rank of their error, and others
-   at equal distances from the smallest to the largest scale of these. */
+   at equal distances between the smallest and the largest scale of these. */
 static void judge_hopeful(const Search *how, Scratch *scratch, double price, double limit) {
     const Candidates *found = &scratch->found;
     Candidates *some = &scratch->some;
@@ -76,7 +87,7 @@ static void judge_hopeful(const Search *how, Scratch *scratch, double price, dou
     double least = low.value, most = -high.value;
     for (int64_t first = 0; first < how->between; first += AT_ONCE) {
         int64_t n = how->between - first < AT_ONCE ? how->between - first : AT_ONCE;
-        EACH(i, n) desk->wanted[i] = least + (most - least) * ((double)(first + i) / (double)(how->between - 1));
+        EACH(i, n) desk->wanted[i] = least + (most - least) * ((double)(first + i + 1) / (double)(how->between + 1));
         judge(&scratch->costs, desk->wanted, n, desk, some);
     }
 }
@@ -92,16 +103,16 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     add_known(some, &start.scale, &start.below, &error);
     if (!some->is_full) judge_hopeful(how, scratch, price, most);
     if (some->is_full) return start;
-    double *loss = (double *)room(&scratch->losses, (size_t)(some->size + AT_ONCE) * sizeof(double));
-    if (!loss) {
+    int64_t known = some->size;
+    double *loss = (double *)room(&scratch->losses, (size_t)(known + AT_ONCE) * sizeof(double));
+    if (loss && ALONE) loss[0] = most;
+    MEET;
+    int is_known = loss && losses(how, scratch, some, 1, price, loss);
+    if (is_known) judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
+    if (!is_known || some->is_full || !losses(how, scratch, some, known, price, loss)) {
         set_full(some);
         return start;
     }
-    losses(how, scratch, some, 0, price, loss);
-    int64_t known = some->size;
-    judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
-    if (some->is_full) return start;
-    losses(how, scratch, some, known, price, loss);
     double limit = loss[first_least(loss, some->size)] * (1 + ROUNDING);
     Choice chosen;
     within(&limit, loss, some, &start.scale, &chosen);
@@ -152,9 +163,9 @@ static int prepare(const Search *how, const Units *units, int64_t unit, Span spa
     if (!totals(pieces, &scratch->order, &total, energy)) return 0;
     int decides = DECIDES(how, units->number[unit]);
     if (decides && !room_for_divergence(how, pieces, &scratch->places)) return 0;
-    if (!HAS_BUCKETS(how) && decides && !pieces->exact && !prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+    if (!HAS_BUCKETS(how) && decides && !pieces->exact && !prefix_sums(&scratch->sums, pieces, total, *energy, 0)) return 0;
     if (HAS_BUCKETS(how)) {
-        if (!prefix_sums(&scratch->sums, pieces, total, *energy)) return 0;
+        if (!prefix_sums(&scratch->sums, pieces, total, *energy, 1)) return 0;
         fill_by_buckets(costs, how, span, scratch, total);
         return 1;
     }

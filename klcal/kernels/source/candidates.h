@@ -84,15 +84,11 @@ static void set_full(Candidates *found) {
 }
 
 /* Rounds n scales to their format. */
-static void scales_of(const double *scales, int64_t n, const ScaleFormat *format, double *found) {
-    if (format->is_float32) {
-        double limit = format->limit;
-        EACH(i, n) {
-            double each = (double)(float)(scales[i] < FLOAT32_MAX ? scales[i] : FLOAT32_MAX);
-            found[i] = each < limit ? each : limit;
-        }
-    } else
-        EACH(i, n) found[i] = scale_of(scales[i], format);
+static void scales_of(const double *restrict scales, int64_t n, const ScaleFormat *asked, double *restrict found) {
+    ScaleFormat format = *asked; /* which nothing that is written can change */
+    if (format.is_float32) EACH(i, n) found[i] = float32_scale_of(scales[i], &format);
+    else
+        EACH(i, n) found[i] = scale_of(scales[i], &format);
 }
 
 /* Sets the errors of invalid candidates to inf. */

@@ -7,6 +7,8 @@
 
 #include "costs.h"
 
+#define LEAST_ABOVE_0 0x1p-1074
+
 typedef struct {
     int64_t sub;         /* sub-bins of a cell */
     const double *edges; /* of the cells of a floating-point format, in steps: as many as levels, and one */
@@ -156,20 +158,20 @@ VARIANTS static void differences_of(const double *restrict within, int64_t n, do
     }
 }
 
+VARIANTS static void edges_of(const double *restrict relative, int64_t n, double zero, double scale,
+                              double *restrict edge) {
+    EACH(i, n) edge[i] = (relative[i] - zero) * scale;
+}
+
 /* Values in each sub-bin: what is clipped counts in the outermost. ``scratch`` has room for two for each edge. */
 static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale, int64_t below,
                       double *mass, double *scratch) {
-    int64_t number = scheme->size * bins->sub, first = 0, zeros = 0;
-    double *edge = scratch, *within = scratch + number + 1, zero = scheme->is_float ? 0 : (double)below;
-    EACH(i, number + 1) {
-        edge[i] = (bins->relative[i] - zero) * scale;
-        first += edge[i] < 0;
-        zeros += edge[i] == 0;
-    }
-    first = sum_of_team(first), zeros = sum_of_team(zeros); /* the edges ascend */
-    int64_t last = first + zeros;
-    EACH(i, zeros) within[first + i] = 0;
+    int64_t number = scheme->size * bins->sub;
+    double *edge = scratch, *within = scratch + number + 1;
+    edges_of(bins->relative, number + 1, scheme->is_float ? 0 : (double)below, scale, edge);
     MEET;
+    int64_t first = number_below(edge, number + 1, 0), last = number_below(edge, number + 1, LEAST_ABOVE_0);
+    EACH(i, last - first) within[first + i] = 0;
     masses_within(&sums->sides[1], edge, first, -1, within);
     masses_within(&sums->sides[0], edge + last, number + 1 - last, 1, within + last);
     MEET;
@@ -196,21 +198,25 @@ VARIANTS static void plain_entropies_of(double *restrict mass, int64_t n) {
     EACH(i, n) mass[i] *= logarithm(mass[i] > 0 ? mass[i] : 1);
 }
 
+/* The mass of each cell, and how many of its sub-bins are occupied. */
+VARIANTS static void cells_of(const double *restrict mass, int64_t n, int64_t sub, double *restrict cells,
+                              double *restrict occupied) {
+    EACH(cell, n) cells[cell] = occupied[cell] = 0;
+    for (int64_t part = 0; part < sub; part++)
+        EACH(cell, n) {
+            double each = mass[cell * sub + part];
+            cells[cell] += each;
+            occupied[cell] += each > 0;
+        }
+}
+
 /* Of a unit that is known by its buckets: they are cut at the edges of the sub-bins. */
 APART double divergence_of_buckets(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale,
                                    int64_t below, double *mass) {
     int64_t sub = bins->sub, number = scheme->size * sub;
     double *cells = mass + number, *occupied = cells + scheme->size;
     masses_of(sums, scheme, bins, scale, below, mass, occupied + scheme->size);
-    EACH(cell, scheme->size) {
-        double sum = 0, some = 0;
-        for (int64_t i = cell * sub; i < (cell + 1) * sub; i++) {
-            sum += mass[i];
-            some += mass[i] > 0;
-        }
-        cells[cell] = sum;
-        occupied[cell] = some;
-    }
+    cells_of(mass, scheme->size, sub, cells, occupied);
     MEET;
     plain_entropies_of(mass, number);
     entropies_of(cells, occupied, scheme->size);

@@ -6,6 +6,7 @@
 
 #define THIN 1e-6 /* relative width of a piece below which its integral has no digits left: it is a point then */
 #define FIGURES 5
+#define FIGURES_OF_VALUES 3 /* that are sums over values: the error, what is clipped, and what becomes 0 */
 
 /* Quantizers, of which each unit has one, and what they do: D, Σ(x − x̂)², Σx², values clipped and values that become 0.
 
@@ -37,38 +38,48 @@ INLINE int64_t level_of(const Ladder *ladder, double step) {
 }
 
 /* ∫₀ᵘ (t − r(t))² dt, r(t) being the level nearest to t, up to the last in use. */
-static double integral(const Ladder *ladder, double last, double step) {
-    if (ladder->even) {
-        double cell = floor(step + 0.5);
-        cell = cell < last ? cell : last;
-        return (cell / 4 + cube(step - cell)) / 3;
-    }
+static double integral(const Ladder *ladder, double step) {
     int64_t number = level_of(ladder, step);
     return (ladder->whole[number] + cube(step - ladder->levels[number]) - ladder->before[number]) / 3;
 }
 
-/* Mean squared error, share clipped, and share that becomes 0, of magnitudes from start to end, in steps; ``last`` is the
-   highest level in use. */
+INLINE double even_integral(double last, double step) {
+    double cell = floor(step + 0.5);
+    cell = cell < last ? cell : last;
+    return (cell / 4 + cube(step - cell)) / 3;
+}
+
+/* Mean squared error, share clipped, and share that becomes 0, of magnitudes from start to end, in steps, that are rounded
+   to whole numbers; ``last`` is the highest level in use. Without branches. */
+INLINE void even_figures(double last, double start, double end, double *found) {
+    int is_point = end - start <= THIN * end;
+    double width = is_point ? 1 : end - start, step = (start + end) / 2, level = rint(step), limit = last + 0.5;
+    double kept = level < last ? level : last, over = clamped((end - limit) / width, 0, 1);
+    double lost = last > 0 ? clamped((0.5 - start) / width, 0, 1) : 1;
+    double error = (even_integral(last, end) - even_integral(last, start)) / width;
+    found[0] = is_point ? (step - kept) * (step - kept) : error;
+    found[1] = is_point ? level > last : over;
+    found[2] = is_point ? kept == 0 : lost;
+}
+
+/* The same by a ladder. */
 static void figures_of(const Ladder *ladder, double last, double start, double end, double *found) {
+    if (ladder->even) {
+        even_figures(last, start, end, found);
+        return;
+    }
     int64_t top = ladder->size - 1;
-    double widening = ladder->even ? 0.5 : (ladder->levels[top] - ladder->levels[top - 1]) / 2;
-    if (end - start <= THIN * end) {
-        double step = (start + end) / 2, level, limit = ladder->levels[top] + widening;
-        if (ladder->even) {
-            level = rint(step);
-            found[1] = level > last;
-            level = level < last ? level : last;
-        } else {
-            level = ladder->levels[level_of(ladder, step)];
-            found[1] = ladder->size % 2 ? step > limit : step >= limit;
-        }
+    double widening = (ladder->levels[top] - ladder->levels[top - 1]) / 2, width = end - start;
+    if (width <= THIN * end) {
+        double step = (start + end) / 2, level = ladder->levels[level_of(ladder, step)];
+        double limit = ladder->levels[top] + widening;
         found[0] = (step - level) * (step - level);
+        found[1] = ladder->size % 2 ? step > limit : step >= limit;
         found[2] = level == 0;
         return;
     }
-    double width = end - start, limit = last + widening;
-    found[0] = (integral(ladder, last, end) - integral(ladder, last, start)) / width;
-    found[1] = clamped((end - limit) / width, 0, 1);
+    found[0] = (integral(ladder, end) - integral(ladder, start)) / width;
+    found[1] = clamped((end - (last + widening)) / width, 0, 1);
     found[2] = last > 0 ? clamped((ladder->levels[1] / 2 - start) / width, 0, 1) : 1;
 }
 
@@ -142,21 +153,40 @@ VARIANTS static void figures_of_points(const double *values, const double *count
     sums[2] = sum_of_lanes(lost);
 }
 
+/* The same of intervals, of which the first ones are negative. */
+VARIANTS static void even_figures_of(const double *inner, const double *outer, const double *counts, int64_t n,
+                                     int64_t negative, double scale, double under, double above, double *sums) {
+    double lanes[FIGURES_OF_VALUES][SUM_LANES] = {{0}};
+    for (int64_t first = 0; first < n; first += SUM_LANES) {
+        int64_t some = n - first < SUM_LANES ? n - first : SUM_LANES;
+        for (int64_t j = 0; j < some; j++) {
+            double each[FIGURES_OF_VALUES], last = first + j < negative ? under : above;
+            even_figures(last, inner[first + j] / scale, outer[first + j] / scale, each);
+            for (int k = 0; k < FIGURES_OF_VALUES; k++) lanes[k][j] += counts[first + j] * each[k];
+        }
+    }
+    for (int k = 0; k < FIGURES_OF_VALUES; k++) sums[k] = sum_of_lanes(lanes[k]);
+}
+
 static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *ladders, double scale, double under,
                            double above, double *sums) {
     const Pieces *pieces = &scratch->pieces;
+    double lanes[FIGURES_OF_VALUES][SUM_LANES] = {{0}};
     if (pieces->exact && !how->scheme.is_float) {
         figures_of_points(pieces->values, pieces->counts, pieces->size, scale, under, above, sums);
         return 1;
     }
-    double lanes[3][SUM_LANES] = {{0}};
+    if (ladders[0].even && ladders[1].even) {
+        even_figures_of(pieces->inner, pieces->outer, pieces->counts, pieces->size, pieces->negative, scale, under, above, sums);
+        return 1;
+    }
     for (int64_t i = 0; i < pieces->size; i++) {
-        double each[3];
+        double each[FIGURES_OF_VALUES];
         int is_below = i < pieces->negative;
         figures_of(&ladders[is_below], is_below ? under : above, pieces->inner[i] / scale, pieces->outer[i] / scale, each);
-        for (int k = 0; k < 3; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
+        for (int k = 0; k < FIGURES_OF_VALUES; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
     }
-    for (int k = 0; k < 3; k++) sums[k] = sum_of_lanes(lanes[k]);
+    for (int k = 0; k < FIGURES_OF_VALUES; k++) sums[k] = sum_of_lanes(lanes[k]);
     return 1;
 }
 
@@ -205,7 +235,7 @@ static int figures_one(const Search *how, const Units *units, int64_t unit, cons
     if (!totals(pieces, &scratch->order, &total, &energy)) return 0;
     if (ALONE) scratch->costs.total[0] = total;
     MEET;
-    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy)) return 0;
+    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
     return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
 }
 

@@ -62,15 +62,20 @@ typedef struct {
     double global_scale, limit; /* to which scales are relative; beyond which an end of the range is no float32 */
 } ScaleFormat;
 
-/* The greatest number of a format that is at most a value ≥ 0. */
+/* 2 to a power from −1022 to 1023. */
+INLINE double power_of_two(int64_t exponent) {
+    union { uint64_t bits; double value; } each = {(uint64_t)(exponent + 1023) << 52};
+    return each.value;
+}
+
+/* The greatest number of a format that is at most a value ≥ 0. Without branches, so that a loop around it is vectorised. */
 INLINE double at_most(double value, const ScaleFormat *format) {
-    if (value >= format->max) return format->max;
-    if (!(value > 0)) return 0;
-    int exponent;
-    frexp(value, &exponent);
-    int64_t last = exponent - 1 > format->min_exponent ? exponent - 1 : format->min_exponent;
-    int shift = (int)(last - format->mantissa_bits);
-    return ldexp(floor(ldexp(value, -shift)), shift);
+    union { double value; int64_t bits; } each = {value};
+    int64_t own = (each.bits >> 52) - 1023, last = own > format->min_exponent ? own : format->min_exponent;
+    int64_t last_bit = last - format->mantissa_bits;
+    double found = floor(value * power_of_two(-last_bit)) * power_of_two(last_bit);
+    found = value > 0 ? found : 0;
+    return value >= format->max ? format->max : found;
 }
 
 /* The least number of a format that is at least a value ≥ 0; the greatest where there is none. */
@@ -82,16 +87,17 @@ INLINE double at_least(double value, const ScaleFormat *format) {
 }
 
 /* The number of the format that is nearest to a scale, of which no end is beyond float32; 0 where it underflows. */
-static double scale_of(double scale, const ScaleFormat *format) {
-    double found;
-    if (format->is_float32) {
-        found = (double)(float)(scale < FLOAT32_MAX ? scale : FLOAT32_MAX);
-    } else {
-        double wanted = scale / format->global_scale, below = at_most(wanted, format);
-        double next = below * (1 + format->above), step = below + format->least;
-        double above = below < wanted ? at_most(next > step ? next : step, format) : below;
-        found = (wanted - below <= above - wanted ? below : above) * format->global_scale;
-    }
+INLINE double scale_of(double scale, const ScaleFormat *format) {
+    double wanted = scale / format->global_scale, below = at_most(wanted, format);
+    double next = below * (1 + format->above), step = below + format->least;
+    double above = below < wanted ? at_most(next > step ? next : step, format) : below;
+    double found = (wanted - below <= above - wanted ? below : above) * format->global_scale;
+    return found < format->limit ? found : format->limit;
+}
+
+/* The same of a float32. */
+INLINE double float32_scale_of(double scale, const ScaleFormat *format) {
+    double found = (double)(float)(scale < FLOAT32_MAX ? scale : FLOAT32_MAX);
     return found < format->limit ? found : format->limit;
 }
 

@@ -48,23 +48,32 @@ INLINE double count_of(const Units *units, int64_t i) {
 }
 
 /* The ends of a bucket, within the extremes of its sign; a subnormal one is a point in its middle. */
-static void interval_of(const Units *units, uint32_t key, double minimum, double maximum, int64_t top, double *inner,
+INLINE void interval_of(uint32_t key, int32_t top, int32_t fewest, int32_t most, double least, double greatest, double *inner,
                         double *outer) {
-    int64_t dropped = units->most_dropped;
-    if (units->fewest_dropped != units->most_dropped) {
-        dropped = top - (int64_t)(key << 1 >> 24) + units->fewest_dropped - units->fine_octaves + 1;
-        dropped = dropped < units->fewest_dropped ? units->fewest_dropped : dropped;
-        dropped = dropped > units->most_dropped ? units->most_dropped : dropped;
-    }
-    double least = key & SIGN ? -maximum : minimum, most = key & SIGN ? -minimum : maximum;
+    int32_t dropped = top - (int32_t)(key << 1 >> 24) + fewest;
+    dropped = dropped < fewest ? fewest : dropped;
+    dropped = dropped > most ? most : dropped;
     double begin = float_of(key & ~SIGN), end = float_of((key & ~SIGN) + (1u << dropped));
     end = end < 0x1p128 ? end : 0x1p128;
     begin = begin > least ? begin : least;
     end = end > least ? end : least;
-    end = end < most ? end : most;
-    if (begin < MIN_NORMAL) begin = end = (begin + end) / 2;
-    *inner = begin;
-    *outer = end;
+    end = end < greatest ? end : greatest;
+    int is_point = begin < MIN_NORMAL;
+    double middle = (begin + end) / 2;
+    *inner = is_point ? middle : begin;
+    *outer = is_point ? middle : end;
+}
+
+VARIANTS static void load_intervals(const Units *units, int64_t unit, const uint32_t *keys, int64_t n, int backward,
+                                    double sign, double *restrict inner, double *restrict outer, double *restrict values) {
+    double least = backward ? -units->maximum[unit] : units->minimum[unit];
+    double greatest = backward ? -units->minimum[unit] : units->maximum[unit];
+    int32_t fewest = (int32_t)units->fewest_dropped, most = (int32_t)units->most_dropped;
+    int32_t top = (int32_t)(units->tops[unit] - units->fine_octaves + 1); /* the octave below which more are dropped */
+    EACH(i, n) {
+        interval_of(keys[backward ? n - 1 - i : i], top, fewest, most, least, greatest, &inner[i], &outer[i]);
+        values[i] = sign * 0.5 * (inner[i] + outer[i]);
+    }
 }
 
 /* Values and counts of one sign, from a key on, forward or backward. */
@@ -93,13 +102,7 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
         load_points(units->keys + first, n, backward, sign, inner, values);
         return;
     }
-    double minimum = units->minimum[unit], maximum = units->maximum[unit];
-    int64_t top = units->tops[unit];
-    EACH(i, n) {
-        uint32_t key = units->keys[first + (backward ? n - 1 - i : i)];
-        interval_of(units, key, minimum, maximum, top, &inner[i], &outer[i]);
-        values[i] = sign * 0.5 * (inner[i] + outer[i]);
-    }
+    load_intervals(units, unit, units->keys + first, n, backward, sign, inner, outer, values);
 }
 
 /* The number of keys of positive values of a unit: keys ascend, and those without the sign bit come first. */

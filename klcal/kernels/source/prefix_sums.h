@@ -7,7 +7,7 @@
 #define SHIFT 42          /* bits of a float64 below the key of a bucket with 10 bits of mantissa */
 #define MIN_EDGE 0x1p-149 /* the smallest float32 above 0: where the bucket that begins at zero is tabulated */
 
-/* The values of one sign, as magnitudes. */
+/* The values of one sign, as magnitudes. What lies beyond a magnitude is known only if it was asked for. */
 typedef struct {
     int64_t size_of_row, rows, base; /* 0 for points, which are found by bisection, and if there are no values */
     int32_t *row;
@@ -86,58 +86,87 @@ static int64_t place_keys(const double *inner, const double *outer, int64_t size
     return keys;
 }
 
-/* The coefficients of the rows of a bucket, and of the gap behind it. */
-INLINE void fill_rows(Side *side, const double *inner, const double *outer, const double *counts, const double *beyond,
-                      int64_t size, int64_t i) {
-    int64_t at = 2 * i + 1;
-    double width = outer[i] - inner[i], gap = i + 1 < size ? inner[i + 1] - outer[i] : 0;
-    double behind = i + 1 < size ? beyond[i + 1] : 0, from = width == 0 ? behind : beyond[i];
-    double density = width > 0 ? counts[i] / width : 0;
-    side->edge[at] = inner[i];
-    side->edge[at + 1] = outer[i];
-    side->excess[0][at] = behind * width + counts[i] * width / 2;
-    side->excess[0][at + 1] = behind * gap;
-    side->excess[1][at] = -from;
-    side->excess[1][at + 1] = -behind;
-    side->excess[2][at] = density / 2;
-    side->mass[0][at] = beyond[0] - from;
-    side->mass[0][at + 1] = beyond[0] - behind;
-    side->mass[1][at] = density;
-    side->excess[2][at + 1] = side->mass[1][at + 1] = 0;
+#define SOME_KEYS 8 /* that are written whether there are so many or not: what follows overwrites the surplus */
+
+/* Points the keys from begin to end at a row; in their order. */
+INLINE void put_keys(int32_t *row, int64_t begin, int64_t end, int32_t number) {
+#ifndef TEAM
+    for (int i = 0; i < SOME_KEYS; i++) row[begin + i] = number;
+    begin += SOME_KEYS;
+#endif
+    for (; begin < end; begin++) row[begin] = number;
+}
+
+/* The coefficients of the rows of each bucket, and of the gap behind it. */
+VARIANTS static void fill_masses(const double *restrict inner, const double *restrict outer,
+                                 const double *restrict counts, const double *restrict beyond, int64_t size,
+                                 double *restrict edge, double *restrict mass, double *restrict slope) {
+    double all = beyond[0];
+    EACH(i, size) {
+        int64_t at = 2 * i + 1;
+        double width = outer[i] - inner[i], behind = beyond[i + 1];
+        edge[at] = inner[i];
+        edge[at + 1] = outer[i];
+        mass[at] = all - (width == 0 ? behind : beyond[i]);
+        mass[at + 1] = all - behind;
+        slope[at] = width > 0 ? counts[i] / width : 0;
+        slope[at + 1] = 0;
+    }
+}
+
+static void fill_excess(Side *side, const double *inner, const double *outer, const double *counts, const double *beyond,
+                        int64_t size) {
+    EACH(i, size) {
+        int64_t at = 2 * i + 1;
+        double width = outer[i] - inner[i], gap = i + 1 < size ? inner[i + 1] - outer[i] : 0, behind = beyond[i + 1];
+        side->excess[0][at] = behind * width + counts[i] * width / 2;
+        side->excess[0][at + 1] = behind * gap;
+        side->excess[1][at] = -(width == 0 ? behind : beyond[i]);
+        side->excess[1][at + 1] = -behind;
+        side->excess[2][at] = side->mass[1][at] / 2;
+        side->excess[2][at + 1] = 0;
+    }
+    if (ALONE) {
+        side->excess[0][0] = beyond[0] * (inner[0] - side->edge[0]);
+        side->excess[1][0] = -beyond[0];
+        side->excess[2][0] = 0;
+    }
+    Running excess = {side->excess[0], 2 * size + 1, 1};
+    add_up(&excess, 1);
 }
 
 /* A row for the stretch before all buckets, then for each occupied bucket and for the gap behind it. */
-static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size) {
-    int64_t rows = 2 * size + 1, base = first_key(inner, 0) - 1;
-    double *memory = (double *)room(&side->memory, 7 * (size_t)rows * sizeof(double));
+static int buckets_of_side(Side *side, const double *inner, const double *outer, const double *counts, int64_t size,
+                           int with_excess) {
+    int64_t rows = 2 * size + 1, base = first_key(inner, 0) - 1, kinds = with_excess ? 6 : 3;
+    double *memory = (double *)room(&side->memory, ((size_t)(kinds * rows) + (size_t)(size + 1)) * sizeof(double));
     int32_t *places = (int32_t *)room(&side->places, (size_t)(size + 1) * sizeof(int32_t));
     if (!memory || !places) return 0;
-    double *beyond = memory + 6 * rows;
-    EACH(i, size) beyond[i] = counts[i];
+    double *beyond = memory + kinds * rows;
+    EACH(i, size + 1) beyond[i] = i < size ? counts[i] : 0;
     if (ALONE) {
         side->edge = memory;
-        for (int i = 0; i < 3; i++) side->excess[i] = memory + (1 + i) * rows;
-        for (int i = 0; i < 2; i++) side->mass[i] = memory + (4 + i) * rows;
+        for (int i = 0; i < 2; i++) side->mass[i] = memory + (1 + i) * rows;
+        for (int i = 0; i < 3; i++) side->excess[i] = with_excess ? memory + (3 + i) * rows : NULL;
     }
     Running all = {beyond, size, 1};
     add_up(&all, 1);
     int64_t keys = place_keys(inner, outer, size, places);
-    int32_t *row = (int32_t *)room(&side->keys, (size_t)keys * sizeof(int32_t));
+    int32_t *row = (int32_t *)room(&side->keys, (size_t)(keys + SOME_KEYS) * sizeof(int32_t));
     if (!row) return 0;
     if (ALONE) {
         row[0] = 0;
         side->edge[0] = double_of(base << SHIFT);
-        side->excess[0][0] = beyond[0] * (inner[0] - side->edge[0]);
-        side->excess[1][0] = -beyond[0];
-        side->excess[2][0] = side->mass[0][0] = side->mass[1][0] = 0;
+        side->mass[0][0] = side->mass[1][0] = 0;
     }
     EACH(i, size) {
-        int64_t own = last_key(inner, outer, i) - first_key(inner, i) + 1, key = places[i], end = places[i + 1];
-        for (int64_t j = key; j < end; j++) row[j] = (int32_t)(2 * i + 1 + (j >= key + own));
-        fill_rows(side, inner, outer, counts, beyond, size, i);
+        int64_t behind = places[i] + last_key(inner, outer, i) - first_key(inner, i) + 1;
+        put_keys(row, places[i], behind, (int32_t)(2 * i + 1));
+        put_keys(row, behind, places[i + 1], (int32_t)(2 * i + 2));
     }
-    Running excess = {memory + rows, rows, 1};
-    add_up(&excess, 1);
+    fill_masses(inner, outer, counts, beyond, size, side->edge, side->mass[0], side->mass[1]);
+    MEET;
+    if (with_excess) fill_excess(side, inner, outer, counts, beyond, size);
     if (ALONE) {
         side->rows = rows;
         side->row = row;
@@ -151,7 +180,7 @@ static int buckets_of_side(Side *side, const double *inner, const double *outer,
     return 1;
 }
 
-static int side_of(Side *side, double *inner, double *outer, const double *counts, int64_t size) {
+static int side_of(Side *side, double *inner, double *outer, const double *counts, int64_t size, int with_excess) {
     MEET;
     if (ALONE) {
         side->rows = side->points = 0;
@@ -169,11 +198,12 @@ static int side_of(Side *side, double *inner, double *outer, const double *count
     intervals = sum_of_team(intervals), inside = sum_of_team(inside);
     MEET;
     if (!intervals && inside) return points_of_side(side, inner, counts, size);
-    return buckets_of_side(side, inner, outer, counts, size);
+    return buckets_of_side(side, inner, outer, counts, size, with_excess);
 }
 
-/* The prefix sums of a unit. Returns 0 if there is no memory. */
-static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, double energy) {
+/* The prefix sums of a unit; with_excess: those of values beyond each magnitude too, from which errors are computed.
+   Returns 0 if there is no memory. */
+static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, double energy, int with_excess) {
     int64_t all = pieces->size, negative = pieces->negative;
     double *memory = (double *)room(&sums->memory, 3 * (size_t)(all + 1) * sizeof(double));
     if (!memory) return 0;
@@ -189,8 +219,8 @@ static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, doub
         sums->energy = energy;
     }
     int64_t positive = all - negative;
-    return side_of(&sums->sides[0], inner, outer, counts, positive) &&
-           side_of(&sums->sides[1], inner + positive, outer + positive, counts + positive, negative);
+    return side_of(&sums->sides[0], inner, outer, counts, positive, with_excess) &&
+           side_of(&sums->sides[1], inner + positive, outer + positive, counts + positive, negative, with_excess);
 }
 
 /* The number of magnitudes up to a bound. */
