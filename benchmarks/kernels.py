@@ -33,6 +33,7 @@ class Case(NamedTuple):
     dtype: str
     method: str
     passes: int | None
+    scale_format: str = "float32"
 
 
 CASES = (
@@ -43,7 +44,9 @@ CASES = (
     Case("group:128", 4096, "uint4", "mse", 125),
     Case("group:32", 4096, "int4", "mse", 60),
     Case("group:32", 4096, "float4_e2m1fn", "mse", 100),
+    Case("group:32", 4096, "float4_e2m1fn", "mse", 30, "e8m0"),
     Case("group:16", 4096, "float4_e2m1fn", "mse", None),
+    Case("group:16", 4096, "float4_e2m1fn", "mse", None, "float8_e4m3fn"),
     Case("group:128", 4096, "int8", "mse", 130),
     Case("channel", 4096, "uint8", "mse", 130),
     Case("channel", 4096, "float8_e4m3fn", "mse", None),
@@ -79,7 +82,7 @@ def _values(rng: np.random.Generator, columns: int, size: int = VALUES) -> np.nd
 
 def _seconds_per_value(name: str, case: Case, values: np.ndarray) -> float:
     with kernel(name):
-        asked = {"dtype": case.dtype, "method": case.method, "per": case.per}
+        asked = {"dtype": case.dtype, "method": case.method, "per": case.per, "scale_format": case.scale_format}
         times = in_turns({name: lambda: klcal.calibrate(values, **asked)}, rounds=3)[name]
     return min(times) / values.size
 
@@ -88,7 +91,9 @@ def _row(rng: np.random.Generator, case: Case, nanoseconds: float) -> tuple[str,
     values = _values(rng, case.columns)
     some = values[: max(1, len(values) // SHARE_OF_NUMPY)]
     numpy = _seconds_per_value("numpy", case, some)
-    name = f"{case.per} of {case.columns}, {case.dtype}, {case.method}" + (f" ({case.passes})" if case.passes else "")
+    scales = "" if case.scale_format == "float32" else f", scales in {case.scale_format}"
+    name = f"{case.per} of {case.columns}, {case.dtype}{scales}, {case.method}"
+    name += f" ({case.passes})" if case.passes else ""
     if library() is None:
         return name, f"{1e9 * numpy / nanoseconds:.0f}, NumPy"
     compiled = _seconds_per_value("compiled", case, values)

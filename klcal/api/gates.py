@@ -63,6 +63,7 @@ def check(
     pool: str | None = None,
     device: str = "auto",
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Table:
     """Calibrate files again, and compare the scales with those of a committed table: as ``klcal check``.
 
@@ -87,6 +88,7 @@ def check(
         pool: which tensors of the files count as batches of one tensor, as for ``--pool``.
         device: where values are counted: "auto", "cpu", "cuda", "cuda:N" or "cuda:all".
         jobs: the number of cores to use. The result does not depend on it.
+        scheduler: the address of a Dask cluster that does the work instead, or "local": as for ``--scheduler``.
 
     Returns:
         A table with a row for each tensor that changed, as for ``diff``. Files that cannot be read are in its
@@ -125,6 +127,7 @@ def check(
         dequantize=dequantize,
         pool=None if pool is None else Pool.parse(arguments.text("pool", pool)),
         jobs=arguments.count("jobs", jobs),
+        scheduler=None if scheduler is None else arguments.text("scheduler", scheduler),
     )
     return _judged(done.changes, asked)
 

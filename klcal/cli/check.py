@@ -73,6 +73,7 @@ def check(
     nonfinite: options.NonfiniteOption = "fail",
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
+    scheduler: options.SchedulerOption = None,
     method: options.MethodAgainOption = None,
     dtype: options.DtypeAgainOption = None,
     scheme: options.SchemeAgainOption = None,
@@ -96,7 +97,6 @@ def check(
     from klcal.cli.messages import of_plan, remark
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
-    from klcal.kernels.threads import cores
     from klcal.pipeline.pooling import Pool
     from klcal.pipeline.rules import asked_rules, drifted
     from klcal.pipeline.scales import read_baseline
@@ -110,6 +110,7 @@ def check(
     bounds = None if range_ is None else parse_range(range_)
     given |= {"nonfinite": nonfinite, "device": device, "importance": importance, "bounds": bounds}
     batches = None if pool is None else Pool.parse(pool)
+    processes = options.processes(jobs, scheduler)
 
     from klcal.pipeline.check import asked_again, check_files
 
@@ -128,7 +129,8 @@ def check(
                 exclude=exclude or (),
                 dequantize=dequantize,
                 pool=batches,
-                jobs=jobs or cores(),
+                jobs=processes,
+                scheduler=scheduler,
                 progress=shown,
                 told=lambda plan: remark(of_plan(plan, verbose=verbose)),
             )

@@ -56,6 +56,7 @@ def inspect(
     exclude: options.ExcludeOption = None,
     stats: StatsOption = False,
     jobs: options.JobsOption = None,
+    scheduler: options.SchedulerOption = None,
     format_: options.FormatOption = "auto",
     depth: DepthOption = None,
     columns: options.ColumnsOption = None,
@@ -69,12 +70,12 @@ def inspect(
     from klcal.cli.output import choose_outputs, destinations
     from klcal.cli.progress import progress
     from klcal.cli.verdict import told
-    from klcal.kernels.threads import cores
     from klcal.tables.table import Contents
     from klcal.writers import WRITERS
     from klcal.writers.columns import check_columns
 
     chosen = () if columns is None else check_columns(columns, Contents)
+    processes = options.processes(jobs, scheduler)
     outputs = choose_outputs(format_, output, texts_only="it is for scales, not for contents")
 
     from klcal.pipeline.inspect import inspect_files  # after what can be wrong with the command line
@@ -87,7 +88,8 @@ def inspect(
                 exclude=exclude or (),
                 stats=stats,
                 depth=depth,
-                jobs=jobs or cores(),
+                jobs=processes,
+                scheduler=scheduler,
                 progress=shown,
             )
         shown_as = replace(found, columns=chosen)

@@ -77,6 +77,7 @@ def check_files(
     dequantize: bool = False,
     pool: Pool | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     told: Callable[[Plan], None] | None = None,
 ) -> Checked:
@@ -94,6 +95,7 @@ def check_files(
         dequantize: restore codes to their values.
         pool: the rule for batches.
         jobs: the number of processes.
+        scheduler: of a Dask cluster that calibrates instead.
         progress: told of the work that is done.
         told: called with the plan before the work begins.
 
@@ -112,6 +114,7 @@ def check_files(
         dequantize=dequantize,
         pool=pool,
         jobs=jobs,
+        scheduler=scheduler,
         progress=progress,
         told=told,
     )

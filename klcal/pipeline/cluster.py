@@ -27,7 +27,9 @@ LOCAL = "local"
 ANY_PORT = "127.0.0.1:0"  # of the dashboard, which cannot be left out: the usual one may be taken, which Dask warns of
 LOGGERS = ("distributed", "tornado", "asyncio")
 FAN = 8  # sketches that a worker adds at once: a tenth of the time to count one portion
-TURNS = 32  # that a worker has, where there is work for more: a task costs the scheduler 1 ms
+TURNS = 32  # that a worker has at most: the last one is late by no more than one of them
+FEWEST_TURNS = 4  # where there is little work: the fewer, the less waits for the scheduler
+TURN_SECONDS = 0.15  # of work in a turn: a task costs the scheduler 1 to 2 ms, and its worker as much
 AHEAD = 2048  # items that are begun before an answer is waited for: as many as busy 1,000 workers
 FOLDERS = 64  # of which a file is looked at by each worker: one that lacks a disk lacks all of it
 TIMEOUT = "10s"  # in which a scheduler answers, or starts
@@ -78,11 +80,11 @@ class Cluster:
         work: Callable[[Item], Outcome],
         join: Callable[[Sequence[Outcome]], Outcome],
         groups: Sequence[Sequence[Item]],
-        seconds: float,  # noqa: ARG002 - it is there, whatever it takes
+        seconds: float,
         told: Callable[[Item], None] | None = None,
     ) -> Iterator[Iterator[Outcome | InputError]]:
         """As ``Workers`` has it. Outcomes are joined on workers; a group is told of when all of it is done."""
-        most = max(1, sum(map(len, groups)) // (TURNS * self.jobs))
+        most = _items_of_a_turn(sum(map(len, groups)), seconds, self.jobs)
         found = self._outcomes(_Work(partial(limited, work, 1), join, most), groups, told)
         with closing(found):
             yield found
@@ -148,6 +150,16 @@ class Cluster:
                 raise
             what = f"the scheduler at {self.address} has gone away: nothing was written"
             raise OutputError(what, "start it and run again") from None
+
+
+def _items_of_a_turn(items: int, seconds: float, jobs: int) -> int:
+    """How many of all items a worker takes at once, by an estimate of all work on one core.
+
+    >>> _items_of_a_turn(32, 1.3, 2), _items_of_a_turn(10_000, 500, 100), _items_of_a_turn(8, 2, 2)
+    (3, 3, 1)
+    """
+    turns = min(TURNS, max(FEWEST_TURNS, seconds / (TURN_SECONDS * jobs)))
+    return max(1, int(items / (turns * jobs)))
 
 
 class _Work(NamedTuple):

@@ -7,6 +7,7 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
+from klcal.errors import UsageError
 from klcal.pipeline.gathered import Asked, gathered
 from klcal.pipeline.selection import Selected
 from klcal.readers.safetensors_file import KINDS
@@ -29,6 +30,7 @@ def inspect_files(
     stats: bool = False,
     depth: int | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Table:
     """A row for every tensor of some files.
@@ -41,14 +43,25 @@ def inspect_files(
         depth: tensors with this number of leading parts of their names in common share a row; numbers count as equal.
             None for a row for each.
         jobs: the number of processes.
+        scheduler: a Dask cluster that counts the values instead: see ``klcal.pipeline.mapping.workers_at``.
         progress: told of the work that is done.
+
+    Raises:
+        UsageError: a scheduler is given, and no values are read; or the cluster cannot be used.
+        OutputError: the scheduler of a cluster disappeared.
     """
+    if scheduler is not None and not stats:
+        raise UsageError(
+            "headers alone are read here, not by a scheduler's workers", "leave --scheduler out, or add --stats"
+        )
     found = gathered(paths, Asked(include, exclude))
     rows = list(map(_content, found.tensors))
     if stats:
-        from klcal.pipeline.statistics import counted  # which headers alone do without
+        from klcal.pipeline.mapping import workers_at  # which headers alone do without
+        from klcal.pipeline.statistics import counted
 
-        rows = list(counted(zip(found.tensors, rows, strict=True), jobs, progress))
+        with workers_at(scheduler, jobs, paths) as workers:
+            rows = list(counted(zip(found.tensors, rows, strict=True), workers, progress))
     if depth is not None:
         rows = list(_grouped(rows, depth))
     return Table.of(Contents(stats, depth), rows, found.errors, sorted({*found.warnings}))

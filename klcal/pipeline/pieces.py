@@ -170,14 +170,13 @@ def _counted(piece: _Piece, spool: Spool | None) -> Counted:
     marks: dict[str, set[bytes]] = {}
     pairs = zip(piece.parts, piece.sources, strict=True)
     parts = [watched(part, piece.dtype, marks.setdefault(source, set())) for part, source in pairs]
-    found = Named(piece.name, piece.dtype, None, _sketch(piece, parts))
+    whole = piece.whole or _Whole(None, 1, ())
+    found = Named(piece.name, piece.dtype, whole.shape, _sketch(piece, parts), whole.batches, whole.aliases)
     of = {source: frozenset(some) for source, some in marks.items()}
-    if piece.whole is None:
-        return Counted(found, of)
-    named = replace(found, **piece.whole._asdict())
-    with suppress(OSError):  # which is told where the file is written
-        return Counted(lay(named, spool) if spool else named, of)
-    return Counted(named, of)
+    if spool is not None and piece.whole is not None:
+        with suppress(OSError):  # which is told where the file is written
+            return Counted(lay(found, spool), of)
+    return Counted(found, of)
 
 
 def _sketch(piece: _Piece, parts: Sequence[Stretch]) -> Sketch:

@@ -80,7 +80,7 @@ def sketch_files(
     """
     weights = None if importance is None else read_importance(importance)
     found = _found(gathered(paths, asked), per, weights)
-    by = {_identity(each): each for each in found.wanted}
+    by = {_identity(each): each for each in found.wanted} if resume else {}
     read = [*paths, *filter(None, [importance])]
     marks: dict[str, set[bytes]] = {}
     inputs = lambda: [fingerprint(some) for some in marks.values() if some]  # noqa: E731 - known at the end
@@ -90,7 +90,8 @@ def sketch_files(
     ):
         workers.see([*(each.tensor.path for each in found.wanted), *filter(None, [importance])])
         work = _Work(workers, found.failures, marks, progress)
-        written = save(output, partial(work.sketches, by, finished), inputs, read)
+        sketches = partial(work.sketches, found.wanted) if finished is None else partial(work.resumed, by, finished)
+        written = save(output, sketches, inputs, read)
     return Sketched(written, tuple(sorted(found.failures)), tuple(found.warnings))
 
 
@@ -167,18 +168,21 @@ class _Work:
     marks: dict[str, set[bytes]]
     progress: Progress | None
 
-    def sketches(self, by: Mapping[bytes, Wanted], finished: Finished | None, spool: Spool) -> Iterator[Named | Laid]:
+    def sketches(self, wanted: Sequence[Wanted], spool: Spool) -> Iterator[Named | Laid]:
+        """The sketches of tensors, in the order in which they are done."""
+        return (self._marked(done) for _, done in self._counted(wanted, spool))
+
+    def resumed(self, by: Mapping[bytes, Wanted], finished: Finished, _: Spool) -> Iterator[Named | Laid]:
         """The sketches of all tensors in ``by``. Finished ones are read from the folder and not counted again."""
-        before = {identity for identity in by if finished is not None and identity in finished}
+        before = {identity for identity in by if identity in finished}
         names = {id(each): identity for identity, each in by.items()}
         left = [each for identity, each in by.items() if identity not in before]
-        for each, done in self._counted(left, None if finished else spool):
-            if finished is not None and id(each) in names:
+        for each, done in self._counted(left, None):
+            if id(each) in names:
                 assert isinstance(done.sketch, Named)
                 finished.add(names[id(each)], done.sketch, done.marks)
             yield self._marked(done)
         for identity in before:
-            assert finished is not None
             yield self._marked(Counted(*finished.read(identity)))
 
     def _marked(self, done: Counted) -> Named | Laid:

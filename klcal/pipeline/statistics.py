@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from klcal.errors import InputError
-from klcal.pipeline.mapping import Processes, outcomes
+from klcal.pipeline.mapping import Workers, outcomes
 from klcal.pipeline.selection import Selected, attempt, cause_of
 from klcal.pipeline.tasks import BYTE_SECONDS, Progress
 from klcal.sketches.histogram import binned
@@ -24,7 +24,9 @@ USUAL = 0.999  # share of the nonzero values, by magnitude, that are not outlier
 BINS = 16  # of a histogram: they fit beside the other columns
 
 
-def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: Progress | None) -> Iterator[Content]:
+def counted(
+    described: Iterable[tuple[Selected, Content]], workers: Workers, progress: Progress | None
+) -> Iterator[Content]:
     """The rows of tensors, with statistics of their values; rows without values stay as they are."""
     usable = []
     for each, row in described:
@@ -32,8 +34,9 @@ def counted(described: Iterable[tuple[Selected, Content]], jobs: int, progress: 
             usable.append((each, row))
         else:
             yield row
+    workers.see(each.path for each, _ in usable)
     sizes = [sum(part.nbytes for part in each.description.parts) for each, _ in usable]
-    with outcomes(Processes(jobs), _stats, [each for each, _ in usable], BYTE_SECONDS * sum(sizes)) as found:
+    with outcomes(workers, _stats, [each for each, _ in usable], BYTE_SECONDS * sum(sizes)) as found:
         if progress is not None:
             progress.start(len(usable), sum(sizes))
         for (_, row), size, stats in zip(usable, sizes, found, strict=True):

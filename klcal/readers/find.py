@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from klcal.errors import InputError
 from klcal.readers import formats, index_file, split_gguf
@@ -68,7 +69,7 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class _Candidate:
     """A path on its way to a source."""
 
@@ -179,7 +180,7 @@ def find(paths: Sequence[str]) -> Found:
 def _distinct_files(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     """Each file under the first of its names; the shards of an index and the data of an ONNX model not at all."""
     found: dict[tuple[int, int] | str, _Candidate] = {}
-    for candidate in sorted(set(candidates)):
+    for candidate in sorted(set(candidates), key=attrgetter("name", "path", "full")):
         found.setdefault(_identity(candidate.path), candidate)
     shards: set[tuple[int, int] | str] = set()
     for key, index in found.items():

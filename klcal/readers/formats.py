@@ -121,9 +121,10 @@ def stem(source: str) -> str:
 def _reader(head: bytes, suffix: str) -> Reader:
     if _begins_as_safetensors(head):  # first: its length may look like the mark of another format
         return READERS[".safetensors"]
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    whole = head.lower()
+    text = whole.lstrip(b"\xef\xbb\xbf \t\r\n")
     for start, what, hint in FOREIGN:
-        if text.startswith(start) or head.lower().startswith(start):
+        if text.startswith(start) or whole.startswith(start):
             raise InputError(what, hint)
     if head.startswith(b"\x93NUMPY"):
         return READERS[".npy"]

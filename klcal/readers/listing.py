@@ -1,7 +1,7 @@
 """The contents of directories: tensor files at any depth, matches of a pattern, names similar to a mistyped one."""
 
 # os.path, not pathlib: it says False where pathlib raises (no permission, a name too long).
-# ruff: noqa: PTH112, PTH116, PTH118, PTH119, PTH122, PTH208
+# ruff: noqa: PTH112, PTH116, PTH118, PTH119, PTH122
 
 from __future__ import annotations
 
@@ -83,18 +83,26 @@ def _walked(directory: str, warnings: list[str]) -> list[str]:
         path = waiting.pop()
         try:
             here = os.stat(path)
-            names = [] if (here.st_dev, here.st_ino) in entered else sorted(os.listdir(path))
+            is_new = (here.st_dev, here.st_ino) not in entered
+            with os.scandir(path) as entries:
+                found = sorted((entry.path, _is_folder(entry)) for entry in entries) if is_new else []
         except OSError:
             if path == directory:
                 raise
             warnings.append(f"{quoted(os.path.relpath(path, directory))} cannot be listed; its files are not read")
             continue
         entered.add((here.st_dev, here.st_ino))
-        full = [os.path.join(path, name) for name in names]
-        are_folders = [os.path.isdir(each) for each in full]
-        files += [each for each, is_one in zip(full, are_folders, strict=True) if not is_one]
-        waiting += reversed([each for each, is_one in zip(full, are_folders, strict=True) if is_one])
+        files += [each for each, is_folder in found if not is_folder]
+        waiting += [each for each, is_folder in reversed(found) if is_folder]
     return files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry leads to a directory: only links are followed, so most entries cost no call of the system."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _is_wanted(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 
 from klcal.readers.description import Description
@@ -170,8 +171,8 @@ def _companions(codes: str, kind: Kind) -> list[str]:
 
 
 def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | None:
-    for kind in KINDS:
-        if (kind.dtypes and codes.dtype not in kind.dtypes) or not codes.name.endswith(kind.codes):
+    for kind in _kinds_of(codes.dtype):
+        if not codes.name.endswith(kind.codes):
             continue
         stem = codes.name[: len(codes.name) - len(kind.codes)]
         scale = named.get(stem + kind.scale)
@@ -179,6 +180,12 @@ def _kind_of(codes: Description, named: Mapping[str, Description]) -> Kind | Non
         if fits and all(stem + end in named for end in kind.beside):
             return kind
     return None
+
+
+@lru_cache
+def _kinds_of(dtype: str) -> tuple[Kind, ...]:
+    """The kinds whose codes may have a dtype: for most dtypes few."""
+    return tuple(kind for kind in KINDS if not kind.dtypes or dtype in kind.dtypes)
 
 
 def _skipped(tensor: Description, reason: str) -> Description:

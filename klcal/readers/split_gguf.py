@@ -16,6 +16,7 @@ from klcal.readers.regular import open_regular
 
 __all__ = ["describe", "shards_of", "whole_of"]
 
+SUFFIX = ".gguf"
 NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.gguf)", re.DOTALL)
 MAX_SHARDS = 1 << 10  # the largest models have some dozens; each missing one is reported
 INCOMPLETE = "download all shards into one folder"
@@ -27,7 +28,7 @@ def shards_of(path: str) -> tuple[str, ...]:
     >>> shards_of("a/m-00002-of-00002.gguf"), shards_of("a/m.gguf")
     (('a/m-00001-of-00002.gguf', 'a/m-00002-of-00002.gguf'), ())
     """
-    folder, name = os.path.split(path)
+    folder, name = os.path.split(path) if path.endswith(SUFFIX) else ("", "")  # which most files are told apart by
     found = NAME.fullmatch(name)
     count = int(found[3]) if found else 0
     if not found or not 1 <= int(found[2]) <= count <= MAX_SHARDS:

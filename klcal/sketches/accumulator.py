@@ -30,7 +30,7 @@ class Accumulator:
     """
 
     def __init__(self) -> None:
-        self._held = Sketch.empty()
+        self._held: Sketch | None = None  # of batches on the CPU
         self._on_devices: dict[tuple[Any, Any, Any], DeviceCounter] = {}  # by device, dtype and layout
 
     def add(self, values: Values | Sketch) -> None:
@@ -41,7 +41,8 @@ class Accumulator:
             InputError: a tensor in a file cannot be calibrated, or is damaged.
         """
         if not is_tensor(values) or not values.is_cuda:
-            self._held += sketch(values)
+            found = sketch(values)
+            self._held = found if self._held is None else self._held + found
             return
         place = values.device, values.dtype, values.layout
         if place not in self._on_devices:
@@ -50,4 +51,7 @@ class Accumulator:
 
     def sketch(self) -> Sketch:
         """The sketch of all batches so far, as one unit. More batches may be added later."""
-        return sum((each.sketch() for each in self._on_devices.values()), self._held)
+        parts = [each.sketch() for each in self._on_devices.values()]
+        if self._held is not None:
+            parts.append(self._held)
+        return sum(parts[1:], parts[0]) if parts else Sketch.empty()

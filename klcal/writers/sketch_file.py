@@ -34,14 +34,10 @@ KINDS = {"<i8": "I64", "<f8": "F64", "<i4": "I32", "<u4": "U32"}
 class Laid(NamedTuple):
     """A sketch that lies in a spool as its file will have it: whoever counted it may have laid it there."""
 
-    document: dict[str, Any]
+    name: str  # of the tensor
+    document: str  # its JSON: whoever laid it made it, so the process that writes the file need not
     arrays: dict[str, tuple[str, tuple[int, ...], int]]  # dtype, shape and bytes of each; they lie in this order
     begin: int  # of the first of them
-
-    @property
-    def name(self) -> str:
-        """Of the tensor."""
-        return str(self.document["name"])
 
     @property
     def nbytes(self) -> int:
@@ -137,11 +133,12 @@ def lay(one: Named, spool: Spool) -> Laid:
         raise UsageError(what, "save them one by one: sketch[i:i+1]")
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays_of(one.sketch).items()}
     announced = {key: (KINDS[array.dtype.str], array.shape, array.nbytes) for key, array in arrays.items()}
-    return Laid(_document(one), announced, spool.append([*arrays.values()]))
+    document = json.dumps(_document(one), separators=(",", ":"))
+    return Laid(one.name, document, announced, spool.append([*arrays.values()]))
 
 
 def _metadata(laid: Sequence[Laid], inputs: Iterable[str]) -> dict[str, str]:
-    documents = json.dumps({"sketches": [each.document for each in laid]}, separators=(",", ":"))
+    documents = f'{{"sketches":[{",".join(each.document for each in laid)}]}}'
     return {"schema": SKETCH, "inputs": " ".join(sorted(inputs)), "sketches": documents}
 
 

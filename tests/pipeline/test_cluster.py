@@ -26,6 +26,7 @@ from klcal.errors import UsageError
 from klcal.pipeline import cluster
 from klcal.pipeline.calibrate import calibrate_files
 from klcal.pipeline.gathered import Asked
+from klcal.pipeline.inspect import inspect_files
 from klcal.pipeline.pooling import Pool
 from klcal.pipeline.request import Request
 from klcal.pipeline.sketch import sketch_files
@@ -230,6 +231,25 @@ def test_files_are_compared_on_a_cluster_with_the_same_table(model, local):
         assert "ok" in {row.status for row in found[0].rows}
 
 
+def test_files_are_checked_on_a_cluster_with_the_same_changes(model, local):
+    baseline = klcal.calibrate_files(model)
+    np.save("model/w_1.npy", 3 * np.load("model/w_1.npy"))
+    found = [klcal.check(model, baseline, scheduler=each) for each in (None, local)]
+    assert text_of(found[0]) == text_of(found[1])
+    assert found[0].findings
+
+
+def test_statistics_are_counted_on_a_cluster_with_the_same_table(model, local):
+    found = [inspect_files([model], stats=True, scheduler=each) for each in (None, local)]
+    assert text_of(found[0]) == text_of(found[1])
+    assert any(row.max is not None for row in found[0].rows)
+
+
+def test_headers_are_not_read_by_a_scheduler_s_workers(model, local):
+    with pytest.raises(UsageError, match="headers"):
+        inspect_files([model], scheduler=local)
+
+
 def test_a_model_is_quantized_on_a_cluster_to_the_same_files(tmp_path, local, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
@@ -254,6 +274,7 @@ RUNS = {
     "sketch": ("sketch", "acts", "-o", "{}.safetensors"),
     "calibrate": ("calibrate", "acts", "--per", "channel:1", "-o", "{}.json"),
     "compare": ("compare", "acts", "acts", "-o", "{}.json"),
+    "inspect": ("inspect", "acts", "--stats", "-o", "{}.json"),
     "apply": ("apply", "acts", "--to", "npz", "--per", "channel:1", "-o", "{}"),
 }
 """What is run, and where it writes."""

@@ -265,14 +265,17 @@ def test_files_that_are_not_called_alike_are_two_models(here):
     assert not found.warnings
 
 
-def test_a_pipe_or_a_dangling_link_in_a_directory_costs_only_itself(here):
+def test_a_pipe_or_a_link_to_nothing_in_a_directory_costs_only_itself(here):
     npy("d/a.npy")
     os.mkfifo("d/pipe.npy")
     Path("d/gone.npy").symlink_to("nowhere")
-    a, gone, pipe = find(["d"]).sources
+    Path("d/itself.npy").symlink_to("itself.npy")
+    a, gone, itself, pipe = find(["d"]).sources
     assert a.describe()[0].status == "ok"
     with pytest.raises(InputError, match="no such file"):
         gone.describe()
+    with pytest.raises(InputError, match="its links lead in a circle"):
+        itself.describe()
     with pytest.raises(InputError, match="it is a pipe"):
         pipe.describe()
 

@@ -8,6 +8,7 @@
 
 #define KEY_SHIFT 13          /* bits of a float32 pattern below its key */
 #define KEYS (1 << 19)        /* keys of all patterns */
+#define TAKEN 8               /* neighbouring keys whose counts are taken at once: most of them do not occur */
 
 /* As FLOAT_WAYS, of patterns. kernels/counting.py knows all three. */
 #define SHORT_WAYS 4
@@ -204,11 +205,13 @@ PUBLIC int64_t klcal_take_few(uint32_t *bins, Few *few, uint64_t *pairs) {
    buckets; writes the patterns at which they begin, ascending, and their counts. Table and bins are empty afterwards. */
 PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *table, Seen *seen, uint32_t *buckets,
                                            int32_t *counts) {
+    uint32_t patterns[BLOCK], times[BLOCK], keys[BLOCK];
     int64_t found = 0;
-    for (int64_t i = 0; i < few->taken; i++) {
-        uint32_t times, key, pattern = taken_few(bins, few, places_of(bins, few)[i], &times);
-        keys_of(&pattern, 1, KEY_SHIFT, &key, seen);
-        table[(uint64_t)key * FLOAT_WAYS] += times;
+    for (int64_t start = 0; start < few->taken; start += BLOCK) {
+        int64_t some = few->taken - start < BLOCK ? few->taken - start : BLOCK;
+        for (int64_t i = 0; i < some; i++) patterns[i] = taken_few(bins, few, places_of(bins, few)[start + i], times + i);
+        keys_of(patterns, some, KEY_SHIFT, keys, seen);
+        for (int64_t i = 0; i < some; i++) table[(uint64_t)keys[i] * FLOAT_WAYS] += times[i];
     }
     none_of_few(few);
     for (int64_t i = KEYS * FLOAT_WAYS; i < (KEYS + SPARE) * FLOAT_WAYS; i++) {
@@ -220,18 +223,16 @@ PUBLIC VARIANTS int64_t klcal_take_buckets(uint32_t *bins, Few *few, uint32_t *t
         uint32_t low = least + (sign << 31), high = tops[sign];
         if (seen->nearest > MAGNITUDE || high < low) continue;
         int64_t last = (high >> KEY_SHIFT) + 1;
-        for (int64_t start = low >> KEY_SHIFT; start < last; start += 8) { /* beyond the last, none of this sign occurs */
-            uint32_t *here = table + start * FLOAT_WAYS, any = 0;
-            int64_t some = last - start < 8 ? last - start : 8;
-            for (int64_t i = 0; i < some * FLOAT_WAYS; i++) any |= here[i];
+        for (int64_t start = low >> KEY_SHIFT; start < last; start += TAKEN) { /* beyond the last, none of this sign occurs */
+            uint32_t *here = table + start * FLOAT_WAYS, sums[TAKEN], any = 0;
+            for (int64_t i = 0; i < TAKEN; i++) any |= sums[i] = here[i * FLOAT_WAYS] + here[i * FLOAT_WAYS + 1];
             if (!any) continue;
-            for (int64_t i = 0; i < some; i++) {
-                uint32_t count = here[i * FLOAT_WAYS] + here[i * FLOAT_WAYS + 1];
+            for (int64_t i = 0; i < TAKEN; i++) {
                 buckets[found] = (uint32_t)(start + i) << KEY_SHIFT;
-                counts[found] = (int32_t)count;
-                found += count != 0;
+                counts[found] = (int32_t)sums[i];
+                found += sums[i] != 0;
             }
-            memset(here, 0, (size_t)(some * FLOAT_WAYS) * sizeof *here);
+            memset(here, 0, TAKEN * FLOAT_WAYS * sizeof *here);
         }
     }
     return found;

@@ -14,6 +14,7 @@
 #define ENERGY_WINDOW 4 /* cells below the greatest that have sums of their own */
 
 typedef uint32_t Lanes __attribute__((vector_size(4 * ENERGY_LANES)));
+typedef int32_t Signed __attribute__((vector_size(4 * ENERGY_LANES)));
 typedef uint64_t WideLanes __attribute__((vector_size(8 * ENERGY_LANES)));
 
 #define EITHER(mask, one, other) (((Lanes)(mask) & (one)) | (~(Lanes)(mask) & (other)))
@@ -56,21 +57,32 @@ INLINE void added_rows(const uint32_t *patterns, int64_t rows, int64_t stride, u
     }
 }
 
+/* Raises magnitudes to those of a row, where these are greater. */
+INLINE void raise_to(Lanes *mosts, const void *row) {
+    Lanes magnitudes;
+    memcpy(&magnitudes, row, sizeof magnitudes);
+    __builtin_prefetch((const char *)row + sizeof magnitudes); /* rows may lie too far apart for the machine to guess */
+    magnitudes &= ENERGY_MAGNITUDE;
+    Signed less = (Signed)(*mosts - magnitudes); /* a comparison would make the next row wait for twice as long */
+    *mosts -= (Lanes)(less & (less >> 31));
+}
+
 /* Rows of lanes, at most ENERGY_BLOCK, `stride` apart. The cells of a lane are those of its column, `step` after the one
    before it; where this is 0, all are of one column. */
 INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride, int64_t *energy, int64_t step) {
-    Lanes mosts = {0}, magnitudes;
+    Lanes mosts = {0}, others = {0};
     WideLanes sums[ENERGY_WINDOW] = {{0}};
     uint32_t most = 0;
-    for (int64_t row = 0; row < rows; row++) {
-        memcpy(&magnitudes, patterns + row * stride, sizeof magnitudes);
-        __builtin_prefetch(patterns + row * stride + ENERGY_LANES); /* rows may lie too far apart for the machine to guess */
-        magnitudes &= ENERGY_MAGNITUDE;
-        mosts = EITHER(magnitudes > mosts, magnitudes, mosts);
+    int64_t row = 0;
+    for (; row + 1 < rows; row += 2) {
+        raise_to(&mosts, patterns + row * stride);
+        raise_to(&others, patterns + (row + 1) * stride);
     }
+    if (row < rows) raise_to(&mosts, patterns + row * stride);
+    raise_to(&mosts, &others);
     for (int64_t lane = 0; lane < ENERGY_LANES; lane++) most = mosts[lane] > most ? mosts[lane] : most;
     uint32_t top = cell_of(most), is_finite = most < ENERGY_INFINITE;
-    for (int64_t row = 0; row < rows && is_finite; row += ENERGY_ROWS) {
+    for (row = 0; row < rows && is_finite; row += ENERGY_ROWS) {
         int64_t some = rows - row < ENERGY_ROWS ? rows - row : ENERGY_ROWS;
         added_rows(patterns + row * stride, some, stride, top, sums, energy, step);
     }
@@ -81,7 +93,7 @@ INLINE void added_squares(const uint32_t *patterns, int64_t rows, int64_t stride
         for (int64_t lane = 0; lane < ENERGY_LANES && step; lane++)
             energy[lane * step + top - cell] += (int64_t)sums[cell][lane];
     }
-    for (int64_t row = 0; row < rows && !is_finite; row++)
+    for (row = 0; row < rows && !is_finite; row++)
         for (int64_t lane = 0; lane < ENERGY_LANES; lane++) {
             uint32_t magnitude = patterns[row * stride + lane] & ENERGY_MAGNITUDE;
             energy[lane * step + place_of_square(magnitude)] += square_of(magnitude);
