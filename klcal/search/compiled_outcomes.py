@@ -7,7 +7,6 @@ bit. The kernel knows the methods kl, mse and minmax, without importance.
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from klcal.tables.outcomes import FLOATS, Outcomes
 __all__ = ["compiled_outcomes", "is_searched_in_c"]
 
 WAYS = len(How)
-NONE_MISSING = -1
 
 
 def is_searched_in_c(method: Method) -> bool:
@@ -49,7 +47,7 @@ class _Searches:
         where = None if isinstance(self.method, MinMax) else ctypes.addressof(self.searches)
         self.structure = Calibration(asked.address, where, *map(address, levels), *(side.size for side in levels))
 
-    def add(self, how: int) -> None:
+    def add(self, how: How) -> None:
         """Adds the searches of all kinds for units that are searched in one way."""
         for number, kind in enumerate(self.kinds):
             is_last = number + 1 == len(self.kinds)
@@ -65,11 +63,6 @@ def _search(scheme: Scheme, how: int, method: Method) -> Kept:
     return on_place(scheme, density_of(scheme, how), loss_of(scheme, how, sub, weight), HOST)
 
 
-@lru_cache(maxsize=64)
-def _searches(settings: Settings, sub: int) -> _Searches:
-    return _Searches(settings, sub)
-
-
 def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcomes) -> None:
     """The outcomes of all units of a sketch, but for their counters. A status may be ``UNKNOWN``.
 
@@ -83,20 +76,21 @@ def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcom
         MemoryError: the kernel found no room for its scratch arrays.
     """
     function = compiled().klcal_outcomes
-    by = _searches(settings, sub)
+    by = _Searches(settings, sub)
     counted, kept = _counted(found)
     columns = (POINTER * len(FLOATS))(*(address(getattr(place, name)) for name in FLOATS))
     to = Results(columns, address(place.nonzero), address(place.finite), address(place.status))
 
     def some(first: int, last: int) -> None:
         while first < last:
-            missing = INT(NONE_MISSING)
+            missing = INT(0)
             told = ctypes.byref(by.structure), INT(first), INT(last), ctypes.byref(to), ctypes.byref(missing)
             first += function(ctypes.byref(counted), *told)
-            if missing.value != NONE_MISSING:
-                by.add(missing.value)
-            elif first < last:
+            if not missing.value and first < last:
                 raise MemoryError
+            for how in How:
+                if missing.value >> how & 1:
+                    by.add(how)
 
     spread(some, found.pieces)
     del kept

@@ -78,15 +78,21 @@ static int64_t of_way(const Stretch *stretch, const uint8_t *status, int64_t siz
     return n;
 }
 
+/* The ways without a search in which units have to be searched, as bits. */
+static int64_t missing_ways(const Calibration *by, const Stretch *stretch, const uint8_t *status, int64_t size) {
+    int64_t missing = 0;
+    for (int64_t unit = 0; unit < size; unit++)
+        if (status[unit] == OK && !by->searches[stretch->how[unit]]) missing |= (int64_t)1 << stretch->how[unit];
+    return missing;
+}
+
 /* Chooses for all units with a status that allows it; returns 0 if memory ran out, or if the search of a way is missing. */
 static int search_stretch(const Calibration *by, const Units *units, int64_t size, Stretch *stretch, const uint8_t *status,
                           int64_t *missing) {
+    *missing = missing_ways(by, stretch, status, size);
+    if (*missing) return 0;
     for (int how = 0; how < WAYS; how++) {
         int64_t n = of_way(stretch, status, size, how, stretch->numbers);
-        if (n && !by->searches[how]) {
-            *missing = how;
-            return 0;
-        }
         for (int64_t kind = 0; n && kind < by->asked->number_of_kinds; kind++) {
             int64_t at = kind * STRETCH;
             const double *narrow = kind ? stretch->scale + at - STRETCH : NULL;
@@ -158,7 +164,7 @@ static void move_on(int64_t number, Counted *from, Outcomes *to) {
 }
 
 /* The outcomes of the units from first to last. Returns the number of units done: less than all if memory ran out, or if
-   a unit has to be searched in a way without a search. `missing` is then the number of the way, and else stays as it is. */
+   units have to be searched in ways without a search. `missing` has these ways, as bits; it is 0 at first. */
 PUBLIC int64_t klcal_outcomes(const Counted *all, const Calibration *by, int64_t first, int64_t last, const Outcomes *results,
                               int64_t *missing) {
     Counted from = *all;
