@@ -25,7 +25,7 @@ from klcal.quantizers.scale_formats import global_scale_of
 from klcal.quantizers.scheme import Scheme
 from klcal.search import methods
 from klcal.search.choices import Spans, full_choices
-from klcal.search.chosen import least_values, outcomes_of, sub_bins
+from klcal.search.chosen import least_values, outcomes_of, put_outcomes, sub_bins
 from klcal.search.explained import explained
 from klcal.search.methods import KL, Method
 from klcal.search.settings import Nonfinite, Settings
@@ -41,7 +41,7 @@ from klcal.sketches.values import sketch, units_of, units_there
 from klcal.sketches.weighted import weighted_unit_sketches
 from klcal.tables.computed import row_of, rows_of
 from klcal.tables.explanation import Detail, Explanation
-from klcal.tables.outcomes import OK, Outcomes, joined
+from klcal.tables.outcomes import OK, Outcomes, Room, joined
 from klcal.tables.rows import Row
 from klcal.tables.status import Status
 
@@ -291,19 +291,29 @@ def calibrate_units(
         number = layout.in_own_order(np.arange(layout.rows))[settings.unit]
         return _of_unit(_unit((count() for count in counts), int(number)), settings, layout.grid)
     tally = None if settings.detail == "none" else Tally()
-    outcomes = joined(worked_ahead(partial(_counted_outcomes, settings, tally), counts))
-    row = _row(outcomes.each(layout.in_own_order), settings, layout.grid, importance is not None)
+    room = Room(layout.rows)
+    worked_ahead(partial(_put_counted, room, settings, tally), _numbered(counts))
+    row = _row(room.outcomes().each(layout.in_own_order), settings, layout.grid, importance is not None)
     if tally is None:
         return row
     return replace(row, explanation=Explanation(histogram=histogram(tally.low, tally.high, tally.binned())))
 
 
-def _counted_outcomes(settings: Settings, tally: Tally | None, count: Count) -> Outcomes:
-    """The outcomes of the units that ``count`` counts; the tally, if there is one, counts their values too."""
+def _numbered(counts: Iterable[Count]) -> Iterator[tuple[int, Count]]:
+    """Each count, and the number of its first unit in the order of the values."""
+    first = 0
+    for count in counts:
+        yield first, count
+        first += count.units
+
+
+def _put_counted(room: Room, settings: Settings, tally: Tally | None, numbered: tuple[int, Count]) -> None:
+    """Puts the outcomes of the units that are counted; the tally, if there is one, counts their values too."""
+    first, count = numbered
     found = count()
     if tally is not None:
         tally.add(found)
-    return outcomes_of(found, settings)
+    put_outcomes(room, first, found, settings)
 
 
 def _relative(settings: Settings, sketches: Sequence[Sketch]) -> Settings:

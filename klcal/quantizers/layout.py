@@ -130,6 +130,8 @@ class Layout:
 
     def in_own_order(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """An array (units,), moved from the order of the values to the order of the tensor's own axes (C order)."""
+        if self.order == tuple(sorted(self.order)):
+            return rows
         there = rows.reshape([self.cells[axis] for axis in self.order])
         return there.transpose(np.argsort(self.order)).ravel()
 

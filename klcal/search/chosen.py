@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.library import library
 from klcal.quantizers.qparams import rounded_scales, signed_scales
 from klcal.quantizers.scale_formats import held
 from klcal.search.choices import Choices, Spans, full_choices
+from klcal.search.compiled_outcomes import compiled_outcomes, is_searched_in_c
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, sub_bins_per_cell
+from klcal.search.outcome_structures import UNKNOWN
 from klcal.search.settings import Settings
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import COUNTERS, Sketch
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, Room, joined
 
-__all__ = ["chosen_outcomes", "least_values", "outcomes_of", "stretches", "sub_bins"]
+__all__ = ["chosen_outcomes", "least_values", "outcomes_of", "put_outcomes", "stretches", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -51,7 +54,23 @@ def outcomes_of(found: Sketch, settings: Settings) -> Outcomes:
     Raises:
         MemoryError: the compiled kernel found no room.
     """
-    return joined(_outcomes(some, settings) for some in stretches(found))
+    room = Room(found.units)
+    put_outcomes(room, 0, found, settings)
+    return room.outcomes()
+
+
+def put_outcomes(room: Room, first: int, found: Sketch, settings: Settings) -> None:
+    """Put the outcomes of all units of a sketch into a room, from its unit ``first`` on.
+
+    Raises:
+        MemoryError: the compiled kernel found no room.
+    """
+    if library() is not None and found.weights is None and is_searched_in_c(settings.method):
+        _put_compiled(room, first, found, settings)
+        return
+    for some in stretches(found):
+        room.put(first, _outcomes(some, settings))
+        first += some.units
 
 
 def stretches(found: Sketch) -> Iterator[Sketch]:
@@ -95,6 +114,19 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
         overflowed=found.overflowed,
         underflowed=found.underflowed,
     )
+
+
+def _put_compiled(room: Room, first: int, found: Sketch, settings: Settings) -> None:
+    """``put_outcomes`` by the compiled kernel. NumPy decides on units whose scale the format of scales may not hold."""
+    place = room.part(first, first + found.units)
+    compiled_outcomes(found, settings, sub_bins(settings), place)
+    for name in COUNTERS:
+        room.put_counter(first, name, getattr(found, name))
+    unknown = np.flatnonzero(place.status == UNKNOWN)
+    if unknown.size:
+        others = joined(_outcomes(some, settings) for some in stretches(found.take(unknown)))
+        for name in ("status", *CHOSEN):
+            getattr(place, name)[unknown] = getattr(others, name)
 
 
 def chosen_outcomes(

@@ -20,8 +20,17 @@ from klcal.kernels.cuda_counting import Launcher
 from klcal.search.c_types import Chosen, Units, Wanted
 from klcal.search.chosen import sub_bins
 from klcal.search.density import How, density_of
-from klcal.search.device_structures import Deployed, Kept, Prepared, Sketches, asked_of, kinds_of, on_place
 from klcal.search.methods import KL, MinMax, sub_bins_per_cell
+from klcal.search.outcome_structures import (
+    VANISHED,
+    Deployed,
+    Kept,
+    Prepared,
+    Sketches,
+    asked_of,
+    kinds_of,
+    on_place,
+)
 from klcal.search.settings import Settings
 from klcal.search.structures import FIGURES, figures_alone, kept_bits, rounding_kind, scheme_kind
 from klcal.search.units import VALUES_PER_BIN, loss_of
@@ -31,7 +40,7 @@ from klcal.tables.outcomes import OK
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["VANISHED", "Summary", "Work"]
+__all__ = ["Summary", "Work"]
 
 SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources
@@ -45,7 +54,6 @@ BIN_BYTES = 48  # and for each sub-bin
 OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a warp; more would shrink the cache
 WAYS = len(How)
 COUNTERS = 6
-VANISHED = 7  # a status of source/outcomes.h: a scale was chosen, and its format rounds it to 0
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -93,7 +101,7 @@ class Summary:
 class Work:
     """The search for some units on the device, and all of its tensors.
 
-    A scheme has up to three kinds, the narrowest first: see ``klcal.search.device_structures.kinds_of``.
+    A scheme has up to three kinds, the narrowest first: see ``klcal.search.outcome_structures.kinds_of``.
     """
 
     found: CountedUnits  # the units

@@ -13,8 +13,9 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
-from klcal.search.device_work import VANISHED, Summary, Work
-from klcal.search.methods import KL, MSE, MinMax
+from klcal.search.compiled_outcomes import is_searched_in_c
+from klcal.search.device_work import Summary, Work
+from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
 from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
@@ -23,12 +24,11 @@ __all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
 
 GROWTH = 4  # factor by which a team gets more memory, if a unit needed more than is usual
 MOST_GROWTH = GROWTH**4
-UNKNOWN = 6  # a status of source/outcomes.h: the host has to decide on this unit
 
 
 def is_searched_there(settings: Settings) -> bool:
     """Whether a device can search by the method. If not, the device counts, and the CPU searches the sketches."""
-    return type(settings.method) in (KL, MSE, MinMax)
+    return is_searched_in_c(settings.method)
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +71,11 @@ def _float_dtype(name: str) -> str:
     return name
 
 
-def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterator[npt.NDArray[Any]]:
+def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) -> Iterable[npt.NDArray[Any]]:
     """The values of an array as flat arrays in storage form and native byte order.
 
-    A contiguous array is one view of its memory. Any other one is copied in blocks of at most ``BLOCK`` values, never
-    as a whole.
+    A contiguous array is one view of its memory, in a list. Any other one is copied in blocks of at most ``BLOCK``
+    values, never as a whole: a block is valid until the next one is taken.
 
     Args:
         array: of any strides and byte order.
@@ -84,16 +84,15 @@ def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) 
     """
     storage = np.dtype(FLOAT_DTYPES[dtype])
     if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
-        yield array.ravel(order="K")  # no copy
-    elif array.dtype.name == storage.name:
-        blocks: Any = np.nditer(
-            array,
-            flags=["external_loop", "buffered", "zerosize_ok"],
-            order=order,
-            op_dtypes=[storage],
-            casting="equiv",
-            buffersize=BLOCK,
-        )
-        yield from blocks
-    else:  # a dtype of ml_dtypes, of which only the bit patterns are used
-        yield array.ravel(order=order).view(storage)
+        return [array.ravel(order="K")]  # no copy
+    if array.dtype.name != storage.name:  # a dtype of ml_dtypes, of which only the bit patterns are used
+        return [array.ravel(order=order).view(storage)]
+    blocks: Any = np.nditer(
+        array,
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        order=order,
+        op_dtypes=[storage],
+        casting="equiv",
+        buffersize=BLOCK,
+    )
+    return cast("Iterable[npt.NDArray[Any]]", blocks)

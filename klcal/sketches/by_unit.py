@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, pairwise, repeat
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +47,17 @@ COMPILED_LONG = 1 << 18  # the same for compiled sorting: 4.1 ns a float32; a ta
 MOST_UNITS = 1 << 12  # units counted at a time, if their values lie apart
 
 Array = npt.NDArray[Any]
-Count: TypeAlias = Callable[[], Sketch]
-"""A function without arguments: it holds the values of some units, and returns their sketch."""
+
+
+class Count(NamedTuple):
+    """Counts consecutive units when it is called, and returns their sketch. It holds their values."""
+
+    units: int
+    sketch: Callable[[], Sketch]
+
+    def __call__(self) -> Sketch:
+        """The sketch of the units."""
+        return self.sketch()
 
 
 def unit_sketches(
@@ -78,8 +87,8 @@ def unit_counts(
         dtype: of the values.
         layout: says to which unit each value belongs.
         resolution: of the sketches.
-        fresh: whether each function has its own copy of the values. If not, it has to be called before the next one is
-            asked for.
+        fresh: whether a function may be called at any time. If not, it has to be called before the next one is asked
+            for.
     """
     if layout.ordered:
         counted = _complete if layout.run < (COMPILED_LONG if library() else LONG) else _one_by_one
@@ -101,7 +110,7 @@ def _one_by_one(
         for number, (begin, end) in zip(unit.tolist(), pairwise([*begins.tolist(), block.size]), strict=True):
             begun.add(block[begin:end])
             if layout.ends(number, position + end):
-                yield begun.sketch
+                yield Count(1, begun.sketch)
                 begun = counter(dtype, resolution)
         position += block.size
 
@@ -115,14 +124,14 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False
     """The values of flat arrays in blocks of the wanted sizes; the last one may be smaller.
 
     Args:
-        chunks: flat arrays of any size.
+        chunks: flat arrays of any size. Those of a sequence stay valid; one of an iterator until the next is taken.
         sizes: of the blocks; at least as many as there are blocks.
-        fresh: whether each block is a copy. If not, it is valid until the next one is asked for.
+        fresh: whether each block stays valid, if need be as a copy; else it is until the next one is asked for.
 
     >>> [block.tolist() for block in filled([np.arange(3), np.arange(4)], repeat(2), fresh=True)]
     [[0, 1], [2, 0], [1, 2], [3]]
     """
-    wanted = iter(sizes)
+    wanted, copies = iter(sizes), fresh and not isinstance(chunks, Sequence)
     size, used, held = next(wanted), 0, np.empty(0)
     for chunk in chunks:
         start = 0
@@ -135,7 +144,7 @@ def filled(chunks: Iterable[Array], sizes: Iterable[int], *, fresh: bool = False
             used += some.size
             if used == size:
                 whole = some.size == size
-                yield (some.copy() if fresh else some) if whole else held[:size]
+                yield (some.copy() if copies else some) if whole else held[:size]
                 held = held if whole or not fresh else np.empty(0)
                 size, used = next(wanted), 0
     if used:
@@ -163,7 +172,7 @@ def _complete(
         rest = block[starts[-1] :].copy()
         position += int(starts[-1])
         if starts.size > 1:
-            yield partial(sorted_sketch, block[: starts[-1]], dtype, starts, resolution)
+            yield Count(starts.size - 1, partial(sorted_sketch, block[: starts[-1]], dtype, starts, resolution))
 
 
 def _taking_turns(
@@ -189,7 +198,7 @@ def _in_parts(chunks: Iterable[Array], dtype: str, layout: Layout, resolution: R
 
 def counted_before(found: Sketch) -> Count:
     """A ``Count`` that returns a sketch that is known already."""
-    return lambda: found
+    return Count(found.units, lambda: found)
 
 
 def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: Resolution) -> Iterator[Count]:
@@ -204,16 +213,14 @@ def _of_slabs(block: Array, dtype: str, layout: Layout, slab: int, resolution: R
     """
     columns = layout.period // layout.run
     size = slab // columns  # of a unit
-    if slab < block.size:
-        units = slice(0, block.size // size)
-        yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
-        return
-    width = max(1, BLOCK * threads() * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
-    if library() and resolution.mantissa_bits <= TABLE_BITS:  # a table takes little room, whatever is counted in it
-        width = columns
-    for first in range(0, columns, width):
-        units = slice(first, min(first + width, columns))
-        yield partial(_of_turns, block, dtype, (columns, layout.run), size, units, resolution)
+    groups, turns = [slice(0, block.size // size)], (columns, layout.run)
+    if slab == block.size:
+        width = max(1, BLOCK * threads() * columns // min(layout.slab, WIDE_BLOCK) // LANES) * LANES
+        if library() and resolution.mantissa_bits <= TABLE_BITS:  # a table takes little room, whatever is counted in it
+            width = columns
+        groups = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
+    for units in groups:
+        yield Count(units.stop - units.start, partial(_of_turns, block, dtype, turns, size, units, resolution))
 
 
 def _of_turns(

@@ -5,7 +5,7 @@ All of them are read in flat chunks, whatever their order, strides and byte orde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -184,7 +184,7 @@ def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
     return found if (order[1:] > order[:-1]).all() else found.take(order, place.grid)
 
 
-def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterator[npt.NDArray[Any]]]:
+def _held_chunks(values: Held) -> tuple[tuple[int, ...], str, Iterable[npt.NDArray[Any]]]:
     """The shape of an array or a tensor, its dtype, and its values as flat arrays in C order."""
     if is_tensor(values) and values.is_cuda:
         dtype = checked_tensor(values)

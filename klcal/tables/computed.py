@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.sums import log
+from klcal.kernels.threads import spread
 from klcal.quantizers.granularity import Grid
 from klcal.quantizers.qparams import level_ends, zero_points
 from klcal.quantizers.scheme import Scheme
 from klcal.tables.outcomes import OK, ZERO, Outcomes
 from klcal.tables.reasons import nonfinite_reason, overflow_reason, underflow_reason, zero_reason
 from klcal.tables.rows import Row
+from klcal.tables.schema import UNIT_FIELDS
 from klcal.tables.status import UNIT_STATUSES, Status, nonfinite_counts
 from klcal.tables.units import Units
 
@@ -28,6 +30,7 @@ ROUNDING_NOISE = 2.0**-44
 """Σ(x − x̂)² / Σx² of values that lie on the levels: value, scale and their product are each rounded to a float32, so
 (x − x̂)² ≤ (3 · 2⁻²⁴)² · x² < 2⁻⁴⁴ · x²."""
 
+UNITS_AT_ONCE = 1 << 13  # units whose numbers are computed together: a column of 64 KiB, of which some are in the cache
 COUNTED = ("zeros", "nan", "neg_inf", "pos_inf")
 MOST = 0.5  # of the nonzero values
 MANY_LEVELS = 15  # with fewer levels most values become 0 without any outlier
@@ -56,13 +59,14 @@ def row_of(
         return rows_of(outcomes, scheme, method, [note], importance=importance)[0]
     ok = outcomes.status == OK
     status = UNIT_STATUSES[OK if ok.any() else int(outcomes.status.max())]
-    values: dict[str, Any] = _figures(outcomes, ok) | _of_scheme(scheme) if ok.any() else {}
+    units, errors = _units(outcomes, scheme, grid)
+    values: dict[str, Any] = _figures(outcomes, ok, errors) | _of_scheme(scheme) if ok.any() else {}
     return Row(
         status=status,
         reason=_reason(outcomes, status, scheme.scale_format),
         note=_joined_notes(note, grid.note, *(_data_notes(outcomes, ok, scheme) if status == "ok" else ())),
         per=str(grid.per),
-        units=_units(outcomes, _quantizers(outcomes, scheme, ok), grid),
+        units=units,
         **_asked(scheme, method, importance),
         **values,
         **_counts(outcomes),
@@ -156,15 +160,17 @@ def _counts(outcomes: Outcomes) -> dict[str, Any]:
     return {**ends, "numel": numel, **counters}
 
 
-def _figures(outcomes: Outcomes, ok: Bools) -> dict[str, float | None]:
-    """The figures of the whole tensor, over the units that have a scale or need none."""
+def _figures(outcomes: Outcomes, ok: Bools, errors: Floats) -> dict[str, float | None]:
+    """The figures of the whole tensor, over the units that have a scale or need none.
+
+    ``errors``, (units,), are those of ``_without_noise``.
+    """
     counted = ok | (outcomes.status == ZERO)
     if ok.all():
         ok = counted = slice(None)  # type: ignore[assignment]  # which copies nothing
     finite = int(outcomes.finite[counted].sum())
     error, energy, clipped, lost = (
-        float(column[ok].sum())
-        for column in (_without_noise(outcomes), outcomes.energy, outcomes.clipped, outcomes.rounded_to_zero)
+        float(column[ok].sum()) for column in (errors, outcomes.energy, outcomes.clipped, outcomes.rounded_to_zero)
     )
     nonzero = outcomes.nonzero[ok]
     divergence = float((outcomes.kl[ok] * nonzero).sum() / nonzero.sum())
@@ -183,14 +189,13 @@ def _figures_alone(outcomes: Outcomes) -> dict[str, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):  # those of units without a scale are not used
         return {
             "kl": outcomes.kl * nonzero / nonzero,
-            **_figures_of_units(outcomes, outcomes.finite),
+            **_figures_of_units(outcomes, _without_noise(outcomes), outcomes.finite),
             "rounded_to_zero": outcomes.rounded_to_zero / nonzero,
         }
 
 
-def _figures_of_units(outcomes: Outcomes, finite: npt.NDArray[Any]) -> dict[str, Floats]:
+def _figures_of_units(outcomes: Outcomes, error: Floats, finite: npt.NDArray[Any]) -> dict[str, Floats]:
     """Errors and shares of each unit, of so many values: (units,); NaN where they are infinite or undefined."""
-    error = _without_noise(outcomes)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = outcomes.energy / error
     sqnr = _where(error > 0, _decibels(_where(error > 0, ratio, 1.0)), np.nan)
@@ -219,23 +224,47 @@ def _where(wanted: Bools, column: npt.NDArray[Any], other: float) -> npt.NDArray
     return column if wanted.all() else np.where(wanted, column, other)
 
 
-def _units(outcomes: Outcomes, quantizers: dict[str, Floats], grid: Grid) -> Units:
-    known = (outcomes.status == OK) | (outcomes.status == ZERO)
-    costs = {"kl": outcomes.kl, **_figures_of_units(outcomes, _where(known, outcomes.finite, 1))}
-    ok = outcomes.status == OK
-    costs = {name: _where(ok, column, np.nan) for name, column in costs.items()}
-    if np.isnan(costs["kl"]).all():
-        del costs["kl"]
+def _units(outcomes: Outcomes, scheme: Scheme, grid: Grid) -> tuple[Units, Floats]:
+    """The numbers of the units, and their squared errors without rounding noise, (units,).
+
+    They are computed in blocks, by several threads: then temporary arrays are small, and their memory is used again.
+    """
+    size = outcomes.status.size
+    names = [name for name in UNIT_FIELDS if name != "zero_point" or not scheme.is_float]
+    columns, errors = np.empty((len(names), size)), np.empty(size)
+
+    def fill(first: int, last: int) -> None:
+        for start in range(first * UNITS_AT_ONCE, min(last * UNITS_AT_ONCE, size), UNITS_AT_ONCE):
+            some = slice(start, min(start + UNITS_AT_ONCE, size))
+            part = outcomes.each(itemgetter(some))
+            errors[some] = _without_noise(part)
+            numbers = _numbers_of_units(part, errors[some], scheme)
+            for name, column in zip(names, columns, strict=True):
+                column[some] = numbers[name]
+
+    spread(fill, np.full(-(-size // UNITS_AT_ONCE), UNITS_AT_ONCE))
+    found = dict(zip(names, columns, strict=True))
+    if np.isnan(found["kl"]).all():
+        del found["kl"]
     differ = bool((outcomes.status != outcomes.status[0]).any())
-    return Units(
+    units = Units(
         per="channel" if grid.size is None else "block" if isinstance(grid.size, tuple) else "group",
         axis=grid.axis,
         size=grid.size,
         shape=grid.shape,
         status=np.array(UNIT_STATUSES, object)[outcomes.status] if differ else None,
-        **quantizers,
-        **costs,
+        **found,
     )
+    return units, errors
+
+
+def _numbers_of_units(outcomes: Outcomes, error: Floats, scheme: Scheme) -> dict[str, Floats]:
+    """The fields ``UNIT_FIELDS`` of units, (units,) each; NaN for units without a scale."""
+    ok = outcomes.status == OK
+    known = ok | (outcomes.status == ZERO)
+    costs = {"kl": outcomes.kl, **_figures_of_units(outcomes, error, _where(known, outcomes.finite, 1))}
+    found = {name: _where(ok, column, np.nan) for name, column in costs.items()}
+    return found | _quantizers(outcomes, scheme, ok)
 
 
 def _data_notes(outcomes: Outcomes, ok: Bools, scheme: Scheme) -> tuple[str | None, ...]:
@@ -262,8 +291,8 @@ def _lost_note(outcomes: Outcomes, ok: Bools) -> str | None:
 
 def _reason(outcomes: Outcomes, status: Status, scale_format: str) -> str | None:
     """The reason of a row that is not ok, or that has units that are not."""
-    counts = np.bincount(outcomes.status, minlength=len(UNIT_STATUSES))
-    if (counts > 0).sum() > 1:
+    counts = [int(np.count_nonzero(outcomes.status == number)) for number in range(len(UNIT_STATUSES))]
+    if sum(count > 0 for count in counts) > 1:
         parts = ", ".join(f"{count} {name}" for name, count in zip(UNIT_STATUSES, counts, strict=True) if count)
         return f"of {outcomes.status.size} units: {parts}"
     if status == "ok":

@@ -70,10 +70,10 @@ class Units:
                 object.__setattr__(self, name, _column(name, getattr(self, name), len(self)))
         if self.status is not None:
             object.__setattr__(self, "status", _statuses(self.status, len(self)))
-        if self.zero_point is not None and not _equal(self.zero_point != self.zero_point, self.scale != self.scale):
-            raise UsageError("some units have only one of scale and zero_point", HINT)
-        if self.zero_point is not None and not _equal(self.zero_point, self.zero_point.round()):
-            raise UsageError("a zero_point of the units is not a whole number", HINT)
+        if self.zero_point is not None:
+            for start in range(0, len(self), CHECKED_AT_ONCE):
+                some = slice(start, start + CHECKED_AT_ONCE)
+                _check_points(self.zero_point[some], self.scale[some])
 
     @staticmethod
     def of(fields_: object) -> Units:
@@ -102,6 +102,7 @@ class Units:
     __hash__ = None  # type: ignore[assignment]  # arrays have none
 
 
+CHECKED_AT_ONCE = 1 << 14  # units: temporary arrays stay in the cache
 HINT = "hand in the units of a row as klcal calibrate wrote them"
 
 
@@ -126,6 +127,13 @@ def _column(name: str, values: Any, units: int) -> Floats:
         raise UsageError(f"the {name} of {units} units has the shape {list(column.shape)}", HINT)
     column.flags.writeable = False
     return column
+
+
+def _check_points(zero_point: Floats, scale: Floats) -> None:
+    if not _equal(zero_point != zero_point, scale != scale):
+        raise UsageError("some units have only one of scale and zero_point", HINT)
+    if not _equal(zero_point, zero_point.round()):
+        raise UsageError("a zero_point of the units is not a whole number", HINT)
 
 
 def _statuses(values: Any, units: int) -> Texts:

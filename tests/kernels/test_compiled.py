@@ -17,7 +17,7 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS, Scheme
-from klcal.search import compiled
+from klcal.search import compiled_outcomes
 from klcal.search.structures import figures_alone, search_of
 from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
@@ -106,15 +106,14 @@ def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
     values = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
     with kernel("compiled"):
         row = klcal.calibrate(values, per="channel")
-        right = compiled.compiled_search
+        right = compiled_outcomes.compiled_outcomes
 
         def wrong(*arguments: Any) -> None:
             right(*arguments)
-            scale = arguments[-1].kept[-2]  # where what is chosen was written
-
+            scale = arguments[-1].scale
             scale[:] = np.nextafter(np.float32(scale), np.float32(9))
 
-        monkeypatch.setattr("klcal.search.units.compiled_search", wrong)
+        monkeypatch.setattr("klcal.search.chosen.compiled_outcomes", wrong)
         off = klcal.calibrate(values, per="channel")
     assert "unit.scale" in differing(row, off)
     assert not differing(row, replace(row))

@@ -272,3 +272,26 @@ def test_stretches_of_units_may_be_counted_apart():
     assert np.array_equal(numbers[0], whole.pieces)
     assert np.array_equal(numbers[1], whole.zeros)
     assert np.array_equal(extremes, [whole.minimum, whole.maximum])
+
+
+BFLOAT16_SIZES = 512, 1023, 1024, 2048, 65_024, 65_535, 65_536
+TURNS = {"together": (0, 1), "columns": (2, 1), "runs": (2, 512)}
+
+
+@pytest.mark.parametrize(
+    ("size", "turns"),
+    [(size, turns) for size in BFLOAT16_SIZES for turns in TURNS.values() if size % turns[1] == 0],
+    ids=str,
+)
+@pytest.mark.parametrize("law", list(LAWS))
+def test_long_units_of_bfloat16_are_counted_by_all_of_their_bits_and_the_counts_are_the_same(law, size, turns):
+    """From 1,024 to 65,535 values; and all counts of the table are 0 for the next unit."""
+    values = stored("bfloat16", law, "as drawn", 2 * size, size)
+    starts = np.arange(3) * size
+
+    def count() -> Sketch:
+        if turns[0]:
+            return by_unit._of_turns(values, "bfloat16", turns, size, slice(0, 2), UNITS)
+        return sorted_units.sorted_sketch(values, "bfloat16", starts, UNITS)
+
+    assert same(*both(count))

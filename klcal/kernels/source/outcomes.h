@@ -14,6 +14,7 @@ enum { OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW, UNKNOWN, VANISHED };
 /* The ways in which units are searched: klcal.search.density.How. */
 enum { ROUNDINGS, MINI, TINY, SHORT, MEDIUM, LONG, MIDDLES, BUCKETS, WAYS };
 #define FEW_SEARCHED 32    /* levels up to which some dozen values can be rounded in only a few ways */
+#define REPEATED 1.25      /* values for each distinct one, from which a lattice is likely */
 #define MIDDLES_SEARCHED 1024 /* levels up to which a bucket may be treated as one point */
 
 enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OVERFLOWED, COUNTED_UNDERFLOWED, COUNTERS };
@@ -70,11 +71,12 @@ static double full_choice(const Scheme *scheme, double low, double high, double 
     return scale;
 }
 
-static int how_of(int64_t pieces, int exact, const Scheme *scheme) {
+/* How a unit with that many pieces and values is searched: klcal.search.density.hows. */
+static int how_of(int64_t pieces, double number, int exact, const Scheme *scheme) {
     static const int most[] = {8, 24, 64, 1024, 3072, 8192};
-    int how = 0;
+    int how = 0, are_few = scheme->size <= FEW_SEARCHED;
     while (how < MIDDLES && pieces > most[how]) how++;
-    if (how == MINI && scheme->size <= FEW_SEARCHED) how = ROUNDINGS;
+    if (how == MINI && are_few && (number >= REPEATED * (double)pieces || scheme->size > FEW_SEARCHED / 2)) how = ROUNDINGS;
     if (!exact && how < MIDDLES) how = scheme->size <= MIDDLES_SEARCHED ? MIDDLES : BUCKETS;
     return pieces > most[LONG] ? BUCKETS : how;
 }
@@ -126,7 +128,7 @@ static void prepare_unit(const Sketches *from, const Asked *asked, const Prepare
     int status = status_of(from, asked, unit, nonzero);
     to->number[unit] = (double)nonzero;
     to->tops[unit] = nonzero ? top_of(minimum, maximum) : 0;
-    to->how[unit] = (uint8_t)how_of(from->ends[unit] - from->starts[unit], from->exact[unit], scheme);
+    to->how[unit] = (uint8_t)how_of(from->ends[unit] - from->starts[unit], to->number[unit], from->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
@@ -151,10 +153,13 @@ static void deploy_unit(const Asked *asked, const double *scale, const int64_t *
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
     double under = scheme->is_float ? scheme->under_end : (double)below[unit];
     double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below[unit]);
-    double single = (double)(float)scale[unit], greatest = FLOAT32_MAX / (under > above ? under : above);
-    double limit = (double)(float)(at_most(greatest / scheme->format.global_scale, &scheme->format) *
-                                   scheme->format.global_scale);
-    double rounded = single < limit ? single : limit;
+    double rounded = (double)(float)scale[unit], greatest = FLOAT32_MAX / (under > above ? under : above);
+    double most = scheme->format.max * scheme->format.global_scale;
+    if (rounded > (greatest < most ? greatest : most) / 2) { /* else below the limit: a number loses less than its half */
+        double limit = (double)(float)(at_most(greatest / scheme->format.global_scale, &scheme->format) *
+                                       scheme->format.global_scale);
+        rounded = rounded < limit ? rounded : limit;
+    }
     status[unit] = rounded == 0 ? VANISHED : OK;
     to->known[unit] = rounded > 0 ? rounded : 1;
     to->deployed[unit] = scheme->kind == SIGNED && below[unit] != scheme->zero ? 0.0 - rounded : rounded;

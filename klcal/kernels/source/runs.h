@@ -4,9 +4,10 @@
 #define KLCAL_RUNS_H
 
 #include "common.h"
+#include "lanes.h"
 #include "patterns.h"
 
-#define AT_ONCE 16      /* patterns that are compared together: if all differ, nothing has to be joined */
+#define AT_ONCE 64      /* patterns that are compared together: if all differ, nothing has to be joined */
 #define FINE_OCTAVES 2  /* octaves of full precision below the largest magnitude, as in klcal/sketches/patterns.py */
 
 enum counter { ZEROS, NANS, NEG_INFS, POS_INFS, OVERFLOWED, UNDERFLOWED };
@@ -46,32 +47,45 @@ INLINE double value_of(uint32_t pattern)
     return value;
 }
 
-/* Writes runs of equal patterns from `at` on, and returns their end. Memory behind the last pattern may be read. */
+/* Writes at most AT_ONCE patterns, which all differ from the one behind them, from `at` on. The first one occurs `first`
+   times. Some surplus places are written, too; the next patterns will overwrite them. */
+INLINE void write_single(const uint32_t *restrict some, int64_t size, int64_t first, struct sketch *to, int64_t at)
+{
+    uint32_t *restrict keys = to->keys + at;
+    int32_t *restrict counts = to->counts + at;
+    for (int64_t i = 0; i < size; i++) keys[i] = some[i];
+    for (int64_t i = 0; i < size; i++) counts[i] = 1;
+    counts[0] = (int32_t)first;
+}
+
+/* Writes runs of equal patterns from `at` on, and returns their end. First the places where runs end are found, without a
+   branch; then their patterns and lengths are written. */
 INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch *to, int64_t at)
 {
-    uint32_t *restrict keys = to->keys;
-    int32_t *restrict counts = to->counts;
-    int64_t begin = 0, end = to->end; /* of a run, and of the room */
-    for (int64_t i = 0; i < size; i += AT_ONCE) {
-        const uint32_t *some = sorted + i;
-        int32_t here = size - i < AT_ONCE ? (int32_t)(size - i) : AT_ONCE, equal = 0;
-        int32_t pairs = size - i > AT_ONCE ? AT_ONCE : here - 1;
-        for (int32_t k = 0; k < AT_ONCE; k++) equal |= (some[k] == some[k + 1]) & (k < pairs);
-        if (!equal && at + AT_ONCE <= end) { /* surplus places will be overwritten */
-            memcpy(keys + at, some, AT_ONCE * sizeof *keys);
-            for (int64_t k = 0; k < AT_ONCE; k++) counts[at + k] = 1;
-            counts[at] = (int32_t)(i + 1 - begin);
+    int64_t begin = 0; /* of a run */
+    for (int64_t start = 0; start < size; start += AT_ONCE) {
+        const uint32_t *restrict some = sorted + start;
+        int64_t here = size - start < AT_ONCE ? size - start : AT_ONCE, pairs = start + here < size ? here : here - 1, n = 0;
+        int32_t equal = 0, ends[AT_ONCE], last = (int32_t)pairs, whole = (int32_t)(here + LANES - 1) / LANES * LANES;
+        for (int32_t k = 0; k < whole; k++) equal |= (some[k] == some[k + 1]) & (k < last);
+        if (!equal && at + whole <= to->end) {
+            write_single(some, whole, start + 1 - begin, to, at);
             at += here;
-            begin = i + here;
+            begin = start + here;
             continue;
         }
-        for (int64_t k = i; k < i + here; k++) {
-            int64_t last = (k + 1 == size) | (sorted[k] != sorted[k + 1]);
-            keys[at] = sorted[k];
-            counts[at] = (int32_t)(k + 1 - begin);
-            begin = last ? k + 1 : begin;
-            at += last;
+        for (int64_t k = 0; k < pairs; k++) {
+            ends[n] = (int32_t)k;
+            n += some[k] != some[k + 1];
         }
+        if (pairs < here) ends[n++] = (int32_t)pairs;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t end = start + ends[i];
+            to->keys[at + i] = sorted[end];
+            to->counts[at + i] = (int32_t)(end + 1 - begin);
+            begin = end + 1;
+        }
+        at += n;
     }
     return at;
 }

@@ -4,7 +4,7 @@
 #include "classic.h"
 #include "figures.h"
 
-#define VERSION 10
+#define VERSION 11
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 
@@ -100,3 +100,5 @@ PUBLIC int64_t klcal_figures(const Search *how, const Units *units, int64_t firs
     free(order);
     return done;
 }
+
+#include "stretches.h"

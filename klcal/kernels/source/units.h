@@ -12,6 +12,7 @@
 #include "lanes.h"
 #include "patterns.h"
 #include "runs.h"
+#include "shorts.h"
 #include "tables.h"
 
 #define ALWAYS_IN_LANES 64       /* values of a unit up to which empty lanes cost less than the tables of digits */
@@ -44,6 +45,7 @@ struct room {
     char *raw;      /* values of a unit whose runs take turns, brought together */
     int64_t stride; /* patterns between units in `sorted` */
     struct table *table; /* for units that are counted in one */
+    uint16_t *shorts;    /* SHORT_PATTERNS counts, for units of bfloat16 that are counted by all of their bits */
 };
 
 INLINE int64_t size_of(const struct source *from, int64_t unit) { return from->starts[unit + 1] - from->starts[unit]; }
@@ -240,6 +242,17 @@ INLINE int64_t sketch_in_tables(const struct source *from, int64_t first, int64_
     return at;
 }
 
+/* Units of bfloat16 that are counted by all of their bits. */
+INLINE int64_t sketch_shorts(const struct source *from, int64_t first, int64_t units, struct room *room, struct sketch *to,
+                             int64_t at)
+{
+    for (int64_t unit = first; unit < first + units; unit++) {
+        const stored16 *values = (const stored16 *)together(from, unit, room->raw);
+        at = sketch_of_shorts(values, size_of(from, unit), room->shorts, to, unit, at);
+    }
+    return at;
+}
+
 /* Whether some units are sorted in lanes, the longest of which has `most` values. */
 INLINE int in_lanes(const struct source *from, int64_t first, int64_t units, int64_t most, int64_t limit)
 {
@@ -288,11 +301,13 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
     for (int each = ZEROS; each <= UNDERFLOWED; each++) to.counters[each] = numbers + (each + 1) * units;
     to.minimum = extremes, to.maximum = extremes + units;
     if (!make_room(&from, first, last, limit, &room)) return -1;
-    if (kept.mantissa_bits <= TABLE_BITS && !(own.counts = calloc(TABLE_SIZE, sizeof *own.counts))) {
+    int is_coarse = kept.mantissa_bits <= TABLE_BITS, is_short = from.kind == BFLOAT16 && kept.least_bits >= SHORT_BITS;
+    if (is_coarse) own.counts = calloc(TABLE_SIZE, sizeof *own.counts);
+    room.table = &own, room.shorts = is_short ? calloc(SHORT_PATTERNS, sizeof *room.shorts) : NULL;
+    if (is_coarse && !own.counts) { /* without shorts, bfloat16 is sorted */
         free(room.lanes);
         return -1;
     }
-    room.table = &own;
     for (int64_t unit = first; unit < last;) {
         int64_t some = last - unit < LANES ? last - unit : LANES, most = 0, least = INT64_MAX;
         for (int64_t i = 0; i < some; i++) {
@@ -300,7 +315,9 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
             most = size > most ? size : most;
             least = size < least ? size : least;
         }
-        if (in_table(&from, least, &kept)) {
+        if (room.shorts && least >= LEAST_SHORTS && most <= MOST_SHORTS && !are_rows(&from, unit, some)) {
+            at = sketch_shorts(&from, unit, some, &room, &to, at);
+        } else if (in_table(&from, least, &kept)) {
             at = sketch_in_tables(&from, unit, some, most, &room, &kept, &to, at);
         } else if (in_lanes(&from, unit, some, most, limit)) {
             at = sketch_in_lanes(&from, unit, some, most, &room, &kept, &to, at);
@@ -310,6 +327,7 @@ PUBLIC VARIANTS int64_t klcal_units(const char *values, int64_t kind, const uint
         unit += some;
     }
     free(own.counts);
+    free(room.shorts);
     free(room.lanes);
     return at - starts[first];
 }

@@ -1,6 +1,7 @@
-"""The C structures for the calibration of units on a device, as ``klcal/kernels/source/outcomes.h`` declares them.
+"""The C structures for the calibration of units: those of klcal/kernels/source/outcomes.h and stretches.h.
 
-Their pointers are addresses in the memory of the device. ``klcal.search.device_work`` uses them.
+``klcal.search.compiled_outcomes`` uses them on the CPU. For ``klcal.search.device_work``, pointers are addresses in the
+memory of a device.
 """
 
 from __future__ import annotations
@@ -16,13 +17,33 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import DOUBLE, INT, POINTER, fields_of
+from klcal.search.c_types import DOUBLE, INT, POINTER, Units, fields_of
 from klcal.search.structures import Place, figures_alone, search_of
 from klcal.search.units import NARROWER
+from klcal.tables.outcomes import FLOATS
 
-__all__ = ["MOST_KINDS", "Asked", "Deployed", "Kept", "Prepared", "Sketches", "asked_of", "kinds_of", "on_place"]
+__all__ = [
+    "MOST_KINDS",
+    "UNKNOWN",
+    "VANISHED",
+    "Asked",
+    "Calibration",
+    "Counted",
+    "Deployed",
+    "Kept",
+    "Prepared",
+    "Results",
+    "Sketches",
+    "asked_of",
+    "kinds_of",
+    "on_place",
+]
 
 MOST_KINDS = 3  # kinds of schemes that are searched for one scheme, as in source/outcomes.h: see ``kinds_of``
+COUNTERS = 6  # see ``klcal.sketches.sketch.COUNTERS``
+# Further statuses of source/outcomes.h. UNKNOWN: the format may not hold the scale, and the caller has to decide on the
+# unit. VANISHED: a scale was chosen, and its format rounds it to 0.
+UNKNOWN, VANISHED = 6, 7
 
 
 class Sketches(ctypes.Structure):
@@ -71,6 +92,31 @@ class Deployed(ctypes.Structure):
     """
 
     _fields_ = fields_of(POINTER, "known deployed")
+
+
+class Calibration(ctypes.Structure):
+    """How units are calibrated, for ``klcal_outcomes``.
+
+    ``asked`` points to an ``Asked``. ``searches`` points to pointers to a ``Search``, (kinds, ways): null for ways that
+    are not known so far; it is null itself if nothing is searched. ``above`` and ``below_zero`` are as in ``Chosen``.
+    """
+
+    _fields_ = [*fields_of(POINTER, "asked searches above below_zero"), *fields_of(INT, "aboves belows")]
+
+
+class Counted(ctypes.Structure):
+    """Sketches of units without weights: ``Units`` without ``tops`` and ``number``, and each counter, (units,)."""
+
+    _fields_ = [("units", Units), ("counters", POINTER * COUNTERS)]
+
+
+class Results(ctypes.Structure):
+    """The results of ``klcal_outcomes``: ``Outcomes`` in source/stretches.h.
+
+    All are (units,): ``columns`` are of float64, ``nonzero`` and ``finite`` of int64, ``status`` is of uint8.
+    """
+
+    _fields_ = [("columns", POINTER * len(FLOATS)), *fields_of(POINTER, "nonzero finite status")]
 
 
 def kinds_of(scheme: Scheme) -> list[Scheme]:
