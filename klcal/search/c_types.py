@@ -142,12 +142,12 @@ class Units(ctypes.Structure):
 
 
 class Wanted(ctypes.Structure):
-    """The input of a search and its output, ``scale`` and ``below``: ``Wanted`` in source/search.h.
+    """The input of a search and its output, ``scale``, ``below`` and ``nats``: ``Wanted`` in source/search.h.
 
     All arrays have the shape (units,): ``bounded`` is bool; ``full_below``, ``plain_below`` and ``below`` are int64.
     """
 
-    _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below")
+    _fields_ = fields_of(POINTER, "low high bounded full full_below narrow plain plain_below scale below nats")
 
 
 class Classic(ctypes.Structure):
@@ -170,4 +170,4 @@ class Chosen(ctypes.Structure):
     (int64) have the shape (units,); the figures are written to ``found``, (units, FIGURES).
     """
 
-    _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows")]
+    _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows"), ("nats", POINTER)]

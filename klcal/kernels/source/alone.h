@@ -17,11 +17,12 @@ static double divergence(const Search *how, Scratch *scratch, double scale, int6
     return divergence_of_buckets(&scratch->sums, &how->scheme, &how->bins, scale, below, memory);
 }
 
-/* Writes the loss, D + price · error, of each candidate from number `known` > 0 on: inf where the second term alone exceeds
-   the least loss known. Returns 0 if there is no memory. */
-static int losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t known, double price, double *loss) {
+/* Writes D and the loss, D + price · error, of each candidate from number `known` > 0 on: a loss is inf where the second
+   term alone exceeds the least loss known. Returns 0 if there is no memory. */
+static int losses(const Search *how, Scratch *scratch, const Candidates *some, int64_t known, double price, double *loss,
+                  double *nats) {
     int64_t n = some->size - known, last = known - 1;
-    double least = loss[first_least(loss, known)], latest = loss[last];
+    double least = loss[first_least(loss, known)], latest = loss[last], own = nats[last];
     int64_t *order = sorted(some->error + known, n, &scratch->order);
     if (!order) return 0;
     EACH(i, n) loss[known + i] = INFINITY;
@@ -29,9 +30,11 @@ static int losses(const Search *how, Scratch *scratch, const Candidates *some, i
         int64_t i = known + order[k];
         double scale = some->scale[i] > 0 ? some->scale[i] : 1;
         if (price * some->error[i] > least * (1 + ROUNDING)) break; /* so do all that follow */
-        if (some->scale[i] != some->scale[last] || some->below[i] != some->below[last])
-            latest = price * some->error[i] + divergence(how, scratch, scale, some->below[i]);
-        if (ALONE) loss[i] = latest;
+        if (some->scale[i] != some->scale[last] || some->below[i] != some->below[last]) {
+            own = divergence(how, scratch, scale, some->below[i]);
+            latest = price * some->error[i] + own;
+        }
+        if (ALONE) loss[i] = latest, nats[i] = own;
         least = latest < least ? latest : least;
         last = i;
     }
@@ -99,24 +102,26 @@ static Choice least_divergent(const Search *how, Scratch *scratch, Choice start)
     const Candidates *found = &scratch->found;
     Candidates *some = &scratch->some;
     double error = found->error[first_least(found->error, found->size)], price = how->weight / (2 * error);
-    double most = price * error + divergence(how, scratch, start.scale, start.below);
+    double own = divergence(how, scratch, start.scale, start.below), most = price * error + own;
     set_size(some, 0);
     add_known(some, &start.scale, &start.below, &error);
     if (!some->is_full) judge_hopeful(how, scratch, price, most);
     if (some->is_full) return start;
-    int64_t known = some->size;
-    double *loss = (double *)room(&scratch->losses, (size_t)(known + AT_ONCE) * sizeof(double));
-    if (loss && ALONE) loss[0] = most;
+    int64_t known = some->size, most_known = known + AT_ONCE;
+    double *loss = (double *)room(&scratch->losses, 2 * (size_t)most_known * sizeof(double)), *nats = loss + most_known;
+    if (loss && ALONE) loss[0] = most, nats[0] = own;
     MEET;
-    int is_known = loss && losses(how, scratch, some, 1, price, loss);
+    int is_known = loss && losses(how, scratch, some, 1, price, loss, nats);
     if (is_known) judge_near(how, &scratch->costs, some->scale[first_least(loss, known)], &scratch->desk, some);
-    if (!is_known || some->is_full || !losses(how, scratch, some, known, price, loss)) {
+    if (!is_known || some->is_full || !losses(how, scratch, some, known, price, loss, nats)) {
         set_full(some);
         return start;
     }
     double limit = loss[first_least(loss, some->size)] * (1 + ROUNDING);
     Choice chosen;
     within(&limit, loss, some, &start.scale, &chosen);
+    for (int64_t i = 0; i < some->size && ALONE; i++)
+        if (loss[i] <= limit && some->scale[i] == chosen.scale && some->below[i] == chosen.below) scratch->nats = nats[i];
     return chosen;
 }
 

@@ -49,6 +49,7 @@ typedef struct {
     Costs costs, thinned;
     Candidates found, some;
     Desk desk;
+    double nats; /* D of what was chosen; NaN if it was not computed */
     Memory thin, parts, order, places, losses;
 } Scratch;
 

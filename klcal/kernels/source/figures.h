@@ -16,6 +16,7 @@ typedef struct {
     const int64_t *below;
     double *found; /* (units, FIGURES) */
     int64_t aboves, belows;
+    const double *nats; /* D, where it is known already, else NaN; or null */
 } Chosen;
 
 #if TOGETHER > 1
@@ -193,12 +194,12 @@ static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *la
 #endif
 
 static int unit_figures(const Search *how, Scratch *scratch, const Ladder *ladders, double scale, int64_t below,
-                        double energy, double *found) {
+                        double energy, double nats, double *found) {
     const Scheme *scheme = &how->scheme;
     double under = scheme->is_float ? scheme->under_end : (double)below;
     double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below), sums[3];
     if (!sums_of_figures(how, scratch, ladders, scale, under, above, sums)) return 0;
-    double nats = how->bins.sub > 1 ? divergence(how, scratch, scale, below) : NAN;
+    if (isnan(nats) && how->bins.sub > 1) nats = divergence(how, scratch, scale, below);
     if (ALONE) {
         found[0] = nats;
         found[1] = sums[0] * (scale * scale);
@@ -230,13 +231,15 @@ static int figures_one(const Search *how, const Units *units, int64_t unit, cons
                        const Ladder *ladders) {
     Pieces *pieces = &scratch->pieces;
     if (!load(pieces, units, unit)) return 0;
-    if (how->bins.sub > 1 && !room_for_divergence(how, pieces, &scratch->places)) return 0;
-    double energy, total;
+    double energy, total, nats = each->nats ? each->nats[unit] : NAN;
+    int is_wanted = isnan(nats) && how->bins.sub > 1;
+    if (is_wanted && !room_for_divergence(how, pieces, &scratch->places)) return 0;
     if (!totals(pieces, &scratch->order, &total, &energy)) return 0;
     if (ALONE) scratch->costs.total[0] = total;
     MEET;
-    if (!pieces->exact && how->bins.sub > 1 && !prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
-    return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, each->found + FIGURES * unit);
+    if (!pieces->exact && is_wanted && !prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
+    double *found = each->found + FIGURES * unit;
+    return unit_figures(how, scratch, ladders, each->scale[unit], each->below[unit], energy, nats, found);
 }
 
 #endif

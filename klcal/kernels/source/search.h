@@ -74,6 +74,7 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
     }
 #if TOGETHER == 1
     double least = found->error[best.place[0]];
+    if (ALONE) scratch->nats = NAN;
     if (DECIDES(how, number) && isfinite(least) && least > NO_ERROR * energy[0])
         *chosen = least_divergent(how, scratch, *chosen);
 #else
@@ -84,7 +85,8 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
 
 /* What is known of each unit, and what is chosen for it: arrays of all of them, or null.
 
-   narrow, plain, plain_below: what was chosen otherwise. */
+   narrow, plain, plain_below: what was chosen otherwise. nats: D of the choice, NaN for all at first; written if the search
+   computes it. */
 typedef struct {
     const double *low, *high;
     const uint8_t *bounded;
@@ -94,6 +96,7 @@ typedef struct {
     const int64_t *plain_below;
     double *scale;
     int64_t *below;
+    double *nats;
 } Wanted;
 
 /* Room for what all units need; 0 where there is none. */
@@ -144,6 +147,9 @@ static int search_some(const Search *how, const Units *units, const int64_t *num
         each->scale[numbers[unit]] = chosen[unit].scale;
         each->below[numbers[unit]] = chosen[unit].below;
     }
+#if TOGETHER == 1
+    if (ALONE && each->nats) each->nats[numbers[0]] = scratch->nats;
+#endif
     return 1;
 }
 

@@ -35,6 +35,7 @@ typedef struct {
 typedef struct {
     uint8_t how[STRETCH], bounded[STRETCH];
     double low[STRETCH], high[STRETCH], number[STRETCH], known[STRETCH], deployed[STRETCH], figures[STRETCH * FIGURES];
+    double nats[STRETCH]; /* D of the choice where the search computed it, else NaN */
     double full[MOST_KINDS * STRETCH], scale[MOST_KINDS * STRETCH];
     int64_t full_below[MOST_KINDS * STRETCH], below[MOST_KINDS * STRETCH];
     int64_t sizes[STRETCH], tops[STRETCH], numbers[STRETCH], counters[COUNTERS * STRETCH];
@@ -97,7 +98,7 @@ static int search_stretch(const Calibration *by, const Units *units, int64_t siz
             int64_t at = kind * STRETCH;
             const double *narrow = kind ? stretch->scale + at - STRETCH : NULL;
             Wanted wanted = {stretch->low, stretch->high, stretch->bounded, stretch->full + at, stretch->full_below + at,
-                             narrow, NULL, NULL, stretch->scale + at, stretch->below + at};
+                             narrow, NULL, NULL, stretch->scale + at, stretch->below + at, stretch->nats};
             if (klcal_search(by->searches[kind * WAYS + how], units, stretch->numbers, n, &wanted) < n) return 0;
         }
     }
@@ -108,7 +109,8 @@ static int search_stretch(const Calibration *by, const Units *units, int64_t siz
 static int judge_stretch(const Calibration *by, const Units *units, int64_t size, const int64_t *below, Stretch *stretch,
                          const uint8_t *status) {
     const Search *how = by->asked->kinds[by->asked->number_of_kinds - 1];
-    Chosen each = {by->above, by->below_zero, stretch->known, below, stretch->figures, by->aboves, by->belows};
+    Chosen each = {by->above, by->below_zero, stretch->known, below, stretch->figures, by->aboves, by->belows,
+                   stretch->nats};
     for (int64_t first = 0, last; first < size; first = last + 1) {
         for (last = first; last < size && (status[last] == OK || status[last] == VANISHED);) last++;
         if (last > first && klcal_figures(how, units, first, last, &each) < last - first) return 0;
@@ -141,13 +143,17 @@ static int work_on_stretch(const Counted *from, const Calibration *by, int64_t s
     double *scale = stretch->scale + last;
     units.tops = stretch->tops, units.number = stretch->number;
     prepare_stretch(from, by->asked, size, stretch, to);
+    for (int64_t unit = 0; unit < size; unit++) stretch->nats[unit] = NAN;
     if (!by->searches) {
         scale = stretch->full + last, below = stretch->full_below + last;
     } else if (!search_stretch(by, &units, size, stretch, to->status, missing)) {
         return 0;
     }
     for (int64_t unit = 0; unit < size; unit++)
-        if (to->status[unit] == OK) deploy_unit(by->asked, scale, below, to->status, &deployed, unit);
+        if (to->status[unit] == OK) {
+            deploy_unit(by->asked, scale, below, to->status, &deployed, unit);
+            if (stretch->known[unit] != scale[unit]) stretch->nats[unit] = NAN; /* it is of another scale */
+        }
     if (!judge_stretch(by, &units, size, below, stretch, to->status)) return 0;
     for (int64_t unit = 0; unit < size; unit++) write_unit(&units, stretch, scale, below, unit, to);
     return 1;
