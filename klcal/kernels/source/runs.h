@@ -47,8 +47,8 @@ INLINE double value_of(uint32_t pattern)
     return value;
 }
 
-/* Writes at most AT_ONCE patterns, which all differ from the one behind them, from `at` on. The first one occurs `first`
-   times. Some surplus places are written, too; the next patterns will overwrite them. */
+/* Writes at most AT_ONCE patterns, which all differ, from `at` on, each with a count of 1, but the first one with the count
+   `first`. The last ones may be surplus: the next patterns overwrite them. */
 INLINE void write_single(const uint32_t *restrict some, int64_t size, int64_t first, struct sketch *to, int64_t at)
 {
     uint32_t *restrict keys = to->keys + at;
@@ -58,8 +58,8 @@ INLINE void write_single(const uint32_t *restrict some, int64_t size, int64_t fi
     counts[0] = (int32_t)first;
 }
 
-/* Writes runs of equal patterns from `at` on, and returns their end. First the places where runs end are found, without a
-   branch; then their patterns and lengths are written. */
+/* Writes runs of equal patterns from `at` on, and returns their end. Memory behind the last pattern may be read. First the
+   places where runs end are found, without a branch; then their patterns and lengths are written. */
 INLINE int64_t runs(const uint32_t *restrict sorted, int64_t size, struct sketch *to, int64_t at)
 {
     int64_t begin = 0; /* of a run */
