@@ -72,7 +72,7 @@ def same_choice(found: dict, expected) -> bool:
 
 def test_every_format_gives_what_the_library_gives(saved):
     safetensors.numpy.save_file(WEIGHTS, "energy.safetensors")
-    Path("energy.gguf").write_bytes(imatrix_gguf({name: ([9 * each], [9]) for name, each in WEIGHTS.items()}))
+    Path("energy.gguf").write_bytes(imatrix_gguf({name: ([8 * each], [8]) for name, each in WEIGHTS.items()}))
     Path("energy.dat").write_bytes(imatrix({name: (9, each.tolist()) for name, each in WEIGHTS.items()}))
     torch.save({name: torch.from_numpy(each).bfloat16() for name, each in WEIGHTS.items()}, "half.pt")
     expected = {
