@@ -33,6 +33,12 @@ CHANNELS = 10**6
 CHUNK = 1 << 20  # values, as a reader gives them
 LAYERS, HIDDEN, INNER, VOCABULARY = 24, 2048, 5504, 32_000  # of a language model of 1.3 billion parameters
 SHARDS = 4
+ASKED_OF_CHECKPOINT = (
+    ("minmax", "int8", "tensor"),
+    ("mse", "int8", "channel"),
+    ("kl", "int8", "channel"),
+    ("mse", "int4", "group:128"),
+)
 LIMIT_MB = 1000
 MEASURE = """
 import json, resource, sys
@@ -165,8 +171,8 @@ def _json() -> None:
 def _checkpoint() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parameters = _write_checkpoint(Path(folder))
-        rows = []
-        for method, dtype, per in (("mse", "int8", "channel"), ("kl", "int8", "channel"), ("mse", "int4", "group:128")):
+        rows, scanned = [], 0.0
+        for method, dtype, per in ASKED_OF_CHECKPOINT:
             for jobs in (1, 2) if per == "channel" else (2,):
                 start = time.perf_counter()
                 arguments = (folder, str(jobs), method, dtype, per)
@@ -177,7 +183,9 @@ def _checkpoint() -> None:
                 above = [own - before, worker - before][:jobs]
                 assert max(above) <= LIMIT_MB, above
                 memory = " + ".join(f"{mb:.0f} MB" for mb in above)
-                rows.append((f"{method} {dtype} {per}, --jobs {jobs}, {units:,} scales, {took:.0f} s", memory))
+                scanned = scanned or took
+                times = f"{took:.2f} s, {took / scanned:.1f} x minmax"
+                rows.append((f"{method} {dtype} {per}, --jobs {jobs}, {units:,} scales, {times}", memory))
         report(f"{parameters:,} parameters, bfloat16, {SHARDS} shards: peak memory above the imports", rows)
 
 
