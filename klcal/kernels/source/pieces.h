@@ -30,7 +30,8 @@ typedef struct {
 
 typedef struct {
     int64_t size, negative; /* pieces, and how many of them are negative: the first ones */
-    double *inner, *outer, *counts, *values; /* magnitudes, one array for points; the middles with their signs */
+    double *inner, *outer;   /* magnitudes; of points both are the values, with their signs */
+    double *counts, *values; /* the middles, with their signs */
     int exact, whole; /* whole: counts are integers */
     double min, max; /* of the values and 0 */
     Memory memory;
@@ -77,12 +78,10 @@ VARIANTS static void load_intervals(const Units *units, int64_t unit, const uint
 }
 
 /* Values and counts of one sign, from a key on, forward or backward. */
-VARIANTS static void load_points(const uint32_t *keys, int64_t n, int backward, double sign, double *restrict inner,
-                                 double *restrict values) {
+VARIANTS static void load_points(const uint32_t *keys, int64_t n, int backward, double *restrict values) {
     EACH(i, n) {
-        union { uint32_t bits; float value; } each = {keys[backward ? n - 1 - i : i] & ~SIGN};
-        inner[i] = each.value;
-        values[i] = sign * inner[i];
+        union { uint32_t bits; float value; } each = {keys[backward ? n - 1 - i : i]};
+        values[i] = each.value;
     }
 }
 
@@ -99,7 +98,7 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
     else
         EACH(i, n) counts[i] = count_of(units, first + (backward ? n - 1 - i : i));
     if (pieces->exact) {
-        load_points(units->keys + first, n, backward, sign, inner, values);
+        load_points(units->keys + first, n, backward, values);
         return;
     }
     load_intervals(units, unit, units->keys + first, n, backward, sign, inner, outer, values);
@@ -126,7 +125,7 @@ static int64_t positive_keys(const uint32_t *keys, int64_t size) {
 static int load(Pieces *pieces, const Units *units, int64_t unit) {
     int64_t first = units->starts[unit], size = units->ends[unit] - first;
     int exact = units->exact[unit];
-    double *memory = (double *)room(&pieces->memory, (size_t)(exact ? 3 : 4) * (size_t)(size + 1) * sizeof(double));
+    double *memory = (double *)room(&pieces->memory, (size_t)(exact ? 2 : 4) * (size_t)(size + 1) * sizeof(double));
     if (!memory) return 0;
     int64_t positive = positive_keys(units->keys + first, size);
     if (ALONE) {
@@ -134,9 +133,9 @@ static int load(Pieces *pieces, const Units *units, int64_t unit) {
         pieces->negative = size - positive;
         pieces->exact = exact;
         pieces->whole = units->type_of_counts != FLOAT64;
-        pieces->inner = memory;
+        pieces->values = memory;
         pieces->counts = memory + size;
-        pieces->values = memory + 2 * size;
+        pieces->inner = exact ? memory : memory + 2 * size;
         pieces->outer = exact ? memory : memory + 3 * size;
         pieces->min = units->minimum[unit] < 0 ? units->minimum[unit] : 0;
         pieces->max = units->maximum[unit] > 0 ? units->maximum[unit] : 0;
@@ -208,7 +207,7 @@ VARIANTS static double lane_total(const double *terms, int64_t n) {
 
 static int totals(const Pieces *pieces, Memory *terms, double *total, double *energy) {
     (void)terms;
-    if (pieces->exact) totals_of_points(pieces->inner, pieces->counts, pieces->size, total, energy);
+    if (pieces->exact) totals_of_points(pieces->values, pieces->counts, pieces->size, total, energy);
     else totals_of(pieces->inner, pieces->outer, pieces->counts, pieces->size, total, energy);
     return 1;
 }

@@ -210,8 +210,8 @@ static int prefix_sums(PrefixSums *sums, const Pieces *pieces, double size, doub
     double *inner = memory, *outer = memory + all, *counts = memory + 2 * all;
     EACH(i, all) { /* the positive ones, then the negative ones from the last on */
         int64_t from = i < all - negative ? negative + i : all - 1 - i;
-        inner[i] = pieces->inner[from];
-        outer[i] = pieces->outer[from];
+        inner[i] = fabs(pieces->inner[from]);
+        outer[i] = fabs(pieces->outer[from]);
         counts[i] = pieces->counts[from];
     }
     if (ALONE) {
