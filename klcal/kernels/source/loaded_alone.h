@@ -62,11 +62,10 @@ INLINE int64_t thinned_size(int64_t size) {
     return inner > 0 ? 2 * OUTERMOST + (inner + THINNING - 1) / THINNING : size;
 }
 
-/* The first piece of those that one of them stands for. */
-INLINE int64_t thinned_place(int64_t number, int64_t size) {
-    if (size <= 2 * OUTERMOST || number <= OUTERMOST) return number;
-    int64_t inner = OUTERMOST + (number - OUTERMOST) * THINNING, outer = number + size - thinned_size(size);
-    return number < thinned_size(size) - OUTERMOST ? inner : outer;
+/* The first piece of those that one of `number` stands for; behind the last one, all pieces. */
+INLINE int64_t thinned_place(int64_t i, int64_t size, int64_t number) {
+    int64_t inner = OUTERMOST + (i - OUTERMOST) * THINNING, outer = i + size - number;
+    return size == number || i <= OUTERMOST ? i : i < number - OUTERMOST ? inner : outer;
 }
 
 /* The same of some of the values, for a first look. */
@@ -76,7 +75,7 @@ static int fill_thinned(Costs *costs, const Costs *all, const Pieces *pieces, Me
     if (!values) return 0;
     double *counts = values + size;
     EACH(i, number) {
-        int64_t begin = thinned_place(i, size), end = i + 1 < number ? thinned_place(i + 1, size) : size;
+        int64_t begin = thinned_place(i, size, number), end = thinned_place(i + 1, size, number);
         double count = 0;
         for (int64_t j = begin; j < end; j++) count += pieces->counts[j];
         values[i] = pieces->values[begin + (end - begin) / 2];

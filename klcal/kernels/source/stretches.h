@@ -42,7 +42,7 @@ typedef struct {
 } Stretch;
 
 /* The number of nonzero finite values of a unit: the sum of the counts of its pieces. */
-static int64_t counted_values(const Units *units, int64_t unit) {
+VARIANTS static int64_t counted_values(const Units *units, int64_t unit) {
     int64_t total = 0, first = units->starts[unit], end = units->ends[unit];
     if (units->type_of_counts == INT32) {
         const int32_t *counts = (const int32_t *)units->counts;
