@@ -167,7 +167,12 @@ class Chosen(ctypes.Structure):
     """A quantizer for each unit, and its figures: ``Chosen`` in source/figures.h.
 
     ``above`` and ``below_zero`` are the magnitudes of the levels of either sign, from zero on. ``scale`` and ``below``
-    (int64) have the shape (units,); the figures are written to ``found``, (units, FIGURES).
+    (int64) have the shape (units,); the figures are written to ``found``, (units, FIGURES). ``nats``, (units,), is D
+    where it is known already, else NaN; or null.
     """
 
-    _fields_ = [*fields_of(POINTER, "above below_zero scale below found"), *fields_of(INT, "aboves belows"), ("nats", POINTER)]
+    _fields_ = [
+        *fields_of(POINTER, "above below_zero scale below found"),
+        *fields_of(INT, "aboves belows"),
+        *fields_of(POINTER, "nats"),
+    ]
