@@ -169,8 +169,8 @@ def test_neither_jobs_nor_shards_matter(here, monkeypatch, per):
 
 
 def test_work_on_channels_is_long_enough_for_workers_where_it_is_long(here, monkeypatch):
-    np.save("a.npy", np.ones((8192, 1024), np.float32))
-    np.save("b.npy", np.ones((8192, 1024), np.float32))
+    np.save("a.npy", np.ones((12_288, 1024), np.float32))
+    np.save("b.npy", np.ones((12_288, 1024), np.float32))
     started = []
     whole = workers.workers
 
