@@ -1,7 +1,7 @@
 """The squared error and the least-squares scale of candidates, from every value of many units.
 
 ``values`` and ``counts`` are (units, values): the distinct values of each unit, ascending, and how often each occurs,
-padded with zeros that occur 0 times. ``counts`` is None if every value occurs once. Both are float32, or float64 for
+padded with zeros, whose counts are 0. ``counts`` is None if every value occurs once. Both are float32, or float64 for
 units of few values, whose error may be too small for float32. The values of each unit are divided by a power of two,
 which is exact, so that their magnitudes are near 1.
 

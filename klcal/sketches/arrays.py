@@ -85,7 +85,7 @@ def array_chunks(array: npt.NDArray[Any], dtype: str, order: Literal["C", "K"]) 
     storage = np.dtype(FLOAT_DTYPES[dtype])
     if array.dtype == storage and (array.flags.c_contiguous or (order == "K" and array.flags.f_contiguous)):
         return [array.ravel(order="K")]  # no copy
-    if array.dtype.name != storage.name:  # a dtype of ml_dtypes, of which only the bit patterns are used
+    if array.dtype.name != storage.name:  # a dtype of ml_dtypes: only its bit patterns are used
         return [array.ravel(order=order).view(storage)]
     blocks: Any = np.nditer(
         array,

@@ -30,7 +30,7 @@ ROUNDING_NOISE = 2.0**-44
 """Σ(x − x̂)² / Σx² of values that lie on the levels: value, scale and their product are each rounded to a float32, so
 (x − x̂)² ≤ (3 · 2⁻²⁴)² · x² < 2⁻⁴⁴ · x²."""
 
-UNITS_AT_ONCE = 1 << 13  # units whose numbers are computed together: a column of 64 KiB, of which some are in the cache
+UNITS_AT_ONCE = 1 << 13  # units that are computed together: a column takes 64 KiB, so several fit into the cache
 COUNTED = ("zeros", "nan", "neg_inf", "pos_inf")
 MOST = 0.5  # of the nonzero values
 MANY_LEVELS = 15  # with fewer levels most values become 0 without any outlier

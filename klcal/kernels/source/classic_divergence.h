@@ -171,38 +171,17 @@ VARIANTS static void cell_entropies(double *restrict mass, const double *restric
     }
 }
 
-/* The signed masses within some edges, from one on. */
-static void signed_masses(const Searched *unit, const Kept *kept, int64_t from, int64_t n, double *edge, double *within) {
-    const PrefixSums *sums = &unit->scratch->sums;
-    int64_t below = 0, zeros = 0;
-    for (int64_t i = 0; i < n; i++) {
-        edge[i] = edge_of(unit, kept, from + i);
-        below += edge[i] < 0;
-        zeros += edge[i] == 0;
-        within[i] = 0;
-    }
-    masses_within(&sums->sides[1], edge, below, -1, within);
-    masses_within(&sums->sides[0], edge + below + zeros, n - below - zeros, 1, within + below + zeros);
-}
-
 /* N·D of the cells from one to another; infinite where the support of Q lacks what is clipped. */
 static double classic_of_cells(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over) {
     int64_t sub = unit->how->bins.sub, cells = to - from, number = cells * sub;
     double *edge = unit->edge, *within = edge + unit->how->scheme.size * sub + 1, *mass = edge;
     double *kept_of = unit->level, *occupied = kept_of + cells, *clipped = occupied + cells;
-    signed_masses(unit, kept, from * sub, number + 1, edge, within);
+    edges_of(unit->how->bins.relative + from * sub, number + 1, kept->zero, kept->scale, edge);
+    signed_masses(&unit->scratch->sums, edge, number + 1, within);
     differences_of(within, number, mass);
     if ((under > 0 && !(mass[0] > 0)) || (over > 0 && !(mass[number - 1] > 0))) return INFINITY;
-    for (int64_t cell = 0; cell < cells; cell++) {
-        double sum = 0, some = 0;
-        for (int64_t i = cell * sub; i < (cell + 1) * sub; i++) {
-            sum += mass[i];
-            some += mass[i] > 0;
-        }
-        kept_of[cell] = sum;
-        occupied[cell] = some;
-        clipped[cell] = 0;
-    }
+    cells_of(mass, cells, sub, kept_of, occupied);
+    for (int64_t cell = 0; cell < cells; cell++) clipped[cell] = 0;
     mass[0] += under, mass[number - 1] += over;
     clipped[0] += under, clipped[cells - 1] += over;
     plain_entropies_of(mass, number);

@@ -163,6 +163,14 @@ VARIANTS static void edges_of(const double *restrict relative, int64_t n, double
     EACH(i, n) edge[i] = (relative[i] - zero) * scale;
 }
 
+/* The masses between 0 and each of some ascending edges; negative below 0. */
+static void signed_masses(const PrefixSums *sums, const double *edge, int64_t n, double *within) {
+    int64_t first = number_below(edge, n, 0), last = number_below(edge, n, LEAST_ABOVE_0);
+    EACH(i, last - first) within[first + i] = 0;
+    masses_within(&sums->sides[1], edge, first, -1, within);
+    masses_within(&sums->sides[0], edge + last, n - last, 1, within + last);
+}
+
 /* Values in each sub-bin: what is clipped counts in the outermost. ``scratch`` has room for two for each edge. */
 static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *bins, double scale, int64_t below,
                       double *mass, double *scratch) {
@@ -170,10 +178,7 @@ static void masses_of(const PrefixSums *sums, const Scheme *scheme, const Bins *
     double *edge = scratch, *within = scratch + number + 1;
     edges_of(bins->relative, number + 1, scheme->is_float ? 0 : (double)below, scale, edge);
     MEET;
-    int64_t first = number_below(edge, number + 1, 0), last = number_below(edge, number + 1, LEAST_ABOVE_0);
-    EACH(i, last - first) within[first + i] = 0;
-    masses_within(&sums->sides[1], edge, first, -1, within);
-    masses_within(&sums->sides[0], edge + last, number + 1 - last, 1, within + last);
+    signed_masses(sums, edge, number + 1, within);
     MEET;
     differences_of(within, number, mass);
     MEET;
