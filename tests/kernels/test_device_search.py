@@ -174,15 +174,17 @@ def test_the_ways_of_searching_are_the_source_s():
 
 
 @pytest.mark.parametrize(
-    ("arch", "macros"),
+    ("arch", "file", "macros"),
     [
-        ("sm_90", "TEAM=32 SCHEME_KIND=0 ROUNDING_KIND=0 LOOKED_AT=0 UNDECIDED ONLY_SEARCH"),
-        ("sm_80", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
-        ("sm_80", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
-        ("sm_90", "TEAM=256 ONLY_FIGURES"),
+        ("sm_90", "search", "TEAM=32 SCHEME_KIND=0 ROUNDING_KIND=0 LOOKED_AT=0 UNDECIDED ONLY_SEARCH"),
+        ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
+        ("sm_80", "search", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
+        ("sm_90", "search", "TEAM=256 ONLY_FIGURES"),
+        ("sm_80", "weighed", "TEAM=32"),
+        ("sm_90", "weighed", "TEAM=256"),
     ],
 )
-def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, macros, capfd):
+def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, file, macros, capfd):
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("the run-time compiler finds its parts only without a sanitizer")
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
@@ -190,7 +192,7 @@ def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, macros, capfd):
     case = [tuple(macro.split("=")) if "=" in macro else macro for macro in named]
     try:
         program = core.Program(
-            source_text("device_search.cu"), "c++", core.ProgramOptions(arch=arch, define_macro=case, **OPTIONS)
+            source_text(f"device_{file}.cu"), "c++", core.ProgramOptions(arch=arch, define_macro=case, **OPTIONS)
         )
     except Exception as error:  # of its own kind, or of the loader of its library
         pytest.skip(f"the run-time compiler is not installed: {error!r}"[:80])

@@ -3,6 +3,7 @@
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "classic.h"
 #include "figures.h"
+#include "weighed.h"
 
 #define VERSION 12
 
