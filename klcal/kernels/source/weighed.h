@@ -73,7 +73,7 @@ INLINE double raising(double mass) {
     return 1 / each.value;
 }
 
-/* What the pieces that are left count: together as many as their values; more if an outermost one counts less than 1. */
+/* What the pieces that are left count: together as many as their values; more if an outermost one counts less than 1 */
 static void share_out(double *masses, int64_t kept, int64_t positive, double number) {
     double total = lane_total(masses, kept), share = total > 0 ? number / total : 0, factor = 1;
     int64_t ends[2] = {positive < kept ? kept - 1 : -1, positive - 1}; /* the outermost ones of either sign */
