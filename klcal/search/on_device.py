@@ -13,10 +13,10 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
-from klcal.search.compiled_outcomes import is_searched_in_c
 from klcal.search.device_work import Summary, Work
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
+from klcal.search.steps import is_searched_in_c
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
 from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 
