@@ -4,7 +4,7 @@
 #include "classic.h"
 #include "figures.h"
 
-#define VERSION 12
+#define VERSION 13
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 
