@@ -16,6 +16,7 @@ TORCH_MODULES = (
     "kernels.cuda_energy",
     "kernels.cuda_units",
     "sketches.device_counting",
+    "search.device_arrays",
     "search.device_work",
     "sketches.device_feeding",
     "sketches.device_reading",

@@ -17,11 +17,12 @@ from klcal.kernels.library import library
 from klcal.quantizers.qparams import rounded_scales, signed_scales
 from klcal.quantizers.scale_formats import held
 from klcal.search.choices import Choices, Spans, full_choices
-from klcal.search.compiled_outcomes import compiled_outcomes, is_searched_in_c
+from klcal.search.compiled_outcomes import compiled_outcomes
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, sub_bins_per_cell
 from klcal.search.outcome_structures import UNKNOWN
 from klcal.search.settings import Settings
+from klcal.search.steps import is_searched_in_c
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import COUNTERS, Sketch

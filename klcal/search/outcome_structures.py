@@ -18,12 +18,13 @@ import numpy.typing as npt
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
 from klcal.search.c_types import DOUBLE, INT, POINTER, Units, fields_of
-from klcal.search.structures import Place, figures_alone, search_of
+from klcal.search.structures import ClassicGrid, Place, classic_of, figures_alone, search_of
 from klcal.search.units import NARROWER
 from klcal.tables.outcomes import FLOATS
 
 __all__ = [
     "MOST_KINDS",
+    "NO_STEP",
     "UNKNOWN",
     "VANISHED",
     "Asked",
@@ -33,13 +34,16 @@ __all__ = [
     "Kept",
     "Prepared",
     "Results",
+    "SearchStep",
     "Sketches",
     "asked_of",
+    "classic_on_place",
     "kinds_of",
     "on_place",
 ]
 
 MOST_KINDS = 3  # kinds of schemes that are searched for one scheme, as in source/outcomes.h: see ``kinds_of``
+NO_STEP = -1  # in place of the number of a step
 COUNTERS = 6  # see ``klcal.sketches.sketch.COUNTERS``
 # Further statuses of source/outcomes.h. UNKNOWN: the format may not hold the scale, and the caller has to decide on the
 # unit. VANISHED: a scale was chosen, and its format rounds it to 0.
@@ -94,14 +98,29 @@ class Deployed(ctypes.Structure):
     _fields_ = fields_of(POINTER, "known deployed")
 
 
+class SearchStep(ctypes.Structure):
+    """A search of all units: ``Step`` in source/stretches.h, and ``klcal.search.steps.Step``.
+
+    ``searches`` points to pointers to a ``Search``, (ways,): null for ways that no unit needed so far.
+    """
+
+    _fields_ = [("searches", POINTER), *fields_of(INT, "kind narrow")]
+
+
 class Calibration(ctypes.Structure):
     """How units are calibrated, for ``klcal_outcomes``.
 
-    ``asked`` points to an ``Asked``. ``searches`` points to pointers to a ``Search``, (kinds, ways): null for ways that
-    are not known so far; it is null itself if nothing is searched. ``above`` and ``below_zero`` are as in ``Chosen``.
+    ``asked`` points to an ``Asked``, ``steps`` to as many ``SearchStep``: none if nothing is searched. ``classic``
+    points to a ``Classic`` without further candidates, for which the choices of the last two steps are taken; it is
+    null for other methods. ``above`` and ``below_zero`` are as in ``Chosen``.
     """
 
-    _fields_ = [*fields_of(POINTER, "asked searches above below_zero"), *fields_of(INT, "aboves belows")]
+    _fields_ = [
+        *fields_of(POINTER, "asked steps"),
+        ("number_of_steps", INT),
+        *fields_of(POINTER, "classic above below_zero"),
+        *fields_of(INT, "aboves belows"),
+    ]
 
 
 class Counted(ctypes.Structure):
@@ -140,6 +159,13 @@ def on_place(scheme: Scheme, density: Any, loss: Any, place: Place) -> Kept:
     words = search_of(scheme, density, loss, place)
     where, kept = place.put(_bytes(words.structure))
     return Kept(where, (*words.kept, kept))
+
+
+def classic_on_place(grid: ClassicGrid, place: Place) -> Kept:
+    """The candidates of `kl-classic`, with the structure itself in that place: see ``classic_of``."""
+    found = classic_of(grid, place)
+    where, kept = place.put(_bytes(found.structure))
+    return Kept(where, (*found.kept, kept))
 
 
 @lru_cache(maxsize=64)

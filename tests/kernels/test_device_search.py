@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klcal
-from klcal.calibration import calibrate_counted
+from klcal.calibration.devices import calibrate_counted
 from klcal.errors import UsageError
 from klcal.kernels import cuda
 from klcal.kernels.cuda import OPTIONS, SOURCE, source_text

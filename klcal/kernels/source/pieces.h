@@ -168,10 +168,8 @@ INLINE double energy_of_point(double value, double count) { return count * (valu
 
 #ifndef TEAM
 
-/* Sums in lanes, which stay in registers: from one addition to the next through memory takes twice as long. */
-typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
-
-/* The number of values, and Σ x². */
+/* The number of values, and Σ x². The lanes stay in registers: from one addition to the next through memory takes twice as
+   long. */
 VARIANTS static void totals_of(const double *restrict inner, const double *restrict outer,
                                const double *restrict counts, int64_t n, double *total, double *energy) {
     Eights number = {0}, squares = {0};

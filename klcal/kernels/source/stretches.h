@@ -8,11 +8,20 @@
 #define STRETCH 512 /* units: 180 KiB of numbers about them, in half of the L2 cache */
 #define COLUMNS (5 + FIGURES)
 
+#define MOST_STEPS 8 /* searches for one method: see klcal.search.steps */
+
+/* A search of all units: for one kind of the scheme, and one loss. */
+typedef struct {
+    const Search *const *searches; /* (WAYS,): null for ways that no unit needed so far */
+    int64_t kind, narrow;          /* of the scheme; the earlier step whose scales are candidates, or less than 0 */
+} Step;
+
 /* How units are calibrated. */
 typedef struct {
     const Asked *asked;
-    const Search *const *searches; /* (number_of_kinds, WAYS): null if the host did not need that way so far; null for all if
-                                      the quantizers cover the range, so that nothing is searched */
+    const Step *steps; /* none if the quantizers cover the range, so that nothing is searched */
+    int64_t number_of_steps;
+    const Classic *classic; /* of kl-classic, which has the choices of the last two steps as candidates; else null */
     const double *above, *below_zero; /* magnitudes of levels, from zero on */
     int64_t aboves, belows;
 } Calibration;
@@ -36,8 +45,8 @@ typedef struct {
     uint8_t how[STRETCH], bounded[STRETCH];
     double low[STRETCH], high[STRETCH], number[STRETCH], known[STRETCH], deployed[STRETCH], figures[STRETCH * FIGURES];
     double nats[STRETCH]; /* D of the choice where the search computed it, else NaN */
-    double full[MOST_KINDS * STRETCH], scale[MOST_KINDS * STRETCH];
-    int64_t full_below[MOST_KINDS * STRETCH], below[MOST_KINDS * STRETCH];
+    double full[MOST_KINDS * STRETCH], scale[(MOST_STEPS + 1) * STRETCH];
+    int64_t full_below[MOST_KINDS * STRETCH], below[(MOST_STEPS + 1) * STRETCH]; /* of each step, and of kl-classic */
     int64_t sizes[STRETCH], tops[STRETCH], numbers[STRETCH], counters[COUNTERS * STRETCH];
 } Stretch;
 
@@ -83,8 +92,19 @@ static int64_t of_way(const Stretch *stretch, const uint8_t *status, int64_t siz
 static int64_t missing_ways(const Calibration *by, const Stretch *stretch, const uint8_t *status, int64_t size) {
     int64_t missing = 0;
     for (int64_t unit = 0; unit < size; unit++)
-        if (status[unit] == OK && !by->searches[stretch->how[unit]]) missing |= (int64_t)1 << stretch->how[unit];
+        if (status[unit] == OK && !by->steps[0].searches[stretch->how[unit]]) missing |= (int64_t)1 << stretch->how[unit];
     return missing;
+}
+
+/* What the search of a step is given, and where it writes its choices; D of the choice only if it is the final one. */
+static Wanted wanted_in(const Calibration *by, int64_t number, Stretch *stretch) {
+    const Step *step = &by->steps[number];
+    int64_t kind = step->kind * STRETCH, at = number * STRETCH;
+    int is_final = number + 1 == by->number_of_steps && !by->classic;
+    const double *narrow = step->narrow < 0 ? NULL : stretch->scale + step->narrow * STRETCH;
+    Wanted wanted = {stretch->low, stretch->high, stretch->bounded, stretch->full + kind, stretch->full_below + kind,
+                     narrow, NULL, NULL, stretch->scale + at, stretch->below + at, is_final ? stretch->nats : NULL};
+    return wanted;
 }
 
 /* Chooses for all units with a status that allows it; returns 0 if memory ran out, or if the search of a way is missing. */
@@ -94,15 +114,30 @@ static int search_stretch(const Calibration *by, const Units *units, int64_t siz
     if (*missing) return 0;
     for (int how = 0; how < WAYS; how++) {
         int64_t n = of_way(stretch, status, size, how, stretch->numbers);
-        for (int64_t kind = 0; n && kind < by->asked->number_of_kinds; kind++) {
-            int64_t at = kind * STRETCH;
-            const double *narrow = kind ? stretch->scale + at - STRETCH : NULL;
-            Wanted wanted = {stretch->low, stretch->high, stretch->bounded, stretch->full + at, stretch->full_below + at,
-                             narrow, NULL, NULL, stretch->scale + at, stretch->below + at, stretch->nats};
-            if (klcal_search(by->searches[kind * WAYS + how], units, stretch->numbers, n, &wanted) < n) return 0;
+        for (int64_t number = 0; n && number < by->number_of_steps; number++) {
+            Wanted wanted = wanted_in(by, number, stretch);
+            if (klcal_search(by->steps[number].searches[how], units, stretch->numbers, n, &wanted) < n) return 0;
         }
     }
     return 1;
+}
+
+/* The same by kl-classic, among its own candidates and the choices of the last two steps. */
+static int search_classic(const Calibration *by, const Units *units, int64_t size, Stretch *stretch, const uint8_t *status) {
+    int64_t last = (by->asked->number_of_kinds - 1) * STRETCH, own = by->number_of_steps * STRETCH, first = own - 2 * STRETCH;
+    Classic classic = {by->classic->grid, by->classic->around, by->classic->shift, 2, STRETCH, stretch->scale + first,
+                       stretch->below + first};
+    Wanted wanted = {stretch->low, stretch->high, stretch->bounded, stretch->full + last, stretch->full_below + last,
+                     NULL, NULL, NULL, stretch->scale + own, stretch->below + own, NULL};
+    Scratch scratch;
+    int64_t unit = 0;
+    memset(&scratch, 0, sizeof scratch);
+    for (; unit < size; unit++) {
+        const Search *how = by->asked->kinds[by->asked->number_of_kinds - 1];
+        if (status[unit] == OK && !classic_one(how, units, unit, &classic, &wanted, &scratch)) break;
+    }
+    release(&scratch);
+    return unit == size;
 }
 
 /* The figures of all units that were searched, in ranges without gaps; returns 0 if memory ran out. */
@@ -139,16 +174,14 @@ static int work_on_stretch(const Counted *from, const Calibration *by, int64_t s
                            int64_t *missing) {
     Units units = from->units;
     Deployed deployed = {stretch->known, stretch->deployed};
-    int64_t last = (by->asked->number_of_kinds - 1) * STRETCH, *below = stretch->below + last;
-    double *scale = stretch->scale + last;
+    int64_t last = by->asked->number_of_kinds - 1, chosen = by->number_of_steps - !by->classic;
+    double *scale = by->number_of_steps ? stretch->scale + chosen * STRETCH : stretch->full + last * STRETCH;
+    int64_t *below = by->number_of_steps ? stretch->below + chosen * STRETCH : stretch->full_below + last * STRETCH;
     units.tops = stretch->tops, units.number = stretch->number;
     prepare_stretch(from, by->asked, size, stretch, to);
     for (int64_t unit = 0; unit < size; unit++) stretch->nats[unit] = NAN;
-    if (!by->searches) {
-        scale = stretch->full + last, below = stretch->full_below + last;
-    } else if (!search_stretch(by, &units, size, stretch, to->status, missing)) {
-        return 0;
-    }
+    if (by->number_of_steps && !search_stretch(by, &units, size, stretch, to->status, missing)) return 0;
+    if (by->classic && !search_classic(by, &units, size, stretch, to->status)) return 0;
     for (int64_t unit = 0; unit < size; unit++)
         if (to->status[unit] == OK) {
             deploy_unit(by->asked, scale, below, to->status, &deployed, unit);
