@@ -20,6 +20,7 @@ from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.search.steps import is_searched_in_c
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
+from klcal.sketches.distribution import Distribution
 from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 
 __all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
@@ -34,9 +35,15 @@ def is_searched_there(settings: Settings) -> bool:
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
-    """The lowest and the highest finite value of all units, zero included. Waits for the device."""
-    lows = [float(each.counts.minimum.min()) for each in counted]
-    highs = [float(each.counts.maximum.max()) for each in counted]
+    """The lowest and the highest finite value of all units, zero included. Waits for the device.
+
+    Values of importance 0 do not count.
+    """
+    decides = [
+        each.counts if each.weights is None else Distribution.weighted(host_sketch(each)).sketch for each in counted
+    ]
+    lows = [float(each.minimum.min()) for each in decides]
+    highs = [float(each.maximum.max()) for each in decides]
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
@@ -46,7 +53,7 @@ def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
     Raises:
         InputError: the device has too little memory.
     """
-    if is_searched_there(settings):
+    if is_searched_there(settings) and found.weights is None:
         return _device_outcomes(found, settings)
     return outcomes_of(host_sketch(found), settings)
 
