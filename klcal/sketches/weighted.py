@@ -64,7 +64,8 @@ def weighted_unit_sketches(
         importance: the weights of the values, in the same order.
         resolution: of the sketches.
     """
-    together = _complete if layout.ordered else _scattered
+    takes_turns = library() is not None and 0 < layout.slab <= WIDE_BLOCK
+    together = _complete if layout.ordered else _taking_turns if takes_turns else _scattered
     yield from together(chunks, dtype, layout, resolution, importance)
 
 
@@ -85,6 +86,20 @@ def _complete(
         begun = found[whole:] if whole < found.units else None
         if whole:
             yield found[:whole]
+
+
+def _taking_turns(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
+) -> Iterator[Sketch]:
+    """``weighted_unit_sketches`` of units whose runs take turns in slabs: whole slabs are held."""
+    columns = layout.period // layout.run
+    position, size, first = 0, layout.slab // columns, 0
+    for block in filled(chunks, repeat(max(1, BLOCK // layout.slab) * layout.slab)):
+        units = block.size // size
+        weights, heaviest = importance.at(position, block.size), importance.heaviest[first : first + units]
+        position, first = position + block.size, first + units
+        starts, turns = np.arange(units + 1) * size, (columns, layout.run)
+        yield _compiled(block, weights, dtype, starts, heaviest, resolution, turns)
 
 
 def _scattered(
@@ -122,10 +137,7 @@ def _counted(
         resolution: of the sketch.
     """
     if library():
-        counted = compiled_sketch(block, dtype, starts, resolution)
-        keys = counted.keys, counted.starts
-        weighed = unit_weights(block, dtype, np.ascontiguousarray(starts), weights, keys, byte_patterns(dtype))
-        return replace(counted, weights=weighed, heaviest=heaviest)
+        return _compiled(block, weights, dtype, np.ascontiguousarray(starts), heaviest, resolution)
     with np.errstate(over="ignore", invalid="ignore"):
         values = values_of(block, dtype).astype(np.float32, copy=False)
     rounded = rounded_away(block, values, starts) if dtype == "float64" else {}
@@ -136,3 +148,19 @@ def _counted(
     together = summed_weights(patterns, split_weights(weights), starts)
     found = counted_patterns(*runs(patterns, starts), resolution, together, heaviest=heaviest)
     return less_rounded(found, rounded)
+
+
+def _compiled(
+    block: Array,
+    weights: Integers,
+    dtype: str,
+    starts: Integers,
+    heaviest: Floats,
+    resolution: Resolution,
+    turns: tuple[int, int] = (0, 1),
+) -> Sketch:
+    """``_counted`` by the compiled kernel, which also takes units whose runs take turns: see ``compiled_sketch``."""
+    counted = compiled_sketch(block, dtype, starts, resolution, turns)
+    keys = counted.keys, counted.starts
+    weighed = unit_weights(block, dtype, starts, weights, keys, byte_patterns(dtype), turns)
+    return replace(counted, weights=weighed, heaviest=heaviest)

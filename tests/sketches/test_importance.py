@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
@@ -320,3 +321,18 @@ def test_a_bucket_from_zero_on_keeps_its_end_whatever_the_unit_beside_it_loses()
             == (alone.min[0], alone.max[0])
             == (min(values[0, 0], 0), max(values[0, 0], 0))
         )
+
+
+@given(
+    arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+    st.lists(st.booleans(), min_size=4, max_size=4),
+    st.data(),
+)
+def test_the_weights_of_any_stretch_of_values_are_those_of_a_flat_array(shape, shared, data):
+    own = [1 if each else extent for extent, each in zip(shape, shared, strict=False)]
+    weights = np.broadcast_to(np.arange(prod(own)).reshape(own), shape)
+    weights = weights.transpose(data.draw(st.permutations(range(len(shape)))))
+    start = data.draw(st.integers(0, weights.size))
+    count = data.draw(st.integers(0, weights.size - start))
+    found = Importance(weights, np.ones(1)).at(start, count)
+    assert np.array_equal(found, weights.ravel()[start : start + count])
