@@ -48,7 +48,8 @@ def there(tensor, per: str = "channel", launcher: Shim | None = None, **asked: A
         weights = Importance.of(checked_importance(weights, shape), shape, place.order, place).in_own_order(place)
     units = place.tiles, all_units(place), launcher or Shim()
     counted = counted_on_device(tensor, checked_tensor(tensor), *units, importance=weights)
-    return replace(calibrate_counted(counted, place, how), shape=shape)
+    row = calibrate_counted(counted, place, how, weighed=weights is not None)
+    return replace(row, shape=shape)
 
 
 def agree(tensor, per: str = "channel", launcher: Shim | None = None, **asked: Any) -> list[str]:
