@@ -14,13 +14,13 @@ from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
 from klcal.search.device_arrays import Summary
+from klcal.search.device_weighed import left_of
 from klcal.search.device_work import Work
 from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.search.steps import is_searched_in_c
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
-from klcal.sketches.distribution import Distribution
 from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 
 __all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
@@ -37,13 +37,10 @@ def is_searched_there(settings: Settings) -> bool:
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
     """The lowest and the highest finite value of all units, zero included. Waits for the device.
 
-    Values of importance 0 do not count.
+    With an importance, they are of the values that weigh something.
     """
-    decides = [
-        each.counts if each.weights is None else Distribution.weighted(host_sketch(each)).sketch for each in counted
-    ]
-    lows = [float(each.minimum.min()) for each in decides]
-    highs = [float(each.maximum.max()) for each in decides]
+    ranges = [each.counts if each.weights is None else left_of(each) for each in counted]
+    lows, highs = [float(each.minimum.min()) for each in ranges], [float(each.maximum.max()) for each in ranges]
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
@@ -53,7 +50,7 @@ def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
     Raises:
         InputError: the device has too little memory.
     """
-    if is_searched_there(settings) and found.weights is None:
+    if is_searched_there(settings):
         return _device_outcomes(found, settings)
     return outcomes_of(host_sketch(found), settings)
 
@@ -79,16 +76,20 @@ def _outcomes(work: Work, summary: Summary) -> Outcomes:
     arrays, units = work.arrays, work.arrays.found
     counts = units.counts
     counted = [which for which, is_any in enumerate(summary.counted) if is_any]
-    status, chosen, deployed, below, figures, minimum, maximum, some = fetched(
+    weighed = [] if arrays.left is None else [arrays.left.weighed]
+    status, chosen, deployed, below, figures, minimum, maximum, some, *weighed_there = fetched(
         *(arrays.status, arrays.scale[-1], arrays.deployed, arrays.below[-1]),
-        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted]),
+        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted], *weighed),
     )
-    counters = dict(zip(counted, some, strict=True))
     deployed, kl = deployed.copy(), figures[0].copy()  # a row keeps these, and must not keep the pinned memory
     searched = (status == OK) | (status == VANISHED)
-    status = np.where(status == VANISHED, UNDERFLOW, status)
     found = chosen_outcomes(
-        status, searched, chosen, deployed, below, [kl, *figures[1:]], minimum, maximum, counters, units.size
+        np.where(status == VANISHED, UNDERFLOW, status),
+        searched,
+        *(chosen, deployed, below, [kl, *figures[1:]], minimum, maximum),
+        dict(zip(counted, some, strict=True)),
+        weighed_there[0].copy() if weighed_there else None,
+        units.size,
     )
     if summary.unknown:
         places = np.flatnonzero(status == UNKNOWN)

@@ -48,6 +48,13 @@ INLINE double count_of(const Units *units, int64_t i) {
     return ((const double *)units->counts)[i];
 }
 
+/* The biased float32 exponent of the largest magnitude of a unit. */
+static int64_t top_of(double minimum, double maximum) {
+    double least = -minimum, greatest = maximum > least ? maximum : least;
+    union { float value; uint32_t bits; } each = {(float)greatest};
+    return each.bits >> 23 & 255;
+}
+
 /* How many bits a bucket dropped: the fewest, and one more in each octave below `top`. */
 INLINE int32_t dropped_bits(uint32_t key, int32_t top, int32_t fewest, int32_t most) {
     int32_t dropped = top - (int32_t)(key << 1 >> 24) + fewest;
@@ -70,9 +77,8 @@ INLINE void interval_of(uint32_t key, int32_t top, int32_t fewest, int32_t most,
     *outer = is_point ? middle : end;
 }
 
-INLINE int32_t top_octave(const Units *units, int64_t unit) {
-    return (int32_t)(units->tops[unit] - units->fine_octaves + 1);
-}
+/* The lowest octave in which buckets drop the fewest bits; `top` is the exponent of the largest magnitude. */
+INLINE int32_t top_octave(const Units *units, int64_t top) { return (int32_t)(top - units->fine_octaves + 1); }
 
 VARIANTS static void load_intervals(const Units *units, int64_t unit, const uint32_t *keys, int64_t n, int backward,
                                     double sign, double *restrict inner, double *restrict outer,
@@ -80,7 +86,7 @@ VARIANTS static void load_intervals(const Units *units, int64_t unit, const uint
     double least = backward ? -units->maximum[unit] : units->minimum[unit];
     double greatest = backward ? -units->minimum[unit] : units->maximum[unit];
     int32_t fewest = (int32_t)units->fewest_dropped, most = (int32_t)units->most_dropped;
-    int32_t top = top_octave(units, unit);
+    int32_t top = top_octave(units, units->tops[unit]);
     EACH(i, n) {
         interval_of(keys[backward ? n - 1 - i : i], top, fewest, most, least, greatest, &inner[i], &outer[i]);
         values[i] = sign * 0.5 * (inner[i] + outer[i]);

@@ -48,7 +48,8 @@ static int64_t keep_pieces(const Units *units, const Weighed *to, int64_t first,
 /* Where a bucket ends, away from zero; in an exact unit that is where it begins. */
 INLINE double far_end(const Units *units, int64_t unit, uint32_t key) {
     int32_t fewest = (int32_t)units->fewest_dropped, most = (int32_t)units->most_dropped;
-    uint32_t width = units->exact[unit] ? 0 : 1u << dropped_bits(key, top_octave(units, unit), fewest, most);
+    int32_t top = top_octave(units, top_of(units->minimum[unit], units->maximum[unit]));
+    uint32_t width = units->exact[unit] ? 0 : 1u << dropped_bits(key, top, fewest, most);
     double end = float_of((key & ~SIGN) + width);
     end = end < 0x1p128 ? end : 0x1p128;
     return key & SIGN ? -end : end;
@@ -100,6 +101,16 @@ static void weigh_unit(const Units *units, const Weighed *to, int64_t unit) {
         to->weighed[unit] = weighed;
     }
     MEET;
+}
+
+/* The pieces that are left of units: each counts as often as its values that weigh something, or as much as these weigh. */
+static Units units_left(const Units *units, const Weighed *from, const int64_t *tops, int is_weighted) {
+    Units left = *units;
+    left.keys = from->keys, left.ends = from->ends, left.minimum = from->minimum, left.maximum = from->maximum;
+    left.counts = is_weighted ? from->masses : from->counts;
+    left.type_of_counts = is_weighted ? FLOAT64 : units->type_of_counts;
+    left.tops = tops, left.number = from->number;
+    return left;
 }
 
 /* The units from first to last. */
