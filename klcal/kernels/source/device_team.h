@@ -21,6 +21,7 @@ typedef int Index;
 #define EACH(i, n) for (Index i = RANK; i < (Index)(n); i += TEAM)
 #define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
+#define EACH_OF_ALL(i, n) EACH(i, n)
 #if TEAM == WARP
 #define MEET SYNC_WARP
 #else

@@ -172,7 +172,15 @@ INLINE double energy_of(double inner, double outer, double count) {
 
 INLINE double energy_of_point(double value, double count) { return count * (value * value); }
 
-#ifndef TEAM
+#ifdef BY_THREADS
+
+static double lane_total(const double *terms, int64_t n) {
+    double lanes[SUM_LANES] = {0};
+    for (int64_t i = 0; i < n; i++) lanes[i % SUM_LANES] += terms[i];
+    return sum_of_lanes(lanes);
+}
+
+#elif !defined TEAM
 
 /* The number of values, and Σ x². The lanes stay in registers: from one addition to the next through memory takes twice as
    long. */
