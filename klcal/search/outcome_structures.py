@@ -89,10 +89,11 @@ class Deployed(ctypes.Structure):
     """The scale of each unit after the search, (units,), float64.
 
     ``known`` is the scale for its figures: 1 if the chosen one became 0. ``deployed`` is the scale of the table, which
-    is negative if the scheme is signed and the unit needs it.
+    is negative if the scheme is signed and the unit needs it. ``nats`` is D of the choice if the search computed it,
+    else NaN.
     """
 
-    _fields_ = fields_of(POINTER, "known deployed")
+    _fields_ = fields_of(POINTER, "known deployed nats")
 
 
 class SearchStep(ctypes.Structure):

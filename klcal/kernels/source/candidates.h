@@ -44,8 +44,10 @@ typedef struct {
 
 /* The memory of a search, kept from one unit to the next. */
 typedef struct {
+#ifndef BY_THREADS
     Pieces pieces;
     PrefixSums sums;
+#endif
     Costs costs, thinned;
     Candidates found, some;
     Desk desk;

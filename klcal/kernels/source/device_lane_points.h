@@ -19,8 +19,10 @@
 
 #ifdef __CUDACC__
 #define UNROLLED _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1") /* its body fits into the cache of instructions: unrolled it would not */
 #else
 #define UNROLLED
+#define ROLLED
 #endif
 
 /* What is summed: see ERROR and SQUARES; of these, the first or the second. */
@@ -76,12 +78,19 @@ INLINE void sums_of_size(Tried *tried, int size, int kind, int what, int counted
     int rows = size / EIGHTH, parts = rows < ROWS ? 1 : rows / ROWS;
     tried->apart = rows;
     for (int i = 0; i < parts; i++) {
-        float row[ROWS][SUMMED_AT_ONCE] = {{0}};
+        float half[2][SUMMED_AT_ONCE] = {{0}};
+        ROLLED
+        for (int k = 0; k < (rows < ROWS ? rows : ROWS); k++) { /* a row, then that which is half of all rows further on */
+            float row[SUMMED_AT_ONCE] = {0};
+            add_eight(tried, i + ((k & 1) * 2 + (k >> 1)) * rows / ROWS, kind, what, counted, row);
+            UNROLLED
+            for (int g = 0; g < SUMMED_AT_ONCE; g++) {
+                half[1][g] += k < 2 ? 0 : row[g];
+                half[0][g] += k < 2 ? row[g] : 0;
+            }
+        }
         UNROLLED
-        for (int k = 0; k < ROWS; k++) /* rows at a distance of half of all of them follow each other */
-            if (k < rows) add_eight(tried, i + ((k & 1) * 2 + (k >> 1)) * rows / ROWS, kind, what, counted, row[k]);
-        UNROLLED
-        for (int g = 0; g < SUMMED_AT_ONCE; g++) part[i][g] = (row[0][g] + row[1][g]) + (row[2][g] + row[3][g]);
+        for (int g = 0; g < SUMMED_AT_ONCE; g++) part[i][g] = half[0][g] + half[1][g];
     }
     for (int half = parts / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) {

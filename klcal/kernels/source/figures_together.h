@@ -114,7 +114,7 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
     for (int64_t row = 0; row < loaded->rows; row++) {
         const float *values = loaded->values + AT(row, 0);
         const double *counts = loaded->counts ? loaded->counts + AT(row, 0) : count;
-        int64_t lane = AT(row % SUM_LANES, 0), word = AT(row / MARKS, 0), now = row % 2;
+        int64_t lane = OWN(row % SUM_LANES, 0), word = OWN(row / MARKS, 0), now = row % 2;
         uint64_t mark = (uint64_t)1 << row % MARKS;
         EACH_UNIT(unit) count[unit] = values[unit] != 0;
         double *error = seen->error + lane, *clipped = seen->clipped + lane, *lost = seen->lost + lane;
@@ -139,14 +139,14 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
 /* The marks in a word of a unit of `size` values, without those of its padding. */
 INLINE uint64_t marks_of(const uint64_t *marks, int64_t word, int64_t size) {
     int64_t left = size - word * MARKS;
-    return left <= 0 ? 0 : left < MARKS ? marks[AT(word, 0)] & (((uint64_t)1 << left) - 1) : marks[AT(word, 0)];
+    return left <= 0 ? 0 : left < MARKS ? marks[OWN(word, 0)] & (((uint64_t)1 << left) - 1) : marks[OWN(word, 0)];
 }
 
 /* The place of the last mark of a unit up to some place: there is one. */
 INLINE int64_t mark_before(const uint64_t *marks, int64_t place) {
     int64_t word = place / MARKS;
-    uint64_t some = marks[AT(word, 0)] << (MARKS - 1 - place % MARKS);
-    for (; !some; place = word * MARKS + MARKS - 1) some = marks[AT(--word, 0)];
+    uint64_t some = marks[OWN(word, 0)] << (MARKS - 1 - place % MARKS);
+    for (; !some; place = word * MARKS + MARKS - 1) some = marks[OWN(--word, 0)];
     return place - (MARKS - 1 - last_bit(some));
 }
 
@@ -235,6 +235,7 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     return 1;
 }
 
+#ifndef BY_THREADS
 /* Writes the figures of n units, by their numbers; returns the number of units done before memory ran out. */
 static int64_t figures_all(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Chosen *each) {
     Memory memory = {NULL, 0};
@@ -248,5 +249,6 @@ static int64_t figures_all(const Search *how, const Units *units, const int64_t 
     release_memory(&memory);
     return done;
 }
+#endif
 
 #endif

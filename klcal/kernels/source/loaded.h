@@ -159,14 +159,16 @@ static int load_lanes(Loaded *loaded, const Units *units, const int64_t *numbers
     return 1;
 }
 
+#ifndef BY_THREADS
 /* Fetches the keys of units that are loaded next, while others are searched. */
 static void fetch_ahead(const Units *units, const int64_t *numbers, int64_t n) {
-#if defined(__GNUC__) && !defined(BY_THREADS)
+#ifdef __GNUC__
     for (int64_t i = 0; i < n; i++)
         for (int64_t at = units->starts[numbers[i]]; at < units->ends[numbers[i]]; at += LINE / sizeof(uint32_t))
             __builtin_prefetch(units->keys + at);
 #endif
 }
+#endif
 
 /* The extremes of each unit, 0 included, and the power of two that its values are divided by. */
 static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {

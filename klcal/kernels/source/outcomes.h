@@ -140,6 +140,7 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
 /* The results for each unit: (units,). */
 typedef struct {
     double *known, *deployed; /* the scale for its figures; the scale of the table */
+    double *nats;             /* D of the choice where the search computed it, else NaN */
 } Deployed;
 
 /* The deployed scale of a unit that was searched, and its status. */
@@ -157,6 +158,7 @@ static void deploy_unit(const Asked *asked, const double *scale, const int64_t *
     }
     status[unit] = rounded == 0 ? VANISHED : OK;
     to->known[unit] = rounded > 0 ? rounded : 1;
+    if (to->known[unit] != scale[unit]) to->nats[unit] = NAN; /* it is of another scale */
     to->deployed[unit] = scheme->kind == SIGNED && below[unit] != scheme->zero ? 0.0 - rounded : rounded;
 }
 

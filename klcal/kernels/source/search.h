@@ -153,7 +153,7 @@ static int search_some(const Search *how, const Units *units, const int64_t *num
     return 1;
 }
 
-#ifndef TEAM
+#if !defined TEAM && !defined BY_THREADS
 
 static void release_sums(PrefixSums *sums) {
     release_memory(&sums->memory);
