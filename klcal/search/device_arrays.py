@@ -111,13 +111,12 @@ class Arrays:
         found, counts = self.found, self.found.counts
         extremes, ends = (counts.minimum, counts.maximum), (counts.starts, counts.ends)
         prepared = self.status, self.how, self.bounded, self.low, self.high, self.number, self.tops, self.full
-        units = counts.keys, counts.counts, *ends, counts.exact, *extremes, self.tops, self.number
+        arrays = counts.keys, counts.counts, *ends, counts.exact, *extremes, self.tops, self.number
+        units = Units(*_at(*arrays), 0, *kept_bits(found.resolution))
         return {
-            "sketches": Sketches(
-                *_at(*ends), None, *_at(counts.numbers, *extremes, counts.exact), found.numbers.size, found.size
-            ),
+            "sketches": Sketches(units, None, *_at(counts.numbers), found.numbers.size, found.size),
             "prepared": Prepared(*_at(*prepared, self.full_below)),
-            "units": Units(*_at(*units), 0, *kept_bits(found.resolution)),
+            "units": units,
         }
 
     def _of_choices(self, place: Place) -> dict[str, ctypes.Structure]:

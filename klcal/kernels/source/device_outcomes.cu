@@ -13,7 +13,7 @@ static void sum_up(const Sketches *from, const Prepared *to, int64_t unit, uint3
     int how = to->how[unit];
     if (to->status[unit] == OK) {
         add_together(block, (uint32_t)(SEARCHED + how), 1);
-        raise(block + PIECES + how, (uint32_t)(from->ends[unit] - from->starts[unit]));
+        raise(block + PIECES + how, (uint32_t)(from->pieces.ends[unit] - from->pieces.starts[unit]));
         raise(block + VALUES + how, (uint32_t)to->number[unit]);
     } else {
         add(block + OTHERS, 1);

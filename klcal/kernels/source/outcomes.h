@@ -4,6 +4,7 @@
 #define KLCAL_OUTCOMES_H
 
 #include "candidates.h"
+#include "quantile.h"
 
 #define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
 
@@ -21,11 +22,9 @@ enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OV
 
 /* Sketches of units, each value with a count of 1. */
 typedef struct {
-    const int64_t *starts, *ends;     /* of their keys */
-    const int64_t *sizes;             /* numbers of values; null if all units have `size` */
-    const int64_t *counters;          /* (COUNTERS, units) */
-    const double *minimum, *maximum;  /* of the nonzero values */
-    const uint8_t *exact;
+    Units pieces;            /* without tops and number */
+    const int64_t *sizes;    /* numbers of values; null if all units have `size` */
+    const int64_t *counters; /* (COUNTERS, units) */
     int64_t units, size;
 } Sketches;
 
@@ -35,6 +34,7 @@ typedef struct {
     int64_t number_of_kinds, nonfinite_fails, has_bounds;
     double low, high;               /* the bounds */
     double least_held, most_held;   /* the range of scales that the format holds, relative to its global scale */
+    double percent;                 /* of the nonzero values that are kept, by the method percentile; else 0 */
 } Asked;
 
 /* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). */
@@ -121,14 +121,24 @@ static void span_of(const Asked *asked, double min, double max, double *low, dou
     *bounded = *low > min || *high < max || empty;
 }
 
+/* Makes the quantizer cover the given percentage of the nonzero values: those of smallest magnitude, within the span. */
+static void cover_percentile(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit, int64_t nonzero) {
+    double rank = (double)nonzero * asked->percent / 100, free;
+    double kept = quantile(&from->pieces, unit, nonzero, to->tops[unit], rank);
+    double low = -kept > to->low[unit] ? -kept : to->low[unit], high = kept < to->high[unit] ? kept : to->high[unit];
+    int64_t last = asked->number_of_kinds - 1, at = last * from->units + unit;
+    if (low < high) to->full[at] = full_choice(&asked->kinds[last]->scheme, low, high, &free, &to->full_below[at]);
+}
+
 static void prepare_unit(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit) {
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
-    double minimum = from->minimum[unit], maximum = from->maximum[unit], free = 0;
+    const Units *pieces = &from->pieces;
+    double minimum = pieces->minimum[unit], maximum = pieces->maximum[unit], free = 0;
     int64_t nonzero = nonzero_of(from, unit);
     int status = status_of(from, asked, unit, nonzero);
     to->number[unit] = (double)nonzero;
     to->tops[unit] = nonzero ? top_of(minimum, maximum) : 0;
-    to->how[unit] = (uint8_t)how_of(from->ends[unit] - from->starts[unit], to->number[unit], from->exact[unit], scheme);
+    to->how[unit] = (uint8_t)how_of(pieces->ends[unit] - pieces->starts[unit], to->number[unit], pieces->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
@@ -138,6 +148,7 @@ static void prepare_unit(const Sketches *from, const Asked *asked, const Prepare
         }
         double relative = free / scheme->format.global_scale;
         if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
+        if (asked->percent > 0) cover_percentile(from, asked, to, unit, nonzero);
     }
     to->status[unit] = (uint8_t)status;
 }

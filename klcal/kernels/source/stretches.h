@@ -66,8 +66,7 @@ VARIANTS static int64_t counted_values(const Units *units, int64_t unit) {
 /* Statuses, spans, and the quantizers that cover them. */
 static void prepare_stretch(const Counted *from, const Asked *asked, int64_t size, Stretch *stretch, const Outcomes *to) {
     const Units *units = &from->units;
-    Sketches sketches = {units->starts, units->ends, stretch->sizes, stretch->counters, units->minimum, units->maximum,
-                         units->exact, STRETCH, 0};
+    Sketches sketches = {*units, stretch->sizes, stretch->counters, STRETCH, 0};
     Prepared prepared = {to->status, stretch->how, stretch->bounded, stretch->low, stretch->high, stretch->number,
                          stretch->tops, stretch->full, stretch->full_below};
     for (int which = 0; which < COUNTERS; which++)
