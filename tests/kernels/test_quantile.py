@@ -74,6 +74,16 @@ def test_both_kernels_keep_the_same_values_to_the_bit(found, percent, bounds, sc
     assert not differing_columns(found, Settings(Percentile(percent), scheme, bounds))
 
 
+@pytest.mark.parametrize("bits", [0, 2, 5])
+def test_the_sums_of_overlapping_buckets_have_one_order(bits):
+    """A last bit of the sums is seen in few quantiles, so there are many."""
+    values = np.random.default_rng(bits).laplace(size=(300, 700)).astype(np.float32)
+    found = klcal.sketch(values, per="channel").coarsen(bits)
+    assert not found.exact.any()
+    for percent in (99.99, 99, 90, 70, 50, 30, 10):
+        assert not differing_columns(found, Settings(Percentile(percent), Scheme.parse("int8")))
+
+
 @given(st.integers(1, 700), st.sampled_from(sorted(DISTRIBUTIONS)), st.booleans(), st.integers(0, 999), PERCENTS)
 @settings(max_examples=40)
 def test_a_device_keeps_the_values_that_the_cpu_keeps(size, name, is_cut, seed, percent):
