@@ -17,6 +17,8 @@ TORCH_MODULES = (
     "kernels.cuda_units",
     "sketches.device_counting",
     "search.device_arrays",
+    "search.device_place",
+    "search.device_weighed",
     "search.device_work",
     "sketches.device_feeding",
     "sketches.device_reading",

@@ -30,14 +30,16 @@ __all__ = ["calibrate_counted", "calibrate_there"]
 
 def calibrate_there(there: There, settings: Settings) -> Row:
     """The row of a tensor on a CUDA device, whose units are counted there."""
-    tensor, dtype, place = there
+    tensor, dtype, place, importance = there
     with stopped_devices(str(tensor.device)):
         launcher = kernels(tensor.device.index)
-        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
-        return calibrate_counted(counted, place, settings)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher, importance=importance)
+        return calibrate_counted(counted, place, settings, weighed=importance is not None)
 
 
-def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings: Settings) -> Row:
+def calibrate_counted(
+    counted: Iterable[CountedUnits], layout: Layout, settings: Settings, *, weighed: bool = False
+) -> Row:
     """The row of a tensor whose units are counted on a CUDA device.
 
     The device searches them too if the method is kl, mse or minmax; else the CPU searches their sketches.
@@ -46,6 +48,7 @@ def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings:
         counted: parts of the units, in any order, with their numbers; at least one part.
         layout: the units of the tensor.
         settings: how each unit is calibrated. The row has no explanation, whatever ``detail`` is.
+        weighed: whether the values have an importance.
     """
     if settings.scheme.is_relative:  # the global scale depends on all units, so none can be searched before
         counted = list(counted)
@@ -55,4 +58,4 @@ def calibrate_counted(counted: Iterable[CountedUnits], layout: Layout, settings:
     outcomes = parts[0][1] if len(parts) == 1 else joined(outcomes for _, outcomes in parts)
     if (numbers[1:] < numbers[:-1]).any():
         outcomes = outcomes.each(itemgetter(np.argsort(numbers)))
-    return row_of_tensor(outcomes, settings, layout.grid, weighed=False)
+    return row_of_tensor(outcomes, settings, layout.grid, weighed)

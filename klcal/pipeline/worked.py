@@ -105,8 +105,10 @@ def _begun(feed: Feed, tensor: Tensor) -> Begun:
 def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
     from klcal.calibration.devices import calibrate_counted
 
+    weights = None if tensor.weighed is None else tensor.weighed.weights(layout)
     with feed.entered():
-        return calibrate_counted(feed.units(tensor.parts, tensor.dtype, layout), layout, tensor.settings)
+        counted = feed.units(tensor.parts, tensor.dtype, layout, weights)
+        return calibrate_counted(counted, layout, tensor.settings, weighed=weights is not None)
 
 
 def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, task: Task) -> list[Calibrated]:

@@ -1,7 +1,7 @@
 """The outcomes of units by the compiled kernel, on the CPU: from sketches to the status, the choice and the figures.
 
 One call of the kernel (``source/stretches.h``) does for many units what ``klcal.search.chosen`` does in NumPy, to the
-bit. The kernel knows klcal's own methods, without importance.
+bit. The kernel knows klcal's own methods.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
-from klcal.search.c_types import INT, POINTER, Units
+from klcal.search.c_types import INT, POINTER, Units, Weighed
 from klcal.search.classic import classic_grid
 from klcal.search.density import How
 from klcal.search.methods import KLClassic
@@ -41,8 +41,8 @@ WAYS = len(How)
 class _Calibration:
     """A ``Calibration``, whose searches are added when a unit needs them."""
 
-    def __init__(self, settings: Settings, sub: int) -> None:
-        self.steps = steps_of(settings.method, settings.scheme, weighted=False)
+    def __init__(self, settings: Settings, sub: int, *, weighted: bool) -> None:
+        self.steps = steps_of(settings.method, settings.scheme, weighted=weighted)
         asked = asked_of(settings, sub, HOST)
         levels = [np.append(0.0, side) for side in (settings.scheme.above, settings.scheme.below)]
         self.searches = [(POINTER * WAYS)() for _ in self.steps]
@@ -67,15 +67,15 @@ class _Calibration:
 
 
 def _step(step: Step, searches: ctypes.Array[ctypes.c_void_p]) -> SearchStep:
-    narrow = NO_STEP if step.narrow is None else step.narrow
-    return SearchStep(ctypes.addressof(searches), step.kind, narrow)
+    others = (NO_STEP if other is None else other for other in (step.narrow, step.plain))
+    return SearchStep(ctypes.addressof(searches), step.kind, *others, step.weighted)
 
 
 def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcomes) -> None:
     """The outcomes of all units of a sketch, but for their counters. A status may be ``UNKNOWN``.
 
     Args:
-        found: a sketch without weights.
+        found: the sketch.
         settings: with a method for which ``klcal.search.steps.is_searched_in_c``.
         sub: the number of sub-bins of each cell, for D among the figures.
         place: to which they are written: a ``part`` of a ``Room``.
@@ -84,7 +84,7 @@ def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcom
         MemoryError: the kernel found no room for its scratch arrays.
     """
     function = compiled().klcal_outcomes
-    by = _Calibration(settings, sub)
+    by = _Calibration(settings, sub, weighted=found.weights is not None)
     counted, kept = _counted(found)
     columns = (POINTER * len(FLOATS))(*(address(getattr(place, name)) for name in FLOATS))
     to = Results(columns, address(place.nonzero), address(place.finite), address(place.status))
@@ -111,4 +111,11 @@ def _counted(found: Sketch) -> tuple[Counted, list[npt.NDArray[Any]]]:
     kept = [found.keys, found.counts, starts, starts[1:], found.exact, found.minimum, found.maximum]
     kept = [np.ascontiguousarray(each) for each in kept]
     units = Units(*map(address, kept), None, None, COUNTS[found.counts.dtype], *kept_bits(found.resolution))
-    return Counted(units, (POINTER * len(counters))(*map(address, counters))), [*kept, *counters]
+    pointers = (POINTER * len(counters))(*map(address, counters))
+    if found.weights is None:
+        return Counted(units, pointers), [*kept, *counters]
+    weights = np.ascontiguousarray(found.weights)
+    left = [np.empty(found.keys.size, each) for each in (np.uint32, found.counts.dtype, np.float64)]
+    left += [np.empty(found.units, each) for each in (np.int64, np.float64, np.float64, np.float64, np.int64)]
+    weighed = Weighed(address(weights), found.keys.size, *map(address, left))
+    return Counted(units, pointers, weighed), [*kept, *counters, weights, *left]

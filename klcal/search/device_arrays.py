@@ -1,56 +1,38 @@
-"""The memory of the search on a CUDA device: arrays of numbers about units, and the structures that point to them."""
+"""The arrays of the search on a CUDA device, numbers about units, and the structures that point to them."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import Chosen, Classic, Units, Wanted
+from klcal.search.c_types import Chosen, Classic, Wanted
 from klcal.search.classic import classic_grid
 from klcal.search.density import How
+from klcal.search.device_place import addresses_of, put
+from klcal.search.device_weighed import left_of, units_of, weighed_of
 from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import Deployed, Prepared, Sketches, kinds_of
 from klcal.search.settings import Settings
 from klcal.search.steps import Step, steps_of
-from klcal.search.structures import FIGURES, Place, Structure, classic_of, kept_bits
+from klcal.search.structures import FIGURES, Place, Structure, classic_of
 from klcal.sketches.device_units import CountedUnits
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Arrays", "Summary", "place_on"]
+__all__ = ["Arrays", "Summary"]
 
 WAYS = len(How)
 COUNTERS = 6
 
 Array = npt.NDArray[Any]
-
-
-class _Place:
-    """The memory of a device: implements ``klcal.search.structures.Place``."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def put(self, array: Array) -> tuple[int, Any]:
-        """The address of a copy of the array there, and the copy, which the caller keeps alive."""
-        import torch
-
-        there = torch.from_numpy(np.array(array, order="C")).to(self.name)
-        return there.data_ptr(), there
-
-
-@cache
-def place_on(device: str) -> Place:
-    """The memory of a device, by its name."""
-    return _Place(device)
 
 
 @dataclass(frozen=True)
@@ -93,7 +75,7 @@ class Arrays:
 
         keys, units = found.counts.keys, found.numbers.size
         self.found, self.settings = found, settings
-        self.steps: list[Step] = steps_of(settings.method, settings.scheme, weighted=False)
+        self.steps: list[Step] = steps_of(settings.method, settings.scheme, weighted=found.weights is not None)
         self.has_classic = isinstance(settings.method, KLClassic) and bool(self.steps)
         kinds, choices = len(kinds_of(settings.scheme)), max(1, len(self.steps) + self.has_classic)
         self.low, self.high, self.number, self.known, self.deployed = keys.new_empty((5, units), dtype=torch.float64)
@@ -104,59 +86,58 @@ class Arrays:
         self.status, self.how, self.bounded = keys.new_empty((3, units), dtype=torch.uint8)
         self.figures = keys.new_empty((units, FIGURES), dtype=torch.float64)
         self.kept: list[Any] = []
-        self.addresses = self._put({**self._of_sketches(), **self._of_choices(place)})
+        self.left = None if found.weights is None else left_of(found)
+        self.addresses, kept = put({**self._of_sketches(), **self._of_choices(place)}, keys.device)
+        self.kept.append(kept)
 
     def _of_sketches(self) -> dict[str, ctypes.Structure]:
         """The structures that point to the counts, and to what is known before the search."""
-        found, counts = self.found, self.found.counts
-        extremes, ends = (counts.minimum, counts.maximum), (counts.starts, counts.ends)
+        found, counts, left = self.found, self.found.counts, self.left
         prepared = self.status, self.how, self.bounded, self.low, self.high, self.number, self.tops, self.full
-        arrays = counts.keys, counts.counts, *ends, counts.exact, *extremes, self.tops, self.number
-        units = Units(*_at(*arrays), 0, *kept_bits(found.resolution))
-        return {
-            "sketches": Sketches(units, None, *_at(counts.numbers), found.numbers.size, found.size),
-            "prepared": Prepared(*_at(*prepared, self.full_below)),
-            "units": units,
+        structures: dict[str, ctypes.Structure] = {
+            "sketches": Sketches(None, *addresses_of(counts.numbers), found.numbers.size, found.size),
+            "prepared": Prepared(*addresses_of(*prepared, self.full_below)),
+            "units": units_of(found, counts, self.tops, self.number),
+        }
+        if left is None:
+            return structures
+        return structures | {
+            "weighed": weighed_of(found, left),
+            "plain": units_of(found, left, self.tops, left.number),
+            "weighted": units_of(found, left._replace(counts=left.masses), self.tops, left.number),
         }
 
     def _of_choices(self, place: Place) -> dict[str, ctypes.Structure]:
         """The structures of the searches, ``wanted`` with the number of the step, and of what is done with choices."""
-        structures: dict[str, ctypes.Structure] = {"deployed": Deployed(*_at(self.known, self.deployed))}
+        structures: dict[str, ctypes.Structure] = {"deployed": Deployed(*addresses_of(self.known, self.deployed))}
         for number, step in enumerate(self.steps):
-            narrow = None if step.narrow is None else self.scale[step.narrow].data_ptr()
-            structures[f"wanted {number}"] = self._wanted(step.kind, number, narrow)
+            structures[f"wanted {number}"] = self._wanted(step.kind, number, step.narrow, step.plain)
         if self.has_classic:
             last, grid = len(self.steps), _classic(self.settings.scheme, place)
             classic = Classic.from_buffer_copy(grid.structure)
             classic.others, classic.units = 2, self.found.numbers.size
-            classic.scale, classic.below = _at(self.scale[last - 2], self.below[last - 2])
-            structures |= {"classic": classic, "wanted by classic": self._wanted(-1, last, None)}
+            classic.scale, classic.below = addresses_of(self.scale[last - 2], self.below[last - 2])
+            structures |= {"classic": classic, "wanted by classic": self._wanted(-1, last)}
             self.kept.append(grid)
         levels = _levels(self.settings.scheme, place)
         self.kept.append(levels)
         chosen = Chosen.from_buffer_copy(levels.structure)
-        chosen.scale, chosen.below, chosen.found = _at(self.known, self.below[-1], self.figures)
+        chosen.scale, chosen.below, chosen.found = addresses_of(self.known, self.below[-1], self.figures)
         structures["chosen"] = chosen
         return structures
 
-    def _wanted(self, kind: int, number: int, narrow: int | None) -> Wanted:
-        """The arguments of a search for a kind of the scheme; its choices are written to row ``number``."""
-        known = self.low, self.high, self.bounded, self.full[kind], self.full_below[kind]
-        return Wanted(*_at(*known), narrow, None, None, *_at(self.scale[number], self.below[number]))
+    def _wanted(self, kind: int, number: int, narrow: int | None = None, plain: int | None = None) -> Wanted:
+        """The arguments of a search for a kind of the scheme; its choices are written to row ``number``.
 
-    def _put(self, structures: dict[str, ctypes.Structure]) -> dict[str, int]:
-        """Copies structures to the device, at once; returns their addresses by name."""
-        import torch
-
-        device = self.tops.device
-        whole = torch.frombuffer(bytearray(b"".join(map(bytes, structures.values()))), dtype=torch.uint8)
-        there = whole.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else whole
-        self.kept.append(there)
-        addresses, at = {}, there.data_ptr()
-        for name, each in structures.items():
-            addresses[name] = at
-            at += ctypes.sizeof(each)
-        return addresses
+        ``narrow`` and ``plain`` are the rows of choices that are candidates too.
+        """
+        wanted = Wanted(*addresses_of(self.low, self.high, self.bounded, self.full[kind], self.full_below[kind]))
+        wanted.scale, wanted.below = addresses_of(self.scale[number], self.below[number])
+        if narrow is not None:
+            wanted.narrow = self.scale[narrow].data_ptr()
+        if plain is not None:
+            wanted.plain, wanted.plain_below = addresses_of(self.scale[plain], self.below[plain])
+        return wanted
 
 
 @lru_cache(maxsize=64)
@@ -171,7 +152,3 @@ def _levels(scheme: Scheme, place: Place) -> Structure:
     there = [place.put(side) for side in levels]
     sizes = {"aboves": levels[0].size, "belows": levels[1].size}
     return Structure(Chosen(*(where for where, _ in there), **sizes), [kept for _, kept in there])
-
-
-def _at(*tensors: torch.Tensor) -> list[int]:
-    return [each.data_ptr() for each in tensors]

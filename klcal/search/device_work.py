@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from klcal.search.chosen import sub_bins
 from klcal.search.density import How
-from klcal.search.device_arrays import Arrays, Summary, place_on
+from klcal.search.device_arrays import Arrays, Summary
+from klcal.search.device_place import place_on
 from klcal.search.outcome_structures import VANISHED, Kept, asked_of, on_place
 from klcal.search.settings import Settings
+from klcal.search.steps import Step
 from klcal.search.structures import figures_alone, rounding_kind, scheme_kind
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.device_units import CountedUnits, fetched
@@ -61,8 +63,8 @@ class Work:
     def prepare(self) -> Summary:
         """Finds the status of each unit and the way in which to search it. Waits for the device."""
         summary, where = Summary.empty(self.arrays.tops), self.arrays.addresses
-        told = where["sketches"], self.asked.address, where["prepared"], summary.data_ptr()
-        self._each_unit("prepare_units", *told)
+        told = where["units"], where.get("weighed", 0), where["sketches"], self.asked.address, where["prepared"]
+        self._each_unit("prepare_units", *told, summary.data_ptr())
         numbers: Any = fetched(summary)[0]
         return Summary.of(numbers.tolist())
 
@@ -112,13 +114,19 @@ class Work:
         macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
         if step.sub == 1 or summary.values[how] < VALUES_PER_BIN * step.scheme.size * step.sub:
             macros.append("UNDECIDED")
-        told = search.address, self.arrays.addresses["units"], self.arrays.addresses[f"wanted {number}"]
+        told = search.address, self._units(step), self.arrays.addresses[f"wanted {number}"]
         return self._run("search_units", [how], told, macros, summary, step.scheme.size * step.sub, factor)
+
+    def _units(self, step: Step) -> int:
+        """The address of the pieces that are searched in a step."""
+        name = "weighted" if step.weighted else "plain" if self.arrays.left else "units"
+        return self.arrays.addresses[name]
 
     def _by_classic(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:
         """Queues the search of `kl-classic` of all units of some ways; returns what ``_run`` does."""
         where = self.arrays.addresses
-        told = self._figures_alone(), where["units"], where["wanted by classic"], where["classic"]
+        units = self._units(self.arrays.steps[-1])
+        told = self._figures_alone(), units, where["wanted by classic"], where["classic"]
         return self._run("classic_units", ways, told, ["ONLY_CLASSIC"], summary, self._bins(), factor)
 
     def _judged(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:

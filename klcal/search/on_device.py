@@ -14,6 +14,7 @@ from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
 from klcal.search.device_arrays import Summary
+from klcal.search.device_weighed import left_of
 from klcal.search.device_work import Work
 from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
@@ -34,9 +35,12 @@ def is_searched_there(settings: Settings) -> bool:
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
-    """The lowest and the highest finite value of all units, zero included. Waits for the device."""
-    lows = [float(each.counts.minimum.min()) for each in counted]
-    highs = [float(each.counts.maximum.max()) for each in counted]
+    """The lowest and the highest finite value of all units, zero included. Waits for the device.
+
+    With an importance, they are of the values that weigh something.
+    """
+    ranges = [each.counts if each.weights is None else left_of(each) for each in counted]
+    lows, highs = [float(each.minimum.min()) for each in ranges], [float(each.maximum.max()) for each in ranges]
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
@@ -72,16 +76,20 @@ def _outcomes(work: Work, summary: Summary) -> Outcomes:
     arrays, units = work.arrays, work.arrays.found
     counts = units.counts
     counted = [which for which, is_any in enumerate(summary.counted) if is_any]
-    status, chosen, deployed, below, figures, minimum, maximum, some = fetched(
+    weighed = [] if arrays.left is None else [arrays.left.weighed]
+    status, chosen, deployed, below, figures, minimum, maximum, some, *weighed_there = fetched(
         *(arrays.status, arrays.scale[-1], arrays.deployed, arrays.below[-1]),
-        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted]),
+        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted], *weighed),
     )
-    counters = dict(zip(counted, some, strict=True))
     deployed, kl = deployed.copy(), figures[0].copy()  # a row keeps these, and must not keep the pinned memory
     searched = (status == OK) | (status == VANISHED)
-    status = np.where(status == VANISHED, UNDERFLOW, status)
     found = chosen_outcomes(
-        status, searched, chosen, deployed, below, [kl, *figures[1:]], minimum, maximum, counters, units.size
+        np.where(status == VANISHED, UNDERFLOW, status),
+        searched,
+        *(chosen, deployed, below, [kl, *figures[1:]], minimum, maximum),
+        dict(zip(counted, some, strict=True)),
+        weighed_there[0].copy() if weighed_there else None,
+        units.size,
     )
     if summary.unknown:
         places = np.flatnonzero(status == UNKNOWN)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import DOUBLE, INT, POINTER, Units, fields_of
+from klcal.search.c_types import DOUBLE, INT, POINTER, Units, Weighed, fields_of
 from klcal.search.methods import Percentile
 from klcal.search.settings import Settings
 from klcal.search.structures import ClassicGrid, Place, classic_of, figures_alone, search_of
@@ -53,13 +53,13 @@ UNKNOWN, VANISHED = 6, 7
 
 
 class Sketches(ctypes.Structure):
-    """Sketches of units, each value with a count of 1: their ``pieces``, without ``tops`` and ``number``.
+    """What sketches of units have beside their pieces.
 
     ``counters`` is (counters, units), int64: zeros, NaN, −inf, inf, overflowed and underflowed values. ``sizes`` is
-    (units,), int64; if it is null, all units have ``size`` values.
+    (units,), int64. If it is null, all units have ``size`` values.
     """
 
-    _fields_ = [("pieces", Units), *fields_of(POINTER, "sizes counters"), *fields_of(INT, "units size")]
+    _fields_ = [*fields_of(POINTER, "sizes counters"), *fields_of(INT, "units size")]
 
 
 class Asked(ctypes.Structure):
@@ -81,7 +81,8 @@ class Asked(ctypes.Structure):
 class Prepared(ctypes.Structure):
     """Numbers of each unit that are computed before the search.
 
-    All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units).
+    All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units). With weights, all but
+    ``status`` and ``tops`` are of the values that weigh something.
     """
 
     _fields_ = fields_of(POINTER, "status how bounded low high number tops full full_below")
@@ -103,7 +104,7 @@ class SearchStep(ctypes.Structure):
     ``searches`` points to pointers to a ``Search``, (ways,): null for ways that no unit needed so far.
     """
 
-    _fields_ = [("searches", POINTER), *fields_of(INT, "kind narrow")]
+    _fields_ = [("searches", POINTER), *fields_of(INT, "kind narrow plain is_weighted")]
 
 
 class Calibration(ctypes.Structure):
@@ -123,9 +124,9 @@ class Calibration(ctypes.Structure):
 
 
 class Counted(ctypes.Structure):
-    """Sketches of units without weights: ``Units`` without ``tops`` and ``number``, and each counter, (units,)."""
+    """Sketches of units: ``Units`` without ``tops`` and ``number``, each counter, (units,), and what has weights."""
 
-    _fields_ = [("units", Units), ("counters", POINTER * COUNTERS)]
+    _fields_ = [("units", Units), ("counters", POINTER * COUNTERS), ("weighed", Weighed)]
 
 
 class Results(ctypes.Structure):

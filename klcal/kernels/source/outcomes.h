@@ -5,6 +5,7 @@
 
 #include "candidates.h"
 #include "quantile.h"
+#include "weighed.h"
 
 #define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
 
@@ -20,9 +21,8 @@ enum { ROUNDINGS, MINI, TINY, SHORT, MEDIUM, LONG, MIDDLES, BUCKETS, WAYS };
 
 enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OVERFLOWED, COUNTED_UNDERFLOWED, COUNTERS };
 
-/* Sketches of units, each value with a count of 1. */
+/* What sketches of units have beside their pieces. */
 typedef struct {
-    Units pieces;            /* without tops and number */
     const int64_t *sizes;    /* numbers of values; null if all units have `size` */
     const int64_t *counters; /* (COUNTERS, units) */
     int64_t units, size;
@@ -37,11 +37,12 @@ typedef struct {
     double percent;                 /* of the nonzero values that are kept, by the method percentile; else 0 */
 } Asked;
 
-/* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). */
+/* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). With
+   weights, all but the status and the tops are of the values that weigh something. */
 typedef struct {
     uint8_t *status, *how, *bounded;
     double *low, *high, *number;
-    int64_t *tops;
+    int64_t *tops; /* of all values */
     double *full;
     int64_t *full_below;
 } Prepared;
@@ -103,13 +104,6 @@ static int status_of(const Sketches *from, const Asked *asked, int64_t unit, int
     return counter(from, COUNTED_UNDERFLOWED, unit) > 0 ? UNDERFLOW : ZERO;
 }
 
-/* The biased float32 exponent of the largest magnitude. */
-static int64_t top_of(double minimum, double maximum) {
-    double least = -minimum, greatest = maximum > least ? maximum : least;
-    union { float value; uint32_t bits; } each = {(float)greatest};
-    return each.bits >> 23 & 255;
-}
-
 /* The range of a unit and zero, within the bounds; the bounds themselves if nothing lies within. */
 static void span_of(const Asked *asked, double min, double max, double *low, double *high, uint8_t *bounded) {
     *low = min, *high = max, *bounded = 0;
@@ -121,24 +115,26 @@ static void span_of(const Asked *asked, double min, double max, double *low, dou
     *bounded = *low > min || *high < max || empty;
 }
 
-/* Makes the quantizer cover the given percentage of the nonzero values: those of smallest magnitude, within the span. */
-static void cover_percentile(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit, int64_t nonzero) {
-    double rank = (double)nonzero * asked->percent / 100, free;
-    double kept = quantile(&from->pieces, unit, nonzero, to->tops[unit], rank);
+/* Makes the quantizer cover a percentage of a number of values: those of smallest magnitude, within the span. */
+static void cover_percentile(const Units *units, int64_t number, const Asked *asked, const Prepared *to, int64_t unit,
+                             double *full, int64_t *full_below) {
+    double kept = quantile(units, unit, number, to->tops[unit], (double)number * asked->percent / 100), free;
     double low = -kept > to->low[unit] ? -kept : to->low[unit], high = kept < to->high[unit] ? kept : to->high[unit];
-    int64_t last = asked->number_of_kinds - 1, at = last * from->units + unit;
-    if (low < high) to->full[at] = full_choice(&asked->kinds[last]->scheme, low, high, &free, &to->full_below[at]);
+    const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
+    if (low < high) *full = full_choice(scheme, low, high, &free, full_below);
 }
 
-static void prepare_unit(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit) {
+/* `weighed` is null without weights. */
+static void prepare_unit(const Units *units, const Weighed *weighed, const Sketches *from, const Asked *asked,
+                         const Prepared *to, int64_t unit) {
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
-    const Units *pieces = &from->pieces;
-    double minimum = pieces->minimum[unit], maximum = pieces->maximum[unit], free = 0;
-    int64_t nonzero = nonzero_of(from, unit);
+    double minimum = weighed ? weighed->minimum[unit] : units->minimum[unit], free = 0;
+    double maximum = weighed ? weighed->maximum[unit] : units->maximum[unit];
+    int64_t nonzero = nonzero_of(from, unit), end = weighed ? weighed->ends[unit] : units->ends[unit];
     int status = status_of(from, asked, unit, nonzero);
-    to->number[unit] = (double)nonzero;
-    to->tops[unit] = nonzero ? top_of(minimum, maximum) : 0;
-    to->how[unit] = (uint8_t)how_of(pieces->ends[unit] - pieces->starts[unit], to->number[unit], pieces->exact[unit], scheme);
+    to->number[unit] = weighed ? weighed->number[unit] : (double)nonzero;
+    to->tops[unit] = nonzero ? top_of(units->minimum[unit], units->maximum[unit]) : 0;
+    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], to->number[unit], units->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
@@ -148,7 +144,12 @@ static void prepare_unit(const Sketches *from, const Asked *asked, const Prepare
         }
         double relative = free / scheme->format.global_scale;
         if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
-        if (asked->percent > 0) cover_percentile(from, asked, to, unit, nonzero);
+        if (asked->percent > 0) {
+            Units left = weighed ? units_left(units, weighed, to->tops, 0) : *units;
+            int64_t number = weighed ? (int64_t)weighed->number[unit] : nonzero;
+            int64_t at = (asked->number_of_kinds - 1) * from->units + unit;
+            cover_percentile(&left, number, asked, to, unit, &to->full[at], &to->full_below[at]);
+        }
     }
     to->status[unit] = (uint8_t)status;
 }

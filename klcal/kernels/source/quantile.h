@@ -46,7 +46,7 @@ static void pass_edge(Edges *each, double edge, double *begins, double *ends, do
    between two edges, the number of values is linear. */
 static double quantile_of_intervals(const Units *units, int64_t unit, int64_t split, int64_t top, double rank) {
     double minimum = units->minimum[unit], maximum = units->maximum[unit];
-    int32_t octave = (int32_t)(top - units->fine_octaves + 1);
+    int32_t octave = top_octave(units, top);
     Edges positive = {units, units->starts[unit], split, octave, minimum, maximum, 0, 0, 0, 0, 0};
     Edges negative = {units, split, units->ends[unit], octave, -maximum, -minimum, 0, 0, 0, 0, 0};
     double last = 0, within = 0, slope = 0, linear = 0, jumps = 0;
@@ -65,19 +65,17 @@ static double quantile_of_intervals(const Units *units, int64_t unit, int64_t sp
     }
 }
 
-INLINE int64_t whole_count_of(const Units *units, int64_t i) {
-    return units->type_of_counts == INT32 ? ((const int32_t *)units->counts)[i] : ((const int64_t *)units->counts)[i];
-}
-
 /* The same of a unit of points: from the largest magnitude down, until no more than `beyond` values are left out. */
 static double quantile_of_points(const Units *units, int64_t unit, int64_t split, int64_t beyond) {
     int64_t first = units->starts[unit], positive = split, negative = units->ends[unit];
-    for (;;) {
+    uint32_t last = 0;
+    while (beyond >= 0 && (positive > first || negative > split)) {
         uint32_t one = positive > first ? units->keys[positive - 1] : 0;
         uint32_t other = negative > split ? units->keys[negative - 1] & ~SIGN : 0;
-        beyond -= whole_count_of(units, one >= other ? --positive : --negative);
-        if (beyond < 0) return float_of(one >= other ? one : other);
+        beyond -= whole_count(units, one >= other ? --positive : --negative);
+        last = one >= other ? one : other;
     }
+    return float_of(last);
 }
 
 /* Args: a unit with values, whose counts are whole; their number; the exponent by which its buckets were cut. */
