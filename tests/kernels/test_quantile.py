@@ -20,6 +20,8 @@ from klcal.search.settings import Settings
 from klcal.sketches.sketch import Sketch
 from tests.kernels.test_device_search import agree, spoiled
 from tests.kernels.test_hostile_units import BOUNDS, DTYPES, units
+from tests.kernels.test_weighed import laws
+from tests.sketches.test_importance import PERS, RESOLUTIONS, whole
 from tests.support.devices import Shim
 from tests.support.kernels import IS_COMPILED, kernel
 from tests.support.lazy import torch
@@ -72,6 +74,14 @@ def differing_columns(found: Sketch, how: Settings) -> list[str]:
 @settings(max_examples=400)
 def test_both_kernels_keep_the_same_values_to_the_bit(found, percent, bounds, scheme):
     assert not differing_columns(found, Settings(Percentile(percent), scheme, bounds))
+
+
+@given(laws(), RESOLUTIONS, PERCENTS)
+@settings(max_examples=100)
+def test_values_that_weigh_something_count_alike(drawn, resolution, percent):
+    """Where rules give tensors with an importance different methods, a percentile may be one of them."""
+    found = whole(*drawn, PERS[0], resolution=resolution)
+    assert not differing_columns(found, Settings(Percentile(percent), Scheme.parse("uint8")))
 
 
 @pytest.mark.parametrize("bits", [0, 2, 5])
