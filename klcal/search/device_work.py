@@ -76,7 +76,7 @@ class Work:
         self.sub = sub_bins(settings)
         self.place = place_on(str(self.device))
         self.arrays = Arrays(found, settings, self.place)
-        self.asked = asked_of(settings.scheme, settings.bounds, settings.nonfinite, self.sub, self.place)
+        self.asked = asked_of(settings, self.sub, self.place)
         self.held: list[Kept] = []
 
     def _each_unit(self, name: str, *arguments: int) -> None:

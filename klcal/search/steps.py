@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from klcal.quantizers.scheme import Scheme
 from klcal.search.density import density_of
 from klcal.search.explore import Density
-from klcal.search.methods import KL, MSE, KLClassic, Method, MinMax, sub_bins_per_cell
+from klcal.search.methods import KL, METHODS, MSE, KLClassic, Method, sub_bins_per_cell
 from klcal.search.outcome_structures import Kept, kinds_of, on_place
 from klcal.search.structures import HOST, Place
 from klcal.search.units import VALUES_PER_BIN, loss_of
@@ -50,7 +50,7 @@ class Step:
 
 def is_searched_in_c(method: Method) -> bool:
     """Whether C code, here or on a device, calibrates units by the method, from the sketch to the figures."""
-    return type(method) in (KL, KLClassic, MSE, MinMax)
+    return type(method) in METHODS.values()
 
 
 def steps_of(method: Method, scheme: Scheme, *, weighted: bool) -> list[Step]:

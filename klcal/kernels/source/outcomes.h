@@ -4,6 +4,7 @@
 #define KLCAL_OUTCOMES_H
 
 #include "candidates.h"
+#include "quantile.h"
 #include "weighed.h"
 
 #define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
@@ -33,6 +34,7 @@ typedef struct {
     int64_t number_of_kinds, nonfinite_fails, has_bounds;
     double low, high;               /* the bounds */
     double least_held, most_held;   /* the range of scales that the format holds, relative to its global scale */
+    double percent;                 /* of the nonzero values that are kept, by the method percentile; else 0 */
 } Asked;
 
 /* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). With
@@ -113,6 +115,15 @@ static void span_of(const Asked *asked, double min, double max, double *low, dou
     *bounded = *low > min || *high < max || empty;
 }
 
+/* Makes the quantizer cover a percentage of a number of values: those of smallest magnitude, within the span. */
+static void cover_percentile(const Units *units, int64_t number, const Asked *asked, const Prepared *to, int64_t unit,
+                             double *full, int64_t *full_below) {
+    double kept = quantile(units, unit, number, to->tops[unit], (double)number * asked->percent / 100), free;
+    double low = -kept > to->low[unit] ? -kept : to->low[unit], high = kept < to->high[unit] ? kept : to->high[unit];
+    const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
+    if (low < high) *full = full_choice(scheme, low, high, &free, full_below);
+}
+
 /* `weighed` is null without weights. */
 static void prepare_unit(const Units *units, const Weighed *weighed, const Sketches *from, const Asked *asked,
                          const Prepared *to, int64_t unit) {
@@ -133,6 +144,12 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
         }
         double relative = free / scheme->format.global_scale;
         if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
+        if (asked->percent > 0) {
+            Units left = weighed ? units_left(units, weighed, to->tops, 0) : *units;
+            int64_t number = weighed ? (int64_t)weighed->number[unit] : nonzero;
+            int64_t at = (asked->number_of_kinds - 1) * from->units + unit;
+            cover_percentile(&left, number, asked, to, unit, &to->full[at], &to->full_below[at]);
+        }
     }
     to->status[unit] = (uint8_t)status;
 }
