@@ -180,7 +180,7 @@ def _klcal_unit_weights() -> Any:
     """The C function of ``unit_weights``, with the types of its arguments."""
     function = compiled().klcal_unit_weights
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    source = [pointer, integer, pointer, pointer, integer, integer, pointer]
+    source: list[Any] = [pointer, integer, pointer, pointer, integer, integer, pointer]
     function.argtypes = [*source, integer, integer, pointer, pointer, integer, pointer]
     function.restype = integer
     return function
