@@ -82,7 +82,7 @@ class Prepared(ctypes.Structure):
     """Numbers of each unit that are computed before the search.
 
     All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units). With weights, all but
-    ``status`` and ``tops`` are of the values that weigh something.
+    ``status``, ``number`` and ``tops`` are of the values that weigh something.
     """
 
     _fields_ = fields_of(POINTER, "status how bounded low high number tops full full_below")

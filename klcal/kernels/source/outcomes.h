@@ -38,11 +38,11 @@ typedef struct {
 } Asked;
 
 /* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). With
-   weights, all but the status and the tops are of the values that weigh something. */
+   weights, all but the status, the number and the tops are of the values that weigh something. */
 typedef struct {
     uint8_t *status, *how, *bounded;
     double *low, *high, *number;
-    int64_t *tops; /* of all values */
+    int64_t *tops;
     double *full;
     int64_t *full_below;
 } Prepared;
@@ -132,9 +132,10 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
     double maximum = weighed ? weighed->maximum[unit] : units->maximum[unit];
     int64_t nonzero = nonzero_of(from, unit), end = weighed ? weighed->ends[unit] : units->ends[unit];
     int status = status_of(from, asked, unit, nonzero);
-    to->number[unit] = weighed ? weighed->number[unit] : (double)nonzero;
+    double number = weighed ? weighed->number[unit] : (double)nonzero;
+    to->number[unit] = (double)nonzero;
     to->tops[unit] = nonzero ? top_of(units->minimum[unit], units->maximum[unit]) : 0;
-    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], to->number[unit], units->exact[unit], scheme);
+    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], number, units->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
@@ -146,9 +147,8 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
         if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
         if (asked->percent > 0) {
             Units left = weighed ? units_left(units, weighed, to->tops, 0) : *units;
-            int64_t number = weighed ? (int64_t)weighed->number[unit] : nonzero;
             int64_t at = (asked->number_of_kinds - 1) * from->units + unit;
-            cover_percentile(&left, number, asked, to, unit, &to->full[at], &to->full_below[at]);
+            cover_percentile(&left, (int64_t)number, asked, to, unit, &to->full[at], &to->full_below[at]);
         }
     }
     to->status[unit] = (uint8_t)status;
