@@ -1,5 +1,5 @@
-/* The smallest magnitude up to which so many values of a unit lie: klcal.sketches.distribution.Distribution.quantiles, to the
-   bit. One thread finds it, from the sketch and without memory. */
+/* The smallest magnitude up to which so many values of a unit lie. One thread finds it, from the sketch and without
+   memory. Distribution.quantiles in klcal/sketches/distribution.py does the same in NumPy, to the bit. */
 #ifndef KLCAL_QUANTILE_H
 #define KLCAL_QUANTILE_H
 
@@ -20,7 +20,8 @@ static void load_edges(Edges *each) {
     each->edge = INFINITY;
     if (each->piece == each->end) return;
     int32_t fewest = (int32_t)units->fewest_dropped, most = (int32_t)units->most_dropped;
-    interval_of(units->keys[each->piece], each->top, fewest, most, each->least, each->greatest, &each->inner, &each->outer);
+    uint32_t key = units->keys[each->piece];
+    interval_of(key, each->top, fewest, most, each->least, each->greatest, &each->inner, &each->outer);
     each->edge = each->inner;
     each->count = count_of(units, each->piece);
     each->density = each->count / (each->outer - each->inner);
@@ -42,8 +43,8 @@ static void pass_edge(Edges *each, double edge, double *begins, double *ends, do
     }
 }
 
-/* The same of a unit in buckets, whose keys of positive values lie before `split`. The pieces of the two signs may overlap:
-   between two edges, the number of values is linear. */
+/* The same of a unit in buckets, whose keys of positive values lie before `split`. The pieces of the two signs may
+   overlap. Between two edges, the number of values is linear. */
 static double quantile_of_intervals(const Units *units, int64_t unit, int64_t split, int64_t top, double rank) {
     double minimum = units->minimum[unit], maximum = units->maximum[unit];
     int32_t octave = top_octave(units, top);
