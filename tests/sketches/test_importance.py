@@ -112,7 +112,7 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(drawn, per, chu
     values, importance = drawn
     expected = whole(values, importance, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BLOCK", "WIDE_BLOCK"):
+        for name in ("BLOCK", "WIDE_BLOCK", "SLAB"):
             patch.setattr(weighted, name, block)
         assert whole(values, importance, per, chunk=chunk, resolution=resolution) == expected
 
