@@ -28,6 +28,7 @@ from klcal.sketches.sorted_units import byte_patterns, compiled_sketch, less_rou
 
 __all__ = ["weighted_sketch", "weighted_unit_sketches"]
 
+TENSOR_BLOCK = 1 << 19  # values of a tensor that is one unit: 16 ns each; 23 in smaller blocks, which are added
 SLAB = 1 << 24  # values held at most if their units take turns: some 200 MB with their weights
 WIDE_BLOCK = 1 << 22  # values held at most if those of a unit lie apart otherwise: as much, with what sorts them
 
@@ -47,7 +48,7 @@ def weighted_sketch(
     """
     found = Sketch.empty(1, resolution)
     position = 0
-    for block in filled(chunks, repeat(BLOCK)):
+    for block in filled(chunks, repeat(TENSOR_BLOCK)):
         weights = importance.at(position, block.size)
         found += _counted(block, weights, dtype, np.array([0, block.size]), importance.heaviest, resolution)
         position += block.size
