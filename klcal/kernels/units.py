@@ -113,18 +113,16 @@ def unit_weights(
     weights: Integers,
     found: tuple[Patterns, Integers],
     bytes_as: Patterns | None = None,
-    turns: tuple[int, int] = (0, 1),
 ) -> Integers:
     """The sums of the weights of the values of each key, by the compiled kernel.
 
     Args:
-        values: (n,), in storage form.
+        values: (n,), in storage form; the values of each unit lie together.
         dtype: of the values, as for ``counted_units``.
         starts: (units + 1,), int64, contiguous, from 0 on: where the units begin and end.
-        weights: (n,), int64, the weight of each value, at least 0, in the order of the values.
+        weights: (n,), int64, the weight of each value, at least 0.
         found: the keys, (pieces,), and where those of each unit begin and end, (units + 1,).
         bytes_as: (256,), the pattern of the value of each byte; for dtypes of one byte only.
-        turns: as for ``counted_units``.
 
     Returns:
         (3, pieces), int64: the upper and the lower part of each sum (``klcal.sketches.importance.joined_weights`` joins
@@ -141,7 +139,7 @@ def unit_weights(
     def weigh(some: int, last: int) -> int:
         done: int = function(
             *(address(flat), KINDS.get(dtype, BYTES), None if bytes_as is None else address(bytes_as)),
-            *(address(starts), *turns, address(each), some, last),
+            *(address(starts), address(each), some, last),
             *(address(keys), address(begins), keys.size, address(weighed)),
         )
         return done
@@ -180,7 +178,6 @@ def _klcal_unit_weights() -> Any:
     """The C function of ``unit_weights``, with the types of its arguments."""
     function = compiled().klcal_unit_weights
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    source: list[Any] = [pointer, integer, pointer, pointer, integer, integer, pointer]
-    function.argtypes = [*source, integer, integer, pointer, pointer, integer, pointer]
+    function.argtypes = [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer, integer, pointer]
     function.restype = integer
     return function

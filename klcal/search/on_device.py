@@ -39,8 +39,8 @@ def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
 
     With an importance, they are of the values that weigh something.
     """
-    ranges = [each.counts if each.weights is None else left_of(each) for each in counted]
-    lows, highs = [float(each.minimum.min()) for each in ranges], [float(each.maximum.max()) for each in ranges]
+    ranges = (each.counts if each.weights is None else left_of(each) for each in counted)  # one at a time in memory
+    lows, highs = zip(*((float(each.minimum.min()), float(each.maximum.max())) for each in ranges), strict=True)
     return min(*lows, 0.0), max(*highs, 0.0)
 
 

@@ -112,7 +112,7 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(drawn, per, chu
     values, importance = drawn
     expected = whole(values, importance, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BLOCK", "WIDE_BLOCK"):
+        for name in ("BLOCK", "TENSOR_BLOCK", "WIDE_BLOCK", "SLAB"):
             patch.setattr(weighted, name, block)
         assert whole(values, importance, per, chunk=chunk, resolution=resolution) == expected
 
@@ -120,7 +120,7 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(drawn, per, chu
 def test_weights_that_begin_anew_with_each_chunk_are_noticed(monkeypatch):
     values, importance = np.arange(1, 15, dtype=np.float32).reshape(2, 7), np.arange(1.0, 8)
     expected = whole(values, importance, None)
-    monkeypatch.setattr(weighted, "BLOCK", 5)
+    monkeypatch.setattr(weighted, "TENSOR_BLOCK", 5)
     assert whole(values, importance, None, chunk=5) == expected
     monkeypatch.setattr(Importance, "at", lambda self, _, size: self.weights.flat[:size])
     assert whole(values, importance, None, chunk=5) != expected

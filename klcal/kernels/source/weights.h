@@ -42,32 +42,28 @@ INLINE void weigh(uint32_t *restrict patterns, const int64_t *restrict weights, 
     }
 }
 
-/* The weights of the units from `first` to `last`, which were counted before; weights lie as values do: see `klcal_units`.
+/* The weights of the units from `first` to `last`, which stand one behind the other and were counted before.
  *
  * `begins` are where the keys of each unit begin, and end; `weighed` are 3 rows of `pieces`, all 0 at first.
  * Returns the number of units; -1 if there is no memory.
  */
 PUBLIC VARIANTS int64_t klcal_unit_weights(const char *values, int64_t kind, const uint32_t *table, const int64_t *starts,
-                                           int64_t columns, int64_t run, const int64_t *weights, int64_t first,
-                                           int64_t last, const uint32_t *keys, const int64_t *begins, int64_t pieces,
-                                           int64_t *weighed)
+                                           const int64_t *weights, int64_t first, int64_t last, const uint32_t *keys,
+                                           const int64_t *begins, int64_t pieces, int64_t *weighed)
 {
-    struct source from = {values, (enum kind)kind, table, starts, columns, run};
-    struct source of = {(const char *)weights, FLOAT64, NULL, starts, columns, run}; /* 8 bytes each, too */
+    struct source from = {.values = values, .kind = (enum kind)kind, .table = table, .starts = starts};
     struct rounded rounded = {0, 0, 0};
     int64_t longest = 0;
     for (int64_t unit = first; unit < last; unit++) longest = size_of(&from, unit) > longest ? size_of(&from, unit) : longest;
-    int64_t *own = malloc((longest + SOUGHT) * (2 * sizeof *own + sizeof(uint32_t)));
-    if (!own) return -1;
-    char *raw = (char *)(own + longest);
-    uint32_t *patterns = (uint32_t *)(own + 2 * longest);
+    uint32_t *patterns = malloc((longest + SOUGHT) * sizeof *patterns);
+    if (!patterns) return -1;
     for (int64_t unit = first; unit < last; unit++) {
         int64_t begin = begins[unit], size = size_of(&from, unit);
         struct weighed to = {weighed + begin, weighed + pieces + begin, weighed + 2 * pieces + begin};
-        patterns_of(from.kind, together(&from, unit, raw), size, table, patterns, &rounded);
-        weigh(patterns, (const int64_t *)together(&of, unit, (char *)own), size, keys + begin, begins[unit + 1] - begin, to);
+        patterns_of(from.kind, together(&from, unit, NULL), size, table, patterns, &rounded);
+        weigh(patterns, weights + starts[unit], size, keys + begin, begins[unit + 1] - begin, to);
     }
-    free(own);
+    free(patterns);
     return last - first;
 }
 #endif
