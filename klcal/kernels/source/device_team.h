@@ -19,6 +19,8 @@
 #define RANK (THREAD % TEAM)
 typedef int Index;
 #define EACH(i, n) for (Index i = RANK; i < (Index)(n); i += TEAM)
+#define EACH_IN_ROWS(i, rows, k, width) \
+    EACH(at_##k, (rows) * (width)) for (Index i = at_##k / (Index)(width), k = at_##k % (Index)(width), o##k = 1; o##k; o##k = 0)
 #define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
 #if TEAM == WARP

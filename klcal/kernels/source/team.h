@@ -41,6 +41,7 @@ INLINE Placed less(Placed one, Placed other) {
 #define LINED __attribute__((aligned(LINE)))
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
+#define EACH_IN_ROWS(i, rows, k, width) EACH(i, rows) EACH(k, width)
 #define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
 #define MEET (void)0
 #define ALONE 1
