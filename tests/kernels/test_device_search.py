@@ -180,6 +180,8 @@ def test_the_ways_of_searching_are_the_source_s():
         ("sm_80", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
         ("sm_80", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
         ("sm_90", "TEAM=256 ONLY_FIGURES"),
+        ("sm_80", "TEAM=32 SCHEME_KIND=2 ONLY_CLASSIC"),
+        ("sm_90", "TEAM=256 SCHEME_KIND=0 ONLY_CLASSIC"),
     ],
 )
 def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, macros, capfd):

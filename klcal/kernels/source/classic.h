@@ -87,7 +87,7 @@ static int zoom_in(Searched *unit) {
     const Candidates *found = &unit->scratch->found;
     int64_t seeds[ZOOMS], known = found->size < ZOOMS ? found->size : ZOOMS;
     for (int64_t seed = 0; seed < known; seed++) {
-        Placed best = {INFINITY, INT32_MAX};
+        Placed best = {INFINITY, 0x7fffffff};
         EACH(i, found->size) {
             Placed each = {found->error[i], i};
             int is_taken = 0;

@@ -52,7 +52,7 @@ static double all_values(const Searched *unit) { return unit->scratch->sums.size
 
 /* How many values lie below an edge. Sub-bins are open towards zero, so one that lies on an edge is within it. */
 static int64_t values_below(const Pieces *pieces, double edge) {
-    return number_below(pieces->values, pieces->size, edge > 0 ? nextafter(edge, INFINITY) : edge);
+    return number_below(pieces->values, pieces->size, edge > 0 ? nextafter(edge, (double)INFINITY) : edge);
 }
 
 /* The sub-bins of some values of one sign, from a guess that rounding may put one beside the right one. */
