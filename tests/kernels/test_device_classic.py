@@ -25,6 +25,7 @@ from tests.support.samples import cut
 pytestmark = IS_COMPILED
 
 THREADS, BLOCKS = 256, 2
+MACROS = f"THREADS={THREADS}", "RESIDENT=2", "ONLY_CLASSIC"
 WARP, BLOCK = 32, 256  # threads of a team
 SHARED = {WARP: 64 << 10, BLOCK: 24 << 10}  # bytes for a block: too few for all that a unit needs
 FAR = 1 << 20  # bytes of far memory for a team
@@ -49,8 +50,8 @@ def units_for(asked: Asked) -> Distribution:
     values = spoiled(9, asked.columns)
     values[5, 0] = 0
     values = (cut(values) if asked.is_cut else values).astype(np.float32)
-    importance = np.random.default_rng(1).uniform(1e-3, 9, asked.columns).astype(np.float32) if asked.is_weighed else None
-    sketch = klcal.sketch(values, per="channel", importance=importance)
+    weights = np.random.default_rng(1).uniform(1e-3, 9, asked.columns).astype(np.float32)
+    sketch = klcal.sketch(values, per="channel", importance=weights if asked.is_weighed else None)
     return Distribution.weighted(sketch.take(np.flatnonzero(np.diff(sketch.starts))))
 
 
@@ -88,7 +89,7 @@ def searched(asked: Asked, launcher: Shim, numbers: list[int] | None = None, far
         *("device_search.cu", "classic_units", BLOCKS, THREADS, shared),
         *(how, units, 0 if numbers is None else address(order), order.size, wanted, classic),
         *(shared, -(-address(memory) // 16) * 16, far, address(left)),
-        macros=(f"TEAM={asked.team}", f"SCHEME_KIND={scheme_kind(scheme)}", "THREADS=256", "RESIDENT=2", "ONLY_CLASSIC"),
+        macros=(f"TEAM={asked.team}", f"SCHEME_KIND={scheme_kind(scheme)}", *MACROS),
     )
     return Found(least_classic(some, scheme, spans, sub, also), device, sorted(left[1 : 1 + left[0]].tolist()))
 
@@ -106,7 +107,7 @@ BY_SUB_BINS = [
     Asked(WARP, 200, "int4", bins=300, is_cut=True),
     Asked(WARP, 300, "uint4", "affine", "e8m0", bins=64),
     Asked(BLOCK, 4096, "int8"),
-    Asked(BLOCK, 1500, "float8_e5m2", scale_format="float16", bins=777, is_weighed=True),
+    Asked(BLOCK, 1200, "float8_e4m3fn", scale_format="float16", bins=777, is_weighed=True),
 ]
 OF_BUCKETS = [
     Asked(BLOCK, 5000, "int8", scale_format="e8m0"),
@@ -131,11 +132,36 @@ def test_some_units_by_their_numbers():
     assert np.isnan(found.device.scale[[1, 2, 4, 5, 7]]).all()
 
 
-@pytest.mark.parametrize("asked", [BY_VALUES[1], OF_BUCKETS[2]], ids=str)
+@pytest.mark.parametrize("asked", [BY_VALUES[0], BY_SUB_BINS[0]], ids=str)
 def test_units_for_which_the_memory_is_too_little_are_told(asked):
-    few = {searched(asked, Shim(has_threads=True), far=far).left.__len__() for far in (16, 4 << 10, 16 << 10, 64 << 10)}
-    assert few
-    for far in (16, 4 << 10, 16 << 10, 64 << 10):
+    left = []
+    for far in (16, 4 << 10, 10 << 10, 16 << 10, FAR):
         found = searched(asked, Shim(has_threads=True), far=far)
         assert found.left == found.differing()
         assert np.isnan(found.device.scale[found.left]).all()
+        left.append(len(found.left))
+    assert left[0] == 8
+    assert 0 < left[2] < 8
+    assert left[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "before"),
+    [
+        ("classic_values.h", "        team->lanes[0][RANK] = sum;\n    }\n"),
+        ("classic_candidates.h", "    EACH(i, scales) put_options(unit, some, i);\n"),
+    ],
+)
+def test_threads_that_do_not_wait_are_noticed(tmp_path, file, before):
+    for path in SOURCE.glob("*.*"):
+        (tmp_path / path.name).write_text(path.read_text())
+    text = (tmp_path / file).read_text()
+    assert text.count(f"{before}    MEET;\n") == 1
+    (tmp_path / file).write_text(text.replace(f"{before}    MEET;\n", before))
+    assert searched(BY_VALUES[1], Shim(has_threads=True, source=tmp_path)).differing()
+
+
+@pytest.mark.parametrize("asked", [BY_VALUES[1], OF_BUCKETS[0]], ids=str)
+def test_the_stand_in_without_threads_chooses_so_too(asked):
+    """The shim of plain loops runs the CPU's search in place of the kernel."""
+    assert not searched(asked, Shim()).differing()

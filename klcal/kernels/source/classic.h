@@ -22,9 +22,9 @@ static double limit_of(const Searched *unit) {
     return (unit->least[unit->wanted - 1] * (1 + SURELY) + SURELY) * all_values(unit);
 }
 
-/* Adds a candidate; it may win only if it is among the least so far. */
-static void judge_classic(Searched *unit, double scale, int64_t below, const Kept *kept, double limit) {
-    double loss = classic_divergence(unit, kept, limit), each = loss;
+/* Adds a candidate with its D; it may win only if it is among the least so far. */
+static void add_classic(Searched *unit, double scale, int64_t below, double loss) {
+    double each = loss;
     add_known(&unit->scratch->found, &scale, &below, &loss);
     for (int i = 0; i < ZOOMS; i++) {
         double known = unit->least[i];
@@ -43,11 +43,13 @@ static int judge_prospects(Searched *unit, const Prospects *some, int64_t from, 
     known = sum_of_team(known), hopeful = sum_of_team(hopeful);
     for (int64_t at = from; hopeful; at++) {
         double limit = limit_of(unit);
-        at = next_prospect(some, at, to, best, limit);
+        at = next_prospect(unit, some, at, to, best, limit);
         if (at == to) break;
         int64_t scale = at / some->width, below = below_of(some, scale, at % some->width);
         Kept kept = kept_by(unit, some->scale[scale], below);
-        judge_classic(unit, some->scale[scale], below, &kept, limit - some->high[at]);
+        double loss = INFINITY; /* as that of an outermost cell */
+        if (some->ends[at] < INFINITY) loss = classic_divergence(unit, &kept, limit - some->high[at]);
+        add_classic(unit, some->scale[scale], below, loss);
     }
     return hopeful || !known;
 }
@@ -161,7 +163,7 @@ static int classic_one(const Search *how, const Units *units, int64_t number, co
         int64_t at = other * classic->units + number, below = other < 0 ? each->full_below[number] : classic->below[at];
         double scale = other < 0 ? span.full[0] : classic->scale[at];
         Kept kept = kept_by(&unit, scale, below);
-        judge_classic(&unit, scale, below, &kept, INFINITY);
+        add_classic(&unit, scale, below, classic_divergence(&unit, &kept, INFINITY));
     }
     if (!exhaust(&unit) || (KIND(&how->scheme) == AFFINE && !zoom_in(&unit)) || found->is_full) return 0;
     double limit = found->error[first_least(found->error, found->size)] * (1 + ROUNDING);

@@ -141,11 +141,20 @@ APART int look_at(const Searched *unit, double wide, const double *ratio, int64_
     return 1;
 }
 
-/* The first of some candidates whose D may be at most `best`, and N·D within a limit; the end if there is none. */
-static int64_t next_prospect(const Prospects *some, int64_t from, int64_t to, double best, double limit) {
+/* Whether D of a candidate may be at most `best`, and N·D within a limit. Infinite ones are candidates only where all are, and
+   then the widest is chosen; or where no others are there to be looked at finely. */
+INLINE int may_win(const Searched *unit, const Prospects *some, int64_t at, double best, double limit) {
+    const Scratch *scratch = unit->scratch;
+    if (!(some->least[at] <= best && some->ends[at] <= limit)) return 0;
+    if (some->ends[at] < INFINITY || scratch->found.size < ZOOMS) return 1;
+    return some->scale[(int32_t)at / (int32_t)some->width] >= scratch->costs.span.full[0];
+}
+
+/* The first of some candidates that may win; the end if there is none. */
+static int64_t next_prospect(const Searched *unit, const Prospects *some, int64_t from, int64_t to, double best, double limit) {
     uint32_t next = (uint32_t)to;
     EACH(i, to - from) {
-        if (!(some->least[from + i] <= best && some->ends[from + i] <= limit)) continue;
+        if (!may_win(unit, some, from + i, best, limit)) continue;
         next = (uint32_t)(from + i);
         break;
     }

@@ -33,7 +33,6 @@ static double classic_of_cells(const Searched *unit, const Kept *kept, int64_t f
     MEET;
     plain_entropies_of(mass, number);
     cell_entropies(kept_of, occupied, clipped, cells);
-    MEET;
     return lane_total(mass, number) - lane_total(kept_of, cells);
 }
 
