@@ -42,7 +42,7 @@ ASKED_OF_CHECKPOINT = (
 LIMIT_MB = 1000
 MEASURE = """
 import json, resource, sys
-import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetensors_file, klcal.calibration
+import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.safetensors_file, klcal.calibration.values
 def own():  # getrusage's counts what this process was before it became Python as well
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before = own()

@@ -15,7 +15,7 @@ from benchmarks.side_by_side import PYTHON, report
 VALUES = 10**9  # of float32: 4 GB
 TENSORS = 2000
 LIMIT_MB = 400
-IMPORTS = "import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.{reader}, klcal.calibration"
+IMPORTS = "import klcal.pipeline.calibrate, klcal.pipeline.workers, klcal.readers.{reader}, klcal.calibration.values"
 MEASURE = """
 import json, resource, sys
 {imports}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.side_by_side import report
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scheme import Scheme
 from klcal.readers import Description, find

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from klcal.api.gates import check, diff
     from klcal.api.models import apply, export
     from klcal.api.sketch_files import load_sketches, merge, save_sketches, sketch_files
-    from klcal.calibration import calibrate, kl_divergence_calibration
+    from klcal.calibration.published import kl_divergence_calibration
+    from klcal.calibration.values import calibrate
     from klcal.errors import InputError, KlcalError, OutputError, UsageError
     from klcal.quantizers.granularity import PerBlock, PerChannel, PerGroup, PerTensor
     from klcal.quantizers.qparams import Qparams
@@ -90,7 +91,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "calibration": ("calibrate", "kl_divergence_calibration"),
+    "calibration.values": ("calibrate",),
+    "calibration.published": ("kl_divergence_calibration",),
     "api.files": ("calibrate_files", "compare", "load_table"),
     "api.models": ("apply", "export"),
     "api.gates": ("check", "diff"),

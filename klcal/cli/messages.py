@@ -68,7 +68,7 @@ def of_plan(plan: Plan, *, verbose: bool) -> list[str]:
         how = f"{processes} of {plan.threads} thread{'s' * (plan.threads > 1)}, {library.name()} kernel"
         lines.append(line(text=f"{who}, {how}: {plan.why}"))
     if plan.unfit:
-        fit = "tensors without importance, whose channels or groups it has room for"
+        fit = "tensors with one scale and no importance, or with channels or groups for which it has room"
         what = f"{plan.why} is for {fit}; the CPU takes the {plan.unfit} others, to the same result"
         lines.append(line(kind="warning", text=what))
     return lines

@@ -19,13 +19,14 @@ from klcal.kernels.units import BYTES, COUNTERS, KINDS
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["UnitCounts", "count_units"]
+__all__ = ["UnitCounts", "count_units", "sent", "unit_weights"]
 
 FILE = "device_units.cu"
 LEAST_BITS = 3  # log2 of the slots of the shortest units: one thread sorts eight values
 TILE_BITS = 13  # log2 of the slots of a block at least, as in source/device_units.cu
 MOST_BITS = 15  # log2 of the slots of the longest unit that a block sorts; more do not fit in shared memory
 AT_ONCE = 1 << 24  # values of longer units that are sorted at a time: 0.4 GB, most of it indices that torch needs
+OWN = 8  # values whose weights a thread adds up, one after the other
 
 Integers = npt.NDArray[np.int64]
 
@@ -68,9 +69,9 @@ def count_units(
         starts = torch.arange(0, values.numel() + 1, size, device=values.device)
         begins, sizes = np.array([0]), np.array([size])
     else:
-        starts = _there(size, values)
+        starts = sent(size, values)
         begins, sizes = size, np.diff(size)
-    table = None if bytes_as is None else _there(bytes_as.view(np.int32), values)
+    table = None if bytes_as is None else sent(bytes_as.view(np.int32), values)
     found = _nothing(values, starts)
     if not found.exact.numel():
         return found
@@ -78,10 +79,51 @@ def count_units(
     bits = np.searchsorted(1 << np.arange(LEAST_BITS, 32), sizes) + LEAST_BITS
     most = next((most for most in range(MOST_BITS, TILE_BITS, -1) if _shared(most) <= device.share(1)), TILE_BITS)
     for each in np.unique(bits[bits <= most]).tolist():
-        counting.short(each, None if (bits == each).all() else _there(np.flatnonzero(bits == each), values))
+        counting.short(each, None if (bits == each).all() else sent(np.flatnonzero(bits == each), values))
     for units in _alike(sizes, bits > most, found.exact.numel()):
         counting.long(units, int(begins[units.start]), int(sizes[units.start]))
     return found
+
+
+def unit_weights(
+    values: torch.Tensor,
+    dtype: str,
+    size: int,
+    found: UnitCounts,
+    weights: torch.Tensor,
+    device: Launcher,
+    bytes_as: npt.NDArray[np.uint32] | None = None,
+) -> torch.Tensor:
+    """The sums of the weights of the values of each key, without waiting for the device.
+
+    Args:
+        values: contiguous, on the device: those that were counted.
+        dtype: of the values.
+        size: the number of values of every unit.
+        found: their counts, from ``count_units``.
+        weights: int64 (values,), contiguous, on the device: the weight of each value, from 0 to 2⁴⁰.
+        device: runs the kernels.
+        bytes_as: as for ``count_units``.
+
+    Returns:
+        int64 (3, values), at the places of the keys: as ``klcal.kernels.units.unit_weights``; 0 at other places.
+    """
+    n = values.numel()
+    sums = weights.new_zeros((3, n))
+    if n:
+        table = None if bytes_as is None else sent(bytes_as.view(np.int32), values)
+        kind = KINDS.get(dtype, BYTES)
+        told = values.data_ptr(), kind, _at(table), size, n, _at(found.keys), _at(found.ends), _at(weights), _at(sums)
+        device.launch(FILE, "add_weights", -(-n // (THREADS * OWN)), THREADS, 0, *told)
+    return sums
+
+
+def sent(array: npt.NDArray[np.int64] | npt.NDArray[np.int32], values: torch.Tensor) -> torch.Tensor:
+    """A copy of an array on the device of the values, without waiting for it."""
+    import torch
+
+    tensor = torch.tensor(array)
+    return tensor.pin_memory().to(values.device, non_blocking=True) if values.is_cuda else tensor
 
 
 def _nothing(values: torch.Tensor, starts: torch.Tensor) -> UnitCounts:
@@ -94,14 +136,6 @@ def _nothing(values: torch.Tensor, starts: torch.Tensor) -> UnitCounts:
     numbers = values.new_zeros((len(COUNTERS), units), dtype=torch.int64)
     extremes = values.new_empty((2, units), dtype=torch.float64)
     return UnitCounts(keys, counts, starts[:-1], ends, numbers, extremes[0], extremes[1], exact)
-
-
-def _there(array: npt.NDArray[np.int64] | npt.NDArray[np.int32], values: torch.Tensor) -> torch.Tensor:
-    """A copy of an array on the device of the values, without waiting for it."""
-    import torch
-
-    tensor = torch.tensor(array)
-    return tensor.pin_memory().to(values.device, non_blocking=True) if values.is_cuda else tensor
 
 
 def _shared(bits: int) -> int:

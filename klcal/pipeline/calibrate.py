@@ -8,7 +8,8 @@ from functools import partial
 from math import prod
 from typing import NamedTuple
 
-from klcal.calibration import calibrate_sketch, noted
+from klcal.calibration.rows import noted
+from klcal.calibration.sketches import calibrate_sketch
 from klcal.errors import InputError
 from klcal.pipeline.batches import batches_note, error_of, less
 from klcal.pipeline.devices import Plan

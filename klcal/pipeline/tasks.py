@@ -49,6 +49,7 @@ EXPLAINED_SECONDS = 15e-3  # and to explain it
 UNIT_VALUE_SECONDS = 10e-9  # to read, count and search a value of channels (7 at int8) or groups (13 at int4, of 128)
 DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of that is the host's
 SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
+WEIGHED_SLABS_OF_RELATIVE = 2  # with an importance, whose sums take three times as much: 1 GiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
 TOGETHER = 128  # small tensors in a task: what a call costs vanishes, and the last worker is not late
 
@@ -117,11 +118,12 @@ class Tensor(NamedTuple):
     @property
     def fits_device(self) -> bool:
         """Whether a device can count it. Where scales are relative to the tensor's, all of its sketches have to fit."""
-        if self.layout is None or self.weighed is not None:
+        if self.layout is None:
             return self.is_one_unit
         if self.settings.detail != "none" or self.settings.unit is not None:
             return False
-        is_small = not self.settings.scheme.is_relative or prod(self.layout.shape) <= SLAB * SLABS_OF_RELATIVE
+        most = SLAB * (SLABS_OF_RELATIVE if self.weighed is None else WEIGHED_SLABS_OF_RELATIVE)
+        is_small = not self.settings.scheme.is_relative or prod(self.layout.shape) <= most
         return is_small and fits_device(self.layout)
 
 

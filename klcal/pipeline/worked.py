@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from klcal.calibration import calibrate_counted, calibrate_sketch, calibrate_tensors, calibrate_units
+from klcal.calibration.sketches import calibrate_sketch, calibrate_tensors
+from klcal.calibration.units import calibrate_units
 from klcal.errors import InputError
 from klcal.kernels.threads import limited
 from klcal.pipeline.devices import Plan, feeding
@@ -102,8 +103,12 @@ def _begun(feed: Feed, tensor: Tensor) -> Begun:
 
 
 def _fed_units(feed: Feed, tensor: Tensor, layout: Layout) -> Row:
+    from klcal.calibration.devices import calibrate_counted
+
+    weights = None if tensor.weighed is None else tensor.weighed.weights(layout)
     with feed.entered():
-        return calibrate_counted(feed.units(tensor.parts, tensor.dtype, layout), layout, tensor.settings)
+        counted = feed.units(tensor.parts, tensor.dtype, layout, weights)
+        return calibrate_counted(counted, layout, tensor.settings, weighed=weights is not None)
 
 
 def _run_behind(begun: Iterator[Begun], told: Callable[[Task], None] | None, task: Task) -> list[Calibrated]:

@@ -23,6 +23,7 @@ __all__ = [
     "Search",
     "Units",
     "Wanted",
+    "Weighed",
     "fields_of",
 ]
 
@@ -138,6 +139,21 @@ class Units(ctypes.Structure):
     _fields_ = [
         *fields_of(POINTER, "keys counts starts ends exact minimum maximum tops number"),
         *fields_of(INT, "type_of_counts fewest_dropped most_dropped fine_octaves"),
+    ]
+
+
+class Weighed(ctypes.Structure):
+    """The weights of pieces, and the pieces that weigh something: ``Weighed`` in source/weighed.h.
+
+    ``weights`` (int64) has the shape (3, pieces). What is written: ``keys`` (uint32), ``counts`` (of the type of the
+    sketch's counts) and ``masses``, (pieces,); ``ends`` and ``weighed`` (int64), ``minimum``, ``maximum`` and
+    ``number``, (units,).
+    """
+
+    _fields_ = [
+        ("weights", POINTER),
+        ("pieces", INT),
+        *fields_of(POINTER, "keys counts masses ends minimum maximum number weighed"),
     ]
 
 

@@ -17,11 +17,12 @@ from klcal.kernels.library import library
 from klcal.quantizers.qparams import rounded_scales, signed_scales
 from klcal.quantizers.scale_formats import held
 from klcal.search.choices import Choices, Spans, full_choices
-from klcal.search.compiled_outcomes import compiled_outcomes, is_searched_in_c
+from klcal.search.compiled_outcomes import compiled_outcomes
 from klcal.search.figures import figures
 from klcal.search.methods import BINS, sub_bins_per_cell
 from klcal.search.outcome_structures import UNKNOWN
 from klcal.search.settings import Settings
+from klcal.search.steps import is_searched_in_c
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import COUNTERS, Sketch
@@ -65,7 +66,7 @@ def put_outcomes(room: Room, first: int, found: Sketch, settings: Settings) -> N
     Raises:
         MemoryError: the compiled kernel found no room.
     """
-    if library() is not None and found.weights is None and is_searched_in_c(settings.method):
+    if library() is not None and is_searched_in_c(settings.method):
         _put_compiled(room, first, found, settings)
         return
     for some in stretches(found):
@@ -120,7 +121,7 @@ def _put_compiled(room: Room, first: int, found: Sketch, settings: Settings) -> 
     """``put_outcomes`` by the compiled kernel. NumPy decides on units whose scale the format of scales may not hold."""
     place = room.part(first, first + found.units)
     compiled_outcomes(found, settings, sub_bins(settings), place)
-    for name in COUNTERS:
+    for name in (*COUNTERS, "weighed"):
         room.put_counter(first, name, getattr(found, name))
     unknown = np.flatnonzero(place.status == UNKNOWN)
     if unknown.size:
@@ -139,11 +140,12 @@ def chosen_outcomes(
     minimum: Floats,
     maximum: Floats,
     counters: dict[int, Integers],
+    weighed: Integers | None,
     size: int,
 ) -> Outcomes:
     """The outcomes of units that were searched elsewhere: on a device. All arrays are (units,), if not said otherwise.
 
-    Units have no importance there, and all of them have the same number of values.
+    All of them have the same number of values.
 
     Args:
         status: indices of ``klcal.tables.status.UNIT_STATUSES``, of any integer type.
@@ -155,6 +157,7 @@ def chosen_outcomes(
         minimum: of the nonzero finite values; inf where there are none.
         maximum: of the same; -inf where there are none.
         counters: int64 counters by their index in ``klcal.sketches.sketch.COUNTERS``; those left out are 0.
+        weighed: the number of nonzero values with a weight above 0; None without importance.
         size: the number of values of each unit, zeros and NaN included.
     """
     none = np.zeros(status.size, np.int64)
@@ -173,7 +176,7 @@ def chosen_outcomes(
         status=status.astype(np.int64),
         **chosen_columns,
         nonzero=nonzero,
-        weighed=none,
+        weighed=none if weighed is None else weighed,
         finite=nonzero + zeros,
         minimum=minimum,
         maximum=maximum,

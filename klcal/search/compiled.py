@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from klcal.search.structures import (
     wanted_of,
 )
 from klcal.sketches.distribution import Distribution
+
+if TYPE_CHECKING:
+    from klcal.search.c_types import Classic
 
 __all__ = ["compiled_classic", "compiled_figures", "compiled_search"]
 
@@ -94,7 +98,11 @@ def compiled_classic(
     kernel = compiled()
     found = Choices(np.empty(distribution.units), np.empty(distribution.units, np.int64))
     search, units = search_of(scheme, None, figures_alone(sub)), units_of(distribution)
-    classic, wanted = classic_of(grid, also), wanted_of(spans, full, None, None, found)
+    classic, wanted = classic_of(grid), wanted_of(spans, full, None, None, found)
+    further = [np.concatenate(column) for column in zip(*also, strict=True)]  # scales and levels below zero
+    candidates = cast("Classic", classic.structure)
+    candidates.others, candidates.units = len(also), distribution.units
+    candidates.scale, candidates.below = map(address, further)
 
     def some(first: int, last: int) -> int:
         told = ctypes.byref(classic.structure), ctypes.byref(wanted.structure)

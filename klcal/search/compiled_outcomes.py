@@ -1,7 +1,7 @@
 """The outcomes of units by the compiled kernel, on the CPU: from sketches to the status, the choice and the figures.
 
 One call of the kernel (``source/stretches.h``) does for many units what ``klcal.search.chosen`` does in NumPy, to the
-bit. The kernel knows the methods kl, mse and minmax, without importance.
+bit. The kernel knows klcal's own methods, but percentile.
 """
 
 from __future__ import annotations
@@ -14,61 +14,69 @@ import numpy.typing as npt
 
 from klcal.kernels.library import address, compiled
 from klcal.kernels.threads import spread
-from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import INT, POINTER, Units
-from klcal.search.density import How, density_of
-from klcal.search.methods import KL, MSE, Method, MinMax, sub_bins_per_cell
-from klcal.search.outcome_structures import Calibration, Counted, Kept, Results, asked_of, kinds_of, on_place
+from klcal.search.c_types import INT, POINTER, Units, Weighed
+from klcal.search.classic import classic_grid
+from klcal.search.density import How
+from klcal.search.methods import KLClassic
+from klcal.search.outcome_structures import (
+    NO_STEP,
+    Calibration,
+    Counted,
+    Results,
+    SearchStep,
+    asked_of,
+    classic_on_place,
+)
 from klcal.search.settings import Settings
+from klcal.search.steps import Step, steps_of
 from klcal.search.structures import COUNTS, HOST, kept_bits
-from klcal.search.units import loss_of
 from klcal.sketches.sketch import COUNTERS, Sketch
 from klcal.tables.outcomes import FLOATS, Outcomes
 
-__all__ = ["compiled_outcomes", "is_searched_in_c"]
+__all__ = ["compiled_outcomes"]
 
 WAYS = len(How)
 
 
-def is_searched_in_c(method: Method) -> bool:
-    """Whether C code, here or on a device, calibrates units by the method, from the sketch to the figures."""
-    return type(method) in (KL, MSE, MinMax)
-
-
-class _Searches:
+class _Calibration:
     """A ``Calibration``, whose searches are added when a unit needs them."""
 
-    def __init__(self, settings: Settings, sub: int) -> None:
-        self.method, self.kinds = settings.method, kinds_of(settings.scheme)
+    def __init__(self, settings: Settings, sub: int, *, weighted: bool) -> None:
+        self.steps = steps_of(settings.method, settings.scheme, weighted=weighted)
         asked = asked_of(settings.scheme, settings.bounds, settings.nonfinite, sub, HOST)
         levels = [np.append(0.0, side) for side in (settings.scheme.above, settings.scheme.below)]
-        self.kept: list[Any] = [asked, levels]
-        self.searches = (POINTER * (WAYS * len(self.kinds)))()
-        where = None if isinstance(self.method, MinMax) else ctypes.addressof(self.searches)
-        self.structure = Calibration(asked.address, where, *map(address, levels), *(side.size for side in levels))
+        self.searches = [(POINTER * WAYS)() for _ in self.steps]
+        steps = (SearchStep * len(self.steps))(*map(_step, self.steps, self.searches))
+        self.kept: list[Any] = [asked, levels, steps]
+        grid = None
+        if isinstance(settings.method, KLClassic) and self.steps:
+            grid = classic_on_place(classic_grid(settings.scheme), HOST)
+            self.kept.append(grid)
+        self.structure = Calibration(
+            *(asked.address, ctypes.addressof(steps), len(steps), grid and grid.address),
+            *map(address, levels),
+            *(side.size for side in levels),
+        )
 
     def add(self, how: How) -> None:
-        """Adds the searches of all kinds for units that are searched in one way."""
-        for number, kind in enumerate(self.kinds):
-            is_last = number + 1 == len(self.kinds)
-            found = _search(kind, how, self.method if is_last else MSE())  # narrower kinds are candidates by their MSE
+        """Adds the searches of all steps for units that are searched in one way."""
+        for step, searches in zip(self.steps, self.searches, strict=True):
+            found = step.search(how)
             self.kept.append(found)
-            self.searches[number * WAYS + how] = found.address
+            searches[how] = found.address
 
 
-def _search(scheme: Scheme, how: int, method: Method) -> Kept:
-    sub, weight = 1, 1.0
-    if isinstance(method, KL):
-        sub, weight = sub_bins_per_cell(method.bins, scheme.size), method.weight
-    return on_place(scheme, density_of(scheme, how), loss_of(scheme, how, sub, weight), HOST)
+def _step(step: Step, searches: ctypes.Array[ctypes.c_void_p]) -> SearchStep:
+    others = (NO_STEP if other is None else other for other in (step.narrow, step.plain))
+    return SearchStep(ctypes.addressof(searches), step.kind, *others, step.weighted)
 
 
 def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcomes) -> None:
     """The outcomes of all units of a sketch, but for their counters. A status may be ``UNKNOWN``.
 
     Args:
-        found: a sketch without weights.
-        settings: with a method for which ``is_searched_in_c``.
+        found: the sketch.
+        settings: with a method for which ``klcal.search.steps.is_searched_in_c``.
         sub: the number of sub-bins of each cell, for D among the figures.
         place: to which they are written: a ``part`` of a ``Room``.
 
@@ -76,7 +84,7 @@ def compiled_outcomes(found: Sketch, settings: Settings, sub: int, place: Outcom
         MemoryError: the kernel found no room for its scratch arrays.
     """
     function = compiled().klcal_outcomes
-    by = _Searches(settings, sub)
+    by = _Calibration(settings, sub, weighted=found.weights is not None)
     counted, kept = _counted(found)
     columns = (POINTER * len(FLOATS))(*(address(getattr(place, name)) for name in FLOATS))
     to = Results(columns, address(place.nonzero), address(place.finite), address(place.status))
@@ -103,4 +111,11 @@ def _counted(found: Sketch) -> tuple[Counted, list[npt.NDArray[Any]]]:
     kept = [found.keys, found.counts, starts, starts[1:], found.exact, found.minimum, found.maximum]
     kept = [np.ascontiguousarray(each) for each in kept]
     units = Units(*map(address, kept), None, None, COUNTS[found.counts.dtype], *kept_bits(found.resolution))
-    return Counted(units, (POINTER * len(counters))(*map(address, counters))), [*kept, *counters]
+    pointers = (POINTER * len(counters))(*map(address, counters))
+    if found.weights is None:
+        return Counted(units, pointers), [*kept, *counters]
+    weights = np.ascontiguousarray(found.weights)
+    left = [np.empty(found.keys.size, each) for each in (np.uint32, found.counts.dtype, np.float64)]
+    left += [np.empty(found.units, each) for each in (np.int64, np.float64, np.float64, np.float64, np.int64)]
+    weighed = Weighed(address(weights), found.keys.size, *map(address, left))
+    return Counted(units, pointers, weighed), [*kept, *counters, weights, *left]

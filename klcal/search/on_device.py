@@ -13,10 +13,13 @@ import numpy as np
 from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
 from klcal.search.chosen import chosen_outcomes, outcomes_of
-from klcal.search.compiled_outcomes import is_searched_in_c
-from klcal.search.device_work import Summary, Work
+from klcal.search.device_arrays import Summary
+from klcal.search.device_weighed import left_of
+from klcal.search.device_work import Work
+from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
+from klcal.search.steps import is_searched_in_c
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
 from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
 
@@ -28,13 +31,16 @@ MOST_GROWTH = GROWTH**4
 
 def is_searched_there(settings: Settings) -> bool:
     """Whether a device can search by the method. If not, the device counts, and the CPU searches the sketches."""
-    return is_searched_in_c(settings.method)
+    return is_searched_in_c(settings.method) and not isinstance(settings.method, KLClassic)
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
-    """The lowest and the highest finite value of all units, zero included. Waits for the device."""
-    lows = [float(each.counts.minimum.min()) for each in counted]
-    highs = [float(each.counts.maximum.max()) for each in counted]
+    """The lowest and the highest finite value of all units, zero included. Waits for the device.
+
+    With an importance, they are of the values that weigh something.
+    """
+    ranges = [each.counts if each.weights is None else left_of(each) for each in counted]
+    lows, highs = [float(each.minimum.min()) for each in ranges], [float(each.maximum.max()) for each in ranges]
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
@@ -67,22 +73,27 @@ def _device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
 
 def _outcomes(work: Work, summary: Summary) -> Outcomes:
     """The outcomes, copied to the host. The host decides on units whose scale the format of scales may not hold."""
-    counts = work.found.counts
+    arrays, units = work.arrays, work.arrays.found
+    counts = units.counts
     counted = [which for which, is_any in enumerate(summary.counted) if is_any]
-    status, chosen, deployed, below, figures, minimum, maximum, some = fetched(
-        *(work.bytes["status"], work.floats["scale"][-1], work.floats["deployed"], work.integers["below"][-1]),
-        *(work.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted]),
+    weighed = [] if arrays.left is None else [arrays.left.weighed]
+    status, chosen, deployed, below, figures, minimum, maximum, some, *weighed_there = fetched(
+        *(arrays.status, arrays.scale[-1], arrays.deployed, arrays.below[-1]),
+        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted], *weighed),
     )
-    counters = dict(zip(counted, some, strict=True))
     deployed, kl = deployed.copy(), figures[0].copy()  # a row keeps these, and must not keep the pinned memory
     searched = (status == OK) | (status == VANISHED)
-    status = np.where(status == VANISHED, UNDERFLOW, status)
     found = chosen_outcomes(
-        status, searched, chosen, deployed, below, [kl, *figures[1:]], minimum, maximum, counters, work.found.size
+        np.where(status == VANISHED, UNDERFLOW, status),
+        searched,
+        *(chosen, deployed, below, [kl, *figures[1:]], minimum, maximum),
+        dict(zip(counted, some, strict=True)),
+        weighed_there[0].copy() if weighed_there else None,
+        units.size,
     )
     if summary.unknown:
         places = np.flatnonzero(status == UNKNOWN)
-        others = outcomes_of(host_sketch(work.found, places), work.settings)
+        others = outcomes_of(host_sketch(units, places), work.settings)
         for column, other in zip(found, others, strict=True):
             column[places] = other
     return found

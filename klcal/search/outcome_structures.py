@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
-from klcal.search.c_types import DOUBLE, INT, POINTER, Units, fields_of
-from klcal.search.structures import Place, figures_alone, search_of
+from klcal.search.c_types import DOUBLE, INT, POINTER, Units, Weighed, fields_of
+from klcal.search.structures import ClassicGrid, Place, classic_of, figures_alone, search_of
 from klcal.search.units import NARROWER
 from klcal.tables.outcomes import FLOATS
 
 __all__ = [
     "MOST_KINDS",
+    "NO_STEP",
     "UNKNOWN",
     "VANISHED",
     "Asked",
@@ -33,13 +34,16 @@ __all__ = [
     "Kept",
     "Prepared",
     "Results",
+    "SearchStep",
     "Sketches",
     "asked_of",
+    "classic_on_place",
     "kinds_of",
     "on_place",
 ]
 
 MOST_KINDS = 3  # kinds of schemes that are searched for one scheme, as in source/outcomes.h: see ``kinds_of``
+NO_STEP = -1  # in place of the number of a step
 COUNTERS = 6  # see ``klcal.sketches.sketch.COUNTERS``
 # Further statuses of source/outcomes.h. UNKNOWN: the format may not hold the scale, and the caller has to decide on the
 # unit. VANISHED: a scale was chosen, and its format rounds it to 0.
@@ -47,17 +51,13 @@ UNKNOWN, VANISHED = 6, 7
 
 
 class Sketches(ctypes.Structure):
-    """Sketches of units, each value with a count of 1.
+    """What sketches of units have beside their pieces.
 
-    ``counters`` is (counters, units), int64: zeros, NaN, −inf, inf, overflowed and underflowed values. The others are
-    (units,): ``starts`` and ``ends`` of the keys and ``sizes`` are int64, ``minimum`` and ``maximum`` of the nonzero
-    values are float64, ``exact`` is bool. If ``sizes`` is null, all units have ``size`` values.
+    ``counters`` is (counters, units), int64: zeros, NaN, −inf, inf, overflowed and underflowed values. ``sizes`` is
+    (units,), int64. If it is null, all units have ``size`` values.
     """
 
-    _fields_ = [
-        *fields_of(POINTER, "starts ends sizes counters minimum maximum exact"),
-        *fields_of(INT, "units size"),
-    ]
+    _fields_ = [*fields_of(POINTER, "sizes counters"), *fields_of(INT, "units size")]
 
 
 class Asked(ctypes.Structure):
@@ -78,7 +78,8 @@ class Asked(ctypes.Structure):
 class Prepared(ctypes.Structure):
     """Numbers of each unit that are computed before the search.
 
-    All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units).
+    All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units). With weights, all but
+    ``status`` and ``tops`` are of the values that weigh something.
     """
 
     _fields_ = fields_of(POINTER, "status how bounded low high number tops full full_below")
@@ -94,20 +95,35 @@ class Deployed(ctypes.Structure):
     _fields_ = fields_of(POINTER, "known deployed")
 
 
+class SearchStep(ctypes.Structure):
+    """A search of all units: ``Step`` in source/stretches.h, and ``klcal.search.steps.Step``.
+
+    ``searches`` points to pointers to a ``Search``, (ways,): null for ways that no unit needed so far.
+    """
+
+    _fields_ = [("searches", POINTER), *fields_of(INT, "kind narrow plain is_weighted")]
+
+
 class Calibration(ctypes.Structure):
     """How units are calibrated, for ``klcal_outcomes``.
 
-    ``asked`` points to an ``Asked``. ``searches`` points to pointers to a ``Search``, (kinds, ways): null for ways that
-    are not known so far; it is null itself if nothing is searched. ``above`` and ``below_zero`` are as in ``Chosen``.
+    ``asked`` points to an ``Asked``, ``steps`` to as many ``SearchStep``: none if nothing is searched. ``classic``
+    points to a ``Classic`` without further candidates, for which the choices of the last two steps are taken; it is
+    null for other methods. ``above`` and ``below_zero`` are as in ``Chosen``.
     """
 
-    _fields_ = [*fields_of(POINTER, "asked searches above below_zero"), *fields_of(INT, "aboves belows")]
+    _fields_ = [
+        *fields_of(POINTER, "asked steps"),
+        ("number_of_steps", INT),
+        *fields_of(POINTER, "classic above below_zero"),
+        *fields_of(INT, "aboves belows"),
+    ]
 
 
 class Counted(ctypes.Structure):
-    """Sketches of units without weights: ``Units`` without ``tops`` and ``number``, and each counter, (units,)."""
+    """Sketches of units: ``Units`` without ``tops`` and ``number``, each counter, (units,), and what has weights."""
 
-    _fields_ = [("units", Units), ("counters", POINTER * COUNTERS)]
+    _fields_ = [("units", Units), ("counters", POINTER * COUNTERS), ("weighed", Weighed)]
 
 
 class Results(ctypes.Structure):
@@ -140,6 +156,13 @@ def on_place(scheme: Scheme, density: Any, loss: Any, place: Place) -> Kept:
     words = search_of(scheme, density, loss, place)
     where, kept = place.put(_bytes(words.structure))
     return Kept(where, (*words.kept, kept))
+
+
+def classic_on_place(grid: ClassicGrid, place: Place) -> Kept:
+    """The candidates of `kl-classic`, with the structure itself in that place: see ``classic_of``."""
+    found = classic_of(grid, place)
+    where, kept = place.put(_bytes(found.structure))
+    return Kept(where, (*found.kept, kept))
 
 
 @lru_cache(maxsize=64)

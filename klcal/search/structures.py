@@ -291,18 +291,11 @@ def wanted_of(spans: Spans, full: Choices, narrow: Floats | None, plain: Choices
     return Structure.of(Wanted, (*spans, *full, narrow, *(plain or (None, None)), *found))
 
 
-def classic_of(grid: ClassicGrid, also: Sequence[Choices]) -> Structure:
-    """The candidates of `kl-classic` as ``Classic``.
-
-    Args:
-        grid: those that are computed for each unit.
-        also: further ones, at least one, with arrays of shape (units,).
-    """
-    scale, below = (np.concatenate(column) for column in zip(*also, strict=True))
-    kept = [np.ascontiguousarray(each) for each in (grid.ratios, grid.around, scale, below)]
-    ratios = [Ratios(address(each), each.size) for each in kept[:2]]
-    counts = grid.shift, len(also), also[0].scale.size
-    return Structure(Classic(*ratios, *counts, *(address(each) for each in kept[2:])), kept)
+def classic_of(grid: ClassicGrid, place: Place = HOST) -> Structure:
+    """The candidates of `kl-classic` that are computed for each unit, as ``Classic`` without further ones."""
+    put = [place.put(each) for each in (grid.ratios, grid.around)]
+    ratios = (Ratios(where, each.size) for (where, _), each in zip(put, grid[:2], strict=True))
+    return Structure(Classic(*ratios, grid.shift), [kept for _, kept in put])
 
 
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:

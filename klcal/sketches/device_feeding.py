@@ -22,6 +22,7 @@ from klcal.kernels.cuda_counting import Launcher
 from klcal.quantizers.layout import Layout
 from klcal.sketches.device_counting import DeviceCounter, sketch_counted, stopped_devices
 from klcal.sketches.device_units import CountedUnits, all_units, counted_on_device
+from klcal.sketches.importance import Importance
 from klcal.sketches.patterns import MOST, TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.stretch import Placeable, Stretch
@@ -159,26 +160,31 @@ class Feed:
         with stopped_devices(self.device), self.lane.entered():
             yield
 
-    def units(self, parts: Iterable[Stretch], dtype: str, layout: Layout) -> Iterator[CountedUnits]:
+    def units(
+        self, parts: Iterable[Stretch], dtype: str, layout: Layout, importance: Importance | None = None
+    ) -> Iterator[CountedUnits]:
         """Reads a tensor, and counts its units, some at a time. It has to be used within ``entered``.
 
         Args:
             parts: all of the tensor, in the order of the layout.
             dtype: of the values.
             layout: the units, which ``fits_device``.
+            importance: of the values, in their order; None if all count alike.
         """
         axis, rows, values = _slab(layout)
         others = [layout.shape[each] for each in layout.order if each != axis]
         before = layout.order.index(axis)
         numbers, tile = all_units(layout), layout.tiles[axis]
         launcher = self.lane.launcher or kernels(self.lane.device.index)
+        weights = None if importance is None else importance.in_own_order(layout)
         pieces = (piece for part in parts for piece in self._sent(part, dtype))
         for first, flat in zip(range(0, layout.shape[axis], rows), self._joined(pieces, layout), strict=True):
             there = [*others[:before], flat.numel() // values, *others[before:]]
             tensor = flat.view(there).permute(np.argsort(layout.order).tolist())
             cells = slice(first // tile, -(-(first + tensor.shape[axis]) // tile))
             own = numbers[(slice(None),) * axis + (cells,)]
-            yield from counted_on_device(tensor, dtype, layout.tiles, own, launcher, at_once=SLAB)
+            some = None if weights is None else weights.along(axis, slice(first, first + tensor.shape[axis]))
+            yield from counted_on_device(tensor, dtype, layout.tiles, own, launcher, importance=some, at_once=SLAB)
 
     def stop(self) -> None:
         """Stops reading, since nobody waits for the result any more."""

@@ -6,7 +6,7 @@ The counts stay on the device for the search. Copied to the host, they are the `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from klcal.kernels.cuda_counting import Launcher
-from klcal.kernels.cuda_units import UnitCounts, count_units
+from klcal.kernels.cuda_units import UnitCounts, count_units, sent, unit_weights
 from klcal.kernels.units import COUNTERS
 from klcal.quantizers.layout import Layout
 from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
-from klcal.sketches.patterns import UNITS, Integers, Resolution
+from klcal.sketches.importance import Importance
+from klcal.sketches.patterns import UNITS, Floats, Integers, Resolution
 from klcal.sketches.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["CountedUnits", "all_units", "counted_on_device", "fetched", "host_sketch"]
 
 AT_ONCE = 1 << 26  # values counted and searched together: their keys and counts are 512 MiB
+WEIGHTS_TAKE = 4  # times the memory of keys and counts: the weight of a value, 8 bytes, and three sums for its key, 24
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class CountedUnits:
     size: int  # the number of values of each unit
     resolution: Resolution  # of the sketches
     launcher: Launcher  # runs the kernels
+    weights: torch.Tensor | None = None  # int64 (3, values), at the places of the keys: see Sketch.weights
+    heaviest: Floats | None = None  # (units,), the largest importance of each unit; both are None without importance
 
 
 def all_units(layout: Layout) -> Integers:
@@ -53,6 +57,7 @@ def counted_on_device(
     numbers: Integers,
     launcher: Launcher,
     *,
+    importance: Importance | None = None,
     at_once: int = AT_ONCE,
     resolution: Resolution = UNITS,
 ) -> Iterator[CountedUnits]:
@@ -64,17 +69,28 @@ def counted_on_device(
         tiles: the number of values of a unit along each axis.
         numbers: of the units, an array with the same axes.
         launcher: runs the kernels.
-        at_once: the number of values that are counted together.
+        importance: of the values, ``in_own_order``, on the host; None if all count alike. Its weights are sent to the
+            device for the units that are counted together, and shared ones are sent once.
+        at_once: the number of values that are counted together; a fifth of it with an importance.
         resolution: of the sketches.
     """
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits
     bytes_as = pattern_values(dtype).view(np.uint32) if FLOAT_DTYPES[dtype] is np.uint8 else None
     axes = [_stretches(extent, tile) for extent, tile in zip(tensor.shape, tiles, strict=True)]
+    plain = tensor.detach().resolve_neg()
+    at_once = at_once if importance is None else max(1, at_once // (1 + WEIGHTS_TAKE))
     for each in product(*axes):
-        for own, values in _blocks(tensor.detach().resolve_neg(), numbers, each, at_once):
-            size = values.shape[1]
-            found = count_units(values.reshape(-1), dtype, size, kept, launcher, bytes_as)
-            yield CountedUnits(own, found, size, resolution, launcher)
+        for some in _parts(each, at_once):
+            own = numbers[tuple(slice(axis.first, axis.first + axis.units) for axis in some)].ravel()
+            values = _brought_together(plain[_places_of(some)], some)
+            size = values.numel() // own.size
+            counts = count_units(values, dtype, size, kept, launcher, bytes_as)
+            found = CountedUnits(own, counts, size, resolution, launcher)
+            if importance is not None:
+                weights = _brought_together(_sent(importance.weights[_places_of(some)], values), some)
+                sums = unit_weights(values, dtype, size, counts, weights, launcher, bytes_as)
+                found = replace(found, weights=sums, heaviest=importance.heaviest[own])
+            yield found
 
 
 class _Stretch(NamedTuple):
@@ -97,29 +113,32 @@ def _stretches(extent: int, tile: int) -> list[_Stretch]:
     return [each for each in found if each.units and each.tile]
 
 
-def _blocks(
-    tensor: torch.Tensor, numbers: Integers, axes: tuple[_Stretch, ...], at_once: int
-) -> Iterator[tuple[Integers, torch.Tensor]]:
-    """Units of one size along each axis, some at a time: their numbers (units,), and their values (units, size)."""
+def _parts(axes: tuple[_Stretch, ...], at_once: int) -> Iterator[tuple[_Stretch, ...]]:
+    """Units of one size along each axis, some at a time."""
     axis = max(range(len(axes)), key=lambda i: axes[i].units)
     longest = axes[axis]
     values = prod(each.units * each.tile for each in axes) // longest.units
     step = max(1, at_once // values)
     for first in range(0, longest.units, step):
-        part = longest.part(first, min(step, longest.units - first))
-        some = (*axes[:axis], part, *axes[axis + 1 :])
-        own = numbers[tuple(slice(each.first, each.first + each.units) for each in some)]
-        yield own.ravel(), _brought_together(tensor, some, own.size)
+        yield (*axes[:axis], longest.part(first, min(step, longest.units - first)), *axes[axis + 1 :])
 
 
-def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...], units: int) -> torch.Tensor:
-    """The values of units, (units, size), contiguous."""
-    for axis, each in enumerate(axes):
-        tensor = tensor.narrow(axis, each.begin, each.units * each.tile)
+def _places_of(axes: tuple[_Stretch, ...]) -> tuple[slice, ...]:
+    """Where the values of units are in their tensor."""
+    return tuple(slice(each.begin, each.begin + each.units * each.tile) for each in axes)
+
+
+def _sent(weights: Integers, values: torch.Tensor) -> torch.Tensor:
+    """Weights on the device of the values. Those that an array repeats are sent once, and repeated there."""
+    single = tuple(slice(None) if stride else slice(1) for stride in weights.strides)
+    return sent(weights[single], values).expand(weights.shape)
+
+
+def _brought_together(tensor: torch.Tensor, axes: tuple[_Stretch, ...]) -> torch.Tensor:
+    """The values of all units that a tensor has, one unit behind the other, (values,), contiguous."""
     split = tensor.reshape([side for each in axes for side in (each.units, each.tile)])
     last = 2 * len(axes)
-    turned = split.permute([*range(0, last, 2), *range(1, last, 2)])
-    return turned.reshape(units, -1).contiguous()
+    return split.permute([*range(0, last, 2), *range(1, last, 2)]).reshape(-1).contiguous()
 
 
 def fetched(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
@@ -152,14 +171,18 @@ def host_sketch(found: CountedUnits, units: Integers | None = None) -> Sketch:
     )
     pieces = ends - starts
     places = _places(starts, pieces)
-    kept = counts.keys[places], counts.counts[places], pieces, exact, minimum, maximum, numbers
-    keys, times, sizes, is_exact, least, greatest, counters = fetched(*kept)
+    kept = [counts.keys[places], counts.counts[places], pieces, exact, minimum, maximum, numbers]
+    if found.weights is not None:
+        kept.append(found.weights[:, places])
+    keys, times, sizes, is_exact, least, greatest, counters, *weights = fetched(*kept)
+    heaviest = np.zeros(found.numbers.size) if found.heaviest is None else found.heaviest
     return Sketch(
         keys=keys.view(np.uint32),
         counts=times,
+        weights=weights[0] if weights else None,
         starts=np.append(0, np.cumsum(sizes)),
         **dict(zip(COUNTERS, counters, strict=True)),
-        heaviest=np.zeros(sizes.size),
+        heaviest=heaviest if units is None else heaviest[units],
         minimum=least,
         maximum=greatest,
         exact=is_exact.astype(bool),

@@ -55,6 +55,14 @@ class Importance:
         in_order = of_units.ravel() if place is None else place.in_value_order(of_units)
         return Importance(np.broadcast_to(weights.astype(np.int64), shape).transpose(full), in_order)
 
+    def in_own_order(self, place: Layout) -> Importance:
+        """The same, with the tensor's own axes, and units numbered along these, for which ``place`` is the layout."""
+        return Importance(self.weights.transpose(np.argsort(place.order)), place.in_own_order(self.heaviest))
+
+    def along(self, axis: int, some: slice) -> Importance:
+        """The weights of a part of the tensor, along an axis. ``heaviest`` stays that of all units."""
+        return Importance(self.weights[(slice(None),) * axis + (some,)], self.heaviest)
+
     def at(self, start: int, count: int) -> Integers:
         """The weights of ``count`` values from the position ``start`` on, (count,)."""
         return self.weights.flat[start : start + count]

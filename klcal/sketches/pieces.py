@@ -46,18 +46,17 @@ def of_pieces(sketch: Sketch, kept: Bools, counts: Integers) -> Sketch:
         return replace(sketch, counts=counts, weights=None)
     keys = sketch.keys[kept]
     starts = np.append(0, kept.cumsum())[sketch.starts]
-    low, high = extremes(keys, starts)
-    ends = _far_end(sketch, low), _far_end(sketch, high)
-    minimum = np.where(sketch.minimum < 0, np.maximum(sketch.minimum, ends[0]), low)
-    maximum = np.where(sketch.maximum > 0, np.minimum(sketch.maximum, ends[1]), high)
+    low, high = extremes(keys, starts)  # 0 or -0 if a bucket begins there
+    least = np.where(np.signbit(low), _far_end(sketch, low), low)
+    most = np.where(np.signbit(high), high, _far_end(sketch, high))
     return replace(
         sketch,
         keys=keys,
         counts=counts[kept],
         weights=None,
         starts=starts,
-        minimum=np.where(low < 0, minimum, np.maximum(low, sketch.minimum)),
-        maximum=np.where(high > 0, maximum, np.minimum(high, sketch.maximum)),
+        minimum=np.maximum(sketch.minimum, least),
+        maximum=np.minimum(sketch.maximum, most),
     )
 
 

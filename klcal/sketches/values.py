@@ -66,7 +66,8 @@ def sketch(
             ``sum(klcal.sketch(batch, per=klcal.PerChannel(1)) for batch in batches)``. A tensor with a single axis, or
             without values, is one unit.
         device: where a tensor is counted: "cpu", "cuda", "cuda:N"; by default where it is, and on the CPU if it is in a
-            file. Values with an importance are counted on the CPU. The result does not depend on the device.
+            file. If a tensor with an importance is one unit, the CPU counts it. The result does not depend on the
+            device.
         importance: how much each value counts when a quantizer is chosen: a weight for each column (an index of the
             last axis), for each column of each matrix, or for each value; finite and at least 0. Weights are relative
             to the largest of their unit, which has to be the same in sketches that are added.
@@ -150,33 +151,39 @@ class There(NamedTuple):
     tensor: torch.Tensor  # on the device
     dtype: str  # of its values
     layout: Layout  # to which unit each value belongs
+    importance: Importance | None  # how much each value counts, with the tensor's own axes
 
 
 def units_there(values: Values, per: Per, importance: Values | None, device: str | None = None) -> There | None:
     """The tensor, if its units are counted on a CUDA device; None if the CPU counts them, or if it is one unit.
 
-    The CPU counts values that have an importance, and units of more values than an int32 can count.
+    The CPU counts units of more values than an int32 can count.
 
     Raises:
-        UsageError: the values are not floating point, or there are no such units, or no such device.
+        UsageError: the values are not floating point, there are no such units, there is no such device, or the
+            importance does not fit.
+        InputError: the importance is damaged.
     """
-    if not is_tensor(values) or importance is not None or per == PerTensor():
+    if not is_tensor(values) or per == PerTensor():
         return None
     where = usable_device(device) if device else str(values.device)
     if not where.startswith("cuda"):
         return None
     dtype, shape = checked_tensor(values), tuple(values.shape)
     place = None if 0 in shape else layout(per, shape)
-    return None if place is None or prod(place.tiles) > MOST else There(values.to(where), dtype, place)
+    if place is None or prod(place.tiles) > MOST:
+        return None
+    weights = None if importance is None else weights_of(importance, shape, place.order, place)
+    return There(values.to(where), dtype, place, weights)
 
 
-def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout) -> Sketch:
+def _device_sketch(tensor: torch.Tensor, dtype: str, place: Layout, importance: Importance | None) -> Sketch:
     """The sketch of all units of a tensor on a CUDA device, counted there."""
     from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
 
     with stopped_devices(str(tensor.device)):
         launcher = kernels(tensor.device.index)
-        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher)
+        counted = counted_on_device(tensor, dtype, place.tiles, all_units(place), launcher, importance=importance)
         parts = [(each.numbers, host_sketch(each)) for each in counted]
     found = Sketch.stack([sketch for _, sketch in parts], place.grid)
     numbers = np.concatenate([own for own, _ in parts])

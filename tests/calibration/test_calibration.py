@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klcal
-from klcal.calibration import calibrate, kl_divergence_calibration
+from klcal.calibration.published import kl_divergence_calibration
+from klcal.calibration.values import calibrate
 from klcal.errors import InputError, UsageError
 from klcal.quantizers.rounding import dequantize, quantize
 from klcal.search.methods import KL

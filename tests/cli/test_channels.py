@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.errors import ExitCode
 from klcal.pipeline import workers
 from klcal.readers import read

@@ -12,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.divergence import entropy, js, kl
 from klcal.divergence.elementwise import side_by_side
 from klcal.divergence.samples import common_bins

@@ -20,7 +20,8 @@ from tests.support.command import SAMPLES, klcal, normal
 from tests.support.devices import idle_devices, real_device
 from tests.support.lazy import torch
 
-FIT = "is for tensors without importance, whose channels or groups it has room for; the CPU takes the"
+FIT = "is for tensors with one scale and no importance, or with channels or groups for which it has room; "
+FIT += "the CPU takes the"
 UNITS = "*conv*=channel"
 
 
@@ -70,7 +71,7 @@ def test_where_no_tensor_fits_the_cpu_works_as_if_it_were_asked(device, here):
     safetensors.numpy.save_file({"a": normal(400).reshape(4, 100)}, "x.safetensors")
     safetensors.numpy.save_file({"a": np.arange(100, dtype=np.float32)}, "i.safetensors")
     weighed = "--importance", "i.safetensors", "--jobs", "2", "--verbose"
-    asked = "calibrate", "x.safetensors", "--per", "channel", *weighed
+    asked = "calibrate", "x.safetensors", *weighed
     first, second = klcal(*asked, "--device", "cuda").messages
     (alone,) = klcal(*asked, "--device", "cpu").messages
     assert first == alone.replace("--device cpu", "--device cuda")
@@ -85,6 +86,29 @@ def test_whatever_the_units_and_however_they_lie(device, here, monkeypatch, per,
     asked = "calibrate", "x.pt", "--per", per, "--dtype", "int4", "--scale-format", scale_format, "--format", "json"
     found = klcal(*asked, "--device", "cuda")
     assert (found.code, found.err, found.out == klcal(*asked).out) == (0, "", True)
+
+
+@pytest.mark.parametrize("per", ["channel", "channel:1", "channel:2", "group:32", "group:30,1", "block:16,8"])
+@pytest.mark.parametrize(("dtype", "scale_format"), [("int4", "float32"), ("float4_e2m1fn", "float8_e4m3fn")])
+def test_importance_of_columns_and_of_values(device, here, monkeypatch, per, dtype, scale_format):
+    monkeypatch.setattr(device_feeding, "SLAB", 3000)
+    torch.save({"c": torch.randn(7, 40, 96), "turned": torch.randn(96, 40, 7).permute(2, 1, 0)}, "x.pt")
+    weights = {"c": np.abs(normal(96)), "turned": np.abs(normal(7 * 40 * 96)).reshape(7, 40, 96)}
+    safetensors.numpy.save_file(weights, "i.safetensors")
+    asked = "calibrate", "x.pt", "--per", per, "--dtype", dtype, "--scale-format", scale_format, "--format", "json"
+    weighed = *asked, "--importance", "i.safetensors"
+    found, on_cpu = klcal(*weighed, "--device", "cuda"), klcal(*weighed)
+    assert (found.code, found.err, found.out == on_cpu.out) == (0, "", True)
+    assert found.out != klcal(*asked).out
+
+
+def test_an_importance_that_does_not_fit_costs_only_its_tensor(device, here):
+    safetensors.numpy.save_file({"a": normal(400).reshape(4, 100), "b": normal(400).reshape(4, 100)}, "x.safetensors")
+    safetensors.numpy.save_file({"a": -np.ones(100, np.float32), "b": np.arange(100.0)}, "i.safetensors")
+    asked = "calibrate", "x.safetensors", "--per", "channel", "--importance", "i.safetensors", "--format", "json"
+    found, on_cpu = klcal(*asked, "--device", "cuda"), klcal(*asked)
+    assert (found.code, found.out, found.err) == (on_cpu.code, on_cpu.out, on_cpu.err)
+    assert found.code == 4
 
 
 def test_all_devices_work(here, monkeypatch):

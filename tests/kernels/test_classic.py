@@ -145,5 +145,7 @@ def test_a_bound_that_is_too_sharp_is_noticed(monkeypatch):
     values = np.random.default_rng(6).laplace(size=(4, 4_096)).astype(np.float32)
     right = klcal.calibrate(values, dtype="int4", method="kl-classic", per="channel")
     grid = classic_grid(Scheme.parse("int4"))
-    monkeypatch.setattr(classic, "classic_grid", lambda _: grid._replace(ratios=grid.ratios[: classic.BATCH // 4]))
+    monkeypatch.setattr(
+        "klcal.search.compiled_outcomes.classic_grid", lambda _: grid._replace(ratios=grid.ratios[: classic.BATCH // 4])
+    )
     assert "unit.scale" in differing(right, klcal.calibrate(values, dtype="int4", method="kl-classic", per="channel"))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klcal
-from klcal.calibration import calibrate_counted
+from klcal.calibration.devices import calibrate_counted
 from klcal.errors import UsageError
 from klcal.kernels import cuda
 from klcal.kernels.cuda import OPTIONS, SOURCE, source_text
@@ -26,6 +26,7 @@ from klcal.search.settings import Settings
 from klcal.sketches import device_units
 from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
+from klcal.sketches.importance import Importance, checked_importance
 from tests.kernels.test_compiled import EXTREMES, requests
 from tests.support.devices import Shim, real_device
 from tests.support.kernels import IS_COMPILED, differing
@@ -38,12 +39,17 @@ pytestmark = IS_COMPILED
 def there(tensor, per: str = "channel", launcher: Shim | None = None, **asked: Any) -> klcal.Row:
     """The row of a tensor as if it lay on a device, which the CPU is."""
     more = {"dtype": "uint8", "method": "kl", "scheme": "auto", "scale_format": "float32", "bounds": None} | asked
+    shape = tuple(tensor.shape)
     scheme = Scheme.parse(more["dtype"], more["scheme"], more["scale_format"])
     how = Settings(methods.parse(more["method"]), scheme, more["bounds"], more.get("nonfinite", "fail"))
-    place = layout(parse_per(per), tuple(tensor.shape))
-    shim = launcher or Shim()
-    counted = counted_on_device(tensor, checked_tensor(tensor), place.tiles, all_units(place), shim)
-    return replace(calibrate_counted(counted, place, how), shape=tuple(tensor.shape))
+    place = layout(parse_per(per), shape)
+    weights = more.get("importance")
+    if weights is not None:
+        weights = Importance.of(checked_importance(weights, shape), shape, place.order, place).in_own_order(place)
+    units = place.tiles, all_units(place), launcher or Shim()
+    counted = counted_on_device(tensor, checked_tensor(tensor), *units, importance=weights)
+    row = calibrate_counted(counted, place, how, weighed=weights is not None)
+    return replace(row, shape=shape)
 
 
 def agree(tensor, per: str = "channel", launcher: Shim | None = None, **asked: Any) -> list[str]:
@@ -111,6 +117,39 @@ def test_sketches_that_a_device_counted_are_those_of_the_cpu():
     assert host_sketch(counted, some) == expected.take(some)
 
 
+def weights_of(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """An importance for each value: some of 0, all of a unit, and of its outermost value."""
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=values.shape) * rng.integers(0, 3, values.shape[-1])
+    weights[0] = 0
+    weights[1, np.abs(values[1]).argmax()] = 0
+    weights[2, np.abs(values[2]).argmax()] = 1e-9
+    return weights
+
+
+@pytest.mark.parametrize("per", ["channel", "channel:1", "group:128", "group:100", "block:16,48"])
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "columns"])
+def test_values_with_an_importance(per, shared, monkeypatch):
+    monkeypatch.setattr(device_units, "AT_ONCE", 50_000)
+    values = spoiled(140, 300)
+    weights = weights_of(values)
+    weights = weights[5] if shared else weights
+    for dtype in (torch.float32, torch.bfloat16):
+        tensor = torch.from_numpy(values).to(dtype)
+        for method, target in (("mse", "int4"), ("kl:bins=60", "uint4")):
+            assert not agree(tensor, per, dtype=target, method=method, nonfinite="ignore", importance=weights)
+
+
+@pytest.mark.parametrize("scale_format", ["float16", "float8_e4m3fn", "e8m0"])
+def test_values_with_an_importance_and_scales_in_a_format(scale_format):
+    values = spoiled(30, 5000)
+    weights = weights_of(values)
+    weights[:, np.abs(values).max(axis=0) > 9] = 0  # what weighs nothing does not count in the global scale
+    for values_of, dtype in ((values, "int8"), (values * 1e-5, "int4"), (cut(values).astype(np.float32), "uint8")):
+        tensor = torch.from_numpy(values_of)
+        assert not agree(tensor, dtype=dtype, scale_format=scale_format, nonfinite="ignore", importance=weights)
+
+
 # --- threads of a team
 
 CASES = [
@@ -131,6 +170,13 @@ def test_threads_of_a_team_share_a_unit(per, shape, asked):
     values = spoiled(*shape)
     tensor = torch.from_numpy((cut(values) if is_cut else values).astype(np.float32))
     assert not agree(tensor, per, Shim(has_threads=True), **asked)
+
+
+@pytest.mark.parametrize(("per", "shape", "asked"), CASES[::2], ids=str)
+def test_threads_of_a_team_share_a_unit_with_an_importance(per, shape, asked):
+    values = spoiled(*shape)
+    tensor = torch.from_numpy(values)
+    assert not agree(tensor, per, Shim(has_threads=True), **asked, importance=weights_of(values))
 
 
 def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
@@ -174,17 +220,19 @@ def test_the_ways_of_searching_are_the_source_s():
 
 
 @pytest.mark.parametrize(
-    ("arch", "macros"),
+    ("arch", "file", "macros"),
     [
-        ("sm_90", "TEAM=32 SCHEME_KIND=0 ROUNDING_KIND=0 LOOKED_AT=0 UNDECIDED ONLY_SEARCH"),
-        ("sm_80", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
-        ("sm_80", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
-        ("sm_90", "TEAM=256 ONLY_FIGURES"),
-        ("sm_80", "TEAM=32 SCHEME_KIND=2 ONLY_CLASSIC"),
-        ("sm_90", "TEAM=256 SCHEME_KIND=0 ONLY_CLASSIC"),
+        ("sm_90", "search", "TEAM=32 SCHEME_KIND=0 ROUNDING_KIND=0 LOOKED_AT=0 UNDECIDED ONLY_SEARCH"),
+        ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
+        ("sm_80", "search", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
+        ("sm_90", "search", "TEAM=256 ONLY_FIGURES"),
+        ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ONLY_CLASSIC"),
+        ("sm_90", "search", "TEAM=256 SCHEME_KIND=0 ONLY_CLASSIC"),
+        ("sm_80", "weighed", "TEAM=32"),
+        ("sm_90", "weighed", "TEAM=256"),
     ],
 )
-def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, macros, capfd):
+def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, file, macros, capfd):
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("the run-time compiler finds its parts only without a sanitizer")
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed", exc_type=ImportError)
@@ -192,7 +240,7 @@ def test_the_run_time_compiler_takes_the_kernel_of_a_case(arch, macros, capfd):
     case = [tuple(macro.split("=")) if "=" in macro else macro for macro in named]
     try:
         program = core.Program(
-            source_text("device_search.cu"), "c++", core.ProgramOptions(arch=arch, define_macro=case, **OPTIONS)
+            source_text(f"device_{file}.cu"), "c++", core.ProgramOptions(arch=arch, define_macro=case, **OPTIONS)
         )
     except Exception as error:  # of its own kind, or of the loader of its library
         pytest.skip(f"the run-time compiler is not installed: {error!r}"[:80])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.quantizers.qparams import Qparams, deployed_scales, level_ends, qparams, rounded_scales, zero_points
 from klcal.quantizers.rounding import dequantize, quantize
 from klcal.quantizers.scheme import KINDS, Scheme

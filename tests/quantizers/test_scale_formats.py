@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.qparams import Qparams

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS, nearest
 from klcal.quantizers.qparams import Qparams

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import klcal
-from klcal.calibration import calibrate, calibrate_sketch
+from klcal.calibration.sketches import calibrate_sketch
+from klcal.calibration.values import calibrate
 from klcal.quantizers.scheme import Scheme
 from klcal.search.methods import parse
 from klcal.search.settings import Settings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import klcal
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.errors import UsageError
 from klcal.quantizers.scheme import Scheme, parse_range
 from klcal.search.methods import KL, METHODS, MSE, KLClassic, MinMax, Percentile, parse, sub_bins_per_cell

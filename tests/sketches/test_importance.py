@@ -18,8 +18,9 @@ from klcal.quantizers.layout import layout
 from klcal.sketches import weighted
 from klcal.sketches.by_unit import unit_sketches
 from klcal.sketches.counting import count
+from klcal.sketches.distribution import Distribution
 from klcal.sketches.importance import Importance, checked_importance
-from klcal.sketches.patterns import UNITS
+from klcal.sketches.patterns import UNITS, Resolution
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.weighted import weighted_sketch, weighted_unit_sketches
 from tests.support.lazy import torch
@@ -305,3 +306,17 @@ def test_tensors_of_any_rank_have_an_importance():
         assert klcal.sketch(np.empty(shape, np.float32), per="channel", importance=np.ones(weights)) == Sketch.empty()
     cube = klcal.sketch(np.ones((2, 3, 4), np.float32), per="channel:1", importance=[1.0, 2.0, 4.0, 1.0])
     assert weights_of(cube) == [2 * 2 * 2**40] * 3
+
+
+def test_a_bucket_from_zero_on_keeps_its_end_whatever_the_unit_beside_it_loses():
+    """Its key is the pattern of zero, of either sign."""
+    for sign in (1, -1):
+        values = np.float32([[sign * 5e-42, sign * 4e-42], [1, 2]])
+        found = whole(values, np.array([[1.0, 1.0], [1.0, 0.0]]), PerChannel(0), resolution=Resolution(few=0))
+        alone, beside = Distribution.weighted(found[:1]), Distribution.weighted(found)
+        assert found.keys[0] << 1 == 0
+        assert (
+            (beside.min[0], beside.max[0])
+            == (alone.min[0], alone.max[0])
+            == (min(values[0, 0], 0), max(values[0, 0], 0))
+        )

@@ -38,6 +38,7 @@ LOCK = threading.RLock()  # the shim has one block at a time
 ARGUMENTS = 20  # of a kernel at most, as in device_threads.h
 THREADS = Path(__file__).with_name("device_threads.h")
 SEARCH = "device_search.cu"
+TEAMS = "device_outcomes.cu", "device_weighed.cu"  # of threads that know one another: no loop can go through them
 JUNK = b"\xa5"  # in each of them at first
 
 
@@ -80,7 +81,7 @@ class Shim:
         if file == SEARCH and not self.has_threads:
             searched_by_the_cpu(name, *arguments)
             return
-        has_threads = self.has_threads or file == "device_outcomes.cu"
+        has_threads = self.has_threads or file in TEAMS
         library = shim(self.source / file, has_threads, macros)
         assert threads == ctypes.c_int64.in_dll(library, "klcal_threads").value
         memory = ctypes.addressof(ctypes.c_uint32.in_dll(library, "klcal_shared"))

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from klcal.calibration import calibrate
+from klcal.calibration.values import calibrate
 from klcal.tables.explanation import Alternative, Curve, Explanation, Histogram, Nearby, Octaves, Without
 from klcal.tables.rows import Row
 from klcal.tables.table import Config, Table

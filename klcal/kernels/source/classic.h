@@ -1,9 +1,10 @@
 /* The search of `kl-classic`: klcal/search/classic.py says the same in NumPy, to the bit, and why it is exhaustive.
 
-   NumPy computes D for every candidate that the share of clipped values leaves. Here most of those are left out by a sharper
-   bound. Each cell adds at least 0 to D: Σ p·ln(p/q) ≥ P·ln(P/Q) over its sub-bins by the log-sum inequality (Cover & Thomas,
-   Elements of Information Theory, 2nd ed., §2.7), and no cell has a Q greater than its P. So D is at least what the two
-   outermost cells add, and these hold what is clipped. Where that exceeds the D of the best so far, the candidate cannot win.
+   NumPy computes D for every candidate that the share of clipped values leaves. Here most of those are left out by a
+   sharper bound. Each cell adds at least 0 to D: Σ p·ln(p/q) ≥ P·ln(P/Q) over its sub-bins by the log-sum inequality
+   (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7), and no cell has a Q greater than its P. So D is at
+   least what the two outermost cells add, and these hold what is clipped. Where that exceeds the D of the best so far,
+   the candidate cannot win. A team has a thread for the bound of each candidate, and all of its threads for a D.
    Of 330 to 690 candidates of 4,096 values at 8 bits, 3 to 40 are left. */
 #ifndef KLCAL_CLASSIC_H
 #define KLCAL_CLASSIC_H
@@ -32,8 +33,8 @@ static void add_classic(Searched *unit, double scale, int64_t below, double loss
     }
 }
 
-/* Adds those of some candidates that may win: of which D is not surely greater than the least known, nor `best` less than
-   what it is at least. Returns 0 if no candidate could be at most `best`, though there are some. */
+/* Adds those of some candidates that may win: their D may be at most `best`, and among the least that are known. Returns
+   0 if D is greater than `best` for all of them, though there are some. */
 static int judge_prospects(Searched *unit, const Prospects *some, int64_t from, int64_t to, double best) {
     int64_t known = 0, hopeful = 0;
     EACH(i, to - from) {
@@ -147,8 +148,8 @@ static int prepare_classic(Searched *unit, const Units *units, int64_t number, S
 }
 
 /* Chooses for one unit; 0 where there was no memory. */
-static int classic_one(const Search *how, const Units *units, int64_t number, const Classic *classic, const Wanted *each,
-                       Scratch *scratch) {
+static int classic_one(const Search *how, const Units *units, int64_t number, const Classic *classic,
+                       const Wanted *each, Scratch *scratch) {
     Span span = {{each->low[number]}, {each->high[number]}, {each->full[number]}, {1}};
     Candidates *found = &scratch->found;
     Searched unit;

@@ -1,4 +1,4 @@
-/* The candidates of `kl-classic` that may win: scales, the zero points beside them, and what D is at least. See classic.h. */
+/* The candidates of `kl-classic`: scales, the zero points beside them, and what their D is at least. See classic.h. */
 #ifndef KLCAL_CLASSIC_CANDIDATES_H
 #define KLCAL_CLASSIC_CANDIDATES_H
 
@@ -25,7 +25,8 @@ APART Kept kept_by(const Searched *unit, double scale, int64_t below) {
     return kept;
 }
 
-/* Some ratios of a scale, as the format has them, descending and each once: none above the full scale and all of them. */
+/* Some ratios of a scale, as the format has them, descending, each once. None is above both the full scale and all of
+   them. */
 static int64_t classic_scales(const Searched *unit, double scale, const double *ratio, int64_t n, double limit,
                               double *found) {
     const ScaleFormat *format = &unit->how->scheme.format;
@@ -56,11 +57,11 @@ static int64_t classic_scales(const Searched *unit, double scale, const double *
 typedef struct {
     int64_t batch, of_batch; /* ratios that are rounded together, and the most scales of them; the others are 0 */
     int64_t scales, width;
-    int64_t centre, reach, step; /* levels below zero: around which, if not −1, and how far; from one number to the next */
+    int64_t centre, reach, step; /* levels below zero: those around a centre, if it is not −1; from one to the next */
     double *scale;
     int64_t *first, *number;     /* of the numbers of levels below zero */
-    double *least, *ends, *high; /* D is at least this, by the share of what is kept, NaN if there is no candidate; N·D of the
-                                    outermost cells, and of the upper one alone */
+    double *least, *ends, *high; /* D is at least this, by the share of what is kept, NaN if there is no candidate;
+                                    N·D of the outermost cells, and of the upper one alone */
 } Prospects;
 
 /* The levels below zero of a candidate, by its place. */
@@ -141,8 +142,8 @@ APART int look_at(const Searched *unit, double wide, const double *ratio, int64_
     return 1;
 }
 
-/* Whether D of a candidate may be at most `best`, and N·D within a limit. Infinite ones are candidates only where all are, and
-   then the widest is chosen; or where no others are there to be looked at finely. */
+/* Whether D of a candidate may be at most `best`, and N·D within a limit. An infinite D matters only if that of all
+   candidates is, and then the widest is chosen; or if there are too few others to be looked at finely. */
 INLINE int may_win(const Searched *unit, const Prospects *some, int64_t at, double best, double limit) {
     const Scratch *scratch = unit->scratch;
     if (!(some->least[at] <= best && some->ends[at] <= limit)) return 0;
@@ -151,7 +152,8 @@ INLINE int may_win(const Searched *unit, const Prospects *some, int64_t at, doub
 }
 
 /* The first of some candidates that may win; the end if there is none. */
-static int64_t next_prospect(const Searched *unit, const Prospects *some, int64_t from, int64_t to, double best, double limit) {
+static int64_t next_prospect(const Searched *unit, const Prospects *some, int64_t from, int64_t to, double best,
+                             double limit) {
     uint32_t next = (uint32_t)to;
     EACH(i, to - from) {
         if (!may_win(unit, some, from + i, best, limit)) continue;

@@ -5,16 +5,18 @@
 #include "classic_values.h"
 
 /* Σ P·ln(Q/o) of each cell, in its place; those of p·ln p have a function of their own. */
-VARIANTS static void cell_entropies(double *restrict mass, const double *restrict occupied, const double *restrict clipped,
-                                    int64_t n) {
+VARIANTS static void cell_entropies(double *restrict mass, const double *restrict occupied,
+                                    const double *restrict clipped, int64_t n) {
     EACH(i, n) {
         double known = mass[i] > 0 ? mass[i] : 1, bins = occupied[i] > 0 ? occupied[i] : 1;
         mass[i] = (mass[i] + clipped[i]) * (logarithm(known) - logarithm(bins));
     }
 }
 
-/* N·D of the cells from one to another, over all of their sub-bins; infinite where the support of Q lacks what is clipped. */
-static double classic_of_cells(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over) {
+/* N·D of the cells from one to another, over all of their sub-bins; infinite where the support of Q lacks what is
+   clipped. */
+static double classic_of_cells(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under,
+                               double over) {
     int64_t sub = unit->how->bins.sub, cells = to - from, number = cells * sub;
     double *edge = unit->edge, *within = edge + unit->how->scheme.size * sub + 1, *mass = edge;
     double *kept_of = unit->level, *occupied = kept_of + cells, *clipped = occupied + cells;
@@ -98,8 +100,8 @@ static double classic_of_end(const Searched *unit, const Kept *kept, int64_t out
 
 #endif
 
-/* N·D of the two outermost cells, of those beside which values are clipped, and of the upper one of them. The upper one is
-   left out where the lower one alone exceeds a limit. */
+/* N·D of the outermost cells beside which values are clipped, and of the upper one alone, which is left out if the lower
+   one exceeds a limit. */
 static double classic_of_ends(const Searched *unit, const Kept *kept, double limit, double *high) {
     int64_t last = unit->how->scheme.size * unit->how->bins.sub - 1;
     double under = clipped_below(unit, kept), over = clipped_above(unit, kept);

@@ -71,14 +71,15 @@ VARIANTS static void classic_places_of_integers(const double *restrict values, i
     double inverse = sub / scale, from = (zero + 0.5) * sub;
     EACH(i, n) {
         double value = values[i];
-        PLACE(value * inverse + from, ((double)k / sub - 0.5 - zero) * scale, ((double)(k + 1) / sub - 0.5 - zero) * scale);
+        PLACE(value * inverse + from, ((double)k / sub - 0.5 - zero) * scale,
+              ((double)(k + 1) / sub - 0.5 - zero) * scale);
     }
 }
 
 /* Of one cell of a floating-point format: its first sub-bin, and how many there are in a step. */
-VARIANTS static void classic_places_of_cell(const double *restrict values, int64_t n, int negative, double scale, double start,
-                                            double first, double density, const double *relative, double last,
-                                            int32_t *restrict place) {
+VARIANTS static void classic_places_of_cell(const double *restrict values, int64_t n, int negative, double scale,
+                                            double start, double first, double density, const double *relative,
+                                            double last, int32_t *restrict place) {
     double inverse = 1 / scale;
     EACH(i, n) {
         double value = values[i];
@@ -103,11 +104,11 @@ static void classic_places_of_floats(const double *values, int64_t n, int negati
 
 #else
 
-/* The cells of a floating-point format, one after the other: the values ascend. */
+/* The cells of a floating-point format, one after the other: the values ascend. Rounding may put the first too high. */
 static void classic_places_of_floats(const double *values, int64_t n, int negative, double scale, int64_t cells,
                                      const Bins *bins, int32_t *place) {
     double last = (double)(cells * bins->sub - 1), sub = (double)bins->sub;
-    int64_t at = 0, cell = n ? number_below(bins->edges, cells + 1, values[0] / scale) - 2 : 0; /* rounding may add one */
+    int64_t at = 0, cell = n ? number_below(bins->edges, cells + 1, values[0] / scale) - 2 : 0;
     for (cell = cell > 0 ? cell : 0; at < n && cell < cells; cell++) {
         double limit = bins->relative[(cell + 1) * bins->sub] * scale, start = bins->edges[cell];
         int64_t end = at;
@@ -165,10 +166,10 @@ APART double total_in_lanes(const double *terms, const int32_t *place, Index n) 
     return sum_of_lanes(team->lanes[0]);
 }
 
-/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped. A
-   thread has each sub-bin and each cell that begins at one of its values. */
-static double classic_of_values(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over,
-                                double limit) {
+/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped.
+   A thread has each sub-bin and each cell that begins at one of its values. */
+static double classic_of_values(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under,
+                                double over, double limit) {
     const Bins *bins = &unit->how->bins;
     const int32_t *place = unit->place + from;
     const double *within = unit->within + from;
@@ -199,7 +200,8 @@ static double classic_of_values(const Searched *unit, const Kept *kept, int64_t 
             own = within[next] - within[end];
             if (own > 0) mass += own, occupied += 1;
         }
-        if (occupied > 0) cells[cell] = term_of_kept(mass, occupied, (cell == 0 ? under : 0) + (cell == last ? over : 0), bins);
+        double clipped = (cell == 0 ? under : 0) + (cell == last ? over : 0);
+        if (occupied > 0) cells[cell] = term_of_kept(mass, occupied, clipped, bins);
     }
     ends = sum_of_team(ends);
     double nats = total_in_lanes(term, place, n) - lane_total(cells, last + 1);
@@ -220,10 +222,10 @@ INLINE void add_cell(Nats *nats, int64_t cell, double mass, double occupied, dou
 
 INLINE double nats_of(const Nats *nats) { return sum_of_lanes(nats->bins) - sum_of_lanes(nats->cells); }
 
-/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped, and
-   where the first cells alone exceed a limit. */
-static double classic_of_values(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under, double over,
-                                double limit) {
+/* N·D, of the values from one to another that fill whole cells; infinite where the support of Q lacks what is clipped,
+   and where the first cells alone exceed a limit. */
+static double classic_of_values(const Searched *unit, const Kept *kept, int64_t from, int64_t to, double under,
+                                double over, double limit) {
     const Bins *bins = &unit->how->bins;
     int64_t sub = bins->sub, last = unit->how->scheme.size - 1, cell = -1, at = from, look = RUNS;
     Nats nats = {{0}, {0}};

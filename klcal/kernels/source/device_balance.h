@@ -42,24 +42,15 @@ static void fill_excess_of_end(const Costs *costs, const End *end, int sign) {
     }
 }
 
-/* How many of some ascending numbers are less than a limit, or at most it. */
-INLINE int64_t number_within(const double *numbers, int64_t size, double limit, int is_with_equal) {
-    const double *first = numbers;
-    while (size > 0) {
-        int64_t half = (size + 1) / 2;
-        int is_within = is_with_equal ? first[half - 1] <= limit : first[half - 1] < limit;
-        first += is_within ? half : 0;
-        size = is_within ? size - half : half - 1;
-    }
-    return first - numbers;
-}
-
 /* Writes a row for each value that one end reaches, but for the first one. */
 static void fill_rows_of_end(const Costs *costs, const End *one, const End *other, int sign) {
     EACH(each, one->size) {
-        int64_t i = each + 1, j = number_within(other->excess + 1, other->size, one->excess[i], sign < 0);
+        int64_t i = each + 1;
+        double own_excess = one->excess[i]; /* where the other end has the same, the upper one goes first */
+        double limit = sign > 0 ? own_excess : nextafter(own_excess, (double)INFINITY);
+        int64_t j = number_below(other->excess + 1, other->size, limit);
         double own = nth_at_end(costs, i, sign), least = nth_at_end(costs, j + 1, -sign);
-        double moved = nth_at_end(costs, j, -sign) - (one->excess[i] - other->excess[j]) / other->number[j];
+        double moved = nth_at_end(costs, j, -sign) - (own_excess - other->excess[j]) / other->number[j];
         moved = moved > least ? moved : least;
         double number = sign > 0 ? one->number[i] : other->number[j];
         put_row(costs->balance, 1 + i + j, own + moved, sign > 0 ? moved : own,

@@ -9,11 +9,11 @@
    above 0. */
 enum { SEARCHED, PIECES = SEARCHED + WAYS, VALUES = PIECES + WAYS, OTHERS = VALUES + WAYS, UNKNOWNS, ANY, SUMMARY = ANY + COUNTERS };
 
-static void sum_up(const Sketches *from, const Prepared *to, int64_t unit, uint32_t *block) {
+static void sum_up(const Units *units, const Sketches *from, const Prepared *to, int64_t unit, uint32_t *block) {
     int how = to->how[unit];
     if (to->status[unit] == OK) {
         add_together(block, (uint32_t)(SEARCHED + how), 1);
-        raise(block + PIECES + how, (uint32_t)(from->ends[unit] - from->starts[unit]));
+        raise(block + PIECES + how, (uint32_t)(units->ends[unit] - units->starts[unit]));
         raise(block + VALUES + how, (uint32_t)to->number[unit]);
     } else {
         add(block + OTHERS, 1);
@@ -23,15 +23,16 @@ static void sum_up(const Sketches *from, const Prepared *to, int64_t unit, uint3
         if (counter(from, which, unit)) raise(block + ANY + which, 1);
 }
 
-/* ``summary`` is 0 at first. */
-KERNEL prepare_units(const Sketches *from, const Asked *asked, const Prepared *to, int64_t *summary) {
+/* ``summary`` is 0 at first; ``weighed`` is null without weights. */
+KERNEL prepare_units(const Units *units, const Weighed *weighed, const Sketches *from, const Asked *asked,
+                     const Prepared *to, int64_t *summary) {
     EACH_THREAD(thread) if (thread < SUMMARY) shared[thread] = 0;
     SYNC;
     EACH_THREAD(thread) {
         int64_t unit = BLOCK * THREADS + thread;
         if (unit < from->units) {
-            prepare_unit(from, asked, to, unit);
-            sum_up(from, to, unit, shared);
+            prepare_unit(units, weighed, from, asked, to, unit);
+            sum_up(units, from, to, unit, shared);
         }
     }
     SYNC;

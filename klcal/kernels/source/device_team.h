@@ -20,7 +20,8 @@
 typedef int Index;
 #define EACH(i, n) for (Index i = RANK; i < (Index)(n); i += TEAM)
 #define EACH_IN_ROWS(i, rows, k, width) \
-    EACH(at_##k, (rows) * (width)) for (Index i = at_##k / (Index)(width), k = at_##k % (Index)(width), o##k = 1; o##k; o##k = 0)
+    EACH(all_##k, (rows) * (width))                                                                           \
+    for (Index i = all_##k / (Index)(width), k = all_##k % (Index)(width), once_##k = 1; once_##k; once_##k = 0)
 #define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
 #if TEAM == WARP

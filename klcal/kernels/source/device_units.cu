@@ -6,6 +6,7 @@
 #include "device_runs.h"
 
 #define PADDING 0xffffffffu /* the largest pattern, a NaN */
+#define WEIGHT_PART 20      /* bits of a weight in its lower part, as klcal/sketches/importance.py has it */
 
 /* --- values to patterns */
 
@@ -16,12 +17,17 @@ INLINE uint64_t stored_at(const uint8_t *values, int64_t at, int kind) {
     return kind == BYTES ? values[at] : ((const uint16_t *)values)[at];
 }
 
-/* The float32 pattern of a value; values that float32 does not hold are counted. */
-INLINE uint32_t pattern_of(const Source *from, uint64_t bits, int64_t unit, const Sketch *to, int kind) {
+/* The float32 pattern of a value. */
+INLINE uint32_t pattern_of(const uint32_t *table, uint64_t bits, int kind) {
     if (kind == FLOAT32) return (uint32_t)bits;
+    if (kind == FLOAT64) return rounded(bits).pattern;
     if (kind == FLOAT16) return pattern_of_half((uint32_t)bits);
-    if (kind == BFLOAT16) return (uint32_t)bits << 16;
-    if (kind == BYTES) return from->table[bits];
+    return kind == BFLOAT16 ? (uint32_t)bits << 16 : table[bits];
+}
+
+/* The same; values that float32 does not hold are counted. */
+INLINE uint32_t noted_pattern(const Source *from, uint64_t bits, int64_t unit, const Sketch *to, int kind) {
+    if (kind != FLOAT64) return pattern_of(from->table, bits, kind);
     Rounded each = rounded(bits);
     if (each.is_beyond) { /* it will be counted as infinite */
         add_long(to->numbers + OVERFLOWED * to->stride + unit, 1);
@@ -45,7 +51,7 @@ INLINE void load(const Source *from, const Tile *tile, const Sketch *to, int kin
             for (uint32_t j = 0; j < OWN; j++)
                 stored[j] = first + j * apart < size ? stored_at(values, first + j * apart, kind) : 0;
             for (uint32_t j = 0; j < OWN; j++)
-                own[j] = first + j * apart < size ? pattern_of(from, stored[j], unit, to, kind) : PADDING;
+                own[j] = first + j * apart < size ? noted_pattern(from, stored[j], unit, to, kind) : PADDING;
             sort_own(own);
             store_oct(tile->patterns, oct, own);
         }
@@ -216,7 +222,32 @@ KERNEL turn_units(UNITS) {
     Sketch to = TO;
     EACH_THREAD(thread) {
         for (int64_t at = starts[BLOCK] + thread; at < starts[BLOCK + 1]; at += THREADS)
-            to.keys[at] = pattern_of(&from, stored_at(values, at, (int)kind), BLOCK, &to, (int)kind) ^ SIGN;
+            to.keys[at] = noted_pattern(&from, stored_at(values, at, (int)kind), BLOCK, &to, (int)kind) ^ SIGN;
     }
     (void)few, (void)mantissa_bits, (void)least_bits;
+}
+
+/* --- weights */
+
+/* The place of the last of some ascending keys that is not above a pattern; the first place if all are. */
+INLINE int64_t place_of_key(const uint32_t *keys, int64_t first, int64_t end, uint32_t pattern) {
+    for (int64_t left = end - first; left > 1; left -= left / 2)
+        if (keys[first + left / 2] <= pattern) first += left / 2;
+    return first;
+}
+
+/* Adds up the weights of the values of each key: weights.h does so on a CPU. All units have `size` values. */
+KERNEL add_weights(const uint8_t *values, int64_t kind, const uint32_t *table, int64_t size, int64_t n,
+                   const uint32_t *keys, const int64_t *ends, const int64_t *weights, int64_t *sums) {
+    EACH_THREAD(thread) {
+        for (int64_t i = BLOCK * THREADS + thread; i < n; i += BLOCKS * THREADS) {
+            uint32_t pattern = pattern_of(table, stored_at(values, i, (int)kind), (int)kind);
+            int has_key = (pattern & ~SIGN) - 1 < INFINITE - 1; /* neither 0, nor NaN, nor infinite */
+            if (!has_key || !weights[i]) continue;
+            int64_t unit = i / size, place = place_of_key(keys, unit * size, ends[unit], pattern);
+            add_long(sums + place, weights[i] >> WEIGHT_PART);
+            add_long(sums + n + place, weights[i] & ((1 << WEIGHT_PART) - 1));
+            add_long(sums + 2 * n + place, 1);
+        }
+    }
 }

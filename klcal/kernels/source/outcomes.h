@@ -4,6 +4,7 @@
 #define KLCAL_OUTCOMES_H
 
 #include "candidates.h"
+#include "weighed.h"
 
 #define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
 
@@ -19,13 +20,10 @@ enum { ROUNDINGS, MINI, TINY, SHORT, MEDIUM, LONG, MIDDLES, BUCKETS, WAYS };
 
 enum { COUNTED_ZEROS, COUNTED_NANS, COUNTED_NEG_INF, COUNTED_POS_INF, COUNTED_OVERFLOWED, COUNTED_UNDERFLOWED, COUNTERS };
 
-/* Sketches of units, each value with a count of 1. */
+/* What sketches of units have beside their pieces. */
 typedef struct {
-    const int64_t *starts, *ends;     /* of their keys */
-    const int64_t *sizes;             /* numbers of values; null if all units have `size` */
-    const int64_t *counters;          /* (COUNTERS, units) */
-    const double *minimum, *maximum;  /* of the nonzero values */
-    const uint8_t *exact;
+    const int64_t *sizes;    /* numbers of values; null if all units have `size` */
+    const int64_t *counters; /* (COUNTERS, units) */
     int64_t units, size;
 } Sketches;
 
@@ -37,11 +35,12 @@ typedef struct {
     double least_held, most_held;   /* the range of scales that the format holds, relative to its global scale */
 } Asked;
 
-/* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). */
+/* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). With
+   weights, all but the status and the tops are of the values that weigh something. */
 typedef struct {
     uint8_t *status, *how, *bounded;
     double *low, *high, *number;
-    int64_t *tops;
+    int64_t *tops; /* of all values */
     double *full;
     int64_t *full_below;
 } Prepared;
@@ -103,13 +102,6 @@ static int status_of(const Sketches *from, const Asked *asked, int64_t unit, int
     return counter(from, COUNTED_UNDERFLOWED, unit) > 0 ? UNDERFLOW : ZERO;
 }
 
-/* The biased float32 exponent of the largest magnitude. */
-static int64_t top_of(double minimum, double maximum) {
-    double least = -minimum, greatest = maximum > least ? maximum : least;
-    union { float value; uint32_t bits; } each = {(float)greatest};
-    return each.bits >> 23 & 255;
-}
-
 /* The range of a unit and zero, within the bounds; the bounds themselves if nothing lies within. */
 static void span_of(const Asked *asked, double min, double max, double *low, double *high, uint8_t *bounded) {
     *low = min, *high = max, *bounded = 0;
@@ -121,14 +113,17 @@ static void span_of(const Asked *asked, double min, double max, double *low, dou
     *bounded = *low > min || *high < max || empty;
 }
 
-static void prepare_unit(const Sketches *from, const Asked *asked, const Prepared *to, int64_t unit) {
+/* `weighed` is null without weights. */
+static void prepare_unit(const Units *units, const Weighed *weighed, const Sketches *from, const Asked *asked,
+                         const Prepared *to, int64_t unit) {
     const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
-    double minimum = from->minimum[unit], maximum = from->maximum[unit], free = 0;
-    int64_t nonzero = nonzero_of(from, unit);
+    double minimum = weighed ? weighed->minimum[unit] : units->minimum[unit], free = 0;
+    double maximum = weighed ? weighed->maximum[unit] : units->maximum[unit];
+    int64_t nonzero = nonzero_of(from, unit), end = weighed ? weighed->ends[unit] : units->ends[unit];
     int status = status_of(from, asked, unit, nonzero);
-    to->number[unit] = (double)nonzero;
-    to->tops[unit] = nonzero ? top_of(minimum, maximum) : 0;
-    to->how[unit] = (uint8_t)how_of(from->ends[unit] - from->starts[unit], to->number[unit], from->exact[unit], scheme);
+    to->number[unit] = weighed ? weighed->number[unit] : (double)nonzero;
+    to->tops[unit] = nonzero ? top_of(units->minimum[unit], units->maximum[unit]) : 0;
+    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], to->number[unit], units->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);

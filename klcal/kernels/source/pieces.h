@@ -48,12 +48,24 @@ INLINE double count_of(const Units *units, int64_t i) {
     return ((const double *)units->counts)[i];
 }
 
+/* The biased float32 exponent of the largest magnitude of a unit. */
+static int64_t top_of(double minimum, double maximum) {
+    double least = -minimum, greatest = maximum > least ? maximum : least;
+    union { float value; uint32_t bits; } each = {(float)greatest};
+    return each.bits >> 23 & 255;
+}
+
+/* How many bits a bucket dropped: the fewest, and one more in each octave below `top`. */
+INLINE int32_t dropped_bits(uint32_t key, int32_t top, int32_t fewest, int32_t most) {
+    int32_t dropped = top - (int32_t)(key << 1 >> 24) + fewest;
+    dropped = dropped < fewest ? fewest : dropped;
+    return dropped > most ? most : dropped;
+}
+
 /* The ends of a bucket, within the extremes of its sign; a subnormal one is a point in its middle. */
 INLINE void interval_of(uint32_t key, int32_t top, int32_t fewest, int32_t most, double least, double greatest, double *inner,
                         double *outer) {
-    int32_t dropped = top - (int32_t)(key << 1 >> 24) + fewest;
-    dropped = dropped < fewest ? fewest : dropped;
-    dropped = dropped > most ? most : dropped;
+    int32_t dropped = dropped_bits(key, top, fewest, most);
     double begin = float_of(key & ~SIGN), end = float_of((key & ~SIGN) + (1u << dropped));
     end = end < 0x1p128 ? end : 0x1p128;
     begin = begin > least ? begin : least;
@@ -65,12 +77,16 @@ INLINE void interval_of(uint32_t key, int32_t top, int32_t fewest, int32_t most,
     *outer = is_point ? middle : end;
 }
 
+/* The lowest octave in which buckets drop the fewest bits; `top` is the exponent of the largest magnitude. */
+INLINE int32_t top_octave(const Units *units, int64_t top) { return (int32_t)(top - units->fine_octaves + 1); }
+
 VARIANTS static void load_intervals(const Units *units, int64_t unit, const uint32_t *keys, int64_t n, int backward,
-                                    double sign, double *restrict inner, double *restrict outer, double *restrict values) {
+                                    double sign, double *restrict inner, double *restrict outer,
+                                    double *restrict values) {
     double least = backward ? -units->maximum[unit] : units->minimum[unit];
     double greatest = backward ? -units->minimum[unit] : units->maximum[unit];
     int32_t fewest = (int32_t)units->fewest_dropped, most = (int32_t)units->most_dropped;
-    int32_t top = (int32_t)(units->tops[unit] - units->fine_octaves + 1); /* the octave below which more are dropped */
+    int32_t top = top_octave(units, units->tops[unit]);
     EACH(i, n) {
         interval_of(keys[backward ? n - 1 - i : i], top, fewest, most, least, greatest, &inner[i], &outer[i]);
         values[i] = sign * 0.5 * (inner[i] + outer[i]);
@@ -158,10 +174,8 @@ INLINE double energy_of_point(double value, double count) { return count * (valu
 
 #ifndef TEAM
 
-/* Sums in lanes, which stay in registers: from one addition to the next through memory takes twice as long. */
-typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
-
-/* The number of values, and Σ x². */
+/* The number of values, and Σ x². The lanes stay in registers: from one addition to the next through memory takes twice as
+   long. */
 VARIANTS static void totals_of(const double *restrict inner, const double *restrict outer,
                                const double *restrict counts, int64_t n, double *total, double *energy) {
     Eights number = {0}, squares = {0};

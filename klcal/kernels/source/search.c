@@ -3,8 +3,9 @@
    klcal/kernels/library.py loads all of it, and knows the same VERSION. */
 #include "classic.h"
 #include "figures.h"
+#include "weighed.h"
 
-#define VERSION 12
+#define VERSION 14
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 

@@ -41,11 +41,14 @@ INLINE Placed less(Placed one, Placed other) {
 #define LINED __attribute__((aligned(LINE)))
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
-#define EACH_IN_ROWS(i, rows, k, width) EACH(i, rows) EACH(k, width)
+#define EACH_IN_ROWS(i, rows, k, width) EACH(i, rows) EACH(k, width) /* all of (rows, width) */
 #define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
 #define MEET (void)0
 #define ALONE 1
 typedef int64_t Index;
+
+/* In the lanes of SIMD: terms of a sum, or numbers of units side by side. */
+typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
 
 /* Of what each thread has: together for all. */
 INLINE int64_t sum_of_team(int64_t own) { return own; }
@@ -86,9 +89,7 @@ typedef struct {
 } Best;
 
 #if TOGETHER > 1
-#define EIGHT_UNITS 8
-typedef double Doubles __attribute__((vector_size(8 * EIGHT_UNITS), may_alias));
-typedef int64_t Longs __attribute__((vector_size(8 * EIGHT_UNITS)));
+typedef int64_t Longs __attribute__((vector_size(SUM_LANES * sizeof(int64_t))));
 #endif
 
 /* Sees further ones, of (size, TOGETHER). */
@@ -97,20 +98,20 @@ INLINE void see(const double *error, int64_t size, Best *best) {
     int64_t place = best->seen + first_least(error + best->seen, size - best->seen);
     if (size > best->seen && (!best->seen || error[place] < error[best->place[0]])) best->place[0] = place;
 #else
-    for (int first = 0; first < TOGETHER; first += EIGHT_UNITS) {
-        Doubles least;
+    for (int first = 0; first < TOGETHER; first += SUM_LANES) {
+        Eights least;
         Longs place;
-        for (int unit = 0; unit < EIGHT_UNITS; unit++) {
+        for (int unit = 0; unit < SUM_LANES; unit++) {
             place[unit] = best->seen ? best->place[first + unit] : 0;
             least[unit] = error[AT(place[unit], first + unit)];
         }
         for (int64_t i = best->seen; i < size; i++) {
-            Doubles each = *(const Doubles *)(error + AT(i, first));
+            Eights each = *(const Eights *)(error + AT(i, first));
             Longs is_better = each < least;
             place = (is_better & i) | (~is_better & place);
-            least = (Doubles)((is_better & (Longs)each) | (~is_better & (Longs)least));
+            least = (Eights)((is_better & (Longs)each) | (~is_better & (Longs)least));
         }
-        for (int unit = 0; unit < EIGHT_UNITS; unit++) best->place[first + unit] = place[unit];
+        for (int unit = 0; unit < SUM_LANES; unit++) best->place[first + unit] = place[unit];
     }
 #endif
     best->seen = size;

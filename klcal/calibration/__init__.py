@@ -1,0 +1,1 @@
+"""Values or sketches to rows of the table: the whole chain of calibration."""
