@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import klcal
 from klcal.kernels.cuda import SOURCE
 from klcal.kernels.library import address
 from klcal.quantizers.scheme import Scheme
+from klcal.search.c_types import Classic
 from klcal.search.choices import Choices, Spans, full_choices
 from klcal.search.classic import classic_grid, least_classic
 from klcal.search.methods import KL, MSE, sub_bins_per_cell
@@ -78,8 +79,12 @@ def searched(asked: Asked, launcher: Shim, numbers: list[int] | None = None, far
         search_of(scheme, None, figures_alone(sub)),
         units_of(some),
         wanted_of(spans, full, None, None, device),
-        classic_of(classic_grid(scheme), also),
+        classic_of(classic_grid(scheme)),
     )
+    further = [np.concatenate(column) for column in zip(*also, strict=True)]  # scales and levels below zero
+    candidates = cast("Classic", structures[-1].structure)
+    candidates.others, candidates.units = len(also), some.units
+    candidates.scale, candidates.below = map(address, further)
     how, units, wanted, classic = (ctypes.addressof(each.structure) for each in structures)
     order = np.arange(some.units) if numbers is None else np.array(numbers)
     memory = np.frombuffer(bytearray(JUNK * (BLOCKS * (THREADS // asked.team) * far + 16)), np.uint8)

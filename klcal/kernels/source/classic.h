@@ -33,16 +33,17 @@ static void add_classic(Searched *unit, double scale, int64_t below, double loss
     }
 }
 
-/* Adds those of some candidates that may win: their D may be at most `best`, and among the least that are known. Returns
-   0 if D is greater than `best` for all of them, though there are some. */
+/* Adds those of some candidates that may win: their D may be at most `best`, and among the least that are known.
+   Returns 0 if D is greater than `best` for all of them, though there are some; or if there is no memory. */
 static int judge_prospects(Searched *unit, const Prospects *some, int64_t from, int64_t to, double best) {
+    const Candidates *found = &unit->scratch->found;
     int64_t known = 0, hopeful = 0;
     EACH(i, to - from) {
         known += some->least[from + i] == some->least[from + i];
         hopeful += some->least[from + i] <= best;
     }
     known = sum_of_team(known), hopeful = sum_of_team(hopeful);
-    for (int64_t at = from; hopeful; at++) {
+    for (int64_t at = from; hopeful && !found->is_full; at++) {
         double limit = limit_of(unit);
         at = next_prospect(unit, some, at, to, best, limit);
         if (at == to) break;
@@ -52,7 +53,7 @@ static int judge_prospects(Searched *unit, const Prospects *some, int64_t from, 
         if (some->ends[at] < INFINITY) loss = classic_divergence(unit, &kept, limit - some->high[at]);
         add_classic(unit, some->scale[scale], below, loss);
     }
-    return hopeful || !known;
+    return !found->is_full && (hopeful || !known);
 }
 
 /* Scales of the grid and every so many zero points, until the bound says stop; 0 where there is no memory. */

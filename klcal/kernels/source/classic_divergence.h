@@ -100,7 +100,7 @@ static double classic_of_end(const Searched *unit, const Kept *kept, int64_t out
 
 #endif
 
-/* N·D of the outermost cells beside which values are clipped, and of the upper one alone, which is left out if the lower
+/* N·D of the outermost cells beside which values are clipped, and of the upper one alone. That is left out if the lower
    one exceeds a limit. */
 static double classic_of_ends(const Searched *unit, const Kept *kept, double limit, double *high) {
     int64_t last = unit->how->scheme.size * unit->how->bins.sub - 1;
