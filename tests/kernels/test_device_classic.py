@@ -103,6 +103,7 @@ BY_VALUES = [
     Asked(WARP, 128, "int8"),
     Asked(WARP, 128, "uint4", "affine"),
     Asked(WARP, 100, "int4", "symmetric-signed", "float16", is_weighed=True),
+    Asked(WARP, 60, "int4", is_weighed=True, is_cut=True),
     Asked(WARP, 64, "float4_e2m1fn", scale_format="e8m0"),
     Asked(BLOCK, 700, "uint8", "affine", is_cut=True),
     Asked(BLOCK, 900, "float8_e4m3fn"),

@@ -110,40 +110,56 @@ static int zoom_in(Searched *unit) {
 
 /* --- one unit after the other */
 
-/* How many values of a side lie up to one of them, as its prefix sums have it. */
-static double mass_up_to(const Side *side, int64_t i) {
-    if (!i) return 0;
-    return side->points ? side->within[i] : side->mass[0][2 * i];
+/* How many values of a sign lie between 0 and each of them, negative ones negative. They are added as prefix_sums.h adds
+   them: from 0 outwards if they are points, inwards if the bits of all of them lead to buckets. */
+static void count_within(const Pieces *pieces, int is_negative, double *within) {
+    int64_t begin = is_negative ? 0 : pieces->negative, end = is_negative ? pieces->negative : pieces->size, points = 0;
+    EACH(i, end - begin) points += (bits_of(pieces->values[begin + i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
+    points = sum_of_team(points);
+    int is_upward = (points > 0) != is_negative;
+    MEET;
+    EACH(i, end - begin) within[begin + i + is_upward] = pieces->counts[begin + i];
+    if (ALONE) within[is_upward ? begin : end] = 0;
+    Running counts = {within + begin + is_upward, end - begin, !is_upward};
+    add_up(&counts, 1);
+    double all = points ? 0 : within[is_upward ? end : begin];
+    MEET;
+    EACH(i, end - begin + 1) {
+        double known = points ? within[begin + i] : all - within[begin + i];
+        within[begin + i] = is_negative ? -known : known;
+    }
+    MEET;
 }
 
 /* What D takes of a unit; 0 where there is no memory. */
 static int prepare_classic(Searched *unit, const Units *units, int64_t number, Span span) {
     Scratch *scratch = unit->scratch;
     Pieces *pieces = &scratch->pieces;
-    const Side *sides = scratch->sums.sides;
-    int64_t cells = unit->how->scheme.size, edges = cells * unit->how->bins.sub + 1;
+    PrefixSums *sums = &scratch->sums;
     double total, energy;
     if (!load(pieces, units, number) || !totals(pieces, &scratch->order, &total, &energy)) return 0;
-    if (!prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
-    int64_t size = pieces->size, known = pieces->exact ? size + 1 : 0;
+    int64_t cells = unit->how->scheme.size, edges = cells * unit->how->bins.sub + 1, size = pieces->size;
+    int64_t known = pieces->exact ? size + 1 : 0;
     unit->is_by_values = pieces->exact;
 #ifdef TEAM
     if (2 * size > edges) unit->is_by_values = 0; /* one thread adds in each lane, value by value */
 #endif
+    if (!unit->is_by_values && !prefix_sums(sums, pieces, total, energy, 0)) return 0;
     int64_t numbers = known + cells + (unit->is_by_values ? size + size + 1 : 2 * edges + 2 * cells);
     double *memory = (double *)room(&scratch->places, (size_t)numbers * sizeof(double));
     if (!memory) return 0;
-    if (ALONE) {
-        scratch->costs.scheme = &unit->how->scheme;
-        scratch->costs.span = span;
-    }
     unit->within = memory;
     unit->edge = memory + known;
     unit->level = unit->edge + (unit->is_by_values ? size : 2 * edges);
     unit->place = (int32_t *)(unit->level + cells);
     unit->end = unit->place + size + 1;
-    EACH(i, known) memory[i] = i < pieces->negative ? -mass_up_to(&sides[1], pieces->negative - i)
-                                                    : mass_up_to(&sides[0], i - pieces->negative);
+    for (int is_negative = 1; known && is_negative >= 0; is_negative--) count_within(pieces, is_negative, unit->within);
+    if (ALONE) {
+        scratch->costs.scheme = &unit->how->scheme;
+        scratch->costs.span = span;
+        sums->size = total;
+        if (known) sums->sides[0].size = unit->within[size], sums->sides[1].size = -unit->within[0];
+    }
     MEET;
     return 1;
 }
