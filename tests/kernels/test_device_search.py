@@ -226,6 +226,8 @@ def test_the_ways_of_searching_are_the_source_s():
         ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ROUNDING_KIND=0 LOOKED_AT=1 UNDECIDED ONLY_SEARCH"),
         ("sm_80", "search", "TEAM=256 SCHEME_KIND=1 ROUNDING_KIND=0 LOOKED_AT=2 ONLY_SEARCH"),
         ("sm_90", "search", "TEAM=256 ONLY_FIGURES"),
+        ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ONLY_CLASSIC"),
+        ("sm_90", "search", "TEAM=256 SCHEME_KIND=0 ONLY_CLASSIC"),
         ("sm_80", "weighed", "TEAM=32"),
         ("sm_90", "weighed", "TEAM=256"),
     ],

@@ -60,6 +60,7 @@ typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), al
 #endif
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
+#define EACH_IN_ROWS(i, rows, k, width) EACH(i, rows) EACH(k, width) /* all of (rows, width) */
 #define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
 #define MEET (void)0
 #define ALONE 1
