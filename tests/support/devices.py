@@ -102,7 +102,7 @@ class Shim:
             assert is_within, "more shared memory is used than was asked for"
 
 
-def searched_by_the_cpu(name: str, how: int, units: int, numbers: int, n: int, each: int, *_: int) -> None:
+def searched_by_the_cpu(name: str, how: int, units: int, numbers: int, n: int, each: int, *more: int) -> None:
     """What ``source/device_search.cu`` does, by the text that it includes, as the compiled kernel has it."""
     library = compiled()
     all_units = list((ctypes.c_int64 * n).from_address(numbers)) if numbers else list(range(n))
@@ -110,7 +110,9 @@ def searched_by_the_cpu(name: str, how: int, units: int, numbers: int, n: int, e
     if name == "search_units":
         assert library.klcal_search(*map(ctypes.c_int64, (how, units, ctypes.addressof(order), n, each))) == n
         return
-    for unit in all_units:
+    for unit in all_units if name == "classic_units" else ():
+        assert library.klcal_classic(*map(ctypes.c_int64, (how, units, unit, unit + 1, more[0], each))) == 1
+    for unit in all_units if name == "figures_of_units" else ():
         assert library.klcal_figures(*map(ctypes.c_int64, (how, units, unit, unit + 1, each))) == 1
 
 

@@ -1,257 +1,196 @@
 /* The search of `kl-classic`: klcal/search/classic.py says the same in NumPy, to the bit, and why it is exhaustive.
 
-   NumPy computes D for every candidate that the share of clipped values leaves. Here most of those are left out by a sharper
-   bound. Each cell adds at least 0 to D: Σ p·ln(p/q) ≥ P·ln(P/Q) over its sub-bins by the log-sum inequality (Cover & Thomas,
-   Elements of Information Theory, 2nd ed., §2.7), and no cell has a Q greater than its P. So D is at least what the two
-   outermost cells add, and these hold what is clipped. Where that exceeds the D of the best so far, the candidate cannot win.
+   NumPy computes D for every candidate that the share of clipped values leaves. Here most of those are left out by a
+   sharper bound. Each cell adds at least 0 to D: Σ p·ln(p/q) ≥ P·ln(P/Q) over its sub-bins by the log-sum inequality
+   (Cover & Thomas, Elements of Information Theory, 2nd ed., §2.7), and no cell has a Q greater than its P. So D is at
+   least what the two outermost cells add, and these hold what is clipped. Where that exceeds the D of the best so far,
+   the candidate cannot win. A team has a thread for the bound of each candidate, and all of its threads for a D.
    Of 330 to 690 candidates of 4,096 values at 8 bits, 3 to 40 are left. */
 #ifndef KLCAL_CLASSIC_H
 #define KLCAL_CLASSIC_H
 
-#include "classic_divergence.h"
+#include "classic_candidates.h"
 
-#define BATCH 16        /* ratios of the grid between two looks at the bound */
-#define MOST_RATIOS 32  /* that are rounded together: BATCH, or those around one scale */
-#define SURELY 1e-9     /* by which a bound has to exceed D: sums of thousands of terms err by 1e-12 at the most */
+#define SURELY 1e-9 /* by which a bound has to exceed D: sums of thousands of terms err by 1e-12 at the most */
+#ifdef TEAM
+#define AT_LEAST TEAM /* candidates that are looked at together: one for each thread */
+#else
+#define AT_LEAST 1
+#endif
 
-/* --- the candidates of a unit */
-
-static Kept kept_by(const Searched *unit, double scale, int64_t below) {
-    const Scheme *scheme = &unit->how->scheme;
-    const Pieces *pieces = &unit->scratch->pieces;
-    const PrefixSums *sums = &unit->scratch->sums;
-    Kept kept = {scale, scheme->is_float ? 0 : (double)below, 0, 0, 0, 0};
-    double low = edge_of(unit, &kept, 0), high = edge_of(unit, &kept, scheme->size * unit->how->bins.sub);
-    if (pieces->exact) {
-        kept.first = values_below(pieces, low);
-        kept.last = values_below(pieces, high);
-        kept.low = unit->within[kept.first];
-        kept.high = unit->within[kept.last];
-    } else {
-        kept.low = -mass_within(&sums->sides[1], -low);
-        kept.high = mass_within(&sums->sides[0], high);
-    }
-    return kept;
+/* What N·D has to exceed so that a candidate is surely none of those that are wanted. */
+static double limit_of(const Searched *unit) {
+    return (unit->least[unit->wanted - 1] * (1 + SURELY) + SURELY) * all_values(unit);
 }
 
-/* Whether the share of what is kept leaves a chance against some D: D ≥ −ln of it. */
-static int is_hopeful(const Searched *unit, const Kept *kept, double best) {
-    double share = (kept->high - kept->low) / all_values(unit);
-    return (share > 0 ? -logarithm(share) : INFINITY) <= best;
-}
-
-/* D in nats; infinite where it certainly exceeds a limit, too. */
-static double classic_divergence(const Searched *unit, const Kept *kept, double limit) {
-    const PrefixSums *sums = &unit->scratch->sums;
-    const Pieces *pieces = &unit->scratch->pieces;
-    int64_t cells = unit->how->scheme.size, sub = unit->how->bins.sub;
-    double under = kept->low + sums->sides[1].size, over = sums->sides[0].size - kept->high, all = all_values(unit), nats;
-    under = under > 0 ? under : 0, over = over > 0 ? over : 0;
-    limit = (limit * (1 + SURELY) + SURELY) * all;
-    if (pieces->exact) {
-        double low = 0, high = 0;
-        if (under > 0) {
-            int64_t end = values_below(pieces, edge_of(unit, kept, sub));
-            low = classic_of_points(unit, kept, kept->first, end, under, 0, INFINITY);
-        }
-        if (over > 0 && low <= limit) {
-            int64_t begin = values_below(pieces, edge_of(unit, kept, (cells - 1) * sub));
-            high = classic_of_points(unit, kept, begin, kept->last, 0, over, INFINITY);
-        }
-        if (!(low + high <= limit)) return INFINITY;
-        nats = classic_of_points(unit, kept, kept->first, kept->last, under, over, limit - high);
-    } else {
-        double ends = under > 0 ? classic_of_cells(unit, kept, 0, 1, under, 0) : 0;
-        if (ends <= limit && over > 0) ends += classic_of_cells(unit, kept, cells - 1, cells, 0, over);
-        if (!(ends <= limit)) return INFINITY;
-        nats = classic_of_cells(unit, kept, 0, cells, under, over);
-    }
-    nats /= all;
-    return nats > 0 ? nats : 0;
-}
-
-/* Adds a candidate; it may win only if it is among the least so far. */
-static double judge_classic(Searched *unit, const Kept *kept, int64_t below, double limit) {
-    double loss = classic_divergence(unit, kept, limit);
-    double scale = kept->scale;
-    add_known(&unit->scratch->found, &scale, &below, &loss);
+/* Adds a candidate with its D; it may win only if it is among the least so far. */
+static void add_classic(Searched *unit, double scale, int64_t below, double loss) {
     double each = loss;
+    add_known(&unit->scratch->found, &scale, &below, &loss);
     for (int i = 0; i < ZOOMS; i++) {
         double known = unit->least[i];
         if (each < known) unit->least[i] = each, each = known;
     }
-    return loss;
 }
 
-/* Some ratios of a scale, as the format has them, descending and each once: none above the full scale and all of them. */
-static int64_t classic_scales(const Searched *unit, double scale, const double *ratio, int64_t n, double limit, double *found) {
-    const ScaleFormat *format = &unit->how->scheme.format;
-    double full = unit->scratch->costs.span.full[0], most = 0, shared = format->global_scale;
-    int64_t known = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double wanted = scale * ratio[i];
-        if (wanted > limit) continue;
-        most = wanted > most ? wanted : most;
-        found[known++] = format->is_float32 ? wanted : at_most(wanted / shared, format) * shared;
-        if (!format->is_float32) found[known++] = at_least(wanted, format);
+/* Adds those of some candidates that may win: their D may be at most `best`, and among the least that are known.
+   Returns 0 if D is greater than `best` for all of them, though there are some; or if there is no memory. */
+static int judge_prospects(Searched *unit, const Prospects *some, int64_t from, int64_t to, double best) {
+    const Candidates *found = &unit->scratch->found;
+    int64_t known = 0, hopeful = 0;
+    EACH(i, to - from) {
+        known += some->least[from + i] == some->least[from + i];
+        hopeful += some->least[from + i] <= best;
     }
-    most = full > most ? full : most;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < known; i++) { /* they nearly descend */
-        double each = found[i];
-        if (!format->is_float32 && !(each >= format->least * shared && each <= most)) continue;
-        int64_t at = kept;
-        while (at > 0 && found[at - 1] < each) at--;
-        if (at > 0 && found[at - 1] == each) continue;
-        for (int64_t j = kept++; j > at; j--) found[j] = found[j - 1];
-        found[at] = each;
+    known = sum_of_team(known), hopeful = sum_of_team(hopeful);
+    for (int64_t at = from; hopeful && !found->is_full; at++) {
+        double limit = limit_of(unit);
+        at = next_prospect(unit, some, at, to, best, limit);
+        if (at == to) break;
+        int64_t scale = at / some->width, below = below_of(some, scale, at % some->width);
+        Kept kept = kept_by(unit, some->scale[scale], below);
+        double loss = INFINITY; /* as that of an outermost cell */
+        if (some->ends[at] < INFINITY) loss = classic_divergence(unit, &kept, limit - some->high[at]);
+        add_classic(unit, some->scale[scale], below, loss);
     }
-    return kept;
+    return !found->is_full && (hopeful || !known);
 }
 
-/* Which zero points may stand beside a scale: from the first to the last of them, by a step of 1 or −1. */
-typedef struct {
-    int64_t first, last, step;
-} Options;
-
-static Options options_of(const Searched *unit, double scale) {
+/* Scales of the grid and every so many zero points, until the bound says stop; 0 where there is no memory. */
+static int exhaust(Searched *unit) {
+    const Ratios *grid = &unit->classic->grid;
     const Scheme *scheme = &unit->how->scheme;
-    const Costs *costs = &unit->scratch->costs;
-    Options none = {0, -1, 1}, found = {scheme->zero, scheme->zero, -1};
-    if (!(scale > 0) || scale > costs->span.full[0] * (1 + FLOAT32_STEP)) return none;
-    if (scheme->kind == SIGNED) found.last--;
-    if (scheme->kind != AFFINE) return found;
-    found.step = 1;
-    allowed_belows(costs, 0, scale, &found.first, &found.last);
-    return found;
+    int64_t width = 1, step = 1, of_batch = scheme->format.is_float32 ? BATCH : 2 * BATCH;
+    if (KIND(scheme) == SIGNED) width = 2, step = -1;
+    if (KIND(scheme) == AFFINE) step = unit->classic->shift, width = (scheme->size - 1) / step + 1;
+    int64_t batch = of_batch * width, together = (AT_LEAST + batch - 1) / batch * BATCH;
+    Prospects some = {BATCH, of_batch, 0, width, -1, 0, step, 0, 0, 0, 0, 0, 0};
+    for (int64_t first = 0; first < grid->size; first += together) {
+        int64_t n = grid->size - first < together ? grid->size - first : together;
+        double full = unit->scratch->costs.span.full[0];
+        if (!look_at(unit, full, grid->ratio + first, n, unit->least[0], limit_of(unit), &some)) return 0;
+        for (int64_t from = 0; from < some.scales * width; from += batch)
+            if (!judge_prospects(unit, &some, from, from + batch, unit->least[0])) return 1;
+    }
+    return 1;
 }
 
-/* Whether neither end of a range is beyond float32. */
-static int ends_fit(const Scheme *scheme, double scale, int64_t below) {
-    double under = scheme->is_float ? scheme->under_end : (double)below;
-    double above = scheme->is_float ? scheme->above_end : (double)(scheme->size - 1 - below);
-    return (under > above ? under : above) * scale <= FLOAT32_MAX * (1 + FLOAT32_STEP);
-}
-
-/* Scales of the grid and every so many zero points, until the bound says stop. */
-static void exhaust(Searched *unit) {
+/* Fine scales, and every other zero point, around a candidate; 0 where there is no memory. */
+static int zoom(Searched *unit, double scale, int64_t below) {
     const Classic *classic = unit->classic;
-    const Scheme *scheme = &unit->how->scheme;
-    int64_t shift = scheme->kind == AFFINE ? classic->shift : 1;
-    for (int64_t first = 0; first < classic->grid.size; first += BATCH) {
-        double scales[2 * MOST_RATIOS], best = unit->least[0];
-        int64_t some = classic->grid.size - first < BATCH ? classic->grid.size - first : BATCH, options = 0, hopeful = 0;
-        some = classic_scales(unit, unit->scratch->costs.span.full[0], classic->grid.ratio + first, some, INFINITY, scales);
-        for (int64_t i = 0; i < some; i++) {
-            Options each = options_of(unit, scales[i]);
-            int64_t number = 0;
-            for (int64_t below = each.first; (each.last - below) * each.step >= 0; below += each.step) {
-                if (!ends_fit(scheme, scales[i], below) || ++number % shift != 1 % shift) continue;
-                Kept kept = kept_by(unit, scales[i], below);
-                options++;
-                if (!is_hopeful(unit, &kept, best)) continue;
-                hopeful++;
-                judge_classic(unit, &kept, below, unit->least[unit->wanted - 1]);
-            }
-        }
-        if (options && !hopeful) return;
-    }
+    const Ratios *around = &classic->around;
+    int64_t of_batch = unit->how->scheme.format.is_float32 ? around->size : 2 * around->size;
+    Prospects some = {around->size, of_batch, 0, 2 * classic->shift + 1, below, classic->shift, 1, 0, 0, 0, 0, 0, 0};
+    if (!look_at(unit, scale, around->ratio, around->size, INFINITY, limit_of(unit), &some)) return 0;
+    judge_prospects(unit, &some, 0, some.scales * some.width, INFINITY);
+    return 1;
 }
 
-/* Fine scales, and every other zero point, around a candidate. */
-static void zoom(Searched *unit, double scale, int64_t below) {
-    const Classic *classic = unit->classic;
-    const Scheme *scheme = &unit->how->scheme;
-    double scales[2 * MOST_RATIOS], full = unit->scratch->costs.span.full[0], most = full > scale ? full : scale;
-    int64_t some = classic_scales(unit, scale, classic->around.ratio, classic->around.size, most, scales);
-    for (int64_t i = 0; i < some; i++) {
-        Options each = options_of(unit, scales[i]);
-        for (int64_t near = each.first; near <= each.last; near++) {
-            int64_t distance = near > below ? near - below : below - near;
-            if (distance > classic->shift || (distance % 2 && distance != 1)) continue;
-            if (!ends_fit(scheme, scales[i], near)) continue;
-            Kept kept = kept_by(unit, scales[i], near);
-            judge_classic(unit, &kept, near, unit->least[0]);
-        }
-    }
-}
-
-/* The best of the affine grid, the first of equal ones, each looked at finely. */
-static void zoom_in(Searched *unit) {
+/* The best of the affine grid, the first of equal ones, each looked at finely; 0 where there is no memory. */
+static int zoom_in(Searched *unit) {
     const Candidates *found = &unit->scratch->found;
     int64_t seeds[ZOOMS], known = found->size < ZOOMS ? found->size : ZOOMS;
     for (int64_t seed = 0; seed < known; seed++) {
-        int64_t best = -1;
-        for (int64_t i = 0; i < found->size; i++) {
-            int taken = 0;
-            for (int64_t other = 0; other < seed; other++) taken |= seeds[other] == i;
-            if (!taken && (best < 0 || found->error[i] < found->error[best])) best = i;
+        Placed best = {INFINITY, 0x7fffffff};
+        EACH(i, found->size) {
+            Placed each = {found->error[i], i};
+            int is_taken = 0;
+            for (int64_t other = 0; other < seed; other++) is_taken |= seeds[other] == i;
+            if (!is_taken) best = less(best, each);
         }
-        seeds[seed] = best;
+        seeds[seed] = placed_of_team(best).place;
     }
     unit->wanted = 1;
-    for (int64_t seed = 0; seed < known && !found->is_full; seed++)
-        zoom(unit, found->scale[seeds[seed]], found->below[seeds[seed]]);
+    for (int64_t seed = 0; seed < known; seed++) {
+        double scale = found->scale[seeds[seed]];
+        if (!zoom(unit, scale, found->below[seeds[seed]])) return 0;
+    }
+    return 1;
 }
 
 /* --- one unit after the other */
 
-/* How many values of a side lie up to one of them, as its prefix sums have it. */
-static double mass_up_to(const Side *side, int64_t i) {
-    if (!i) return 0;
-    return side->points ? side->within[i] : side->mass[0][2 * i];
+/* How many values of a sign lie between 0 and each of them, negative ones negative. They are added as prefix_sums.h adds
+   them: from 0 outwards if they are points, inwards if the bits of all of them lead to buckets. */
+static void count_within(const Pieces *pieces, int is_negative, double *within) {
+    int64_t begin = is_negative ? 0 : pieces->negative, end = is_negative ? pieces->negative : pieces->size, points = 0;
+    EACH(i, end - begin) points += (bits_of(pieces->values[begin + i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
+    points = sum_of_team(points);
+    int is_upward = (points > 0) != is_negative;
+    MEET;
+    EACH(i, end - begin) within[begin + i + is_upward] = pieces->counts[begin + i];
+    if (ALONE) within[is_upward ? begin : end] = 0;
+    Running counts = {within + begin + is_upward, end - begin, !is_upward};
+    add_up(&counts, 1);
+    double all = points ? 0 : within[is_upward ? end : begin];
+    MEET;
+    EACH(i, end - begin + 1) {
+        double known = points ? within[begin + i] : all - within[begin + i];
+        within[begin + i] = is_negative ? -known : known;
+    }
+    MEET;
 }
 
 /* What D takes of a unit; 0 where there is no memory. */
 static int prepare_classic(Searched *unit, const Units *units, int64_t number, Span span) {
     Scratch *scratch = unit->scratch;
     Pieces *pieces = &scratch->pieces;
-    const Side *sides = scratch->sums.sides;
-    int64_t cells = unit->how->scheme.size, edges = cells * unit->how->bins.sub + 1;
+    PrefixSums *sums = &scratch->sums;
     double total, energy;
     if (!load(pieces, units, number) || !totals(pieces, &scratch->order, &total, &energy)) return 0;
-    if (!prefix_sums(&scratch->sums, pieces, total, energy, 0)) return 0;
-    int64_t size = pieces->size, numbers = pieces->exact ? size + 1 + (size + 2) : 2 * edges + 3 * cells;
+    int64_t cells = unit->how->scheme.size, edges = cells * unit->how->bins.sub + 1, size = pieces->size;
+    int64_t known = pieces->exact ? size + 1 : 0;
+    unit->is_by_values = pieces->exact;
+#ifdef TEAM
+    if (2 * size > edges) unit->is_by_values = 0; /* one thread adds in each lane, value by value */
+#endif
+    if (!unit->is_by_values && !prefix_sums(sums, pieces, total, energy, 0)) return 0;
+    int64_t numbers = known + cells + (unit->is_by_values ? size + size + 1 : 2 * edges + 2 * cells);
     double *memory = (double *)room(&scratch->places, (size_t)numbers * sizeof(double));
     if (!memory) return 0;
-    scratch->costs.scheme = &unit->how->scheme;
-    scratch->costs.span = span;
-    if (pieces->exact) {
-        unit->within = memory;
-        unit->place = (int32_t *)(memory + size + 1);
-        unit->end = unit->place + size + 1;
-        for (int64_t i = 0; i <= size; i++)
-            memory[i] = i < pieces->negative ? -mass_up_to(&sides[1], pieces->negative - i)
-                                             : mass_up_to(&sides[0], i - pieces->negative);
-    } else {
-        unit->edge = memory;
-        unit->level = memory + 2 * edges;
+    unit->within = memory;
+    unit->edge = memory + known;
+    unit->level = unit->edge + (unit->is_by_values ? size : 2 * edges);
+    unit->place = (int32_t *)(unit->level + cells);
+    unit->end = unit->place + size + 1;
+    for (int is_negative = 1; known && is_negative >= 0; is_negative--) count_within(pieces, is_negative, unit->within);
+    if (ALONE) {
+        scratch->costs.scheme = &unit->how->scheme;
+        scratch->costs.span = span;
+        sums->size = total;
+        if (known) sums->sides[0].size = unit->within[size], sums->sides[1].size = -unit->within[0];
     }
+    MEET;
     return 1;
 }
 
 /* Chooses for one unit; 0 where there was no memory. */
-static int classic_one(const Search *how, const Units *units, int64_t number, const Classic *classic, const Wanted *each,
-                       Scratch *scratch) {
-    Searched unit = {.how = how, .classic = classic, .scratch = scratch, .least = {INFINITY, INFINITY, INFINITY}};
+static int classic_one(const Search *how, const Units *units, int64_t number, const Classic *classic,
+                       const Wanted *each, Scratch *scratch) {
     Span span = {{each->low[number]}, {each->high[number]}, {each->full[number]}, {1}};
     Candidates *found = &scratch->found;
-    unit.wanted = how->scheme.kind == AFFINE ? ZOOMS : 1;
+    Searched unit;
+    unit.how = how;
+    unit.classic = classic;
+    unit.scratch = scratch;
+    unit.wanted = KIND(&how->scheme) == AFFINE ? ZOOMS : 1;
+    for (int i = 0; i < ZOOMS; i++) unit.least[i] = INFINITY;
     if (!prepare_classic(&unit, units, number, span)) return 0;
     set_size(found, 0);
     for (int64_t other = -1; other < classic->others; other++) {
         int64_t at = other * classic->units + number, below = other < 0 ? each->full_below[number] : classic->below[at];
-        Kept kept = kept_by(&unit, other < 0 ? span.full[0] : classic->scale[at], below);
-        judge_classic(&unit, &kept, below, INFINITY);
+        double scale = other < 0 ? span.full[0] : classic->scale[at];
+        Kept kept = kept_by(&unit, scale, below);
+        add_classic(&unit, scale, below, classic_divergence(&unit, &kept, INFINITY));
     }
-    exhaust(&unit);
-    if (how->scheme.kind == AFFINE) zoom_in(&unit);
-    if (found->is_full) return 0;
+    if (!exhaust(&unit) || (KIND(&how->scheme) == AFFINE && !zoom_in(&unit)) || found->is_full) return 0;
     double limit = found->error[first_least(found->error, found->size)] * (1 + ROUNDING);
     Choice chosen;
     within(&limit, found->error, found, span.full, &chosen);
-    each->scale[number] = chosen.scale;
-    each->below[number] = chosen.below;
+    if (ALONE) {
+        each->scale[number] = chosen.scale;
+        each->below[number] = chosen.below;
+    }
     return 1;
 }
 

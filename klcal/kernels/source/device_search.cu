@@ -1,4 +1,4 @@
-/* The search and the figures of units on a GPU: the CPU's own text, a team of threads for each unit.
+/* The searches and the figures of units on a GPU: the CPU's own text, a team of threads for each unit.
 
    A kernel is compiled for a case: TEAM threads work on a unit, all units are LOOKED_AT alike, and so on: see
    klcal/search/device_work.py, which names them. */
@@ -9,6 +9,7 @@
 #define THREADS 256
 #define RESIDENT 2
 #endif
+#include "classic.h"
 #include "figures.h"
 
 /* What a team works with, behind what all teams of its block share. */
@@ -65,7 +66,7 @@ INLINE void leave(Room room, int64_t unit) {
 #define FIRST (BLOCK * TEAMS + THREAD / TEAM)
 #define ROOM int64_t shared_bytes, char *far, int64_t far_bytes, int64_t *left
 
-#ifndef ONLY_FIGURES
+#if !defined(ONLY_FIGURES) && !defined(ONLY_CLASSIC)
 /* Chooses for some units, by their numbers, or for all. */
 KERNEL search_units(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Wanted *each, ROOM) {
     Room room = {shared_bytes, far, far_bytes, left};
@@ -83,7 +84,22 @@ KERNEL search_units(const Search *how, const Units *units, const int64_t *number
 }
 #endif
 
-#ifndef ONLY_SEARCH
+#if !defined(ONLY_SEARCH) && !defined(ONLY_FIGURES)
+/* Chooses by `kl-classic` for some units, by their numbers, or for all. */
+KERNEL classic_units(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Wanted *each,
+                     const Classic *classic, ROOM) {
+    Room room = {shared_bytes, far, far_bytes, left};
+    begin_team(room);
+    char *own_near = this_team()->near, *own_far = this_team()->far;
+    for (int64_t i = FIRST; i < n; i += BLOCKS * TEAMS) {
+        int64_t unit = numbers ? numbers[i] : i;
+        begin_unit(own_near, own_far, 0);
+        if (!classic_one(how, units, unit, classic, each, &this_own()->scratch)) leave(room, unit);
+    }
+}
+#endif
+
+#if !defined(ONLY_SEARCH) && !defined(ONLY_CLASSIC)
 /* What quantizers do, of which each unit has one. */
 KERNEL figures_of_units(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Chosen *each, ROOM) {
     Room room = {shared_bytes, far, far_bytes, left};

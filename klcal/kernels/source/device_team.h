@@ -19,8 +19,12 @@
 #define RANK (THREAD % TEAM)
 typedef int Index;
 #define EACH(i, n) for (Index i = RANK; i < (Index)(n); i += TEAM)
+#define EACH_IN_ROWS(i, rows, k, width) \
+    EACH(all_##k, (rows) * (width))                                                                           \
+    for (Index i = all_##k / (Index)(width), k = all_##k % (Index)(width), once_##k = 1; once_##k; once_##k = 0)
 #define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
+#define EACH_OF_ALL(i, n) EACH(i, n)
 #if TEAM == WARP
 #define MEET SYNC_WARP
 #else
