@@ -78,6 +78,7 @@ class Work:
         self.arrays = Arrays(found, settings, self.place)
         self.asked = asked_of(settings, self.sub, self.place)
         self.held: list[Kept] = []
+        self.listed: dict[Part, torch.Tensor] = {}  # the numbers of units, which are the same in all steps
 
     def _each_unit(self, name: str, *arguments: int) -> None:
         """Queues a kernel that has a thread for each unit."""
@@ -236,16 +237,19 @@ class Work:
         return left
 
     def _numbers(self, part: Part) -> torch.Tensor:
-        """The numbers of units, int64, on the device."""
+        """The numbers of units, int64, on the device. Waits for it when a part is asked for first."""
         import torch
 
+        if part in self.listed:
+            return self.listed[part]
         status, how = self.arrays.status, self.arrays.how
         wanted = torch.zeros_like(status, dtype=torch.bool)
         for each in part.ways:
             wanted |= how == int(each)
         if part.is_short is not None:
             wanted &= self.arrays.short == int(part.is_short)
-        return torch.nonzero(wanted & ((status == OK) | (status == VANISHED))).reshape(-1)
+        self.listed[part] = torch.nonzero(wanted & ((status == OK) | (status == VANISHED))).reshape(-1)
+        return self.listed[part]
 
 
 def _part(ways: Sequence[How], is_short: bool | None, summary: Summary) -> Part:
