@@ -48,7 +48,6 @@ OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a w
 WARP, LANE_THREADS, LANE_RESIDENT = 32, 128, 2  # threads of a warp, of a block; blocks on a multiprocessor
 LEAST_ROWS, MOST_SHORT = 16, 256  # values of a short unit, as in source/points.h
 ROW_BYTES, BALANCE_BYTES, DESK_BYTES, CANDIDATE_BYTES = 640, 384, 33 << 10, 768
-CANDIDATES, OCTAVES = 96, 6  # kept candidates: a few, and the scales of so many octaves
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Work:
         macros = [f"SCHEME_KIND={scheme_kind(step.scheme)}", f"ROUNDING_KIND={rounding_kind(step.scheme)}"]
         told = search.address, self._units(step), self.arrays.addresses[f"wanted {number}"]
         if part.is_short:
-            candidates = (CANDIDATES + OCTAVES * step.density(how).coarse) * factor
+            candidates = step.candidates(how) * factor
             of_row = ROW_BYTES + BALANCE_BYTES * (step.scheme.kind == "affine")
             far = of_row * (_rows(part) + 4) + DESK_BYTES + CANDIDATE_BYTES * candidates
             return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], far)

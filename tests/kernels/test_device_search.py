@@ -20,7 +20,7 @@ from klcal.kernels.cuda import OPTIONS, SOURCE, source_text
 from klcal.quantizers.granularity import parse_per
 from klcal.quantizers.layout import layout
 from klcal.quantizers.scheme import Scheme
-from klcal.search import density, device_work, methods, on_device
+from klcal.search import density, device_work, methods, on_device, steps
 from klcal.search.density import How
 from klcal.search.settings import Settings
 from klcal.sketches import device_units
@@ -231,8 +231,8 @@ def test_a_short_unit_has_a_thread(per, columns, asked, is_weighted):
 
 
 def test_short_units_for_which_the_memory_is_too_little_have_more(monkeypatch):
-    monkeypatch.setattr(device_work, "CANDIDATES", 5)
-    monkeypatch.setattr(device_work, "OCTAVES", 0)
+    monkeypatch.setattr(steps, "OCTAVES", 0)
+    monkeypatch.setattr(steps, "FURTHER", 0)
     tensor, seen, usual = torch.from_numpy(spoiled(150, 256)), Seen(), Seen()
     assert not agree(tensor, "group:128", seen, dtype="int4", method="mse")
     monkeypatch.undo()
