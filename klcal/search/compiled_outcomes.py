@@ -59,11 +59,14 @@ class _Calibration:
         )
 
     def add(self, how: How) -> None:
-        """Adds the searches of all steps for units that are searched in one way."""
-        for step, searches in zip(self.steps, self.searches, strict=True):
-            found = step.search(how)
-            self.kept.append(found)
-            searches[how] = found.address
+        """Adds the searches of all steps for units that are searched in one way.
+
+        That of the first step comes last: meanwhile the kernel runs in other threads, and it looks for that one.
+        """
+        found = [step.search(how) for step in self.steps]
+        self.kept.append(found)
+        for searches, each in zip(reversed(self.searches), reversed(found), strict=True):
+            searches[how] = each.address
 
 
 def _step(step: Step, searches: ctypes.Array[ctypes.c_void_p]) -> SearchStep:

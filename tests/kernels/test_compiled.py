@@ -17,7 +17,9 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS, Scheme
-from klcal.search import compiled_outcomes
+from klcal.search import compiled_outcomes, methods
+from klcal.search.density import How
+from klcal.search.settings import Settings
 from klcal.search.structures import figures_alone, search_of
 from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
@@ -129,3 +131,26 @@ def test_what_the_kernel_is_reported_is_kept_however_many_others_ask_meanwhile()
     gc.collect()
     assert arrays
     assert all(each() is not None for each in arrays)
+
+
+class Told(dict[int, int]):
+    """The searches of a step, which tells when one is added."""
+
+    def __init__(self, order: list[int], number: int) -> None:
+        super().__init__()
+        self.order, self.number = order, number
+
+    def __setitem__(self, how: int, where: int) -> None:
+        self.order.append(self.number)
+
+
+def test_a_way_is_known_to_other_threads_only_once_all_of_its_searches_are(monkeypatch):
+    """They search at the same time, and the kernel asks whether there is a search for the first step."""
+    how = Settings(methods.parse("mse"), Scheme.parse("uint4", "affine", "float32"), None, "fail")
+    by = compiled_outcomes._Calibration(how, 8, weighted=True)
+    assert len(by.steps) > 2
+    order: list[int] = []
+    by.searches = [Told(order, number) for number in range(len(by.steps))]
+    by.add(How.LONG)
+    assert sorted(order) == list(range(len(by.steps)))
+    assert order[-1] == 0
