@@ -103,6 +103,14 @@ def test_both_kernels_choose_alike_at_the_ends_of_floats(values, dtype):
     assert not differing(*by_each_kernel(np.float32(values * 5), dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", ["int3", "uint4", "uint8"])
+@pytest.mark.parametrize("more", [[], [1e38, -2e38, 3e37] * 20])
+def test_scales_with_which_no_zero_point_is_within_float32(dtype, more):
+    """The candidates above the full scale of a unit that reaches from one end of float32 to the other."""
+    values = np.float32([-3.4e38, *[3.4e38] * 1000, *more])
+    assert not differing(*by_each_kernel(values, dtype=dtype, scheme="affine", method="mse"))
+
+
 def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
     """The broken twin: every scale is the next float32."""
     values = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
