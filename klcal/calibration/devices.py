@@ -6,20 +6,18 @@ Imported only if there is a device: it is of no use without one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import itemgetter
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from klcal.calibration.relative import relative_to_range
 from klcal.calibration.rows import row_of_tensor
 from klcal.kernels.cuda import kernels
 from klcal.quantizers.layout import Layout
-from klcal.search.on_device import extremes_there, outcomes_there
+from klcal.search.on_device import extremes_there, put_outcomes_there
 from klcal.search.settings import Settings
 from klcal.sketches.device_counting import stopped_devices
 from klcal.sketches.device_units import CountedUnits, all_units, counted_on_device
-from klcal.tables.outcomes import joined
+from klcal.tables.outcomes import Room
 from klcal.tables.rows import Row
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def calibrate_counted(
     The device searches them too, unless the method is somebody else's; then the CPU searches their sketches.
 
     Args:
-        counted: parts of the units, in any order, with their numbers; at least one part.
+        counted: parts of the units, in any order, with their numbers; together all units.
         layout: the units of the tensor.
         settings: how each unit is calibrated. The row has no explanation, whatever ``detail`` is.
         weighed: whether the values have an importance.
@@ -53,9 +51,7 @@ def calibrate_counted(
     if settings.scheme.is_relative:  # the global scale depends on all units, so none can be searched before
         counted = list(counted)
         settings = relative_to_range(settings, *extremes_there(counted))
-    parts = [(each.numbers, outcomes_there(each, settings)) for each in counted]
-    numbers = np.concatenate([own for own, _ in parts])
-    outcomes = parts[0][1] if len(parts) == 1 else joined(outcomes for _, outcomes in parts)
-    if (numbers[1:] < numbers[:-1]).any():
-        outcomes = outcomes.each(itemgetter(np.argsort(numbers)))
-    return row_of_tensor(outcomes, settings, layout.grid, weighed)
+    room = Room(layout.rows)
+    for _ in map(partial(put_outcomes_there, room, settings), counted):  # no part is kept while the next is counted
+        pass
+    return row_of_tensor(room.outcomes(), settings, layout.grid, weighed)

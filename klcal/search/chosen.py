@@ -1,7 +1,7 @@
 """Sketches and settings → outcomes: the status of each unit, its quantizer, and the figures of this quantizer.
 
 The method chooses; ``klcal.search.figures`` computes what the choice costs. Large sketches are handled in stretches of
-units, so that memory is bounded. A CUDA device chooses by itself, and ``chosen_outcomes`` takes over its results.
+units, so that memory is bounded.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from klcal.search.steps import is_searched_in_c
 from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.distribution import Distribution
 from klcal.sketches.sketch import COUNTERS, Sketch
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, Room, joined
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, Room
 
-__all__ = ["chosen_outcomes", "least_values", "outcomes_of", "put_outcomes", "stretches", "sub_bins"]
+__all__ = ["least_values", "outcomes_of", "put_outcomes", "stretches", "sub_bins"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -68,10 +68,8 @@ def put_outcomes(room: Room, first: int, found: Sketch, settings: Settings) -> N
     """
     if library() is not None and is_searched_in_c(settings.method):
         _put_compiled(room, first, found, settings)
-        return
-    for some in stretches(found):
-        room.put(first, _outcomes(some, settings))
-        first += some.units
+    else:
+        _put_by_numpy(room, first + np.arange(found.units), found, settings)
 
 
 def stretches(found: Sketch) -> Iterator[Sketch]:
@@ -119,74 +117,21 @@ def _outcomes(found: Sketch, settings: Settings) -> Outcomes:
 
 def _put_compiled(room: Room, first: int, found: Sketch, settings: Settings) -> None:
     """``put_outcomes`` by the compiled kernel. NumPy decides on units whose scale the format of scales may not hold."""
-    place = room.part(first, first + found.units)
+    where = slice(first, first + found.units)
+    place = room.part(where)
     compiled_outcomes(found, settings, sub_bins(settings), place)
-    for name in (*COUNTERS, "weighed"):
-        room.put_counter(first, name, getattr(found, name))
+    room.put(where, {name: getattr(found, name) for name in (*COUNTERS, "weighed")})
     unknown = np.flatnonzero(place.status == UNKNOWN)
     if unknown.size:
-        others = joined(_outcomes(some, settings) for some in stretches(found.take(unknown)))
-        for name in ("status", *CHOSEN):
-            getattr(place, name)[unknown] = getattr(others, name)
+        _put_by_numpy(room, first + unknown, found.take(unknown), settings)
 
 
-def chosen_outcomes(
-    status: npt.NDArray[Any],
-    searched: npt.NDArray[np.bool_],
-    chosen: Floats,
-    deployed: Floats,
-    below: Integers,
-    figures: list[Floats],
-    minimum: Floats,
-    maximum: Floats,
-    counters: dict[int, Integers],
-    weighed: Integers | None,
-    size: int,
-) -> Outcomes:
-    """The outcomes of units that were searched elsewhere: on a device. All arrays are (units,), if not said otherwise.
-
-    All of them have the same number of values.
-
-    Args:
-        status: indices of ``klcal.tables.status.UNIT_STATUSES``, of any integer type.
-        searched: which units have a choice; the choices and figures of all others are ignored.
-        chosen: the scales before they are rounded to their format.
-        deployed: the scales as they are deployed; negative for an extra level above zero.
-        below: the number of levels below zero.
-        figures: five arrays: D in nats, Σ(x − x̂)², Σx², the number of values clipped, and of values that become 0.
-        minimum: of the nonzero finite values; inf where there are none.
-        maximum: of the same; -inf where there are none.
-        counters: int64 counters by their index in ``klcal.sketches.sketch.COUNTERS``; those left out are 0.
-        weighed: the number of nonzero values with a weight above 0; None without importance.
-        size: the number of values of each unit, zeros and NaN included.
-    """
-    none = np.zeros(status.size, np.int64)
-    zeros, nan, neg_inf, pos_inf, overflowed, underflowed = (counters.get(i, none) for i in range(len(COUNTERS)))
-    # Values that are not nonzero and finite. "underflowed" is left out: "zeros" has these values too.
-    left_out = [each for number, each in counters.items() if number < COUNTERS.index("underflowed")]
-    nonzero = np.full(status.size, size) - sum(left_out, none)
-    if 0 in counters:  # zeros: they count in the range of an outcome
-        minimum = np.minimum(minimum, np.where(zeros > 0, 0.0, np.inf))
-        maximum = np.maximum(maximum, np.where(zeros > 0, 0.0, -np.inf))
-    columns = [chosen, deployed, below.astype(np.float64), *figures]
-    if not searched.all():
-        columns = [np.where(searched, column, np.nan) for column in columns]
-    chosen_columns: dict[str, Any] = dict(zip(CHOSEN, columns, strict=True))
-    return Outcomes(
-        status=status.astype(np.int64),
-        **chosen_columns,
-        nonzero=nonzero,
-        weighed=none if weighed is None else weighed,
-        finite=nonzero + zeros,
-        minimum=minimum,
-        maximum=maximum,
-        zeros=zeros,
-        nan=nan,
-        neg_inf=neg_inf,
-        pos_inf=pos_inf,
-        overflowed=overflowed,
-        underflowed=underflowed,
-    )
+def _put_by_numpy(room: Room, numbers: Integers, found: Sketch, settings: Settings) -> None:
+    """Puts the outcomes of all units of a sketch into a room, where they have the numbers ``numbers``."""
+    done = 0
+    for some in stretches(found):
+        room.put(numbers[done : done + some.units], _outcomes(some, settings)._asdict())
+        done += some.units
 
 
 def _chosen(found: Sketch, settings: Settings) -> tuple[Integers, Floats]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from klcal.kernels.units import COUNTERS
 from klcal.quantizers.scheme import Scheme
 from klcal.search.c_types import Chosen, Classic, Wanted
 from klcal.search.classic import classic_grid
@@ -18,11 +19,12 @@ from klcal.search.density import How
 from klcal.search.device_place import addresses_of, put
 from klcal.search.device_weighed import left_of, units_of, weighed_of
 from klcal.search.methods import KLClassic
-from klcal.search.outcome_structures import Deployed, Prepared, Sketches, kinds_of
+from klcal.search.outcome_structures import VANISHED, Deployed, Prepared, Sketches, kinds_of
 from klcal.search.settings import Settings
 from klcal.search.steps import Step, steps_of
 from klcal.search.structures import FIGURES, Place, Structure, classic_of
 from klcal.sketches.device_units import CountedUnits
+from klcal.tables.outcomes import FLOATS, OK
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Arrays", "Summary"]
 
 WAYS = len(How)
-COUNTERS = 6
 
 Array = npt.NDArray[Any]
 
@@ -45,12 +46,12 @@ class Summary:
     values: list[int]  # (WAYS,): the largest number of values of one of them
     others: int  # the number of units that need no search
     unknown: int  # the number of these that the host has to decide on
-    counted: list[bool]  # (COUNTERS,): whether a counter is above 0 in some unit
+    counted: list[bool]  # (len(COUNTERS),): whether a counter is above 0 in some unit
 
     @staticmethod
     def empty(like: torch.Tensor) -> torch.Tensor:
         """The numbers that ``prepare_units`` writes, 0 at first: int64, on the device of a tensor of this type."""
-        return like.new_zeros(4 * WAYS + 2 + COUNTERS)
+        return like.new_zeros(4 * WAYS + 2 + len(COUNTERS))
 
     @staticmethod
     def of(numbers: Sequence[int]) -> Summary:
@@ -80,8 +81,9 @@ class Arrays:
         self.has_classic = isinstance(settings.method, KLClassic) and bool(self.steps)
         kinds, choices = len(kinds_of(settings.scheme)), max(1, len(self.steps) + self.has_classic)
         self.low, self.high, self.number, self.known, self.deployed = keys.new_empty((5, units), dtype=torch.float64)
-        self.full, self.scale = keys.new_empty((kinds + choices, units), dtype=torch.float64).split([kinds, choices])
-        below = keys.new_empty((kinds + choices, units), dtype=torch.int64)
+        # 0 at first: a step reads the choices of an earlier one even if that had too little memory, and wrote none.
+        self.full, self.scale = keys.new_zeros((kinds + choices, units), dtype=torch.float64).split([kinds, choices])
+        below = keys.new_zeros((kinds + choices, units), dtype=torch.int64)
         self.full_below, self.below = below.split([kinds, choices])
         self.tops = keys.new_empty(units, dtype=torch.int64)
         self.status, self.how, self.bounded, self.short = keys.new_empty((4, units), dtype=torch.uint8)
@@ -146,6 +148,22 @@ class Arrays:
         if plain is not None:
             wanted.plain, wanted.plain_below = addresses_of(self.scale[plain], self.below[plain])
         return wanted
+
+    def floats(self) -> torch.Tensor:
+        """The columns ``FLOATS`` of the outcomes, (n, units), after the search: NaN where a unit was not searched."""
+        import torch
+
+        counts, inf = self.found.counts, float("inf")
+        has_zeros = counts.numbers[COUNTERS.index("zeros")] > 0  # they count in the range of an outcome
+        low = torch.minimum(counts.minimum, torch.where(has_zeros, 0.0, inf))
+        high = torch.maximum(counts.maximum, torch.where(has_zeros, 0.0, -inf))
+        columns = self.scale.new_empty((len(FLOATS), self.found.numbers.size))
+        chosen = self.scale[-1], self.deployed, self.below[-1], *self.figures.t()
+        for place, column in zip(columns, (*chosen, low, high), strict=True):
+            place.copy_(column)
+        is_searched = (self.status == OK) | (self.status == VANISHED)
+        columns[: len(chosen)].masked_fill_(~is_searched, float("nan"))
+        return columns
 
 
 @lru_cache(maxsize=64)

@@ -12,17 +12,18 @@ import numpy as np
 
 from klcal.errors import InputError
 from klcal.kernels.cuda import CPU_INSTEAD
-from klcal.search.chosen import chosen_outcomes, outcomes_of
-from klcal.search.device_arrays import Summary
+from klcal.kernels.units import COUNTERS
+from klcal.search.chosen import outcomes_of
+from klcal.search.device_arrays import Arrays, Summary
 from klcal.search.device_weighed import left_of
 from klcal.search.device_work import Work
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.search.steps import is_searched_in_c
 from klcal.sketches.device_units import CountedUnits, fetched, host_sketch
-from klcal.tables.outcomes import OK, UNDERFLOW, Outcomes
+from klcal.tables.outcomes import FLOATS, UNDERFLOW, Room, where_are
 
-__all__ = ["extremes_there", "is_searched_there", "outcomes_there"]
+__all__ = ["extremes_there", "is_searched_there", "put_outcomes_there"]
 
 GROWTH = 4  # factor by which a team gets more memory, if a unit needed more than is usual
 MOST_GROWTH = GROWTH**4
@@ -43,23 +44,18 @@ def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
     return min(*lows, 0.0), max(*highs, 0.0)
 
 
-def outcomes_there(found: CountedUnits, settings: Settings) -> Outcomes:
-    """The outcome of each unit: by the device if it can search by the method, else by the CPU from the sketches.
+def put_outcomes_there(room: Room, settings: Settings, found: CountedUnits) -> None:
+    """Puts the outcome of each unit into a room of the host, which has all units of the tensor.
 
-    Raises:
-        InputError: the device has too little memory.
-    """
-    if is_searched_there(settings):
-        return _device_outcomes(found, settings)
-    return outcomes_of(host_sketch(found), settings)
-
-
-def _device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
-    """The outcome of each unit, by the device. The host waits for it three times.
+    The device searches if it can do so by the method, and the host waits for it three times. Otherwise the CPU searches
+    the sketches.
 
     Raises:
         InputError: the device has too little memory for a unit.
     """
+    if not is_searched_there(settings):
+        room.put(where_are(found.numbers), outcomes_of(host_sketch(found), settings)._asdict())
+        return
     work = Work(found, settings)
     summary = work.prepare()
     factor = 1
@@ -67,32 +63,29 @@ def _device_outcomes(found: CountedUnits, settings: Settings) -> Outcomes:
         factor *= GROWTH
         if factor > MOST_GROWTH:
             raise InputError(f"there is not enough memory for a unit on {found.counts.keys.device}", CPU_INSTEAD)
-    return _outcomes(work, summary)
+    _put(room, work.arrays, summary)
 
 
-def _outcomes(work: Work, summary: Summary) -> Outcomes:
-    """The outcomes, copied to the host. The host decides on units whose scale the format of scales may not hold."""
-    arrays, units = work.arrays, work.arrays.found
-    counts = units.counts
+def _put(room: Room, arrays: Arrays, summary: Summary) -> None:
+    """Puts the outcomes into a room. The host decides on units whose scale the format of scales may not hold."""
+    found = arrays.found
     counted = [which for which, is_any in enumerate(summary.counted) if is_any]
-    weighed = [] if arrays.left is None else [arrays.left.weighed]
-    status, chosen, deployed, below, figures, minimum, maximum, some, *weighed_there = fetched(
-        *(arrays.status, arrays.scale[-1], arrays.deployed, arrays.below[-1]),
-        *(arrays.figures.t().contiguous(), counts.minimum, counts.maximum, counts.numbers[counted], *weighed),
+    weighed = {} if arrays.left is None else {"weighed": arrays.left.weighed}
+    status, floats, numbers, *others = fetched(
+        *(arrays.status, arrays.floats(), found.counts.numbers[counted], *weighed.values())
     )
-    deployed, kl = deployed.copy(), figures[0].copy()  # a row keeps these, and must not keep the pinned memory
-    searched = (status == OK) | (status == VANISHED)
-    found = chosen_outcomes(
-        np.where(status == VANISHED, UNDERFLOW, status),
-        searched,
-        *(chosen, deployed, below, [kl, *figures[1:]], minimum, maximum),
-        dict(zip(counted, some, strict=True)),
-        weighed_there[0].copy() if weighed_there else None,
-        units.size,
-    )
+    counters = {COUNTERS[which]: column for which, column in zip(counted, numbers, strict=True)}
+    left_out = [column for name, column in counters.items() if name != "underflowed"]  # "zeros" has these values too
+    nonzero = np.full(status.size, found.size) - sum(left_out)
+    columns = {
+        "status": np.where(status == VANISHED, UNDERFLOW, status),
+        **dict(zip(FLOATS, floats, strict=True)),
+        "nonzero": nonzero,
+        "finite": nonzero + counters.get("zeros", 0),
+        **counters,
+        **dict(zip(weighed, others, strict=True)),
+    }
+    room.put(where_are(found.numbers), columns)
     if summary.unknown:
         places = np.flatnonzero(status == UNKNOWN)
-        others = outcomes_of(host_sketch(units, places), work.settings)
-        for column, other in zip(found, others, strict=True):
-            column[places] = other
-    return found
+        room.put(found.numbers[places], outcomes_of(host_sketch(found, places), arrays.settings)._asdict())

@@ -81,18 +81,21 @@ def counted_on_device(
     axes = [_stretches(extent, tile) for extent, tile in zip(tensor.shape, tiles, strict=True)]
     plain = tensor.detach().resolve_neg()
     at_once = at_once if importance is None else max(1, at_once // (1 + WEIGHTS_TAKE))
+
+    def counted(some: tuple[_Stretch, ...]) -> CountedUnits:
+        own = numbers[tuple(slice(axis.first, axis.first + axis.units) for axis in some)].ravel()
+        values = _brought_together(plain[_places_of(some)], some)
+        size = values.numel() // own.size
+        counts = count_units(values, dtype, size, kept, launcher, bytes_as)
+        found = CountedUnits(own, counts, size, resolution, launcher)
+        if importance is None:
+            return found
+        weights = _brought_together(_sent(importance.weights[_places_of(some)], values), some)
+        sums = unit_weights(values, dtype, size, counts, weights, launcher, bytes_as)
+        return replace(found, weights=sums, heaviest=importance.heaviest[own])
+
     for each in product(*axes):
-        for some in _parts(each, at_once):
-            own = numbers[tuple(slice(axis.first, axis.first + axis.units) for axis in some)].ravel()
-            values = _brought_together(plain[_places_of(some)], some)
-            size = values.numel() // own.size
-            counts = count_units(values, dtype, size, kept, launcher, bytes_as)
-            found = CountedUnits(own, counts, size, resolution, launcher)
-            if importance is not None:
-                weights = _brought_together(_sent(importance.weights[_places_of(some)], values), some)
-                sums = unit_weights(values, dtype, size, counts, weights, launcher, bytes_as)
-                found = replace(found, weights=sums, heaviest=importance.heaviest[own])
-            yield found
+        yield from map(counted, _parts(each, at_once))  # which keeps no part while the next is counted
 
 
 class _Stretch(NamedTuple):

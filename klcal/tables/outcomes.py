@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from klcal.tables.status import UNIT_STATUSES
 
-__all__ = ["EMPTY", "NONFINITE", "OK", "OVERFLOW", "UNDERFLOW", "ZERO", "Outcomes", "Room", "joined"]
+__all__ = ["EMPTY", "NONFINITE", "OK", "OVERFLOW", "UNDERFLOW", "ZERO", "Outcomes", "Room", "Where", "where_are"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Where: TypeAlias = slice | Integers
+"""The places of units in a ``Room``: their numbers, or a slice if these are consecutive, which is faster."""
 
 OK, EMPTY, ZERO, NONFINITE, UNDERFLOW, OVERFLOW = range(len(UNIT_STATUSES))
 FIGURES = ("kl", "squared_error", "energy", "clipped", "rounded_to_zero")
@@ -71,36 +73,24 @@ class Room:
         self._outcomes = Outcomes(status=np.empty(units, np.uint8), **columns)
         self._counters: dict[str, Any] = {}  # those that are above 0 in some unit
 
-    def part(self, first: int, last: int) -> Outcomes:
-        """The place for the outcomes of the units ``first`` to ``last``: all but the counters may be written there."""
-        return self._outcomes.each(lambda column: column[first:last])
+    def part(self, where: slice) -> Outcomes:
+        """The place for the outcomes of consecutive units: all but counters may be written there."""
+        return self._outcomes.each(lambda column: column[where])
 
-    def put_counter(self, first: int, name: str, counter: Integers) -> None:
-        """Put one of ``COUNTERS`` of some units, from the unit ``first`` on."""
-        if counter.any():
-            column = self._counters.setdefault(name, np.zeros(self._outcomes.status.size, np.int64))
-            column[first : first + counter.size] = counter
-
-    def put(self, first: int, part: Outcomes) -> None:
-        """Put the outcomes of some units, from the unit ``first`` on."""
-        place = self.part(first, first + part.status.size)
-        for name in ("status", *FLOATS, *NUMBERS):
-            getattr(place, name)[:] = getattr(part, name)
-        for name in COUNTERS:
-            self.put_counter(first, name, getattr(part, name))
+    def put(self, where: Where, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put copies of columns of some units, by their names in ``Outcomes``. A counter that is never put is 0."""
+        for name, column in columns.items():
+            if name not in COUNTERS:
+                getattr(self._outcomes, name)[where] = column
+            elif column.any():
+                self._counters.setdefault(name, np.zeros(self._outcomes.status.size, np.int64))[where] = column
 
     def outcomes(self) -> Outcomes:
         """The outcomes of all units, once every part was put."""
         return self._outcomes._replace(**self._counters)
 
 
-def joined(parts: Iterable[Outcomes]) -> Outcomes:
-    """The outcomes of all units of the parts, in order. There is at least one part."""
-    several = list(parts)
-    if len(several) == 1:
-        return several[0]
-    room, first = Room(sum(part.status.size for part in several)), 0
-    for part in several:
-        room.put(first, part)
-        first += part.status.size
-    return room.outcomes()
+def where_are(numbers: Integers) -> Where:
+    """The places of the units with these numbers, of which there is at least one."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return slice(first, last + 1) if np.array_equal(numbers, np.arange(first, last + 1)) else numbers

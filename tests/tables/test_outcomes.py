@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from klcal.quantizers.granularity import Grid, PerChannel
 from klcal.quantizers.scheme import Scheme
 from klcal.tables.computed import ROUNDING_NOISE, row_of, rows_of
-from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, joined
+from klcal.tables.outcomes import EMPTY, NONFINITE, OK, OVERFLOW, UNDERFLOW, ZERO, Outcomes, Room, where_are
 
 INT4 = Scheme.parse("int4", "symmetric-signed")
 
@@ -194,9 +194,22 @@ def test_rows_of_tensors_are_made_together_and_each_is_what_it_is_alone():
     assert all((row.reason is None) == (row.status == "ok") for row in rows)
 
 
-def test_counters_that_are_zero_everywhere_are_joined_as_any_other():
-    one, other = outcomes(2, nan=[0, 0], zeros=[1, 0]), outcomes(3, nan=[0, 0, 0], zeros=[0, 0, 0])
-    found = joined([one, other])
-    assert found.nan.tolist() == [0] * 5
-    assert found.zeros.tolist() == [1, 0, 0, 0, 0]
-    assert found.nan.dtype == found.zeros.dtype == np.int64
+def test_parts_are_put_where_their_units_belong_and_are_copied():
+    every = outcomes(6, scale=np.arange(6.0), nan=[0, 0, 3, 0, 0, 4], status=[OK, OK, ZERO, OK, OK, OK])
+    room = Room(6)
+    for numbers in ([4, 5], [3, 0], [1], [2]):
+        where = where_are(np.array(numbers))
+        part = every.each(lambda column, where=where: column[where].copy())
+        room.put(where, part._asdict())
+        for column in part:
+            column[:] = 9
+    found = room.outcomes()
+    assert [column.tolist() for column in found] == [column.tolist() for column in every]
+    assert {column.dtype for column in (found.nan, found.zeros, found.pos_inf)} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize("numbers", [[0], [7, 8, 9], [9, 8, 7], [0, 2, 3], [1, 0, 2], [2, 2]])
+def test_consecutive_numbers_are_a_slice(numbers):
+    where = where_are(np.array(numbers))
+    assert np.arange(10)[where].tolist() == numbers
+    assert isinstance(where, slice) == (numbers in ([0], [7, 8, 9]))
