@@ -42,7 +42,7 @@ def calibrate_counted(
 ) -> Row:
     """The row of a tensor whose units are counted on a CUDA device.
 
-    The device searches them too if the method is kl, mse or minmax; else the CPU searches their sketches.
+    The device searches them too, unless the method is somebody else's; then the CPU searches their sketches.
 
     Args:
         counted: parts of the units, in any order, with their numbers; at least one part.

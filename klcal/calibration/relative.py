@@ -24,10 +24,15 @@ def relative_to_sketches(settings: Settings, sketches: Sequence[Sketch]) -> Sett
     scheme = settings.scheme
     if not scheme.is_relative:
         return settings
-    decides = [each if each.weights is None else Distribution.weighted(each) for each in sketches]
+    decides = [each if _counts_whole(each) else Distribution.weighted(each) for each in sketches]
     low = min(min(float(each.min.min()) for each in decides), 0.0)
     high = max(max(float(each.max.max()) for each in decides), 0.0)
     return relative_to_range(settings, low, high)
+
+
+def _counts_whole(found: Sketch) -> bool:
+    """Whether all pieces count, so that the range is that of the sketch."""
+    return found.weights is None or bool(found.weights[2].all())
 
 
 def relative_to_range(settings: Settings, low: float, high: float) -> Settings:

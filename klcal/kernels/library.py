@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["address", "compiled", "library", "name"]
 
-VERSION = 14  # of the functions' arguments: a library with another version is not used
+VERSION = 16  # of the functions' arguments: a library with another version is not used
 VARIABLE = "KLCAL_KERNEL"
 NAMES = ("compiled", "numpy")
 FILE = Path(__file__).with_name("compiled.so")

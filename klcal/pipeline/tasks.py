@@ -48,6 +48,7 @@ TENSOR_SECONDS = 3e-3  # to search a tensor
 EXPLAINED_SECONDS = 15e-3  # and to explain it
 UNIT_VALUE_SECONDS = 10e-9  # to read, count and search a value of channels (7 at int8) or groups (13 at int4, of 128)
 DEVICE_VALUE_SECONDS = 1e-9  # the same on a device, beside reading it; half of that is the host's
+WEIGHED_AS = 3  # values of the same tensor without importance: a value with one takes 30 ns, and is searched twice
 SLABS_OF_RELATIVE = 4  # of values whose sketches a device keeps until the scale of their tensor is known: 512 MiB
 WEIGHED_SLABS_OF_RELATIVE = 2  # with an importance, whose sums take three times as much: 1 GiB
 SMALL_BYTES = 1 << 17  # of a tensor, up to which it is searched together with others
@@ -94,6 +95,11 @@ class Tensor(NamedTuple):
     def values(self) -> float:
         """How many values it has, by their bytes."""
         return self.nbytes / np.dtype(FLOAT_DTYPES[self.dtype]).itemsize
+
+    @property
+    def effort(self) -> float:
+        """How many values of a tensor with units, but without importance, take as long."""
+        return self.values if self.weighed is None else self.values * WEIGHED_AS
 
     @property
     def is_sketch(self) -> bool:
@@ -172,7 +178,7 @@ def portions(parts: Iterable[Part]) -> Iterator[tuple[Part, ...]]:
 def estimate(task: Task) -> float:
     """The seconds that a task takes on one core."""
     if not task.tensors[0].is_one_unit:
-        return UNIT_VALUE_SECONDS * task.tensors[0].values
+        return UNIT_VALUE_SECONDS * task.tensors[0].effort
     each = EXPLAINED_SECONDS if task.tensors[0].is_explained else TENSOR_SECONDS
     return each * len(task.tensors) * task.whole + BYTE_SECONDS * task.nbytes
 
@@ -197,7 +203,7 @@ def plan_of(device: str, tasks: Sequence[Task], workers: Workers) -> Plan:
     whole = [task for task in tasks if task.tensors[0].fits_device]
     fed = [task.tensors[0] for task in whole]
     searched = TENSOR_SECONDS * sum(len(task.tensors) for task in whole if task.whole and task.tensors[0].is_one_unit)
-    searched += DEVICE_VALUE_SECONDS * sum(each.values for each in fed if not each.is_one_unit)
+    searched += DEVICE_VALUE_SECONDS * sum(each.effort for each in fed if not each.is_one_unit)
     rest = (seconds - sum(map(estimate, whole))) / workers.jobs + searched
     nbytes = sum(task.nbytes for task in whole)
     devices, why = chosen_devices(device, nbytes, seconds / (at_a_time * threads), rest)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "DOUBLE",
     "INT",
+    "MAX_LEVELS",
     "POINTER",
     "Bins",
     "Chosen",

@@ -1,7 +1,7 @@
 """The outcomes of units by the compiled kernel, on the CPU: from sketches to the status, the choice and the figures.
 
 One call of the kernel (``source/stretches.h``) does for many units what ``klcal.search.chosen`` does in NumPy, to the
-bit. The kernel knows klcal's own methods, but percentile.
+bit. The kernel knows klcal's own methods.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Calibration:
 
     def __init__(self, settings: Settings, sub: int, *, weighted: bool) -> None:
         self.steps = steps_of(settings.method, settings.scheme, weighted=weighted)
-        asked = asked_of(settings.scheme, settings.bounds, settings.nonfinite, sub, HOST)
+        asked = asked_of(settings, sub, HOST)
         levels = [np.append(0.0, side) for side in (settings.scheme.above, settings.scheme.below)]
         self.searches = [(POINTER * WAYS)() for _ in self.steps]
         steps = (SearchStep * len(self.steps))(*map(_step, self.steps, self.searches))

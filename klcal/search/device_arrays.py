@@ -40,6 +40,7 @@ class Summary:
     """Numbers over all units, which the host needs to launch the search."""
 
     searched: list[int]  # (WAYS,): the number of units that are searched in each way
+    short: list[int]  # (WAYS,): the number of those that have a thread each
     pieces: list[int]  # (WAYS,): the largest number of pieces of one of them
     values: list[int]  # (WAYS,): the largest number of values of one of them
     others: int  # the number of units that need no search
@@ -49,14 +50,14 @@ class Summary:
     @staticmethod
     def empty(like: torch.Tensor) -> torch.Tensor:
         """The numbers that ``prepare_units`` writes, 0 at first: int64, on the device of a tensor of this type."""
-        return like.new_zeros(3 * WAYS + 2 + COUNTERS)
+        return like.new_zeros(4 * WAYS + 2 + COUNTERS)
 
     @staticmethod
     def of(numbers: Sequence[int]) -> Summary:
         """The summary from the numbers that the kernel ``prepare_units`` wrote."""
-        searched, pieces, values = (list(numbers[i * WAYS : (i + 1) * WAYS]) for i in range(3))
-        others, unknown, *counted = numbers[3 * WAYS :]
-        return Summary(searched, pieces, values, others, unknown, [bool(each) for each in counted])
+        searched, short, pieces, values = (list(numbers[i * WAYS : (i + 1) * WAYS]) for i in range(4))
+        others, unknown, *counted = numbers[4 * WAYS :]
+        return Summary(searched, short, pieces, values, others, unknown, [bool(each) for each in counted])
 
 
 class Arrays:
@@ -83,7 +84,8 @@ class Arrays:
         below = keys.new_empty((kinds + choices, units), dtype=torch.int64)
         self.full_below, self.below = below.split([kinds, choices])
         self.tops = keys.new_empty(units, dtype=torch.int64)
-        self.status, self.how, self.bounded = keys.new_empty((3, units), dtype=torch.uint8)
+        self.status, self.how, self.bounded, self.short = keys.new_empty((4, units), dtype=torch.uint8)
+        self.nats = torch.full_like(self.known, np.nan)
         self.figures = keys.new_empty((units, FIGURES), dtype=torch.float64)
         self.kept: list[Any] = []
         self.left = None if found.weights is None else left_of(found)
@@ -109,9 +111,14 @@ class Arrays:
 
     def _of_choices(self, place: Place) -> dict[str, ctypes.Structure]:
         """The structures of the searches, ``wanted`` with the number of the step, and of what is done with choices."""
-        structures: dict[str, ctypes.Structure] = {"deployed": Deployed(*addresses_of(self.known, self.deployed))}
+        structures: dict[str, ctypes.Structure] = {
+            "deployed": Deployed(*addresses_of(self.known, self.deployed, self.nats))
+        }
         for number, step in enumerate(self.steps):
-            structures[f"wanted {number}"] = self._wanted(step.kind, number, step.narrow, step.plain)
+            wanted = self._wanted(step.kind, number, step.narrow, step.plain)
+            if number + 1 == len(self.scale) and not step.weighted:  # D of what is deployed, and of all values
+                wanted.nats = self.nats.data_ptr()
+            structures[f"wanted {number}"] = wanted
         if self.has_classic:
             last, grid = len(self.steps), _classic(self.settings.scheme, place)
             classic = Classic.from_buffer_copy(grid.structure)
@@ -123,6 +130,7 @@ class Arrays:
         self.kept.append(levels)
         chosen = Chosen.from_buffer_copy(levels.structure)
         chosen.scale, chosen.below, chosen.found = addresses_of(self.known, self.below[-1], self.figures)
+        chosen.nats = self.nats.data_ptr()
         structures["chosen"] = chosen
         return structures
 

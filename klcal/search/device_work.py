@@ -6,10 +6,15 @@ scheme. All units that are searched in one way go into one launch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from klcal.quantizers.scheme import Scheme
+from klcal.search.c_types import MAX_LEVELS
 from klcal.search.chosen import sub_bins
 from klcal.search.density import How
 from klcal.search.device_arrays import Arrays, Summary
@@ -18,8 +23,8 @@ from klcal.search.outcome_structures import VANISHED, Kept, asked_of, on_place
 from klcal.search.settings import Settings
 from klcal.search.steps import Step
 from klcal.search.structures import figures_alone, rounding_kind, scheme_kind
-from klcal.search.units import VALUES_PER_BIN
 from klcal.sketches.device_units import CountedUnits, fetched
+from klcal.sketches.patterns import MOST
 from klcal.tables.outcomes import OK
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Work"]
 
-SEARCH, OUTCOMES = "device_search.cu", "device_outcomes.cu"
+TEAMS_FILE, THREADS_FILE, OUTCOMES = "device_search.cu", "device_lanes.cu", "device_outcomes.cu"
 THREADS = 256  # of a block, as in the sources
 TEAM, BLOCK_TEAM = 32, 256  # threads that work on a unit: a warp for short units, a block for longer ones
 MOST_OF_WARP = How.SHORT  # the last way of searching that is for a warp
@@ -37,6 +42,24 @@ MEMORY = 512 << 20  # bytes of device memory for all teams together, at most
 WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # memory of a warp, of a block; and for each piece
 BIN_BYTES = 48  # and for each sub-bin
 OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a warp; more would shrink the cache
+
+# Short units have a thread each. Those of a warp have memory together: bytes of it for each value; for candidates that
+# are tried at once; and for each candidate that is kept.
+WARP, LANE_THREADS, LANE_RESIDENT = 32, 128, 2  # threads of a warp, of a block; blocks on a multiprocessor
+LEAST_ROWS, MOST_SHORT = 16, 256  # values of a short unit, as in source/points.h
+ROW_BYTES, DESK_BYTES, CANDIDATE_BYTES = 32 * (20 + 12), 32 << 10, 32 * 24
+CANDIDATES, OCTAVES = 96, 6  # kept candidates: a few, and the scales of so many octaves
+
+
+@dataclass(frozen=True)
+class Part:
+    """The units of a launch."""
+
+    ways: tuple[How, ...]  # in which they are searched
+    is_short: bool | None  # whether each has a thread rather than a team; None: all have a team, even short ones
+    number: int  # of units
+    pieces: int  # the largest number of pieces of one of them
+    values: int  # the largest number of values
 
 
 class Work:
@@ -53,7 +76,7 @@ class Work:
         self.sub = sub_bins(settings)
         self.place = place_on(str(self.device))
         self.arrays = Arrays(found, settings, self.place)
-        self.asked = asked_of(settings.scheme, settings.bounds, settings.nonfinite, self.sub, self.place)
+        self.asked = asked_of(settings, self.sub, self.place)
         self.held: list[Kept] = []
 
     def _each_unit(self, name: str, *arguments: int) -> None:
@@ -64,7 +87,8 @@ class Work:
         """Finds the status of each unit and the way in which to search it. Waits for the device."""
         summary, where = Summary.empty(self.arrays.tops), self.arrays.addresses
         told = where["units"], where.get("weighed", 0), where["sketches"], self.asked.address, where["prepared"]
-        self._each_unit("prepare_units", *told, summary.data_ptr())
+        enough = min((step.enough for step in self.arrays.steps), default=MOST + 1)  # D decides: not short
+        self._each_unit("prepare_units", *told, enough, self.arrays.short.data_ptr(), summary.data_ptr())
         numbers: Any = fetched(summary)[0]
         return Summary.of(numbers.tolist())
 
@@ -75,19 +99,19 @@ class Work:
             summary: from ``prepare``.
             factor: the memory of each team, as a multiple of what is usual.
         """
-        arrays, ways = self.arrays, self._ways(summary)
-        lefts = []
+        arrays, lefts = self.arrays, []
         if not arrays.steps:
             arrays.scale.copy_(arrays.full[-1:])
             arrays.below.copy_(arrays.full_below[-1:])
-        for number, how in product(range(len(arrays.steps)), ways):
-            lefts.append(self._searched(number, how, summary, factor))
+        for number, part in product(range(len(arrays.steps)), list(_of_each_way(summary))):
+            lefts.append(self._searched(number, part, factor))
         if arrays.has_classic:
-            lefts += [self._by_classic(some, summary, factor) for some in self._teams(summary)]
+            lefts += [self._by_classic(part, factor) for part in _teams(summary)]
         status, deployed = arrays.status.data_ptr(), arrays.addresses["deployed"]
         chosen = arrays.scale[-1].data_ptr(), arrays.below[-1].data_ptr()
         self._each_unit("deploy_units", self.asked.address, *chosen, status, deployed, self.units)
-        lefts += [self._judged(some, summary, factor) for some in self._teams(summary)]
+        judged = _threads_and_teams if _has_short_figures(self.settings.scheme) else _teams
+        lefts += [self._judged(part, factor) for part in judged(summary)]
         return not lefts or not int(sum(left[0] for left in lefts))
 
     def _held(self, told: Kept) -> Kept:
@@ -95,44 +119,38 @@ class Work:
         self.held.append(told)
         return told
 
-    def _ways(self, summary: Summary) -> list[How]:
-        """The ways in which some unit is searched."""
-        return [how for how in How if summary.searched[how]]
-
-    def _teams(self, summary: Summary) -> Iterator[list[How]]:
-        """The ways of searching, grouped by the size of the team that works on a unit."""
-        ways = self._ways(summary)
-        for some in ([how for how in ways if how <= MOST_OF_WARP], [how for how in ways if how > MOST_OF_WARP]):
-            if some:
-                yield some
-
-    def _searched(self, number: int, how: How, summary: Summary, factor: int) -> torch.Tensor:
-        """Queues the search of all units of a way, in one step; returns what ``_run`` does."""
-        step = self.arrays.steps[number]
+    def _searched(self, number: int, part: Part, factor: int) -> torch.Tensor:
+        """Queues the search of units that are searched in one way, in one step; returns what ``_run`` does."""
+        step, how = self.arrays.steps[number], part.ways[0]
         search = self._held(step.search(how, self.place))
         macros = [f"SCHEME_KIND={scheme_kind(step.scheme)}", f"ROUNDING_KIND={rounding_kind(step.scheme)}"]
-        macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
-        if step.sub == 1 or summary.values[how] < VALUES_PER_BIN * step.scheme.size * step.sub:
-            macros.append("UNDECIDED")
         told = search.address, self._units(step), self.arrays.addresses[f"wanted {number}"]
-        return self._run("search_units", [how], told, macros, summary, step.scheme.size * step.sub, factor)
+        if part.is_short:
+            candidates = CANDIDATES + OCTAVES * step.density(how).coarse
+            return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], candidates * factor)
+        macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
+        if part.values < step.enough:
+            macros.append("UNDECIDED")
+        return self._run("search_units", part, told, macros, step.scheme.size * step.sub, factor)
 
     def _units(self, step: Step) -> int:
         """The address of the pieces that are searched in a step."""
         name = "weighted" if step.weighted else "plain" if self.arrays.left else "units"
         return self.arrays.addresses[name]
 
-    def _by_classic(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:
-        """Queues the search of `kl-classic` of all units of some ways; returns what ``_run`` does."""
+    def _by_classic(self, part: Part, factor: int) -> torch.Tensor:
+        """Queues the search of units by `kl-classic`; returns what ``_run`` does."""
         where = self.arrays.addresses
         units = self._units(self.arrays.steps[-1])
         told = self._figures_alone(), units, where["wanted by classic"], where["classic"]
-        return self._run("classic_units", ways, told, ["ONLY_CLASSIC"], summary, self._bins(), factor)
+        return self._run("classic_units", part, told, ["ONLY_CLASSIC"], self._bins(), factor)
 
-    def _judged(self, ways: list[How], summary: Summary, factor: int) -> torch.Tensor:
-        """Queues the computation of the figures of all units of some ways; returns what ``_run`` does."""
+    def _judged(self, part: Part, factor: int) -> torch.Tensor:
+        """Queues the computation of the figures of units; returns what ``_run`` does."""
         told = self._figures_alone(), self.arrays.addresses["units"], self.arrays.addresses["chosen"]
-        return self._run("figures_of_units", ways, told, ["ONLY_FIGURES"], summary, self._bins(), factor)
+        if part.is_short:
+            return self._run_threads("figures_of_short_units", part, told, ["ONLY_FIGURES"], 0)
+        return self._run("figures_of_units", part, told, ["ONLY_FIGURES"], self._bins(), factor)
 
     def _figures_alone(self) -> int:
         """The address of a search that has the scheme and the sub-bins only."""
@@ -145,52 +163,125 @@ class Work:
     def _run(
         self,
         name: str,
-        ways: list[How],
+        part: Part,
         told: tuple[int, int, int, *tuple[int, ...]],
         macros: list[str],
-        summary: Summary,
         bins: int,
         factor: int,
     ) -> torch.Tensor:
-        """Queues a kernel that has a team for each unit of some ways.
+        """Queues a kernel that has a team for each unit.
 
         Returns:
             int64 (1 + n,), on the device: the number of units that had too little memory, and their numbers.
         """
         import torch
 
-        n = sum(summary.searched[how] for how in ways)
-        numbers = self._numbers(ways) if n < self.units else None
-        team = TEAM if ways[0] <= MOST_OF_WARP else BLOCK_TEAM
-        most = max(summary.pieces[how] for how in ways)
+        team = TEAM if part.ways[0] <= MOST_OF_WARP else BLOCK_TEAM
         far = WARP_BYTES if team == TEAM else BLOCK_BYTES + BIN_BYTES * bins
-        far = (far + PIECE_BYTES * most) * factor // 16 * 16
+        far = (far + PIECE_BYTES * part.pieces) * factor // 16 * 16
         teams, resident = THREADS // team, RESIDENT[team]
         resident = resident if self.launcher.share(resident) >= LEAST_SHARED else 1
-        blocks = min(-(-n // teams), resident * self.launcher.multiprocessors, max(1, MEMORY // (far * teams)))
+        most = resident * self.launcher.multiprocessors
+        blocks = min(-(-part.number // teams), most, max(1, MEMORY // (far * teams)))
         memory = torch.empty(blocks * teams * far, dtype=torch.uint8, device=self.device)
-        left = torch.zeros(1 + n, dtype=torch.int64, device=self.device)
         shared = self.launcher.share(resident) // 16 * 16
         if team == TEAM:
-            shared = min(shared, teams * (OWN_BYTES + NEAR_BYTES + NEAR_PIECE_BYTES * most) // 16 * 16)
+            shared = min(shared, teams * (OWN_BYTES + NEAR_BYTES + NEAR_PIECE_BYTES * part.pieces) // 16 * 16)
+        macros = [f"TEAM={team}", f"THREADS={THREADS}", f"RESIDENT={resident}", *macros]
+        return self._launch((TEAMS_FILE, name, blocks, THREADS, shared), part, told, (shared, memory, far), macros)
+
+    def _run_threads(
+        self, name: str, part: Part, told: tuple[int, int, int], macros: list[str], candidates: int
+    ) -> torch.Tensor:
+        """Queues a kernel that has a thread for each unit; returns what ``_run`` does."""
+        import torch
+
+        rows = max(LEAST_ROWS, 1 << (part.pieces - 1).bit_length())
+        far = ROW_BYTES * rows + (DESK_BYTES + CANDIDATE_BYTES * candidates) * (candidates > 0)
+        warps = LANE_THREADS // WARP
+        most = LANE_RESIDENT * self.launcher.multiprocessors
+        blocks = min(-(-part.number // LANE_THREADS), most, max(1, MEMORY // (far * warps)))
+        memory = torch.empty(blocks * warps * far, dtype=torch.uint8, device=self.device)
+        macros = [f"THREADS={LANE_THREADS}", f"RESIDENT={LANE_RESIDENT}", *macros]
+        return self._launch((THREADS_FILE, name, blocks, LANE_THREADS, 0), part, told, (rows, memory, far), macros)
+
+    def _launch(
+        self,
+        kernel: tuple[str, str, int, int, int],
+        part: Part,
+        told: tuple[int, int, int, *tuple[int, ...]],
+        room: tuple[int, torch.Tensor, int],
+        macros: list[str],
+    ) -> torch.Tensor:
+        """Queues a kernel for some units; returns what ``_run`` does.
+
+        Args:
+            kernel: file, name, blocks, threads of a block, and bytes of shared memory.
+            part: the units.
+            told: addresses of a search, of units, and of further structures.
+            room: a size, the memory on the device, and its bytes for each team or warp.
+            macros: for the compiler.
+        """
+        import torch
+
+        left = torch.zeros(1 + part.number, dtype=torch.int64, device=self.device)
+        numbers = self._numbers(part) if part.number < self.units else None
         where = 0 if numbers is None else numbers.data_ptr()
-        room = shared, memory.data_ptr(), far, left.data_ptr()
-        self.launcher.launch(
-            *(SEARCH, name, blocks, THREADS, shared),
-            *(*told[:2], where, n, *told[2:], *room),
-            macros=(f"TEAM={team}", f"THREADS={THREADS}", f"RESIDENT={resident}", *macros),
-        )
+        first, memory, bytes_of_each = room
+        arguments = *told[:2], where, part.number, *told[2:], first, memory.data_ptr(), bytes_of_each, left.data_ptr()
+        self.launcher.launch(*kernel, *arguments, macros=tuple(macros))
         return left
 
-    def _numbers(self, ways: list[How]) -> torch.Tensor:
-        """The numbers of the units of some ways that have to be searched, int64, on the device."""
+    def _numbers(self, part: Part) -> torch.Tensor:
+        """The numbers of units, int64, on the device."""
         import torch
 
         status, how = self.arrays.status, self.arrays.how
         wanted = torch.zeros_like(status, dtype=torch.bool)
-        for each in ways:
+        for each in part.ways:
             wanted |= how == int(each)
+        if part.is_short is not None:
+            wanted &= self.arrays.short == int(part.is_short)
         return torch.nonzero(wanted & ((status == OK) | (status == VANISHED))).reshape(-1)
+
+
+def _part(ways: Sequence[How], is_short: bool | None, summary: Summary) -> Part:
+    """The units that are searched in some ways: all of them, or only short ones, or only others."""
+    number, pieces = sum(summary.searched[how] for how in ways), max(summary.pieces[how] for how in ways)
+    short = sum(summary.short[how] for how in ways)
+    if is_short is not None:
+        number = short if is_short else number - short
+    if is_short:
+        pieces = min(pieces, MOST_SHORT)
+    return Part(tuple(ways), is_short, number, pieces, max(summary.values[how] for how in ways))
+
+
+def _of_each_way(summary: Summary) -> Iterator[Part]:
+    """The units to search: those of each way, short ones apart from others."""
+    parts = (_part([how], is_short, summary) for how in How for is_short in (True, False))
+    return (part for part in parts if part.number)
+
+
+def _teams(summary: Summary, is_short: bool | None = None) -> Iterator[Part]:
+    """All units, or only those that are not short, by the size of the team that works on each."""
+    warps, blocks = ([how for how in How if (how <= MOST_OF_WARP) == is_warp] for is_warp in (True, False))
+    return (part for ways in (warps, blocks) if (part := _part(ways, is_short, summary)).number)
+
+
+def _threads_and_teams(summary: Summary) -> Iterator[Part]:
+    """The short units, which have a thread each, and all others."""
+    short = _part(list(How), True, summary)
+    if short.number:
+        yield short
+    yield from _teams(summary, is_short=False)
+
+
+def _has_short_figures(scheme: Scheme) -> bool:
+    """Whether a thread can find the figures of a unit: of integers, or of few levels that both signs have."""
+    if not scheme.is_float:
+        return True
+    levels = scheme.above.size + 1  # with zero; an even number of them is looked up
+    return scheme.size <= MAX_LEVELS and levels % 2 == 0 and np.array_equal(scheme.above, scheme.below)
 
 
 def _looked_at(how: How) -> int:

@@ -148,7 +148,7 @@ class Percentile(_Text):
 
     def __call__(self, distribution: Distribution, scheme: Scheme, spans: Spans, /) -> Choices:
         """Covers what is kept, as far as it lies within the spans."""
-        threshold = distribution.quantiles(distribution.size * self.percent / 100)
+        threshold = distribution.quantiles(distribution.number * self.percent / 100)
         low, high = np.maximum(-threshold, spans.low), np.minimum(threshold, spans.high)
         empty = low >= high
         kept = spans._replace(low=np.where(empty, spans.low, low), high=np.where(empty, spans.high, high))

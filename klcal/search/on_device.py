@@ -16,7 +16,6 @@ from klcal.search.chosen import chosen_outcomes, outcomes_of
 from klcal.search.device_arrays import Summary
 from klcal.search.device_weighed import left_of
 from klcal.search.device_work import Work
-from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import UNKNOWN, VANISHED
 from klcal.search.settings import Settings
 from klcal.search.steps import is_searched_in_c
@@ -31,7 +30,7 @@ MOST_GROWTH = GROWTH**4
 
 def is_searched_there(settings: Settings) -> bool:
     """Whether a device can search by the method. If not, the device counts, and the CPU searches the sketches."""
-    return is_searched_in_c(settings.method) and not isinstance(settings.method, KLClassic)
+    return is_searched_in_c(settings.method)
 
 
 def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
@@ -39,8 +38,8 @@ def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
 
     With an importance, they are of the values that weigh something.
     """
-    ranges = [each.counts if each.weights is None else left_of(each) for each in counted]
-    lows, highs = [float(each.minimum.min()) for each in ranges], [float(each.maximum.max()) for each in ranges]
+    ranges = (each.counts if each.weights is None else left_of(each) for each in counted)  # one at a time in memory
+    lows, highs = zip(*((float(each.minimum.min()), float(each.maximum.max())) for each in ranges), strict=True)
     return min(*lows, 0.0), max(*highs, 0.0)
 
 

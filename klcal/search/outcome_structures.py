@@ -18,6 +18,8 @@ import numpy.typing as npt
 from klcal.quantizers.scale_formats import ABOVE, GREATEST, LEAST
 from klcal.quantizers.scheme import Scheme
 from klcal.search.c_types import DOUBLE, INT, POINTER, Units, Weighed, fields_of
+from klcal.search.methods import Percentile
+from klcal.search.settings import Settings
 from klcal.search.structures import ClassicGrid, Place, classic_of, figures_alone, search_of
 from klcal.search.units import NARROWER
 from klcal.tables.outcomes import FLOATS
@@ -65,13 +67,14 @@ class Asked(ctypes.Structure):
 
     ``kinds`` points to a ``Search`` for each kind, the narrowest first; the last is the scheme that was asked for.
     ``low`` and ``high`` are the bounds, if ``has_bounds``. ``least_held`` and ``most_held`` are the smallest and the
-    largest scale that the format of scales holds, relative to its global scale.
+    largest scale that the format of scales holds, relative to its global scale. ``percent`` of the nonzero values are
+    kept if it is above 0.
     """
 
     _fields_ = [
         ("kinds", POINTER * MOST_KINDS),
         *fields_of(INT, "number_of_kinds nonfinite_fails has_bounds"),
-        *fields_of(DOUBLE, "low high least_held most_held"),
+        *fields_of(DOUBLE, "low high least_held most_held percent"),
     ]
 
 
@@ -79,7 +82,7 @@ class Prepared(ctypes.Structure):
     """Numbers of each unit that are computed before the search.
 
     All are (units,), except ``full`` and ``full_below``, which are (MOST_KINDS, units). With weights, all but
-    ``status`` and ``tops`` are of the values that weigh something.
+    ``status``, ``number`` and ``tops`` are of the values that weigh something.
     """
 
     _fields_ = fields_of(POINTER, "status how bounded low high number tops full full_below")
@@ -89,10 +92,11 @@ class Deployed(ctypes.Structure):
     """The scale of each unit after the search, (units,), float64.
 
     ``known`` is the scale for its figures: 1 if the chosen one became 0. ``deployed`` is the scale of the table, which
-    is negative if the scheme is signed and the unit needs it.
+    is negative if the scheme is signed and the unit needs it. ``nats`` is D of the choice if the search computed it,
+    else NaN.
     """
 
-    _fields_ = fields_of(POINTER, "known deployed")
+    _fields_ = fields_of(POINTER, "known deployed nats")
 
 
 class SearchStep(ctypes.Structure):
@@ -166,29 +170,28 @@ def classic_on_place(grid: ClassicGrid, place: Place) -> Kept:
 
 
 @lru_cache(maxsize=64)
-def asked_of(scheme: Scheme, bounds: tuple[float, float] | None, nonfinite: str, sub: int, place: Place) -> Kept:
+def asked_of(settings: Settings, sub: int, place: Place) -> Kept:
     """The settings of a calibration as ``Asked``, in that place.
 
     Args:
-        scheme: the one that is asked for; its narrower kinds are searched too.
-        bounds: the range that no candidate may exceed, or None.
-        nonfinite: "fail" if a unit with NaN or infinities has no scale.
+        settings: with a method for which ``klcal.search.steps.is_searched_in_c``.
         sub: sub-bins of each cell, for the divergence among the figures.
         place: the memory of its arrays.
     """
-    kinds = [on_place(each, None, figures_alone(sub), place) for each in kinds_of(scheme)]
-    low, high = bounds or (0.0, 0.0)
-    name = scheme.scale_format
+    kinds = [on_place(each, None, figures_alone(sub), place) for each in kinds_of(settings.scheme)]
+    low, high = settings.bounds or (0.0, 0.0)
+    name, method = settings.scheme.scale_format, settings.method
     half_step = ABOVE[name] / 2
     asked = Asked(
         (POINTER * MOST_KINDS)(*(kind.address for kind in kinds)),
         len(kinds),
-        nonfinite == "fail",
-        bounds is not None,
+        settings.nonfinite == "fail",
+        settings.bounds is not None,
         low,
         high,
         LEAST[name] / (1 + half_step),
         GREATEST[name] / (1 - half_step),
+        method.percent if isinstance(method, Percentile) else 0.0,
     )
     where, kept = place.put(_bytes(asked))
     return Kept(where, (*kinds, kept))

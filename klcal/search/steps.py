@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from klcal.quantizers.scheme import Scheme
 from klcal.search.density import density_of
-from klcal.search.methods import KL, MSE, KLClassic, Method, MinMax, sub_bins_per_cell
+from klcal.search.explore import Density
+from klcal.search.methods import KL, METHODS, MSE, KLClassic, Method, sub_bins_per_cell
 from klcal.search.outcome_structures import Kept, kinds_of, on_place
 from klcal.search.structures import HOST, Place
-from klcal.search.units import loss_of
+from klcal.search.units import VALUES_PER_BIN, loss_of
+from klcal.sketches.patterns import MOST
 
 __all__ = ["Step", "is_searched_in_c", "steps_of"]
 
@@ -31,15 +33,24 @@ class Step:
     plain: int | None = None  # the earlier step whose choices, without weights, are candidates
     weighted: bool = False  # whether values count as much as they weigh
 
+    @property
+    def enough(self) -> int:
+        """The number of values of a unit from which D decides; more than any unit has if it never does."""
+        return VALUES_PER_BIN * self.scheme.size * self.sub if self.sub > 1 else MOST + 1
+
+    def density(self, how: int) -> Density:
+        """The density of the scales that are tried for units that are searched in the way ``how``."""
+        return density_of(self.scheme, how)
+
     def search(self, how: int, place: Place = HOST) -> Kept:
         """The C structure of the search, for units that are searched in the way ``how``."""
-        density, loss = density_of(self.scheme, how), loss_of(self.scheme, how, self.sub, self.weight)
-        return on_place(self.scheme, density, loss, place)
+        loss = loss_of(self.scheme, how, self.sub, self.weight)
+        return on_place(self.scheme, self.density(how), loss, place)
 
 
 def is_searched_in_c(method: Method) -> bool:
     """Whether C code, here or on a device, calibrates units by the method, from the sketch to the figures."""
-    return type(method) in (KL, KLClassic, MSE, MinMax)
+    return type(method) in METHODS.values()
 
 
 def steps_of(method: Method, scheme: Scheme, *, weighted: bool) -> list[Step]:

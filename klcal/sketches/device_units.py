@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["CountedUnits", "all_units", "counted_on_device", "fetched", "host_sketch"]
 
 AT_ONCE = 1 << 26  # values counted and searched together: their keys and counts are 512 MiB
-WEIGHTS_TAKE = 4  # times the memory of keys and counts: the weight of a value, 8 bytes, and three sums for its key, 24
+# Times the memory of keys and counts. A value has a weight, 8 bytes. A key has three sums, 24 bytes; and if it weighs
+# something, it is there once more, with a count and a float64, 16 bytes.
+WEIGHTS_TAKE = 6
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def counted_on_device(
         launcher: runs the kernels.
         importance: of the values, ``in_own_order``, on the host; None if all count alike. Its weights are sent to the
             device for the units that are counted together, and shared ones are sent once.
-        at_once: the number of values that are counted together; a fifth of it with an importance.
+        at_once: the number of values that are counted together; a seventh of it with an importance.
         resolution: of the sketches.
     """
     kept = resolution.few, resolution.mantissa_bits, resolution.least_bits

@@ -238,17 +238,21 @@ class Distribution:
     def quantiles(self, rank: Floats) -> Floats:
         """(units,): the smallest magnitude up to which ``rank``, (units,), values of a unit lie; 0 for a rank of 0.
 
-        Values of both signs count, and inside an interval they count as uniform.
+        Values of both signs count, each of them once, and inside an interval they count as uniform. A rank from the
+        ``number`` of values on means all of them.
         """
-        order = np.lexsort((self.inner, self.unit))
-        inner, outer, counts = self.inner[order], self.outer[order], self.counts[order]
-        total = counts.cumsum()  # whole numbers below 2⁵³: exact
-        place = np.searchsorted(total, np.append(0.0, total)[self.starts[:-1]] + rank)
-        inside = np.clip(place, self.starts[:-1], np.maximum(self.starts[1:] - 1, self.starts[:-1]))
-        found = np.where(rank > 0, np.append(inner, 0.0)[inside], 0.0)
+        found, sketch = np.zeros(self.units), self.sketch
+        magnitudes = sketch.keys & ~SIGN
+        order = np.lexsort((magnitudes, sketch.unit))
+        total = np.append(0, sketch.counts[order].cumsum(dtype=np.int64))
+        whole = np.ceil(np.minimum(rank, self.number)).astype(np.int64)
+        wanted = np.where(rank < self.number, whole, sketch.nonzero)
+        place = np.searchsorted(total, total[self.starts[:-1]] + wanted) - 1
+        points = (rank > 0) & self.exact
+        found[points] = magnitudes[order][place[points]].view(np.float32)
         for unit in np.flatnonzero((rank > 0) & ~self.exact):
-            some = slice(self.starts[unit], self.starts[unit + 1])
-            found[unit] = _quantile(inner[some], outer[some], counts[some], float(rank[unit]))
+            one = Distribution(sketch=sketch[unit : unit + 1], tops=self.tops[unit : unit + 1])
+            found[unit] = _quantile(one.inner, one.outer, one.counts, float(rank[unit]))
         return found
 
 
@@ -256,7 +260,7 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     """``quantiles`` of one unit: the smallest magnitude up to which ``rank`` values lie.
 
     The pieces of the two signs may overlap, so their densities are added up: between two neighbouring edges the number
-    of values is linear in the magnitude, and at a point it jumps.
+    of values is linear in the magnitude, and at a point it jumps. All pieces have values.
     """
     edges = np.unique(np.concatenate([inner, outer]))
     width = outer - inner
@@ -265,11 +269,13 @@ def _quantile(inner: Floats, outer: Floats, counts: Floats, rank: float) -> floa
     slopes -= np.bincount(np.searchsorted(edges, outer), density, edges.size)
     atoms = np.bincount(np.searchsorted(edges, inner), np.where(width > 0, 0.0, counts), edges.size)
     linear = np.append(0.0, (slopes.cumsum()[:-1] * np.diff(edges)).cumsum())
-    before, within = linear + atoms.cumsum() - atoms, linear + atoms.cumsum()
-    place = min(int(np.searchsorted(within, rank)), edges.size - 1)
-    if place == 0 or before[place] <= rank:
+    within = linear + atoms.cumsum()
+    before, reached = within - atoms, within >= rank
+    place = int(reached.argmax()) if reached.any() else edges.size - 1  # rounding may leave the last sum below the rank
+    if before[place] <= rank:  # as at the first edge, before which there is nothing
         return float(edges[place])
-    return float(np.interp(rank, [within[place - 1], before[place]], edges[place - 1 : place + 1]))
+    slope = (edges[place] - edges[place - 1]) / (before[place] - within[place - 1])
+    return float(slope * (rank - within[place - 1]) + edges[place - 1])
 
 
 def _raising(sketch: Sketch, weights: Floats) -> Floats:

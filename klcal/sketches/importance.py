@@ -65,7 +65,7 @@ class Importance:
 
     def at(self, start: int, count: int) -> Integers:
         """The weights of ``count`` values from the position ``start`` on, (count,)."""
-        return self.weights.flat[start : start + count]
+        return _stretch(self.weights, start, count)
 
 
 def split_weights(weights: Integers) -> Weights:
@@ -109,6 +109,19 @@ def checked_importance(importance: npt.NDArray[Any], shape: tuple[int, ...]) -> 
             text = f"{np.count_nonzero(wrong)} of {wrong.size} weights of the importance are {what}, the first{where}"
             raise UsageError(text, "use finite weights of 0 or more")
     return weights
+
+
+def _stretch(weights: Integers, start: int, count: int) -> Integers:
+    """``weights.flat[start : start + count]``, which would copy them one by one: here whole rows are copied."""
+    if weights.ndim < 2 or not count:
+        return weights.reshape(-1)[start : start + count]
+    row = weights.size // len(weights)
+    first, last = start // row, (start + count - 1) // row + 1
+    if row <= count:
+        return weights[first:last].reshape(-1)[start - first * row :][:count]
+    ends = [(max(start - at * row, 0), min(start + count - at * row, row)) for at in range(first, last)]
+    rows = zip(weights[first:last], ends, strict=True)
+    return np.concatenate([_stretch(each, begin, end - begin) for each, (begin, end) in rows])
 
 
 def _without_rows(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Sketches of values that have weights, because an importance is given: of a tensor, and of its units.
 
 Values are counted as they are without weights. Then the weights of equal keys are added up: by the compiled kernel, or
-by NumPy, which sorts the values together with their weights. Values are read in blocks, whose sketches are added.
+by NumPy, which sorts the values together with their weights. Values are read in blocks, if possible of whole units;
+else the sketches of blocks are added.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from klcal.sketches.sorted_units import byte_patterns, compiled_sketch, less_rou
 
 __all__ = ["weighted_sketch", "weighted_unit_sketches"]
 
-WIDE_BLOCK = 1 << 22  # values held at most if those of a unit lie apart: some 200 MB with their weights
+TENSOR_BLOCK = 1 << 19  # values of a tensor that is one unit: 16 ns each; 23 in smaller blocks, which are added
+SLAB = 1 << 24  # values held at most if their units take turns: some 200 MB with their weights
+WIDE_BLOCK = 1 << 22  # values held at most if those of a unit lie apart otherwise: as much, with what sorts them
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +48,7 @@ def weighted_sketch(
     """
     found = Sketch.empty(1, resolution)
     position = 0
-    for block in filled(chunks, repeat(BLOCK)):
+    for block in filled(chunks, repeat(TENSOR_BLOCK)):
         weights = importance.at(position, block.size)
         found += _counted(block, weights, dtype, np.array([0, block.size]), importance.heaviest, resolution)
         position += block.size
@@ -64,7 +67,8 @@ def weighted_unit_sketches(
         importance: the weights of the values, in the same order.
         resolution: of the sketches.
     """
-    together = _complete if layout.ordered else _scattered
+    takes_turns = 0 < layout.slab <= SLAB
+    together = _complete if layout.ordered else _taking_turns if takes_turns else _scattered
     yield from together(chunks, dtype, layout, resolution, importance)
 
 
@@ -74,7 +78,9 @@ def _complete(
     """``weighted_unit_sketches`` of units that lie one behind the other."""
     position = 0
     begun: Sketch | None = None  # the sketch of a unit that the last block did not finish
-    for block in filled(chunks, repeat(BLOCK)):
+    line = layout.period if layout.period <= BLOCK else layout.run
+    whole_lines = BLOCK // line * line  # such a block ends with a unit, so that no sketches need be added
+    for block in filled(chunks, repeat(whole_lines or BLOCK)):
         begins, unit = layout.runs(position, block.size)
         starts, weights = np.append(begins, block.size), importance.at(position, block.size)
         found = _counted(block, weights, dtype, starts, importance.heaviest[unit], resolution)
@@ -85,6 +91,26 @@ def _complete(
         begun = found[whole:] if whole < found.units else None
         if whole:
             yield found[:whole]
+
+
+def _taking_turns(
+    chunks: Iterable[Array], dtype: str, layout: Layout, resolution: Resolution, importance: Importance
+) -> Iterator[Sketch]:
+    """``weighted_unit_sketches`` of units whose runs take turns in slabs: whole slabs are held, with their weights."""
+    columns = layout.period // layout.run
+    size = layout.slab // columns  # of a unit
+    width = max(1, BLOCK // size)  # units that are brought together at a time: at least those of a block
+    position = unit = 0
+    for block in filled(chunks, repeat(max(1, BLOCK // layout.slab) * layout.slab)):
+        arrays = block, importance.at(position, block.size)
+        turns = [each.reshape(-1, size // layout.run, columns, layout.run) for each in arrays]
+        position += block.size
+        for first in range(0, columns, width):
+            values, weights = (each[:, :, first : first + width].swapaxes(1, 2).ravel() for each in turns)
+            starts = np.arange(0, values.size + 1, size)
+            heaviest = importance.heaviest[unit : unit + starts.size - 1]
+            unit += heaviest.size
+            yield _counted(values, weights, dtype, starts, heaviest, resolution)
 
 
 def _scattered(

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from klcal.errors import UsageError
 from klcal.kernels import cuda
-from klcal.pipeline import devices, worked
+from klcal.pipeline import devices, tasks, worked
 from klcal.pipeline.devices import chosen_devices, feeding
 from klcal.pipeline.tasks import BYTE_SECONDS
 from klcal.sketches import device_feeding
@@ -100,6 +100,17 @@ def test_importance_of_columns_and_of_values(device, here, monkeypatch, per, dty
     found, on_cpu = klcal(*weighed, "--device", "cuda"), klcal(*weighed)
     assert (found.code, found.err, found.out == on_cpu.out) == (0, "", True)
     assert found.out != klcal(*asked).out
+
+
+def test_weights_of_a_large_tensor_with_relative_scales_take_more_room_than_there_is(device, here, monkeypatch):
+    safetensors.numpy.save_file({"a": normal(6400).reshape(64, 100)}, "x.safetensors")
+    safetensors.numpy.save_file({"a": np.arange(100.0)}, "i.safetensors")
+    asked = "calibrate", "x.safetensors", "--dtype", "float4_e2m1fn", "--scale-format", "float8_e4m3fn"
+    asked = *asked, "--per", "group:20", "--device", "cuda"
+    for slab, warnings in ((3200, 0), (3199, 1)):
+        monkeypatch.setattr(tasks, "SLAB", slab)
+        assert len(klcal(*asked, "--importance", "i.safetensors").messages) == warnings
+        assert not klcal(*asked).messages
 
 
 def test_an_importance_that_does_not_fit_costs_only_its_tensor(device, here):

@@ -103,7 +103,7 @@ def test_all_statuses_and_ways_of_lying(per, nonfinite, monkeypatch):
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
         tensor = torch.from_numpy(spoiled(140, 300)).to(dtype)
         for some in (tensor, tensor.T[:280]):
-            for method in ("mse", "percentile:99"):
+            for method in ("mse", "percentile:99", "kl-classic:bins=200"):
                 assert not agree(some, per, dtype="int8", method=method, nonfinite=nonfinite)
 
 
@@ -161,6 +161,9 @@ CASES = [
     ("channel", (9, 2000), {"dtype": "uint8", "method": "kl:bins=300"}),
     ("channel", (9, 20_000), {"dtype": "int4", "scheme": "symmetric-signed"}),
     ("channel", (9, 9000), {"dtype": "float8_e4m3fn", "method": "kl"}),
+    ("group:128", (10, 256), {"dtype": "uint4", "method": "kl-classic:bins=300"}),
+    ("channel", (9, 2000), {"dtype": "int8", "method": "kl-classic", "scheme": "symmetric-signed"}),
+    ("channel", (9, 9000), {"dtype": "int8", "method": "percentile:99"}),
 ]
 
 
@@ -172,7 +175,7 @@ def test_threads_of_a_team_share_a_unit(per, shape, asked):
     assert not agree(tensor, per, Shim(has_threads=True), **asked)
 
 
-@pytest.mark.parametrize(("per", "shape", "asked"), CASES[::2], ids=str)
+@pytest.mark.parametrize(("per", "shape", "asked"), [*CASES[:8:2], CASES[8]], ids=str)
 def test_threads_of_a_team_share_a_unit_with_an_importance(per, shape, asked):
     values = spoiled(*shape)
     tensor = torch.from_numpy(values)

@@ -88,7 +88,7 @@ def importance_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("per", PERS)
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_sketches_with_weights_are_those_of_the_cpu(dtype, per, monkeypatch):
-    monkeypatch.setattr(device_units, "AT_ONCE", 5 * 5000)
+    monkeypatch.setattr(device_units, "AT_ONCE", 7 * 5000)
     tensor = torch.from_numpy(spoiled(140, 300)).to(getattr(torch, dtype))
     for some in (tensor, tensor.T[:280]):
         for shape in (some.shape[1:], some.shape):

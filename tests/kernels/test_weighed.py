@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import klcal
 from klcal.kernels.cuda import SOURCE
 from klcal.kernels.library import address, compiled
 from klcal.search.c_types import Weighed
@@ -21,7 +22,7 @@ from klcal.sketches.sketch import Sketch
 from tests.kernels.test_units import LAWS
 from tests.sketches.test_importance import PERS, RESOLUTIONS, weighed, whole
 from tests.support.devices import Shim
-from tests.support.kernels import IS_COMPILED
+from tests.support.kernels import IS_COMPILED, both, differing
 
 pytestmark = IS_COMPILED
 
@@ -180,3 +181,13 @@ def test_a_kernel_that_is_off_by_one_is_noticed(wrong):
     array = getattr(found, wrong)
     array[0] = np.nextafter(array[0], np.inf) if array.dtype == np.float64 else array[0] + 1
     assert not agree(sketch, found)
+
+
+def test_figures_count_all_values_where_as_many_weigh_something_as_there_are_distinct_ones():
+    values = np.random.default_rng(0).laplace(size=(8, 100)).astype(np.float32)
+    values[:, 1] = values[:, 0]
+    weights = np.ones(values.shape)
+    weights[:, 5] = 0
+    for method in ("mse", "kl", "kl-classic"):
+        asked = {"per": "channel", "dtype": "int4", "method": method, "importance": weights}
+        assert not differing(*both(lambda asked=asked: klcal.calibrate(values, **asked)))

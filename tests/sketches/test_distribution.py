@@ -179,6 +179,18 @@ def test_a_quantile_of_intervals_is_the_smallest_magnitude_that_keeps_its_share(
         check_quantile(slow.pieces_of(found, unit), float(quantile[unit]), float(rank[unit]))
 
 
+def test_a_quantile_depends_on_no_unit_beside_it_and_on_every_value():
+    """The sums of all units before it round a rank just above 3, and counts beyond 2⁵³ round each other."""
+    row = sketch(np.float32([1, 2, 3, 4, 5]))
+    beside = Sketch.stack([sketch(np.arange(1, 4097, dtype=np.float32)), row])
+    just_above = np.nextafter(3.0, 4.0)
+    assert Distribution.of(beside).quantiles(np.array([1.0, just_above])).tolist() == [1.0, 4.0]
+    many = row.repeat(1 << 60)
+    assert Distribution.of(many + sketch(np.float32([0.5]))).quantiles(np.array([2.0**60])).tolist() == [1.0]
+    most = Distribution.of(many + sketch(np.float32([6.0] * 3)))
+    assert most.quantiles(most.number).tolist() == [6.0], "the number of values rounds down"
+
+
 def check_quantile(each, quantile: float, rank: float) -> None:
     assert mass_within(each, quantile * (1 + 1e-9)) >= rank - 1e-6
     assert mass_within(each, quantile * (1 - 1e-9)) <= rank + 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(drawn, per, chu
     values, importance = drawn
     expected = whole(values, importance, per, resolution=resolution)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("BLOCK", "WIDE_BLOCK"):
+        for name in ("BLOCK", "TENSOR_BLOCK", "WIDE_BLOCK", "SLAB"):
             patch.setattr(weighted, name, block)
         assert whole(values, importance, per, chunk=chunk, resolution=resolution) == expected
 
@@ -119,7 +120,7 @@ def test_the_answer_does_not_depend_on_where_the_values_were_cut(drawn, per, chu
 def test_weights_that_begin_anew_with_each_chunk_are_noticed(monkeypatch):
     values, importance = np.arange(1, 15, dtype=np.float32).reshape(2, 7), np.arange(1.0, 8)
     expected = whole(values, importance, None)
-    monkeypatch.setattr(weighted, "BLOCK", 5)
+    monkeypatch.setattr(weighted, "TENSOR_BLOCK", 5)
     assert whole(values, importance, None, chunk=5) == expected
     monkeypatch.setattr(Importance, "at", lambda self, _, size: self.weights.flat[:size])
     assert whole(values, importance, None, chunk=5) != expected
@@ -320,3 +321,18 @@ def test_a_bucket_from_zero_on_keeps_its_end_whatever_the_unit_beside_it_loses()
             == (alone.min[0], alone.max[0])
             == (min(values[0, 0], 0), max(values[0, 0], 0))
         )
+
+
+@given(
+    arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+    st.lists(st.booleans(), min_size=4, max_size=4),
+    st.data(),
+)
+def test_the_weights_of_any_stretch_of_values_are_those_of_a_flat_array(shape, shared, data):
+    own = [1 if each else extent for extent, each in zip(shape, shared, strict=False)]
+    weights = np.broadcast_to(np.arange(prod(own)).reshape(own), shape)
+    weights = weights.transpose(data.draw(st.permutations(range(len(shape)))))
+    start = data.draw(st.integers(0, weights.size))
+    count = data.draw(st.integers(0, weights.size - start))
+    found = Importance(weights, np.ones(1)).at(start, count)
+    assert np.array_equal(found, weights.ravel()[start : start + count])

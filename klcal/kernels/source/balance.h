@@ -12,7 +12,7 @@
 
 /* A value at the end of that sign, as a magnitude; 0 behind the last one. `at` is its place in (size, TOGETHER). */
 INLINE double value_at_end(const Costs *costs, int32_t at, int sign) {
-    int32_t last = (int32_t)AT(costs->size, 0) - 1, near = at < 0 ? 0 : at > last ? last : at;
+    int32_t last = (int32_t)AT(costs->size - 1, TOGETHER - 1), near = at < 0 ? 0 : at > last ? last : at;
     double value = sign * (IS_LOOKED_AT(costs, BY_FEW) ? costs->few[near] : (double)costs->values[near]);
     return near == at && value > 0 ? value : 0;
 }
@@ -36,6 +36,10 @@ INLINE void put_row(Balance *balance, int64_t at, double width, double low, doub
 
 /* Room for units of so many values; null if there is no memory. */
 static Balance *room_for_balance(Costs *costs, int64_t size) {
+#ifdef BY_THREADS
+    (void)size;
+    return costs->balance;
+#else
     int64_t all = AT(size + 4, 0);
     Balance *balance = (Balance *)room(&costs->ends, sizeof(Balance) + 3 * (size_t)all * sizeof(float));
     if (!balance) return NULL;
@@ -43,6 +47,7 @@ static Balance *room_for_balance(Costs *costs, int64_t size) {
     balance->low = balance->width + all;
     balance->share = balance->low + all;
     return costs->balance = balance;
+#endif
 }
 
 /* Σ excess at an end where it reaches its next value; inf where there is none. */
@@ -71,9 +76,9 @@ static void narrow(const Costs *costs, Balance *balance) {
         moved -= excess / (is_high ? below->number[unit] : above->number[unit]);
         moved = moved > least ? moved : least;
         double more = count_at_end(costs, one, high), also = count_at_end(costs, other, low);
-        move_end(above, unit, is_high ? -TOGETHER : 0, is_high ? high : above->value[unit],
+        move_end(above, unit, is_high ? -STRIDE : 0, is_high ? high : above->value[unit],
                  is_high ? over : above->excess[unit], is_high ? more : 0);
-        move_end(below, unit, is_high ? 0 : TOGETHER, is_high ? below->value[unit] : low,
+        move_end(below, unit, is_high ? 0 : STRIDE, is_high ? below->value[unit] : low,
                  is_high ? below->excess[unit] : under, is_high ? 0 : also);
         put_row(balance, row + unit, (is_high ? high : low) + moved, is_high ? moved : low,
                 above->number[unit] / (above->number[unit] + below->number[unit]));
@@ -91,8 +96,8 @@ static int fill_balance(Costs *costs, const int64_t *sizes) {
         int32_t last = (int32_t)AT(sizes[unit] - 1, unit), first = unit;
         double high = value_at_end(costs, last, 1), low = value_at_end(costs, first, -1);
         double more = count_at_end(costs, last, high), also = count_at_end(costs, first, low);
-        move_end(&balance->above, unit, last - TOGETHER, high, 0, more);
-        move_end(&balance->below, unit, first + TOGETHER, low, 0, also);
+        move_end(&balance->above, unit, last - STRIDE, high, 0, more);
+        move_end(&balance->below, unit, first + STRIDE, low, 0, also);
         put_row(balance, unit, high + low, low, 1);
         put_row(balance, AT(1, unit), high + low, low, more / (more + also));
     }
@@ -120,14 +125,13 @@ INLINE void rows_above(const Balance *balance, const float *width, int32_t *row)
         EACH_UNIT(unit) row[unit] += each[unit] > width[unit];
     }
 #else
-    const float *first = balance->width + 1;
-    int64_t size = balance->rows - 1;
+    int64_t first = 1, size = balance->rows - 1;
     while (size > 1) {
         int64_t half = size / 2;
-        first += -(int64_t)(first[half - 1] > *width) & half;
+        first += -(int64_t)(balance->width[AT(first + half - 1, 0)] > *width) & half;
         size -= half;
     }
-    *row = (int32_t)(first - balance->width) - 1 + (*first > *width);
+    *row = (int32_t)first - 1 + (balance->width[AT(first, 0)] > *width);
 #endif
 }
 

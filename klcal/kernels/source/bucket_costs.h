@@ -7,14 +7,30 @@
 #define DESK (AT_ONCE * TOGETHER)
 #define MAX_PLACES 32 /* candidates from which a search goes on */
 
-/* Scratch arrays for some candidates of each unit: (AT_ONCE, TOGETHER). */
+/* Scratch arrays for some candidates of each unit: (AT_ONCE, STRIDE). */
+#ifdef BY_THREADS
+#define ARRAY(type, name, size) type *name
+#else
+#define ARRAY(type, name, size) type name[size]
+#endif
 typedef struct LINED {
-    double wanted[DESK], known[DESK], better[DESK], same[DESK], also[DESK], squares[2 * DESK];
-    double few_inverse[DESK];
-    int64_t belows[DESK], other[DESK], places[MAX_PLACES * TOGETHER];
-    float inverse[DESK], low[DESK], high[DESK], sums[2 * DESK];
+    ARRAY(double, wanted, DESK);
+    ARRAY(double, known, DESK);
+    ARRAY(double, better, DESK);
+    ARRAY(double, same, DESK);
+    ARRAY(double, also, DESK);
+    ARRAY(double, squares, 2 * DESK);
+    ARRAY(double, few_inverse, DESK);
+    ARRAY(int64_t, belows, DESK);
+    ARRAY(int64_t, other, DESK);
+    ARRAY(int64_t, places, MAX_PLACES * TOGETHER);
+    ARRAY(float, inverse, DESK);
+    ARRAY(float, low, DESK);
+    ARRAY(float, high, DESK);
+    ARRAY(float, sums, 2 * DESK);
     double *parts; /* the reduction of the error by each level of either sign */
 } Desk;
+#undef ARRAY
 
 /* --- numbers of levels below zero that are allowed */
 
@@ -23,7 +39,7 @@ INLINE double clamped(double value, double low, double high) {
     return value < high ? value : high;
 }
 
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
 #define IS_BOUNDED(costs, unit) 0 /* such units are searched alone */
 #else
 #define IS_BOUNDED(costs, unit) (costs)->span.bounded[unit]

@@ -44,8 +44,10 @@ typedef struct {
 
 /* The memory of a search, kept from one unit to the next. */
 typedef struct {
+#ifndef BY_THREADS
     Pieces pieces;
     PrefixSums sums;
+#endif
     Costs costs, thinned;
     Candidates found, some;
     Desk desk;
@@ -55,7 +57,7 @@ typedef struct {
 
 /* Makes room for more candidates; without memory, the list is full. */
 static void make_room(Candidates *found, int64_t more) {
-    size_t one = TOGETHER * sizeof(double), known = (size_t)found->size * one, wanted = known + (size_t)more * one;
+    size_t one = STRIDE * sizeof(double), known = (size_t)found->size * one, wanted = known + (size_t)more * one;
     if (wanted <= found->belows.bytes) return;
     double *scale = (double *)more_room(&found->scales, known, wanted);
     double *error = (double *)more_room(&found->errors, known, wanted);
@@ -84,21 +86,21 @@ static void set_full(Candidates *found) {
     MEET;
 }
 
-/* Rounds n scales to their format. */
+/* Rounds n scales of each unit to their format. */
 static void scales_of(const double *restrict scales, int64_t n, const ScaleFormat *asked, double *restrict found) {
     ScaleFormat format = *asked; /* which nothing that is written can change */
-    if (format.is_float32) EACH(i, n) found[i] = float32_scale_of(scales[i], &format);
+    if (format.is_float32) EACH_OF_ALL(i, n) found[i] = float32_scale_of(scales[i], &format);
     else
-        EACH(i, n) found[i] = scale_of(scales[i], &format);
+        EACH_OF_ALL(i, n) found[i] = scale_of(scales[i], &format);
 }
 
 /* Sets the errors of invalid candidates to inf. */
 static void drop_invalid(const Costs *costs, int64_t n, const double *restrict scale, const int64_t *restrict below,
                          double *restrict error) {
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
     if (KIND(costs->scheme) != AFFINE) {
         double outermost = outermost_level(costs->scheme, costs->scheme->zero);
-        for (int64_t i = 0; i < AT(n, 0); i++) {
+        EACH_OF_ALL(i, n) {
             int is_one = scale[i] > 0 && outermost * scale[i] <= FLOAT32_MAX * (1 + FLOAT32_STEP);
             error[i] = is_one ? error[i] : INFINITY;
         }
@@ -121,8 +123,8 @@ APART void judge(const Costs *costs, const double *scales, int64_t n, Desk *desk
         int64_t some = n - first < AT_ONCE ? n - first : AT_ONCE, at = AT(size + first, 0);
         double *scale = found->scale + at, *error = found->error + at;
         int64_t *below = found->below + at;
-        scales_of(scales + AT(first, 0), AT(some, 0), &costs->scheme->format, scale);
-        EACH(i, AT(some, 0)) desk->known[i] = scale[i] > 0 ? scale[i] : 1;
+        scales_of(scales + AT(first, 0), some, &costs->scheme->format, scale);
+        EACH_OF_ALL(i, some) desk->known[i] = scale[i] > 0 ? scale[i] : 1;
         MEET;
         least_errors(costs, desk->known, some, desk, below, error);
         drop_invalid(costs, some, scale, below, error);

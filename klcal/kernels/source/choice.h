@@ -55,7 +55,7 @@ static void within(const double *limit, const double *loss, const Candidates *fo
         uint64_t marks[TOGETHER], left = 0;
         mark_within(loss + AT(first, 0), found->size - first < MARKS ? found->size - first : MARKS, limit, marks);
         EACH_UNIT(unit) left |= marks[unit];
-        for (; left; left &= left - 1) put_ends(found, first + __builtin_ctzll(left), loss, limit, full, &ends);
+        for (; left; left &= left - 1) put_ends(found, first + first_bit(left), loss, limit, full, &ends);
     }
 #endif
     for (int unit = 0; unit < TOGETHER; unit++) {

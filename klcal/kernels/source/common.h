@@ -24,6 +24,9 @@ typedef unsigned long long uint64_t;
 #define APART static __noinline__ /* not in each place where it is called: or else a kernel takes minutes to compile */
 #define VARIANTS
 
+INLINE int first_bit(uint64_t bits) { return __ffsll((int64_t)bits) - 1; }
+INLINE int last_bit(uint64_t bits) { return 63 - __clzll((int64_t)bits); }
+
 #else
 
 #include <math.h>
@@ -35,6 +38,10 @@ typedef unsigned long long uint64_t;
 /* Helpers of a function with variants are inlined into each of them. Otherwise they would be compiled for the oldest CPU. */
 #define INLINE static inline __attribute__((always_inline))
 #define APART static
+
+/* The number of the lowest, or of the highest bit that is set: there is one. */
+INLINE int first_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+INLINE int last_bit(uint64_t bits) { return 63 - __builtin_clzll(bits); }
 
 #if defined(__clang__) && !defined(KLCAL_ONE_VARIANT) /* Clang cannot export a function with variants under its own name */
 #define KLCAL_ONE_VARIANT

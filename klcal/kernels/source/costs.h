@@ -19,7 +19,7 @@ static void sums_under(const Costs *costs, const double *scale, const int64_t *b
         desk->high[AT(i, unit)] = (float)(costs->scheme->size - 1 - below[AT(i, unit)]);
     }
     MEET;
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
     if (IS_LOOKED_AT(costs, BY_FEW)) {
         sums_of_few(costs->few, costs->few_counts, costs->size, desk->few_inverse, desk->low, desk->high, n,
                     &costs->scheme->rounding, what, found);
@@ -28,14 +28,14 @@ static void sums_under(const Costs *costs, const double *scale, const int64_t *b
 #endif
     sums_of(costs->values, costs->counts, costs->size, desk->inverse, desk->low, desk->high, n, &costs->scheme->rounding,
             what, desk->sums);
-    EACH(i, width * n * TOGETHER) found[i] = desk->sums[i];
+    EACH_OF_ALL(i, width * n) found[i] = desk->sums[i];
     MEET;
 }
 
 /* Σ(x − x̂)² of each candidate, at most AT_ONCE. */
 APART void errors_of(const Costs *costs, const double *scale, const int64_t *below, int64_t n, Desk *desk, double *error) {
     sums_under(costs, scale, below, n, ERROR, desk, error);
-    EACH(i, n * TOGETHER) error[i] *= scale[i] * scale[i];
+    EACH_OF_ALL(i, n) error[i] *= scale[i] * scale[i];
     MEET;
 }
 
@@ -75,7 +75,7 @@ static void least_of_every(const Costs *costs, double scale, Desk *desk, int64_t
    other can be better: not where no value is cut off with the first, the most with which none is cut off above. */
 static int guess_belows(const Costs *costs, const double *scale, int64_t n, int64_t *below, int64_t *other) {
     const Scheme *scheme = costs->scheme;
-    EACH(i, n * TOGETHER) {
+    EACH_OF_ALL(i, n) {
         below[i] = scheme->zero;
         other[i] = scheme->zero - 1;
     }
@@ -106,7 +106,7 @@ APART void least_errors(const Costs *costs, const double *scale, int64_t n, Desk
     errors_of(costs, scale, below, n, desk, error);
     if (!is_other) return;
     errors_of(costs, scale, desk->other, n, desk, desk->also);
-    EACH(i, n * TOGETHER) {
+    EACH_OF_ALL(i, n) {
         int is_better = desk->also[i] < error[i];
         error[i] = is_better ? desk->also[i] : error[i];
         below[i] = is_better ? desk->other[i] : below[i];

@@ -24,6 +24,7 @@ typedef int Index;
     for (Index i = all_##k / (Index)(width), k = all_##k % (Index)(width), once_##k = 1; once_##k; once_##k = 0)
 #define ALL_TOGETHER(i, n) for (Index i = RANK; i - RANK < (Index)(n); i += TEAM)
 #define ALONE (RANK == 0)
+#define EACH_OF_ALL(i, n) EACH(i, n)
 #if TEAM == WARP
 #define MEET SYNC_WARP
 #else

@@ -84,7 +84,7 @@ static int judge_rungs(const Costs *costs, const Search *how, double step, Ratio
     int64_t done = 0;
     judge_around(costs, costs->span.full, step, rungs, desk, found);
     if (found->is_full) return 1;
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
     for (int64_t i = found->size - rungs.size; i < found->size; i++)
         EACH_UNIT(unit) found->error[AT(i, unit)] = is_done[unit] ? INFINITY : found->error[AT(i, unit)];
 #endif
@@ -180,7 +180,7 @@ static Best explore(const Search *how, Scratch *scratch) {
     return best;
 }
 
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
 
 /* A scale such that with smaller ones clipping alone costs more than a limit, however the format rounds them. */
 static double smallest_scale(const Costs *costs, double limit) {

@@ -19,7 +19,7 @@ typedef struct {
     const double *nats; /* D, where it is known already, else NaN; or null */
 } Chosen;
 
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
 #include "figures_together.h"
 #else
 

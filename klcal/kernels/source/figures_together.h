@@ -114,7 +114,7 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
     for (int64_t row = 0; row < loaded->rows; row++) {
         const float *values = loaded->values + AT(row, 0);
         const double *counts = loaded->counts ? loaded->counts + AT(row, 0) : count;
-        int64_t lane = AT(row % SUM_LANES, 0), word = AT(row / MARKS, 0), now = row % 2;
+        int64_t lane = OWN(row % SUM_LANES, 0), word = OWN(row / MARKS, 0), now = row % 2;
         uint64_t mark = (uint64_t)1 << row % MARKS;
         EACH_UNIT(unit) count[unit] = values[unit] != 0;
         double *error = seen->error + lane, *clipped = seen->clipped + lane, *lost = seen->lost + lane;
@@ -139,15 +139,15 @@ static void see_rows(const Loaded *loaded, const Deployed *deployed, Seen *seen)
 /* The marks in a word of a unit of `size` values, without those of its padding. */
 INLINE uint64_t marks_of(const uint64_t *marks, int64_t word, int64_t size) {
     int64_t left = size - word * MARKS;
-    return left <= 0 ? 0 : left < MARKS ? marks[AT(word, 0)] & (((uint64_t)1 << left) - 1) : marks[AT(word, 0)];
+    return left <= 0 ? 0 : left < MARKS ? marks[OWN(word, 0)] & (((uint64_t)1 << left) - 1) : marks[OWN(word, 0)];
 }
 
 /* The place of the last mark of a unit up to some place: there is one. */
 INLINE int64_t mark_before(const uint64_t *marks, int64_t place) {
     int64_t word = place / MARKS;
-    uint64_t some = marks[AT(word, 0)] << (MARKS - 1 - place % MARKS);
-    for (; !some; place = word * MARKS + MARKS - 1) some = marks[AT(--word, 0)];
-    return place - __builtin_clzll(some);
+    uint64_t some = marks[OWN(word, 0)] << (MARKS - 1 - place % MARKS);
+    for (; !some; place = word * MARKS + MARKS - 1) some = marks[OWN(--word, 0)];
+    return place - (MARKS - 1 - last_bit(some));
 }
 
 /* The place of the first mark of a unit from some place on, or its size if there is none. */
@@ -155,7 +155,7 @@ INLINE int64_t mark_behind(const uint64_t *marks, int64_t place, int64_t size) {
     uint64_t kept = ~(uint64_t)0 << place % MARKS;
     for (int64_t word = place / MARKS; word * MARKS < size; word++, kept = ~(uint64_t)0) {
         uint64_t some = marks_of(marks, word, size) & kept;
-        if (some) return word * MARKS + __builtin_ctzll(some);
+        if (some) return word * MARKS + first_bit(some);
     }
     return size;
 }
@@ -170,7 +170,7 @@ static double nats_of(const uint64_t *cells, const uint64_t *shared, const uint6
     for (int64_t word = 0; word * MARKS < size; word++) {
         uint64_t both = marks_of(shared, word, size);
         for (uint64_t left = both | marks_of(heavy, word, size); left; left &= left - 1) {
-            int64_t place = word * MARKS + __builtin_ctzll(left);
+            int64_t place = word * MARKS + first_bit(left);
             int is_shared = (both >> place % MARKS) & 1;
             double count = counts ? counts[AT(place, 0)] : 1;
             if (place >= end) {
@@ -217,10 +217,7 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     Deployed deployed;
     Seen seen;
     double error[TOGETHER], clipped[TOGETHER], lost[TOGETHER];
-    int64_t rows = rows_of(units, numbers);
-    float *start = (float *)room(memory, floats_of(rows) * sizeof(float));
-    if (!start) return 0;
-    load_lanes(&loaded, units, numbers, rows, start);
+    if (!load_lanes(&loaded, units, numbers, memory)) return 0;
     take_deployed(how, each, numbers, &deployed);
     memset(&seen, 0, sizeof seen);
     see_rows(&loaded, &deployed, &seen);
@@ -238,6 +235,7 @@ static int figures_some(const Search *how, const Units *units, const int64_t *nu
     return 1;
 }
 
+#ifndef BY_THREADS
 /* Writes the figures of n units, by their numbers; returns the number of units done before memory ran out. */
 static int64_t figures_all(const Search *how, const Units *units, const int64_t *numbers, int64_t n, const Chosen *each) {
     Memory memory = {NULL, 0};
@@ -251,5 +249,6 @@ static int64_t figures_all(const Search *how, const Units *units, const int64_t 
     release_memory(&memory);
     return done;
 }
+#endif
 
 #endif

@@ -28,6 +28,28 @@ INLINE int64_t positive_ones(const uint32_t *keys, int64_t size) {
     return number;
 }
 
+/* Writes the counts of a unit to its lane, in the same order, padded with zeros. */
+static void lane_of_counts(const Units *units, int64_t number, int64_t rows, double *lane) {
+    int64_t first = units->starts[number], size = units->ends[number] - first;
+    int64_t positive = positive_ones(units->keys + first, size), negative = size - positive;
+    for (int64_t i = 0; i < rows; i++)
+        lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
+}
+
+#ifdef BY_THREADS
+
+/* Writes the float32 patterns of units by ascending value, (rows, STRIDE), padded with zeros. Their keys have the positive
+   values first, then the negative ones by rising magnitude. */
+static void arrange(const Units *units, const int64_t *numbers, int64_t rows, uint32_t *scratch, uint32_t *to) {
+    int64_t first = units->starts[*numbers], size = units->ends[*numbers] - first;
+    const uint32_t *keys = units->keys + first;
+    int64_t negative = size - positive_ones(keys, size);
+    for (int64_t i = 0; i < rows; i++) to[AT(i, 0)] = i < negative ? keys[size - 1 - i] : i < size ? keys[i - negative] : 0;
+    (void)scratch;
+}
+
+#else
+
 /* Writes the float32 patterns of a unit by ascending value, (rows,), padded with zeros. Its keys have the positive values
    first, then the negative ones by rising magnitude. Units are mostly of one size: so a loop is as long as the unit, which
    is guessed right, and there must be room for as many patterns behind the row. */
@@ -40,14 +62,6 @@ static void ascending(const Units *units, int64_t number, int64_t rows, uint32_t
     for (int64_t i = size; i < rows; i++) row[i] = 0;
 }
 
-/* Writes the counts of a unit to its lane, in the same order, padded with zeros. */
-static void lane_of_counts(const Units *units, int64_t number, int64_t rows, double *lane) {
-    int64_t first = units->starts[number], size = units->ends[number] - first;
-    int64_t positive = positive_ones(units->keys + first, size), negative = size - positive;
-    for (int64_t i = 0; i < rows; i++)
-        lane[AT(i, 0)] = i >= size ? 0 : count_of(units, first + (i < negative ? size - 1 - i : i - negative));
-}
-
 /* Transposes (TOGETHER, rows) to (rows, TOGETHER). */
 static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restrict to) {
     for (int64_t first = 0; first < rows; first += TOGETHER) {
@@ -58,11 +72,20 @@ static void turned(const uint32_t *restrict from, int64_t rows, uint32_t *restri
     }
 }
 
+/* Writes the float32 patterns of units by ascending value, (rows, STRIDE), by way of scratch memory of the same size. */
+static void arrange(const Units *units, const int64_t *numbers, int64_t rows, uint32_t *scratch, uint32_t *to) {
+    for (int unit = 0; unit < TOGETHER; unit++) /* in turn: a row may reach into the next, and the last behind them */
+        ascending(units, numbers[unit], rows, scratch + unit * rows);
+    turned(scratch, rows, to);
+}
+
+#endif
+
 /* The sum of each unit, (TOGETHER,), over its SUM_LANES lanes. */
 INLINE void sums_of_lanes(const double *lanes, double *sums) {
     for (int unit = 0; unit < TOGETHER; unit++) {
         double own[SUM_LANES];
-        for (int i = 0; i < SUM_LANES; i++) own[i] = lanes[AT(i, unit)];
+        for (int i = 0; i < SUM_LANES; i++) own[i] = lanes[OWN(i, unit)];
         sums[unit] = sum_of_lanes(own);
     }
 }
@@ -75,8 +98,8 @@ static void totals_of_lanes(const float *restrict values, const double *restrict
         int64_t lane = row % SUM_LANES;
         EACH_UNIT(unit) {
             double value = values[AT(row, unit)], count = counts ? counts[AT(row, unit)] : value != 0;
-            number[AT(lane, unit)] += count;
-            squares[AT(lane, unit)] += energy_of_point(value, count);
+            number[OWN(lane, unit)] += count;
+            squares[OWN(lane, unit)] += energy_of_point(value, count);
         }
     }
     sums_of_lanes(number, total);
@@ -106,34 +129,37 @@ static void scaled(float *values, int64_t rows, const double *inverse) {
         EACH_UNIT(unit) values[AT(row, unit)] = (float)(values[AT(row, unit)] * inverse[unit]);
 }
 
-/* The values of units side by side: (rows, TOGETHER). */
+/* The values of units side by side: (rows, STRIDE). */
 typedef struct {
     int64_t rows;
     float *values;  /* ascending, padded with zeros */
+    float *narrow_counts; /* room for the counts as float32 */
     double *counts; /* null if all are 1 */
     double total[TOGETHER], energy[TOGETHER]; /* Σ 1 and Σ x² */
 } Loaded;
 
-/* The size of that memory for a number of rows, in float32. */
-static size_t floats_of(int64_t rows) { return 4 * (size_t)AT(rows, 0); }
+#define BYTES_OF_ROW (5 * STRIDE * sizeof(float)) /* of counts, patterns, values and narrow counts */
 
-/* Loads the units with these numbers, (TOGETHER,). `memory` has room for floats_of(rows); it stays in use. */
-static void load_lanes(Loaded *loaded, const Units *units, const int64_t *numbers, int64_t rows, float *memory) {
-    double *counts = (double *)memory;
-    uint32_t *patterns = (uint32_t *)(memory + 2 * AT(rows, 0));
+/* Loads the units with these numbers, (TOGETHER,), to memory that stays in use. Returns 0 if there is none. */
+static int load_lanes(Loaded *loaded, const Units *units, const int64_t *numbers, Memory *memory) {
+    int64_t rows = rows_of(units, numbers);
+    float *start = (float *)room(memory, (size_t)rows * BYTES_OF_ROW);
+    if (!start) return 0;
+    int64_t all = AT((int64_t)(memory->bytes / BYTES_OF_ROW), 0); /* as many as there is room for */
+    double *counts = (double *)start + LANE;
     int once = 1;
     loaded->rows = rows;
-    loaded->values = memory + 3 * AT(rows, 0);
-    for (int unit = 0; unit < TOGETHER; unit++) { /* in turn: a row may reach into the next, and the last into the values */
-        once &= occur_once(units, numbers[unit]);
-        ascending(units, numbers[unit], rows, patterns + unit * rows);
-    }
-    turned(patterns, rows, (uint32_t *)loaded->values);
+    loaded->values = start + 3 * all + LANE;
+    loaded->narrow_counts = start + 4 * all + LANE;
+    for (int unit = 0; unit < TOGETHER; unit++) once &= occur_once(units, numbers[unit]);
+    arrange(units, numbers, rows, (uint32_t *)(start + 2 * all), (uint32_t *)loaded->values);
     for (int unit = 0; unit < TOGETHER && !once; unit++) lane_of_counts(units, numbers[unit], rows, counts + unit);
     loaded->counts = once ? NULL : counts;
     totals_of_lanes(loaded->values, loaded->counts, rows, loaded->total, loaded->energy);
+    return 1;
 }
 
+#ifndef BY_THREADS
 /* Fetches the keys of units that are loaded next, while others are searched. */
 static void fetch_ahead(const Units *units, const int64_t *numbers, int64_t n) {
 #ifdef __GNUC__
@@ -142,6 +168,7 @@ static void fetch_ahead(const Units *units, const int64_t *numbers, int64_t n) {
             __builtin_prefetch(units->keys + at);
 #endif
 }
+#endif
 
 /* The extremes of each unit, 0 included, and the power of two that its values are divided by. */
 static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbers) {
@@ -160,17 +187,16 @@ static void fill_extremes(Costs *costs, const Units *units, const int64_t *numbe
 static int load_together(Costs *costs, const Scheme *scheme, const Units *units, const int64_t *numbers, Span span,
                          double *energy) {
     Loaded loaded;
-    int64_t sizes[TOGETHER], rows = rows_of(units, numbers), all = AT(rows, 0);
-    float *memory = (float *)room(&costs->memory, (floats_of(rows) + (size_t)all) * sizeof(float)), *counts = NULL;
-    if (!memory) return 0;
-    load_lanes(&loaded, units, numbers, rows, memory);
-    if (loaded.counts) counts = memory + floats_of(rows);
-    for (int64_t i = 0; i < all && counts; i++) counts[i] = (float)loaded.counts[i];
-    fill_common(costs, scheme, span, rows, loaded.values, counts);
+    int64_t sizes[TOGETHER];
+    if (!load_lanes(&loaded, units, numbers, &costs->memory)) return 0;
+    float *counts = loaded.counts ? loaded.narrow_counts : NULL;
+    if (counts)
+        EACH_OF_ALL(i, loaded.rows) counts[i] = (float)loaded.counts[i];
+    fill_common(costs, scheme, span, loaded.rows, loaded.values, counts);
     fill_extremes(costs, units, numbers);
     EACH_UNIT(unit) costs->total[unit] = loaded.total[unit], energy[unit] = loaded.energy[unit];
-    scaled(loaded.values, rows, costs->inverse_power);
-    gaps_of_lanes(loaded.values, rows, costs->gap);
+    scaled(loaded.values, loaded.rows, costs->inverse_power);
+    gaps_of_lanes(loaded.values, loaded.rows, costs->gap);
     EACH_UNIT(unit) costs->gap[unit] *= costs->power[unit];
     for (int unit = 0; unit < TOGETHER; unit++) sizes[unit] = units->ends[numbers[unit]] - units->starts[numbers[unit]];
     return KIND(scheme) != AFFINE || fill_balance(costs, sizes);

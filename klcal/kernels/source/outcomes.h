@@ -4,6 +4,7 @@
 #define KLCAL_OUTCOMES_H
 
 #include "candidates.h"
+#include "quantile.h"
 #include "weighed.h"
 
 #define MOST_KINDS 3 /* kinds of schemes: each has fewer zero points than the next */
@@ -33,14 +34,15 @@ typedef struct {
     int64_t number_of_kinds, nonfinite_fails, has_bounds;
     double low, high;               /* the bounds */
     double least_held, most_held;   /* the range of scales that the format holds, relative to its global scale */
+    double percent;                 /* of the nonzero values that are kept, by the method percentile; else 0 */
 } Asked;
 
 /* Numbers of each unit before the search: (units,); full and full_below also for each kind: (MOST_KINDS, units). With
-   weights, all but the status and the tops are of the values that weigh something. */
+   weights, all but the status, the number and the tops are of the values that weigh something. */
 typedef struct {
     uint8_t *status, *how, *bounded;
     double *low, *high, *number;
-    int64_t *tops; /* of all values */
+    int64_t *tops;
     double *full;
     int64_t *full_below;
 } Prepared;
@@ -113,6 +115,15 @@ static void span_of(const Asked *asked, double min, double max, double *low, dou
     *bounded = *low > min || *high < max || empty;
 }
 
+/* Makes the quantizer cover a percentage of a number of values: those of smallest magnitude, within the span. */
+static void cover_percentile(const Units *units, int64_t number, const Asked *asked, const Prepared *to, int64_t unit,
+                             double *full, int64_t *full_below) {
+    double kept = quantile(units, unit, number, to->tops[unit], (double)number * asked->percent / 100), free;
+    double low = -kept > to->low[unit] ? -kept : to->low[unit], high = kept < to->high[unit] ? kept : to->high[unit];
+    const Scheme *scheme = &asked->kinds[asked->number_of_kinds - 1]->scheme;
+    if (low < high) *full = full_choice(scheme, low, high, &free, full_below);
+}
+
 /* `weighed` is null without weights. */
 static void prepare_unit(const Units *units, const Weighed *weighed, const Sketches *from, const Asked *asked,
                          const Prepared *to, int64_t unit) {
@@ -121,9 +132,10 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
     double maximum = weighed ? weighed->maximum[unit] : units->maximum[unit];
     int64_t nonzero = nonzero_of(from, unit), end = weighed ? weighed->ends[unit] : units->ends[unit];
     int status = status_of(from, asked, unit, nonzero);
-    to->number[unit] = weighed ? weighed->number[unit] : (double)nonzero;
+    double number = weighed ? weighed->number[unit] : (double)nonzero;
+    to->number[unit] = (double)nonzero;
     to->tops[unit] = nonzero ? top_of(units->minimum[unit], units->maximum[unit]) : 0;
-    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], to->number[unit], units->exact[unit], scheme);
+    to->how[unit] = (uint8_t)how_of(end - units->starts[unit], number, units->exact[unit], scheme);
     if (status == OK) {
         double *low = &to->low[unit], *high = &to->high[unit];
         span_of(asked, minimum < 0 ? minimum : 0, maximum > 0 ? maximum : 0, low, high, &to->bounded[unit]);
@@ -133,6 +145,11 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
         }
         double relative = free / scheme->format.global_scale;
         if (relative < asked->least_held || relative > asked->most_held) status = UNKNOWN;
+        if (asked->percent > 0) {
+            Units left = weighed ? units_left(units, weighed, to->tops, 0) : *units;
+            int64_t at = (asked->number_of_kinds - 1) * from->units + unit;
+            cover_percentile(&left, (int64_t)number, asked, to, unit, &to->full[at], &to->full_below[at]);
+        }
     }
     to->status[unit] = (uint8_t)status;
 }
@@ -140,6 +157,7 @@ static void prepare_unit(const Units *units, const Weighed *weighed, const Sketc
 /* The results for each unit: (units,). */
 typedef struct {
     double *known, *deployed; /* the scale for its figures; the scale of the table */
+    double *nats;             /* D of the choice where the search computed it, else NaN */
 } Deployed;
 
 /* The deployed scale of a unit that was searched, and its status. */
@@ -157,6 +175,7 @@ static void deploy_unit(const Asked *asked, const double *scale, const int64_t *
     }
     status[unit] = rounded == 0 ? VANISHED : OK;
     to->known[unit] = rounded > 0 ? rounded : 1;
+    if (to->known[unit] != scale[unit]) to->nats[unit] = NAN; /* it is of another scale */
     to->deployed[unit] = scheme->kind == SIGNED && below[unit] != scheme->zero ? 0.0 - rounded : rounded;
 }
 

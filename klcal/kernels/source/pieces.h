@@ -55,6 +55,11 @@ static int64_t top_of(double minimum, double maximum) {
     return each.bits >> 23 & 255;
 }
 
+/* Of a sketch, not of weights. */
+INLINE int64_t whole_count(const Units *units, int64_t i) {
+    return units->type_of_counts == INT32 ? ((const int32_t *)units->counts)[i] : ((const int64_t *)units->counts)[i];
+}
+
 /* How many bits a bucket dropped: the fewest, and one more in each octave below `top`. */
 INLINE int32_t dropped_bits(uint32_t key, int32_t top, int32_t fewest, int32_t most) {
     int32_t dropped = top - (int32_t)(key << 1 >> 24) + fewest;
@@ -120,13 +125,8 @@ static void load_side(Pieces *pieces, const Units *units, int64_t unit, int64_t 
     load_intervals(units, unit, units->keys + first, n, backward, sign, inner, outer, values);
 }
 
-/* The number of keys of positive values of a unit: keys ascend, and those without the sign bit come first. */
-static int64_t positive_keys(const uint32_t *keys, int64_t size) {
-#ifdef TEAM
-    int64_t number = 0;
-    EACH(i, size) number += !(keys[i] & SIGN);
-    return sum_of_team(number);
-#else
+/* The place of the first key of a negative value of a unit: keys ascend, and those without the sign bit come first. */
+static int64_t first_negative(const uint32_t *keys, int64_t size) {
     int64_t positive = 0, last = size;
     while (positive < last) {
         int64_t middle = (positive + last) / 2;
@@ -134,6 +134,16 @@ static int64_t positive_keys(const uint32_t *keys, int64_t size) {
         else positive = middle + 1;
     }
     return positive;
+}
+
+/* The number of keys of positive values of a unit. */
+static int64_t positive_keys(const uint32_t *keys, int64_t size) {
+#ifdef TEAM
+    int64_t number = 0;
+    EACH(i, size) number += !(keys[i] & SIGN);
+    return sum_of_team(number);
+#else
+    return first_negative(keys, size);
 #endif
 }
 
@@ -172,7 +182,15 @@ INLINE double energy_of(double inner, double outer, double count) {
 
 INLINE double energy_of_point(double value, double count) { return count * (value * value); }
 
-#ifndef TEAM
+#ifdef BY_THREADS
+
+static double lane_total(const double *terms, int64_t n) {
+    double lanes[SUM_LANES] = {0};
+    for (int64_t i = 0; i < n; i++) lanes[i % SUM_LANES] += terms[i];
+    return sum_of_lanes(lanes);
+}
+
+#elif !defined TEAM
 
 /* The number of values, and Σ x². The lanes stay in registers: from one addition to the next through memory takes twice as
    long. */

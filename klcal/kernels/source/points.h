@@ -41,7 +41,7 @@ INLINE float rounded_integer(float step, float low, float high) {
     float kept = step < -low ? -low : step;
     kept = kept > high ? high : kept;
 #endif
-#if TOGETHER > 1 && (defined(__SSE4_1__) || defined(__aarch64__))
+#if defined(SIDE_BY_SIDE) && (defined(__SSE4_1__) || defined(__aarch64__))
     return rintf(kept); /* one instruction, where there is one: of a 0 it may be the other sign */
 #else
     return (kept + NEAREST) - NEAREST;
@@ -104,8 +104,10 @@ INLINE double few_rounded(double step, double low, double high, int kind, const 
 
 #ifdef TEAM
 #include "device_points.h"
+#elif defined BY_THREADS
+#include "device_lane_points.h"
 #else
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
 #include "side_by_side.h"
 #else
 #include "loops.h"

@@ -160,11 +160,11 @@ static void ranked(Candidates *found, int64_t from, int64_t to, int is_ladder, i
         const double *error = found->error + AT(first, 0);
         int64_t n = to - first < MARKS ? to - first : MARKS;
         if (is_ladder)
-            mark_valleys(error, n, first > from ? error - TOGETHER : nothing, first + n < to ? error + AT(n, 0) : nothing, marks);
+            mark_valleys(error, n, first > from ? error - STRIDE : nothing, first + n < to ? error + AT(n, 0) : nothing, marks);
         else mark_within(error, n, most, marks);
         for (int unit = 0; unit < TOGETHER; unit++)
             for (uint64_t left = marks[unit]; left; left &= left - 1)
-                known[unit] = put_among(found, first + __builtin_ctzll(left), unit, known[unit], number, places);
+                known[unit] = put_among(found, first + first_bit(left), unit, known[unit], number, places);
     }
     for (int unit = 0; unit < TOGETHER; unit++) {
         if (!known[unit]) places[AT(known[unit]++, unit)] = from;

@@ -5,7 +5,7 @@
 #include "figures.h"
 #include "weighed.h"
 
-#define VERSION 14
+#define VERSION 16
 
 PUBLIC int64_t klcal_version(void) { return VERSION; }
 

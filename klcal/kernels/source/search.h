@@ -4,7 +4,7 @@
 
 #include "choice.h"
 
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
 #include "loaded.h"
 #else
 #include "alone.h"
@@ -56,7 +56,7 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
     double limit[TOGETHER];
     set_size(found, 0);
     if (!HAS_FEW(how) || !how->by_few_alone) best = explore(how, scratch);
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
     if (HAS_FEW(how)) judge_few(how, scratch);
 #endif
     if (!found->is_full) judge_others(how, costs, others, &scratch->desk, found);
@@ -72,7 +72,7 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
         chosen[unit].scale = costs->span.full[unit]; /* the values are so far beyond the range that all errors are one */
         chosen[unit].below = full_below[unit];
     }
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
     double least = found->error[best.place[0]];
     if (ALONE) scratch->nats = NAN;
     if (DECIDES(how, number) && isfinite(least) && least > NO_ERROR * energy[0])
@@ -137,7 +137,7 @@ static int search_some(const Search *how, const Units *units, const int64_t *num
     double energy[TOGETHER];
     Choice chosen[TOGETHER];
     take_units(each, numbers, &span, &others, full_below);
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
     if (!prepare(how, units, numbers[0], span, scratch, energy)) return 0;
 #else
     if (!load_together(&scratch->costs, &how->scheme, units, numbers, span, energy)) return 0;
@@ -147,13 +147,13 @@ static int search_some(const Search *how, const Units *units, const int64_t *num
         each->scale[numbers[unit]] = chosen[unit].scale;
         each->below[numbers[unit]] = chosen[unit].below;
     }
-#if TOGETHER == 1
+#ifndef SIDE_BY_SIDE
     if (ALONE && each->nats) each->nats[numbers[0]] = scratch->nats;
 #endif
     return 1;
 }
 
-#ifndef TEAM
+#if !defined TEAM && !defined BY_THREADS
 
 static void release_sums(PrefixSums *sums) {
     release_memory(&sums->memory);
@@ -188,7 +188,7 @@ static int64_t search_all(const Search *how, const Units *units, const int64_t *
     int is_begun = begin_search(how, &scratch);
     while (is_begun && done < n) { /* the last unit stands for those that are missing beside it */
         EACH_UNIT(unit) some[unit] = numbers[done + unit < n ? done + unit : n - 1];
-#if TOGETHER > 1
+#ifdef SIDE_BY_SIDE
         fetch_ahead(units, numbers + done + TOGETHER, n - done - TOGETHER < TOGETHER ? n - done - TOGETHER : TOGETHER);
 #endif
         if (!search_some(how, units, some, each, &scratch)) break;

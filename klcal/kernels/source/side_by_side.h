@@ -34,8 +34,8 @@ INLINE void sums_of_one(const float *restrict values, const float *restrict coun
                 add_term(values[at], counted ? counts[at] : 1.0f, inverse[unit], low[unit], high[unit], kind, rounding,
                          what, &sum[j], &product[j]);
             }
-            sums[AT(row, unit)] = sum_of_eight(sum);
-            if (what != ERROR) products[AT(row, unit)] = sum_of_eight(product);
+            sums[OWN(row, unit)] = sum_of_eight(sum);
+            if (what != ERROR) products[OWN(row, unit)] = sum_of_eight(product);
         }
     while (++row < rows);
     add_rows(sums, rows, found);

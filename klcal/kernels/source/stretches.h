@@ -186,7 +186,7 @@ static void write_unit(const Units *units, const Stretch *stretch, const double 
 /* The outcomes of a stretch from the first unit on; returns 0 if memory ran out, or if the search of a way is missing. */
 static int work_on_stretch(const Counted *from, const Calibration *by, int64_t size, Stretch *stretch, const Outcomes *to,
                            int64_t *missing) {
-    Deployed deployed = {stretch->known, stretch->deployed};
+    Deployed deployed = {stretch->known, stretch->deployed, stretch->nats};
     int64_t last = by->asked->number_of_kinds - 1, chosen = by->number_of_steps - !by->classic;
     double *scale = by->number_of_steps ? stretch->scale + chosen * STRETCH : stretch->full + last * STRETCH;
     int64_t *below = by->number_of_steps ? stretch->below + chosen * STRETCH : stretch->full_below + last * STRETCH;
@@ -195,10 +195,7 @@ static int work_on_stretch(const Counted *from, const Calibration *by, int64_t s
     if (by->number_of_steps && !search_stretch(by, size, stretch, to->status, missing)) return 0;
     if (by->classic && !search_classic(by, size, stretch, to->status)) return 0;
     for (int64_t unit = 0; unit < size; unit++)
-        if (to->status[unit] == OK) {
-            deploy_unit(by->asked, scale, below, to->status, &deployed, unit);
-            if (stretch->known[unit] != scale[unit]) stretch->nats[unit] = NAN; /* it is of another scale */
-        }
+        if (to->status[unit] == OK) deploy_unit(by->asked, scale, below, to->status, &deployed, unit);
     if (!judge_stretch(by, &stretch->all, size, below, stretch, to->status)) return 0;
     for (int64_t unit = 0; unit < size; unit++) write_unit(&stretch->all, stretch, scale, below, unit, to);
     return 1;

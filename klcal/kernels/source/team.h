@@ -8,15 +8,25 @@
 
 #include "common.h"
 
+/* Short units are searched side by side. On a CPU each has a SIMD lane, and a loop goes through all of them. On a GPU, BY_THREADS,
+   each has a thread of its own, and those of a warp have their numbers side by side in memory. */
+#ifdef BY_THREADS
+#define SIDE_BY_SIDE
+#define STRIDE 32 /* from one number of a unit to its next in memory */
+#endif
 #ifndef TOGETHER
-#define TOGETHER 1 /* units that are searched side by side: each in a SIMD lane, where there are more */
+#define TOGETHER 1 /* units that a thread searches at once */
+#endif
+#ifndef STRIDE
+#define STRIDE TOGETHER
 #endif
 #if TOGETHER > 1 && defined(__GNUC__) && !defined(__clang__) /* it would unroll a loop before it vectorises it */
 #define EACH_UNIT(unit) _Pragma("GCC unroll 1") for (int unit = 0; unit < TOGETHER; unit++)
 #else
 #define EACH_UNIT(unit) for (int unit = 0; unit < TOGETHER; unit++)
 #endif
-#define AT(i, unit) ((i) * TOGETHER + (unit)) /* where the numbers of all units lie: (n, TOGETHER) */
+#define AT(i, unit) ((i) * STRIDE + (unit))    /* where the numbers of all units lie in memory: (n, STRIDE) */
+#define OWN(i, unit) ((i) * TOGETHER + (unit)) /* in an array of a function: (n, TOGETHER) */
 
 #define SUM_LANES 8 /* lanes that float64 terms are added to in turn */
 
@@ -38,17 +48,24 @@ INLINE Placed less(Placed one, Placed other) {
 #else
 
 #define LINE 64 /* bytes of a cache line: a register of AVX-512 that two of them share is slow to load */
+#ifdef BY_THREADS
+#include "device_lanes.h"
+#define LINED
+#else
+#define LANE 0
 #define LINED __attribute__((aligned(LINE)))
+
+/* In the lanes of SIMD: terms of a sum, or numbers of units side by side. */
+typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
+#endif
 
 #define EACH(i, n) for (int64_t i = 0; i < (n); i++)
 #define EACH_IN_ROWS(i, rows, k, width) EACH(i, rows) EACH(k, width) /* all of (rows, width) */
 #define ALL_TOGETHER(i, n) EACH(i, n) /* all threads as often: beyond the end there is nothing to do */
 #define MEET (void)0
 #define ALONE 1
+#define EACH_OF_ALL(i, n) for (int64_t i = 0; i < AT(n, 0); i += STRIDE / TOGETHER) /* numbers of all units that a thread has */
 typedef int64_t Index;
-
-/* In the lanes of SIMD: terms of a sum, or numbers of units side by side. */
-typedef double Eights __attribute__((vector_size(SUM_LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
 
 /* Of what each thread has: together for all. */
 INLINE int64_t sum_of_team(int64_t own) { return own; }
@@ -77,7 +94,7 @@ static void add_up(const Running *each, int n) {
 static int64_t first_least(const double *error, int64_t size) {
     int64_t best = 0;
     for (int64_t i = 1; i < size; i++)
-        if (error[i] < error[best]) best = i;
+        if (error[AT(i, 0)] < error[AT(best, 0)]) best = i;
     return best;
 }
 
@@ -92,11 +109,11 @@ typedef struct {
 typedef int64_t Longs __attribute__((vector_size(SUM_LANES * sizeof(int64_t))));
 #endif
 
-/* Sees further ones, of (size, TOGETHER). */
+/* Sees further ones, of (size, STRIDE). */
 INLINE void see(const double *error, int64_t size, Best *best) {
 #if TOGETHER == 1
-    int64_t place = best->seen + first_least(error + best->seen, size - best->seen);
-    if (size > best->seen && (!best->seen || error[place] < error[best->place[0]])) best->place[0] = place;
+    int64_t place = best->seen + first_least(error + AT(best->seen, 0), size - best->seen);
+    if (size > best->seen && (!best->seen || error[AT(place, 0)] < error[AT(best->place[0], 0)])) best->place[0] = place;
 #else
     for (int first = 0; first < TOGETHER; first += SUM_LANES) {
         Eights least;

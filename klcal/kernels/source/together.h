@@ -2,6 +2,7 @@
 #ifndef KLCAL_TOGETHER_H
 #define KLCAL_TOGETHER_H
 
+#define SIDE_BY_SIDE
 #define TOGETHER 16 /* float32 in a register of AVX-512, or two of AVX2 */
 #define LOOKED_AT BY_VALUES
 #define KLCAL_ONE_VARIANT /* all of it is compiled for a single generation of processors */

@@ -8,7 +8,7 @@
 #define MAX_INVERSE 1e30 /* of a scale: values are near 1, so a smaller one is of no use */
 #ifdef TEAM
 #define AT_ONCE 32 /* candidates of a unit that the loops over values are called with: what they take is each team's */
-#elif TOGETHER > 1
+#elif defined SIDE_BY_SIDE
 #define AT_ONCE 8 /* so that a desk, the values and their candidates stay near */
 #else
 #define AT_ONCE 64

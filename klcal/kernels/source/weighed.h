@@ -19,10 +19,6 @@ typedef struct {
     int64_t *weighed; /* how many values weigh something; 0 if none does: then all count as often as they occur */
 } Weighed;
 
-INLINE int64_t whole_count(const Units *units, int64_t i) {
-    return units->type_of_counts == INT32 ? ((const int32_t *)units->counts)[i] : ((const int64_t *)units->counts)[i];
-}
-
 /* Writes the pieces that weigh something; returns how many there are. ``number`` is how many values they have. */
 static int64_t keep_pieces(const Units *units, const Weighed *to, int64_t first, int64_t size, int is_weighed,
                            int64_t *number) {
