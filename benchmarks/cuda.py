@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class UnitsCase(NamedTuple):
     dtype: str
     method: str
     most: float
+    is_weighed: bool = False  # by an importance of its columns
 
 
 UNITS = (
@@ -70,6 +71,7 @@ UNITS = (
     UnitsCase("group:128", "int4", "mse", 5),
     UnitsCase("group:128", "int4", "kl", 10),
     UnitsCase("group:128", "uint4", "mse", 15),
+    UnitsCase("group:128", "int4", "mse", 30, is_weighed=True),
 )
 
 
@@ -215,16 +217,18 @@ def _units() -> None:
     import torch
 
     weight = torch.randn(SIDE, SIDE, device=DEVICE)
-    held = weight.cpu()
+    held, importance = weight.cpu(), np.random.default_rng(0).random(SIDE)
     rows = []
     for case in UNITS:
-        asked = {"per": case.per, "dtype": case.dtype, "method": case.method}
+        asked: dict[str, Any] = {"per": case.per, "dtype": case.dtype, "method": case.method}
+        asked["importance"] = importance if case.is_weighed else None
         found, expected = klcal.calibrate(weight, **asked), klcal.calibrate(held, **asked)
         assert np.array_equal(found.units.scale, expected.units.scale), case
         assert np.array_equal(found.units.zero_point, expected.units.zero_point), case
         assert (found.kl, found.mse) == (expected.kl, expected.mse), case
         times = in_turns({"device": partial(klcal.calibrate, weight, **asked)}, rounds=3)
-        rows.append((f"{case.per}, {case.dtype}, {case.method} (at most {case.most} ms)", seconds(times["device"])))
+        what = f"{case.per}, {case.dtype}, {case.method}{', importance' if case.is_weighed else ''}"
+        rows.append((f"{what} (at most {case.most} ms)", seconds(times["device"])))
     report(f"Units of a [{SIDE}, {SIDE}] float32 weight on the device, to the row", rows)
 
 

@@ -43,11 +43,11 @@ WARP_BYTES, BLOCK_BYTES, PIECE_BYTES = 24 << 10, 160 << 10, 280  # memory of a w
 BIN_BYTES = 48  # and for each sub-bin
 OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a warp; more would shrink the cache
 
-# Short units have a thread each. Those of a warp have memory together: bytes of it for each value; for candidates that
-# are tried at once; and for each candidate that is kept.
+# Short units have a thread each. Those of a warp have memory together: bytes of it for each value, and more where the
+# zero point is free; for candidates that are tried at once; and for each candidate that is kept.
 WARP, LANE_THREADS, LANE_RESIDENT = 32, 128, 2  # threads of a warp, of a block; blocks on a multiprocessor
 LEAST_ROWS, MOST_SHORT = 16, 256  # values of a short unit, as in source/points.h
-ROW_BYTES, DESK_BYTES, CANDIDATE_BYTES = 32 * (20 + 12), 32 << 10, 32 * 24
+ROW_BYTES, BALANCE_BYTES, DESK_BYTES, CANDIDATE_BYTES = 640, 384, 33 << 10, 768
 CANDIDATES, OCTAVES = 96, 6  # kept candidates: a few, and the scales of so many octaves
 
 
@@ -126,8 +126,10 @@ class Work:
         macros = [f"SCHEME_KIND={scheme_kind(step.scheme)}", f"ROUNDING_KIND={rounding_kind(step.scheme)}"]
         told = search.address, self._units(step), self.arrays.addresses[f"wanted {number}"]
         if part.is_short:
-            candidates = CANDIDATES + OCTAVES * step.density(how).coarse
-            return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], candidates * factor)
+            candidates = (CANDIDATES + OCTAVES * step.density(how).coarse) * factor
+            of_row = ROW_BYTES + BALANCE_BYTES * (step.scheme.kind == "affine")
+            far = of_row * (_rows(part) + 4) + DESK_BYTES + CANDIDATE_BYTES * candidates
+            return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], far)
         macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
         if part.values < step.enough:
             macros.append("UNDECIDED")
@@ -149,7 +151,8 @@ class Work:
         """Queues the computation of the figures of units; returns what ``_run`` does."""
         told = self._figures_alone(), self.arrays.addresses["units"], self.arrays.addresses["chosen"]
         if part.is_short:
-            return self._run_threads("figures_of_short_units", part, told, ["ONLY_FIGURES"], 0)
+            far = ROW_BYTES * _rows(part)
+            return self._run_threads("figures_of_short_units", part, told, ["ONLY_FIGURES"], far)
         return self._run("figures_of_units", part, told, ["ONLY_FIGURES"], self._bins(), factor)
 
     def _figures_alone(self) -> int:
@@ -191,19 +194,19 @@ class Work:
         return self._launch((TEAMS_FILE, name, blocks, THREADS, shared), part, told, (shared, memory, far), macros)
 
     def _run_threads(
-        self, name: str, part: Part, told: tuple[int, int, int], macros: list[str], candidates: int
+        self, name: str, part: Part, told: tuple[int, int, int], macros: list[str], far: int
     ) -> torch.Tensor:
-        """Queues a kernel that has a thread for each unit; returns what ``_run`` does."""
+        """Queues a kernel that has a thread for each unit, and ``far`` bytes for a warp; returns what ``_run`` does."""
         import torch
 
-        rows = max(LEAST_ROWS, 1 << (part.pieces - 1).bit_length())
-        far = ROW_BYTES * rows + (DESK_BYTES + CANDIDATE_BYTES * candidates) * (candidates > 0)
         warps = LANE_THREADS // WARP
         most = LANE_RESIDENT * self.launcher.multiprocessors
         blocks = min(-(-part.number // LANE_THREADS), most, max(1, MEMORY // (far * warps)))
         memory = torch.empty(blocks * warps * far, dtype=torch.uint8, device=self.device)
         macros = [f"THREADS={LANE_THREADS}", f"RESIDENT={LANE_RESIDENT}", *macros]
-        return self._launch((THREADS_FILE, name, blocks, LANE_THREADS, 0), part, told, (rows, memory, far), macros)
+        return self._launch(
+            (THREADS_FILE, name, blocks, LANE_THREADS, 0), part, told, (_rows(part), memory, far), macros
+        )
 
     def _launch(
         self,
@@ -282,6 +285,11 @@ def _has_short_figures(scheme: Scheme) -> bool:
         return True
     levels = scheme.above.size + 1  # with zero; an even number of them is looked up
     return scheme.size <= MAX_LEVELS and levels % 2 == 0 and np.array_equal(scheme.above, scheme.below)
+
+
+def _rows(part: Part) -> int:
+    """The number of values for which a thread has room: a power of two."""
+    return max(LEAST_ROWS, 1 << (part.pieces - 1).bit_length())
 
 
 def _looked_at(how: How) -> int:

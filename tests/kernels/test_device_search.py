@@ -189,6 +189,74 @@ def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
     assert not agree(tensor, "group:128", Shim(shared=70 << 10, has_threads=True), dtype="int4", method="mse")
 
 
+# --- a thread for each short unit
+
+
+class Seen(Shim):
+    """A shim that remembers the kernels that ran, and for how many units."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.units: dict[str, int] = {}
+
+    def launch(self, file: str, name: str, *arguments: int, **more: Any) -> None:
+        if name.endswith("_units") and file in ("device_lanes.cu", "device_search.cu"):
+            self.units[name] = self.units.get(name, 0) + arguments[6]
+        super().launch(file, name, *arguments, **more)
+
+
+SHORT_CASES = [
+    ("group:128", 256, {"dtype": "int4"}),
+    ("group:128", 256, {"dtype": "uint4", "scheme": "affine"}),
+    ("group:16", 64, {"dtype": "float4_e2m1fn", "scale_format": "float8_e4m3fn"}),
+    ("group:32", 64, {"dtype": "float4_e2m1fn", "scale_format": "e8m0"}),
+    ("channel", 200, {"dtype": "int8", "scheme": "symmetric-signed"}),
+    ("group:40", 80, {"dtype": "nf4"}),
+    ("channel", 256, {"dtype": "float8_e4m3fn"}),
+]
+
+
+@pytest.mark.parametrize(("per", "columns", "asked"), SHORT_CASES, ids=str)
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weights"])
+def test_a_short_unit_has_a_thread(per, columns, asked, is_weighted):
+    values = spoiled(150, columns)
+    asked = {"method": "mse", "nonfinite": "ignore"} | asked
+    if is_weighted:
+        asked["importance"] = weights_of(values)
+    for some in (values, cut(values).astype(np.float32)):
+        device = Seen()
+        assert not agree(torch.from_numpy(some), per, device, **asked)
+        assert device.units["search_short_units"] > device.units.get("search_units", 0)
+        assert ("figures_of_short_units" in device.units) == (asked["dtype"] not in ("nf4", "float8_e4m3fn"))
+
+
+def test_short_units_for_which_the_memory_is_too_little_have_more(monkeypatch):
+    monkeypatch.setattr(device_work, "CANDIDATES", 5)
+    monkeypatch.setattr(device_work, "OCTAVES", 0)
+    tensor, seen, usual = torch.from_numpy(spoiled(150, 256)), Seen(), Seen()
+    assert not agree(tensor, "group:128", seen, dtype="int4", method="mse")
+    monkeypatch.undo()
+    assert not agree(tensor, "group:128", usual, dtype="int4", method="mse")
+    assert seen.units["search_short_units"] >= 2 * usual.units["search_short_units"]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("add_four(tried, at + tried->apart, 2", "add_four(tried, at, 2"),  # half of the values, twice
+        ("half[1][g] += k < 2 ? 0 : row[g];", "half[0][g] += k < 2 ? 0 : row[g];"),  # in another order
+    ],
+)
+def test_other_sums_of_a_thread_are_noticed(tmp_path, right, wrong):
+    for path in SOURCE.glob("*.*"):
+        (tmp_path / path.name).write_text(path.read_text())
+    text = (tmp_path / "device_lane_points.h").read_text()
+    assert text.count(right) == 1
+    (tmp_path / "device_lane_points.h").write_text(text.replace(right, wrong))
+    tensor = torch.from_numpy(np.random.default_rng(0).standard_t(4, (300, 256)).astype(np.float32))
+    assert agree(tensor, "group:128", Shim(source=tmp_path), dtype="int4", method="mse")
+
+
 def test_threads_that_do_not_wait_are_noticed(tmp_path):
     for path in SOURCE.glob("*.*"):
         (tmp_path / path.name).write_text(path.read_text())
@@ -231,6 +299,9 @@ def test_the_ways_of_searching_are_the_source_s():
         ("sm_90", "search", "TEAM=256 ONLY_FIGURES"),
         ("sm_80", "search", "TEAM=32 SCHEME_KIND=2 ONLY_CLASSIC"),
         ("sm_90", "search", "TEAM=256 SCHEME_KIND=0 ONLY_CLASSIC"),
+        ("sm_90", "lanes", "SCHEME_KIND=0 ROUNDING_KIND=1 ONLY_SEARCH"),
+        ("sm_80", "lanes", "SCHEME_KIND=2 ROUNDING_KIND=0 ONLY_SEARCH"),
+        ("sm_80", "lanes", "ONLY_FIGURES"),
         ("sm_80", "weighed", "TEAM=32"),
         ("sm_90", "weighed", "TEAM=256"),
     ],

@@ -44,16 +44,27 @@ typedef struct {
 
 /* The memory of a search, kept from one unit to the next. */
 typedef struct {
-#ifndef BY_THREADS
+    Costs costs;
+    Candidates found;
+    Desk desk;
+    Memory order;
+#ifndef BY_THREADS /* a short unit needs no more, and each of many threads has all of it */
     Pieces pieces;
     PrefixSums sums;
-#endif
-    Costs costs, thinned;
-    Candidates found, some;
-    Desk desk;
+    Costs thinned;
+    Candidates some;
     double nats; /* D of what was chosen; NaN if it was not computed */
-    Memory thin, parts, order, places, losses;
+    Memory thin, parts, places, losses;
+#endif
 } Scratch;
+
+#ifdef BY_THREADS
+#define SEEDS(how) ((void)(how), (int64_t)0)
+#define FIRST_LOOK(how, scratch) (&(scratch)->costs)
+#else
+#define SEEDS(how) (how)->seeds /* the best candidates of a first look at a few of the values */
+#define FIRST_LOOK(how, scratch) ((how)->seeds ? &(scratch)->thinned : &(scratch)->costs)
+#endif
 
 /* Makes room for more candidates; without memory, the list is full. */
 static void make_room(Candidates *found, int64_t more) {

@@ -44,6 +44,12 @@ static void take_desk(Desk *desk, char **next) {
     desk->places = TAKE(int64_t, MAX_PLACES, next);
 }
 
+static void take_balance(Balance *balance, int64_t rows, char **next) {
+    balance->width = TAKE(float, rows, next);
+    balance->low = TAKE(float, rows, next);
+    balance->share = TAKE(float, rows, next);
+}
+
 /* All that is left is for the candidates. */
 static void take_candidates(Candidates *found, char **next, const char *end) {
     int64_t most = (end - *next) / (3 * STRIDE * (int64_t)sizeof(double));
@@ -66,13 +72,11 @@ KERNEL search_short_units(const Search *how, const Units *units, const int64_t *
         scratch.costs.balance = &balance;
         take_rows(&scratch.costs.memory, rows, &next);
         take_desk(&scratch.desk, &next);
-        balance.width = TAKE(float, rows + 4, &next);
-        balance.low = TAKE(float, rows + 4, &next);
-        balance.share = TAKE(float, rows + 4, &next);
+        if (KIND(&how->scheme) == AFFINE) take_balance(&balance, rows + 4, &next);
         take_candidates(&scratch.found, &next, end);
         for (int64_t i = FIRST; i < n; i += BLOCKS * THREADS) {
             int64_t unit = numbers ? numbers[i] : i;
-            scratch.found.is_full = scratch.some.is_full = 0;
+            scratch.found.is_full = 0;
             if (next > end || !search_some(how, units, &unit, each, &scratch)) leave(room, unit);
         }
     }

@@ -164,23 +164,26 @@ static int64_t first_least(const double *error, int64_t size) {
     return placed_of_team(best).place;
 }
 
-/* Sums of up to four rows of terms, of which each term is added in its turn: by a warp for each row. */
-APART void totals_in_order(const double *terms, int rows, int64_t size, double *found) {
+/* The sums of two rows of terms, one behind the other, of these sizes. Each term is added in its turn: by a warp for each row. */
+APART void totals_in_order(const double *terms, const int64_t *sizes, double *found) {
     Team *team = this_team();
     MEET;
-    for (int row = RANK / WARP; row < rows; row += WARPS_OF_TEAM) {
-        int lane = THREAD % WARP;
+    for (int row = RANK / WARP; row < 2; row += WARPS_OF_TEAM) {
+        int lane = THREAD % WARP, size = (int)sizes[row];
+        const double *own_terms = terms + (row ? sizes[0] : 0);
         double sum = 0;
-        for (int first = 0; first < (int)size; first += WARP) {
-            double own = first + lane < (int)size ? terms[row * size + first + lane] : 0;
+        for (int first = 0; first < size; first += WARP) {
+            double own = first + lane < size ? own_terms[first + lane] : 0;
             for (int i = 0; i < WARP; i++) sum += from_lane(own, i);
         }
         if (lane == 0) team->lanes[row][0] = sum;
     }
     MEET;
-    for (int row = 0; row < rows; row++) found[row] = team->lanes[row][0];
+    for (int row = 0; row < 2; row++) found[row] = team->lanes[row][0];
     MEET;
 }
+
+#define AHEAD 4 /* terms that a thread loads before it adds the first: far memory is slow to answer */
 
 /* Sums of up to four rows of terms, each in lanes, of which each term is added in its turn: by a warp for each row. */
 APART void sums_in_lanes(const double *terms, int rows, int64_t size, double *found) {
@@ -189,9 +192,14 @@ APART void sums_in_lanes(const double *terms, int rows, int64_t size, double *fo
     for (int row = RANK / WARP; row < rows; row += WARPS_OF_TEAM) {
         int lane = THREAD % WARP;
         double sum = 0;
-        for (int first = 0; first < (int)size; first += WARP) {
-            double own = first + lane < (int)size ? terms[row * size + first + lane] : 0;
-            for (int i = 0; i < WARP; i += SUM_LANES) sum += from_lane(own, i + lane % SUM_LANES);
+        for (int first = 0; first < (int)size; first += AHEAD * WARP) {
+            double own[AHEAD];
+            for (int k = 0; k < AHEAD; k++) {
+                int at = first + k * WARP + lane;
+                own[k] = at < (int)size ? terms[row * size + at] : 0;
+            }
+            for (int k = 0; k < AHEAD; k++)
+                for (int i = 0; i < WARP; i += SUM_LANES) sum += from_lane(own[k], i + lane % SUM_LANES);
         }
         if (lane < SUM_LANES) team->lanes[row][lane] = sum;
     }

@@ -51,29 +51,34 @@ INLINE double term_of_cell(double mass, double occupied, const Bins *bins) {
 
 #ifdef TEAM
 
-/* Σ over the sub-bins and over the cells: a thread has each that begins at one of its values, and then one thread adds. */
-static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, const Bins *bins, double *terms) {
+/* Σ over the sub-bins and over the cells: a thread has each that begins at one of its values, and then one thread adds. Terms
+   have the places of their sub-bins and cells, or of values where these are fewer; terms of 0 change no sum. */
+static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, int64_t cells, const Bins *bins,
+                             double *terms) {
     const double *counts = pieces->counts;
     int64_t size = pieces->size;
     (void)all;
-    int32_t sub = (int32_t)bins->sub;
+    int32_t sub = (int32_t)bins->sub, by_bins = cells * sub <= size;
+    int64_t rows[2] = {by_bins ? cells * sub : size, by_bins ? cells : size};
+    double *terms_of_cells = terms + rows[0];
+    EACH(i, rows[0] + rows[1]) terms[i] = 0;
+    MEET;
     EACH(i, size) {
         int32_t here = place[i], cell = here / sub;
-        terms[i] = terms[size + i] = 0;
         if (i && place[i - 1] == here) continue;
         double mass = 0, occupied = 0;
         Index j = i;
         for (; j < (Index)size && place[j] == here; j++) mass += counts[j];
-        terms[i] = term_of_bin(mass, bins);
+        terms[by_bins ? here : i] = term_of_bin(mass, bins);
         if (i && place[i - 1] / sub == cell) continue;
         for (occupied = 1; j < (Index)size && place[j] / sub == cell; j++) {
             mass += counts[j];
             occupied += place[j] != place[j - 1];
         }
-        terms[size + i] = term_of_cell(mass, occupied, bins);
+        terms_of_cells[by_bins ? cell : i] = term_of_cell(mass, occupied, bins);
     }
     double found[2];
-    totals_in_order(terms, 2, size, found);
+    totals_in_order(terms, rows, found);
     return found[0] - found[1];
 }
 
@@ -90,7 +95,9 @@ VARIANTS static int64_t ends_of_runs(const int32_t *restrict place, int64_t from
     return runs + (to > from);
 }
 
-static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, const Bins *bins, double *terms) {
+static double nats_of_points(const Pieces *pieces, const int32_t *place, double all, int64_t cells, const Bins *bins,
+                             double *terms) {
+    (void)cells;
     double total = 0, even = 0, cell_mass = 0, occupied = 0;
     int32_t sub = (int32_t)bins->sub, end_of_cell = 0, *end = (int32_t *)terms;
     int once = pieces->whole && all == (double)pieces->size;
@@ -125,7 +132,7 @@ APART double divergence_of_points(const Pieces *pieces, double size, const Schem
         places_among_integers(pieces->values, pieces->size, scale, (double)below, (double)(scheme->size - 1 - below),
                               (double)bins->sub, place);
     MEET;
-    double nats = nats_of_points(pieces, place, size, bins, memory) / size;
+    double nats = nats_of_points(pieces, place, size, scheme->size, bins, memory) / size;
     return nats > 0 ? nats : 0;
 }
 

@@ -133,31 +133,31 @@ static void judge_refined(const Costs *costs, const int64_t *places, int64_t n, 
 static void judge_seeds(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
     Desk *desk = &scratch->desk;
-    ranked(found, 0, found->size, 0, how->seeds, &scratch->order, desk->places);
-    EACH(i, how->seeds + 1) EACH_UNIT(unit)
+    ranked(found, 0, found->size, 0, SEEDS(how), &scratch->order, desk->places);
+    EACH(i, SEEDS(how) + 1) EACH_UNIT(unit)
         desk->wanted[AT(i, unit)] = i ? found->scale[AT(desk->places[AT(i - 1, unit)], unit)] : scratch->costs.span.full[unit];
     set_size(found, 0);
-    judge(&scratch->costs, desk->wanted, 1 + how->seeds, desk, found);
+    judge(&scratch->costs, desk->wanted, 1 + SEEDS(how), desk, found);
 }
 
 /* Finds the candidates, many where the error is small and few elsewhere; returns the best so far. */
 static Best explore(const Search *how, Scratch *scratch) {
     Candidates *found = &scratch->found;
-    const Costs *costs = &scratch->costs, *some = how->seeds ? &scratch->thinned : costs;
+    const Costs *costs = &scratch->costs, *some = FIRST_LOOK(how, scratch);
     Desk *desk = &scratch->desk;
     int64_t *places = desk->places;
     Best best = {{0}, 0};
     judge_beside(some, how, desk, found);
     int64_t begin = found->size;
     judge_ladder(some, how, desk, found, &best);
-    if (how->seeds && !found->is_full) {
+    if (SEEDS(how) && !found->is_full) {
         judge_seeds(how, scratch);
         best.seen = 0;
     }
     if (found->is_full) return best;
     int64_t end = found->size;
     if (how->starts) {
-        ranked(found, how->seeds ? 0 : begin, end, !how->seeds, how->starts, &scratch->order, places);
+        ranked(found, SEEDS(how) ? 0 : begin, end, !SEEDS(how), how->starts, &scratch->order, places);
         judge_refined(costs, places, how->starts, desk, found);
     }
     for (int64_t round = 0; round < how->rounds && !found->is_full; round++) {

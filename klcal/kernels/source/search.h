@@ -80,7 +80,11 @@ static int search_prepared(const Search *how, Scratch *scratch, const double *en
 #else
     (void)number;
 #endif
+#ifdef BY_THREADS
+    return 1;
+#else
     return !scratch->some.is_full;
+#endif
 }
 
 /* What is known of each unit, and what is chosen for it: arrays of all of them, or null.
@@ -99,6 +103,7 @@ typedef struct {
     double *nats;
 } Wanted;
 
+#ifndef BY_THREADS
 /* Room for what all units need; 0 where there is none. */
 static int begin_search(const Search *how, Scratch *scratch) {
     double *parts = 0;
@@ -110,6 +115,7 @@ static int begin_search(const Search *how, Scratch *scratch) {
     MEET;
     return 1;
 }
+#endif
 
 /* What is known of some units, by their numbers. */
 static void take_units(const Wanted *each, const int64_t *numbers, Span *span, Others *others, int64_t *full_below) {
