@@ -145,7 +145,8 @@ class Work:
         where = self.arrays.addresses
         units = self._units(self.arrays.steps[-1])
         told = self._figures_alone(), units, where["wanted by classic"], where["classic"]
-        return self._run("classic_units", part, told, ["ONLY_CLASSIC"], self._bins(), factor)
+        macros = [f"SCHEME_KIND={scheme_kind(self.settings.scheme)}", "ONLY_CLASSIC"]
+        return self._run("classic_units", part, told, macros, self._bins(), factor)
 
     def _judged(self, part: Part, factor: int) -> torch.Tensor:
         """Queues the computation of the figures of units; returns what ``_run`` does."""

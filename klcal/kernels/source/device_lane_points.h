@@ -123,14 +123,14 @@ INLINE void sums_of_kind(const float *values, const float *counts, int size, con
 
 APART void sums_of(const float *values, const float *counts, int64_t size, const float *inverse, const float *low,
                    const float *high, int64_t candidates, const Rounding *rounding, int64_t what, float *found) {
-#define ARGUMENTS values, counts, (int)size, inverse, low, high, (int)candidates, rounding, KIND_OF(rounding)
+#define TRIED_ON values, counts, (int)size, inverse, low, high, (int)candidates, rounding, KIND_OF(rounding)
     if (what == ERROR) {
-        sums_of_kind(ARGUMENTS, ERRORS, 1, found);
+        sums_of_kind(TRIED_ON, ERRORS, 1, found);
         return;
     }
-    sums_of_kind(ARGUMENTS, LEVELS_SQUARED, 2, found);
-    sums_of_kind(ARGUMENTS, PRODUCTS, 2, found + STRIDE);
-#undef ARGUMENTS
+    sums_of_kind(TRIED_ON, LEVELS_SQUARED, 2, found);
+    sums_of_kind(TRIED_ON, PRODUCTS, 2, found + STRIDE);
+#undef TRIED_ON
 }
 
 #endif

@@ -129,7 +129,8 @@ static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *la
             add_point(pieces->values[i], count, scale, under, above, &each[0], &each[1], &each[2]);
         else {
             int is_below = i < pieces->negative;
-            figures_of(&ladders[is_below], is_below ? under : above, fabs(pieces->inner[i]) / scale, fabs(pieces->outer[i]) / scale, each);
+            double inner = fabs(pieces->inner[i]) / scale, outer = fabs(pieces->outer[i]) / scale;
+            figures_of(&ladders[is_below], is_below ? under : above, inner, outer, each);
             for (int k = 0; k < 3; k++) each[k] *= count;
         }
         for (int k = 0; k < 3; k++) terms[size * k + i] = each[k];
@@ -184,7 +185,8 @@ static int sums_of_figures(const Search *how, Scratch *scratch, const Ladder *la
     for (int64_t i = 0; i < pieces->size; i++) {
         double each[FIGURES_OF_VALUES];
         int is_below = i < pieces->negative;
-        figures_of(&ladders[is_below], is_below ? under : above, fabs(pieces->inner[i]) / scale, fabs(pieces->outer[i]) / scale, each);
+        double inner = fabs(pieces->inner[i]) / scale, outer = fabs(pieces->outer[i]) / scale;
+        figures_of(&ladders[is_below], is_below ? under : above, inner, outer, each);
         for (int k = 0; k < FIGURES_OF_VALUES; k++) lanes[k][i % SUM_LANES] += pieces->counts[i] * each[k];
     }
     for (int k = 0; k < FIGURES_OF_VALUES; k++) sums[k] = sum_of_lanes(lanes[k]);

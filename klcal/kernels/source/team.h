@@ -8,8 +8,8 @@
 
 #include "common.h"
 
-/* Short units are searched side by side. On a CPU each has a SIMD lane, and a loop goes through all of them. On a GPU, BY_THREADS,
-   each has a thread of its own, and those of a warp have their numbers side by side in memory. */
+/* Short units are searched side by side. On a CPU each has a SIMD lane, and a loop goes through all of them. On a GPU,
+   BY_THREADS, each has a thread of its own, and those of a warp have their numbers side by side in memory. */
 #ifdef BY_THREADS
 #define SIDE_BY_SIDE
 #define STRIDE 32 /* from one number of a unit to its next in memory */
