@@ -21,10 +21,11 @@ os.environ.pop("COLUMNS", None)  # which pytest's workers have: tables would be 
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _a_hangup_ends_what_tests_start():
-    """Under nohup, too: children inherit that a signal is ignored, but not that it has a handler, even an idle one."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+def _signals_end_what_tests_start():
+    """Under nohup and in the background, too: that a signal is ignored is inherited, but not an idle handler."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_assertrepr_compare(op, left, right):

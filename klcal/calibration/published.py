@@ -32,6 +32,7 @@ def kl_divergence_calibration(
         UsageError: the bounds do not contain zero, or ``num_bins`` is out of range.
         InputError: the tensor has no scale: it is empty, all zeros, or not finite.
 
+    >>> import numpy as np
     >>> kl_divergence_calibration(np.linspace(-1, 1, 512))  # doctest: +ELLIPSIS
     (0.0078..., 128)
     """
