@@ -7,7 +7,7 @@
 #define LANES_OF_WARP 32
 #define WARPS (THREADS / LANES_OF_WARP)
 #define STACK (1 << 16)
-#define ARGUMENTS 20 /* of a kernel, at most: as integers */
+#define MOST_ARGUMENTS 20 /* of a kernel, at most: as integers */
 
 enum { AT_WARP, AT_BLOCK, AT_END, STATES }; /* what a thread waits for */
 
@@ -73,7 +73,7 @@ static inline __attribute__((unused)) int64_t swapped_long(int64_t number, int b
     return (int64_t)swapped_bits((uint64_t)number, by);
 }
 
-typedef int64_t Arguments[ARGUMENTS];
+typedef int64_t Arguments[MOST_ARGUMENTS];
 typedef void Kernel(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
 static Kernel *device_kernel;
