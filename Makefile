@@ -19,7 +19,7 @@ demo: .demo/ready  ## install klcal into .demo and calibrate sample_tensors
 	@echo 'klcal is $(DEMO)/klcal: try $(DEMO)/klcal --help, or $(DEMO)/klcal calibrate FILES of your own'
 
 test: .venv/ready  ## install what the suite needs into .venv and run all of it
-	$(VENV)/python -m pytest -n 2
+	$(VENV)/python -m pytest -n 2 --dist worksteal
 
 test-consumers: .venv/ready  ## load what apply and export write with the libraries that run it (360 MB of them)
 	$(VENV)/pip install --quiet --group consumers

@@ -4,7 +4,9 @@ And why two sketches are not equal.
 """
 
 import os
+import signal
 
+import pytest
 from hypothesis import settings
 
 from klcal.sketches.sketch import Sketch
@@ -15,6 +17,13 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "klcal")
 
 os.environ.pop("COLUMNS", None)  # which pytest's workers have: tables would be as narrow
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_hangup_ends_what_tests_start():
+    """Under nohup, too: children inherit that a signal is ignored, but not that it has a handler, even an idle one."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_assertrepr_compare(op, left, right):

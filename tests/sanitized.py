@@ -47,7 +47,7 @@ def main() -> int:
         runtime = subprocess.run(name, capture_output=True, text=True, check=True).stdout.strip()
         leaks = "detect_leaks=0"  # of Python's, which frees nothing at its end
         env = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": leaks, "KLCAL_KERNEL": "compiled"}
-        env |= {"KLCAL_SHIM_FLAGS": " ".join(CHECKS)}
+        env |= {"KLCAL_SHIM_FLAGS": " ".join(["-g", *CHECKS])}
         paths = sys.argv[1:] or ["tests/kernels"]
         return subprocess.run([sys.executable, "-c", TESTS, library, *paths], cwd=ROOT, env=env).returncode
 

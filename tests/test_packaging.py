@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,9 +68,13 @@ def without_compiler(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    if not shutil.which(os.environ.get("CC", "cc")):
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not compiler:
         pytest.skip("there is no C compiler")
-    return built("wheel", tmp_path_factory.mktemp("source"))
+    hasty = tmp_path_factory.mktemp("compiler") / "cc"  # the kernel of all other tests has the true options: 40 s
+    hasty.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" -O0\n')
+    hasty.chmod(0o755)
+    return built("wheel", tmp_path_factory.mktemp("source"), CC=str(hasty))
 
 
 def test_a_wheel_has_the_kernel_and_serves_every_python_3(wheel):
@@ -131,7 +136,10 @@ def test_an_sdist_has_what_the_repository_has(unpacked):
 def test_an_sdist_passes_its_own_tests(unpacked):
     """All of them are collected, so that every helper is there; those of the pages and the map are run."""
     env = environment(PYTHONPATH=str(unpacked))
-    for some in (["--collect-only"], ["tests/test_layers.py", "tests/test_docs.py", "-k", "not block and not tables"]):
+    for some in (
+        ["--collect-only", "--assert=plain"],
+        ["tests/test_layers.py", "tests/test_docs.py", "-k", "not block and not tables"],
+    ):
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *some]
         done = subprocess.run(command, cwd=unpacked, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:]

@@ -59,7 +59,10 @@ class _Calibration:
         )
 
     def add(self, how: How) -> None:
-        """Adds the searches of all steps for units that are searched in one way."""
+        """Adds the searches of all steps for units that are searched in one way.
+
+        Meanwhile the kernel runs in other threads: it looks for those of all steps.
+        """
         for step, searches in zip(self.steps, self.searches, strict=True):
             found = step.search(how)
             self.kept.append(found)

@@ -81,8 +81,9 @@ class Arrays:
         self.has_classic = isinstance(settings.method, KLClassic) and bool(self.steps)
         kinds, choices = len(kinds_of(settings.scheme)), max(1, len(self.steps) + self.has_classic)
         self.low, self.high, self.number, self.known, self.deployed = keys.new_empty((5, units), dtype=torch.float64)
-        self.full, self.scale = keys.new_empty((kinds + choices, units), dtype=torch.float64).split([kinds, choices])
-        below = keys.new_empty((kinds + choices, units), dtype=torch.int64)
+        # 0 at first: a step reads the choices of an earlier one even if that had too little memory, and wrote none.
+        self.full, self.scale = keys.new_zeros((kinds + choices, units), dtype=torch.float64).split([kinds, choices])
+        below = keys.new_zeros((kinds + choices, units), dtype=torch.int64)
         self.full_below, self.below = below.split([kinds, choices])
         self.tops = keys.new_empty(units, dtype=torch.int64)
         self.status, self.how, self.bounded, self.short = keys.new_empty((4, units), dtype=torch.uint8)

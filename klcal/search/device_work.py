@@ -48,7 +48,6 @@ OWN_BYTES, NEAR_BYTES, NEAR_PIECE_BYTES = 5376, 2048, 40  # shared memory of a w
 WARP, LANE_THREADS, LANE_RESIDENT = 32, 128, 2  # threads of a warp, of a block; blocks on a multiprocessor
 LEAST_ROWS, MOST_SHORT = 16, 256  # values of a short unit, as in source/points.h
 ROW_BYTES, BALANCE_BYTES, DESK_BYTES, CANDIDATE_BYTES = 640, 384, 33 << 10, 768
-CANDIDATES, OCTAVES = 96, 6  # kept candidates: a few, and the scales of so many octaves
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class Work:
         self.arrays = Arrays(found, settings, self.place)
         self.asked = asked_of(settings, self.sub, self.place)
         self.held: list[Kept] = []
+        self.listed: dict[Part, torch.Tensor] = {}  # the numbers of units, which are the same in all steps
 
     def _each_unit(self, name: str, *arguments: int) -> None:
         """Queues a kernel that has a thread for each unit."""
@@ -126,7 +126,7 @@ class Work:
         macros = [f"SCHEME_KIND={scheme_kind(step.scheme)}", f"ROUNDING_KIND={rounding_kind(step.scheme)}"]
         told = search.address, self._units(step), self.arrays.addresses[f"wanted {number}"]
         if part.is_short:
-            candidates = (CANDIDATES + OCTAVES * step.density(how).coarse) * factor
+            candidates = step.candidates(how) * factor
             of_row = ROW_BYTES + BALANCE_BYTES * (step.scheme.kind == "affine")
             far = of_row * (_rows(part) + 4) + DESK_BYTES + CANDIDATE_BYTES * candidates
             return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], far)
@@ -236,16 +236,19 @@ class Work:
         return left
 
     def _numbers(self, part: Part) -> torch.Tensor:
-        """The numbers of units, int64, on the device."""
+        """The numbers of units, int64, on the device. Waits for it when a part is asked for first."""
         import torch
 
+        if part in self.listed:
+            return self.listed[part]
         status, how = self.arrays.status, self.arrays.how
         wanted = torch.zeros_like(status, dtype=torch.bool)
         for each in part.ways:
             wanted |= how == int(each)
         if part.is_short is not None:
             wanted &= self.arrays.short == int(part.is_short)
-        return torch.nonzero(wanted & ((status == OK) | (status == VANISHED))).reshape(-1)
+        self.listed[part] = torch.nonzero(wanted & ((status == OK) | (status == VANISHED))).reshape(-1)
+        return self.listed[part]
 
 
 def _part(ways: Sequence[How], is_short: bool | None, summary: Summary) -> Part:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from klcal.quantizers.scheme import Scheme
 from klcal.search.density import density_of
-from klcal.search.explore import Density
+from klcal.search.explore import first_ratios
 from klcal.search.methods import KL, METHODS, MSE, KLClassic, Method, sub_bins_per_cell
 from klcal.search.outcome_structures import Kept, kinds_of, on_place
 from klcal.search.structures import HOST, Place
@@ -19,6 +19,9 @@ from klcal.search.units import VALUES_PER_BIN, loss_of
 from klcal.sketches.patterns import MOST
 
 __all__ = ["Step", "is_searched_in_c", "steps_of"]
+
+OCTAVES = 4  # of a ladder of scales, beyond its first part: groups of six distributions had up to three, at int2
+FURTHER = 16  # candidates: on the smallest distance of two values, and the choices of other steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +41,18 @@ class Step:
         """The number of values of a unit from which D decides; more than any unit has if it never does."""
         return VALUES_PER_BIN * self.scheme.size * self.sub if self.sub > 1 else MOST + 1
 
-    def density(self, how: int) -> Density:
-        """The density of the scales that are tried for units that are searched in the way ``how``."""
-        return density_of(self.scheme, how)
+    def candidates(self, how: int) -> int:
+        """How many scales are tried for most units that are searched in the way ``how``; for some there are more."""
+        density = density_of(self.scheme, how)
+        first = first_ratios(self.scheme, density)
+        before = first.full.size + first.end.size + first.on_level.size + density.octave.size * OCTAVES
+        fine = [ratios.size for ratios in density.around]
+        return before + density.starts + density.basins * sum(fine[:1]) + sum(fine[1:]) + density.refinements + FURTHER
 
     def search(self, how: int, place: Place = HOST) -> Kept:
         """The C structure of the search, for units that are searched in the way ``how``."""
         loss = loss_of(self.scheme, how, self.sub, self.weight)
-        return on_place(self.scheme, self.density(how), loss, place)
+        return on_place(self.scheme, density_of(self.scheme, how), loss, place)
 
 
 def is_searched_in_c(method: Method) -> bool:

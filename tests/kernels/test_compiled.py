@@ -17,7 +17,9 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS, Scheme
-from klcal.search import compiled_outcomes
+from klcal.search import compiled_outcomes, methods
+from klcal.search.density import How
+from klcal.search.settings import Settings
 from klcal.search.structures import figures_alone, search_of
 from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
@@ -101,6 +103,14 @@ def test_both_kernels_choose_alike_at_the_ends_of_floats(values, dtype):
     assert not differing(*by_each_kernel(np.float32(values * 5), dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", ["int3", "uint4", "uint8"])
+@pytest.mark.parametrize("more", [[], [1e38, -2e38, 3e37] * 20])
+def test_scales_with_which_no_zero_point_is_within_float32(dtype, more):
+    """The candidates above the full scale of a unit that reaches from one end of float32 to the other."""
+    values = np.float32([-3.4e38, *[3.4e38] * 1000, *more])
+    assert not differing(*by_each_kernel(values, dtype=dtype, scheme="affine", method="mse"))
+
+
 def test_a_kernel_that_is_a_bit_off_is_noticed(monkeypatch):
     """The broken twin: every scale is the next float32."""
     values = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
@@ -129,3 +139,26 @@ def test_what_the_kernel_is_reported_is_kept_however_many_others_ask_meanwhile()
     gc.collect()
     assert arrays
     assert all(each() is not None for each in arrays)
+
+
+class Told(dict[int, int]):
+    """The searches of a step, which tells when one is added."""
+
+    def __init__(self, order: list[int], number: int) -> None:
+        super().__init__()
+        self.order, self.number = order, number
+
+    def __setitem__(self, how: int, where: int) -> None:
+        self.order.append(self.number)
+
+
+def test_a_way_is_known_to_other_threads_only_once_all_of_its_searches_are(monkeypatch):
+    """They search at the same time, and the kernel asks whether there is a search for the first step."""
+    how = Settings(methods.parse("mse"), Scheme.parse("uint4", "affine", "float32"), None, "fail")
+    by = compiled_outcomes._Calibration(how, 8, weighted=True)
+    assert len(by.steps) > 2
+    order: list[int] = []
+    by.searches = [Told(order, number) for number in range(len(by.steps))]
+    by.add(How.LONG)
+    assert sorted(order) == list(range(len(by.steps)))
+    assert order[-1] == 0

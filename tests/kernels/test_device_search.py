@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import weakref
@@ -21,7 +22,8 @@ from klcal.kernels.cuda import OPTIONS, SOURCE, source_text
 from klcal.quantizers.granularity import parse_per
 from klcal.quantizers.layout import layout
 from klcal.quantizers.scheme import Scheme
-from klcal.search import density, device_work, methods, on_device
+from klcal.search import density, device_work, methods, on_device, steps
+from klcal.search.c_types import Wanted
 from klcal.search.density import How
 from klcal.search.settings import Settings
 from klcal.sketches import device_units
@@ -206,6 +208,39 @@ def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
     assert not agree(tensor, "group:128", Shim(shared=70 << 10, has_threads=True), dtype="int4", method="mse")
 
 
+class WithoutMemory(Shim):
+    """A device whose first search has too little memory for all units: they are searched once more."""
+
+    searches = 0
+
+    def launch(self, file: str, name: str, *told: int, macros: tuple[str, ...] = ()) -> None:
+        if name == "search_units":
+            self.searches += 1
+            units, wanted, left = told[6], Wanted.from_address(told[7]), ctypes.c_int64.from_address(told[-1])
+            if self.searches == 1:
+                left.value = units
+                return
+            if wanted.plain_below:
+                assert set((ctypes.c_int64 * units).from_address(wanted.plain_below)) <= set(range(16))
+        super().launch(file, name, *told, macros=macros)
+
+
+def test_a_step_without_memory_leaves_no_choice_that_a_later_one_could_fall_over(monkeypatch):
+    made = torch.Tensor.new_empty
+
+    def spoilt(*arguments: Any, **more: Any) -> torch.Tensor:
+        found = made(*arguments, **more)
+        found.view(torch.uint8).fill_(0x5A)
+        return found
+
+    values = np.random.default_rng(0).standard_normal((3, 20_000)).astype(np.float32)
+    asked = {"dtype": "uint4", "method": "mse", "scheme": "affine", "importance": weights_of(values)}
+    monkeypatch.setattr(torch.Tensor, "new_empty", spoilt)
+    launcher = WithoutMemory()
+    assert not agree(torch.from_numpy(values), launcher=launcher, **asked)
+    assert launcher.searches > 6
+
+
 # --- a thread for each short unit
 
 
@@ -248,8 +283,8 @@ def test_a_short_unit_has_a_thread(per, columns, asked, is_weighted):
 
 
 def test_short_units_for_which_the_memory_is_too_little_have_more(monkeypatch):
-    monkeypatch.setattr(device_work, "CANDIDATES", 5)
-    monkeypatch.setattr(device_work, "OCTAVES", 0)
+    monkeypatch.setattr(steps, "OCTAVES", 0)
+    monkeypatch.setattr(steps, "FURTHER", 0)
     tensor, seen, usual = torch.from_numpy(spoiled(150, 256)), Seen(), Seen()
     assert not agree(tensor, "group:128", seen, dtype="int4", method="mse")
     monkeypatch.undo()

@@ -1,5 +1,7 @@
 /* The threads of a block, each with a stack of its own, in the place of the loops of device.h: a thread runs until it comes
-   to a SYNC, and then another does. The warps one after the other, as far as each can come; in an order that changes. */
+   to a SYNC, and then another does. The warps one after the other, as far as each can come; in an order that changes.
+   A thread begins in a context of its own. Later turns are jumps: a swap of contexts asks the system each time. */
+#include <setjmp.h>
 #include <ucontext.h>
 
 #define LANES_OF_WARP 32
@@ -9,7 +11,9 @@
 
 enum { AT_WARP, AT_BLOCK, AT_END, STATES }; /* what a thread waits for */
 
-static ucontext_t device_host, device_threads[THREADS];
+static char ALIGNED16 device_stacks[THREADS][STACK];
+static ucontext_t device_beginnings[THREADS];
+static jmp_buf device_host, device_threads[THREADS];
 static int device_thread, device_state;
 static uint32_t device_lanes[THREADS];
 
@@ -17,7 +21,15 @@ static __attribute__((noinline)) int this_thread(void) { return *(volatile int *
 
 static __attribute__((noinline)) void wait_at(int state) {
     device_state = state;
-    swapcontext(device_threads + this_thread(), &device_host);
+    if (!_setjmp(device_threads[this_thread()])) _longjmp(device_host, 1);
+}
+
+/* Lets a thread go on until it waits. */
+static __attribute__((noinline)) void turn_to(int thread, int is_first) {
+    device_thread = thread;
+    if (_setjmp(device_host)) return;
+    if (is_first) setcontext(device_beginnings + thread);
+    _longjmp(device_threads[thread], 1);
 }
 
 #define EACH_THREAD(thread) for (int thread = this_thread(), once = 1; once; once = 0)
@@ -75,38 +87,36 @@ static void run_thread(void) {
 }
 
 /* Lets the threads of a warp go on until none waits only for others of it; what all wait for then, or STATES. */
-static int run_warp(int warp, int turn) {
+static int run_warp(int warp, int turn, int is_first) {
     int waiting[STATES];
     do {
         for (int state = 0; state < STATES; state++) waiting[state] = 0;
         for (int lane = 0; lane < LANES_OF_WARP; lane++) {
-            device_thread = warp * LANES_OF_WARP + (lane ^ turn);
-            swapcontext(&device_host, device_threads + device_thread);
+            turn_to(warp * LANES_OF_WARP + (lane ^ turn), is_first);
             waiting[device_state]++;
         }
+        is_first = 0;
     } while (waiting[AT_WARP] == LANES_OF_WARP);
     return waiting[AT_BLOCK] == LANES_OF_WARP ? AT_BLOCK : waiting[AT_END] == LANES_OF_WARP ? AT_END : STATES;
 }
 
 /* Runs a block; whether all threads came to the same ends. */
 PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed);
-PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t first) {
-    volatile uint32_t seed = first; /* which makecontext's like may clobber in a register */
-    char *stacks = malloc((size_t)THREADS * STACK);
-    int states[STATES + 1], is_good = stacks != 0;
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed) {
+    int states[STATES + 1], is_first = 1;
     device_kernel = kernel, device_arguments = arguments;
-    for (int i = 0; i < THREADS && is_good; i++) {
-        getcontext(device_threads + i);
-        device_threads[i].uc_stack.ss_sp = stacks + (size_t)i * STACK;
-        device_threads[i].uc_stack.ss_size = STACK;
-        makecontext(device_threads + i, run_thread, 0);
+    for (int i = 0; i < THREADS; i++) {
+        getcontext(device_beginnings + i);
+        device_beginnings[i].uc_stack.ss_sp = device_stacks[i];
+        device_beginnings[i].uc_stack.ss_size = STACK;
+        makecontext(device_beginnings + i, run_thread, 0);
     }
     do {
         for (int state = 0; state <= STATES; state++) states[state] = 0;
         seed = seed * 1664525u + 1013904223u;
-        for (int warp = 0; warp < WARPS && is_good; warp++)
-            states[run_warp(warp ^ (int)((seed >> 27) % WARPS), (int)(seed >> 22 & 31))]++;
-    } while (is_good && states[AT_BLOCK] == WARPS);
-    free(stacks);
-    return is_good && states[AT_END] == WARPS;
+        for (int warp = 0; warp < WARPS; warp++)
+            states[run_warp(warp ^ (int)((seed >> 27) % WARPS), (int)(seed >> 22 & 31), is_first)]++;
+        is_first = 0;
+    } while (states[AT_BLOCK] == WARPS);
+    return states[AT_END] == WARPS;
 }

@@ -11,10 +11,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from fcntl import LOCK_EX, flock
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from shutil import which
-from tempfile import mkdtemp
 from typing import NamedTuple
 
 import numpy as np
@@ -31,12 +32,13 @@ from klcal.sketches.sketch import Sketch
 from tests.support.lazy import torch
 
 COMPILER = os.environ.get("CC", "cc")
-FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
+FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC", "-Wall", "-Wextra"]
 FLAGS += ["-Wno-unused-function"]  # a header has those that one kernel needs, and another does not
 SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
 LOCK = threading.RLock()  # the shim has one block at a time
 ARGUMENTS = 20  # of a kernel at most, as in device_threads.h
 THREADS = Path(__file__).with_name("device_threads.h")
+KEPT = Path(__file__).parents[2] / "build" / "shims"  # what is compiled, which is used again by all processes and runs
 SEARCH = "device_search.cu"
 TEAMS = "device_outcomes.cu", "device_weighed.cu"  # of threads that know one another: no loop can go through them
 JUNK = b"\xa5"  # in each of them at first
@@ -149,14 +151,27 @@ def shim(file: Path, has_threads: bool, macros: tuple[str, ...] = ()) -> ctypes.
     """A file of kernels as a library; the test is skipped where it cannot be built."""
     if which(COMPILER) is None:
         pytest.skip("there is no C compiler")
-    library = Path(mkdtemp()) / "shim.so"
     flags = [*FLAGS, *os.environ.get("KLCAL_SHIM_FLAGS", "").split(), *(f"-D{macro}" for macro in macros)]
     if has_threads:
         if "asan" in os.environ.get("LD_PRELOAD", "") or sys.platform != "linux":
             pytest.skip("threads that take turns need glibc, and no sanitizer")
-        flags += ["-std=gnu11", f'-DKLCAL_THREADS="{THREADS}"']
-    subprocess.run([COMPILER, "-x", "c", *flags, "-o", library, file, "-lm"], check=True)
-    return ctypes.CDLL(str(library))
+        flags += ["-std=gnu11", "-U_FORTIFY_SOURCE", f'-DKLCAL_THREADS="{THREADS}"']  # it forbids jumps between stacks
+    command = [COMPILER, "-x", "c", *flags, file.name, "-lm"]
+    texts = [path.read_bytes() for path in (THREADS, *sorted(file.parent.glob("*.*")))]
+    return ctypes.CDLL(str(built(command, file.parent, sha256(repr((command, texts)).encode()).hexdigest())))
+
+
+def built(command: list[str], folder: Path, key: str) -> Path:
+    """What the command, called in a folder, builds; of the processes that need it, the first one builds it."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    library = KEPT / f"{key}.so"
+    with library.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not library.exists():
+            new = library.with_suffix(".new")
+            subprocess.run([*command, "-o", new], cwd=folder, check=True)
+            new.replace(library)
+    return library
 
 
 TORCH_DTYPES = [dtype for dtype in FLOAT_DTYPES if dtype != "float4_e2m1fn"]

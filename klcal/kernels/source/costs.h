@@ -52,11 +52,12 @@ APART void refined(const Costs *costs, const double *scale, const int64_t *below
 
 /* --- affine ones */
 
-/* The best of all numbers of levels below zero that are allowed; at most FEW_LEVELS of them. */
+/* The best of all numbers of levels below zero that are allowed, the first of equal ones; at most FEW_LEVELS of them. With
+   a scale so large that none keeps both ends within float32, it is the most that keep one. */
 static void least_of_every(const Costs *costs, double scale, Desk *desk, int64_t *below, double *error) {
     int64_t fewest, most;
     allowed_belows(costs, 0, scale, &fewest, &most);
-    int64_t n = most - fewest + 1; /* of equal ones the first is taken */
+    int64_t n = most > fewest ? most - fewest + 1 : 1;
     EACH(i, n) {
         desk->same[i] = scale;
         desk->other[i] = most - i;
@@ -85,7 +86,8 @@ static int guess_belows(const Costs *costs, const double *scale, int64_t n, int6
     EACH(i, n) EACH_UNIT(unit) {
         int64_t fewest, most, at = AT(i, unit), guess = below[at];
         allowed_belows(costs, unit, scale[at], &fewest, &most);
-        below[at] = guess < fewest ? fewest : guess > most ? most : guess;
+        guess = guess > fewest ? guess : fewest;
+        below[at] = guess < most ? guess : most; /* the fewest may be more: see least_of_every */
         other[at] = below[at] + 1 < most ? below[at] + 1 : most;
     }
     MEET;

@@ -97,11 +97,14 @@ static int64_t of_way(const Stretch *stretch, const uint8_t *status, int64_t siz
     return n;
 }
 
-/* The ways without a search in which units have to be searched, as bits. */
+/* The ways without a search in which units have to be searched, as bits. The host may add some meanwhile, step by step. */
 static int64_t missing_ways(const Calibration *by, const Stretch *stretch, const uint8_t *status, int64_t size) {
-    int64_t missing = 0;
+    int64_t wanted = 0, missing = 0;
     for (int64_t unit = 0; unit < size; unit++)
-        if (status[unit] == OK && !by->steps[0].searches[stretch->how[unit]]) missing |= (int64_t)1 << stretch->how[unit];
+        if (status[unit] == OK) wanted |= (int64_t)1 << stretch->how[unit];
+    for (int how = 0; how < WAYS; how++)
+        for (int64_t number = 0; number < by->number_of_steps && wanted >> how & 1; number++)
+            if (!by->steps[number].searches[how]) missing |= (int64_t)1 << how;
     return missing;
 }
 
