@@ -16,6 +16,7 @@ settings.register_profile("klcal", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "klcal")
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes: there is a worker for each core, and its tensors are small
 os.environ.pop("COLUMNS", None)  # which pytest's workers have: tables would be as narrow
 
 

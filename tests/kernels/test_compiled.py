@@ -17,9 +17,8 @@ from klcal.errors import UsageError
 from klcal.quantizers.code_points import FLOATS
 from klcal.quantizers.scale_formats import SCALE_FORMATS
 from klcal.quantizers.scheme import KINDS, Scheme
-from klcal.search import compiled_outcomes, methods
+from klcal.search import compiled_outcomes
 from klcal.search.density import How
-from klcal.search.settings import Settings
 from klcal.search.structures import figures_alone, search_of
 from tests.support.kernels import KERNELS, differing, kernel
 from tests.support.samples import DISTRIBUTIONS, cut, sample
@@ -141,24 +140,20 @@ def test_what_the_kernel_is_reported_is_kept_however_many_others_ask_meanwhile()
     assert all(each() is not None for each in arrays)
 
 
-class Told(dict[int, int]):
-    """The searches of a step, which tells when one is added."""
+def test_the_kernel_waits_for_the_searches_of_all_steps(monkeypatch):
+    """Another thread may have added some of them only."""
+    values = sample(np.random.default_rng(0), "laplace", 3_000).reshape(10, 300).astype(np.float32)
+    asked = {"per": "channel", "dtype": "uint4", "scheme": "affine", "method": "mse"}
+    expected = klcal.calibrate(values, **asked)
+    add, calls = compiled_outcomes._Calibration.add, []
 
-    def __init__(self, order: list[int], number: int) -> None:
-        super().__init__()
-        self.order, self.number = order, number
+    def step_by_step(self, how: How) -> None:
+        every = self.steps, self.searches
+        calls.append(how)
+        self.steps, self.searches = (each[: len(calls)] for each in every)
+        add(self, how)
+        self.steps, self.searches = every
 
-    def __setitem__(self, how: int, where: int) -> None:
-        self.order.append(self.number)
-
-
-def test_a_way_is_known_to_other_threads_only_once_all_of_its_searches_are(monkeypatch):
-    """They search at the same time, and the kernel asks whether there is a search for the first step."""
-    how = Settings(methods.parse("mse"), Scheme.parse("uint4", "affine", "float32"), None, "fail")
-    by = compiled_outcomes._Calibration(how, 8, weighted=True)
-    assert len(by.steps) > 2
-    order: list[int] = []
-    by.searches = [Told(order, number) for number in range(len(by.steps))]
-    by.add(How.LONG)
-    assert sorted(order) == list(range(len(by.steps)))
-    assert order[-1] == 0
+    monkeypatch.setattr(compiled_outcomes._Calibration, "add", step_by_step)
+    assert not differing(klcal.calibrate(values, **asked), expected)
+    assert len(calls) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pytest
 
 import klcal
 from klcal.kernels import library
+from klcal.kernels.cuda import SOURCE
 from tests import sanitized
+from tests.support.built import built
 from tests.support.kernels import differing, kernel
 
 SCARCE = Path(__file__).parent.parent / "support" / "failing_allocations.h"
@@ -23,13 +24,12 @@ EVER = (1 << 63) - 1
 
 
 @pytest.fixture(scope="module")
-def scarce(tmp_path_factory) -> Path:
+def scarce() -> Path:
     """A kernel of whose allocations one can fail."""
     if not shutil.which(shlex.split(sanitized.COMPILER)[0]):
         pytest.skip("there is no C compiler")
-    built = tmp_path_factory.mktemp("scarce") / "scarce.so"
-    subprocess.run([*shlex.split(sanitized.COMPILER), *FLAGS, "-o", str(built), *sanitized.SOURCES, "-lm"], check=True)
-    return built
+    command = [*shlex.split(sanitized.COMPILER), *FLAGS, *sanitized.SOURCES, "-lm"]
+    return built(command, [SCARCE, *SOURCE.glob("*.*")])
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,11 @@ from hypothesis import strategies as st
 import klcal
 from klcal.errors import UsageError
 from klcal.kernels import library
+from klcal.kernels.cuda import SOURCE
 from klcal.tables.units import UNIT_FIELDS
 from tests import sanitized
 from tests.kernels.test_compiled import by_each_kernel, requests
+from tests.support.built import built
 from tests.support.kernels import differing, kernel
 from tests.support.samples import DISTRIBUTIONS, sample
 
@@ -88,17 +89,15 @@ GENERATIONS = {"any": (), "v3": ("-march=x86-64-v3",)}  # the newest that this m
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
-def older(request, tmp_path_factory) -> Path:
+def older(request) -> Path:
     """The kernel as an older machine of the same kind runs it."""
     if not shutil.which(shlex.split(sanitized.COMPILER)[0]):
         pytest.skip("there is no C compiler")
     if request.param != "any" and (platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text()):
         pytest.skip("the machine is of another kind")
-    built = tmp_path_factory.mktemp("older") / "older.so"
-    flags = [flag for flag in sanitized.FLAGS if "sanitize" not in flag and flag != "-O1"]
-    command = [*shlex.split(sanitized.COMPILER), *flags, "-O2", *GENERATIONS[request.param], "-o", str(built)]
-    subprocess.run([*command, *sanitized.SOURCES, "-lm"], check=True)
-    return built
+    flags = [flag for flag in sanitized.FLAGS if "sanitize" not in flag and flag not in ("-O1", "-g")]
+    command = [*shlex.split(sanitized.COMPILER), *flags, "-O2", *GENERATIONS[request.param]]
+    return built([*command, *sanitized.SOURCES, "-lm"], SOURCE.glob("*.*"))
 
 
 CASES = [

@@ -102,8 +102,10 @@ static int run_warp(int warp, int turn, int is_first) {
 
 /* Runs a block; whether all threads came to the same ends. */
 PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed);
-PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t seed) {
-    int states[STATES + 1], is_first = 1;
+PUBLIC int klcal_run_block(Kernel *kernel, const int64_t *arguments, uint32_t first) {
+    volatile uint32_t seed = first; /* getcontext's like may clobber what is in a register */
+    volatile int is_first = 1;
+    int states[STATES + 1];
     device_kernel = kernel, device_arguments = arguments;
     for (int i = 0; i < THREADS; i++) {
         getcontext(device_beginnings + i);

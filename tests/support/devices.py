@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
 import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from fcntl import LOCK_EX, flock
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from shutil import which
 from typing import NamedTuple
@@ -29,6 +26,7 @@ from klcal.sketches.counting import FLOAT_DTYPES
 from klcal.sketches.device_counting import DeviceCounter
 from klcal.sketches.patterns import TENSOR, Resolution
 from klcal.sketches.sketch import Sketch
+from tests.support.built import built
 from tests.support.lazy import torch
 
 COMPILER = os.environ.get("CC", "cc")
@@ -38,7 +36,6 @@ SHARED = 1 << 18  # bytes of shared memory, as in source/device.h
 LOCK = threading.RLock()  # the shim has one block at a time
 ARGUMENTS = 20  # of a kernel at most, as in device_threads.h
 THREADS = Path(__file__).with_name("device_threads.h")
-KEPT = Path(__file__).parents[2] / "build" / "shims"  # what is compiled, which is used again by all processes and runs
 SEARCH = "device_search.cu"
 TEAMS = "device_outcomes.cu", "device_weighed.cu"  # of threads that know one another: no loop can go through them
 JUNK = b"\xa5"  # in each of them at first
@@ -157,21 +154,7 @@ def shim(file: Path, has_threads: bool, macros: tuple[str, ...] = ()) -> ctypes.
             pytest.skip("threads that take turns need glibc, and no sanitizer")
         flags += ["-std=gnu11", "-U_FORTIFY_SOURCE", f'-DKLCAL_THREADS="{THREADS}"']  # it forbids jumps between stacks
     command = [COMPILER, "-x", "c", *flags, file.name, "-lm"]
-    texts = [path.read_bytes() for path in (THREADS, *sorted(file.parent.glob("*.*")))]
-    return ctypes.CDLL(str(built(command, file.parent, sha256(repr((command, texts)).encode()).hexdigest())))
-
-
-def built(command: list[str], folder: Path, key: str) -> Path:
-    """What the command, called in a folder, builds; of the processes that need it, the first one builds it."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    library = KEPT / f"{key}.so"
-    with library.with_suffix(".lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        if not library.exists():
-            new = library.with_suffix(".new")
-            subprocess.run([*command, "-o", new], cwd=folder, check=True)
-            new.replace(library)
-    return library
+    return ctypes.CDLL(str(built(command, [THREADS, *file.parent.glob("*.*")], file.parent)))
 
 
 TORCH_DTYPES = [dtype for dtype in FLOAT_DTYPES if dtype != "float4_e2m1fn"]

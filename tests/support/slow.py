@@ -127,9 +127,14 @@ def total(pieces) -> int:
 
 
 def rounded(x: float, scale: float, levels: list[float]) -> float:
-    """The level that a value becomes: the nearest to x / scale; of two, the one an even number of levels from zero."""
+    """The level that a value becomes: the nearest to x / scale; of two, the one an even number of levels from zero.
+
+    Levels ascend, so one of the two around it is.
+    """
     zero, steps = levels.index(0.0), x / scale
-    k = min(range(len(levels)), key=lambda k: (abs(Fraction(steps) - Fraction(levels[k])), (k - zero) % 2))
+    above = bisect_left(levels, steps)
+    around = range(max(above - 1, 0), min(above + 1, len(levels)))
+    k = min(around, key=lambda k: (abs(Fraction(steps) - Fraction(levels[k])), (k - zero) % 2))
     return levels[k]
 
 

@@ -117,7 +117,6 @@ static void count_within(const Pieces *pieces, int is_negative, double *within) 
     EACH(i, end - begin) points += (bits_of(pieces->values[begin + i]) & (((int64_t)1 << SHIFT) - 1)) != 0;
     points = sum_of_team(points);
     int is_upward = (points > 0) != is_negative;
-    MEET;
     EACH(i, end - begin) within[begin + i + is_upward] = pieces->counts[begin + i];
     if (ALONE) within[is_upward ? begin : end] = 0;
     Running counts = {within + begin + is_upward, end - begin, !is_upward};
