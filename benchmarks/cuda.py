@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 import klcal
+from benchmarks import cuda_units
 from benchmarks.side_by_side import PYTHON, in_turns, process, ratio, report, seconds
 from klcal.errors import UsageError
 from klcal.sketches.device_counting import DeviceCounter, usable_device
@@ -33,7 +32,7 @@ BATCHES = 200
 QUEUED = 1 << 26  # cycles that a device idles while the host begins more: 40 ms
 SIZES = (10**4, 10**6, 10**7)
 BINS = 2048
-SIDE = 8192  # of a weight
+SIDE = 8192  # values of a row of a tensor in a file
 TENSORS, TENSOR_VALUES = 16, 1 << 27  # of a file: 4 GiB in bfloat16
 START = "import torch; torch.zeros(1, device='cuda')"
 COPY = f"""
@@ -55,26 +54,6 @@ print(time.perf_counter() - start)
 """
 
 
-class UnitsCase(NamedTuple):
-    """Units of a weight on the device, and the milliseconds that they may take. Add a line for what counts there."""
-
-    per: str
-    dtype: str
-    method: str
-    most: float
-    is_weighed: bool = False  # by an importance of its columns
-
-
-UNITS = (
-    UnitsCase("channel", "int8", "mse", 5),
-    UnitsCase("channel", "int8", "kl", 10),
-    UnitsCase("group:128", "int4", "mse", 5),
-    UnitsCase("group:128", "int4", "kl", 10),
-    UnitsCase("group:128", "uint4", "mse", 15),
-    UnitsCase("group:128", "int4", "mse", 30, is_weighed=True),
-)
-
-
 def run() -> None:
     """All of it in one go."""
     try:
@@ -87,7 +66,7 @@ def run() -> None:
     torch.manual_seed(0)
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     start = time.perf_counter()
-    for part in (_counting, _batches, _sketches, _units, _files, _file_units):
+    for part in (_counting, _batches, _sketches, cuda_units.run, _files, _file_units):
         part()
         torch.cuda.empty_cache()
     report("The whole benchmark (at most 180)", [("seconds", f"{time.perf_counter() - start:.0f}")])
@@ -208,28 +187,6 @@ def _sketches() -> None:
         calls[f"{size:,} float32"] = partial(klcal.sketch, values)
     times = in_turns(calls, rounds=21)
     report("klcal.sketch of a tensor on the device, to the end", [(name, seconds(times[name])) for name in times])
-
-
-# --- units
-
-
-def _units() -> None:
-    import torch
-
-    weight = torch.randn(SIDE, SIDE, device=DEVICE)
-    held, importance = weight.cpu(), np.random.default_rng(0).random(SIDE)
-    rows = []
-    for case in UNITS:
-        asked: dict[str, Any] = {"per": case.per, "dtype": case.dtype, "method": case.method}
-        asked["importance"] = importance if case.is_weighed else None
-        found, expected = klcal.calibrate(weight, **asked), klcal.calibrate(held, **asked)
-        assert np.array_equal(found.units.scale, expected.units.scale), case
-        assert np.array_equal(found.units.zero_point, expected.units.zero_point), case
-        assert (found.kl, found.mse) == (expected.kl, expected.mse), case
-        times = in_turns({"device": partial(klcal.calibrate, weight, **asked)}, rounds=3)
-        what = f"{case.per}, {case.dtype}, {case.method}{', importance' if case.is_weighed else ''}"
-        rows.append((f"{what} (at most {case.most} ms)", seconds(times["device"])))
-    report(f"Units of a [{SIDE}, {SIDE}] float32 weight on the device, to the row", rows)
 
 
 # --- files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +50,8 @@ def there(tensor, per: str = "channel", launcher: Shim | None = None, **asked: A
     if weights is not None:
         weights = Importance.of(checked_importance(weights, shape), shape, place.order, place).in_own_order(place)
     units = place.tiles, all_units(place), launcher or Shim()
-    counted = counted_on_device(tensor, checked_tensor(tensor), *units, importance=weights)
+    at_once = device_units.AT_ONCE
+    counted = counted_on_device(tensor, checked_tensor(tensor), *units, importance=weights, at_once=at_once)
     row = calibrate_counted(counted, place, how, weighed=weights is not None)
     return replace(row, shape=shape)
 
@@ -117,6 +119,21 @@ def test_sketches_that_a_device_counted_are_those_of_the_cpu():
     assert host_sketch(counted) == replace(expected, grid=None)
     some = np.array([3, 0, 17])
     assert host_sketch(counted, some) == expected.take(some)
+
+
+def test_a_part_of_the_units_is_freed_before_the_next_is_counted(monkeypatch):
+    counted, before = [], device_units.count_units
+
+    def count_units(*arguments: Any):
+        assert not any(keys() is not None for keys in counted)
+        found = before(*arguments)
+        counted.append(weakref.ref(found.keys))
+        return found
+
+    monkeypatch.setattr(device_units, "AT_ONCE", 5000)
+    monkeypatch.setattr(device_units, "count_units", count_units)
+    there(torch.from_numpy(spoiled(40, 300)), dtype="int8", method="mse", nonfinite="ignore")
+    assert len(counted) > 2
 
 
 def weights_of(values: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -42,7 +42,8 @@ def counted(tensor, importance, per: str, launcher: Shim | None = None, resoluti
     place = layout(parse_per(per), tuple(tensor.shape))
     weights = weights_of(importance, tuple(tensor.shape), place.order, place)
     told = tensor, checked_tensor(tensor), place.tiles, all_units(place), launcher or Shim()
-    return place, counted_on_device(*told, importance=weights, resolution=resolution)
+    at_once = device_units.AT_ONCE
+    return place, counted_on_device(*told, importance=weights, resolution=resolution, at_once=at_once)
 
 
 def sketch_of(tensor, importance, per: str, launcher: Shim | None = None, resolution=UNITS) -> Sketch:
