@@ -77,6 +77,7 @@ class Work:
         self.arrays = Arrays(found, settings, self.place)
         self.asked = asked_of(settings, self.sub, self.place)
         self.held: list[Kept] = []
+        self.left = self.arrays.tops.new_zeros(1)  # the number of units that had too little memory
         self.listed: dict[Part, torch.Tensor] = {}  # the numbers of units, which are the same in all steps
 
     def _each_unit(self, name: str, *arguments: int) -> None:
@@ -99,28 +100,31 @@ class Work:
             summary: from ``prepare``.
             factor: the memory of each team, as a multiple of what is usual.
         """
-        arrays, lefts = self.arrays, []
+        arrays = self.arrays
+        self.left.zero_()
         if not arrays.steps:
             arrays.scale.copy_(arrays.full[-1:])
             arrays.below.copy_(arrays.full_below[-1:])
         for number, part in product(range(len(arrays.steps)), list(_of_each_way(summary))):
-            lefts.append(self._searched(number, part, factor))
+            self._searched(number, part, factor)
         if arrays.has_classic:
-            lefts += [self._by_classic(part, factor) for part in _teams(summary)]
+            for part in _teams(summary):
+                self._by_classic(part, factor)
         status, deployed = arrays.status.data_ptr(), arrays.addresses["deployed"]
         chosen = arrays.scale[-1].data_ptr(), arrays.below[-1].data_ptr()
         self._each_unit("deploy_units", self.asked.address, *chosen, status, deployed, self.units)
         judged = _threads_and_teams if _has_short_figures(self.settings.scheme) else _teams
-        lefts += [self._judged(part, factor) for part in judged(summary)]
-        return not lefts or not int(sum(left[0] for left in lefts))
+        for part in judged(summary):
+            self._judged(part, factor)
+        return not int(self.left)
 
     def _held(self, told: Kept) -> Kept:
         """The arguments of kernels, kept alive until all of them are done, even if a cache drops them meanwhile."""
         self.held.append(told)
         return told
 
-    def _searched(self, number: int, part: Part, factor: int) -> torch.Tensor:
-        """Queues the search of units that are searched in one way, in one step; returns what ``_run`` does."""
+    def _searched(self, number: int, part: Part, factor: int) -> None:
+        """Queues the search of units that are searched in one way, in one step."""
         step, how = self.arrays.steps[number], part.ways[0]
         search = self._held(step.search(how, self.place))
         macros = [f"SCHEME_KIND={scheme_kind(step.scheme)}", f"ROUNDING_KIND={rounding_kind(step.scheme)}"]
@@ -129,32 +133,34 @@ class Work:
             candidates = step.candidates(how) * factor
             of_row = ROW_BYTES + BALANCE_BYTES * (step.scheme.kind == "affine")
             far = of_row * (_rows(part) + 4) + DESK_BYTES + CANDIDATE_BYTES * candidates
-            return self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], far)
+            self._run_threads("search_short_units", part, told, [*macros, "ONLY_SEARCH"], far)
+            return
         macros += [f"LOOKED_AT={_looked_at(how)}", "ONLY_SEARCH"]
         if part.values < step.enough:
             macros.append("UNDECIDED")
-        return self._run("search_units", part, told, macros, step.scheme.size * step.sub, factor)
+        self._run("search_units", part, told, macros, step.scheme.size * step.sub, factor)
 
     def _units(self, step: Step) -> int:
         """The address of the pieces that are searched in a step."""
         name = "weighted" if step.weighted else "plain" if self.arrays.left else "units"
         return self.arrays.addresses[name]
 
-    def _by_classic(self, part: Part, factor: int) -> torch.Tensor:
-        """Queues the search of units by `kl-classic`; returns what ``_run`` does."""
+    def _by_classic(self, part: Part, factor: int) -> None:
+        """Queues the search of units by `kl-classic`."""
         where = self.arrays.addresses
         units = self._units(self.arrays.steps[-1])
         told = self._figures_alone(), units, where["wanted by classic"], where["classic"]
         macros = [f"SCHEME_KIND={scheme_kind(self.settings.scheme)}", "ONLY_CLASSIC"]
-        return self._run("classic_units", part, told, macros, self._bins(), factor)
+        self._run("classic_units", part, told, macros, self._bins(), factor)
 
-    def _judged(self, part: Part, factor: int) -> torch.Tensor:
-        """Queues the computation of the figures of units; returns what ``_run`` does."""
+    def _judged(self, part: Part, factor: int) -> None:
+        """Queues the computation of the figures of units."""
         told = self._figures_alone(), self.arrays.addresses["units"], self.arrays.addresses["chosen"]
         if part.is_short:
             far = ROW_BYTES * _rows(part)
-            return self._run_threads("figures_of_short_units", part, told, ["ONLY_FIGURES"], far)
-        return self._run("figures_of_units", part, told, ["ONLY_FIGURES"], self._bins(), factor)
+            self._run_threads("figures_of_short_units", part, told, ["ONLY_FIGURES"], far)
+        else:
+            self._run("figures_of_units", part, told, ["ONLY_FIGURES"], self._bins(), factor)
 
     def _figures_alone(self) -> int:
         """The address of a search that has the scheme and the sub-bins only."""
@@ -172,12 +178,8 @@ class Work:
         macros: list[str],
         bins: int,
         factor: int,
-    ) -> torch.Tensor:
-        """Queues a kernel that has a team for each unit.
-
-        Returns:
-            int64 (1 + n,), on the device: the number of units that had too little memory, and their numbers.
-        """
+    ) -> None:
+        """Queues a kernel that has a team for each unit."""
         import torch
 
         team = TEAM if part.ways[0] <= MOST_OF_WARP else BLOCK_TEAM
@@ -192,12 +194,10 @@ class Work:
         if team == TEAM:
             shared = min(shared, teams * (OWN_BYTES + NEAR_BYTES + NEAR_PIECE_BYTES * part.pieces) // 16 * 16)
         macros = [f"TEAM={team}", f"THREADS={THREADS}", f"RESIDENT={resident}", *macros]
-        return self._launch((TEAMS_FILE, name, blocks, THREADS, shared), part, told, (shared, memory, far), macros)
+        self._launch((TEAMS_FILE, name, blocks, THREADS, shared), part, told, (shared, memory, far), macros)
 
-    def _run_threads(
-        self, name: str, part: Part, told: tuple[int, int, int], macros: list[str], far: int
-    ) -> torch.Tensor:
-        """Queues a kernel that has a thread for each unit, and ``far`` bytes for a warp; returns what ``_run`` does."""
+    def _run_threads(self, name: str, part: Part, told: tuple[int, int, int], macros: list[str], far: int) -> None:
+        """Queues a kernel that has a thread for each unit, and ``far`` bytes for a warp."""
         import torch
 
         warps = LANE_THREADS // WARP
@@ -205,9 +205,7 @@ class Work:
         blocks = min(-(-part.number // LANE_THREADS), most, max(1, MEMORY // (far * warps)))
         memory = torch.empty(blocks * warps * far, dtype=torch.uint8, device=self.device)
         macros = [f"THREADS={LANE_THREADS}", f"RESIDENT={LANE_RESIDENT}", *macros]
-        return self._launch(
-            (THREADS_FILE, name, blocks, LANE_THREADS, 0), part, told, (_rows(part), memory, far), macros
-        )
+        self._launch((THREADS_FILE, name, blocks, LANE_THREADS, 0), part, told, (_rows(part), memory, far), macros)
 
     def _launch(
         self,
@@ -226,15 +224,11 @@ class Work:
             room: a size, the memory on the device, and its bytes for each team or warp.
             macros: for the compiler.
         """
-        import torch
-
-        left = torch.zeros(1 + part.number, dtype=torch.int64, device=self.device)
         numbers = self._numbers(part) if part.number < self.units else None
         where = 0 if numbers is None else numbers.data_ptr()
         first, memory, bytes_of_each = room
-        arguments = *told[:2], where, part.number, *told[2:], first, memory.data_ptr(), bytes_of_each, left.data_ptr()
-        self.launcher.launch(*kernel, *arguments, macros=tuple(macros))
-        return left
+        own = first, memory.data_ptr(), bytes_of_each, self.left.data_ptr()
+        self.launcher.launch(*kernel, *told[:2], where, part.number, *told[2:], *own, macros=tuple(macros))
 
     def _numbers(self, part: Part) -> torch.Tensor:
         """The numbers of units, int64, on the device. Waits for it when a part is asked for first."""

@@ -47,7 +47,7 @@ def extremes_there(counted: Sequence[CountedUnits]) -> tuple[float, float]:
 def put_outcomes_there(room: Room, settings: Settings, found: CountedUnits) -> None:
     """Puts the outcome of each unit into a room of the host, which has all units of the tensor.
 
-    The device searches if it can do so by the method, and the host waits for it three times. Otherwise the CPU searches
+    The device searches if it can do so by the method, and the host waits for it a few times. Otherwise the CPU searches
     the sketches.
 
     Raises:

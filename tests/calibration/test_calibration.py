@@ -19,6 +19,7 @@ from klcal.quantizers.rounding import dequantize, quantize
 from klcal.search.methods import KL
 from klcal.sketches.values import sketch
 from klcal.tables.schema import NUMERIC_FIELDS
+from tests.support.kernels import differing
 from tests.support.lazy import torch
 from tests.support.strategies import FLOATS, floats, tensors
 
@@ -280,3 +281,12 @@ def test_a_directory_is_read_under_names_with_the_file_in_front(tmp_path):
     assert list(klcal.read(tmp_path)) == ["a.npy: a", "b.npy: b"]
     with pytest.raises(InputError, match="there is no such file"):
         klcal.read(tmp_path / "c.npy")
+
+
+def test_bounds_may_be_a_list_as_json_has_them():
+    values = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+    for per in ("tensor", "channel"):
+        asked = {"per": per, "dtype": "int8", "method": "minmax"}
+        assert not differing(
+            klcal.calibrate(values, bounds=[-1.0, 0.5], **asked), klcal.calibrate(values, bounds=(-1.0, 0.5), **asked)
+        )

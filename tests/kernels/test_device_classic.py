@@ -57,11 +57,11 @@ def units_for(asked: Asked) -> Distribution:
 
 
 class Found(NamedTuple):
-    """What the CPU and the kernel choose, and the units for which the kernel had too little memory."""
+    """What the CPU and the kernel choose, and the number of units for which the kernel had too little memory."""
 
     cpu: Choices
     device: Choices
-    left: list[int]
+    left: int
 
     def differing(self) -> list[int]:
         """The units whose choices differ by a bit."""
@@ -88,7 +88,7 @@ def searched(asked: Asked, launcher: Shim, numbers: list[int] | None = None, far
     how, units, wanted, classic = (ctypes.addressof(each.structure) for each in structures)
     order = np.arange(some.units) if numbers is None else np.array(numbers)
     memory = np.frombuffer(bytearray(JUNK * (BLOCKS * (THREADS // asked.team) * far + 16)), np.uint8)
-    left = np.zeros(1 + some.units, np.int64)
+    left = np.zeros(1, np.int64)
     shared = SHARED[asked.team]
     launcher.launch(
         *("device_search.cu", "classic_units", BLOCKS, THREADS, shared),
@@ -96,7 +96,7 @@ def searched(asked: Asked, launcher: Shim, numbers: list[int] | None = None, far
         *(shared, -(-address(memory) // 16) * 16, far, address(left)),
         macros=(f"TEAM={asked.team}", f"SCHEME_KIND={scheme_kind(scheme)}", *MACROS),
     )
-    return Found(least_classic(some, scheme, spans, sub, also), device, sorted(left[1 : 1 + left[0]].tolist()))
+    return Found(least_classic(some, scheme, spans, sub, also), device, int(left[0]))
 
 
 BY_VALUES = [
@@ -127,7 +127,7 @@ OF_BUCKETS = [
 @pytest.mark.parametrize("asked", [*BY_VALUES, *BY_SUB_BINS, *OF_BUCKETS], ids=str)
 def test_threads_of_a_team_choose_what_the_cpu_chooses(asked):
     found = searched(asked, Shim(has_threads=True))
-    assert found.left == []
+    assert not found.left
     assert found.differing() == []
     assert units_for(asked).sketch.exact.all() != (asked in OF_BUCKETS)
 
@@ -143,9 +143,9 @@ def test_units_for_which_the_memory_is_too_little_are_told(asked):
     left = []
     for far in (16, 4 << 10, 10 << 10, 16 << 10, FAR):
         found = searched(asked, Shim(has_threads=True), far=far)
-        assert found.left == found.differing()
-        assert np.isnan(found.device.scale[found.left]).all()
-        left.append(len(found.left))
+        assert found.left == len(found.differing())
+        assert np.isnan(found.device.scale[found.differing()]).all()
+        left.append(found.left)
     assert left[0] == 8
     assert 0 < left[2] < 8
     assert left[-1] == 0

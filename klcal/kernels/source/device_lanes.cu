@@ -10,15 +10,13 @@
 #include "device.h"
 #include "figures.h"
 
-/* A warp's memory, and the units for which it was too little: how many, and their numbers. */
+/* A warp's memory, and the number of units for which it was too little. */
 typedef struct {
     int64_t rows; /* values of a unit at the most: a power of two */
     char *far;
     int64_t far_bytes;
     int64_t *left;
 } Room;
-
-INLINE void leave(Room room, int64_t unit) { room.left[1 + added_long(room.left, 1)] = unit; }
 
 INLINE char *memory_of_warp(Room room, int thread) { return room.far + (BLOCK * THREADS + thread) / STRIDE * room.far_bytes; }
 
@@ -77,7 +75,7 @@ KERNEL search_short_units(const Search *how, const Units *units, const int64_t *
         for (int64_t i = FIRST; i < n; i += BLOCKS * THREADS) {
             int64_t unit = numbers ? numbers[i] : i;
             scratch.found.is_full = 0;
-            if (next > end || !search_some(how, units, &unit, each, &scratch)) leave(room, unit);
+            if (next > end || !search_some(how, units, &unit, each, &scratch)) add_long(room.left, 1);
         }
     }
 }
@@ -95,7 +93,7 @@ KERNEL figures_of_short_units(const Search *how, const Units *units, const int64
         take_rows(&memory, rows, &next);
         for (int64_t i = FIRST; i < n; i += BLOCKS * THREADS) {
             int64_t unit = numbers ? numbers[i] : i;
-            if (next > end || !figures_some(how, units, &unit, each, &memory)) leave(room, unit);
+            if (next > end || !figures_some(how, units, &unit, each, &memory)) add_long(room.left, 1);
         }
     }
 }

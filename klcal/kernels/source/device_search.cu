@@ -18,7 +18,7 @@ typedef struct ALIGNED16 {
     Ladder ladders[2];
 } Own;
 
-/* A team's memory: near is the block's, far the device's; which units it was too little for: how many, and their numbers. */
+/* A team's memory: near is the block's, far the device's; the number of units for which it was too little. */
 typedef struct {
     int64_t shared_bytes;
     char *far;
@@ -59,8 +59,8 @@ INLINE void begin_unit(char *near, char *far, double *parts) {
     MEET;
 }
 
-INLINE void leave(Room room, int64_t unit) {
-    if (ALONE) room.left[1 + added_long(room.left, 1)] = unit;
+INLINE void leave(Room room) {
+    if (ALONE) add_long(room.left, 1);
 }
 
 #define FIRST (BLOCK * TEAMS + THREAD / TEAM)
@@ -79,7 +79,7 @@ KERNEL search_units(const Search *how, const Units *units, const int64_t *number
     for (int64_t i = FIRST; i < n; i += BLOCKS * TEAMS) {
         int64_t unit = numbers ? numbers[i] : i;
         begin_unit(own_near, own_far, parts);
-        if (!is_begun || !search_some(how, units, &unit, each, scratch)) leave(room, unit);
+        if (!is_begun || !search_some(how, units, &unit, each, scratch)) leave(room);
     }
 }
 #endif
@@ -94,7 +94,7 @@ KERNEL classic_units(const Search *how, const Units *units, const int64_t *numbe
     for (int64_t i = FIRST; i < n; i += BLOCKS * TEAMS) {
         int64_t unit = numbers ? numbers[i] : i;
         begin_unit(own_near, own_far, 0);
-        if (!classic_one(how, units, unit, classic, each, &this_own()->scratch)) leave(room, unit);
+        if (!classic_one(how, units, unit, classic, each, &this_own()->scratch)) leave(room);
     }
 }
 #endif
@@ -111,7 +111,7 @@ KERNEL figures_of_units(const Search *how, const Units *units, const int64_t *nu
     for (int64_t i = FIRST; i < n; i += BLOCKS * TEAMS) {
         int64_t unit = numbers ? numbers[i] : i;
         begin_unit(own_near, own_far, 0);
-        if (!is_begun || !figures_one(how, units, unit, each, &own->scratch, own->ladders)) leave(room, unit);
+        if (!is_begun || !figures_one(how, units, unit, each, &own->scratch, own->ladders)) leave(room);
     }
 }
 #endif
