@@ -85,8 +85,7 @@ def calibrate(
     array([0.14285715, 0.07142857])
     """
     chosen = methods.parse(method)
-    within = None if bounds is None else (bounds[0], bounds[1])  # a list, such as from JSON, is no key of a cache
-    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), within, nonfinite, detail=detail)
+    settings = Settings(chosen, Scheme.parse(dtype, scheme, scale_format), bounds, nonfinite, detail=detail)
     unit = parse_per(per)
     settings.scheme.check_units(unit != TENSOR or (isinstance(values, Sketch) and values.grid is not None))
     if importance is not None or (isinstance(values, Sketch) and values.weights is not None):

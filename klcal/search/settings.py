@@ -41,6 +41,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.bounds is not None:
             check_range(self.bounds)
+            object.__setattr__(self, "bounds", tuple(self.bounds))  # JSON has lists, which no cache takes for a key
         if self.nonfinite not in get_args(Nonfinite):
             raise UsageError(f"nonfinite is {self.nonfinite!r}", "use 'fail' or 'ignore'")
         if self.detail not in DETAILS:
