@@ -6,9 +6,10 @@ The unit of measure is one NumPy min() + max() over 256 MiB of float32, which on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 import klcal
 from benchmarks.side_by_side import in_turns, kernel, one_core, ratio, report
@@ -20,7 +21,7 @@ VALUES = 1 << 21
 SHARE_OF_NUMPY = 8  # of the values, which the slower kernel looks at
 SCALES = 100  # of the naive loop
 FEW_ROWS = 128  # 2 MiB of float32: as much as the L2 cache of two cores
-CLASSIC_SHARE = 4  # of the values, which kl-classic looks at
+FEWER = 4  # times fewer values, where two calls are compared
 LEVELS, GROUP = 7, 128
 MOST_NUMPY = 20  # times the compiled kernel
 
@@ -54,6 +55,7 @@ CASES = (
 )
 
 CLASSIC = (("channel", "int8"), ("channel", "uint8"), ("channel", "int4"), ("group:128", "int4"))
+WEIGHED = (("channel", "int8", "kl"), ("group:128", "int4", "mse"), ("group:32", "int4", "mse"))
 
 
 def run() -> None:
@@ -65,6 +67,7 @@ def run() -> None:
         rows += [_row(rng, case, nanoseconds) for case in CASES]
         rows += [_naive(rng, FEW_ROWS, ", in the cache"), _naive(rng, 4096, " (at least 22)")]
         rows += [_classic(rng, *each) for each in CLASSIC]
+        rows += [_weighed(rng, *each) for each in WEIGHED]
     report("calibrate on one core: passes (at most), and NumPy's kernel / the compiled one (at most 20)", rows)
     _two_threads(rng)
 
@@ -131,19 +134,35 @@ def _naive(rng: np.random.Generator, rows: int, remark: str) -> tuple[str, str]:
 
 def _classic(rng: np.random.Generator, per: str, dtype: str) -> tuple[str, str]:
     """The search of `kl-classic`, which is exhaustive, beside that of `kl`."""
-    values = _values(rng, 4096, VALUES // CLASSIC_SHARE)
-    few, chosen = values[:2], []
-    for name in ("compiled", "numpy"):
-        with kernel(name):
-            chosen.append(klcal.calibrate(few, dtype=dtype, method="kl-classic", per=per).units.scale)
-    assert np.array_equal(*chosen)
-
-    def by(method: str) -> Callable[[], object]:
-        return lambda: klcal.calibrate(values, dtype=dtype, method=method, per=per)
-
-    times = in_turns({method: by(method) for method in ("kl", "kl-classic")}, rounds=3)
+    values = _values(rng, 4096, VALUES // FEWER)
+    asked: dict[str, dict[str, Any]] = {each: {"method": each} for each in ("kl", "kl-classic")}
     most = " (at most 10)" if per == "channel" else ""
-    return f"kl-classic / kl, {per}, {dtype}{most}", f"{ratio(times, 'kl-classic', 'kl'):.1f}"
+    return f"kl-classic / kl, {per}, {dtype}{most}", _beside(values, per, dtype, asked)
+
+
+def _weighed(rng: np.random.Generator, per: str, dtype: str, method: str) -> tuple[str, str]:
+    """Values with an importance, which are searched with it and without, beside the same without one."""
+    values, weights = _values(rng, 4096, VALUES // FEWER), rng.exponential(size=4096)
+    asked: dict[str, dict[str, Any]] = {"none": {}, "importance": {"importance": weights}}
+    found = _beside(values, per, dtype, {name: {"method": method} | each for name, each in asked.items()})
+    return f"importance of columns / none, {per}, {dtype}, {method}", found
+
+
+def _beside(values: npt.NDArray[np.float32], per: str, dtype: str, asked: dict[str, dict[str, Any]]) -> str:
+    """The time of the second call / that of the first; both kernels choose alike."""
+    for each in asked.values():
+        chosen = []
+        for name in ("compiled", "numpy"):
+            with kernel(name):
+                chosen.append(klcal.calibrate(values[:2], dtype=dtype, per=per, **each).units.scale)
+        assert np.array_equal(*chosen)
+
+    def by(more: dict[str, Any]) -> Callable[[], object]:
+        return lambda: klcal.calibrate(values, dtype=dtype, per=per, **more)
+
+    times = in_turns({name: by(each) for name, each in asked.items()}, rounds=3)
+    first, second = asked
+    return f"{ratio(times, second, first):.1f}"
 
 
 def _two_threads(rng: np.random.Generator) -> None:
