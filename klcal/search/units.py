@@ -178,7 +178,7 @@ def _searched(
     costs = _costs(distribution, scheme, spans, how)
     found = _candidates(distribution, costs, full.scale, how, loss)
     if narrow is not None:
-        found = joined([found, _of_fixed_zero(costs, narrow)])
+        found = joined([found, _of_scales(costs, narrow)])
     if plain is not None:
         found = joined([found, _of_choices(costs, plain)])
     return _best(distribution, costs, found, full, loss)
@@ -215,9 +215,14 @@ def _of_choices(costs: PointCosts | BucketCosts, choices: Choices) -> Candidates
     return _as_they_are(costs, scale, below)
 
 
-def _of_fixed_zero(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
-    """Candidates, (units, 1), with the scales ``scale``, (units,), and the zero point of the symmetric kinds."""
+def _of_scales(costs: PointCosts | BucketCosts, scale: Floats) -> Candidates:
+    """Candidates, (units, 1), with the scales ``scale``, (units,), of a narrower kind: affine ones with its zero point.
+
+    A signed scheme may have its further level on the other side: there it may fit better than in the narrower kind.
+    """
     scales = scale[:, None]
+    if costs.scheme.kind != "affine":
+        return judged(costs, costs.scheme, scales)
     return _as_they_are(costs, scales, np.full(scales.shape, costs.scheme.size // 2))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from klcal.calibration.values import calibrate
@@ -140,6 +140,70 @@ def test_a_negative_scale_represents_the_value_that_a_positive_one_clips():
 
 @pytest.mark.parametrize("method", ["kl", "mse", "kl-classic", "minmax", "percentile:95"])
 @settings(max_examples=15)
+@example(
+    np.float32(
+        [
+            38,
+            9,
+            28,
+            16,
+            3,
+            -1,
+            25,
+            16,
+            19,
+            -8,
+            54,
+            -14,
+            30,
+            -15,
+            -20,
+            -20,
+            45,
+            35,
+            6,
+            15,
+            25,
+            -4,
+            29,
+            21,
+            39,
+            7,
+            12,
+            52,
+            31,
+            17,
+            45,
+            -16,
+            54,
+            46,
+            31,
+            5,
+            0,
+            37,
+            27,
+            7,
+            -14,
+            17,
+            22,
+            34,
+            -3,
+            28,
+            44,
+            30,
+            -17,
+            36,
+            -13,
+            47,
+            35,
+            39,
+            45,
+            57,
+            27,
+        ]
+    )
+    / 16
+)  # the best scale is that of a narrower kind, with the other zero point
 @given(values=tensors(100))
 def test_mirrored_values_have_the_mirrored_scale(method, values):
     """But where both signs are as good: then it is the positive one."""

@@ -34,17 +34,23 @@ static void judge_as_it_is(const Costs *costs, double *scale, int64_t *below, De
     add_known(found, scale, below, error);
 }
 
+/* Adds a quantizer of each unit whose scale is known, with its best zero point. */
+static void judge_scale(const Costs *costs, const double *scale, Desk *desk, Candidates *found) {
+    MEET;
+    if (ALONE) EACH_UNIT(unit) desk->wanted[unit] = scale[unit];
+    judge(costs, desk->wanted, 1, desk, found);
+}
+
 static void judge_others(const Search *how, const Costs *costs, Others *others, Desk *desk, Candidates *found) {
     int64_t middle[TOGETHER];
     EACH_UNIT(unit) middle[unit] = how->scheme.size / 2;
-    if (others->is_narrow) judge_as_it_is(costs, others->narrow, middle, desk, found);
-    if (!others->is_plain) return;
     if (KIND(&how->scheme) == AFFINE) {
-        judge_as_it_is(costs, others->plain, others->plain_below, desk, found);
+        if (others->is_narrow) judge_as_it_is(costs, others->narrow, middle, desk, found);
+        if (others->is_plain) judge_as_it_is(costs, others->plain, others->plain_below, desk, found);
         return;
     }
-    if (ALONE) EACH_UNIT(unit) desk->wanted[unit] = others->plain[unit];
-    judge(costs, desk->wanted, 1, desk, found);
+    if (others->is_narrow) judge_scale(costs, others->narrow, desk, found);
+    if (others->is_plain) judge_scale(costs, others->plain, desk, found);
 }
 
 /* What is chosen for units that were prepared; 0 where there was no memory. */
