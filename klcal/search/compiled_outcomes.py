@@ -29,7 +29,7 @@ from klcal.search.outcome_structures import (
 )
 from klcal.search.settings import Settings
 from klcal.search.steps import Step, steps_of
-from klcal.search.structures import COUNTS, HOST, kept_bits
+from klcal.search.structures import COUNTS, HOST, kept_bits, levels_from_zero
 from klcal.sketches.sketch import COUNTERS, Sketch
 from klcal.tables.outcomes import FLOATS, Outcomes
 
@@ -44,7 +44,7 @@ class _Calibration:
     def __init__(self, settings: Settings, sub: int, *, weighted: bool) -> None:
         self.steps = steps_of(settings.method, settings.scheme, weighted=weighted)
         asked = asked_of(settings, sub, HOST)
-        levels = [np.append(0.0, side) for side in (settings.scheme.above, settings.scheme.below)]
+        levels = levels_from_zero(settings.scheme)
         self.searches = [(POINTER * WAYS)() for _ in self.steps]
         steps = (SearchStep * len(self.steps))(*map(_step, self.steps, self.searches))
         self.kept: list[Any] = [asked, levels, steps]

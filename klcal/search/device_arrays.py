@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from klcal.kernels.units import COUNTERS
 from klcal.quantizers.scheme import Scheme
@@ -22,7 +21,7 @@ from klcal.search.methods import KLClassic
 from klcal.search.outcome_structures import VANISHED, Deployed, Prepared, Sketches, kinds_of
 from klcal.search.settings import Settings
 from klcal.search.steps import Step, steps_of
-from klcal.search.structures import FIGURES, Place, Structure, classic_of
+from klcal.search.structures import FIGURES, Place, Structure, classic_of, levels_from_zero
 from klcal.sketches.device_units import CountedUnits
 from klcal.tables.outcomes import FLOATS, OK
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Arrays", "Summary"]
 
 WAYS = len(How)
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ def _classic(scheme: Scheme, place: Place) -> Structure:
 @lru_cache(maxsize=64)
 def _levels(scheme: Scheme, place: Place) -> Structure:
     """The magnitudes of the levels above and below zero, from zero on: the fields of a ``Chosen`` without choices."""
-    levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
+    levels = levels_from_zero(scheme)
     there = [place.put(side) for side in levels]
     sizes = {"aboves": levels[0].size, "belows": levels[1].size}
     return Structure(Chosen(*(where for where, _ in there), **sizes), [kept for _, kept in there])

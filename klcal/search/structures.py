@@ -53,6 +53,7 @@ __all__ = [
     "classic_of",
     "figures_alone",
     "kept_bits",
+    "levels_from_zero",
     "rounding_kind",
     "scheme_kind",
     "search_of",
@@ -298,6 +299,11 @@ def classic_of(grid: ClassicGrid, place: Place = HOST) -> Structure:
     return Structure(Classic(*ratios, grid.shift), [kept for _, kept in put])
 
 
+def levels_from_zero(scheme: Scheme) -> list[Floats]:
+    """The magnitudes of the levels above and below zero, from zero on: two arrays."""
+    return [np.append(0.0, side) for side in (scheme.above, scheme.below)]
+
+
 def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> Structure:
     """The input and the output of ``klcal_figures`` as ``Chosen``.
 
@@ -307,5 +313,5 @@ def chosen_of(scheme: Scheme, scale: Floats, below: Integers, found: Floats) -> 
         below: (units,): the number of levels below zero, int64.
         found: (units, FIGURES), float64, contiguous: to which the figures are written.
     """
-    levels = [np.append(0.0, side) for side in (scheme.above, scheme.below)]
+    levels = levels_from_zero(scheme)
     return Structure.of(Chosen, (*levels, scale, below, found), *(side.size for side in levels))

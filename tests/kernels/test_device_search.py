@@ -29,7 +29,7 @@ from klcal.search.settings import Settings
 from klcal.sketches import device_units
 from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.device_units import all_units, counted_on_device, host_sketch
-from klcal.sketches.importance import Importance, checked_importance
+from klcal.sketches.values import weights_of
 from tests.kernels.test_compiled import EXTREMES, requests
 from tests.support.devices import Shim, real_device
 from tests.support.kernels import IS_COMPILED, differing
@@ -48,7 +48,7 @@ def there(tensor, per: str = "channel", launcher: Shim | None = None, **asked: A
     place = layout(parse_per(per), shape)
     weights = more.get("importance")
     if weights is not None:
-        weights = Importance.of(checked_importance(weights, shape), shape, place.order, place).in_own_order(place)
+        weights = weights_of(weights, shape, place.order, place)
     units = place.tiles, all_units(place), launcher or Shim()
     at_once = device_units.AT_ONCE
     counted = counted_on_device(tensor, checked_tensor(tensor), *units, importance=weights, at_once=at_once)
@@ -136,7 +136,7 @@ def test_a_part_of_the_units_is_freed_before_the_next_is_counted(monkeypatch):
     assert len(counted) > 2
 
 
-def weights_of(values: np.ndarray, seed: int = 0) -> np.ndarray:
+def importance_for(values: np.ndarray, seed: int = 0) -> np.ndarray:
     """An importance for each value: some of 0, all of a unit, and of its outermost value."""
     rng = np.random.default_rng(seed)
     weights = rng.exponential(size=values.shape) * rng.integers(0, 3, values.shape[-1])
@@ -151,7 +151,7 @@ def weights_of(values: np.ndarray, seed: int = 0) -> np.ndarray:
 def test_values_with_an_importance(per, shared, monkeypatch):
     monkeypatch.setattr(device_units, "AT_ONCE", 50_000)
     values = spoiled(140, 300)
-    weights = weights_of(values)
+    weights = importance_for(values)
     weights = weights[5] if shared else weights
     for dtype in (torch.float32, torch.bfloat16):
         tensor = torch.from_numpy(values).to(dtype)
@@ -162,7 +162,7 @@ def test_values_with_an_importance(per, shared, monkeypatch):
 @pytest.mark.parametrize("scale_format", ["float16", "float8_e4m3fn", "e8m0"])
 def test_values_with_an_importance_and_scales_in_a_format(scale_format):
     values = spoiled(30, 5000)
-    weights = weights_of(values)
+    weights = importance_for(values)
     weights[:, np.abs(values).max(axis=0) > 9] = 0  # what weighs nothing does not count in the global scale
     for values_of, dtype in ((values, "int8"), (values * 1e-5, "int4"), (cut(values).astype(np.float32), "uint8")):
         tensor = torch.from_numpy(values_of)
@@ -198,7 +198,7 @@ def test_threads_of_a_team_share_a_unit(per, shape, asked):
 def test_threads_of_a_team_share_a_unit_with_an_importance(per, shape, asked):
     values = spoiled(*shape)
     tensor = torch.from_numpy(values)
-    assert not agree(tensor, per, Shim(has_threads=True), **asked, importance=weights_of(values))
+    assert not agree(tensor, per, Shim(has_threads=True), **asked, importance=importance_for(values))
 
 
 def test_a_unit_for_which_the_memory_is_too_little_has_more(monkeypatch):
@@ -234,7 +234,7 @@ def test_a_step_without_memory_leaves_no_choice_that_a_later_one_could_fall_over
         return found
 
     values = np.random.default_rng(0).standard_normal((3, 20_000)).astype(np.float32)
-    asked = {"dtype": "uint4", "method": "mse", "scheme": "affine", "importance": weights_of(values)}
+    asked = {"dtype": "uint4", "method": "mse", "scheme": "affine", "importance": importance_for(values)}
     monkeypatch.setattr(torch.Tensor, "new_empty", spoilt)
     launcher = WithoutMemory()
     assert not agree(torch.from_numpy(values), launcher=launcher, **asked)
@@ -274,7 +274,7 @@ def test_a_short_unit_has_a_thread(per, columns, asked, is_weighted):
     values = spoiled(150, columns)
     asked = {"method": "mse", "nonfinite": "ignore"} | asked
     if is_weighted:
-        asked["importance"] = weights_of(values)
+        asked["importance"] = importance_for(values)
     for some in (values, cut(values).astype(np.float32)):
         device = Seen()
         assert not agree(torch.from_numpy(some), per, device, **asked)

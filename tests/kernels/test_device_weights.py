@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klcal
-from klcal.calibration.devices import calibrate_counted
 from klcal.kernels.cuda import SOURCE, kernels
 from klcal.kernels.cuda_units import UnitCounts, count_units, unit_weights
 from klcal.quantizers.granularity import parse_per
 from klcal.quantizers.layout import layout
-from klcal.quantizers.scheme import Scheme
-from klcal.search import methods
-from klcal.search.settings import Settings
 from klcal.sketches import device_units
 from klcal.sketches.arrays import checked_tensor
 from klcal.sketches.counting import FLOAT_DTYPES, pattern_values
@@ -27,6 +21,7 @@ from klcal.sketches.patterns import UNITS
 from klcal.sketches.sketch import Sketch
 from klcal.sketches.values import weights_of
 from klcal.sketches.weighted import _counted
+from tests.kernels.test_device_search import spoiled, there
 from tests.kernels.test_units import LAWS, RESOLUTIONS, SEEDS, stored
 from tests.support.devices import TORCH_DTYPES, Shim, as_tensor, never_waiting, real_device
 from tests.support.kernels import IS_COMPILED, differing
@@ -54,25 +49,13 @@ def sketch_of(tensor, importance, per: str, launcher: Shim | None = None, resolu
 
 
 def row_of(tensor, importance, per: str, launcher: Shim | None = None, **asked) -> klcal.Row:
-    place, found = counted(tensor, importance, per, launcher)
-    scheme = Scheme.parse(asked["dtype"], asked.get("scheme", "auto"), asked.get("scale_format", "float32"))
-    how = Settings(methods.parse(asked["method"]), scheme, asked.get("bounds"), asked.get("nonfinite", "fail"))
-    return replace(calibrate_counted(found, place, how, weighed=True), shape=tuple(tensor.shape))
+    return there(tensor, per, launcher, importance=importance, **asked)
 
 
-def spoiled(rows: int, columns: int) -> np.ndarray:
-    """Heavy tails; and rows of nothing, of few values, of one, with NaN and infinities, and of one sign."""
-    rng = np.random.default_rng(0)
-    values = rng.standard_t(4, (rows, columns)).astype(np.float32)
-    values[0] *= 1e-20
-    values[1] = 0
-    values[2, : columns // 2] = 0
-    values[3] = np.round(values[3] * 3) / 4
-    values[4] = 0.3
-    values[5, 0] = np.nan
-    values[6] = np.abs(values[6])
-    values[7, 5:] = np.inf
-    values[8] = rng.choice(np.float32([-1, 0, 1, 2.5]), columns)
+def hostile(rows: int, columns: int) -> np.ndarray:
+    """Those of ``spoiled``, and a row with infinities."""
+    values = spoiled(rows, columns)
+    values[8, 5:] = np.inf
     return values
 
 
@@ -90,7 +73,7 @@ def importance_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_sketches_with_weights_are_those_of_the_cpu(dtype, per, monkeypatch):
     monkeypatch.setattr(device_units, "AT_ONCE", 7 * 5000)
-    tensor = torch.from_numpy(spoiled(140, 300)).to(getattr(torch, dtype))
+    tensor = torch.from_numpy(hostile(140, 300)).to(getattr(torch, dtype))
     for some in (tensor, tensor.T[:280]):
         for shape in (some.shape[1:], some.shape):
             weights = importance_of(tuple(shape))
@@ -99,7 +82,7 @@ def test_sketches_with_weights_are_those_of_the_cpu(dtype, per, monkeypatch):
 
 @pytest.mark.parametrize("per", ["channel", "channel:2", "group:7,1", "block:4,16"])
 def test_matrices_of_experts_have_weights_of_their_own(per):
-    tensor = torch.from_numpy(spoiled(5 * 12, 80).reshape(5, 12, 80))
+    tensor = torch.from_numpy(hostile(5 * 12, 80).reshape(5, 12, 80))
     for shape in ((80,), (5, 80), (5, 12, 80)):
         weights = importance_of(shape)
         assert sketch_of(tensor, weights, per) == klcal.sketch(tensor, per=per, importance=weights)
@@ -110,7 +93,7 @@ def test_what_is_shared_is_sent_once(monkeypatch):
     sizes = []
     sent = device_units.sent
     monkeypatch.setattr(device_units, "sent", lambda array, values: sizes.append(array.size) or sent(array, values))
-    tensor, weights = torch.from_numpy(spoiled(140, 300)), importance_of((300,))
+    tensor, weights = torch.from_numpy(hostile(140, 300)), importance_of((300,))
     for per in PERS:
         assert sketch_of(tensor, weights, per).units
         assert sum(sizes) == 300 * (2 if per.startswith("block") else 1)
@@ -183,7 +166,7 @@ CASES = [
 
 @pytest.mark.parametrize(("per", "shape", "asked"), CASES, ids=str)
 def test_rows_with_importance_are_those_of_the_cpu(per, shape, asked):
-    tensor = torch.from_numpy(spoiled(*shape))
+    tensor = torch.from_numpy(hostile(*shape))
     for of in (shape[1:], shape):
         weights = importance_of(of)
         row = row_of(tensor, weights, per, **asked)
@@ -207,7 +190,7 @@ def test_values_of_importance_0_do_not_count_in_the_global_scale():
 def test_a_gpu_gives_the_sketches_and_rows_of_the_cpu(per, shape, asked):
     device = real_device()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        tensor = torch.from_numpy(spoiled(*shape)).to(dtype)
+        tensor = torch.from_numpy(hostile(*shape)).to(dtype)
         for of in (shape[1:], shape):
             more = {"per": per, "importance": importance_of(of)}
             assert klcal.sketch(tensor.to(device), **more) == klcal.sketch(tensor, **more)

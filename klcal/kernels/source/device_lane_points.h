@@ -6,12 +6,6 @@
 
 #include "points.h"
 
-#ifdef ROUNDING_KIND /* known to the compiler: one kernel for each */
-#define KIND_OF(rounding) ROUNDING_KIND
-#else
-#define KIND_OF(rounding) ((int)(rounding)->kind)
-#endif
-
 #define SUMMED_AT_ONCE 4 /* candidates */
 #define EIGHTH 8         /* terms that are added first: one of each eighth of the values */
 #define ROWS 4           /* of these sums, which are added next */
@@ -25,13 +19,10 @@
 #define ROLLED
 #endif
 
-/* What is summed: see ERROR and SQUARES; of these, the first or the second. */
-enum { ERRORS, LEVELS_SQUARED, PRODUCTS };
-
 /* Candidates, and the values on which they are tried. */
 typedef struct {
     const float *values, *counts; /* counts are null if all are 1 */
-    int apart, rows;              /* from one term of a sum of eight to the next; sums of eight in a part */
+    int apart;                    /* from one term of a sum of eight to the next */
     float inverse[SUMMED_AT_ONCE], low[SUMMED_AT_ONCE], high[SUMMED_AT_ONCE];
     const Rounding *rounding;
 } Tried;
@@ -39,12 +30,9 @@ typedef struct {
 INLINE void add_terms(const Tried *tried, int at, int kind, int what, int counted, float *sum) {
     float value = tried->values[AT(at, 0)], count = counted ? tried->counts[AT(at, 0)] : 1.0f;
     UNROLLED
-    for (int g = 0; g < SUMMED_AT_ONCE; g++) {
-        float step = value * tried->inverse[g];
-        float level = rounded(step, tried->low[g], tried->high[g], kind, tried->rounding), error = step - level;
-        float term = what == ERRORS ? error * error : what == LEVELS_SQUARED ? level * level : level * value;
-        sum[g] += counted ? term * count : term;
-    }
+    for (int g = 0; g < SUMMED_AT_ONCE; g++)
+        sum[g] += term_of(value, count, tried->inverse[g], tried->low[g], tried->high[g], kind, what, counted,
+                          tried->rounding);
 }
 
 /* Sums of some terms, of each candidate: the upper half of the terms is added to the lower one, until one is left. */

@@ -7,28 +7,12 @@
 
 #include "points.h"
 
-#ifdef ROUNDING_KIND /* known to the compiler: one kernel for each */
-#define KIND_OF(rounding) ROUNDING_KIND
-#else
-#define KIND_OF(rounding) ((int)(rounding)->kind)
-#endif
-
 /* Candidates, and the values that they are tried on. */
 typedef struct {
     const float *values, *counts, *inverse, *low, *high;
     int size;
     const Rounding *rounding;
 } Tried;
-
-/* What is summed: see ERROR and SQUARES; of these, the first or the second. */
-enum { ERRORS, LEVELS_SQUARED, PRODUCTS };
-
-INLINE float term_of(float value, float count, float inverse, float low, float high, int kind, int what, int counted,
-                     const Rounding *rounding) {
-    float step = value * inverse, level = rounded(step, low, high, kind, rounding), error = step - level;
-    float term = what == ERRORS ? error * error : what == LEVELS_SQUARED ? level * level : level * value;
-    return counted ? term * count : term;
-}
 
 /* Adds the terms of a lane, under some candidates. */
 INLINE void add_lane(const Tried *tried, int lane, int some, const float *inverse, const float *low, const float *high,

@@ -102,6 +102,9 @@ INLINE double few_rounded(double step, double low, double high, int kind, const 
     return (kept + INTEGER_ROUNDING) - INTEGER_ROUNDING;
 }
 
+#if defined TEAM || defined BY_THREADS
+#include "device_terms.h"
+#endif
 #ifdef TEAM
 #include "device_points.h"
 #elif defined BY_THREADS
